@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -72,21 +73,26 @@ class ListBatch:
     number: int
     examples: list[ListExample]
 
-    def __post_init__(self) -> None:
-        sizes = np.array([len(example.document_ids) for example in self.examples])
-        mask = np.arange(sizes.max())[None, :] < sizes[:, None]
-        object.__setattr__(self, "rows", TokenRows.concatenate([example.rows for example in self.examples]))
-        object.__setattr__(self, "mask", torch.from_numpy(mask))
-        object.__setattr__(self, "labels", self._pad([example.labels for example in self.examples]))
-        object.__setattr__(self, "teacher_scores", self._pad([e.teacher_scores for e in self.examples]))
+    @cached_property
+    def rows(self) -> TokenRows:
+        """The rows of all lists, one list after the other."""
+        return TokenRows.concatenate([example.rows for example in self.examples])
 
-    rows: TokenRows = None  # type: ignore[assignment]
-    mask: Tensor = None  # type: ignore[assignment]  # [lists, n] bool, True at documents
-    labels: Tensor = None  # type: ignore[assignment]  # [lists, n] float32, 0 at padding
-    teacher_scores: Tensor = None  # type: ignore[assignment]  # [lists, n] float32, 0 at padding
+    @cached_property
+    def mask(self) -> Tensor:
+        """[lists, longest list] bool: True at documents, False at padding."""
+        sizes = torch.tensor([len(example.document_ids) for example in self.examples])
+        return torch.arange(int(sizes.max())) < sizes[:, None]
 
-    def _pad(self, values: Sequence[np.ndarray]) -> Tensor:
-        return self.to_lists(torch.from_numpy(np.concatenate(values)))
+    @cached_property
+    def labels(self) -> Tensor:
+        """[lists, longest list] float32, 0 at padding."""
+        return self.to_lists(torch.from_numpy(np.concatenate([example.labels for example in self.examples])))
+
+    @cached_property
+    def teacher_scores(self) -> Tensor:
+        """[lists, longest list] float32, NaN where there is none, 0 at padding."""
+        return self.to_lists(torch.from_numpy(np.concatenate([example.teacher_scores for example in self.examples])))
 
     def to_lists(self, values: Tensor) -> Tensor:
         """[rows] -> [lists, longest list], 0 at padding (differentiable)."""
