@@ -1,0 +1,101 @@
+"""Ranking metrics by `ir_measures`, under the names that people type."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import ir_measures
+
+from data.keys import stable_hash
+
+Qrels = Mapping[str, Mapping[str, int]]  # query -> document -> grade
+Run = Mapping[str, Mapping[str, float]]  # query -> document -> score
+
+# family -> (the spelling shown, ir_measures' name, whether a cutoff is needed)
+FAMILIES = {
+    "ndcg": ("nDCG", "nDCG", True),
+    "mrr": ("MRR", "RR", True),
+    "map": ("MAP", "AP", False),
+    "recall": ("recall", "R", True),
+}
+EXAMPLES = ("nDCG@10", "MRR@10", "MAP", "recall@100")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: the name shown (`MRR@10`) and the expression of `ir_measures` (`RR@10`)."""
+
+    name: str
+    expression: str
+
+    @cached_property
+    def measure(self) -> ir_measures.measures.Measure:
+        return ir_measures.parse_measure(self.expression)
+
+
+def parse_metric(name: str) -> Metric:
+    """`nDCG@10`, `MRR@10`, `MAP`, `recall@100`, ... in any case; nDCG has linear gains.
+
+    Raises ValueError, with the nearest names, where there is no such metric.
+
+    >>> parse_metric("mrr@5")
+    Metric(name='MRR@5', expression='RR@5')
+    """
+    found = re.fullmatch(r"([a-z]+)(?:@([1-9]\d*))?", name.strip().lower())
+    family, cutoff = found.groups() if found else (name.lower().split("@")[0], None)
+    if found and family in FAMILIES:
+        shown, expression, needs_cutoff = FAMILIES[family]
+        suffix = f"@{cutoff}" if cutoff else ""
+        if suffix or not needs_cutoff:
+            return Metric(shown + suffix, expression + suffix)
+    near = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5)
+    hint = f"did you mean {FAMILIES[near[0]][0]}{'@10' if FAMILIES[near[0]][2] else ''}? " if near else ""
+    raise ValueError(f"no metric {name!r}: {hint}valid are nDCG@k, MRR@k, MAP, MAP@k and recall@k, e.g. {EXAMPLES[0]}")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over all judged queries, and the values behind them: `per_query[metric][query]`."""
+
+    mean: dict[str, float]
+    per_query: dict[str, dict[str, float]]
+
+    def __getitem__(self, name: str) -> float:
+        return self.mean[parse_metric(name).name]
+
+
+def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
+    """Score `run` against `qrels`: the mean over *all* queries of `qrels`; one that is absent from the run counts 0.
+
+    Raises ValueError for a score that is not finite, and where nothing is judged.
+    """
+    if not qrels:
+        raise ValueError("no judged queries to evaluate: the split's qrels are empty")
+    parsed = list({metric.name: metric for metric in map(parse_metric, metrics)}.values())
+    per_query = {metric.name: dict.fromkeys(qrels, 0.0) for metric in parsed}
+    names = {metric.measure: metric.name for metric in parsed}
+    ranks = {query: rank_scores(query, run[query]) for query in qrels if query in run}
+    for value in ir_measures.iter_calc(list(names), {query: dict(grades) for query, grades in qrels.items()}, ranks):
+        per_query[names[value.measure]][value.query_id] = float(value.value)
+    return Metrics({name: math.fsum(v.values()) / len(v) for name, v in per_query.items()}, per_query)
+
+
+def rank(query: str, scores: Mapping[str, float]) -> list[str]:
+    """Documents by falling score; ties by a hash of query and document, which knows nothing of relevance.
+
+    The backends of `ir_measures` break ties in opposite ways (trec_eval by falling document id, MS MARCO's by rising
+    id) and compare in float32, so a model that scores everything alike would be rated by how documents are named.
+    """
+    if not all(map(math.isfinite, scores.values())):
+        raise ValueError(f"query {query!r} has a score that is not finite: the model has diverged or overflows")
+    return sorted(scores, key=lambda document: (-scores[document], stable_hash("tie", query, document)))
+
+
+def rank_scores(query: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Distinct scores that are exact in float32 and give the order of `rank`, for `ir_measures`."""
+    return {document: -float(position) for position, document in enumerate(rank(query, scores))}

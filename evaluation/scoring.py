@@ -1,0 +1,65 @@
+"""Run a model over many tokenised rows without gradients, sharded over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from data.chunks import chunks_of_rank, plan_chunks
+from data.rows import TokenRows
+from engines.collectives import gather_rows
+from engines.process_group import rank, world_size
+
+# A module, called with keywords, or the `forward` of an engine, called with the features.
+Forward = nn.Module | Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def score_rows(
+    forward: Forward,
+    rows: TokenRows,
+    padding: Mapping[str, int],
+    token_budget: int,
+    device: torch.device,
+    key: str = "score",
+) -> Tensor:
+    """`forward(features)[key]` of every row, float32 [len(rows), ...] on `device`, the same on all ranks.
+
+    Rows are run in chunks of like length within `token_budget` padded tokens, chunk i on rank i mod W, in evaluation
+    mode (restored afterwards). A rank with one chunk fewer runs a row for nothing: ZeRO-3 gathers weights in every
+    forward, so all ranks must run equally many.
+    """
+    assert len(rows), "nothing to score"
+    own = chunks_of_rank(plan_chunks(rows.lengths.tolist(), token_budget), rank(), world_size())
+    outputs: list[Tensor] = []
+    with evaluating(module_of(forward)), torch.no_grad():
+        for chunk in own:
+            features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
+            output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
+            outputs.append(output[key][: len(chunk)].float())
+    indices = [row for chunk in own for row in chunk]
+    return gather_rows({key: torch.cat(outputs)}, indices, len(rows))[key]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode (no dropout), every submodule's own mode restored afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def module_of(forward: Forward) -> nn.Module:
+    """The module behind `forward`: itself, or the `model` of the engine it is a method of."""
+    if isinstance(forward, nn.Module):
+        return forward
+    owner = getattr(forward, "__self__", None)
+    model = owner if isinstance(owner, nn.Module) else getattr(owner, "model", None)
+    assert isinstance(model, nn.Module), "forward must be a module or an engine's forward, to switch its dropout off"
+    return model
