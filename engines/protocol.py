@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+
+from engines.optimizers import OptimizerOptions, Schedule
 
 
 class Engine(Protocol):
@@ -20,10 +21,14 @@ class Engine(Protocol):
 
     name: str  # "torch", "zero0" ... "zero3"
     device: torch.device
-    model: nn.Module  # the user's module, unwrapped
+    model: nn.Module  # the user's module, unwrapped: model(features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Representations of one chunk (leading row axis), under autocast, returned in float32."""
+        """Representations of one chunk (leading row axis), under autocast, returned in float32.
+
+        Several results may keep their graph at once; backward takes them in any order. ZeRO-3 needs the same number of
+        calls on every rank, in training and in evaluation.
+        """
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         """Accumulate this chunk's gradient; `last` marks the step's last chunk: there gradients are reduced."""
@@ -35,15 +40,29 @@ class Engine(Protocol):
         untouched, where the gradient of any rank is not finite.
         """
 
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float:
+        """That of the next update."""
 
     def full_weights(self) -> AbstractContextManager[None]:
-        """Inside, rank 0's `model` holds whole weights (ZeRO-3 gathers them; elsewhere nothing happens)."""
+        """Inside, `model` holds whole weights (ZeRO-3 gathers them; elsewhere nothing happens). All ranks enter it."""
 
     def save(self, folder: Path) -> None:
-        """All ranks write weights, optimizer and schedule below `folder` (which exists)."""
+        """All ranks write trainable weights, optimizer and schedule below `folder` (which exists)."""
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        """All ranks continue from what `save` wrote. ValueError where it does not fit this model or number of ranks."""
 
 
-Schedule = Callable[[torch.optim.Optimizer], LRScheduler]
+class EngineConfig(Protocol):
+    """The options of an engine."""
+
+    def build(self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float) -> Engine:
+        """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
+
+
+def not_finite(norm: float) -> FloatingPointError:
+    """The error of every engine for a gradient that must not reach the weights."""
+    return FloatingPointError(
+        f"the gradient is not finite (norm {norm}), the weights are left as they were: lower trainer.learning_rate or "
+        f"continue from an earlier checkpoint"
+    )

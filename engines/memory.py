@@ -1,0 +1,31 @@
+"""The memory of this process: how much it took at most, and glibc's habit of giving it back."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed tensors instead of returning them to the kernel (CPU training on Linux only).
+
+    By default each large tensor is mapped anew and its pages are faulted in and zeroed one by one, at every step.
+    Without mappings and trimming the heap stays as large as the largest step. Elsewhere nothing happens.
+    """
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory_bytes() -> int:
+    """The most this process has held: on the GPU where there is one, else resident in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

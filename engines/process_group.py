@@ -1,0 +1,72 @@
+"""The processes of a run: one alone, or those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def start(timeout_s: float = 1800.0) -> None:
+    """Join the process group that torchrun's environment describes; without that environment do nothing.
+
+    CPU tensors travel by gloo, GPU tensors by NCCL. A collective that waits longer than `timeout_s` seconds fails.
+    """
+    if not under_torchrun() or dist.is_initialized():
+        return
+    current = device()
+    if current.type == "cuda":
+        torch.cuda.set_device(current)
+    dist.init_process_group(backend(), timeout=timedelta(seconds=timeout_s))
+
+
+def start_alone() -> None:
+    """A group of this process only, without address or port: DeepSpeed wants a group even for one process."""
+    dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def under_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def device() -> torch.device:
+    """This rank's GPU (by LOCAL_RANK), or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= available:
+        raise ValueError(f"LOCAL_RANK is {local_rank} but this machine shows {available} GPUs: lower --nproc_per_node")
+    return torch.device("cuda", local_rank)
+
+
+def rank() -> int:
+    """This process' number among all processes of the run; known before `start`."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of processes of the run; known before `start`."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,148 @@
+"""Plain PyTorch: one process, or data parallelism with one gradient reduction per step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from engines.optimizers import OptimizerOptions, Schedule
+from engines.precision import check_precision, uses_bf16
+from engines.process_group import device as rank_device
+from engines.process_group import is_main, world_size
+from engines.protocol import not_finite
+
+BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for the bandwidth, small beside the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchEngineConfig:
+    """`precision`: auto (bf16 autocast on GPUs that have it, fp32 elsewhere), fp32 or bf16."""
+
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+    def build(
+        self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
+    ) -> TorchEngine:
+        """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
+        return TorchEngine(model, options, schedule, max_grad_norm, self.precision)
+
+
+class TorchEngine:
+    """One process, or W of them with equal weights whose gradients are summed once per step.
+
+    The module runs bare, not under DistributedDataParallel, which decides at the *forward* whether the backward will
+    reduce and allows one such graph at a time: with several graphs kept and others recomputed, summing flat buckets at
+    the last backward is exact in every order of calls, and is a sum as it stands, where DDP would average.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float, precision: str
+    ):
+        self.device = rank_device()
+        self.model = model.to(self.device)
+        self.optimizer = options.build(model)
+        self.schedule = schedule(self.optimizer)
+        self.max_grad_norm = max_grad_norm
+        self.bf16 = uses_bf16(precision, self.device)
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if world_size() > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.data, src=0)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.model(features)
+        return {name: value.float() for name, value in output.items()}
+
+    def backward(self, surrogate: Tensor, *, last: bool) -> None:
+        surrogate.backward()
+        if last:
+            # A parameter that took no part has gradient 0, on one rank as on many and as under ZeRO.
+            for parameter in self.trainable:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            if world_size() > 1:
+                _sum_over_ranks([parameter.grad for parameter in self.trainable if parameter.grad is not None])
+
+    def step(self) -> float:
+        gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
+        # The reduced gradient is the same on every rank, and so is this norm: no further agreement is needed.
+        total_norm = get_total_norm(gradients)
+        norm = total_norm.item()
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise not_finite(norm)
+        clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def full_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def save(self, folder: Path) -> None:
+        """Rank 0 writes model.safetensors (trainable parameters and buffers) and optimizer.pt."""
+        if is_main():
+            save_file(self._weights(), folder / "model.safetensors")
+            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+            torch.save(state, folder / "optimizer.pt")
+
+    def load(self, folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        expected = self._weights()
+        if {name: value.shape for name, value in weights.items()} != {n: value.shape for n, value in expected.items()}:
+            differing = sorted(weights.keys() ^ expected.keys()) or "shapes"
+            raise ValueError(f"{folder / 'model.safetensors'} holds another model's weights (differing: {differing})")
+        self.model.load_state_dict(weights, strict=False)
+        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Trainable parameters (shared ones once) and persistent buffers; frozen weights come with the model itself."""
+        parameters = dict(self.model.named_parameters())
+        every_name = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        buffers = {name: value for name, value in self.model.state_dict().items() if name not in every_name}
+        trainable = {name: value.detach() for name, value in parameters.items() if value.requires_grad}
+        return {name: value.contiguous() for name, value in (trainable | buffers).items()}
+
+
+def _sum_over_ranks(gradients: list[Tensor]) -> None:
+    """Sum each gradient over the ranks, in place, in flat buckets."""
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(old) for part, old in zip(parts, bucket, strict=True)])
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive gradients of one dtype, up to BUCKET_BYTES together."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (gradient.dtype != bucket[0].dtype or size + gradient.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket
