@@ -1,0 +1,85 @@
+"""The options of every trainer: one frozen dataclass, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from engines.optimizers import OptimizerOptions
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks."""
+
+    max_steps: int = 200
+    batch_size: int = 4
+    list_size: int = 8
+    token_budget: int = 4096
+    kept_chunks: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    schedule: str = "linear"
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    log_every: int = 1
+    eval_every: int = 50
+    save_every: int = 50
+    keep_checkpoints: int = 2
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps",
+            "batch_size",
+            "token_budget",
+            "log_every",
+            "eval_every",
+            "save_every",
+            "keep_checkpoints",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("kept_chunks", "workers", "learning_rate", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+        if self.list_size < 2:
+            raise ValueError(f"trainer.list_size must be at least 2 (one relevant, one not), got {self.list_size}")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"trainer.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        self.optimizer_options()
+
+    def optimizer_options(self) -> OptimizerOptions:
+        return OptimizerOptions(
+            name=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            betas=(self.betas[0], self.betas[1]),
+        )
+
+    def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """Linear warm-up over `warmup_ratio` of the steps, then linear or cosine decay to 0, or constant."""
+        from transformers import get_scheduler
+
+        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        warmup = round(self.warmup_ratio * self.max_steps)
+        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=self.max_steps)
+
+    def check(self, loss: Any) -> None:
+        """Raise ValueError where this trainer cannot optimise `loss`."""
+        raise NotImplementedError
+
+    def build(self, **parts: Any) -> Any:
+        """The trainer of this configuration."""
+        raise NotImplementedError

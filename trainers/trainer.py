@@ -1,0 +1,202 @@
+"""The training loop: one step for every objective; families give the objective, nobody overrides `fit`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.loader import ListLoader
+from data.rows import ListBatch, ListExample
+from engines.checkpoints import CheckpointStore
+from engines.collectives import gather_objects
+from engines.process_group import is_main, world_size
+from engines.protocol import Engine
+from evaluation.reranking import RerankingEvaluator
+from trainers.chunked import ChunkedBackward, ChunkedStep, Representations
+from trainers.loggers import Logger
+from trainers.options import TrainerConfig
+from trainers.run_directory import RunDirectory
+
+
+class Trainer:
+    """Trains `engine.model` on candidate lists; subclasses give `objective`."""
+
+    steps_per_batch = 1
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        *,
+        model: nn.Module,
+        engine_config: Any,
+        loader: ListLoader,
+        padding: dict[str, int],
+        loss: Any,
+        evaluator: RerankingEvaluator | None,
+        run: RunDirectory,
+        logger: Logger,
+        seed: int,
+    ):
+        self.config = config
+        self.engine: Engine = engine_config.build(
+            model, options=config.optimizer_options(), schedule=config.make_schedule, max_grad_norm=config.max_grad_norm
+        )
+        self.loader = loader
+        self.loss = loss
+        self.evaluator = evaluator
+        self.run = run
+        self.logger = logger
+        self.seed = seed
+        self.backward = ChunkedBackward(
+            self.engine, padding, token_budget=config.token_budget, kept_chunks=config.kept_chunks, seed=seed
+        )
+        self.checkpoints = CheckpointStore(run.checkpoints, keep=config.keep_checkpoints)
+        self.step = 0
+        self.best_metric: float | None = None
+        self.best_step: int | None = None
+        self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
+        self.batch: ListBatch | None = None
+        self._shares: Iterator[list[ListExample]] | None = None
+
+    def objective(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over the whole global step (a scalar) and detached statistics, from leaves with all its rows."""
+        raise NotImplementedError
+
+    def fit(self) -> None:
+        self.resume()
+        self.start()
+        while self.step < self.config.max_steps:
+            self.step += 1
+            statistics = self.train_step(self.next_batch())
+            if self.due("log"):
+                self.log(statistics)
+            if self.due("eval"):
+                self.evaluate()
+            if self.due("save"):
+                self.save()
+        self.progress.close()
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint of the run directory, if there is one."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return
+        folder, state = found
+        self.engine.load(folder)
+        self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
+        self.totals = state["totals"]
+        self.load_family_state(state["family"])
+
+    def start(self) -> None:
+        """Progress bar, model in training mode, and the dev metric of the untrained model, the first to be beaten."""
+        self.progress = tqdm(
+            initial=self.step, total=self.config.max_steps, disable=not is_main(), file=sys.stderr, unit="step"
+        )
+        self.engine.model.train()
+        if self.step == 0:
+            self.evaluate()
+
+    def next_batch(self) -> ListBatch:
+        """The step's lists: every rank tokenises its share, all ranks get the whole."""
+        number = (self.step - 1) // self.steps_per_batch
+        if self.batch is None or self.batch.number != number:
+            self._shares = self._shares or self.loader.iterate(number)
+            shares = gather_objects(next(self._shares))
+            size = sum(len(share) for share in shares)
+            self.batch = ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])
+        return self.batch
+
+    def train_step(self, batch: ListBatch) -> dict[str, Any]:
+        """Gradients by chunks, then the update. Returns what to log; tensors are read only when logging is due."""
+        started = time.perf_counter()
+        done = self.backward(batch.rows, lambda leaves: self.objective(leaves, batch), step=self.step)
+        learning_rate = self.engine.learning_rate()
+        grad_norm = self.engine.step()
+        seconds = time.perf_counter() - started
+        rows, tokens = len(batch.rows), int(batch.rows.lengths.sum())
+        self.totals = {
+            "seconds": self.totals["seconds"] + seconds,
+            "rows": self.totals["rows"] + rows,
+            "tokens": self.totals["tokens"] + tokens,
+        }
+        self._warn_idle_ranks(done)
+        return {
+            "loss": done.loss,
+            "grad_norm": grad_norm,
+            "score_checksum": checksum(done.representations["score"]),
+            **done.statistics,
+            "learning_rate": learning_rate,
+            "num_chunks": done.num_chunks,
+            "padding_share": 1 - tokens / done.padded_tokens,
+            "rows_per_s": rows / seconds,
+            "tokens_per_s": tokens / seconds,
+            "seconds": self.totals["seconds"],
+        }
+
+    def due(self, what: str) -> bool:
+        """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""
+        return self.step % getattr(self.config, f"{what}_every") == 0 or self.step == self.config.max_steps
+
+    def log(self, statistics: dict[str, Any]) -> None:
+        metrics = {name: float(value) for name, value in statistics.items()}
+        self.run.append_metrics({"step": self.step, "split": "train", **metrics})
+        self.logger.log({f"train/{name}": value for name, value in metrics.items()}, self.step)
+        shown = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_per_s": "rows/s"}
+        self.progress.set_postfix({short: f"{metrics[name]:.3g}" for name, short in shown.items() if name in metrics})
+        self.progress.update(self.step - self.progress.n)
+
+    def evaluate(self) -> None:
+        """Rerank dev; a new best is saved and marked."""
+        if self.evaluator is None:
+            return
+        metrics = self.evaluator.evaluate(self.engine.forward, self.engine.device).metrics.mean
+        self.run.append_metrics({"step": self.step, "split": "dev", **metrics})
+        self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, self.step)
+        value = metrics[self.evaluator.config.metric]
+        if is_main():
+            self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
+        if self.best_metric is None or value > self.best_metric:
+            self.best_metric, self.best_step = value, self.step
+            self.save()
+            self.checkpoints.mark_best(self.step)
+
+    def save(self) -> None:
+        state = {
+            "step": self.step,
+            "best_metric": self.best_metric,
+            "best_step": self.best_step,
+            "totals": self.totals,
+            "family": self.family_state(),
+        }
+        self.checkpoints.save(self.step, self.engine.save, state)
+
+    def family_state(self) -> dict[str, Any]:
+        """What a subclass needs to continue in the middle of a batch (JSON types)."""
+        return {}
+
+    def load_family_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `family_state`."""
+
+    def _warn_idle_ranks(self, done: ChunkedStep) -> None:
+        if (
+            self.totals["rows"] == done.representations["score"].shape[0]
+            and done.num_chunks < world_size()
+            and is_main()
+        ):
+            self.progress.write(
+                f"note: the first step has {done.num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
+                f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
+                file=sys.stderr,
+            )
+
+
+def checksum(scores: Tensor) -> float:
+    """Float64 sum of the scores times fixed weights cos(1), cos(2), ...: compares engines where a loss is always 0."""
+    weights = torch.arange(1, len(scores) + 1, dtype=torch.float64).cos()
+    return float((scores.double().cpu() * weights).sum())
