@@ -1,0 +1,73 @@
+"""What a model folder says about itself, in the files of transformers and sentence-transformers (old and new)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+
+
+def read_json(file: Path) -> Any:
+    """The file's content; None where it does not exist. Raises ValueError naming file and line."""
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}:{error.lineno}: not valid JSON ({error.msg})") from error
+
+
+def missing_files(path: Path) -> list[str]:
+    """What a folder lacks to be a model: names for an error message, empty where nothing is missing."""
+    if (path / "adapter_config.json").is_file():
+        return [] if (path / "adapter_model.safetensors").is_file() else ["adapter_model.safetensors"]
+    backbone = ModelFolder.read(path).backbone
+    missing = [] if (backbone / "config.json").is_file() else ["config.json"]
+    if not any((backbone / name).is_file() for name in WEIGHTS):
+        pickled = any(backbone.glob("pytorch_model*.bin"))
+        missing.append("model.safetensors" + " (pickled weights are not read: convert them)" * pickled)
+    if not any((backbone / name).is_file() for name in TOKENIZERS):
+        missing.append("tokenizer.json")
+    return missing
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The contract of a model folder beside the weights: modules, prompts, activation, lengths."""
+
+    path: Path
+    modules: list[tuple[str, Path]]  # modules.json: (class name, folder) in order; empty without the file
+    kind: str  # "CrossEncoder", "SentenceTransformer", ...; "" for a plain transformers folder
+    settings: dict[str, Any]  # config_sentence_transformers.json
+    transformer: dict[str, Any]  # sentence_bert_config.json
+
+    @classmethod
+    def read(cls, path: Path) -> ModelFolder:
+        entries = read_json(path / "modules.json") or []
+        modules = [(entry["type"].rsplit(".", 1)[-1], path / entry["path"]) for entry in entries]
+        settings = read_json(path / "config_sentence_transformers.json") or {}
+        kind = settings.get("model_type", "SentenceTransformer") if modules else ""
+        backbone = modules[0][1] if modules else path
+        # Old folders name this file after the architecture: sentence_roberta_config.json, ...
+        files = [backbone / "sentence_bert_config.json", *sorted(backbone.glob("sentence_*_config.json"))]
+        transformer = next((content for file in files if (content := read_json(file))), {}) if modules else {}
+        return cls(path, modules, kind, settings, transformer)
+
+    @property
+    def backbone(self) -> Path:
+        """The folder of config.json, weights and tokenizer (a subfolder in old sentence-transformers models)."""
+        return self.modules[0][1] if self.modules else self.path
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens per row that sentence-transformers' own file asks for."""
+        options = self.transformer.get("processor_kwargs") or self.transformer.get("tokenizer_args") or {}
+        return options.get("model_max_length", self.transformer.get("max_seq_length"))
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {name: text for name, text in (self.settings.get("prompts") or {}).items() if text}

@@ -1,0 +1,101 @@
+"""Load pretrained weights in float32, from safetensors, without foreign code and without chatter."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from models.folder import ModelFolder
+
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' progress bars, load reports and deprecations off: what matters is raised or logged by us."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_config(folder: ModelFolder) -> PretrainedConfig:
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
+    except (ValueError, ImportError, OSError, KeyError) as error:
+        raise ValueError(f"model {folder.path}: {_first_line(error)}") from error
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
+        )
+    config.use_cache = False
+    return config
+
+
+def load_backbone(
+    auto_class: Any, folder: ModelFolder, config: PretrainedConfig, attention: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in float32 on the CPU, and the parameters that the checkpoint lacks (a new head, a new pooler).
+
+    Weights are drawn from torch's CPU generator where the checkpoint lacks them. Raises ValueError in one line.
+    """
+    if attention is not None and attention not in ATTENTIONS:
+        raise ValueError(f"model.attention={attention}: choose null (the best the model has), {', '.join(ATTENTIONS)}")
+    try:
+        with quiet():
+            model, report = auto_class.from_pretrained(
+                folder.backbone,
+                config=config,
+                dtype=torch.float32,  # "auto" would train in the checkpoint's own, often half, precision
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (ValueError, ImportError, OSError, SafetensorError) as error:
+        raise ValueError(f"model {folder.path}: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
+        raise ValueError(f"model {folder.path}: the weights lack {len(lost)} tensors of the backbone, as {lost[0]}")
+    return model, missing
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """The longest row in tokens that the position embeddings allow (RoBERTa's begin after the padding's index)."""
+    limit = getattr(model.config, "max_position_embeddings", None) or -1
+    if limit < 0:
+        return 1 << 30
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return limit - module.padding_idx - 1
+    return limit
+
+
+def check_max_length(folder: ModelFolder, model: PreTrainedModel, max_length: int) -> int:
+    if not 8 <= max_length <= position_limit(model):
+        raise ValueError(
+            f"model.max_length={max_length}: {folder.path} reads rows of 8 to {position_limit(model)} tokens"
+        )
+    return max_length
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

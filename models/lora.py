@@ -1,0 +1,91 @@
+"""LoRA by peft: low-rank updates of the backbone's linear layers, with the score head trained in full.
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from models.cross_encoder import CrossEncoder
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """W + (alpha / r) B A for each target layer, A [r, in] random, B [out, r] zero, W frozen.
+
+    `target_modules` None: every linear layer of the backbone outside the head.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"model.lora: r={self.r} must be at least 1, dropout={self.dropout} in [0, 1)")
+
+    def wrap(self, backbone: PreTrainedModel, head: Sequence[str]) -> PeftModel:
+        """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full.
+
+        Raises ValueError where `target_modules` names a layer that the model has not.
+        """
+        inside_head = tuple(f"{name}." for name in head)
+        linear = [
+            name
+            for name, module in backbone.named_modules()
+            if isinstance(module, nn.Linear) and not f"{name}.".startswith(inside_head)
+        ]
+        valid = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        targets = list(self.target_modules or valid)
+        for target in targets:
+            if not any(name == target or name.endswith(f".{target}") for name in linear):
+                raise ValueError(
+                    f"model.lora.target_modules={target}: this model's linear layers are {', '.join(valid)}"
+                )
+        config = LoraConfig(
+            task_type="SEQ_CLS",
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            modules_to_save=list(head),
+        )
+        wrapped = get_peft_model(backbone, config)
+        assert isinstance(wrapped, PeftModel)
+        return wrapped
+
+
+@contextmanager
+def reference(model: CrossEncoder) -> Iterator[CrossEncoder]:
+    """Inside, `model` is the one that training started from: adapters off, the head as it was.
+
+    With a fresh head the starting scores are random, and a KL to them means nothing: warm-start first.
+    """
+    if not isinstance(model.backbone, PeftModel):
+        raise ValueError("reference scores from the model itself need LoRA (model=cross_encoder_lora)")
+    with model.backbone.disable_adapter():
+        yield model
+
+
+def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
+    """The plain model with the adapters of `state` (of `wrapped.state_dict()`, on the CPU) merged into it.
+
+    Built anew around `state`, whose tensors it takes and changes; `wrapped` itself stays as it is, sharded or not.
+    """
+    base = wrapped.get_base_model()
+    with torch.device("meta"):
+        empty = get_peft_model(type(base)(copy.deepcopy(base.config)), copy.deepcopy(wrapped.peft_config["default"]))
+    empty.load_state_dict(state, assign=True)
+    return empty.merge_and_unload()

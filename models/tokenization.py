@@ -1,0 +1,105 @@
+"""Texts to token ids, as sentence-transformers does it: picklable callables that the data workers run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from models.folder import ModelFolder
+from models.loading import check_max_length, position_limit, quiet
+
+TokenIds = Mapping[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class PairTokenizer:
+    """(query, document) pairs to rows of ids, unpadded, the longer text cut first where a pair exceeds `max_length`.
+
+    `prompt` is put before the query. Rows of `max_length` tokens are those that were (or just were not) truncated.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """The padding value per feature."""
+        return _padding(self.tokenizer)
+
+    def __call__(self, queries: list[str], documents: list[str]) -> TokenIds:
+        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per pair."""
+        prompt = self.prompts.get(self.default_prompt or "", "")
+        queries = [prompt + query for query in queries] if prompt else queries
+        return _encode(self.tokenizer, queries, documents, max_length=self.max_length)
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """Single texts to rows of ids, unpadded, cut at `max_length`.
+
+    `role` chooses the model's prompt as sentence-transformers does: "query"; "document" (or "passage", "corpus");
+    else the default prompt.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """The padding value per feature."""
+        return _padding(self.tokenizer)
+
+    def __call__(self, texts: list[str], role: str | None = None) -> TokenIds:
+        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text."""
+        prompt = self.prompt(role)
+        texts = [prompt + text for text in texts] if prompt else texts
+        return _encode(self.tokenizer, texts, None, max_length=self.max_length)
+
+    def prompt(self, role: str | None) -> str:
+        names = {None: (), "query": ("query",), "document": ("document", "passage", "corpus")}
+        if role not in names:
+            raise ValueError(f"role {role!r} of a text: choose query, document or None")
+        chosen = next((name for name in names[role] if name in self.prompts), self.default_prompt)
+        return self.prompts.get(chosen or "", "")
+
+
+def load_tokenizer(
+    folder: ModelFolder, model: PreTrainedModel, max_length: int | None
+) -> tuple[PreTrainedTokenizerBase, int]:
+    """The folder's tokenizer, and `max_length` checked against the model (None: what the folder says)."""
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"model {folder.path}: its tokenizer has no padding token; set pad_token in its files")
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # decoders find a row's last token by it
+    if folder.transformer.get("do_lower_case"):
+        old = tokenizer.backend_tokenizer.normalizer
+        tokenizer.backend_tokenizer.normalizer = NormalizerSequence([Lowercase(), *([old] if old else [])])
+    own = folder.max_length or min(tokenizer.model_max_length, position_limit(model))
+    return tokenizer, check_max_length(folder, model, max_length or own)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    return {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, first: list[str], second: list[str] | None, *, max_length: int
+) -> TokenIds:
+    return tokenizer(
+        first,
+        second,
+        truncation="longest_first",
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+    ).data
