@@ -1,0 +1,113 @@
+"""How an entry file starts: the process, the command line, the configuration, and the errors."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from launch.compose import CONF, Sources, compose
+from launch.errors import reported, set_run_folder
+
+OWN_PACKAGES = ("launch", "trainers", "evaluation", "models", "data", "engines", "losses")
+
+Main = Callable[[DictConfig], object]
+
+
+def run(main: Main, config_name: str = "train") -> None:
+    """Compose `config_name` from the command line and call `main` with it.
+
+    Hydra itself runs only for --multirun, --cfg, --info and --help: otherwise it makes no directory, no log file and
+    changes no working directory. Under --multirun every job is named run_name-OVERRIDES, and what `main` returns is
+    the value that a sweeper (Optuna) optimises.
+    """
+    with reported():
+        arguments = parse_arguments()
+        config_name = arguments.config_name or config_name
+        prepare_process(arguments.config_dir)
+        if arguments.multirun:
+            sweep(main, config_name, arguments)
+        elif arguments.cfg or arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+            show(config_name, arguments)
+        else:
+            start(main, compose(arguments.overrides, config_name, arguments.config_dir))
+
+
+def start(main: Main, config: DictConfig) -> object:
+    if "run_name" in config and "output_dir" in config:
+        set_run_folder(Path(config.output_dir) / config.run_name)
+    return main(config)
+
+
+def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
+    """Hydra's --multirun: each job is composed and checked anew, and named after what sets it apart."""
+
+    def job(_: DictConfig) -> object:
+        overrides = list(HydraConfig.get().overrides.task)
+        config = compose(overrides, config_name, arguments.config_dir)
+        own = sorted(override.lstrip("+") for override in overrides if override not in forced)
+        config.run_name = "-".join([config.run_name, *own]).replace("/", "_")
+        return start(main, config)
+
+    forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
+    run_hydra(job, config_name, arguments.overrides, forced)
+
+
+def show(config_name: str, arguments: argparse.Namespace) -> None:
+    """Hydra's --cfg, --info and --help on rank 0, after the same checks as a run (but for --help)."""
+    if arguments.cfg:
+        compose(arguments.overrides, config_name, arguments.config_dir)
+    forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
+    if os.environ.get("RANK", "0") == "0":
+        run_hydra(lambda _: None, config_name, arguments.overrides, forced)
+
+
+def run_hydra(task: Main, config_name: str, given: list[str], forced: list[str]) -> None:
+    """`hydra.main` on the process's own command line, its overrides replaced by what `launch.compose` makes of them."""
+    replacements = dict(zip(given, forced, strict=False))
+    sys.argv[1:] = [replacements.get(argument, argument) for argument in sys.argv[1:]]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `reported` instead of being printed by Hydra
+    hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = get_args_parser()
+    arguments, unknown = parser.parse_known_intermixed_args()
+    if arguments.config_path or arguments.experimental_rerun:
+        raise ValueError("--config-path and --experimental-rerun are not supported: use --config-dir DIR")
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not a flag: settings are written KEY=VALUE, --help lists the flags")
+    return arguments
+
+
+def prepare_process(config_dir: str | None) -> None:
+    """Imports and programs are found wherever the command was started, with an activated environment or without.
+
+    The entry file's own folder is taken off the import path (its `evaluate.py` would hide a library of that name).
+    With `config_dir` the working directory is put on it, after this project's packages are imported: a folder named
+    `data` there must not hide them.
+    """
+    check_clone()
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja's
+    if config_dir is not None:
+        for package in OWN_PACKAGES:
+            importlib.import_module(package)
+        sys.path.append(os.getcwd())
+
+
+def check_clone() -> None:
+    """Raise ValueError where the entry file lies in another clone than the installed one."""
+    entry = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
+    twin = Path(__file__).resolve().parent / entry.name
+    if entry.parent.name == "launch" and twin.exists() and twin != entry:
+        raise ValueError(f"{entry} belongs to another clone than the installed {twin}: run `pip install -e .` there")

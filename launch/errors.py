@@ -1,0 +1,161 @@
+"""How a run ends badly: one line for a user's mistake, a traceback for a bug, on one rank, and never a hang."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, before it does so itself
+SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+_run_folder: Path | None = None
+_interrupted = threading.Event()
+
+
+def set_run_folder(folder: Path | None) -> None:
+    """Where `reported` leaves `traceback.txt` and looks for checkpoints; nothing is written while it does not exist."""
+    global _run_folder
+    _run_folder = folder
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Run the block of a whole process; an exception ends the process.
+
+    ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are explained in one
+    line `error: ...`, anything else keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if it
+    fails too, and torchrun's summary repeats it. Exit status 1, after Ctrl-C 130.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGINT, _interrupt) if is_main_thread else None
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _leave(error)
+    finally:
+        if previous is not None and signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, previous)
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line for `error`, or None where it is a bug."""
+    if _interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+        return f"interrupted: {_how_to_resume()}"
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return (
+            f"out of memory: lower trainer.token_budget (tokens per chunk and rank), then model.max_length; "
+            f"{_first_sentence(error)}"
+        )
+    if isinstance(error, USER_ERRORS):
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """Explain `error` on one rank, tell torchrun, and end the process without waiting for the other ranks."""
+    line = explain(error)
+    details = "".join(traceback.format_exception(error))
+    rank = int(os.environ.get("RANK", "0"))
+    _tell_torchrun(line or f"{type(error).__name__}: {error}", f"error: {line}" if line else details)
+    if _claim():
+        saved = None if _interrupted.is_set() or line is None else _save(details)
+        where = f" (on rank {rank})" if rank else ""
+        hint = f" (traceback: {saved})" if saved else ""
+        _end_progress_bars()
+        if SHOW_TRACEBACK or line is None:
+            print(details, end="", file=sys.stderr)
+        if line is not None:
+            print(f"error{where}: {line}{hint}", file=sys.stderr)
+    _exit(130 if _interrupted.is_set() else 1)
+
+
+def _claim() -> bool:
+    """Whether this rank is the one of its node that explains the error: rank 0, or who else fails while it does not."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
+        return True
+    marker = Path(error_file).parent.parent / "explained"  # the folder of this attempt, shared by the node's ranks
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        deadline = time.monotonic() + GRACE_S
+        while not marker.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _tell_torchrun(message: str, details: str) -> None:
+    """The file that torchrun's summary shows, as torch.distributed.elastic's ErrorHandler writes it."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
+        return
+    extra = {"py_callstack": details, "timestamp": str(int(time.time()))}
+    with suppress(OSError):
+        Path(error_file).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
+
+
+def _save(details: str) -> Path | None:
+    if _run_folder is None or not _run_folder.is_dir():
+        return None
+    file = _run_folder / "traceback.txt"
+    with suppress(OSError):
+        file.write_text(details)
+        return file
+    return None
+
+
+def _how_to_resume() -> str:
+    steps = sorted(_run_folder.glob("checkpoints/step-*")) if _run_folder else []
+    if steps:
+        return f"the same command with resume=auto (the default) continues from {steps[-1]}"
+    return "no checkpoint was written yet, the same command starts again"
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).split(". ")[0]
+
+
+def _end_progress_bars() -> None:
+    """Close tqdm's bars, so that the line below starts at the margin."""
+    tqdm = sys.modules.get("tqdm")
+    for bar in list(getattr(getattr(tqdm, "tqdm", None), "_instances", ())):
+        bar.close()
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process with everything printed; at once beside other ranks, where a clean-up would wait for them."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        logging.shutdown()
+        for child in multiprocessing.active_children():
+            child.terminate()
+        os._exit(status)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise SystemExit(status)

