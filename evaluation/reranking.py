@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
 from data.collection import Split
 from data.keys import stable_hash
 from data.rows import TokenRows
-from engines.collectives import gather_objects
-from engines.process_group import rank, world_size
 from evaluation.metrics import Metrics, Run, measure, parse_metric
-from evaluation.scoring import Forward, score_rows
-
-TOKENIZER_BATCH = 1024
+from evaluation.scoring import Forward, score_rows, tokenize_sharded
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,8 @@ class RerankingConfig:
     metric: str = "nDCG@10"
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10"])
     depth: int = 30
-    max_queries: Optional[int] = None
-    dev_max_queries: Optional[int] = 100
+    max_queries: int | None = None
+    dev_max_queries: int | None = 100
     token_budget: int = 16384
     always_rerank_positives: bool = False
 
@@ -106,17 +102,10 @@ class RerankingEvaluator:
     @cached_property
     def rows(self) -> TokenRows:
         """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
-        queries, documents = zip(
-            *(
-                (self.queries[query], self.documents[document])
-                for query, candidates in self.first_stage_run.items()
-                for document in candidates
-            ),
-            strict=True,
-        )
-        return tokenize_sharded(
-            lambda start, stop: self.tokenizer(queries[start:stop], documents[start:stop]), len(queries)
-        )
+        pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
+        queries = [self.queries[query] for query, _ in pairs]
+        documents = [self.documents[document] for _, document in pairs]
+        return tokenize_sharded(lambda part: self.tokenizer(queries[part], documents[part]), len(pairs))
 
     def evaluate(self, forward: Forward, device: torch.device) -> RerankingResult:
         """Metrics of `forward(features)["score"]`, a module's or an engine's; all ranks must call it together."""
@@ -140,13 +129,3 @@ def choose_queries(queries: Sequence[str], limit: int | None) -> list[str]:
         return list(queries)
     chosen = set(sorted(queries, key=lambda query: stable_hash("evaluated query", query))[:limit])
     return [query for query in queries if query in chosen]
-
-
-def tokenize_sharded(tokenize: Callable[[int, int], Mapping[str, list[list[int]]]], total: int) -> TokenRows:
-    """All `total` rows on every rank, of which each tokenised its share: `tokenize(start, stop)` gives some."""
-    begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
-    own = [
-        TokenRows.from_encoding(tokenize(start, min(start + TOKENIZER_BATCH, end)))
-        for start in range(begin, end, TOKENIZER_BATCH)
-    ]
-    return TokenRows.concatenate([part for share in gather_objects(own) for part in share])

@@ -10,11 +10,23 @@ from torch import Tensor, nn
 
 from data.chunks import chunks_of_rank, plan_chunks
 from data.rows import TokenRows
-from engines.collectives import gather_rows
+from engines.collectives import gather_objects, gather_rows
 from engines.process_group import rank, world_size
+
+TOKENIZER_BATCH = 1024  # rows per call
 
 # A module, called with keywords, or the `forward` of an engine, called with the features.
 Forward = nn.Module | Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenRows:
+    """All `total` tokenised rows on every rank, of which each made its share; `tokenize(part)` makes some."""
+    begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
+    own = [
+        TokenRows.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
+        for start in range(begin, end, TOKENIZER_BATCH)
+    ]
+    return TokenRows.concatenate([part for share in gather_objects(own) for part in share])
 
 
 def score_rows(

@@ -1,0 +1,58 @@
+"""Curves of a run as SVG pictures embedded in HTML: a drawing for light pages, and recoloured for dark ones."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+Points = Sequence[tuple[float, float]]  # (step, value)
+
+INK, FAINT, LINE, PALE = "#24292f", "#d8dee4", "#0b62c4", "#a9c8ec"
+DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
+MAX_POINTS = 1000
+
+
+def draw(title: str, points: Points, *, smooth: bool = False, best: float | None = None) -> str:
+    """A `<figure>` with one curve. `smooth` adds a running mean over 5% of the points, `best` marks a step."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    points = points[:: -(-len(points) // MAX_POINTS)]
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9}):
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(steps, values, color=PALE if smooth else LINE, linewidth=1 if smooth else 1.6)
+        if smooth:
+            axes.plot(steps, running_mean(values, max(len(values) // 20, 1)), color=LINE, linewidth=1.6)
+        else:
+            axes.scatter(steps, values, color=LINE, s=10)
+        if best is not None:
+            axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("step", color=INK)
+        axes.grid(color=FAINT, linewidth=0.6)
+        axes.tick_params(colors=INK, length=0)
+        axes.spines[:].set_visible(False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    light = dark = buffer.getvalue()
+    for colour, replacement in DARK.items():
+        dark = dark.replace(colour, replacement)
+    title = html.escape(title)
+    return (
+        f"<figure><figcaption>{title}</figcaption><picture>"
+        f'<source media="(prefers-color-scheme: dark)" srcset="{_data_uri(dark)}">'
+        f'<img src="{_data_uri(light)}" alt="{title} by step"></picture></figure>'
+    )
+
+
+def running_mean(values: Sequence[float], half_width: int) -> list[float]:
+    """The mean of each value and its `half_width` neighbours on both sides, fewer at the ends."""
+    windows = [values[max(i - half_width, 0) : i + half_width + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

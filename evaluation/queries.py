@@ -1,0 +1,66 @@
+"""The queries that a model helped and harmed most, with their texts, for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evaluation.metrics import rank
+from evaluation.reranking import RerankingEvaluator, RerankingResult
+
+TEXT_LENGTH = 400  # characters of a document that are kept
+
+
+def write_queries(file: Path, evaluator: RerankingEvaluator, after: RerankingResult, count: int = 5) -> None:
+    """Write `extreme_queries` as JSON: the `queries.json` that `write_report` shows."""
+    file.write_text(
+        json.dumps(extreme_queries(evaluator, after, count), ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+
+
+def extreme_queries(evaluator: RerankingEvaluator, after: RerankingResult, count: int) -> dict[str, Any]:
+    """{"metric", "best": [query, ...], "worst": [query, ...]}: the largest gains over the first stage, and losses.
+
+    A query is {"id", "text", "first_stage", "after", "documents": [{"id", "grade", "rank", "first_stage_rank",
+    "text"}]} with the model's first three documents and the relevant one that it ranks highest.
+    """
+    metric = evaluator.config.metric
+    first, last = evaluator.first_stage.per_query[metric], after.metrics.per_query[metric]
+    ordered = sorted(last, key=lambda query: (first[query] - last[query], query))
+    best = [query for query in ordered[:count] if last[query] > first[query]]
+    worst = [query for query in reversed(ordered[-count:]) if last[query] < first[query]]
+    return {
+        "metric": metric,
+        "best": [_describe(query, evaluator, after) for query in best],
+        "worst": [_describe(query, evaluator, after) for query in worst],
+    }
+
+
+def _describe(query: str, evaluator: RerankingEvaluator, after: RerankingResult) -> dict[str, Any]:
+    metric, grades = evaluator.config.metric, evaluator.qrels[query]
+    ranking = rank(query, after.run[query])
+    earlier = {document: place for place, document in enumerate(rank(query, evaluator.first_stage_run[query]), 1)}
+    relevant = [document for document in ranking if grades.get(document, 0) > 0]
+    shown = [document for document in ranking if document in ranking[:3] or document in relevant[:1]]
+    return {
+        "id": query,
+        "text": evaluator.queries[query],
+        "first_stage": evaluator.first_stage.per_query[metric][query],
+        "after": after.metrics.per_query[metric][query],
+        "documents": [
+            {
+                "id": document,
+                "grade": grades.get(document, 0),
+                "rank": ranking.index(document) + 1,
+                "first_stage_rank": earlier[document],
+                "text": _shorten(evaluator.documents[document]),
+            }
+            for document in shown
+        ],
+    }
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT_LENGTH else text[:TEXT_LENGTH].rsplit(" ", 1)[0] + " …"

@@ -1,0 +1,184 @@
+"""report.html: one page, one file, that shows a run without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.charts import Points, draw
+from evaluation.table import below_first_stage, print_table
+
+__all__ = ["print_table", "result_rows", "write_report"]
+
+RANKERS = {"first_stage": "first stage", "before": "before", "after": "after", "fused": "fused"}
+CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
+    "reward_mean": "Reward (mean over sampled rankings)",
+    "loss": "Loss",
+    "grad_norm": "Gradient norm, before clipping",
+    "learning_rate": "Learning rate",
+    "kl": "KL to the reference",
+    "entropy": "Entropy of the policy",
+    "frac_reward_zero_std": "Share of lists whose rewards are all equal",
+    "clip_fraction": "Share of ratios clipped",
+}
+STYLE = """
+:root { color-scheme: light dark; --ink: #24292f; --dim: #59636e; --line: #d8dee4; --page: #fff; --accent: #0b62c4;
+  --good: #1a7f37; --bad: #b3261e }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4af; --line: #373e47; --page: #12161c;
+  --accent: #6cb2ff; --good: #56d364; --bad: #ff8a80 } }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
+  background: var(--page); max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem }
+p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
+td.top { font-weight: 650; color: var(--accent) }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
+figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
+.query { border-top: 1px solid var(--line); padding: .75rem 0 }
+.query ol { list-style: none; padding: 0; margin: .4rem 0 }
+.query li { margin: .35rem 0; font-size: .92rem } .query b { font-weight: 600 }
+.rank { display: inline-block; min-width: 11.5rem; color: var(--dim); font-variant-numeric: tabular-nums }
+.up { color: var(--good) } .down { color: var(--bad) } .relevant { color: var(--good); font-weight: 600 }
+.settings td { text-align: left; font: .85rem ui-monospace, monospace; padding: .15rem .9rem .15rem 0; border: 0;
+  overflow-wrap: anywhere }
+summary { cursor: pointer; color: var(--accent) }
+"""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Build `run_dir/report.html` from metrics.jsonl, summary.json and config.yaml, and, where they exist,
+    queries.json (`evaluation.queries.write_queries`) and environment.json. Returns its path."""
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) or {}
+    name = html.escape(str(config.get("run_name") or run_dir.name))
+    body = [
+        f'<h1>{name}</h1><p class="lead">{_lead(summary)}</p>',
+        _results(summary),
+        _curves(lines, summary),
+        _queries(_read_json(run_dir / "queries.json")),
+        _settings("Settings", config),
+        _settings("Environment", _read_json(run_dir / "environment.json")),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    content = "\n".join(body)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{content}</body></html>\n'
+    )
+    file = run_dir / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The rankers of a summary.json, each with its metrics on test: all of them (`test`), else the chosen one."""
+    every = summary.get("test") or {}
+    rows = {}
+    for key, name in RANKERS.items():
+        if summary.get(key) is not None:
+            rows[name] = every.get(key) or {summary["metric"]: summary[key]}
+    return rows
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    facts = [
+        f"{summary['steps']:,} steps" if "steps" in summary else "",
+        _duration(summary["seconds"]) if "seconds" in summary else "",
+        f"{summary['rows_per_s']:,.1f} pairs/s" if summary.get("rows_per_s") else "",
+        f"peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB" if summary.get("peak_memory_bytes") else "",
+        f"engine {summary['engine']}" if "engine" in summary else "",
+        f"{summary['world_size']} process{'es' * (summary['world_size'] > 1)}" if "world_size" in summary else "",
+    ]
+    return html.escape(" · ".join(filter(None, facts)))
+
+
+def _results(summary: Mapping[str, Any]) -> str:
+    rows = result_rows(summary)
+    metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
+    top = {metric: max(values[metric] for values in rows.values() if metric in values) for metric in metrics}
+    lines = []
+    for name, values in rows.items():
+        cells = [_cell(values.get(metric), values.get(metric) == top[metric]) for metric in metrics]
+        lines.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>\n")
+    header = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
+    warning = below_first_stage(rows, summary["metric"])
+    note = f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
+    return f"<h2>Test queries</h2>\n<table><tr><th></th>{header}</tr>\n{''.join(lines)}</table>{note}"
+
+
+def _cell(value: float | None, is_top: bool) -> str:
+    return "<td></td>" if value is None else f'<td class="{"top" if is_top else ""}">{value:.4f}</td>'
+
+
+def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
+    figures = []
+    if len(dev := _series(lines, "dev", summary["metric"])) > 1:
+        best = max(dev, key=lambda point: point[1])[0]
+        figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best))
+    for name, title in CURVES.items():
+        if len(points := _series(lines, "train", name)) > 1:
+            figures.append(draw(title, points, smooth=name != "learning_rate"))
+    return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
+
+
+def _series(lines: list[dict[str, Any]], split: str, name: str) -> Points:
+    return [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]
+
+
+def _queries(queries: Mapping[str, Any] | None) -> str:
+    if not queries:
+        return ""
+    metric = html.escape(queries["metric"])
+    parts = [
+        f"<h2>{title}</h2>{''.join(_query(query, metric) for query in queries[key])}"
+        for key, title in (("best", "Queries it helped most"), ("worst", "Queries it harmed most"))
+        if queries[key]
+    ]
+    return "\n".join(parts)
+
+
+def _query(query: Mapping[str, Any], metric: str) -> str:
+    direction = "up" if query["after"] > query["first_stage"] else "down"
+    items = "".join(map(_document, query["documents"]))
+    return (
+        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric} {query["first_stage"]:.3f} → '
+        f'<span class="{direction}">{query["after"]:.3f}</span><ol>{items}</ol></div>'
+    )
+
+
+def _document(document: Mapping[str, Any]) -> str:
+    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank']}"
+    grade = f'<span class="relevant">grade {document["grade"]}</span> ' if document["grade"] > 0 else ""
+    return f'<li><span class="rank">{ranks}</span> {grade}{html.escape(document["text"])}</li>'
+
+
+def _settings(title: str, node: Mapping[str, Any] | None) -> str:
+    if not node:
+        return ""
+    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _flat(node))
+    return f'<h2>{title}</h2><details><summary>show all</summary><table class="settings">{rows}</table></details>'
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "null" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
