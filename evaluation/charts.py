@@ -14,8 +14,8 @@ DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
 MAX_POINTS = 1000
 
 
-def draw(title: str, points: Points, *, smooth: bool = False, best: float | None = None) -> str:
-    """A `<figure>` with one curve. `smooth` adds a running mean over 5% of the points, `best` marks a step."""
+def draw(title: str, points: Points, *, smooth: bool = False, dots: bool = False, best: float | None = None) -> str:
+    """A `<figure>` with one curve. `smooth` adds a running mean over 10% of the points, `best` marks a step."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ def draw(title: str, points: Points, *, smooth: bool = False, best: float | None
         axes.plot(steps, values, color=PALE if smooth else LINE, linewidth=1 if smooth else 1.6)
         if smooth:
             axes.plot(steps, running_mean(values, max(len(values) // 20, 1)), color=LINE, linewidth=1.6)
-        else:
+        if dots:
             axes.scatter(steps, values, color=LINE, s=10)
         if best is not None:
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")

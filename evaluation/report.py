@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 
 from evaluation.charts import Points, draw
-from evaluation.table import below_first_stage, print_table
-
-__all__ = ["print_table", "result_rows", "write_report"]
+from evaluation.significance import PairedTest
+from evaluation.table import CEILING, below_first_stage, format_table
 
 RANKERS = {"first_stage": "first stage", "before": "before", "after": "after", "fused": "fused"}
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
@@ -38,7 +37,7 @@ p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
-td.top { font-weight: 650; color: var(--accent) }
+td.top { font-weight: 650; color: var(--accent) } .ceiling td { color: var(--dim) }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
 figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
 .query { border-top: 1px solid var(--line); padding: .75rem 0 }
@@ -77,14 +76,36 @@ def write_report(run_dir: Path) -> Path:
     return file
 
 
+def print_table(summary: Mapping[str, Any]) -> None:
+    """Print a summary.json's results on test: rankers by metrics, then what there is to say about them."""
+    print(format_table(result_rows(summary)))
+    for remark in remarks(summary):
+        print(remark)
+
+
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The rankers of a summary.json, each with its metrics on test: all of them (`test`), else the chosen one."""
-    every = summary.get("test") or {}
-    rows = {}
-    for key, name in RANKERS.items():
-        if summary.get(key) is not None:
-            rows[name] = every.get(key) or {summary["metric"]: summary[key]}
-    return rows
+    """The rankers of a summary with their metrics: all of them (`metrics`), else the chosen one; then the ceiling."""
+    every = summary.get("metrics") or {}
+    rows = {
+        name: every.get(key) or {summary["metric"]: summary[key]}
+        for key, name in RANKERS.items()
+        if summary.get(key) is not None
+    }
+    return rows | ({CEILING: summary["ceiling"]} if summary.get("ceiling") else {})
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, a warning."""
+    queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
+    tests = {name.replace("_", " "): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
+    lines = [
+        f"{queries} test queries" if queries else "",
+        f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
+        f"fused: {weight:.2f} model + {1 - weight:.2f} first stage (z-scores)" if weight is not None else "",
+        *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
+        below_first_stage(result_rows(summary), summary["metric"]) or "",
+    ]
+    return [line for line in lines if line]
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -102,15 +123,17 @@ def _lead(summary: Mapping[str, Any]) -> str:
 def _results(summary: Mapping[str, Any]) -> str:
     rows = result_rows(summary)
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
-    top = {metric: max(values[metric] for values in rows.values() if metric in values) for metric in metrics}
+    top = {metric: max(v[metric] for name, v in rows.items() if metric in v and name != CEILING) for metric in metrics}
     lines = []
     for name, values in rows.items():
-        cells = [_cell(values.get(metric), values.get(metric) == top[metric]) for metric in metrics]
-        lines.append(f"<tr><td>{name}</td>{''.join(cells)}</tr>\n")
+        cells = [_cell(values.get(metric), name != CEILING and values.get(metric) == top[metric]) for metric in metrics]
+        lines.append(f"<tr{' class=ceiling' if name == CEILING else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
     header = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
-    warning = below_first_stage(rows, summary["metric"])
-    note = f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
-    return f"<h2>Test queries</h2>\n<table><tr><th></th>{header}</tr>\n{''.join(lines)}</table>{note}"
+    notes = "".join(
+        f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'
+        for remark in remarks(summary)
+    )
+    return f"<h2>Test queries</h2>\n<table><tr><th></th>{header}</tr>\n{''.join(lines)}</table>{notes}"
 
 
 def _cell(value: float | None, is_top: bool) -> str:
@@ -121,7 +144,7 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     figures = []
     if len(dev := _series(lines, "dev", summary["metric"])) > 1:
         best = max(dev, key=lambda point: point[1])[0]
-        figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best))
+        figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
     for name, title in CURVES.items():
         if len(points := _series(lines, "train", name)) > 1:
             figures.append(draw(title, points, smooth=name != "learning_rate"))
