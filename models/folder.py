@@ -59,7 +59,9 @@ class ModelFolder:
         backbone = modules[0][1] if modules else path
         # Old folders name this file after the architecture: sentence_roberta_config.json, ...
         files = [backbone / "sentence_bert_config.json", *sorted(backbone.glob("sentence_*_config.json"))]
-        transformer = next((content for file in files if (content := read_json(file))), {}) if modules else {}
+        transformer: dict[str, Any] = (
+            next((content for file in files if (content := read_json(file))), {}) if modules else {}
+        )
         return cls(path, modules, kind, settings, transformer)
 
     @property

@@ -88,4 +88,6 @@ def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     with torch.device("meta"):
         empty = get_peft_model(type(base)(copy.deepcopy(base.config)), copy.deepcopy(wrapped.peft_config["default"]))
     empty.load_state_dict(state, assign=True)
-    return empty.merge_and_unload()
+    merged = empty.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ OLD_NAMES = {
 }
 
 
-def pooling_modes(config: dict[str, object]) -> list[str]:
+def pooling_modes(config: Mapping[str, Any]) -> list[str]:
     """The modes of a Pooling module's config.json, old or new; several are concatenated."""
     modes = config.get("pooling_mode") or [name for old, name in OLD_NAMES.items() if config.get(old)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else list(modes)
