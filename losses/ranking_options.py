@@ -1,0 +1,134 @@
+"""The options of the Plackett-Luce GRPO, with TRL's names, and the check that each of them has an effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from losses.advantages import ADVANTAGE_ESTIMATORS
+from losses.lists import above_zero, at_least, one_of
+from losses.policy_gradient import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES
+from losses.rewards import NDCG, Reward, RewardSum
+
+GRADIENT_ESTIMATORS = ("policy_gradient", "pl_rank_2")
+KL_ESTIMATORS = {"loss": ("rao_blackwell", "k2", "k3"), "reward": ("rao_blackwell", "k1")}
+
+
+@dataclass(frozen=True)
+class RankingPolicyOptions:
+    """Every option of `PlackettLuceGRPO`. Raises ValueError, in one line, for a value or combination without meaning.
+
+    num_generations: G, rankings sampled per list.
+    temperature: of the policy, softmax(scores / temperature); cosine scores need 0.01 to 0.05.
+    k: positions sampled; None: as many as the reward reads, else the whole list.
+    reward, reward_weights: one reward or several (losses/rewards.py or any callable), and a weight for each (None: 1).
+    gradient_estimator: "policy_gradient" (everything below), or "pl_rank_2" (NDCG and Recall; without ratio).
+    advantage_estimator: "rloo", "none", "group" or "batch" (losses/advantages.py).
+    reward_to_go: weigh each position by the rewards from there on; else by the whole ranking's.
+    skip_zero_std: leave lists out of the denominators too where all sampled rankings have the same reward.
+    loss_type: "sum", "grpo", "bnpo", "dapo", "dr_grpo" or "cispo" (`reduce_positions`).
+    importance_sampling_level: "token" (each position), "sequence" (GSPO's mean) or "sequence_product".
+    epsilon, epsilon_high: clip range of the ratio, [1 - epsilon, 1 + epsilon_high], epsilon_high None: epsilon. For
+        "cispo", epsilon_high is an absolute cap.
+    delta: cap of the ratio in the unclipped branch; None: none.
+    beta: weight of the divergence from the reference.
+    kl_in: "loss" adds the divergence of each position to the loss; with "reward" the choices are also charged for the
+        divergence that they lead to, which gives the whole gradient of the rankings' divergence.
+    kl_estimator: "rao_blackwell" (exact at every position), "k2" and "k3" (in the loss), "k1" (in the reward; as a loss
+        its expected gradient is zero).
+    use_bias_correction_kl: for k3, times the ratio: the gradient of the reverse, not the forward divergence.
+    entropy_coef: weight of the mean entropy of a position, subtracted from the loss.
+    """
+
+    contract: ClassVar[str] = "list"
+
+    num_generations: int = 128
+    temperature: float = 1.0
+    k: int | None = None
+    reward: Reward | list[Reward] = NDCG()
+    reward_weights: list[float] | None = None
+    gradient_estimator: str = "policy_gradient"
+    advantage_estimator: str = "rloo"
+    reward_to_go: bool = True
+    skip_zero_std: bool = False
+    loss_type: str = "sum"
+    importance_sampling_level: str = "token"
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    delta: float | None = None
+    beta: float = 0.0
+    kl_in: str = "loss"
+    kl_estimator: str = "rao_blackwell"
+    use_bias_correction_kl: bool = True
+    entropy_coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("num_generations", self.num_generations, 2)
+        above_zero("temperature", self.temperature)
+        at_least("epsilon", self.epsilon, 0)
+        at_least("beta", self.beta, 0)
+        one_of("gradient_estimator", self.gradient_estimator, GRADIENT_ESTIMATORS)
+        one_of("advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
+        one_of("loss_type", self.loss_type, LOSS_TYPES)
+        one_of("importance_sampling_level", self.importance_sampling_level, IMPORTANCE_SAMPLING_LEVELS)
+        one_of("kl_in", self.kl_in, tuple(KL_ESTIMATORS))
+        one_of(f"with kl_in={self.kl_in}, kl_estimator", self.kl_estimator, KL_ESTIMATORS[self.kl_in])
+        self._check_depth()
+        if self.gradient_estimator == "pl_rank_2":
+            self._check_pl_rank_2()
+        else:
+            self._check_policy_gradient()
+
+    def _check_depth(self) -> None:
+        depth = self.rewards.depth
+        if self.k is not None:
+            at_least("k", self.k, 1)
+            if depth is not None and self.k < depth:
+                raise ValueError(f"k={self.k} positions are fewer than the {depth} that the reward reads; lower its k")
+
+    def _check_pl_rank_2(self) -> None:
+        unused = {"loss_type": "sum", "importance_sampling_level": "token", "delta": None, "kl_in": "loss"}
+        for name, default in unused.items():
+            if getattr(self, name) != default:
+                raise ValueError(f"gradient_estimator=pl_rank_2 has no {name}={getattr(self, name)}; leave {default}")
+        if lacking := self.rewards.without("discounts"):
+            raise ValueError(f"gradient_estimator=pl_rank_2 takes the rewards NDCG and Recall, not {lacking[0]}")
+
+    def _check_policy_gradient(self) -> None:
+        if self.loss_type == "cispo" and (self.epsilon_high is None or self.delta is not None):
+            raise ValueError(
+                "loss_type=cispo needs epsilon_high, an absolute cap on the ratio (ScaleRL: 5), and no delta"
+            )
+        if not self.reward_to_go:
+            return
+        if lacking := self.rewards.without("per_position"):
+            raise ValueError(f"reward_to_go=true needs a reward with per_position(), which {lacking[0]} has not")
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level={self.importance_sampling_level} has one ratio for all positions of a "
+                "ranking; set reward_to_go to false, or the level to token"
+            )
+
+    @property
+    def rewards(self) -> RewardSum:
+        """The weighted sum of the rewards."""
+        return RewardSum.of(self.reward, self.reward_weights)
+
+    @property
+    def per_position(self) -> bool:
+        """Rewards are wanted position by position."""
+        return self.reward_to_go or self.gradient_estimator == "pl_rank_2"
+
+    @property
+    def needs_reference(self) -> bool:
+        """The loss must be given reference_scores."""
+        return self.beta > 0
+
+    @property
+    def on_policy_only(self) -> bool:
+        """The estimate holds only for rankings sampled from the very scores given: num_iterations must be 1."""
+        return self.gradient_estimator == "pl_rank_2"
+
+    def num_positions(self, list_size: int) -> int:
+        """Positions to sample in lists padded to `list_size`."""
+        return min(self.k or self.rewards.depth or list_size, list_size)
