@@ -48,8 +48,7 @@ def compose(overrides: Sequence[str], config_name: str = "train", config_dir: st
         defaults = loader.compute_defaults_list(config_name, sources.forced, RunMode.RUN)
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
-        plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
+        plain = as_dict(composed)
     files = [(entry.config_path, entry.package or "") for entry in defaults.defaults if entry.config_path]
     checked = check(plain, config_name, sources, files)
     if "run_name" in checked and checked["run_name"] is None:
@@ -62,9 +61,15 @@ def instantiate(config: DictConfig) -> Any:
 
     Raises ValueError with one line that names the key where a dataclass refuses its values.
     """
+    plain = as_dict(config)
+    return Schema(plain, construct=True).node(plain, locate(plain.get("_target_"), "config"), "")
+
+
+def as_dict(config: DictConfig) -> dict[str, Any]:
+    """Plain dictionaries and lists, interpolations resolved."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    return Schema(plain, construct=True).node(plain, locate(plain.get("_target_"), "config"), "")
+    return {str(key): value for key, value in plain.items()}
 
 
 def check(plain: dict[str, Any], config_name: str, sources: Sources, files: list[tuple[str, str]]) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def parse(override: str, folders: Sequence[Path]) -> Override:
 
 
 def force(override: Override, folders: Sequence[Path]) -> str:
-    """`key=value` as `++key=value`, so that a wrong key reaches the check instead of Hydra; a group's choice as it is."""
+    """`key=value` as `++key=value`, so that a wrong key reaches the check and not Hydra; a group's choice as given."""
     assert override.input_line is not None
     is_group = override.key_or_group in groups(folders)
     if is_group and not override.is_delete() and not isinstance(override.value(), str | list | dict):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeGuard, Union
 
 MISSING = "???"
 SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
@@ -82,12 +82,12 @@ class Schema:
             return self.union(value, arguments, hint, key)
         if isinstance(value, Mapping) and "_target_" in value:
             target = locate(value["_target_"], key)
-            if is_dataclass(hint) and not (isinstance(target, type) and issubclass(target, hint)):
+            if is_dataclass_type(hint) and not (isinstance(target, type) and issubclass(target, hint)):
                 raise ValueError(f"{key}._target_={value['_target_']} is no {hint.__name__}")
             return self.node(value, target, key)
         if hint is Any or hint is object:
             return self.anything(value, key)
-        if is_dataclass(hint) and isinstance(value, Mapping):
+        if is_dataclass_type(hint) and isinstance(value, Mapping):
             return self.node(value, hint, key)
         if kind is Literal and value in arguments:
             return value
@@ -161,6 +161,10 @@ def build(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> An
     except ValueError as error:
         known = str(error).startswith(key.split(".")[0]) or not key
         raise ValueError(str(error) if known else f"{key}: {error}") from error
+
+
+def is_dataclass_type(hint: Any) -> TypeGuard[type]:
+    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def type_hints(target: Callable[..., Any]) -> dict[str, Any]:

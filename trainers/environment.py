@@ -1,0 +1,80 @@
+"""What a run was made with: the command, the versions, the code's revision and the machine. Never its environment
+variables: they may hold secrets."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CODE = Path(__file__).resolve().parent.parent
+
+
+def describe_environment(world_size: int) -> dict[str, Any]:
+    """The content of environment.json (but for the data), in JSON types. Sizes are in bytes."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "world_size": world_size,
+        "git": git_revision(),
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "hardware": describe_hardware(),
+    }
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The commit of the code and whether tracked files differ from it; None outside a git clone."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(CODE), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """The installed version of every package that setup.py names."""
+    versions = {}
+    for requirement in metadata.requires("plackett") or []:
+        found = re.match(r"[\w.-]+", requirement)
+        assert found is not None
+        try:
+            versions[found.group()] = metadata.version(found.group())
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+    return versions
+
+
+def describe_hardware() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cuda": torch.version.cuda,
+        "gpus": [
+            {"name": gpu.name, "memory_bytes": gpu.total_memory}
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
+    }
+
+
+def cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
