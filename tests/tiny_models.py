@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
-WORDS = ("what is the a of to in red green blue apple pear train rank list query document python returns value").split()  # noqa: SIM905
+WORDS = "what is the a of to in red green blue apple pear train rank list query document python returns value".split()  # noqa: SIM905
 
 
 def write_tokenizer(folder: Path, *, max_length: int = 128) -> None:
