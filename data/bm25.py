@@ -1,0 +1,54 @@
+"""The first stage: BM25 over the whole corpus, for all queries at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import bm25s
+import numpy as np
+import Stemmer
+
+
+def bm25_candidates(
+    documents: Mapping[str, str], queries: Mapping[str, str], *, depth: int, k1: float, b: float
+) -> dict[str, list[tuple[str, float]]]:
+    """`bm25_top` by ids: per query the `depth` best (document, score), best first."""
+    identifiers = list(documents)
+    best, scores = bm25_top(list(documents.values()), list(queries.values()), depth=depth, k1=k1, b=b)
+    return {
+        query_id: [(identifiers[i], score) for i, score in zip(best[row].tolist(), scores[row].tolist(), strict=True)]
+        for row, query_id in enumerate(queries)
+    }
+
+
+def bm25_top(
+    documents: Sequence[str], queries: Sequence[str], *, depth: int, k1: float, b: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (int32) and scores (float32), [queries, min(depth, documents)] each, of the best documents, best first.
+
+    Lucene's BM25 as bm25s computes it, English stop words, Snowball stemmer. Equal scores stand in the corpus' order,
+    and a query that shares no word with the corpus gets its first documents with score 0: every query has candidates.
+    """
+    depth = min(depth, len(documents))
+    best = np.zeros((len(queries), depth), dtype=np.int32)
+    best_scores = np.zeros((len(queries), depth), dtype=np.float32)
+    index = bm25s.BM25(method="lucene", k1=k1, b=b)
+    index.index(_tokenize(documents), show_progress=False)
+    for row, tokens in enumerate(_tokenize(queries)):
+        scores = index.get_scores(tokens) if tokens else np.zeros(len(documents), dtype=np.float32)
+        best[row] = _top(scores, depth)
+        best_scores[row] = scores[best[row]]
+    return best, best_scores
+
+
+def _tokenize(texts: Sequence[str]) -> list[list[str]]:
+    stemmer = Stemmer.Stemmer("english")
+    return bm25s.tokenize(list(texts), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+
+
+def _top(scores: np.ndarray, depth: int) -> np.ndarray:
+    """Indices of the `depth` highest scores, highest first, equal ones by index (bm25s leaves ties to chance)."""
+    threshold = np.partition(scores, -depth)[-depth]
+    above = np.flatnonzero(scores > threshold)
+    tied = np.flatnonzero(scores == threshold)[: depth - len(above)]
+    return np.concatenate([above[np.argsort(-scores[above], kind="stable")], tied])

@@ -1,0 +1,92 @@
+"""Where candidate lists come from: BM25 over the corpus, or a file that another system wrote."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data.bm25 import bm25_top
+from data.cache import cached
+from data.collection import Candidates, content_hash
+from data.run_files import read_run
+
+logger = logging.getLogger(__name__)
+
+Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
+
+
+class CandidateSource(Protocol):
+    """A configuration that finds the candidates of every query."""
+
+    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        """Per split, the candidates of all its queries, best first.
+
+        A split for which the source has nothing at all is left out; ValueError where it has some of its queries.
+        """
+
+
+@dataclass(frozen=True)
+class BM25Candidates:
+    """The `depth` best documents by BM25 (bm25s "lucene", English stop words, Snowball stemmer), cached."""
+
+    depth: int = 100  # candidates per query
+    k1: float = 0.9  # saturation of the term frequency
+    b: float = 0.4  # normalisation by document length, 0 to 1
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"data.candidates.depth={self.depth} must be at least 1")
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ValueError(f"data.candidates.k1={self.k1} must be at least 0, data.candidates.b={self.b} in [0, 1]")
+
+    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        texts = [text for split in queries.values() for text in split.values()]
+        key = content_hash(documents, texts, [self.depth, self.k1, self.b, version("bm25s")])
+
+        def make(path: Path) -> None:
+            best, scores = bm25_top(list(documents.values()), texts, depth=self.depth, k1=self.k1, b=self.b)
+            np.savez(path, best=best, scores=scores)
+
+        identifiers = list(documents)
+        with np.load(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make)) as arrays:
+            rows = zip(arrays["best"].tolist(), arrays["scores"].tolist(), strict=True)
+        found = ([(identifiers[i], score) for i, score in zip(*row, strict=True)] for row in rows)
+        return {name: {query_id: next(found) for query_id in split} for name, split in queries.items()}
+
+
+@dataclass(frozen=True)
+class RunFileCandidates:
+    """Candidates and scores of any other system: a TREC run file, or (*.jsonl) teacher scores `{"query_id",
+    "document_ids", "scores"}`; either may be gzipped. Ranked by score, equal scores as in the file."""
+
+    path: str
+
+    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
+        run = {
+            query_id: sorted(((doc, score) for doc, score in scores.items() if doc in documents), key=lambda x: -x[1])
+            for query_id, scores in read_run(path).items()
+        }
+        found = {}
+        for name, split in queries.items():
+            missing = [query_id for query_id in split if not run.get(query_id)]
+            if not missing:
+                found[name] = {query_id: run[query_id] for query_id in split}
+            elif len(missing) < len(split):
+                raise ValueError(
+                    f"{path}: no candidates of the corpus for query {missing[0]!r} ({len(missing)} of the {len(split)} "
+                    f"{name} queries have none); add them to the file or use data/candidates=bm25"
+                )
+            else:
+                logger.warning("%s: no candidates for any %s query: the split is left out", path, name)
+        if not found:
+            raise ValueError(f"{path}: no candidates for any query of the data; is it another collection's run?")
+        return found

@@ -1,0 +1,73 @@
+"""A test collection in memory: documents, and per split queries, judgements and the first stage's candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+SPLITS = ("train", "dev", "test")
+
+Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
+Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
+
+
+@dataclass(frozen=True)
+class Split:
+    """The queries of one split with their judgements and candidates, all keyed by query id."""
+
+    queries: dict[str, str]
+    qrels: Judgements
+    candidates: Candidates
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents (title and text joined) and disjoint splits of queries over them.
+
+    `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
+    Raises ValueError where two splits share a query, by id or by text, or a query has no candidate list.
+    """
+
+    name: str
+    documents: Mapping[str, str]
+    splits: dict[str, Split]
+    fingerprint: str
+    excluded: dict[str, set[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owner: dict[str, tuple[str, str]] = {}
+        for name, split in self.splits.items():
+            for query_id, text in split.queries.items():
+                if query_id not in split.candidates:
+                    raise ValueError(f"{self.name}: query {query_id!r} of split {name} has no candidates; give it some")
+                for key in (f"id {query_id}", f"text {normalised(text)}"):
+                    other, other_id = owner.setdefault(key, (name, query_id))
+                    if other != name:
+                        raise ValueError(
+                            f"{self.name}: query {query_id!r} of split {name} is query {other_id!r} of split {other}; "
+                            "remove it from one of them"
+                        )
+
+    def split(self, name: str) -> Split:
+        """The split of that name; ValueError naming those that exist."""
+        if name not in self.splits:
+            raise ValueError(f"data {self.name} has no {name} split (it has: {', '.join(self.splits)})")
+        return self.splits[name]
+
+
+def normalised(text: str) -> str:
+    """Lower case, word characters only: the form in which two texts count as equal."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:
+    """Hex digest of JSON-able mappings and sequences, in their own order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for item in part.items() if isinstance(part, Mapping) else part:
+            digest.update(json.dumps(item).encode())
+        digest.update(b"\x1d")
+    return digest.hexdigest()

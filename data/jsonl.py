@@ -1,0 +1,62 @@
+"""Line-oriented files, plain or gzip, whose errors name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = tuple[str, Mapping[str, Any]]  # where it stands ("corpus.jsonl:7"), what it says
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(where, line without its end) of every line that is not blank. ValueError where it is no UTF-8 or no gzip."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}:{number + 1}: broken gzip file ({error}); make it again") from None
+
+
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """(where, object) of every line of a JSONL file."""
+    for where, line in read_lines(path):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+        yield where, record
+
+
+def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) -> Any:
+    """`record[key]`, checked to be there and of that type; ids may also be integers."""
+    if key not in record:
+        raise ValueError(f"{where}: no key {key!r} (it has: {', '.join(map(repr, record)) or 'none'})")
+    value = record[key]
+    if key.endswith("id") and isinstance(value, int):
+        value = str(value)
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: {key!r} must be of type {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
+    """{key: value} of (where, key, value); ValueError where a key comes twice."""
+    first: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for where, key, value in records:
+        if key in first:
+            raise ValueError(f"{where}: duplicate id {key!r} (first at {first[key]}); ids must be unique")
+        first[key] = where
+        values[key] = value
+    return values

@@ -1,0 +1,120 @@
+"""Training lists: a query's relevant documents among hard and random negatives, drawn by key and tokenised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from data.collection import Collection
+from data.keys import stable_hash
+from data.rows import ListExample, TokenRows
+
+logger = logging.getLogger(__name__)
+
+Tokenize = Callable[[list[str], list[str]], Mapping[str, Sequence[Sequence[int]]]]
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What a training list is made of; its length is `trainer.list_size`."""
+
+    positives: int = 1  # relevant documents per list, at most: the best grades first
+    random_fraction: float = 0.4  # share of the other places for random documents; 0: candidates alone, ragged lists
+    hard_depth: int = 30  # the other documents are drawn from the first so many candidates
+
+    def __post_init__(self) -> None:
+        if self.positives < 1 or self.hard_depth < 1:
+            raise ValueError(
+                f"data.lists.positives={self.positives} and data.lists.hard_depth={self.hard_depth} must be at least 1"
+            )
+        if not 0 <= self.random_fraction <= 1:
+            raise ValueError(f"data.lists.random_fraction={self.random_fraction} must be in [0, 1]")
+
+
+class TrainingLists(Dataset):
+    """`lists[epoch, index]` is the list of training query `index` in that epoch: a function of (seed, epoch, query).
+
+    At most `list_size` documents in random order: relevant ones, candidates of the first stage (those judged relevant
+    carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
+    `random_fraction` is 0. An excluded document, or a copy of a relevant one, is never a negative.
+    `tokenize(queries, documents)` gives unpadded rows and is picklable, since workers run it.
+    """
+
+    def __init__(
+        self, collection: Collection, tokenize: Tokenize, *, list_size: int, seed: int, options: ListOptions
+    ) -> None:
+        if list_size < 2:
+            raise ValueError(f"trainer.list_size={list_size} must be at least 2: a ranking needs two documents")
+        split = collection.split("train")
+        self.documents = collection.documents
+        self.document_ids = list(collection.documents)
+        self.excluded = collection.excluded
+        self.queries, self.candidates = split.queries, split.candidates
+        self.relevant = {query: {d: g for d, g in judged.items() if g > 0} for query, judged in split.qrels.items()}
+        self.query_ids = [query for query in split.queries if self.relevant.get(query)]
+        self.tokenize, self.list_size, self.seed, self.options = tokenize, list_size, seed, options
+        skipped = len(split.queries) - len(self.query_ids)
+        if not self.query_ids:
+            raise ValueError(f"data {collection.name}: none of the {skipped} train queries has a relevant document")
+        if skipped:
+            logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    def __getitem__(self, key: tuple[int, int]) -> ListExample:
+        epoch, index = key
+        query_id = self.query_ids[index]
+        document_ids = self.draw(epoch, query_id)
+        grades, scores = self.relevant[query_id], dict(self.candidates[query_id])
+        texts = [self.documents[document_id] for document_id in document_ids]
+        return ListExample(
+            query_id=query_id,
+            document_ids=document_ids,
+            labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
+            teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
+            rows=TokenRows.from_encoding(self.tokenize([self.queries[query_id]] * len(texts), texts)),
+        )
+
+    def draw(self, epoch: int, query_id: str) -> list[str]:
+        """The document ids of one list."""
+        rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
+        relevant = self.relevant[query_id]
+        best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
+        chosen = best_first[: min(self.options.positives, self.list_size - 1)]
+        others = self.list_size - len(chosen)
+        hard = _shuffled(self._eligible_candidates(query_id, set(chosen)), rng)
+        chosen += hard[: others - round(self.options.random_fraction * others)]
+        if self.options.random_fraction > 0:
+            chosen += self._random_negatives(query_id, chosen, rng)
+        return _shuffled(chosen, rng)
+
+    def _eligible_candidates(self, query_id: str, chosen: set[str]) -> list[str]:
+        """The first candidates that may join: not chosen, not excluded, no unjudged copy of a relevant document."""
+        relevant, excluded = self.relevant[query_id], self.excluded.get(query_id, set())
+        relevant_texts = {self.documents[document_id] for document_id in relevant}
+        first = [document_id for document_id, _ in self.candidates[query_id][: self.options.hard_depth]]
+        return [
+            document_id
+            for document_id in first
+            if document_id not in chosen
+            and document_id not in excluded
+            and (document_id in relevant or self.documents[document_id] not in relevant_texts)
+        ]
+
+    def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
+        """Random documents for the places that are left, all different, none judged relevant or excluded."""
+        places = self.list_size - len(chosen)
+        blocked = {*chosen, *self.relevant[query_id], *self.excluded.get(query_id, set())}
+        total = len(self.document_ids)
+        drawn = rng.choice(total, size=min(total, places + len(blocked)), replace=False)
+        negatives = (self.document_ids[i] for i in drawn.tolist())
+        return [document_id for document_id in negatives if document_id not in blocked][:places]
+
+
+def _shuffled(items: list[str], rng: np.random.Generator) -> list[str]:
+    return [items[i] for i in rng.permutation(len(items)).tolist()]

@@ -1,0 +1,88 @@
+"""What every data set shares: its options, disjoint splits, candidates, and the finished collection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.candidates import BM25Candidates, CandidateSource
+from data.collection import SPLITS, Collection, Judgements, Split, content_hash, normalised
+from data.keys import stable_hash
+from data.lists import ListOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A collection as it was read: nothing split off, no candidates."""
+
+    documents: Mapping[str, str]
+    queries: Mapping[str, str]
+    qrels: dict[str, Judgements]  # split -> query id -> document id -> grade
+    excluded: dict[str, set[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """The options of every data set."""
+
+    dev_fraction: float = 0.1  # share of the training side held out as dev
+    cache_dir: str = "~/.cache/plackett"  # what is slow to make is kept here
+    candidates: CandidateSource = field(default_factory=BM25Candidates)
+    lists: ListOptions = field(default_factory=ListOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dev_fraction < 1:
+            raise ValueError(f"data.dev_fraction={self.dev_fraction} must be in [0, 1)")
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.cache_dir).expanduser()
+
+    def assemble(self, name: str, texts: Texts) -> Collection:
+        """The collection: dev held out of train where there is none, leaks dropped, candidates found."""
+        if not texts.documents:
+            raise ValueError(f"data {name}: the corpus has no document")
+        qrels = {split: texts.qrels[split] for split in SPLITS if split in texts.qrels}
+        if "train" in qrels and "dev" not in qrels:
+            qrels = hold_out_dev(qrels, self.dev_fraction)
+        qrels = drop_leaks(name, texts.queries, qrels)
+        queries = {split: {query: texts.queries[query] for query in judged} for split, judged in qrels.items()}
+        candidates = self.candidates.build(texts.documents, queries, self.cache)
+        splits = {split: Split(queries[split], qrels[split], found) for split, found in candidates.items()}
+        ranked = {query: [d for d, _ in found] for split in candidates.values() for query, found in split.items()}
+        excluded = {query: sorted(documents) for query, documents in texts.excluded.items()}
+        fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded)
+        return Collection(name, texts.documents, splits, fingerprint, texts.excluded)
+
+
+def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:
+    """Train's queries divided into train and dev: those whose ids hash lowest are dev, at least one if fraction > 0."""
+    train = qrels["train"]
+    size = min(max(1, round(fraction * len(train))), len(train) - 1) if fraction > 0 else 0
+    chosen = set(sorted(train, key=lambda query: stable_hash("dev", query))[:size])
+    if not chosen:
+        return qrels
+    parts = {
+        "train": {query: judged for query, judged in train.items() if query not in chosen},
+        "dev": {query: judged for query, judged in train.items() if query in chosen},
+    }
+    return parts | {split: judged for split, judged in qrels.items() if split not in parts}
+
+
+def drop_leaks(name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]) -> dict[str, Judgements]:
+    """Without the queries of train that are also in dev or test, and those of dev that are in test (by id or text)."""
+    seen: set[str] = set()
+    kept: dict[str, Judgements] = {}
+    for split in [split for split in reversed(SPLITS) if split in qrels]:
+        judged = qrels[split]
+        keys = {query: {f"id {query}", f"text {normalised(queries[query])}"} for query in judged}
+        kept[split] = {query: grades for query, grades in judged.items() if not keys[query] & seen}
+        if len(kept[split]) < len(judged):
+            dropped = len(judged) - len(kept[split])
+            logger.warning("%s: %d %s queries are also held out (dev or test): dropped", name, dropped, split)
+        seen = seen.union(*keys.values())
+    return {split: kept[split] for split in SPLITS if kept.get(split)}
