@@ -39,7 +39,8 @@ class CrossEncoderConfig:
             raise ValueError(f"model.dropout={self.dropout} must be null or in [0, 1)")
 
     def build(self, seed: int) -> CrossEncoder:
-        """The model in float32 on the CPU, equal on every rank: what the checkpoint lacks is drawn from `seed`.
+        """The model in float32 on the CPU, in training mode; what the checkpoint lacks is drawn from `seed`, so that
+        it is equal on every rank.
 
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or is not a reranker.
         """
@@ -69,7 +70,7 @@ class CrossEncoderConfig:
             folder.settings.get("default_prompt_name") if is_reranker else None,
         )
         activation = nn.Identity() if missing else _activation(folder, backbone.config)
-        return CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
+        return CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path).train()
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
         config = load_config(folder)

@@ -67,13 +67,18 @@ class LoRAConfig:
         return wrapped
 
 
+def has_adapters(model: nn.Module) -> bool:
+    """Whether `model` is trained by LoRA, so that `reference` can give its starting scores."""
+    return isinstance(getattr(model, "backbone", None), PeftModel)
+
+
 @contextmanager
 def reference(model: CrossEncoder) -> Iterator[CrossEncoder]:
     """Inside, `model` is the one that training started from: adapters off, the head as it was.
 
     With a fresh head the starting scores are random, and a KL to them means nothing: warm-start first.
     """
-    if not isinstance(model.backbone, PeftModel):
+    if not has_adapters(model):
         raise ValueError("reference scores from the model itself need LoRA (model=cross_encoder_lora)")
     with model.backbone.disable_adapter():
         yield model
@@ -85,6 +90,7 @@ def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     Built anew around `state`, whose tensors it takes and changes; `wrapped` itself stays as it is, sharded or not.
     """
     base = wrapped.get_base_model()
+    assert isinstance(base, PreTrainedModel)
     with torch.device("meta"):
         empty = get_peft_model(type(base)(copy.deepcopy(base.config)), copy.deepcopy(wrapped.peft_config["default"]))
     empty.load_state_dict(state, assign=True)

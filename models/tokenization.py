@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -84,6 +85,8 @@ def load_tokenizer(
     if folder.transformer.get("do_lower_case"):
         old = tokenizer.backend_tokenizer.normalizer
         tokenizer.backend_tokenizer.normalizer = NormalizerSequence([Lowercase(), *([old] if old else [])])
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     own = folder.max_length or min(tokenizer.model_max_length, position_limit(model))
     return tokenizer, check_max_length(folder, model, max_length or own)
 

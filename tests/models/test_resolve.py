@@ -33,6 +33,7 @@ def no_network(monkeypatch):
         attempts.append(args)
         raise socket.gaierror(-2, "Name or service not known")
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     return attempts
