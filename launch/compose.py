@@ -163,7 +163,8 @@ def force(override: Override, folders: Sequence[Path]) -> str:
     """`key=value` as `++key=value`, so that a wrong key reaches the check and not Hydra; a group's choice as given."""
     assert override.input_line is not None
     is_group = override.key_or_group in groups(folders)
-    if is_group and not override.is_delete() and not isinstance(override.value(), str | list | dict):
+    chosen = override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list | dict)
+    if is_group and not chosen:
         raise ValueError(
             f"{override.input_line} is not a choice: valid: {', '.join(choices(override.key_or_group, folders))}"
         )
@@ -188,6 +189,7 @@ def searching(folders: Sequence[Path]) -> Iterator[None]:
     for folder in folders[1:]:
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     backup = get_gh_backup()
+    GlobalHydra.instance().clear()  # a job of --multirun runs inside Hydra
     try:
         Hydra.create_main_hydra2("plackett", search_path)
         yield

@@ -72,8 +72,7 @@ def show(config_name: str, arguments: argparse.Namespace) -> None:
 
 def run_hydra(task: Main, config_name: str, given: list[str], forced: list[str]) -> None:
     """`hydra.main` on the process's own command line, its overrides replaced by what `launch.compose` makes of them."""
-    replacements = dict(zip(given, forced, strict=False))
-    sys.argv[1:] = [replacements.get(argument, argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [*forced, *(argument for argument in sys.argv[1:] if argument not in given)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `reported` instead of being printed by Hydra
     hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)()
 

@@ -1,14 +1,30 @@
-"""Fixtures for every folder of tests."""
+"""Fixtures for every folder of tests. Every test runs offline; one that needs a GPU is skipped without one."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
+from types import ModuleType
+
+# Before torch and the tokenizers are imported: small models gain nothing from threads, and the ranks of the distributed
+# tests share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_MODE="offline")
 
 import pytest
+import torch
 
 
-def _tiny_models():
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _tiny_models() -> ModuleType:
     """tests/ is no package (a tests/losses/__init__.py would hide the real `losses`), so load the helper by path."""
     spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parent / "tiny_models.py")
     module = importlib.util.module_from_spec(spec)
@@ -17,18 +33,18 @@ def _tiny_models():
 
 
 @pytest.fixture(scope="session")
-def tiny_models():
+def tiny_models() -> ModuleType:
     """The module tests/tiny_models.py: `write_tiny_bert(folder, reranker=..., seed=..., **config)`."""
     return _tiny_models()
 
 
 @pytest.fixture(scope="session")
-def tiny_bert_dir(tmp_path_factory, tiny_models) -> Path:
+def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> Path:
     """A folder with a tiny BERT encoder (no score head) and its tokenizer. Do not write to it."""
     return tiny_models.write_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))
 
 
 @pytest.fixture(scope="session")
-def tiny_reranker_dir(tmp_path_factory, tiny_models) -> Path:
+def tiny_reranker_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> Path:
     """A folder with a tiny BERT cross-encoder (one label) and its tokenizer. Do not write to it."""
     return tiny_models.write_tiny_bert(tmp_path_factory.mktemp("tiny_reranker"), reranker=True, seed=1)
