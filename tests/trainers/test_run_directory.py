@@ -1,0 +1,185 @@
+"""The rules of a run: begun, resumed, refused, finished, moved aside."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from engines.checkpoints import STATE_FILE, CheckpointStore
+from engines.testing import run_ranks
+from trainers.run_directory import RunDirectory
+
+
+def settings(root: Path, **changes: object) -> DictConfig:
+    config = OmegaConf.create(
+        {
+            "run_name": "first",
+            "output_dir": str(root),
+            "resume": "auto",
+            "seed": 1,
+            "trainer": {"_target_": "a.B", "max_steps": 9, "log_every": 1, "token_budget": 64, "betas": [0.9, 0.99]},
+            "logger": {"_target_": "a.C", "project": "p"},
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return config
+
+
+def train_until(run: RunDirectory, step: int, saved: int | None) -> None:
+    """Metrics up to `step`, a checkpoint at `saved` (marked best)."""
+    run.append_metrics({"step": 0, "split": "test", "name": "before", "nDCG@10": 0.1})
+    run.append_metrics({"step": 0, "split": "dev", "nDCG@10": 0.1})
+    for number in range(1, step + 1):
+        run.append_metrics({"step": number, "split": "train", "loss": 1 / number})
+    if saved is not None:
+        store = CheckpointStore(run.checkpoints)
+        store.save(saved, lambda folder: (folder / "weights").touch(), {"step": saved, "best_step": saved})
+        store.mark_best(saved)
+
+
+def logged_steps(run: RunDirectory) -> list[tuple[str, int]]:
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    return [(line["split"], line["step"]) for line in lines]
+
+
+def test_a_new_run_records_its_configuration_and_environment(tmp_path):
+    run = RunDirectory.open(settings(tmp_path))
+    assert (run.path, run.name, run.finished) == (tmp_path / "first", "first", False)
+    assert run.checkpoints.is_dir()
+    assert OmegaConf.load(run.path / "config.yaml") == settings(tmp_path)
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["world_size"] == 1
+    assert environment["hardware"]["cpu_cores"] >= 1
+    assert environment["hardware"]["memory_bytes"] > 2**30
+
+
+def test_no_environment_variable_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret-value")
+    run = RunDirectory.open(settings(tmp_path))
+    assert not any("a-secret-value" in file.read_text() for file in run.path.iterdir() if file.is_file())
+
+
+def test_metrics_are_strict_json_lines(tmp_path):
+    run = RunDirectory.open(settings(tmp_path))
+    run.append_metrics({"loss": math.nan, "reward": torch.tensor(0.5), "step": 3, "split": "train", "norm": math.inf})
+    assert run.metrics_file.read_text() == (
+        '{"step": 3, "split": "train", "loss": null, "reward": 0.5, "norm": null}\n'
+    )
+
+
+def test_an_unfinished_run_is_resumed_at_its_checkpoint(tmp_path, capsys):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    with (tmp_path / "first" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "spl')  # killed while writing
+    run = RunDirectory.open(settings(tmp_path, trainer__log_every=2, trainer__token_budget=32, logger__project="q"))
+    assert f"resuming {tmp_path}/first from step 3" in capsys.readouterr().err
+    assert logged_steps(run) == [("test", 0), ("dev", 0), ("train", 1), ("train", 2), ("train", 3)]
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert len(environment["resumed"]) == 1
+    assert OmegaConf.load(run.path / "config.yaml").trainer.log_every == 2
+
+
+def test_a_run_without_a_checkpoint_starts_again_with_its_first_test_scores(tmp_path, capsys):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=None)
+    run = RunDirectory.open(settings(tmp_path))
+    assert "before its first checkpoint" in capsys.readouterr().err
+    assert logged_steps(run) == [("test", 0)]
+
+
+def test_a_setting_that_changes_the_result_is_refused_by_name(tmp_path):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    with pytest.raises(ValueError) as caught:
+        RunDirectory.open(settings(tmp_path, trainer__max_steps=20, trainer__betas=[0.9, 0.95]))
+    assert "trainer.max_steps 9 -> 20, trainer.betas [0.9, 0.99] -> [0.9, 0.95]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "first" / "metrics.jsonl").read_text().count("\n") == 7
+
+
+def test_other_data_is_refused(tmp_path):
+    RunDirectory.open(settings(tmp_path)).describe_data("scifact", "abc")
+    run = RunDirectory.open(settings(tmp_path))
+    run.describe_data("scifact", "abc")
+    with pytest.raises(ValueError, match=r"other data \(scifact, fingerprint abc, now scifact, def\)"):
+        run.describe_data("scifact", "def")
+
+
+def test_a_finished_run_is_shown(tmp_path):
+    RunDirectory.open(settings(tmp_path)).write_summary({"after": 0.5, "best_dev": math.nan})
+    run = RunDirectory.open(settings(tmp_path))
+    assert run.finished
+    assert run.summary == {"after": 0.5, "best_dev": None}
+    with pytest.raises(ValueError, match=r"seed 1 -> 2"):
+        RunDirectory.open(settings(tmp_path, seed=2))
+
+
+def test_resume_none_moves_the_earlier_run_aside(tmp_path, capsys):
+    for number in range(3):
+        run = RunDirectory.open(settings(tmp_path, resume="none", seed=number))
+        run.write_summary({"after": number})
+    assert f"moved the earlier {tmp_path}/first to {tmp_path}/first.2" in capsys.readouterr().err
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("first.1", "first.2", "first")]
+    assert summaries == [{"after": 0}, {"after": 1}, {"after": 2}]
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+@pytest.mark.parametrize("pointer", ["step-000003", "best"])
+def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, pointer):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    CheckpointStore(tmp_path / "first" / "checkpoints").save(5, lambda folder: None, {"step": 5, "best_step": 3})
+    path = tmp_path / "first" / "checkpoints" / pointer
+    run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name=name, seed=7))
+    folder, state = CheckpointStore(run.checkpoints).latest()
+    assert (folder, state["step"]) == (tmp_path / name / "checkpoints" / "step-000003", 3)
+    assert CheckpointStore(run.checkpoints).best() == folder
+    assert logged_steps(run)[-1] == ("train", 3)
+    assert (tmp_path / "first.1").exists() == (name == "first")
+    original = tmp_path / ("first.1" if name == "first" else "first") / "checkpoints"
+    assert (original / "step-000005" / STATE_FILE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_name": "../escape"}, r"run_name='../escape' is not a folder's name"),
+        ({"run_name": ""}, r"run_name='' is not"),
+        ({"run_name": ".."}, r"run_name='\.\.' is not"),
+        ({"resume": "checkpoint"}, r"resume=checkpoint is not a checkpoint: expected auto, none or"),
+    ],
+)
+def test_a_wrong_name_or_path_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        RunDirectory.open(settings(tmp_path, **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def open_on_every_rank(root: str) -> list[str]:
+    """What each of four calls gives: a run, the refusal, the finished run."""
+    run = RunDirectory.open(settings(Path(root)))
+    run.append_metrics({"step": 1, "split": "train", "loss": 1.0})
+    run.describe_data("scifact", "abc")
+    heard = [str(run.path)]
+    try:
+        RunDirectory.open(settings(Path(root), seed=2))
+    except ValueError as error:
+        heard.append(str(error).split(": ")[1][:11])
+    try:
+        run.describe_data("scifact", "def")
+    except ValueError as error:
+        heard.append(str(error)[-22:])
+    run.write_summary({"after": 1.0})
+    heard.append(str(RunDirectory.open(settings(Path(root))).summary))
+    return heard
+
+
+def test_rank_0_decides_for_all_and_writes_alone(tmp_path):
+    first, second = run_ranks(open_on_every_rank, 2, str(tmp_path))
+    assert first == second
+    assert len(first) == 4
+    assert (tmp_path / "first" / "metrics.jsonl").read_text().count("\n") == 1
