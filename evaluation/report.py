@@ -14,7 +14,14 @@ from evaluation.charts import Points, draw
 from evaluation.significance import PairedTest
 from evaluation.table import CEILING, below_first_stage, format_table
 
-RANKERS = {"first_stage": "first stage", "before": "before", "after": "after", "fused": "fused"}
+RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" are those of launch/evaluate.py
+    "bm25": "bm25",
+    "first_stage": "first stage",
+    "before": "before",
+    "model": "model",
+    "after": "after",
+    "fused": "fused",
+}
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
     "reward_mean": "Reward (mean over sampled rankings)",
     "loss": "Loss",
@@ -98,10 +105,11 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, a warning."""
     queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
     tests = {name.replace("_", " "): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
+    first_stage = "bm25" if "bm25" in summary else "first stage"
     lines = [
-        f"{queries} test queries" if queries else "",
+        f"{queries:,} queries" if queries else "",
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
-        f"fused: {weight:.2f} model + {1 - weight:.2f} first stage (z-scores)" if weight is not None else "",
+        f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
         below_first_stage(result_rows(summary), summary["metric"]) or "",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -72,8 +72,7 @@ class RerankingEvaluator:
         self.config = config
         self.documents = documents
         self.tokenizer = tokenizer
-        judged = [query for query in split.queries if query in split.qrels]
-        self.queries = {query: split.queries[query] for query in choose_queries(judged, max_queries)}
+        self.queries = judged_queries(split, max_queries)
         self.qrels = {query: split.qrels[query] for query in self.queries}
         self.first_stage_run = {query: self._candidates(query, split) for query in self.queries}
         if not any(self.first_stage_run.values()):
@@ -123,9 +122,8 @@ class RerankingEvaluator:
         return scores
 
 
-def choose_queries(queries: Sequence[str], limit: int | None) -> list[str]:
-    """At most `limit` queries, in their order, chosen by a hash of their ids: the same ones in every run."""
-    if limit is None or limit >= len(queries):
-        return list(queries)
-    chosen = set(sorted(queries, key=lambda query: stable_hash("evaluated query", query))[:limit])
-    return [query for query in queries if query in chosen]
+def judged_queries(split: Split, limit: int | None) -> dict[str, str]:
+    """The judged queries, in their order; at most `limit`, chosen by a hash of their ids: the same in every run."""
+    judged = [query for query in split.queries if query in split.qrels]
+    chosen = set(sorted(judged, key=lambda query: stable_hash("evaluated query", query))[:limit])
+    return {query: split.queries[query] for query in judged if query in chosen}

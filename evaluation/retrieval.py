@@ -1,4 +1,4 @@
-"""Retrieve from the whole corpus, by BM25 or by a bi-encoder's cosine, and measure the ranking."""
+"""Retrieve from the whole corpus, by BM25 or by a bi-encoder's cosine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data.bm25 import bm25_candidates
-from data.collection import Split
-from evaluation.metrics import Run, measure
-from evaluation.reranking import RerankingConfig, RerankingResult, choose_queries
+from evaluation.metrics import Run
 from evaluation.scoring import Forward, score_rows, tokenize_sharded
 
 DEPTH = 1000  # documents retrieved per query: TREC's convention, which MAP depends on
@@ -83,14 +81,3 @@ def search(queries: Tensor, documents: Tensor, depth: int) -> tuple[Tensor, Tens
             indices = indices.gather(1, kept)
         found.append((scores, indices))
     return torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found])
-
-
-def evaluate_retriever(
-    split: Split, documents: Mapping[str, str], retriever: Retriever, config: RerankingConfig
-) -> RerankingResult:
-    """Metrics over the whole corpus to depth 1000, with recall@100 besides those of `config`; every judged query."""
-    judged = [query for query in split.queries if query in split.qrels]
-    queries = {query: split.queries[query] for query in choose_queries(judged, config.max_queries)}
-    run = retriever.retrieve(documents, queries, DEPTH)
-    qrels = {query: split.qrels[query] for query in queries}
-    return RerankingResult(measure(qrels, run, [*config.metrics, "recall@100"]), run)

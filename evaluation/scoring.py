@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from data.chunks import chunks_of_rank, plan_chunks
 from data.rows import TokenRows
 from engines.collectives import gather_objects, gather_rows
-from engines.process_group import rank, world_size
+from engines.process_group import is_main, rank, world_size
 
 TOKENIZER_BATCH = 1024  # rows per call
 
@@ -47,7 +48,8 @@ def score_rows(
     own = chunks_of_rank(plan_chunks(rows.lengths.tolist(), token_budget), rank(), world_size())
     outputs: list[Tensor] = []
     with evaluating(module_of(forward)), torch.no_grad():
-        for chunk in own:
+        hidden = None if is_main() else True  # None: shown on terminals alone
+        for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
             features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
             output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
             outputs.append(output[key][: len(chunk)].float())
