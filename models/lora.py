@@ -78,7 +78,7 @@ def reference(model: CrossEncoder) -> Iterator[CrossEncoder]:
 
     With a fresh head the starting scores are random, and a KL to them means nothing: warm-start first.
     """
-    if not has_adapters(model):
+    if not isinstance(model.backbone, PeftModel):
         raise ValueError("reference scores from the model itself need LoRA (model=cross_encoder_lora)")
     with model.backbone.disable_adapter():
         yield model

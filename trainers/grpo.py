@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.keys import stable_hash
 from data.rows import ListBatch
 from evaluation.scoring import score_rows
-from models.lora import adapters_disabled, has_adapters
+from models.lora import has_adapters, reference
 from trainers.chunked import Representations
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
@@ -34,6 +34,11 @@ class GRPOTrainerConfig(TrainerConfig):
             raise ValueError(
                 f"trainer=grpo needs a policy loss such as loss=plackett_luce_grpo, got {type(loss).__name__} "
                 f"(supervised losses go with trainer=ranking)"
+            )
+        if self.num_iterations > 1 and loss.on_policy_only:
+            raise ValueError(
+                f"trainer.num_iterations={self.num_iterations}: gradient_estimator={loss.gradient_estimator} holds only "
+                "for one update per batch"
             )
 
     def build(self, **parts: Any) -> GRPOTrainer:
@@ -83,7 +88,7 @@ class GRPOTrainer(Trainer):
         arguments = (batch.rows, self.backward.padding, self.config.token_budget, self.engine.device)
         if self.reference is not None:
             return batch.to_lists(score_rows(self.reference.to(self.engine.device), *arguments))
-        with adapters_disabled(self.engine.model):
+        with reference(self.engine.model):
             return batch.to_lists(score_rows(self.engine.forward, *arguments))
 
     def family_state(self) -> dict[str, Any]:

@@ -1,0 +1,198 @@
+"""What a training run does, from its configuration to its report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig
+
+from data.collection import Collection
+from data.lists import TrainingLists
+from data.loader import ListLoader
+from data.run_files import read_trec_run, write_trec_run
+from engines import process_group
+from engines.collectives import gather_objects
+from engines.memory import keep_freed_memory, peak_memory_bytes
+from evaluation.fusion import fit_weight, fuse
+from evaluation.metrics import Metrics, Run, measure
+from evaluation.queries import write_queries
+from evaluation.report import print_table, result_rows, write_report
+from evaluation.table import format_table
+from evaluation.reranking import RerankingEvaluator
+from evaluation.significance import paired_test
+from launch.compose import instantiate
+from launch.config import RunConfig
+from models.cross_encoder import CrossEncoder
+from models.export import export_cross_encoder
+from models.resolve import resolve
+from trainers.loggers import Logger
+from trainers.run_directory import RunDirectory
+from trainers.trainer import Trainer
+
+
+def train(config: DictConfig) -> float | None:
+    """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises)."""
+    settings: RunConfig = instantiate(config)
+    settings.trainer.check(settings.loss)
+    keep_freed_memory()
+    process_group.start()
+    run = RunDirectory.open(config)
+    if run.finished:
+        return show_finished(run)
+    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+    collection = settings.data.build()
+    run.describe_data(collection.name, collection.fingerprint)
+    model = settings.model.build(settings.seed)
+    logger = settings.logger.build(run, config)
+    trainer = make_trainer(settings, collection, model, run, logger)
+    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer)
+
+    before = score_before(trainer, test, run)
+    trainer.fit()
+    summary = finish(trainer, test, before, run)
+    logger.finish(summary)
+    process_group.stop()
+    return summary["best_dev"]
+
+
+def make_trainer(
+    settings: RunConfig, collection: Collection, model: CrossEncoder, run: RunDirectory, logger: Logger
+) -> Trainer:
+    options = settings.trainer
+    lists = TrainingLists(
+        collection,
+        model.tokenizer,
+        list_size=options.list_size,
+        seed=settings.seed,
+        options=settings.data.lists,
+    )
+    loader = ListLoader(
+        lists,
+        batch_size=options.batch_size,
+        seed=settings.seed,
+        rank=process_group.rank(),
+        world_size=process_group.world_size(),
+        workers=options.workers,
+    )
+    dev = collection.splits.get("dev")
+    return options.build(
+        model=model,
+        engine_config=settings.engine,
+        loader=loader,
+        padding=model.tokenizer.padding,
+        loss=settings.loss,
+        evaluator=settings.eval.build(dev, collection.documents, model.tokenizer, dev=True) if dev else None,
+        run=run,
+        logger=logger,
+        seed=settings.seed,
+    )
+
+
+def score_before(trainer: Trainer, test: RerankingEvaluator, run: RunDirectory) -> Run:
+    """The starting model's scores of test; an interrupted run has them on disk."""
+    stored = run.path / "runs" / "before.run"
+    if stored.is_file():
+        return read_trec_run(stored)
+    result = test.evaluate(trainer.engine.forward, trainer.engine.device)
+    record(run, trainer, 0, "before", result.run, result.metrics)
+    return result.run
+
+
+def record(run: RunDirectory, trainer: Trainer, step: int, name: str, scores: Run, metrics: Metrics) -> None:
+    """Test scores as a TREC run file and as a line of metrics.jsonl."""
+    if process_group.is_main():
+        (run.path / "runs").mkdir(exist_ok=True)
+        write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
+    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
+    trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
+
+
+def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDirectory) -> dict[str, Any]:
+    """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report."""
+    engine, metrics = trainer.engine, test.config.metrics
+    best = trainer.checkpoints.best()
+    if best is not None:
+        engine.load(best)
+    after = test.evaluate(engine.forward, engine.device)
+    weight = fit_fusion(trainer)
+    fused = fuse(test.first_stage_run, after.run, weight)
+    results = {
+        "first_stage": test.first_stage,
+        "before": measure(test.qrels, before, metrics),
+        "after": after.metrics,
+        "fused": measure(test.qrels, fused, metrics),
+    }
+    record(run, trainer, trainer.step, "after", after.run, after.metrics)
+    record(run, trainer, trainer.step, "fused", fused, results["fused"])
+    summary = summarise(trainer, test, results, weight)
+    with engine.full_weights():
+        if process_group.is_main():
+            export_cross_encoder(engine.model, run.path / "model", card=model_card(trainer, summary))
+    run.write_summary(summary)  # from now on the run counts as finished
+    if process_group.is_main():
+        write_queries(run.path / "queries.json", test, after)
+        write_report(run.path)
+        print_table(summary)
+        print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
+    return summary
+
+
+def fit_fusion(trainer: Trainer) -> float:
+    """The weight of the model beside the first stage that is best on dev; 1/2 where there is no dev split."""
+    dev = trainer.evaluator
+    if dev is None:
+        return 0.5
+    scores = dev.evaluate(trainer.engine.forward, trainer.engine.device).run
+    return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
+
+
+def summarise(
+    trainer: Trainer, test: RerankingEvaluator, results: dict[str, Metrics], weight: float
+) -> dict[str, Any]:
+    metric = test.config.metric
+    values = {name: result.per_query[metric] for name, result in results.items()}
+    totals = trainer.totals
+    return {
+        "metric": metric,
+        **{name: result.mean[metric] for name, result in results.items()},
+        "best_dev": trainer.best_metric,
+        "best_step": trainer.best_step,
+        "stages": [{"name": trainer.run.name, "metric": results["after"].mean[metric]}],
+        "metrics": {name: result.mean for name, result in results.items()},
+        "recall_ceiling": test.recall_ceiling,
+        "ceiling": test.ceiling.mean,
+        "fusion_weight": weight,
+        "tests": {
+            "after_vs_first_stage": asdict(paired_test(values["first_stage"], values["after"])),
+            "fused_vs_first_stage": asdict(paired_test(values["first_stage"], values["fused"])),
+        },
+        "test_queries": len(test.queries),
+        "steps": trainer.step,
+        "seconds": totals["seconds"],
+        "rows_per_s": totals["rows"] / max(totals["seconds"], 1e-9),
+        "tokens_per_s": totals["tokens"] / max(totals["seconds"], 1e-9),
+        "peak_memory_bytes": max(gather_objects(peak_memory_bytes())),
+        "engine": trainer.engine.name,
+        "world_size": process_group.world_size(),
+    }
+
+
+def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
+    """What the exported model was trained with, and how it ranks."""
+    table = format_table(result_rows(summary))
+    return (
+        f"Trained by plackett for {summary['steps']} steps ({type(trainer.loss).__name__}, "
+        f"{trainer.config.batch_size} lists of {trainer.config.list_size} documents each).\n\n"
+        f"On {summary['test_queries']} test queries, reranking the first stage's candidates:\n\n```\n{table}\n```\n"
+    )
+
+
+def show_finished(run: RunDirectory) -> float | None:
+    """The results of a run that has already ended."""
+    assert run.summary is not None
+    if process_group.is_main():
+        print(f"{run.path} is finished ({run.summary['steps']} steps); resume=none trains it again")
+        print_table(run.summary)
+    process_group.stop()
+    return run.summary["best_dev"]
