@@ -106,9 +106,13 @@ class DeepSpeedEngine:
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.float() for name, value in self.engine(features).items()}
+        return {name: value.float() for name, value in self.engine(**features).items()}
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
+        if self.stage > 0:
+            # What DeepSpeed does in a forward to tell one backward from the next: with several graphs kept there is
+            # none in between, and ZeRO-3 would overwrite the gradient of the previous chunk instead of adding to it.
+            self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(surrogate * process_group.world_size(), scale_wrt_gas=False)
 
@@ -137,7 +141,13 @@ class DeepSpeedEngine:
         return self.deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
     def save(self, folder: Path) -> None:
+        """DeepSpeed's checkpoint format, without frozen weights, which come with the model itself."""
         self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        if not (folder / TAG).is_dir():
+            raise ValueError(f"{folder} holds no checkpoint of engine={self.name}")
+        try:
+            self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        except self.deepspeed.runtime.zero.utils.ZeRORuntimeException as error:
+            raise ValueError(f"{folder} cannot be continued on {process_group.world_size()} ranks: {error}") from None

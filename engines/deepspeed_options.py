@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ DECIDED_ELSEWHERE = {
     "gradient_accumulation_steps": "trainer.token_budget",
     "managed_gradient_accumulation": "trainer.token_budget",
     "gradient_allreduce_op": "the engine, which sums",
+    "fp16": "engine.precision (fp32 and bf16 need no loss scale)",
+    "zero_optimization.stage": "engine=zero0 ... zero3",
 }
 
 
@@ -33,6 +36,8 @@ def import_deepspeed() -> Any:
     finally:
         logging.disable(previous)
     logger.setLevel(logging.ERROR)
+    # DeepSpeed 0.19 calls collectives that torch 2.13 renames.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -48,7 +53,8 @@ def deep_merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
 
 def check_overrides(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """ValueError for a key that DeepSpeed does not read, a value it refuses, or a key that is decided elsewhere."""
-    for key in overrides:
+    zero = overrides.get("zero_optimization") or {}
+    for key in [*overrides, *(f"zero_optimization.{key}" for key in zero)]:
         if key in DECIDED_ELSEWHERE:
             raise ValueError(f"engine.config.{key} is decided by {DECIDED_ELSEWHERE[key]}: remove it")
     import_deepspeed()

@@ -21,7 +21,7 @@ class Engine(Protocol):
 
     name: str  # "torch", "zero0" ... "zero3"
     device: torch.device
-    model: nn.Module  # the user's module, unwrapped: model(features) -> dict of tensors with a leading row axis
+    model: nn.Module  # the user's module, unwrapped: model(**features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Representations of one chunk (leading row axis), under autocast, returned in float32.

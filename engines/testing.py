@@ -12,8 +12,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +31,29 @@ def run_ranks(
     `function` is defined at the top of a module; arguments and results are picklable. The store is a file: no ports.
     The first exception of any rank ends all of them and is raised here, with that rank's traceback.
     """
+    place = (inspect.getfile(function), function.__module__, function.__qualname__)
+    context = _forkserver()
     with tempfile.TemporaryDirectory() as folder:
-        context = _forkserver()
-        ranks: dict[Connection, Any] = {}
-        for rank in range(world_size):
-            receiver, sender = context.Pipe(duplex=False)
-            place = (inspect.getfile(function), function.__module__, function.__qualname__)
-            process = context.Process(
-                target=_run_rank, args=(sender, place, arguments, rank, world_size, folder, timeout_s), daemon=True
-            )
-            process.start()
-            sender.close()
-            ranks[receiver] = process
+        ranks: list[_Rank] = []
         try:
+            for rank in range(world_size):
+                receiver, sender = context.Pipe(duplex=False)
+                settings = (sender, place, arguments, rank, world_size, Path(folder) / "store", timeout_s)
+                process = context.Process(target=_run_rank, args=settings, daemon=True)
+                process.start()
+                sender.close()
+                ranks.append(_Rank(process, receiver))
             return _collect(ranks, timeout_s)
         finally:
-            for process in ranks.values():
-                process.kill()
-                process.join()
+            for started in ranks:
+                started.process.kill()
+                started.process.join()
+
+
+@dataclass
+class _Rank:
+    process: BaseProcess
+    receiver: Connection
 
 
 def _forkserver() -> Any:
@@ -56,24 +63,29 @@ def _forkserver() -> Any:
     return context
 
 
-def _collect(ranks: dict[Connection, Any], timeout_s: float) -> list[Any]:
-    results: dict[Connection, Any] = {}
+def _collect(ranks: list[_Rank], timeout_s: float) -> list[Any]:
+    results: dict[int, Any] = {}
     deadline = time.monotonic() + timeout_s
     while len(results) < len(ranks):
-        ready = wait([receiver for receiver in ranks if receiver not in results], max(deadline - time.monotonic(), 0.0))
+        waiting = [number for number in range(len(ranks)) if number not in results]
+        ready = wait([ranks[number].receiver for number in waiting], max(deadline - time.monotonic(), 0.0))
         if not ready:
-            missing = [number for number, receiver in enumerate(ranks) if receiver not in results]
-            raise TimeoutError(f"ranks {missing} did not finish within {timeout_s} s")
-        for receiver in ready:
-            number = list(ranks).index(receiver)
-            try:
-                succeeded, results[receiver] = pickle.loads(receiver.recv_bytes())
-            except EOFError:
-                ranks[receiver].join()
-                raise RuntimeError(f"rank {number} died with exit code {ranks[receiver].exitcode}") from None
-            if not succeeded:
-                raise RuntimeError(f"rank {number} of {len(ranks)} failed:\n{results[receiver]}")
-    return [results[receiver] for receiver in ranks]
+            raise TimeoutError(f"ranks {waiting} did not finish within {timeout_s} s")
+        for number in waiting:
+            if ranks[number].receiver in ready:
+                results[number] = _result(ranks[number], f"rank {number} of {len(ranks)}")
+    return [results[number] for number in range(len(ranks))]
+
+
+def _result(rank: _Rank, name: str) -> Any:
+    try:
+        succeeded, result = pickle.loads(rank.receiver.recv_bytes())
+    except EOFError:
+        rank.process.join()
+        raise RuntimeError(f"{name} died with exit code {rank.process.exitcode}") from None
+    if not succeeded:
+        raise RuntimeError(f"{name} failed:\n{result}")
+    return result
 
 
 def _run_rank(
@@ -82,7 +94,7 @@ def _run_rank(
     arguments: tuple[Any, ...],
     rank: int,
     world_size: int,
-    folder: str,
+    store: Path,
     timeout_s: float,
 ) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ranks on the CPU, whatever the machine
@@ -90,7 +102,7 @@ def _run_rank(
     try:
         dist.init_process_group(
             "gloo",
-            store=dist.FileStore(str(Path(folder) / "store"), world_size),
+            store=dist.FileStore(str(store), world_size),
             rank=rank,
             world_size=world_size,
             timeout=timedelta(seconds=timeout_s),
@@ -108,7 +120,8 @@ def _find(file: str, module_name: str, function_name: str) -> Callable[..., Any]
     """The function in its own file: a test module is found by its path, whatever pytest calls it."""
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)
-        assert spec is not None and spec.loader is not None, file
+        assert spec is not None, file
+        assert spec.loader is not None, file
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)

@@ -65,7 +65,7 @@ class TorchEngine:
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.model(features)
+            output = self.model(**features)
         return {name: value.float() for name, value in output.items()}
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
@@ -112,7 +112,7 @@ class TorchEngine:
             differing = sorted(weights.keys() ^ expected.keys()) or "shapes"
             raise ValueError(f"{folder / 'model.safetensors'} holds another model's weights (differing: {differing})")
         self.model.load_state_dict(weights, strict=False)
-        state = torch.load(folder / "optimizer.pt", map_location=self.device, weights_only=True)
+        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 

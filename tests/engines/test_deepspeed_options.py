@@ -1,0 +1,73 @@
+"""A user's DeepSpeed keys: merged as the last word, and wrong ones refused before a model is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.deepspeed_options import deep_merge
+
+CPU = torch.device("cpu")
+
+
+def test_deep_merge_keeps_what_is_not_overridden() -> None:
+    base = {"zero": {"stage": 2, "bucket": 1}, "clip": 1.0}
+    assert deep_merge(base, {"zero": {"bucket": 5}, "more": True}) == {
+        "zero": {"stage": 2, "bucket": 5},
+        "clip": 1.0,
+        "more": True,
+    }
+    assert base["zero"]["bucket"] == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"gradient_cliping": 1.0}, r"engine.config.gradient_cliping is no key .*nearest: gradient_clipping"),
+        ({"zero_optimization": {"reduce_bucket": 5}}, r"DeepSpeed refuses reduce_bucket in DeepSpeedZeroConfig"),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, r"DeepSpeed refuses reduce_bucket_size"),
+        ({"zero_optimization": {"stage": 3}}, r"engine.config.zero_optimization.stage is decided by engine=zero0"),
+        ({"optimizer": {"type": "Adam"}}, r"engine.config.optimizer is decided by trainer.optimizer"),
+        ({"fp16": {"enabled": True}}, r"engine.config.fp16 is decided by engine.precision"),
+    ],
+)
+def test_wrong_keys_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DeepSpeedEngineConfig(stage=2, config=config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stage": 4}, "engine.stage must be 0, 1, 2 or 3, got 4"),
+        ({"offload": "disk"}, "engine.offload must be one of none, optimizer, all, got 'disk'"),
+        ({"stage": 0, "offload": "optimizer"}, "does nothing at ZeRO stage 0"),
+        ({"stage": 2, "offload": "all"}, "does nothing at ZeRO stage 2"),
+        ({"precision": "fp8"}, "engine.precision must be one of auto, fp32, bf16, got 'fp8'"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DeepSpeedEngineConfig(**options)
+
+
+def test_known_keys_pass() -> None:
+    config = {"zero_optimization": {"overlap_comm": True}, "wall_clock_breakdown": True, "gradient_clipping": 0.5}
+    assert DeepSpeedEngineConfig(stage=2, config=config).config == config
+
+
+def test_clipping_is_always_said() -> None:
+    assert DeepSpeedEngineConfig().options(2.0, CPU)["gradient_clipping"] == 2.0
+    assert DeepSpeedEngineConfig().options(float("inf"), CPU)["gradient_clipping"] == 0.0
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_every_stage_has_its_file_with_the_defaults(stage: int) -> None:
+    node = yaml.safe_load((Path(__file__).parents[2] / f"conf/engine/zero{stage}.yaml").read_text())
+    assert node.pop("_target_") == "engines.deepspeed_engine.DeepSpeedEngineConfig"
+    assert DeepSpeedEngineConfig(**node) == DeepSpeedEngineConfig(stage=stage)

@@ -1,0 +1,278 @@
+"""Every engine against a bare loop: same norms and weights for several chunks, kept graphs and two ranks."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.optim.lr_scheduler import LambdaLR
+
+from engines import process_group
+from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.optimizers import OptimizerOptions
+from engines.protocol import Engine
+from engines.testing import run_ranks
+from engines.torch_engine import TorchEngineConfig
+
+NUM_CHUNKS = 5  # over two ranks: three rounds, of which one rank's last is a dummy
+PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # also these small weights
+ENGINES: dict[str, Any] = {
+    "torch": TorchEngineConfig(),
+    "zero0": DeepSpeedEngineConfig(stage=0),
+    "zero1": DeepSpeedEngineConfig(stage=1),
+    "zero2": DeepSpeedEngineConfig(stage=2),
+    "zero3": DeepSpeedEngineConfig(stage=3, config=PARTITION_ALL),
+    "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
+    "zero2-offload": DeepSpeedEngineConfig(stage=2, offload="optimizer"),
+    "zero3-offload": DeepSpeedEngineConfig(stage=3, offload="all", config=PARTITION_ALL),
+}
+SGD = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.1)
+ADAMW = OptimizerOptions(name="adamw", learning_rate=0.01)
+
+
+class Scorer(nn.Module):
+    """A one-layer transformer with dropout, a frozen layer, and a layer that takes no part."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(16, 16).requires_grad_(False)  # the same whatever the seed, as pretrained weights are
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(50, 16)
+        self.attention = nn.Linear(16, 48, bias=False)  # a key's bias has gradient 0, whose rounding AdamW amplifies
+        self.dropout = nn.Dropout(0.2)
+        self.norm = nn.LayerNorm(16)
+        self.score = nn.Linear(16, 1)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        hidden = self.frozen(self.embedding(input_ids))
+        query, key, value = self.attention(hidden).chunk(3, dim=-1)
+        hidden = self.norm(hidden + self.dropout(scaled_dot_product_attention(query, key, value)))
+        return {"score": self.score(hidden.mean(1)).squeeze(-1)}
+
+
+def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda step: 1 / (1 + step))
+
+
+@cache
+def chunks(step: int) -> list[tuple[Tensor, Tensor]]:
+    """Token ids [rows, length] and the gradients [rows] of some loss with respect to their scores; ragged."""
+    generator = torch.Generator().manual_seed(step)
+    sizes = [(3, 4), (3, 4), (2, 6), (4, 3), (1, 9)]
+    assert len(sizes) == NUM_CHUNKS
+    return [
+        (torch.randint(0, 50, size, generator=generator), torch.randn(size[0], generator=generator)) for size in sizes
+    ]
+
+
+def bare_loop(options: OptimizerOptions, max_grad_norm: float, num_steps: int) -> tuple[list[float], dict[str, Tensor]]:
+    """What every engine must equal, written without one."""
+    model = Scorer()
+    optimizer = options.build(model)
+    lr_scheduler, norms = schedule(optimizer), []
+    for step in range(num_steps):
+        model.unused.weight.grad, model.unused.bias.grad = torch.zeros(3, 3), torch.zeros(3)
+        for index, (ids, gradients) in enumerate(chunks(step)):
+            torch.manual_seed(1000 * step + index)
+            (model(input_ids=ids)["score"] * gradients).sum().backward()
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm).item())
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+    return norms, {name: value.detach() for name, value in model.named_parameters()}
+
+
+def accumulate(engine: Engine, step: int, kept: int, factor: float = 1.0) -> None:
+    """One step's chunks of this rank: the last `kept` keep their graph, the others are recomputed."""
+    rank, world_size = process_group.rank(), process_group.world_size()
+    own: list[int | None] = [*range(NUM_CHUNKS)][rank::world_size]
+    own += [None] * (-(-NUM_CHUNKS // world_size) - len(own))
+
+    def forward(index: int | None) -> Tensor:
+        torch.manual_seed(1000 * step + (index or 0))
+        return engine.forward({"input_ids": chunks(step)[index or 0][0]})["score"]
+
+    first_kept = max(len(own) - kept, 0)
+    outputs = []
+    for position, index in enumerate(own):
+        with torch.set_grad_enabled(position >= first_kept):
+            outputs.append(forward(index))
+    order = [*range(first_kept, len(own)), *range(first_kept)]
+    for count, position in enumerate(order):
+        index = own[position]
+        scores = outputs[position] if position >= first_kept else forward(index)
+        surrogate = (scores * (0 if index is None else chunks(step)[index][1])).sum()
+        engine.backward(surrogate * factor, last=count == len(order) - 1)
+
+
+def train(engine: Engine, steps: range, kept: int = 2) -> list[float]:
+    norms = []
+    for step in steps:
+        accumulate(engine, step, kept)
+        norms.append(engine.step())
+    return norms
+
+
+def weights(engine: Engine) -> dict[str, Tensor]:
+    with engine.full_weights():
+        return {name: value.detach().clone() for name, value in engine.model.named_parameters()}
+
+
+def exercise(kind: str, folder: Path) -> dict[str, Any]:
+    """All checks of one engine on this rank; DeepSpeed takes seconds to start, so they share the process."""
+    config = ENGINES[kind]
+    results: dict[str, Any] = {}
+    for kept in (1, 3):
+        engine = config.build(Scorer(), SGD, schedule, max_grad_norm=1.0)
+        results[f"sgd, {kept} kept"] = train(engine, range(3), kept), weights(engine), engine.learning_rate()
+    results["after errors"] = _survives_non_finite(engine), weights(engine)
+
+    engine = config.build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
+    train(engine, range(2))
+    engine.save(folder)
+    process_group.barrier()
+    results["uninterrupted"] = train(engine, range(2, 4)), weights(engine), engine.learning_rate()
+    resumed = config.build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
+    resumed.load(folder)
+    results["resumed"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
+
+    half = replace(config, precision="bf16").build(Scorer(), SGD, schedule, max_grad_norm=1.0)
+    half.model.eval()
+    with torch.no_grad():
+        results["bf16"] = half.forward({"input_ids": chunks(0)[0][0]})["score"]
+    return results
+
+
+def _survives_non_finite(engine: Engine) -> list[float]:
+    """Steps 3-4, after every rank has refused gradients that only rank 0 has spoilt."""
+    before = weights(engine)
+    for factor in (math.nan, math.inf):
+        accumulate(engine, 7, 2, factor if process_group.rank() == 0 else 1.0)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            engine.step()
+        assert all(torch.equal(before[name], value) for name, value in weights(engine).items())
+    return train(engine, range(3, 5))
+
+
+def exercise_all(folder: Path) -> dict[str, dict[str, Any]]:
+    results = {}
+    for kind in ENGINES:
+        if process_group.is_main():
+            (folder / kind).mkdir()
+        process_group.barrier()
+        results[kind] = exercise(kind, folder / kind)
+    return results
+
+
+def exercise_alone(folder: Path) -> tuple[list[float], dict[str, Tensor]]:
+    """DeepSpeed as `python launch/train.py` starts it: no group, no environment, no compiler to be found."""
+    dist.destroy_process_group()
+    os.environ["PATH"] = ""
+    assert "LOCAL_RANK" not in os.environ
+    engine = ENGINES["zero2"].build(Scorer(), SGD, schedule, max_grad_norm=1.0)
+    return train(engine, range(3)), weights(engine)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    return run_ranks(exercise_all, 2, folder)
+
+
+def assert_equal_run(actual: tuple[Any, ...], expected: tuple[Any, ...], tolerance: float = 1e-5) -> None:
+    assert actual[0] == pytest.approx(expected[0], rel=tolerance)
+    assert actual[1].keys() == expected[1].keys()
+    for name, value in expected[1].items():
+        assert actual[1][name].shape == value.shape, name
+        assert (actual[1][name] - value).abs().max() < tolerance, name
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kept", [1, 3])
+def test_two_ranks_equal_a_bare_loop(two_ranks: list[Any], kind: str, kept: int) -> None:
+    expected = bare_loop(SGD, 1.0, 3)
+    assert min(expected[0]) > 1, "clipping must act"
+    for rank in two_ranks:
+        norms, final, learning_rate = rank[kind][f"sgd, {kept} kept"]
+        assert_equal_run((norms, final), expected)
+        assert learning_rate == pytest.approx(0.1 / 4)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_non_finite_gradient_of_one_rank_changes_nothing(two_ranks: list[Any], kind: str) -> None:
+    norms, final = bare_loop(SGD, 1.0, 5)
+    for rank in two_ranks:
+        assert_equal_run(rank[kind]["after errors"], (norms[3:], final))
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_adamw_without_clipping_equals_a_bare_loop(two_ranks: list[Any], kind: str) -> None:
+    norms, final = bare_loop(ADAMW, math.inf, 4)
+    for rank in two_ranks:
+        assert_equal_run(rank[kind]["uninterrupted"], (norms[2:], final))
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_resumed_equals_uninterrupted(two_ranks: list[Any], kind: str) -> None:
+    for rank in two_ranks:
+        assert_equal_run(rank[kind]["resumed"], rank[kind]["uninterrupted"], 1e-7)
+        assert rank[kind]["resumed"][2] == rank[kind]["uninterrupted"][2]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_bf16_forward_returns_float32(two_ranks: list[Any], kind: str) -> None:
+    half = two_ranks[0][kind]["bf16"]
+    full = Scorer().eval()(input_ids=chunks(0)[0][0])["score"]
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().max() < 0.05
+
+
+def test_deepspeed_alone_needs_no_environment_and_no_compiler(tmp_path: Path) -> None:
+    assert_equal_run(run_ranks(exercise_alone, 1, tmp_path)[0], bare_loop(SGD, 1.0, 3))
+
+
+def test_torch_engine_alone_equals_a_bare_loop_bit_by_bit() -> None:
+    engine = ENGINES["torch"].build(Scorer(), SGD, schedule, max_grad_norm=1.0)
+    norms, final = bare_loop(SGD, 1.0, 3)
+    assert train(engine, range(3), kept=0) == norms
+    assert all(torch.equal(value, final[name]) for name, value in weights(engine).items())
+
+
+def load_elsewhere(folder: Path) -> list[str]:
+    """The errors of loading what is not there, what another engine wrote, and what two ranks wrote into one."""
+    messages = []
+    for kind, source in (("zero2", "torch"), ("zero2", "zero2"), ("torch", "zero2")):
+        engine = ENGINES[kind].build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            engine.load(folder / source)
+        messages.append(str(caught.value))
+    return messages
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(two_ranks: list[Any], folder: Path) -> None:
+    absent, ranks, other = run_ranks(load_elsewhere, 1, folder)[0]
+    assert "holds no checkpoint of engine=zero2" in absent
+    assert "cannot be continued on 1 ranks" in ranks
+    assert "model.safetensors" in other
+
+
+def test_another_model_is_refused(two_ranks: list[Any], folder: Path) -> None:
+    model = Scorer()
+    model.unused = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="holds another model's weights"):
+        ENGINES["torch"].build(model, ADAMW, schedule, max_grad_norm=1.0).load(folder / "torch")
