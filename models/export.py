@@ -92,7 +92,7 @@ def _write_contract(model: CrossEncoder, work: Path) -> None:
     _write_json(
         work / "config_sentence_transformers.json",
         {
-            "__version__": {name: metadata.version(name) for name in ("transformers", "torch")},
+            "__version__": {"pytorch": metadata.version("torch"), "transformers": metadata.version("transformers")},
             "model_type": "CrossEncoder",
             "activation_fn": activation,
             "prompts": dict(model.tokenizer.prompts),

@@ -69,7 +69,7 @@ def load_backbone(
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (ValueError, ImportError, OSError, SafetensorError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
         raise ValueError(f"model {folder.path}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""

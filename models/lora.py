@@ -16,6 +16,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.loading import quiet
+
 if TYPE_CHECKING:
     from models.cross_encoder import CrossEncoder
 
@@ -62,7 +64,8 @@ class LoRAConfig:
             target_modules=targets,
             modules_to_save=list(head),
         )
-        wrapped = get_peft_model(backbone, config)
+        with quiet():
+            wrapped = get_peft_model(backbone, config)
         assert isinstance(wrapped, PeftModel)
         return wrapped
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from engines.testing import run_ranks
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.export import export_cross_encoder
 from models.lora import LoRAConfig
@@ -163,3 +164,41 @@ def test_the_export_needs_nothing_of_its_source(tiny_bert_dir, tmp_path):
     torch.testing.assert_close(score(CrossEncoder.load(tmp_path / "export")), score(model), atol=1e-6, rtol=0)
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"
+
+
+def train_sharded_and_export(base: Path, folder: Path) -> list[Tensor]:
+    """One ZeRO-3 step of a LoRA model, then both exports by rank 0; the scores that they should give."""
+    import math
+
+    import torch.distributed as dist
+
+    from engines.deepspeed_engine import DeepSpeedEngineConfig
+    from engines.optimizers import OptimizerOptions
+
+    model = build(base, lora=LoRAConfig(r=4), dropout=0.0, gradient_checkpointing=True).train()
+    start = score(model)
+    options = OptimizerOptions(name="sgd", learning_rate=0.1)
+    engine = DeepSpeedEngineConfig(stage=3, precision="fp32").build(
+        model, options, lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), math.inf
+    )
+    encoding = model.tokenizer(["what is python?"], ["a red apple"])
+    features = {name: torch.tensor(rows) for name, rows in encoding.items()}
+    features["attention_mask"] = torch.ones_like(features["input_ids"])
+    engine.backward(engine.forward(features)["score"].sum(), last=True)
+    engine.step()
+    model.eval()
+    trained = score(model)
+    with engine.full_weights():
+        if dist.get_rank() == 0:
+            export_cross_encoder(model, folder / "merged")
+            export_cross_encoder(model, folder / "adapter", adapter_only=True)
+    return [start, trained, score(model)]
+
+
+def test_sharded_weights_are_exported_whole(tiny_bert_dir, tmp_path):
+    pytest.importorskip("deepspeed")
+    start, trained, after = run_ranks(train_sharded_and_export, 2, tiny_bert_dir, tmp_path)[0]
+    assert (trained - start).abs().max() > 1e-2
+    torch.testing.assert_close(after, trained, atol=1e-6, rtol=0)  # the export changes nothing
+    for name in ("merged", "adapter"):
+        torch.testing.assert_close(score(CrossEncoder.load(tmp_path / name)), trained, atol=1e-5, rtol=0)
