@@ -78,13 +78,16 @@ class Schema:
         if isinstance(value, str) and value == MISSING:
             raise ValueError(self.missing(key, hint))
         kind, arguments = typing.get_origin(hint), typing.get_args(hint)
-        if kind in (Union, types.UnionType):
-            return self.union(value, arguments, hint, key)
+        members = arguments if kind in (Union, types.UnionType) else (hint,)
         if isinstance(value, Mapping) and "_target_" in value:
             target = locate(value["_target_"], key)
-            if is_dataclass_type(hint) and not (isinstance(target, type) and issubclass(target, hint)):
-                raise ValueError(f"{key}._target_={value['_target_']} is no {hint.__name__}")
+            bases = tuple(member for member in members if is_dataclass_type(member))
+            if bases and not (isinstance(target, type) and issubclass(target, bases)):
+                names = " or ".join(base.__name__ for base in bases)
+                raise ValueError(f"{key}._target_={value['_target_']} is not a {names}")
             return self.node(value, target, key)
+        if members != (hint,):
+            return self.union(value, members, hint, key)
         if hint is Any or hint is object:
             return self.anything(value, key)
         if is_dataclass_type(hint) and isinstance(value, Mapping):

@@ -18,6 +18,10 @@ class Inner:
     depth: int = 3
 
 @dataclass(frozen=True)
+class Saw:
+    teeth: int = 3
+
+@dataclass(frozen=True)
 class Hammer:
     path: str
     weight: float = 1.0
@@ -30,14 +34,11 @@ class Hammer:
     extra: dict[str, Any] = field(default_factory=dict)
     loud: bool = False
     rewards: list[Any] = field(default_factory=list)
+    spare: Inner | Saw | None = None
 
     def __post_init__(self):
         if self.weight < 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
-
-@dataclass(frozen=True)
-class Saw:
-    teeth: int = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

@@ -77,7 +77,10 @@ MISTAKES = [
     (["tool.path=x", "tool.shape=[a]"], "tool.shape.0='a' is not an integer"),
     (["tool.path=x", "tool.kind=c"], "tool.kind='c' is not one of a, b"),
     (["tool.path=x", "tool.inner=3"], "tool.inner=3 is not a node with _target_ (Inner)"),
-    (["tool.path=x", "tool.inner._target_=stand_in.Saw"], "tool.inner._target_=stand_in.Saw is no Inner"),
+    (["tool.path=x", "tool.inner._target_=stand_in.Saw"], "tool.inner._target_=stand_in.Saw is not a Inner"),
+    (["tool.path=x", "+tool.spare={_target_:stand_in.Inner,x:1}"], "tool.spare.x is not an option: valid: depth"),
+    (["tool.path=x", "+tool.spare={_target_:stand_in.Job}"], "tool.spare._target_=stand_in.Job is not a Inner or Saw"),
+    (["tool.path=x", "tool.spare=3"], "tool.spare=3 is not a node with _target_ (Inner) or a node with _target_ (Saw)"),
     (["tool.path=x", "tool.inner._target_=stand_in.No"], "tool.inner._target_=stand_in.No does not exist"),
     (
         ["tool.path=x", "tool.inner._target_=no.No"],

@@ -1,0 +1,114 @@
+"""Query and documents in, a ranked list out, with sentence-transformers' scores."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.rerank import RankedDocument, main, read_documents, table
+
+QUERY = "how are tokens counted"
+TEXTS = ["count the tokens of a text", "a list of numbers", "open a file and read its lines", "tokens"]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_scores_equal_sentence_transformers(tiny_reranker_dir, capsys, raw):
+    from sentence_transformers import CrossEncoder
+    from torch import nn
+
+    main([str(tiny_reranker_dir), "--query", QUERY, "--json", *(["--raw"] if raw else []), *TEXTS])
+    results = json.loads(capsys.readouterr().out)["results"]
+    oracle = CrossEncoder(str(tiny_reranker_dir), device="cpu")
+    kwargs = {"activation_fn": nn.Identity()} if raw else {}
+    expected = oracle.predict([(QUERY, text) for text in TEXTS], show_progress_bar=False, **kwargs)
+    assert [row["score"] for row in results] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-5)
+    assert {row["id"]: row["score"] for row in results} == pytest.approx(
+        {str(number): score for number, score in enumerate(expected.tolist(), start=1)}, abs=1e-5
+    )
+    assert [row["rank"] for row in results] == [1, 2, 3, 4]
+
+
+def test_top_k_shortens_the_table(tiny_reranker_dir, write, capsys):
+    file = write("documents.txt", "\n\n".join(TEXTS))
+    main([str(tiny_reranker_dir), "--query", QUERY, "--documents", file, "--top-k", "2", "one more"])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_the_table_is_cut_to_the_terminal():
+    rows = [RankedDocument(1, 0.75, "a", "word " * 40), RankedDocument(2, -11.5, "long-id", "two\nlines")]
+    lines = table(rows, width=60)
+    assert max(map(len, lines)) == 60
+    assert lines[2] == "   2  -11.5000  long-id  two lines"
+
+
+def test_documents_are_read_from_every_format(write, monkeypatch):
+    lines = write("a.jsonl", '{"_id": "x", "title": "T", "text": "one"}\n\n{"text": "two"}\n')
+    entries = write("a.json", '["one", {"id": 7, "text": "two"}]')
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\ntwo\n"))
+    pairs = [
+        [(d.id, d.text) for d in read_documents(file)] for file in (lines, entries, write("a.txt", "one\ntwo"), "-")
+    ]
+    assert pairs == [
+        [("x", "T one"), ("3", "two")],
+        [("1", "one"), ("7", "two")],
+        [("1", "one"), ("2", "two")],
+        [("1", "one"), ("2", "two")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "one"}\n{"text": 3}\n', r"a.jsonl:2: 'text' must be of type str, got int"),
+        ("a.jsonl", '{"text": "one"}\n{"txt": "two"}\n', r"a.jsonl:2: no key 'text'"),
+        ("a.jsonl", '{"text": "one"}\n{"text"\n', r"a.jsonl:2: malformed JSON"),
+        ("a.json", '["one",\n}', r"a.json:2: malformed JSON"),
+        ("a.json", '{"a": 1}', r"a.json: expected a list of texts or objects, got dict"),
+        ("a.json", '["one", 2]', r"a.json: entry 2: expected a text or an object, got int"),
+        ("a.txt", "", r"no documents"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(write, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        main(["nowhere", "--query", QUERY, "--documents", write(name, content)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model", "text"], "required: --query"),
+        (["model", "text", "--query", " "], "--query is empty"),
+        (["model", "text", "--query", "q", "--top-k", "0"], "--top-k must be at least 1, got 0"),
+        (["model", "text", "--query", "q", "--top-k", "x"], "invalid int value: 'x'"),
+        (["model", "--query", "q", "--documents", "nowhere.txt"], "--documents nowhere.txt: no such file"),
+        (["./nowhere", "text", "--query", "q"], "nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_ends_with_one_line_where_it_fails(tmp_path):
+    script = Path(__file__).parents[2] / "launch" / "rerank.py"
+    command = [sys.executable, str(script), "./nowhere", "text", "--query", "q"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: model ./nowhere: no such folder")
+    assert len(done.stderr.splitlines()) == 1
