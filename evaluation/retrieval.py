@@ -56,13 +56,12 @@ class DenseRetriever:
 
     def encode(self, texts: Sequence[str], role: str) -> Tensor:
         """Embeddings [len(texts), dim] of queries or documents, float32 on the device, sharded over the ranks."""
-        blocks = []
-        for start in range(0, len(texts), TEXTS_PER_BLOCK):
-            block = list(texts[start : start + TEXTS_PER_BLOCK])
-            rows = tokenize_sharded(lambda part, block=block: self.tokenizer(block[part], role=role), len(block))
-            padding = self.tokenizer.padding
-            blocks.append(score_rows(self.forward, rows, padding, self.token_budget, self.device, key="embedding"))
-        return torch.cat(blocks)
+        starts = range(0, len(texts), TEXTS_PER_BLOCK)
+        return torch.cat([self._encode_block(list(texts[start : start + TEXTS_PER_BLOCK]), role) for start in starts])
+
+    def _encode_block(self, texts: list[str], role: str) -> Tensor:
+        rows = tokenize_sharded(lambda part: self.tokenizer(texts[part], role=role), len(texts))
+        return score_rows(self.forward, rows, self.tokenizer.padding, self.token_budget, self.device, key="embedding")
 
 
 def search(queries: Tensor, documents: Tensor, depth: int) -> tuple[Tensor, Tensor]:

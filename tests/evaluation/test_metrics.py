@@ -32,7 +32,7 @@ def test_ties_do_not_depend_on_the_order_the_names_or_the_backend():
     documents = [f"d{i}" for i in range(20)]
     forwards = rank("q", dict.fromkeys(documents, 1.0))
     assert forwards == rank("q", dict.fromkeys(reversed(documents), 1.0))
-    assert forwards != sorted(documents) and forwards != sorted(documents, reverse=True)
+    assert forwards not in (sorted(documents), sorted(documents, reverse=True))
     # A model that ties everything is worth what chance is worth, wherever the relevant document is named or listed.
     queries = [f"q{i}" for i in range(400)]
     for relevant in ("d0", "d9"):
@@ -63,7 +63,9 @@ def test_names_in_any_case():
 def test_a_misspelt_name_is_refused_with_the_nearest_and_all_families(name, hint):
     with pytest.raises(ValueError, match="valid are nDCG@k, MRR@k, MAP, MAP@k and recall@k") as error:
         parse_metric(name)
-    assert hint in str(error.value) and repr(name) in str(error.value) and "\n" not in str(error.value)
+    assert hint in str(error.value)
+    assert repr(name) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_scores_that_are_not_finite_are_refused():

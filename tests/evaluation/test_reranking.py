@@ -1,0 +1,131 @@
+"""Reranking: which queries and candidates count, ceilings, one rank = two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from data.collection import Split
+from engines.testing import run_ranks
+from evaluation.reranking import RerankingConfig, judged_queries
+
+CPU = torch.device("cpu")
+DOCUMENTS = {f"d{i}": "x" * (i + 1) for i in range(6)}
+SPLIT = Split(
+    queries={"q1": "a", "q2": "b", "q3": "c", "unjudged": "e"},
+    qrels={"q1": {"d3": 2, "d1": 1}, "q2": {"d5": 1}, "q3": {"d0": 1}},
+    candidates={
+        "q1": [("d0", 9.0), ("d1", 8.0), ("d3", 7.0), ("d4", 1.0)],
+        "q2": [("d2", 5.0), ("d0", 4.0)],  # the relevant d5 was missed
+        "q3": [],
+        "unjudged": [("d0", 1.0)],
+    },
+)
+
+
+class Tokenizer:
+    """One token per character of the document; the query's first character before them."""
+
+    padding = {"input_ids": 0}  # noqa: RUF012
+
+    def __init__(self):
+        self.pairs = []
+
+    def __call__(self, queries, documents):
+        self.pairs += zip(queries, documents, strict=True)
+        return {"input_ids": [[ord(q)] + [1] * len(d) for q, d in zip(queries, documents, strict=True)]}
+
+
+class Longest(nn.Module):
+    """Prefers long documents."""
+
+    def forward(self, input_ids, attention_mask):
+        return {"score": attention_mask.sum(1).float()}
+
+
+def _evaluator(**options):
+    tokenizer = Tokenizer()
+    return RerankingConfig(**options).build(SPLIT, DOCUMENTS, tokenizer), tokenizer
+
+
+def test_every_judged_query_counts_and_positives_are_not_forced_in():
+    evaluator, tokenizer = _evaluator(metrics=["MRR@10", "recall@10"])
+    result = evaluator.evaluate(Longest(), CPU)
+    assert result.metrics.per_query["MRR@10"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
+    assert result.run["q1"] == {"d0": 2.0, "d1": 3.0, "d3": 5.0, "d4": 6.0}
+    assert set(result.run["q2"]) == {"d2", "d0"}
+    assert evaluator.first_stage.per_query["MRR@10"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
+    assert evaluator.recall_ceiling == pytest.approx(1 / 3)
+    assert evaluator.ceiling.per_query["nDCG@10"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
+    evaluator.evaluate(Longest(), CPU)
+    assert len(tokenizer.pairs) == 6  # once, for both evaluations, and no pair of an unjudged query
+
+
+def test_depth_limits_model_and_first_stage_alike():
+    evaluator, _ = _evaluator(depth=2)
+    assert evaluator.first_stage_run["q1"] == {"d0": 9.0, "d1": 8.0}
+    assert evaluator.recall_ceiling == pytest.approx(1 / 6)
+    assert evaluator.evaluate(Longest(), CPU).metrics["MRR@10"] == pytest.approx(1 / 3)
+
+
+def test_the_missed_positives_can_be_appended_for_an_upper_bound():
+    evaluator, _ = _evaluator(always_rerank_positives=True)
+    assert evaluator.recall_ceiling == 1.0
+    assert list(evaluator.first_stage_run["q2"].items()) == [("d2", 5.0), ("d0", 4.0), ("d5", 3.0)]
+    assert evaluator.first_stage_run["q3"] == {"d0": -1.0}
+
+
+def test_the_sample_of_queries_depends_on_their_ids_alone():
+    queries = {f"q{i}": "text" for i in range(50)}
+    split = Split(queries, {query: {"d0": 1} for query in queries}, {})
+    shuffled = Split(dict(reversed(queries.items())), split.qrels, {})
+    few, more = judged_queries(split, 10), judged_queries(split, 20)
+    assert len(few) == 10
+    assert set(few) == set(judged_queries(shuffled, 10)) < set(more)
+    assert list(more) == [query for query in queries if query in more]
+    assert judged_queries(split, None) == judged_queries(split, 99) == queries
+
+
+def test_dev_and_test_have_their_own_limits():
+    config = RerankingConfig(max_queries=2, dev_max_queries=1, always_rerank_positives=True)
+    assert len(config.build(SPLIT, DOCUMENTS, Tokenizer()).queries) == 2
+    dev = Split({"q1": "a", "q2": "b"}, {"q1": {"d1": 1}, "q2": {"d2": 1}}, SPLIT.candidates)
+    assert len(config.build(dev, DOCUMENTS, Tokenizer(), dev=True).queries) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "ndgc@10"}, "did you mean nDCG@10"),
+        ({"metrics": ["MAP", "recal@10"]}, "did you mean recall@10"),
+        ({"depth": 0}, "eval.depth must be at least 1, got 0"),
+        ({"max_queries": 0}, "eval.max_queries"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_loaded(options, message):
+    with pytest.raises(ValueError, match=message):
+        RerankingConfig(**options)
+
+
+def test_names_of_metrics_are_made_canonical_and_the_chosen_one_is_measured():
+    config = RerankingConfig(metric="mrr@3", metrics=["map", "MRR@3"])
+    assert (config.metric, config.metrics) == ("MRR@3", ["MRR@3", "MAP"])
+
+
+def test_no_candidates_at_all_is_refused():
+    with pytest.raises(ValueError, match="no candidates to rerank for any of the 3 judged queries"):
+        RerankingConfig().build(Split(SPLIT.queries, SPLIT.qrels, {}), DOCUMENTS, Tokenizer())
+
+
+def _evaluate_on_a_rank() -> tuple[dict[str, float], dict[str, dict[str, float]], int]:
+    evaluator, tokenizer = _evaluator(token_budget=7)
+    result = evaluator.evaluate(Longest(), CPU)
+    return result.metrics.mean, result.run, len(tokenizer.pairs)
+
+
+def test_two_ranks_agree_with_one_and_share_the_tokenising():
+    mean, run, pairs = _evaluate_on_a_rank()
+    results = run_ranks(_evaluate_on_a_rank, 2)
+    assert [result[:2] for result in results] == [(mean, run), (mean, run)]
+    assert [result[2] for result in results] == [pairs // 2, pairs // 2]
