@@ -19,14 +19,15 @@ SENTENCE_START = re.compile(r"[A-Z][a-z]* ")
 ROLE = re.compile(r":[\w:+-]+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`")  # :func:`~torch.add` -> torch.add
 MARKUP_LINE = re.compile(r"^\s*(\.\. .*|[-=~^*]{3,}|```.*|(>>>|\.\.\. ).*)$", re.MULTILINE)  # also doctests
 MAX_WORD_LENGTH = 40  # characters: longer ones are addresses and tables
-IMPERATIVES = frozenset(
-    "add apply assert assign broadcast build calculate call check clear clip close combine compute construct convert "
-    "copy count create decode define delete determine disable display draw enable encode ensure estimate evaluate "
-    "execute expand export extract fetch fill filter find fit fix format generate get give group handle initialize "
-    "insert interpolate iterate join list load locate make map mark merge modify normalize open parse perform place "
-    "plot prepare print process produce read register remove rename render replace replicate reset reshape resolve "
-    "restore retrieve return round run sample save scale select send set show solve sort split stack store swap "
-    "transform truncate unpack update use validate verify wrap write".split()  # noqa: SIM905
+IMPERATIVE = re.compile(
+    r"add|apply|assert|assign|broadcast|build|calculate|call|check|clear|clip|close|combine|compute|construct|"
+    r"convert|copy|count|create|decode|define|delete|determine|disable|display|draw|enable|encode|ensure|"
+    r"estimate|evaluate|execute|expand|export|extract|fetch|fill|filter|find|fit|fix|format|generate|get|give|"
+    r"group|handle|initialize|insert|interpolate|iterate|join|list|load|locate|make|map|mark|merge|modify|"
+    r"normalize|open|parse|perform|place|plot|prepare|print|process|produce|read|register|remove|rename|render|"
+    r"replace|replicate|reset|reshape|resolve|restore|retrieve|return|round|run|sample|save|scale|select|send|"
+    r"set|show|solve|sort|split|stack|store|swap|transform|truncate|unpack|update|use|validate|verify|wrap|"
+    r"write"
 )
 QUESTIONS = ("How do I {}?", "How can I {}?", "Which function can {}?", "What should I call to {}?")
 
@@ -120,7 +121,7 @@ def as_query(sentence: str) -> str:
     'How do I get the number of nodes in the graph?'
     """
     first, _, others = sentence.partition(" ")
-    verb = next((form for form in _base_forms(first.lower()) if form in IMPERATIVES), None)
+    verb = next((form for form in _base_forms(first.lower()) if IMPERATIVE.fullmatch(form)), None)
     key = stable_hash("question", sentence)
     if verb is None or key % 2:
         return sentence

@@ -1,0 +1,85 @@
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data import candidates as module
+from data.beir import BEIRConfig
+from data.candidates import BM25Candidates, RunFileCandidates
+
+DOCUMENTS = {"a": "wing flutter", "b": "heat transfer", "c": "jet nozzle"}
+QUERIES = {"train": {"q1": "heat", "q2": "wing"}, "test": {"q3": "nozzle"}}
+
+
+def test_bm25_per_split_and_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = BM25Candidates(depth=2)
+    found = config.build(DOCUMENTS, QUERIES, tmp_path)
+    assert {split: {query: ranked[0][0] for query, ranked in runs.items()} for split, runs in found.items()} == {
+        "train": {"q1": "b", "q2": "a"},
+        "test": {"q3": "c"},
+    }
+    assert all(len(ranked) == 2 for runs in found.values() for ranked in runs.values())
+    calls: list[int] = []
+    monkeypatch.setattr(module, "bm25_top", lambda *a, **k: calls.append(1))
+    assert config.build(DOCUMENTS, QUERIES, tmp_path) == found
+    assert not calls
+
+
+@pytest.mark.parametrize("change", ["documents", "queries", "options"])
+def test_bm25_is_not_taken_from_another_cache(tmp_path: Path, change: str):
+    BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)
+    documents = {**DOCUMENTS, "a": "heat heat"} if change == "documents" else DOCUMENTS
+    queries = {"train": {"q1": "jet"}} if change == "queries" else QUERIES
+    BM25Candidates(depth=2, k1=1.2 if change == "options" else 0.9).build(documents, queries, tmp_path)
+    assert len(list((tmp_path / "candidates").glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("options", [{"depth": 0}, {"k1": -1.0}, {"b": 1.1}])
+def test_bm25_options_are_checked(options: dict):
+    with pytest.raises(ValueError, match=f"data.candidates.{next(iter(options))}={next(iter(options.values()))}"):
+        BM25Candidates(**options)
+
+
+def run_file(path: Path, *rows: tuple[str, str, float]) -> RunFileCandidates:
+    path.write_text("".join(f"{query} Q0 {document} 1 {score} tag\n" for query, document, score in rows))
+    return RunFileCandidates(str(path))
+
+
+def test_a_run_is_ranked_by_score(tmp_path: Path):
+    rows = [("q1", "a", 1.0), ("q1", "b", 2.0), ("q1", "c", 1.0), ("q2", "c", 0.0), ("q3", "c", -1.0), ("q9", "a", 1.0)]
+    found = run_file(tmp_path / "x.run", *rows).build(DOCUMENTS, QUERIES, tmp_path)
+    assert found["train"]["q1"] == [("b", 2.0), ("a", 1.0), ("c", 1.0)]
+    assert found["test"] == {"q3": [("c", -1.0)]}
+
+
+def test_a_query_without_candidates_is_an_error(tmp_path: Path):
+    config = run_file(tmp_path / "x.run", ("q1", "a", 1.0), ("q2", "unknown", 1.0), ("q3", "a", 1.0))
+    message = (
+        f"{tmp_path / 'x.run'}: no candidates of the corpus for query 'q2' (1 of the 2 train queries have none); "
+        "add them to the file or use data/candidates=bm25"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config.build(DOCUMENTS, QUERIES, tmp_path)
+
+
+def test_a_run_of_one_split_leaves_the_others_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = run_file(tmp_path / "x.run", ("q3", "a", 1.0))
+    with caplog.at_level(logging.WARNING):
+        assert list(config.build(DOCUMENTS, QUERIES, tmp_path)) == ["test"]
+    assert "no candidates for any train query: the split is left out" in caplog.text
+
+
+def test_a_run_of_something_else_is_an_error(tmp_path: Path):
+    config = run_file(tmp_path / "x.run", ("other", "a", 1.0))
+    with pytest.raises(ValueError, match="no candidates for any query of the data; is it another collection's run"):
+        config.build(DOCUMENTS, QUERIES, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data.candidates.path=gone.run: no such file; give a TREC run"):
+        RunFileCandidates("gone.run").build(DOCUMENTS, QUERIES, tmp_path)
+
+
+def test_a_collection_over_a_run_file(tiny: Path, tmp_path: Path, write_beir: Callable[..., Path]):
+    rows = [(f"q{i}", f"d{j}", float(-j)) for i in range(20) for j in range(5)]
+    config = BEIRConfig(path=str(tiny), cache_dir=str(tmp_path), candidates=run_file(tmp_path / "x.run", *rows))
+    assert config.build().split("test").candidates["q15"][:2] == [("d0", 0.0), ("d1", -1.0)]

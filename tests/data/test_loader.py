@@ -1,0 +1,86 @@
+import itertools
+import multiprocessing
+import os
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from data.collection import Collection, Split
+from data.lists import ListOptions, TrainingLists
+from data.loader import ListLoader
+from data.rows import ListExample
+
+NUM_QUERIES = 11
+
+
+def tokenize(queries: list[str], documents: list[str]) -> Mapping[str, list[list[int]]]:
+    """Token ids that tell whether this process's tokenizers may use threads."""
+    threads = 0 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else 1
+    return {"input_ids": [[threads, *map(ord, q + d)] for q, d in zip(queries, documents, strict=True)]}
+
+
+@pytest.fixture
+def lists() -> TrainingLists:
+    documents = {f"d{i}": f"text {i}" for i in range(50)}
+    queries = {f"q{i}": f"query {i}" for i in range(NUM_QUERIES)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(NUM_QUERIES)}
+    split = Split(queries, qrels, {query: [(f"d{i}", 1.0) for i in range(20)] for query in queries})
+    collection = Collection("tiny", documents, {"train": split}, "hash")
+    return TrainingLists(collection, tokenize, list_size=4, seed=0, options=ListOptions())
+
+
+def loader(lists: TrainingLists, rank: int = 0, world_size: int = 1, workers: int = 0, seed: int = 0) -> ListLoader:
+    return ListLoader(lists, batch_size=4, seed=seed, rank=rank, world_size=world_size, workers=workers)
+
+
+def take(loader: ListLoader, first: int, count: int) -> list[list[tuple[str, list[str]]]]:
+    batches = loader.iterate(first)
+    found = [[(e.query_id, e.document_ids) for e in batch] for batch in itertools.islice(batches, count)]
+    batches.close()
+    return found
+
+
+def test_an_epoch_meets_each_query_at_most_once(lists: TrainingLists):
+    batches = take(loader(lists), 0, 6)
+    assert loader(lists).batches_per_epoch == 2
+    epochs = [[query for batch in batches[i : i + 2] for query, _ in batch] for i in (0, 2, 4)]
+    assert all(len(epoch) == len(set(epoch)) == 8 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3  # another order, other queries left out
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+    assert take(loader(lists, seed=1), 0, 6) != batches
+
+
+def test_ranks_share_the_batches_of_one_process(lists: TrainingLists):
+    whole = take(loader(lists), 0, 5)
+    shares = [take(loader(lists, rank, 3), 0, 5) for rank in range(3)]
+    for number, batch in enumerate(whole):
+        assert [shares[i % 3][number][i // 3] for i in range(4)] == batch
+    assert take(loader(lists, 4, 5), 0, 2) == [[], []]  # more ranks than lists
+
+
+def test_resuming_gives_the_same_batches(lists: TrainingLists):
+    assert take(loader(lists), 3, 4) == take(loader(lists), 0, 7)[3:]
+
+
+def test_workers_give_the_same_batches_and_stop(lists: TrainingLists, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    state = torch.random.get_rng_state()
+    batches = loader(lists, workers=2).iterate(1)
+    found: list[list[ListExample]] = list(itertools.islice(batches, 5))
+    assert [[(e.query_id, e.document_ids) for e in batch] for batch in found] == take(loader(lists), 1, 5)
+    assert {int(e.rows.features["input_ids"][0]) for batch in found for e in batch} == {0}
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert multiprocessing.active_children()
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+def test_bad_options(lists: TrainingLists):
+    with pytest.raises(
+        ValueError, match=r"trainer.batch_size=12 must be between 1 and the 11 training queries there are"
+    ):
+        ListLoader(lists, batch_size=12, seed=0, rank=0, world_size=1, workers=0)
+    with pytest.raises(ValueError, match=r"trainer.workers=-1 must be at least 0"):
+        loader(lists, workers=-1)

@@ -1,0 +1,62 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from data.source import SourceOptions, Texts, drop_leaks, hold_out_dev
+
+QUERIES = {f"q{i}": f"text {i}" for i in range(20)}
+TRAIN = {f"q{i}": {"d": 1} for i in range(20)}
+
+
+def test_dev_is_a_fixed_share_of_train():
+    parts = hold_out_dev({"train": TRAIN, "test": {"x": {"d": 1}}}, 0.25)
+    assert len(parts["dev"]) == 5
+    assert not parts["dev"].keys() & parts["train"].keys()
+    assert parts["dev"] | parts["train"] == TRAIN
+    shuffled = dict(reversed(TRAIN.items()))
+    assert hold_out_dev({"train": shuffled}, 0.25)["dev"].keys() == parts["dev"].keys()
+
+
+def test_dev_of_a_small_or_no_share():
+    assert len(hold_out_dev({"train": TRAIN}, 0.001)["dev"]) == 1
+    assert hold_out_dev({"train": TRAIN}, 0.0) == {"train": TRAIN}
+    one = {"train": {"q": {"d": 1}}}
+    assert hold_out_dev(one, 0.5) == one
+
+
+def test_held_out_queries_leave_train(caplog: pytest.LogCaptureFixture):
+    queries = {"a": "Wing?", "b": "wing", "c": "heat", "d": "jet", "e": "shell"}
+    judged = {"x": 1}
+    qrels = {
+        "train": dict.fromkeys("acde", judged),
+        "dev": dict.fromkeys("cd", judged),
+        "test": {"b": judged, "d": judged},
+    }
+    with caplog.at_level(logging.WARNING):
+        kept = drop_leaks("tiny", queries, qrels)
+    assert {split: list(part) for split, part in kept.items()} == {"train": ["e"], "dev": ["c"], "test": ["b", "d"]}
+    assert list(kept) == ["train", "dev", "test"]
+    assert "tiny: 3 train queries are also held out (dev or test): dropped" in caplog.text
+    assert "tiny: 1 dev queries are also held out" in caplog.text
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path):
+    documents = {"d": "wing", "e": "heat"}
+    options = SourceOptions(cache_dir=str(tmp_path))
+
+    def fingerprint(documents: dict[str, str], qrels: dict) -> str:
+        return options.assemble("tiny", Texts(documents, QUERIES, {"train": qrels})).fingerprint
+
+    first = fingerprint(documents, TRAIN)
+    assert fingerprint(dict(documents), dict(TRAIN)) == first
+    assert fingerprint({**documents, "e": "jet"}, TRAIN) != first
+    assert fingerprint(documents, {**TRAIN, "q3": {"d": 2}}) != first
+
+
+def test_bad_options():
+    for fraction in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=rf"data.dev_fraction={fraction} must be in \[0, 1\)"):
+            SourceOptions(dev_fraction=fraction)
+    with pytest.raises(ValueError, match="data tiny: the corpus has no document"):
+        SourceOptions().assemble("tiny", Texts({}, {}, {}))
