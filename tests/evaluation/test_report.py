@@ -1,0 +1,164 @@
+"""The report: what it says, that it stands alone, and the queries that it shows."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from data.collection import Split
+from evaluation.charts import draw, running_mean
+from evaluation.metrics import measure
+from evaluation.queries import extreme_queries, write_queries
+from evaluation.report import print_table, result_rows, write_report
+from evaluation.reranking import RerankingConfig, RerankingResult
+
+METRICS = {"first_stage": 0.45, "before": 0.19, "after": 0.5, "fused": 0.53}
+SUMMARY = {
+    "metric": "nDCG@10",
+    **METRICS,
+    "metrics": {name: {"nDCG@10": value, "MAP": value - 0.1234} for name, value in METRICS.items()},
+    "ceiling": {"nDCG@10": 0.74, "MAP": 0.7},
+    "recall_ceiling": 0.741,
+    "fusion_weight": 0.65,
+    "test_queries": 1320,
+    "tests": {"after_vs_first_stage": {"difference": 0.05, "low": 0.01, "high": 0.09, "p_value": 0.0002}},
+    "steps": 200,
+    "seconds": 412.3,
+    "engine": "zero2",
+    "world_size": 2,
+}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; collects text and the addresses that the page asks for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.sources, self.text = [], [], ""
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img", "source", "br"):
+            self.stack.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "srcset", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    lines = [{"step": step, "split": "dev", "nDCG@10": 0.2 + step / 1000} for step in (0, 50, 100)]
+    lines += [
+        {
+            "step": step,
+            "split": "train",
+            "loss": math.sin(step),
+            "reward_mean": 0.5,
+            "grad_norm": 1.0,
+            "learning_rate": 0.1,
+        }
+        for step in range(1, 101)
+    ]
+    lines.append({"step": 100, "split": "test", "name": "after", "nDCG@10": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "config.yaml").write_text("run_name: my_run\ntrainer:\n  betas: [0.9, 0.999]\nmodel:\n  lora: null\n")
+    return tmp_path
+
+
+def test_one_page_with_results_curves_and_settings_that_asks_for_nothing(run_dir):
+    text = write_report(run_dir).read_text()
+    page = Page(text)
+    for expected in (
+        "my_run",
+        "0.5300",
+        "0.4066",
+        "perfect order",
+        "0.7400",
+        "1,320 queries",
+        "74.1%",
+        "p < .001",
+        "6 min 52 s",
+    ):
+        assert expected in page.text, expected
+    assert "trainer.betas[0.9, 0.999]" in page.text
+    assert "model.loranull" in page.text
+    for title in ("Dev nDCG@10", "Reward", "Loss", "Gradient norm", "Learning rate"):
+        assert title in page.text
+    assert "KL" not in page.text  # not in metrics.jsonl
+    assert len(page.sources) == 2 * 5
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert not re.search(r"<script|<link|@import|url\(", text)
+    assert 'class="top">0.5300' in text
+
+
+def test_a_run_without_dev_fusion_or_all_metrics_has_a_report_too(run_dir):
+    summary = {"metric": "MRR@10", "first_stage": 0.4, "before": 0.1, "after": 0.3, "fused": None, "best_dev": None}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    (run_dir / "metrics.jsonl").write_text("")
+    page = Page(write_report(run_dir).read_text())
+    assert "fused" not in page.text.replace("use the fused", "")
+    assert "Training" not in page.text
+    assert "warning: the model ranks worse than the first stage (MRR@10 0.3000 < 0.4000)" in page.text
+
+
+def test_the_printed_table_says_the_same(capsys):
+    print_table(SUMMARY)
+    out = capsys.readouterr().out
+    assert [*result_rows(SUMMARY)] == ["first stage", "before", "after", "fused", "perfect order"]
+    assert re.search(r"fused +0\.5300 +0\.4066", out)
+    assert "nDCG@10, after vs first stage: +0.0500 [+0.0100, +0.0900], p < .001" in out
+    assert "fused: 0.65 model + 0.35 first stage" in out
+
+
+def _reranked():
+    """q0 improves most, q9 is harmed most."""
+    documents = {f"d{i}": f"<b>text</b> {i} " + "word " * 200 for i in range(3)}
+    queries = {f"q{i}": f"query & {i}" for i in range(10)}
+    candidates = {query: [("d0", 3.0), ("d1", 2.0), ("d2", 1.0)] for query in queries}
+    relevant = {query: "d2" if i < 5 else "d0" for i, query in enumerate(queries)}
+    split = Split(queries, {query: {document: 2} for query, document in relevant.items()}, candidates)
+    evaluator = RerankingConfig(metric="MRR@10").build(split, documents, tokenizer=None)
+    run = {query: {"d0": 2.0, "d1": 3.0, "d2": 1.0} for query in queries}
+    run["q0"] = {"d0": 1.0, "d1": 2.0, "d2": 3.0}
+    run["q9"] = {"d0": 1.0, "d1": 2.0, "d2": 3.0}
+    return evaluator, RerankingResult(measure(evaluator.qrels, run, ["MRR@10"]), run)
+
+
+def test_the_queries_shown_are_those_that_changed_most(run_dir):
+    evaluator, result = _reranked()
+    shown = extreme_queries(evaluator, result, count=3)
+    assert [query["id"] for query in shown["best"]] == ["q0"]  # others did not improve
+    assert shown["worst"][0]["id"] == "q9"
+    assert len(shown["worst"]) == 3
+    best = shown["best"][0]
+    assert (best["first_stage"], best["after"]) == (pytest.approx(1 / 3), 1.0)
+    first = best["documents"][0]
+    assert (first["id"], first["grade"], first["rank"], first["first_stage_rank"]) == ("d2", 2, 1, 3)
+    assert len(first["text"]) < 420
+
+    write_queries(run_dir / "queries.json", evaluator, result)
+    page = Page(write_report(run_dir).read_text())
+    assert "Queries it helped most" in page.text
+    assert "Queries it harmed most" in page.text
+    assert "query & 0" in page.text
+    assert "<b>text</b> 2" in page.text  # escaped: shown, not obeyed
+
+
+def test_a_chart_of_many_points_stays_small():
+    points = [(step, math.sin(step)) for step in range(20000)]
+    assert len(draw("Loss <1>", points, smooth=True)) < 400_000
+    assert "Loss &lt;1&gt;" in draw("Loss <1>", points[:10])
+
+
+def test_the_running_mean_is_centred():
+    assert running_mean([1.0, 2.0, 6.0], 1) == [1.5, 3.0, 4.0]

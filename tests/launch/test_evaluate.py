@@ -1,0 +1,132 @@
+"""launch/evaluate.py on a tiny collection: retrievers and rerankers, one process and two, mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.testing import run_ranks
+from launch.compose import compose
+from launch.evaluating import evaluate
+
+ROOT = Path(__file__).parents[2]
+WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory) -> Path:
+    """24 documents of two words; query qi asks for the words of document di. 12 training and 8 test queries."""
+    folder = tmp_path_factory.mktemp("beir") / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [f"{WORDS[i % 8]} {WORDS[(3 * i + i // 8) % 8]} number{i}" for i in range(24)]
+    corpus = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+    queries = [{"_id": f"q{i}", "text": f"what is {text}"} for i, text in enumerate(texts[:20])]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, numbers in (("train", range(12)), ("test", range(12, 20))):
+        rows = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in numbers)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def _arguments(beir: Path, *more: str) -> list[str]:
+    return ["data=beir", f"data.path={beir}", f"data.cache_dir={beir.parent}", "data.dev_fraction=0.4", *more]
+
+
+def _evaluate(arguments: list[str]) -> float:
+    return evaluate(compose(arguments, "evaluate"))
+
+
+def test_bm25_stands_alone(beir, capsys):
+    value = _evaluate(_arguments(beir, "model=bm25"))
+    out = capsys.readouterr().out
+    assert value == 1.0
+    assert "tiny, test: bm25, retrieved from the whole corpus" in out
+    assert "recall@100" in out
+    assert "8 queries" in out
+    assert "fused" not in out
+
+
+def test_a_bi_encoder_is_compared_and_fused_with_bm25(beir, tiny_bert_dir, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    value = _evaluate(_arguments(beir, "model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", f"output={output}"))
+    results = json.loads(output.read_text())
+    assert list(results["metrics"]) == ["bm25", "model", "fused"]
+    assert results["model"] == results["metrics"]["model"]["nDCG@10"] == value
+    assert results["metrics"]["model"]["recall@100"] == 1.0  # all 24 documents are retrieved
+    assert results["metrics"]["fused"]["nDCG@10"] >= value
+    assert 0 <= results["fusion_weight"] <= 1
+    assert set(results["tests"]) == {"model_vs_bm25", "fused_vs_bm25"}
+    assert "first stage" not in capsys.readouterr().out
+
+
+def test_a_cross_encoder_reranks_the_candidates(beir, tiny_reranker_dir, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    arguments = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5", f"output={output}"]
+    value = _evaluate(_arguments(beir, *arguments))
+    results = json.loads(output.read_text())
+    out = capsys.readouterr().out
+    assert list(results["metrics"]) == ["first_stage", "model", "fused"]
+    assert results["metrics"]["first_stage"]["nDCG@10"] == results["ceiling"]["nDCG@10"] == 1.0
+    assert value < 1.0
+    assert "reranked to depth 5" in out
+    assert "perfect order" in out
+    assert "warning: the model ranks worse than the first stage" in out
+    assert "untrained" not in out
+
+
+def test_no_weight_is_fitted_on_the_split_that_is_evaluated(beir, tiny_reranker_dir, capsys):
+    arguments = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=4", "split=dev"]
+    _evaluate(_arguments(beir, *arguments))
+    assert "fused" not in capsys.readouterr().out.replace("use the fused", "")
+    _evaluate(_arguments(beir, *arguments, "fusion_weight=0.25", "eval.max_queries=3"))
+    out = capsys.readouterr().out
+    assert "3 queries" in out
+    assert "fused: 0.25 model + 0.75 first stage" in out
+
+
+def test_an_untrained_head_is_said_to_be_one(beir, tiny_bert_dir, capsys):
+    _evaluate(_arguments(beir, f"model.name_or_path={tiny_bert_dir}", "model.max_length=64", "eval.depth=3"))
+    assert "has no score head: an untrained one was drawn" in capsys.readouterr().out
+
+
+def _evaluate_on_a_rank(arguments: list[str]) -> float:
+    return _evaluate(arguments)
+
+
+def test_two_ranks_agree_with_one(beir, tiny_reranker_dir):
+    arguments = _arguments(beir, f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5")
+    arguments.append("eval.token_budget=64")
+    value = _evaluate(arguments)
+    assert run_ranks(_evaluate_on_a_rank, 2, arguments) == pytest.approx([value, value], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval.metric=ndgc@10"], "eval: no metric 'ndgc@10': did you mean nDCG@10"),
+        (["fusion_weight=2"], r"fusion_weight=2.0 must lie in \[0, 1\]"),
+        (["output=no/such/folder.json"], "output=no/such/folder.json: the folder no/such does not exist"),
+        (["split=tset"], "data tiny has no tset split"),
+        (["model=bm25", "model.k2=1"], "model.k2 is not an option.*valid: k1, b"),
+    ],
+)
+def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, monkeypatch):
+    monkeypatch.setattr("models.cross_encoder.CrossEncoderConfig.build", None)
+    monkeypatch.setattr("launch.evaluating.resolve", lambda name: None)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        _evaluate(_arguments(beir, *arguments))
+
+
+def test_the_command_ends_with_one_line_and_status_1():
+    """Started as a file: its own folder must not hide the packages."""
+    command = [sys.executable, str(ROOT / "launch" / "evaluate.py"), "model=bm25", "data=beir", "data.path=nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: data.path=nowhere: no such folder")
+    assert "Traceback" not in done.stderr
