@@ -27,8 +27,8 @@ CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
     "loss": "Loss",
     "grad_norm": "Gradient norm, before clipping",
     "learning_rate": "Learning rate",
-    "kl": "KL to the reference",
-    "entropy": "Entropy of the policy",
+    "kl": "KL to the reference (nats per position)",
+    "entropy": "Entropy of the policy (nats per position)",
     "frac_reward_zero_std": "Share of lists whose rewards are all equal",
     "clip_fraction": "Share of ratios clipped",
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from data.collection import Split
@@ -111,6 +115,13 @@ def test_wrong_options_are_refused_before_anything_is_loaded(options, message):
 def test_names_of_metrics_are_made_canonical_and_the_chosen_one_is_measured():
     config = RerankingConfig(metric="mrr@3", metrics=["map", "MRR@3"])
     assert (config.metric, config.metrics) == ("MRR@3", ["MRR@3", "MAP"])
+
+
+def test_the_configuration_file_states_every_field_with_its_default():
+    file = Path(__file__).parents[2] / "conf" / "eval" / "reranking.yaml"
+    stated = yaml.safe_load(file.read_text())
+    assert stated.pop("_target_") == "evaluation.reranking.RerankingConfig"
+    assert stated == asdict(RerankingConfig())
 
 
 def test_no_candidates_at_all_is_refused():
