@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from losses.advantages import ADVANTAGE_ESTIMATORS
@@ -45,7 +45,7 @@ class RankingPolicyOptions:
     num_generations: int = 128
     temperature: float = 1.0
     k: int | None = None
-    reward: Reward | list[Reward] = NDCG()
+    reward: Reward | list[Reward] = field(default_factory=NDCG)
     reward_weights: list[float] | None = None
     gradient_estimator: str = "policy_gradient"
     advantage_estimator: str = "rloo"
@@ -97,7 +97,7 @@ class RankingPolicyOptions:
     def _check_policy_gradient(self) -> None:
         if self.loss_type == "cispo" and (self.epsilon_high is None or self.delta is not None):
             raise ValueError(
-                "loss_type=cispo needs epsilon_high, an absolute cap on the ratio (ScaleRL: 5), and no delta"
+                "loss_type=cispo needs epsilon_high, an absolute cap on the ratio (such as 5), and no delta"
             )
         if not self.reward_to_go:
             return

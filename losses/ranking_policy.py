@@ -71,7 +71,7 @@ class PlackettLuceGRPO(RankingPolicyOptions):
         Returns:
             The scalar loss, and detached scalars: reward_mean, reward_std (of a group, averaged), frac_reward_zero_std
             (of all lists), entropy and kl (nats per position; kl where there is a reference), clip_fraction, and
-            reward_mean/NAME for each of several (weighted) rewards.
+            reward_mean/NAME for each of several rewards, unweighted.
         """
         if self.needs_reference and reference_scores is None:
             raise ValueError(f"beta={self.beta} needs reference_scores; without a reference set beta to 0")

@@ -2,8 +2,8 @@
 
 A reward is any callable (rankings [..., G, k], labels [..., n], mask [..., n]) -> [..., G]. The ones here also have
 `per_position` -> [..., G, k], an additive decomposition in which position j's part depends on y_<=j alone: what
-reward-to-go needs; NDCG and Recall are even gains of documents times discounts of positions (`DiscountedMetric`): what PL-Rank-2
-needs.
+reward-to-go needs; NDCG and Recall are even gains of documents times discounts of positions (`DiscountedMetric`):
+what PL-Rank-2 needs.
 
 All count relevance within the candidate list (ideal ranking, number of relevant documents), equal `ir_measures` on it
 (tested), and give 0 to a list without relevant documents. Positions beyond the rankings' k are not read. Labels at
@@ -27,8 +27,9 @@ Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def reward_name(reward: Reward) -> str:
-    """A name for logs: the reward's `name`, else the function's or class's."""
-    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+    """A name for logs: the reward's `name`, else the function's (also of a `partial`) or the class's."""
+    function = getattr(reward, "func", reward)
+    return str(getattr(reward, "name", None) or getattr(function, "__name__", None) or type(reward).__name__)
 
 
 def _ranks(rankings: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
-"""Policy over subsets of fixed size k: P(S) = exp(sum_{i in S} s_i) / e_k(exp(s)), e_k the elementary symmetric
-polynomial, by its log-space recursion in O(n k) (conditional Poisson sampling; Kulesza and Taskar 2012, section 5.2)."""
+"""Policy over subsets of fixed size k: P(S) = exp(sum_{i in S} s_i) / e_k(exp(s)).
+
+e_k, the elementary symmetric polynomial, comes by its log-space recursion in O(n k) (conditional Poisson sampling;
+Kulesza and Taskar 2012, section 5.2.1).
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,106 @@
+"""Fixtures of the losses' tests: enumeration of all rankings, exact gradients, and the test of an estimator's mean."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from losses.plackett_luce import Rankings, position_distributions, sample_rankings
+
+
+class Enumeration:
+    """A list of four documents small enough to sum over all of its rankings, in float64."""
+
+    scores = torch.tensor([0.3, -0.6, 0.9, 0.1], dtype=torch.float64)
+    reference_scores = torch.tensor([0.5, 0.4, -0.2, -0.9], dtype=torch.float64)
+    labels = torch.tensor([0.0, 2.0, 1.0, 0.0])
+    mask = torch.ones(4, dtype=torch.bool)
+    temperature = 0.7
+
+    def rankings(self, k: int) -> Tensor:
+        """All n!/(n-k)! rankings, as the group of one list: [rankings, k]."""
+        return torch.tensor(list(permutations(range(4), k)))
+
+    def policy(self, scores: Tensor, k: int):
+        return position_distributions(scores, self.mask, self.rankings(k), temperature=self.temperature)
+
+    def gradient(self, function, k: int) -> Tensor:
+        """d/ds sum_y P(y) function(policy)_y, where function(policy) is [rankings]."""
+        scores = self.scores.clone().requires_grad_()
+        policy = self.policy(scores, k)
+        expectation = (policy.log_probs.sum(-1).exp() * function(policy)).sum()
+        return torch.autograd.grad(expectation, scores)[0]
+
+    def reward_gradient(self, reward, k: int) -> Tensor:
+        """The exact gradient of the expected reward."""
+        return self.gradient(lambda policy: reward(policy.rankings, self.labels, self.mask).double(), k)
+
+    def kl_gradient(self, k: int) -> Tensor:
+        """The exact gradient of KL(policy || reference) over rankings."""
+        reference = self.policy(self.reference_scores, k).log_probs.sum(-1)
+        return self.gradient(lambda policy: policy.log_probs.sum(-1) - reference, k)
+
+
+@pytest.fixture(scope="session")
+def enumeration() -> Enumeration:
+    return Enumeration()
+
+
+@pytest.fixture(scope="session")
+def gradient_samples(enumeration):
+    """Independent gradient estimates of a loss, [samples, 4]: every list of the batch is the enumerated one.
+
+    One fixed draw of noise serves all: `gumbel_noise` gives every list its own generator, slow for so many lists.
+    """
+    num_samples = 6_000
+    noise = -torch.empty(num_samples, 8, 4).exponential_(generator=torch.Generator().manual_seed(11)).log()
+
+    def sample(loss) -> Tensor:
+        def repeat(values: Tensor) -> Tensor:
+            return values.expand(num_samples, 4)
+
+        scores = repeat(enumeration.scores).clone().requires_grad_()
+        mask, labels = repeat(enumeration.mask), repeat(enumeration.labels)
+        own_noise = noise[:, : loss.num_generations]
+        k = loss.num_positions(4)
+        rankings = Rankings(*sample_rankings(scores, mask, own_noise, temperature=loss.temperature, k=k))
+        reference = repeat(enumeration.reference_scores) if loss.needs_reference else None
+        value, _ = loss(scores, labels, mask, rankings=rankings, old_scores=scores.detach(), reference_scores=reference)
+        return torch.autograd.grad(value, scores)[0] * num_samples
+
+    return sample
+
+
+@pytest.fixture(scope="session")
+def z_scores():
+    """(mean - expected) / standard error of each coordinate: samples [S, n], expected [n] -> [n]."""
+
+    def z(samples: Tensor, expected: Tensor) -> Tensor:
+        return (samples.mean(0) - expected) / (samples.std(0) / len(samples) ** 0.5)
+
+    return z
+
+
+@pytest.fixture
+def lists():
+    """(scores, labels, mask, old scores, reference scores) of lists of 5, 3 and 4 documents, the last of one label."""
+    generator = torch.Generator().manual_seed(0)
+    scores, old, reference = torch.randn(3, 3, 5, generator=generator).unbind()
+    mask = torch.arange(5) < torch.tensor([[5], [3], [4]])
+    labels = torch.tensor([[0, 2, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0]]).float()
+    return scores, labels, mask, old, reference
+
+
+@pytest.fixture(scope="session")
+def evaluate():
+    """evaluate(loss, *tensors) -> (value, gradient, statistics)."""
+
+    def evaluate(loss, scores, labels, mask, rankings, old, reference):
+        scores = scores.clone().requires_grad_()
+        value, statistics = loss(scores, labels, mask, rankings=rankings, old_scores=old, reference_scores=reference)
+        return value.detach(), torch.autograd.grad(value, scores)[0], statistics
+
+    return evaluate

@@ -1,0 +1,88 @@
+"""The options: what the configuration files say, and the one-line refusals."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from launch.compose import instantiate
+from losses.ranking_policy import PlackettLuceGRPO
+from losses.rewards import MRR, NDCG
+
+CONF = Path(__file__).parents[2] / "conf" / "loss"
+
+
+def first_is_relevant(rankings, labels, mask):
+    """A user's reward, without per_position."""
+    return (torch.take_along_dim(labels.unsqueeze(-2), rankings[..., :1], -1)[..., 0] > 0).float()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_generations": 1}, "num_generations must be at least 2, got 1"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"epsilon": -0.1}, "epsilon must be at least 0"),
+        ({"beta": -1.0}, "beta must be at least 0"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"k": 5}, "k=5 positions are fewer than the 10 that the reward reads"),
+        ({"loss_type": "gspo"}, "loss_type='gspo' is not known; choose one of: sum, grpo"),
+        ({"advantage_estimator": "rlo"}, "choose one of: rloo, none, group, batch"),
+        ({"gradient_estimator": "pl_rank_3"}, "choose one of: policy_gradient, pl_rank_2"),
+        ({"importance_sampling_level": "list"}, "choose one of: token, sequence, sequence_product"),
+        ({"kl_in": "both"}, "choose one of: loss, reward"),
+        ({"kl_estimator": "k1"}, "with kl_in=loss, kl_estimator='k1' is not known; choose one of: rao_blackwell, k2"),
+        ({"kl_in": "reward", "kl_estimator": "k3"}, "choose one of: rao_blackwell, k1"),
+        ({"importance_sampling_level": "sequence"}, "set reward_to_go to false, or the level to token"),
+        ({"loss_type": "cispo"}, "loss_type=cispo needs epsilon_high"),
+        ({"reward": first_is_relevant}, "needs a reward with per_position.., which first_is_relevant has not"),
+        ({"reward": MRR(), "gradient_estimator": "pl_rank_2"}, "takes the rewards NDCG and Recall, not RR"),
+        ({"delta": 2.0, "gradient_estimator": "pl_rank_2"}, "pl_rank_2 has no delta=2.0; leave None"),
+        ({"reward": [NDCG(), MRR()], "reward_weights": [1.0]}, "reward_weights has 1 values for 2 rewards"),
+    ],
+)
+def test_refusals_are_one_line(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        PlackettLuceGRPO(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_configuration_file_states_the_defaults():
+    node = OmegaConf.load(CONF / "plackett_luce_grpo.yaml")
+    assert instantiate(node) == PlackettLuceGRPO()
+    assert set(node) - {"_target_"} == {field.name for field in fields(PlackettLuceGRPO)}
+
+
+def test_rewards_of_a_configuration():
+    node = OmegaConf.load(CONF / "plackett_luce_grpo.yaml")
+    node.reward = [{"_target_": "losses.rewards.NDCG", "k": 5}, {"_target_": "losses.rewards.MRR", "k": 3}]
+    node.reward_weights = [1, 0.5]
+    loss = instantiate(node)
+    assert loss.rewards.rewards == (NDCG(k=5), MRR(k=3))
+    assert loss.rewards.weights == (1, 0.5)
+    assert loss.num_positions(8) == 5
+    node.reward = {"_target_": "operator.add"}
+    node.reward_to_go = False
+    node.reward_weights = None
+    assert instantiate(node).rewards.rewards == (operator.add,)
+
+
+def test_a_users_reward_without_positions():
+    loss = PlackettLuceGRPO(num_generations=4, reward=first_is_relevant, reward_to_go=False)
+    scores, labels, mask = torch.randn(2, 6), torch.eye(6)[:2], torch.ones(2, 6, dtype=torch.bool)
+    rankings = loss.sample(scores, mask, [1, 2])
+    assert rankings.rankings.shape == (2, 4, 6)
+    _, statistics = loss(scores, labels, mask, rankings=rankings, old_scores=scores)
+    expected = first_is_relevant(rankings.rankings, labels, mask).mean()
+    torch.testing.assert_close(statistics["reward_mean"], expected)
+
+
+def test_properties():
+    assert PlackettLuceGRPO.contract == "list"
+    assert PlackettLuceGRPO(gradient_estimator="pl_rank_2").on_policy_only
+    assert not PlackettLuceGRPO().on_policy_only
