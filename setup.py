@@ -38,7 +38,7 @@ setup(
             "ruff>=0.9",
             "mypy>=1.14",
             "sentence-transformers>=6.2",
-            "trl>=1.16,<1.17",
+            "trl>=1.14,<1.17",
             "tensorboard>=2.18",
         ],
     },

@@ -113,7 +113,7 @@ class Sources:
         return cls(folders, tuple(overrides), forced, keys)
 
     def from_command_line(self, key: str) -> bool:
-        settings = [given for given in self.keys if given not in groups(self.folders)]
+        settings = [given for given in self.keys if not is_group_name(given, self.folders)]
         return any(key == given or key.startswith(f"{given}.") for given in settings)
 
     def file_setting(self, key: str, files: list[tuple[str, str]]) -> str | None:
@@ -162,7 +162,7 @@ def parse(override: str, folders: Sequence[Path]) -> Override:
 def force(override: Override, folders: Sequence[Path]) -> str:
     """`key=value` as `++key=value`, so that a wrong key reaches the check and not Hydra; a group's choice as given."""
     assert override.input_line is not None
-    is_group = override.key_or_group in groups(folders)
+    is_group = is_group_name(override.key_or_group, folders)
     chosen = override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list | dict)
     if is_group and not chosen:
         raise ValueError(
@@ -175,6 +175,11 @@ def force(override: Override, folders: Sequence[Path]) -> str:
 
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def is_group_name(key: str, folders: Sequence[Path]) -> bool:
+    """Whether `key` is a group, "data", or one inside another, "data/candidates"."""
+    return any((folder / key).is_dir() for folder in folders)
 
 
 def groups(folders: Sequence[Path]) -> list[str]:

@@ -1,0 +1,85 @@
+"""Every file under conf/: complete, composable, and experiments that stay swappable."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.compose import CONF, EXPERIMENTS, compose, instantiate
+from launch.schema import locate, type_hints
+
+# An experiment chooses these groups and sets no key inside: another choice on the command line would get that key.
+# (The budget of a run, under trainer and eval, is the experiment's own.)
+SWAPPABLE = {"model", "data", "loss", "engine", "logger"}
+
+EXPERIMENT_FILES = sorted((CONF / EXPERIMENTS).rglob("*.yaml"))
+ROOT_FILES = sorted(CONF.glob("*.yaml"))
+GROUP_FILES = sorted(
+    file for file in CONF.rglob("*.yaml") if file.parent.name != EXPERIMENTS and file not in ROOT_FILES
+)
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(CONF))
+
+
+def node_of(file: Path) -> dict:
+    return yaml.safe_load(file.read_text()) or {}
+
+
+def test_there_are_configurations():
+    assert EXPERIMENT_FILES
+    assert GROUP_FILES
+    assert CONF / "train.yaml" in ROOT_FILES
+
+
+@pytest.mark.parametrize("file", [*ROOT_FILES, *GROUP_FILES], ids=name)
+def test_a_file_states_every_field_of_its_target_and_nothing_else(file):
+    node = node_of(file)
+    target = locate(node["_target_"], name(file))
+    parameters = inspect.signature(target).parameters
+    assert set(type_hints(target)) >= set(parameters), "its types can be resolved, so that they are checked"
+    chosen = [entry for entry in node.get("defaults", []) if isinstance(entry, dict)]
+    groups = {key.removeprefix("override ").strip("/") for entry in chosen for key in entry}
+    stated = (set(node) | {group.split("@")[-1] for group in groups}) - {"_target_", "defaults", "hydra"}
+    stated = {key for key in stated if not key.startswith("hydra/")}
+    inherits = "defaults" in node and file in GROUP_FILES
+    if not inherits:
+        assert stated == set(parameters)
+
+
+@pytest.mark.parametrize("file", EXPERIMENT_FILES, ids=name)
+def test_an_experiment_composes_under_its_own_command(file):
+    lines = file.read_text().splitlines()
+    experiment = str(file.relative_to(CONF / EXPERIMENTS).with_suffix(""))
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# ")
+    assert f"+exp={experiment}" in lines[1]
+    command = lines[1].removeprefix("# ").split("launch/", 1)[1].split()
+    entry, overrides = Path(command[0]).stem, command[1:]
+    run = instantiate(compose(overrides, entry))
+    assert getattr(run, "run_name", None) == experiment.replace("/", "-")
+
+
+@pytest.mark.parametrize("file", EXPERIMENT_FILES, ids=name)
+def test_an_experiment_sets_no_key_inside_a_swappable_group(file):
+    assert not SWAPPABLE & set(node_of(file))
+
+
+@pytest.mark.parametrize("file", GROUP_FILES, ids=name)
+def test_every_choice_of_a_group_can_be_chosen(file):
+    group = file.relative_to(CONF).parts[0]
+    if len(file.relative_to(CONF).parts) != 2:
+        pytest.skip("a part of a group, chosen by its members")
+    missing = ["data.path=x"] if "???" in file.read_text() else []
+    assert getattr(compose([f"{group}={file.stem}", *missing]), group)._target_ == node_of(file)["_target_"]
+
+
+def test_a_group_inside_a_group_is_chosen_and_checked_too():
+    with pytest.raises(ValueError, match=r"^data/candidates=nope is not a choice: valid: bm25, run$"):
+        compose(["data/candidates=nope"])
+    with pytest.raises(ValueError, match=r"^data.candidates.path is not set: set data.candidates.path=... \("):
+        compose(["data/candidates=run"])
