@@ -21,7 +21,7 @@ def draw(title: str, points: Points, *, smooth: bool = False, dots: bool = False
 
     points = points[:: -(-len(points) // MAX_POINTS)]
     steps, values = [step for step, _ in points], [value for _, value in points]
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9}):
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         axes = figure.subplots()
         axes.plot(steps, values, color=PALE if smooth else LINE, linewidth=1 if smooth else 1.6)
