@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from engines.optimizers import OptimizerOptions
 
@@ -58,7 +59,9 @@ class TrainerConfig:
             raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"trainer.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        self.optimizer_options()
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"trainer.betas must be two numbers in [0, 1), got {self.betas}")
+        self.optimizer_options()  # checks the optimizer's name
 
     def optimizer_options(self) -> OptimizerOptions:
         return OptimizerOptions(
@@ -69,12 +72,20 @@ class TrainerConfig:
         )
 
     def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Linear warm-up over `warmup_ratio` of the steps, then linear or cosine decay to 0, or constant."""
-        from transformers import get_scheduler
+        """Linear warm-up over `warmup_ratio` of the steps, then linear or cosine decay to 0, or constant.
 
-        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        Update u (from 0) has (u + 1) / (warm-up + 1) of the learning rate: the first is not lost on a rate of 0.
+        """
         warmup = round(self.warmup_ratio * self.max_steps)
-        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=self.max_steps)
+
+        def factor(update: int) -> float:
+            if update < warmup:
+                return (update + 1) / (warmup + 1)
+            progress = min((update - warmup) / max(self.max_steps - warmup, 1), 1.0)
+            decay = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
+            return decay[self.schedule]
+
+        return LambdaLR(optimizer, factor)
 
     def check(self, loss: Any) -> None:
         """Raise ValueError where this trainer cannot optimise `loss`."""

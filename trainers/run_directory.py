@@ -117,11 +117,18 @@ def _prepare(config: DictConfig) -> dict[str, Any] | None:
     settings = OmegaConf.to_container(config, resolve=True)
     began: dict[str, Any] = {}
     if config.resume == "auto" and (folder / "config.yaml").is_file():
-        _refuse_differences(folder, settings)
-        if (folder / "summary.json").is_file():
+        step, finished = _newest_step(folder), (folder / "summary.json").is_file()
+        changed = differences(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), settings)
+        if changed and (step is not None or finished):
+            shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise ValueError(
+                f"{folder} was begun with other settings: {shown}. Repeat them to go on, choose another run_name, or "
+                "resume=none to move it aside"
+            )
+        if finished:
             return json.loads((folder / "summary.json").read_text())
-        began = _read_environment(folder)
-        _continue(folder)
+        began = {} if changed else _read_environment(folder)
+        _continue(folder, step, anew=bool(changed))
     else:
         checkpoint = None if config.resume in ("auto", "none") else _find_checkpoint(Path(config.resume))
         moved = _move_aside(folder)
@@ -143,33 +150,34 @@ def _folder(config: DictConfig) -> Path:
     return Path(config.output_dir) / name
 
 
-def _refuse_differences(folder: Path, settings: Any) -> None:
-    """Raise ValueError naming the settings, old and new, that differ from those the run began with."""
-    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    old, new = flatten(stored), flatten(settings)
-    changed = [
+def differences(old: Any, new: Any) -> list[str]:
+    """The settings that change the result and differ, as "key old -> new"."""
+    old, new = flatten(old), flatten(new)
+    return [
         f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in {**old, **new}
         if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not any(fnmatch(key, pattern) for pattern in NEUTRAL)
     ]
-    if changed:
-        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise ValueError(
-            f"{folder} was begun with other settings: {shown}. Repeat them to go on, choose another run_name, or "
-            "resume=none to move it aside"
-        )
 
 
 _ABSENT = object()
 
 
-def _continue(folder: Path) -> None:
-    """Cut the metrics past the newest checkpoint, and say where the run goes on."""
+def _newest_step(folder: Path) -> int | None:
     checkpoints = [file.parent.name for file in folder.glob(f"checkpoints/step-*/{STATE_FILE}")]
-    step = max((int(name.removeprefix("step-")) for name in checkpoints), default=None)
+    return max((int(name.removeprefix("step-")) for name in checkpoints), default=None)
+
+
+def _continue(folder: Path, step: int | None, anew: bool) -> None:
+    """Cut the metrics past the newest checkpoint, and say where the run goes on. `anew`: nothing is kept (a run that
+    stopped before its first checkpoint, begun with other settings: a mistake that has been corrected)."""
+    (folder / "traceback.txt").unlink(missing_ok=True)
+    if anew:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
     cut_metrics(folder / "metrics.jsonl", step)
     if step is None:
-        _say(f"{folder} was interrupted before its first checkpoint: starting it again")
+        _say(f"{folder} stopped before its first checkpoint: starting it again")
     else:
         _say(f"resuming {folder} from step {step}")
 

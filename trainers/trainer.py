@@ -99,7 +99,7 @@ class Trainer:
             initial=self.step, total=self.config.max_steps, disable=not is_main(), file=sys.stderr, unit="step"
         )
         self.engine.model.train()
-        if self.step == 0:
+        if self.best_metric is None:
             self.evaluate()
 
     def next_batch(self) -> ListBatch:

@@ -93,6 +93,18 @@ def test_a_run_without_a_checkpoint_starts_again_with_its_first_test_scores(tmp_
     assert logged_steps(run) == [("test", 0)]
 
 
+def test_a_corrected_mistake_is_no_other_run(tmp_path):
+    run = RunDirectory.open(settings(tmp_path, trainer__max_steps=-1))
+    run.describe_data("wrong", "abc")
+    run.append_metrics({"step": 0, "split": "test", "nDCG@10": 0.1})
+    (run.path / "traceback.txt").touch()
+    (run.path / "runs").mkdir()
+    run = RunDirectory.open(settings(tmp_path))
+    run.describe_data("right", "def")
+    assert sorted(child.name for child in run.path.iterdir()) == ["checkpoints", "config.yaml", "environment.json"]
+    assert OmegaConf.load(run.path / "config.yaml") == settings(tmp_path)
+
+
 def test_a_setting_that_changes_the_result_is_refused_by_name(tmp_path):
     train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
     with pytest.raises(ValueError) as caught:

@@ -1,0 +1,41 @@
+"""Run a trainer in this process, or on one of several ranks, and hand back what it logged and learned."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import Tensor
+
+TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
+
+
+def make_trainer(overrides: list[str]) -> Any:
+    from launch.compose import compose, instantiate
+    from launch.training import make_trainer
+    from trainers.run_directory import RunDirectory
+
+    config = compose(overrides)
+    settings = instantiate(config)
+    settings.trainer.check(settings.loss)
+    run = RunDirectory.open(config)
+    model = settings.model.build(settings.seed)
+    return make_trainer(settings, settings.data.build(), model, run, settings.logger.build(run, config))
+
+
+def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Fit; the lines of metrics.jsonl without times, and the final weights."""
+    trainer = make_trainer(overrides)
+    trainer.fit()
+    with trainer.engine.full_weights():
+        weights = {name: value.detach().clone() for name, value in trainer.engine.model.state_dict().items()}
+    return metrics_of(trainer), weights
+
+
+def metrics_of(trainer: Any) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in trainer.run.metrics_file.read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def run_several(runs: list[list[str]]) -> list[tuple[list[dict[str, Any]], dict[str, Tensor]]]:
+    return [run_to_the_end(overrides) for overrides in runs]

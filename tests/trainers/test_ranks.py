@@ -1,0 +1,56 @@
+"""Any engine on 2 ranks trains as one process does: reward, loss, gradient norm, checksum per step, final weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engines.testing import run_ranks
+from running import run_several
+
+STEPS = 20
+GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.num_generations=16", "loss.beta=0.1"]
+SUPERVISED = ["+exp=reranker_supervised"]  # with dropout: every chunk's is keyed by what it is
+COMPARED = ("loss", "grad_norm", "score_checksum", "reward_mean", "kl")
+
+
+@pytest.fixture(scope="module")
+def one_process() -> dict[str, object]:
+    return {}
+
+
+def runs(tiny_run: list[str], name: str, engine: str) -> list[list[str]]:
+    common = [f"trainer.max_steps={STEPS}", "trainer.eval_every=10", f"engine={engine}", *tiny_run]
+    return [[*loss, f"run_name={name}-{i}", *common] for i, loss in enumerate((GRPO, SUPERVISED))]
+
+
+def reference(tiny_run: list[str], one_process: dict[str, object]) -> object:
+    """The runs of one process, made once."""
+    if "results" not in one_process:
+        one_process["results"] = run_ranks(run_several, 1, runs(tiny_run, "one", "torch"))[0]
+    return one_process["results"]
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3"])
+def test_two_ranks_equal_one(engine: str, tiny_run: list[str], one_process: dict[str, object]) -> None:
+    several = run_ranks(run_several, 2, runs(tiny_run, "two", engine))
+    for (expected, weights), (found, found_weights), (_, other_rank) in zip(
+        reference(tiny_run, one_process), several[0], several[1], strict=True
+    ):
+        assert len(found) == len(expected) == STEPS + 3
+        for one, two in zip(expected, found, strict=True):
+            for name in one.keys() & {*COMPARED, "nDCG@10"}:
+                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (name, one, two)
+        for name, value in weights.items():
+            torch.testing.assert_close(found_weights[name], value, rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(other_rank[name], found_weights[name], rtol=0, atol=0)
+
+
+def test_the_runs_compared_are_not_trivial(tiny_run: list[str], one_process: dict[str, object]) -> None:
+    (grpo, _), (supervised, _) = reference(tiny_run, one_process)
+    trained = [line for line in grpo if line["split"] == "train"]
+    assert min(line["num_chunks"] for line in trained) > 2, "ranks must share the step, and chunks be recomputed"
+    assert any(line["kl"] > 0 for line in trained)
+    assert len({line["grad_norm"] for line in trained}) == STEPS
+    losses = [line["loss"] for line in supervised if line["split"] == "train"]
+    assert len(set(losses)) == STEPS

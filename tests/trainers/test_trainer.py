@@ -1,0 +1,113 @@
+"""The loop: chunks and kept graphs do not matter, runs repeat, and an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from running import make_trainer, metrics_of, run_to_the_end
+from trainers.trainer import checksum
+
+SUPERVISED = ["+exp=reranker_supervised", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
+GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", *SUPERVISED[1:]]
+
+
+def assert_equal_runs(first: Any, second: Any, tolerance: float = 0.0) -> None:
+    (metrics, weights), (other_metrics, other_weights) = first, second
+    assert len(metrics) == len(other_metrics)
+    for line, other in zip(metrics, other_metrics, strict=True):
+        for name in {"loss", "grad_norm", "score_checksum", "reward_mean"} & line.keys():
+            assert other[name] == pytest.approx(line[name], rel=tolerance, abs=tolerance), name
+    for name, value in weights.items():
+        torch.testing.assert_close(other_weights[name], value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("experiment", [SUPERVISED, GRPO], ids=["supervised", "grpo"])
+def test_the_same_seed_gives_identical_metrics(experiment: list[str], tiny_run: list[str]) -> None:
+    first = run_to_the_end([*experiment, *tiny_run, "run_name=first"])
+    second = run_to_the_end([*experiment, *tiny_run, "run_name=second"])
+    assert first[0] == second[0]
+    other = run_to_the_end([*experiment, *tiny_run, "run_name=other", "seed=7"])
+    assert first[0] != other[0]
+
+
+def test_chunked_equals_whole_without_dropout(tiny_run: list[str]) -> None:
+    plain = [*SUPERVISED, *tiny_run, "model.dropout=0.0"]
+    chunked = run_to_the_end([*plain, "run_name=chunked"])
+    whole = run_to_the_end([*plain, "run_name=whole", "trainer.token_budget=100000"])
+    assert whole[0][1]["num_chunks"] == 1 < chunked[0][1]["num_chunks"]
+    assert_equal_runs(chunked, whole, tolerance=1e-5)
+
+
+def test_recomputed_chunks_equal_kept_graphs_with_dropout(tiny_run: list[str]) -> None:
+    recomputed = run_to_the_end([*SUPERVISED, *tiny_run, "run_name=recomputed", "trainer.kept_chunks=0"])
+    kept = run_to_the_end([*SUPERVISED, *tiny_run, "run_name=kept", "trainer.kept_chunks=100"])
+    assert_equal_runs(recomputed, kept, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("experiment", [SUPERVISED, GRPO], ids=["supervised", "grpo"])
+@pytest.mark.parametrize("interrupted_at", [1, 4, 5])
+def test_an_interrupted_run_continues_as_if_it_had_not_been(
+    experiment: list[str], interrupted_at: int, tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_to_the_end([*experiment, *tiny_run, "run_name=whole"])
+    trainer = make_trainer([*experiment, *tiny_run, "run_name=broken"])
+    log = trainer.log
+
+    def log_then_stop(statistics: dict[str, Any]) -> None:
+        log(statistics)
+        if trainer.step == interrupted_at:
+            raise KeyboardInterrupt
+
+    trainer.log = log_then_stop
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    again = make_trainer([*experiment, *tiny_run, "run_name=broken"])
+    assert "resuming" in capsys.readouterr().err
+    again.fit()
+    weights = {name: value.detach().clone() for name, value in again.engine.model.state_dict().items()}
+    assert metrics_of(again) == whole[0]
+    assert_equal_runs(whole, (metrics_of(again), weights))
+
+
+def test_best_checkpoint_is_the_best_on_dev(tiny_run: list[str]) -> None:
+    trainer = make_trainer([*SUPERVISED, *tiny_run, "trainer.eval_every=1"])
+    trainer.fit()
+    dev = {line["step"]: line["nDCG@10"] for line in metrics_of(trainer) if line["split"] == "dev"}
+    assert trainer.best_metric == max(dev.values())
+    assert trainer.checkpoints.best() == trainer.run.checkpoints / f"step-{trainer.best_step:06d}"
+    assert dev[trainer.best_step] == trainer.best_metric
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_run: list[str]) -> None:
+    trainer = make_trainer([*SUPERVISED, *tiny_run])
+    trainer.loss = lambda scores, labels, mask: scores.sum() * float("nan")
+    with pytest.raises(FloatingPointError, match="step 1: the loss or its gradient is not finite"):
+        trainer.fit()
+
+
+def test_training_moves_every_weight_but_not_frozen_ones(tiny_run: list[str]) -> None:
+    trainer = make_trainer(["+exp=reranker_supervised", "model=cross_encoder_lora", "trainer.max_steps=2", *tiny_run])
+    before = {name: value.detach().clone() for name, value in trainer.engine.model.named_parameters()}
+    trainer.fit()
+    for name, value in trainer.engine.model.named_parameters():
+        moved = not torch.equal(value, before[name])
+        expected = value.requires_grad and "lora_A" not in name  # A's first gradient is 0: B starts at zero
+        assert moved == expected or "lora_A" in name, name
+
+
+def test_checksum_weighs_each_row() -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0])
+    assert checksum(scores) == pytest.approx(0.5403023 - 2 * 0.4161468 - 3 * 0.9899925)
+    assert checksum(scores.flip(0)) != pytest.approx(checksum(scores))
+
+
+def test_wrong_loss_for_the_trainer_is_refused(tiny_run: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trainer=grpo needs a policy loss.*trainer=ranking"):
+        make_trainer(["+exp=reranker_grpo", "loss=softmax_cross_entropy", *tiny_run])
+    with pytest.raises(ValueError, match=r"trainer=ranking needs a loss of .scores, labels, mask."):
+        make_trainer(["+exp=reranker_supervised", "loss=plackett_luce_grpo", *tiny_run])
+    assert not (tmp_path / "outputs").exists()
