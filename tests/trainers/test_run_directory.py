@@ -176,6 +176,7 @@ def open_on_every_rank(root: str) -> list[str]:
     run = RunDirectory.open(settings(Path(root)))
     run.append_metrics({"step": 1, "split": "train", "loss": 1.0})
     run.describe_data("scifact", "abc")
+    CheckpointStore(run.checkpoints).save(1, lambda folder: None, {"step": 1})
     heard = [str(run.path)]
     try:
         RunDirectory.open(settings(Path(root), seed=2))
