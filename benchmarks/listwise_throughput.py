@@ -2,10 +2,10 @@
 
     python benchmarks/listwise_throughput.py [--runs 5] [--steps 20] [--batch-size 4] [--list-size 8] [--max-length 128]
 
-Both train the same model on the same lists of the docstring collection (same order, length limit and batch), each run in a
-process of its own, alternating. Rows are (query, document) pairs; the first steps are not counted. The share of peak is
-the model's floating-point operations per second, counted on unpadded rows, over those of a large fp32 matmul measured in
-the same process.
+Both train the same model on the same lists of the docstring collection (same order, length limit and batch), each run
+in a process of its own, alternating. Rows are (query, document) pairs; the first steps are not counted. The share of
+peak is the model's floating-point operations per second, counted on unpadded rows, over those of a large fp32 matmul
+measured in the same process.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def report(figures: dict[str, list[dict[str, float]]]) -> None:
     }
     print(f"\n{'median of runs':22}  rows/s  share of fp32 matmul peak  peak memory MiB")
     for side, median in medians.items():
-        print(
-            f"{side:22}  {median['rows_per_s']:6.1f}  {median['share_of_peak']:25.1%}  {median['peak_memory_mib']:15.0f}"
-        )
+        speed, share, memory = (median[name] for name in ("rows_per_s", "share_of_peak", "peak_memory_mib"))
+        print(f"{side:22}  {speed:6.1f}  {share:25.1%}  {memory:15.0f}")
     pairs = zip(figures["plackett"], figures["sentence-transformers"], strict=True)
     ratios = sorted(ours["rows_per_s"] / theirs["rows_per_s"] for ours, theirs in pairs)
     print(f"ratio plackett / sentence-transformers: median {statistics.median(ratios):.2f}, all {ratios}")

@@ -18,9 +18,9 @@ from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.queries import write_queries
 from evaluation.report import print_table, result_rows, write_report
-from evaluation.table import format_table
 from evaluation.reranking import RerankingEvaluator
 from evaluation.significance import paired_test
+from evaluation.table import format_table
 from launch.compose import instantiate
 from launch.config import RunConfig
 from models.cross_encoder import CrossEncoder
@@ -147,9 +147,7 @@ def fit_fusion(trainer: Trainer) -> float:
     return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
 
 
-def summarise(
-    trainer: Trainer, test: RerankingEvaluator, results: dict[str, Metrics], weight: float
-) -> dict[str, Any]:
+def summarise(trainer: Trainer, test: RerankingEvaluator, results: dict[str, Metrics], weight: float) -> dict[str, Any]:
     metric = test.config.metric
     values = {name: result.per_query[metric] for name, result in results.items()}
     totals = trainer.totals

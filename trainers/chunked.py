@@ -94,8 +94,8 @@ class ChunkedBackward:
         finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
         if not all_agree(bool(finite)):
             raise FloatingPointError(
-                f"step {step}: the loss or its gradient is not finite (loss {loss.item()}): lower trainer.learning_rate "
-                f"or continue from an earlier checkpoint"
+                f"step {step}: the loss or its gradient is not finite (loss {loss.item()}): "
+                "lower trainer.learning_rate or continue from an earlier checkpoint"
             )
         return gradients
 

@@ -37,8 +37,8 @@ class GRPOTrainerConfig(TrainerConfig):
             )
         if self.num_iterations > 1 and loss.on_policy_only:
             raise ValueError(
-                f"trainer.num_iterations={self.num_iterations}: gradient_estimator={loss.gradient_estimator} holds only "
-                "for one update per batch"
+                f"trainer.num_iterations={self.num_iterations}: gradient_estimator={loss.gradient_estimator} "
+                "holds only for one update per batch"
             )
 
     def build(self, **parts: Any) -> GRPOTrainer:

@@ -54,5 +54,5 @@ def test_errors_name_the_key(options: dict[str, object], message: str) -> None:
 
 
 def test_num_iterations() -> None:
-    with pytest.raises(ValueError, match="trainer.num_iterations must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"trainer.num_iterations must be at least 1, got 0"):
         GRPOTrainerConfig(num_iterations=0)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from running import make_trainer, metrics_of, run_to_the_end
+
 from trainers.trainer import checksum
 
 SUPERVISED = ["+exp=reranker_supervised", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
