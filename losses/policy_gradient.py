@@ -26,7 +26,7 @@ class Surrogate(NamedTuple):
 
 
 def importance_ratio(log_ratio: Tensor, position_mask: Tensor, level: str) -> Tensor:
-    """rho from log P - log P_old of each position, at most e^20 (beyond, without a gradient: float32 must not overflow).
+    """rho from log P - log P_old of each position, at most e^20 (where float32 would overflow there is no gradient).
 
     Args:
         log_ratio: [..., G, k], 0 at masked positions.

@@ -8,7 +8,7 @@ from typing import ClassVar
 from losses.advantages import ADVANTAGE_ESTIMATORS
 from losses.lists import above_zero, at_least, one_of
 from losses.policy_gradient import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES
-from losses.rewards import NDCG, Reward, RewardSum
+from losses.rewards import NDCG, DiscountedMetric, Reward, RewardSum, reward_name
 
 GRADIENT_ESTIMATORS = ("policy_gradient", "pl_rank_2")
 KL_ESTIMATORS = {"loss": ("rao_blackwell", "k2", "k3"), "reward": ("rao_blackwell", "k1")}
@@ -91,7 +91,7 @@ class RankingPolicyOptions:
         for name, default in unused.items():
             if getattr(self, name) != default:
                 raise ValueError(f"gradient_estimator=pl_rank_2 has no {name}={getattr(self, name)}; leave {default}")
-        if lacking := self.rewards.without("discounts"):
+        if lacking := [reward_name(r) for r in self.rewards.rewards if not isinstance(r, DiscountedMetric)]:
             raise ValueError(f"gradient_estimator=pl_rank_2 takes the rewards NDCG and Recall, not {lacking[0]}")
 
     def _check_policy_gradient(self) -> None:
@@ -101,7 +101,7 @@ class RankingPolicyOptions:
             )
         if not self.reward_to_go:
             return
-        if lacking := self.rewards.without("per_position"):
+        if lacking := [reward_name(r) for r in self.rewards.rewards if not hasattr(r, "per_position")]:
             raise ValueError(f"reward_to_go=true needs a reward with per_position(), which {lacking[0]} has not")
         if self.importance_sampling_level != "token":
             raise ValueError(

@@ -188,10 +188,6 @@ class RewardSum:
         depths = [getattr(reward, "k", None) for reward in self.rewards]
         return None if None in depths else max(depth for depth in depths if depth is not None)
 
-    def without(self, kind: str) -> list[str]:
-        """Names of the rewards that lack an attribute, such as "per_position"."""
-        return [reward_name(reward) for reward in self.rewards if not hasattr(reward, kind)]
-
     def evaluate(self, rankings: Tensor, labels: Tensor, mask: Tensor, *, per_position: bool) -> Outcome:
         """What the rankings earn; `per_position` needs rewards with that method."""
         values: dict[str, Tensor] = {}

@@ -19,7 +19,7 @@ def log_elementary_symmetric(logits: Tensor, k: int) -> Tensor:
     sums[..., 0] = 0.0
     for element in logits.unbind(dim=-1):
         with_element = torch.logaddexp(sums[..., 1:], sums[..., :-1] + element.unsqueeze(-1))
-        sums = torch.cat([sums[..., :1], with_element.clamp(min=lowest)], dim=-1)
+        sums = torch.cat([sums[..., :1], with_element], dim=-1)
     return sums[..., k]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from losses.advantages import advantages, reward_to_go_advantages
 from losses.plackett_luce import position_distributions
-from losses.policy_gradient import reduce_positions
+from losses.policy_gradient import importance_ratio, reduce_positions
 from losses.ranking_policy import PlackettLuceGRPO
 from losses.rewards import NDCG
 
@@ -126,6 +126,21 @@ def test_oracle_6_loss_types_and_levels(trl_trainer_class, loss_type, level, bet
 )
 def test_oracle_6_options(trl_trainer_class, options):
     check_parity(trl_trainer_class, replace(BASE, **options))
+
+
+def test_importance_sampling_levels():
+    log_ratio = torch.tensor([[[0.1, 0.3, 0.0]], [[0.2, 0.0, 0.0]]])
+    position_mask = torch.tensor([[[True, True, False]], [[True, False, False]]])
+    expected = {"token": log_ratio, "sequence": [[[0.2]], [[0.2]]], "sequence_product": [[[0.4]], [[0.2]]]}
+    for level, values in expected.items():
+        ratio = importance_ratio(log_ratio, position_mask, level)
+        torch.testing.assert_close(ratio, torch.as_tensor(values).exp())
+
+
+def test_the_ratio_of_a_long_ranking_does_not_overflow():
+    log_ratio = torch.full((1, 2, 1000), 1.0)
+    ratio = importance_ratio(log_ratio, torch.ones(1, 1, 1000, dtype=torch.bool), "sequence_product")
+    assert ratio.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from losses.advantages import advantages
+from losses.advantages import advantages, reward_to_go_advantages
 from losses.plackett_luce import Rankings, position_distributions
 from losses.ranking_policy import PlackettLuceGRPO
 from losses.rewards import MAP, MRR, NDCG, Recall
@@ -127,6 +127,20 @@ def test_oracle_5_divergence_in_the_reward_gives_its_whole_gradient(options, enu
     loss = replace(SMALL, k=3, beta=0.5, kl_in="reward", **options)
     exact = -enumeration.reward_gradient(NDCG(k=2), 3) + 0.5 * enumeration.kl_gradient(3)
     assert z_scores(gradient_samples(loss), exact).abs().max() < 4
+
+
+def test_a_choice_is_charged_with_the_divergence_after_it_only(lists, evaluate):
+    scores, labels, mask, _, reference = (values[:1] for values in lists)
+    loss = replace(SMALL, k=3, beta=0.5, kl_in="reward")
+    rankings = loss.sample(scores, mask, [1])
+    _, gradient, _ = evaluate(loss, scores, labels, mask, rankings, scores, reference)
+    leaf = scores.clone().requires_grad_()
+    policy, other = (position_distributions(s, mask, rankings.rankings, temperature=0.7) for s in (leaf, reference))
+    kl = policy.kl(other)
+    rewards = NDCG(k=2).per_position(rankings.rankings, labels, mask)
+    rewards[..., :2] -= 0.5 * kl[..., 1:].detach()
+    by_hand = 0.5 * kl - reward_to_go_advantages(rewards, "rloo") * policy.log_probs
+    torch.testing.assert_close(gradient, torch.autograd.grad(by_hand.sum(-1).mean(), leaf)[0])
 
 
 def test_oracle_5_divergence_in_the_loss_lacks_the_choices_that_led_there(enumeration, gradient_samples, z_scores):

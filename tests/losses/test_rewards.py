@@ -93,7 +93,6 @@ def test_sum_of_rewards(graded):
     expected = 0.5 * NDCG(k=5)(*graded) + 2 * precision_at_1(*graded)
     torch.testing.assert_close(outcome.total, expected)
     assert list(outcome.values) == ["nDCG@5", "precision_at_1"]
-    assert both.without("per_position") == ["precision_at_1"]
     assert reward_name(partial(precision_at_1)) == "precision_at_1"
     assert both.depth is None
     assert RewardSum.of([NDCG(k=5), MRR(k=7)], None).depth == 7
