@@ -120,7 +120,8 @@ def _tell_torchrun(message: str, details: str) -> None:
 
 
 def _save(details: str) -> Path | None:
-    if _run_folder is None or not _run_folder.is_dir():
+    """Leave the traceback in the run directory, where there is one that is not finished."""
+    if _run_folder is None or not _run_folder.is_dir() or (_run_folder / "summary.json").exists():
         return None
     file = _run_folder / "traceback.txt"
     with suppress(OSError):
