@@ -31,7 +31,6 @@ ENGINES: dict[str, Any] = {
     "zero1": DeepSpeedEngineConfig(stage=1),
     "zero2": DeepSpeedEngineConfig(stage=2),
     "zero3": DeepSpeedEngineConfig(stage=3, config=PARTITION_ALL),
-    "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
     "zero2-offload": DeepSpeedEngineConfig(stage=2, offload="optimizer"),
     "zero3-offload": DeepSpeedEngineConfig(stage=3, offload="all", config=PARTITION_ALL),
 }
