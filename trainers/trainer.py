@@ -60,6 +60,7 @@ class Trainer:
         self.step = 0
         self.best_metric: float | None = None
         self.best_step: int | None = None
+        self.saved_step: int | None = None
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
         self.batch: ListBatch | None = None
         self._shares: Iterator[list[ListExample]] | None = None
@@ -167,6 +168,10 @@ class Trainer:
             self.checkpoints.mark_best(self.step)
 
     def save(self) -> None:
+        """A checkpoint of this step, once: a new best has already been saved when saving is due."""
+        if self.saved_step == self.step:
+            return
+        self.saved_step = self.step
         state = {
             "step": self.step,
             "best_metric": self.best_metric,
