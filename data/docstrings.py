@@ -46,7 +46,7 @@ class DocstringsConfig(SourceOptions):
     test_fraction: float = 0.15  # share of the modules
     max_train_queries: int = 4000
     max_dev_queries: int = 150
-    max_test_queries: int = 400
+    max_test_queries: int = 300
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -143,7 +143,7 @@ def fit_fusion(trainer: Trainer) -> float:
     dev = trainer.evaluator
     if dev is None:
         return 0.5
-    scores = dev.evaluate(trainer.engine.forward, trainer.engine.device).run
+    scores = trainer.best_run or dev.evaluate(trainer.engine.forward, trainer.engine.device).run
     return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
 
 

@@ -18,11 +18,11 @@ SCHEDULES = ("linear", "cosine", "constant")
 class TrainerConfig:
     """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks."""
 
-    max_steps: int = 200
+    max_steps: int = 300
     batch_size: int = 4
     list_size: int = 8
-    token_budget: int = 4096
-    kept_chunks: int = 1
+    token_budget: int = 1024
+    kept_chunks: int = 4
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
@@ -31,7 +31,7 @@ class TrainerConfig:
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     log_every: int = 1
-    eval_every: int = 50
+    eval_every: int = 100
     save_every: int = 50
     keep_checkpoints: int = 2
     workers: int = 1

@@ -17,6 +17,7 @@ from engines.checkpoints import CheckpointStore
 from engines.collectives import gather_objects
 from engines.process_group import is_main, world_size
 from engines.protocol import Engine
+from evaluation.metrics import Run
 from evaluation.reranking import RerankingEvaluator
 from trainers.chunked import ChunkedBackward, ChunkedStep, Representations
 from trainers.loggers import Logger
@@ -60,6 +61,7 @@ class Trainer:
         self.step = 0
         self.best_metric: float | None = None
         self.best_step: int | None = None
+        self.best_run: Run | None = None  # dev scores of the best step, if this process made them
         self.saved_step: int | None = None
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
         self.batch: ListBatch | None = None
@@ -156,14 +158,15 @@ class Trainer:
         """Rerank dev; a new best is saved and marked."""
         if self.evaluator is None:
             return
-        metrics = self.evaluator.evaluate(self.engine.forward, self.engine.device).metrics.mean
+        result = self.evaluator.evaluate(self.engine.forward, self.engine.device)
+        metrics = result.metrics.mean
         self.run.append_metrics({"step": self.step, "split": "dev", **metrics})
         self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, self.step)
         value = metrics[self.evaluator.config.metric]
         if is_main():
             self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
         if self.best_metric is None or value > self.best_metric:
-            self.best_metric, self.best_step = value, self.step
+            self.best_metric, self.best_step, self.best_run = value, self.step, result.run
             self.save()
             self.checkpoints.mark_best(self.step)
 

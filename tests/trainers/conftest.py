@@ -49,6 +49,7 @@ def tiny_run(tiny_beir_dir: Path, tiny_bert_dir: Path, tmp_path: Path) -> list[s
         "trainer.batch_size=3",
         "trainer.list_size=7",
         "trainer.token_budget=160",
+        "trainer.kept_chunks=1",
         "trainer.workers=0",
         "eval.depth=8",
         "logger=none",

@@ -1,0 +1,101 @@
+"""What a step of GRPO costs: memory against the length of the list, time against the number of sampled rankings.
+
+    python benchmarks/step_cost.py memory         # peak memory, a list of 1,000 documents against one of 32
+    python benchmarks/step_cost.py generations    # seconds per step, 256 rankings against 4
+
+Memory is the peak of a whole process (one for each length) at a token budget for 16 documents. Step times alternate
+between the two numbers of rankings on the same model and lists; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MAX_LENGTH = 128
+BUDGET = 16 * MAX_LENGTH
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("memory", "generations"))
+    parser.add_argument("--list-size", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.list_size:
+        print(peak_memory_mib(arguments.list_size))
+    elif arguments.what == "memory":
+        compare_memory()
+    else:
+        compare_generations()
+
+
+def compare_memory() -> None:
+    peaks = {}
+    for list_size in (32, 1000):
+        command = [sys.executable, __file__, "memory", "--list-size", str(list_size)]
+        peaks[list_size] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        print(f"list of {list_size}: peak {peaks[list_size]:.0f} MiB at a token budget of {BUDGET}", flush=True)
+    print(f"ratio {peaks[1000] / peaks[32]:.3f}")
+
+
+def peak_memory_mib(list_size: int) -> float:
+    from engines.memory import keep_freed_memory, peak_memory_bytes
+
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, f"trainer.list_size={list_size}", "trainer.batch_size=1")
+        for _ in range(2):
+            trainer.step += 1
+            trainer.train_step(trainer.next_batch())
+        assert len(trainer.batch.rows) == list_size
+    return peak_memory_bytes() / 2**20
+
+
+def compare_generations() -> None:
+    from engines.memory import keep_freed_memory
+
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, "trainer.batch_size=4")
+        losses = {number: dataclasses.replace(trainer.loss, num_generations=number) for number in (4, 256)}
+        seconds: dict[int, list[float]] = {number: [] for number in losses}
+        for _ in range(12):
+            trainer.step = 1
+            batch = trainer.next_batch()
+            for number, loss in losses.items():
+                trainer.loss = loss
+                started = time.perf_counter()
+                trainer.train_step(batch)
+                seconds[number].append(time.perf_counter() - started)
+    medians = {number: statistics.median(times[2:]) for number, times in seconds.items()}
+    for number, median in medians.items():
+        print(f"{number} rankings a list: {median:.3f} s a step (4 lists of 8)")
+    print(f"ratio {medians[256] / medians[4]:.3f}")
+
+
+def make_trainer(folder: str, *overrides: str) -> Any:
+    from launch.compose import compose, instantiate
+    from launch.training import make_trainer
+    from trainers.run_directory import RunDirectory
+
+    common = ["+exp=reranker_grpo", f"output_dir={folder}", "logger=none", f"model.max_length={MAX_LENGTH}"]
+    common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
+    config = compose([*common, *overrides])
+    settings = instantiate(config)
+    run = RunDirectory.open(config)
+    model = settings.model.build(settings.seed)
+    trainer = make_trainer(settings, settings.data.build(), model, run, settings.logger.build(run, config))
+    trainer.engine.model.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()
