@@ -132,10 +132,11 @@ def test_the_error_file_has_torchruns_shape(stand_in_folder, tmp_path):
     assert "job.yaml is not in" in ProcessFailure(0, 1, 1, str(error_file)).message["message"]
 
 
-def test_a_clone_that_is_not_installed_says_so():
-    train = Path(__file__).parents[2] / "launch" / "train.py"
-    done = subprocess.run([sys.executable, "-S", str(train)], capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("name", ["train", "evaluate", "rerank"])
+def test_a_clone_that_is_not_installed_says_so(name):
+    entry = Path(__file__).parents[2] / "launch" / f"{name}.py"
+    done = subprocess.run([sys.executable, "-S", str(entry)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert "pip install -e ." in done.stderr
+    assert done.stderr.endswith("run `pip install -e .` in the repository first\n")
     assert len(done.stderr.splitlines()) == 1
