@@ -94,11 +94,7 @@ def make_trainer(arguments: argparse.Namespace, folder: str) -> Any:
     from trainers.run_directory import RunDirectory
 
     config = compose(overrides(arguments, folder))
-    settings = instantiate(config)
-    run = RunDirectory.open(config)
-    trainer = make_trainer(
-        settings, settings.data.build(), settings.model.build(settings.seed), run, settings.logger.build(run, config)
-    )
+    trainer, _ = make_trainer(instantiate(config), config, RunDirectory.open(config))
     trainer.evaluator = None
     return trainer
 

@@ -88,10 +88,7 @@ def make_trainer(folder: str, *overrides: str) -> Any:
     common = ["+exp=reranker_grpo", f"output_dir={folder}", "logger=none", f"model.max_length={MAX_LENGTH}"]
     common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
     config = compose([*common, *overrides])
-    settings = instantiate(config)
-    run = RunDirectory.open(config)
-    model = settings.model.build(settings.seed)
-    trainer = make_trainer(settings, settings.data.build(), model, run, settings.logger.build(run, config))
+    trainer, _ = make_trainer(instantiate(config), config, RunDirectory.open(config))
     trainer.engine.model.train()
     return trainer
 

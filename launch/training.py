@@ -26,7 +26,6 @@ from launch.config import RunConfig
 from models.cross_encoder import CrossEncoder
 from models.export import export_cross_encoder
 from models.resolve import resolve
-from trainers.loggers import Logger
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
 
@@ -40,25 +39,24 @@ def train(config: DictConfig) -> float | None:
     run = RunDirectory.open(config)
     if run.finished:
         return show_finished(run)
-    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
-    collection = settings.data.build()
-    run.describe_data(collection.name, collection.fingerprint)
-    model = settings.model.build(settings.seed)
-    logger = settings.logger.build(run, config)
-    trainer = make_trainer(settings, collection, model, run, logger)
-    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer)
+    trainer, collection = make_trainer(settings, config, run)
+    tokenizer = trainer.engine.model.tokenizer
+    test = settings.eval.build(collection.split("test"), collection.documents, tokenizer)
 
     before = score_before(trainer, test, run)
     trainer.fit()
     summary = finish(trainer, test, before, run)
-    logger.finish(summary)
+    trainer.logger.finish(summary)
     process_group.stop()
     return summary["best_dev"]
 
 
-def make_trainer(
-    settings: RunConfig, collection: Collection, model: CrossEncoder, run: RunDirectory, logger: Logger
-) -> Trainer:
+def make_trainer(settings: RunConfig, config: DictConfig, run: RunDirectory) -> tuple[Trainer, Collection]:
+    """The trainer of a configuration (and `settings`, its objects), and the collection that it trains on."""
+    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+    collection = settings.data.build()
+    run.describe_data(collection.name, collection.fingerprint)
+    model = settings.model.build(settings.seed)
     options = settings.trainer
     lists = TrainingLists(
         collection,
@@ -76,7 +74,7 @@ def make_trainer(
         workers=options.workers,
     )
     dev = collection.splits.get("dev")
-    return options.build(
+    trainer = options.build(
         model=model,
         engine_config=settings.engine,
         loader=loader,
@@ -84,9 +82,10 @@ def make_trainer(
         loss=settings.loss,
         evaluator=settings.eval.build(dev, collection.documents, model.tokenizer, dev=True) if dev else None,
         run=run,
-        logger=logger,
+        logger=settings.logger.build(run, config),
         seed=settings.seed,
     )
+    return trainer, collection
 
 
 def score_before(trainer: Trainer, test: RerankingEvaluator, run: RunDirectory) -> Run:
@@ -126,6 +125,7 @@ def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDire
     record(run, trainer, trainer.step, "after", after.run, after.metrics)
     record(run, trainer, trainer.step, "fused", fused, results["fused"])
     summary = summarise(trainer, test, results, weight)
+    assert isinstance(engine.model, CrossEncoder)
     with engine.full_weights():
         if process_group.is_main():
             export_cross_encoder(engine.model, run.path / "model", card=model_card(trainer, summary))

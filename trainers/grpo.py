@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.keys import stable_hash
 from data.rows import ListBatch
 from evaluation.scoring import score_rows
+from models.cross_encoder import CrossEncoder
 from models.lora import has_adapters, reference
 from trainers.chunked import Representations
 from trainers.options import TrainerConfig
@@ -88,7 +89,7 @@ class GRPOTrainer(Trainer):
         arguments = (batch.rows, self.backward.padding, self.config.token_budget, self.engine.device)
         if self.reference is not None:
             return batch.to_lists(score_rows(self.reference.to(self.engine.device), *arguments))
-        with reference(self.engine.model):
+        with reference(cast(CrossEncoder, self.engine.model)):
             return batch.to_lists(score_rows(self.engine.forward, *arguments))
 
     def family_state(self) -> dict[str, Any]:

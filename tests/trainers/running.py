@@ -18,9 +18,7 @@ def make_trainer(overrides: list[str]) -> Any:
     config = compose(overrides)
     settings = instantiate(config)
     settings.trainer.check(settings.loss)
-    run = RunDirectory.open(config)
-    model = settings.model.build(settings.seed)
-    return make_trainer(settings, settings.data.build(), model, run, settings.logger.build(run, config))
+    return make_trainer(settings, config, RunDirectory.open(config))[0]
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
