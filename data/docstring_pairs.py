@@ -117,8 +117,8 @@ def split_docstring(docstring: str, max_words: int) -> tuple[str, str] | None:
 def as_query(sentence: str) -> str:
     """The sentence, or (a fixed half of those that start with a verb) a question made of it.
 
-    >>> as_query("Returns the number of nodes in the graph")
-    'How do I get the number of nodes in the graph?'
+    >>> as_query("Return the number of edges in the graph")
+    'Which function can get the number of edges in the graph?'
     """
     first, _, others = sentence.partition(" ")
     verb = next((form for form in _base_forms(first.lower()) if IMPERATIVE.fullmatch(form)), None)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from launch.entry import run
+from typing import TYPE_CHECKING
+
+try:
+    from launch.entry import run
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main(config: DictConfig) -> object:
+    from launch.evaluating import evaluate  # torch and transformers only once the command line is known to be right
+
+    return evaluate(config)
+
 
 if __name__ == "__main__":
-    from launch.evaluating import evaluate
-
-    run(evaluate, "evaluate")
+    run(main, "evaluate")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from launch.entry import run
+try:
+    from launch.entry import run
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def main(config: DictConfig) -> float | None:

@@ -30,7 +30,7 @@ NEUTRAL = (
     "trainer.keep_checkpoints",
     "trainer.kept_chunks",
     "trainer.workers",
-    "*.token_budget",
+    "eval.token_budget",
 )
 
 

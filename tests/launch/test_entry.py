@@ -58,7 +58,7 @@ def test_cfg_shows_the_configuration_and_help_the_groups(stand_in_folder, tmp_pa
         (["tool.wieght=2"], "error: tool.wieght is not an option: did you mean weight?"),
         (["--lr", "3"], "error: --lr is not a flag"),
         (["--cfg", "job", "tool.wieght=2"], "error: tool.wieght is not an option"),
-        (["tool.path=memory"], "error: out of memory: lower trainer.token_budget"),
+        (["tool.path=memory"], "error: out of memory: lower trainer.kept_chunks, then trainer.token_budget"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_failure(stand_in_folder, tmp_path, arguments, expected):

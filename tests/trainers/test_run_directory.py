@@ -78,7 +78,7 @@ def test_an_unfinished_run_is_resumed_at_its_checkpoint(tmp_path, capsys):
     train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
     with (tmp_path / "first" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "spl')  # killed while writing
-    run = RunDirectory.open(settings(tmp_path, trainer__log_every=2, trainer__token_budget=32, logger__project="q"))
+    run = RunDirectory.open(settings(tmp_path, trainer__log_every=2, trainer__kept_chunks=1, logger__project="q"))
     assert f"resuming {tmp_path}/first from step 3" in capsys.readouterr().err
     assert logged_steps(run) == [("test", 0), ("dev", 0), ("train", 1), ("train", 2), ("train", 3)]
     environment = json.loads((run.path / "environment.json").read_text())
