@@ -59,7 +59,8 @@ def explain(error: BaseException) -> str | None:
         return f"interrupted: {_how_to_resume()}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
-            f"out of memory: lower trainer.kept_chunks, then trainer.token_budget (tokens per chunk), then model.max_length; "
+            "out of memory: lower trainer.kept_chunks, then trainer.token_budget (tokens per chunk), then "
+            "model.max_length; "
             f"{_first_sentence(error)}"
         )
     if isinstance(error, USER_ERRORS):
