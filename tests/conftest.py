@@ -24,9 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-def _tiny_models() -> ModuleType:
+def _helper(name: str) -> ModuleType:
     """tests/ is no package (a tests/losses/__init__.py would hide the real `losses`), so load the helper by path."""
-    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parent / "tiny_models.py")
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,7 +35,7 @@ def _tiny_models() -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny_models() -> ModuleType:
     """The module tests/tiny_models.py: `write_tiny_bert(folder, reranker=..., seed=..., **config)`."""
-    return _tiny_models()
+    return _helper("tiny_models")
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +48,33 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleT
 def tiny_reranker_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> Path:
     """A folder with a tiny BERT cross-encoder (one label) and its tokenizer. Do not write to it."""
     return tiny_models.write_tiny_bert(tmp_path_factory.mktemp("tiny_reranker"), reranker=True, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_beir_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection in BEIR's layout, small enough to train on in seconds. Do not write to it."""
+    return _helper("tiny_collection").write_tiny_collection(tmp_path_factory.mktemp("tiny_beir"))
+
+
+@pytest.fixture
+def tiny_run(tiny_beir_dir: Path, tiny_bert_dir: Path, tmp_path: Path) -> list[str]:
+    """Overrides of a run of a few seconds: ragged lists, several chunks a step, plain SGD."""
+    return [
+        "data=beir",
+        f"data.path={tiny_beir_dir}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "data.lists.random_fraction=0",
+        "data.candidates.depth=12",
+        f"model.name_or_path={tiny_bert_dir}",
+        "model.max_length=48",
+        "trainer.optimizer=sgd",
+        "trainer.learning_rate=0.05",
+        "trainer.batch_size=3",
+        "trainer.list_size=7",
+        "trainer.token_budget=160",
+        "trainer.kept_chunks=1",
+        "trainer.workers=0",
+        "eval.depth=8",
+        "logger=none",
+        f"output_dir={tmp_path / 'outputs'}",
+    ]

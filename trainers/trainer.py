@@ -99,7 +99,11 @@ class Trainer:
     def start(self) -> None:
         """Progress bar, model in training mode, and the dev metric of the untrained model, the first to be beaten."""
         self.progress = tqdm(
-            initial=self.step, total=self.config.max_steps, disable=not is_main(), file=sys.stderr, unit="step"
+            initial=self.step,
+            total=self.config.max_steps,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a job's log file is not filled with bars
+            disable=not is_main(),
         )
         self.engine.model.train()
         if self.best_metric is None:
@@ -151,7 +155,9 @@ class Trainer:
         self.run.append_metrics({"step": self.step, "split": "train", **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, self.step)
         shown = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_per_s": "rows/s"}
-        self.progress.set_postfix({short: f"{metrics[name]:.3g}" for name, short in shown.items() if name in metrics})
+        self.progress.set_postfix(
+            {short: f"{metrics[name]:.3g}" for name, short in shown.items() if name in metrics}, refresh=False
+        )
         self.progress.update(self.step - self.progress.n)
 
     def evaluate(self) -> None:
