@@ -2,9 +2,11 @@
 
     python benchmarks/step_cost.py memory         # peak memory, a list of 1,000 documents against one of 32
     python benchmarks/step_cost.py generations    # seconds per step, 256 rankings against 4
+    python benchmarks/step_cost.py allocator      # seconds per step, glibc told to keep freed memory or not
 
 Memory is the peak of a whole process (one for each length) at a token budget for 16 documents. Step times alternate
-between the two numbers of rankings on the same model and lists; medians are compared.
+between the two numbers of rankings on the same model and lists, or between processes with and without
+`engines.memory.keep_freed_memory`; medians are compared.
 """
 
 from __future__ import annotations
@@ -25,11 +27,16 @@ BUDGET = 16 * MAX_LENGTH
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("memory", "generations"))
+    parser.add_argument("what", choices=("memory", "generations", "allocator"))
     parser.add_argument("--list-size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--keep", choices=("yes", "no"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.list_size:
         print(peak_memory_mib(arguments.list_size))
+    elif arguments.keep:
+        print(seconds_per_step(keep=arguments.keep == "yes"))
+    elif arguments.what == "allocator":
+        compare_allocators()
     elif arguments.what == "memory":
         compare_memory()
     else:
@@ -39,8 +46,7 @@ def main() -> None:
 def compare_memory() -> None:
     peaks = {}
     for list_size in (32, 1000):
-        command = [sys.executable, __file__, "memory", "--list-size", str(list_size)]
-        peaks[list_size] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        peaks[list_size] = in_a_process("memory", "--list-size", str(list_size))
         print(f"list of {list_size}: peak {peaks[list_size]:.0f} MiB at a token budget of {BUDGET}", flush=True)
     print(f"ratio {peaks[1000] / peaks[32]:.3f}")
 
@@ -78,6 +84,38 @@ def compare_generations() -> None:
     for number, median in medians.items():
         print(f"{number} rankings a list: {median:.3f} s a step (4 lists of 8)")
     print(f"ratio {medians[256] / medians[4]:.3f}")
+
+
+def compare_allocators() -> None:
+    seconds: dict[str, list[float]] = {"yes": [], "no": []}
+    for _ in range(3):
+        for keep, times in seconds.items():
+            times.append(in_a_process("allocator", "--keep", keep))
+            print(f"freed memory kept: {keep}, {times[-1]:.3f} s a step", flush=True)
+    print(f"ratio kept / not kept {statistics.median(seconds['yes']) / statistics.median(seconds['no']):.3f}")
+
+
+def seconds_per_step(keep: bool) -> float:
+    from engines.memory import keep_freed_memory
+
+    if keep:
+        keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, "trainer.batch_size=4", "trainer.kept_chunks=4")
+        seconds = []
+        for _ in range(12):
+            trainer.step += 1
+            batch = trainer.next_batch()
+            started = time.perf_counter()
+            trainer.train_step(batch)
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[2:])
+
+
+def in_a_process(*arguments: str) -> float:
+    """The number that this script prints in a process of its own."""
+    command = [sys.executable, __file__, *arguments]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def make_trainer(folder: str, *overrides: str) -> Any:
