@@ -23,7 +23,7 @@ from evaluation.significance import paired_test
 from evaluation.table import format_table
 from launch.compose import instantiate
 from launch.config import RunConfig
-from models.cross_encoder import CrossEncoder
+from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.export import export_cross_encoder
 from models.resolve import resolve
 from trainers.run_directory import RunDirectory
@@ -33,6 +33,8 @@ from trainers.trainer import Trainer
 def train(config: DictConfig) -> float | None:
     """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises)."""
     settings: RunConfig = instantiate(config)
+    if not isinstance(settings.model, CrossEncoderConfig):
+        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder or model=cross_encoder_lora")
     settings.trainer.check(settings.loss)
     keep_freed_memory()
     process_group.start()

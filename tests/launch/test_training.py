@@ -86,6 +86,12 @@ def test_a_finished_run_is_shown_and_not_run_again(
         train(compose([*config, "seed=7"]))
 
 
+@pytest.mark.parametrize("model", ["bm25", "bi_encoder"])
+def test_a_model_that_is_not_trained_here_is_refused(model: str, tiny_beir_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"train model=cross_encoder or model=cross_encoder_lora"):
+        train(compose(["+exp=reranker_grpo", f"model={model}", "data=beir", f"data.path={tiny_beir_dir}"]))
+
+
 def test_a_model_that_cannot_be_had_is_known_before_the_data_is_read(tiny_run: list[str], tmp_path: Path) -> None:
     overrides = ["+exp=reranker_grpo", *tiny_run, f"data.path={tmp_path / 'absent'}"]
     with pytest.raises((ValueError, OSError), match=r"no-such-model"):
