@@ -63,8 +63,18 @@ class CheckpointStore:
             self._drop_old()
         barrier()
 
+    def restore_best(self, step: int) -> bool:
+        """Point `best` at the checkpoint of `step` again, after a resume; False where that checkpoint is gone."""
+        found = broadcast_object((self.root / _name(step) / STATE_FILE).is_file())
+        if found:
+            self.mark_best(step)
+        return found
+
     def best(self) -> Path | None:
-        """The checkpoint marked best, if there is one."""
+        """The checkpoint marked best, if there is one. Rank 0 decides."""
+        return broadcast_object(self._best())
+
+    def _best(self) -> Path | None:
         pointer = self.root / "best"
         return self.root / pointer.read_text().strip() if pointer.is_file() else None
 
@@ -74,7 +84,7 @@ class CheckpointStore:
         return sorted((path for path in names if (path / STATE_FILE).is_file()), key=lambda path: int(path.name[5:]))
 
     def _drop_old(self) -> None:
-        best = self.best()
+        best = self._best()
         for folder in self._folders()[: -self.keep]:
             if folder != best:
                 shutil.rmtree(folder)

@@ -58,10 +58,9 @@ summary { cursor: pointer; color: var(--accent) }
 """
 
 
-def write_report(run_dir: Path) -> Path:
-    """Build `run_dir/report.html` from metrics.jsonl, summary.json and config.yaml, and, where they exist,
-    queries.json (`evaluation.queries.write_queries`) and environment.json. Returns its path."""
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
+    """Build `run_dir/report.html` from the content of summary.json, metrics.jsonl and config.yaml, and, where they
+    exist, queries.json (`evaluation.queries.write_queries`) and environment.json. Returns its path."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) or {}
     name = html.escape(str(config.get("run_name") or run_dir.name))

@@ -12,7 +12,7 @@ from data.lists import TrainingLists
 from data.loader import ListLoader
 from data.run_files import read_trec_run, write_trec_run
 from engines import process_group
-from engines.collectives import gather_objects
+from engines.collectives import broadcast_object, gather_objects
 from engines.memory import keep_freed_memory, peak_memory_bytes
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
@@ -93,18 +93,24 @@ def make_trainer(settings: RunConfig, config: DictConfig, run: RunDirectory) -> 
 def score_before(trainer: Trainer, test: RerankingEvaluator, run: RunDirectory) -> Run:
     """The starting model's scores of test; an interrupted run has them on disk."""
     stored = run.path / "runs" / "before.run"
-    if stored.is_file():
-        return read_trec_run(stored)
-    result = test.evaluate(trainer.engine.forward, trainer.engine.device)
-    record(run, trainer, 0, "before", result.run, result.metrics)
-    return result.run
+    scores: Run | None = broadcast_object(read_trec_run(stored) if stored.is_file() else None)
+    if scores is None:
+        scores = test.evaluate(trainer.engine.forward, trainer.engine.device).run
+        store_run(run, "before", scores)
+    if not run.has_line("test", 0):
+        record(run, trainer, 0, "before", measure(test.qrels, scores, test.config.metrics))
+    return scores
 
 
-def record(run: RunDirectory, trainer: Trainer, step: int, name: str, scores: Run, metrics: Metrics) -> None:
-    """Test scores as a TREC run file and as a line of metrics.jsonl."""
+def store_run(run: RunDirectory, name: str, scores: Run) -> None:
+    """Test scores as a TREC run file."""
     if process_group.is_main():
         (run.path / "runs").mkdir(exist_ok=True)
         write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
+
+
+def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: Metrics) -> None:
+    """Test metrics as a line of metrics.jsonl."""
     run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
     trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
 
@@ -124,18 +130,22 @@ def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDire
         "after": after.metrics,
         "fused": measure(test.qrels, fused, metrics),
     }
-    record(run, trainer, trainer.step, "after", after.run, after.metrics)
-    record(run, trainer, trainer.step, "fused", fused, results["fused"])
+    for name, scores in (("after", after.run), ("fused", fused)):
+        store_run(run, name, scores)
+        record(run, trainer, trainer.step, name, results[name])
     summary = summarise(trainer, test, results, weight)
     assert isinstance(engine.model, CrossEncoder)
     with engine.full_weights():
         if process_group.is_main():
             export_cross_encoder(engine.model, run.path / "model", card=model_card(trainer, summary))
-    run.write_summary(summary)  # from now on the run counts as finished
     if process_group.is_main():
         write_queries(run.path / "queries.json", test, after)
-        write_report(run.path)
+        write_report(run.path, summary)
+    run.write_summary(summary)  # last: from now on the run counts as finished
+    if process_group.is_main():
         print_table(summary)
+        if trainer.best_step == 0:
+            print("note: no checkpoint beat the starting model on dev, which is what is exported")
         print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
     return summary
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -56,25 +57,35 @@ def tiny_beir_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _helper("tiny_collection").write_tiny_collection(tmp_path_factory.mktemp("tiny_beir"))
 
 
+@pytest.fixture(scope="session")
+def tiny_overrides(tiny_beir_dir: Path, tiny_bert_dir: Path) -> Callable[[Path], list[str]]:
+    """`tiny_overrides(folder)`: a run of seconds below `folder`: ragged lists, several chunks a step, plain SGD."""
+
+    def overrides(folder: Path) -> list[str]:
+        return [
+            "data=beir",
+            f"data.path={tiny_beir_dir}",
+            f"data.cache_dir={folder / 'cache'}",
+            "data.lists.random_fraction=0",
+            "data.candidates.depth=12",
+            f"model.name_or_path={tiny_bert_dir}",
+            "model.max_length=48",
+            "trainer.optimizer=sgd",
+            "trainer.learning_rate=0.05",
+            "trainer.batch_size=3",
+            "trainer.list_size=7",
+            "trainer.token_budget=160",
+            "trainer.kept_chunks=1",
+            "trainer.workers=0",
+            "eval.depth=8",
+            "logger=none",
+            f"output_dir={folder / 'outputs'}",
+        ]
+
+    return overrides
+
+
 @pytest.fixture
-def tiny_run(tiny_beir_dir: Path, tiny_bert_dir: Path, tmp_path: Path) -> list[str]:
-    """Overrides of a run of a few seconds: ragged lists, several chunks a step, plain SGD."""
-    return [
-        "data=beir",
-        f"data.path={tiny_beir_dir}",
-        f"data.cache_dir={tmp_path / 'cache'}",
-        "data.lists.random_fraction=0",
-        "data.candidates.depth=12",
-        f"model.name_or_path={tiny_bert_dir}",
-        "model.max_length=48",
-        "trainer.optimizer=sgd",
-        "trainer.learning_rate=0.05",
-        "trainer.batch_size=3",
-        "trainer.list_size=7",
-        "trainer.token_budget=160",
-        "trainer.kept_chunks=1",
-        "trainer.workers=0",
-        "eval.depth=8",
-        "logger=none",
-        f"output_dir={tmp_path / 'outputs'}",
-    ]
+def tiny_run(tiny_overrides: Callable[[Path], list[str]], tmp_path: Path) -> list[str]:
+    """`tiny_overrides` below the test's own folder."""
+    return tiny_overrides(tmp_path)

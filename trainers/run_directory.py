@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from engines.checkpoints import STATE_FILE
-from engines.collectives import broadcast_object
+from engines.collectives import all_agree, broadcast_object, gather_objects
 from engines.process_group import is_main, world_size
 from trainers.environment import describe_environment
 
@@ -30,6 +30,8 @@ NEUTRAL = (
     "trainer.keep_checkpoints",
     "trainer.kept_chunks",
     "trainer.workers",
+    "model.gradient_checkpointing",
+    "data.cache_dir",
     "eval.token_budget",
 )
 
@@ -58,7 +60,10 @@ class RunDirectory:
         kind, value = broadcast_object(answer)  # type: ignore[misc]
         if kind == "error":
             raise value
-        return cls(_folder(config), value)
+        folder = _folder(config)
+        if not all_agree(folder.is_dir()):
+            raise ValueError(f"{folder}, made by rank 0, is not seen by every rank: put output_dir on a shared disk")
+        return cls(folder, value)
 
     @property
     def name(self) -> str:
@@ -86,8 +91,11 @@ class RunDirectory:
                 file.write(json.dumps(json_safe(ordered), allow_nan=False) + "\n")
 
     def describe_data(self, name: str, fingerprint: str) -> None:
-        """Record the data's hash. Raises ValueError on every rank where the run began with other data."""
+        """Record the data's hash. Raises ValueError on every rank where it differs between ranks, or from the hash
+        that this run began with."""
         file = self.path / "environment.json"
+        if len(set(gather_objects(fingerprint))) > 1:
+            raise ValueError(f"data {name} differs between ranks: give all nodes the same files and packages")
         message = None
         if is_main():
             environment = json.loads(file.read_text())
@@ -103,6 +111,11 @@ class RunDirectory:
         message = broadcast_object(message)
         if message:
             raise ValueError(message)
+
+    def has_line(self, split: str, step: int) -> bool:
+        """Whether metrics.jsonl has a line of that split and step."""
+        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.is_file() else []
+        return any((line["split"], line["step"]) == (split, step) for line in map(json.loads, lines))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json whole or not at all: from now on the run is finished."""
@@ -182,9 +195,9 @@ def _continue(folder: Path, step: int | None, anew: bool) -> None:
         _say(f"resuming {folder} from step {step}")
 
 
-def cut_metrics(file: Path, step: int | None) -> None:
+def cut_metrics(file: Path, step: int | None, *, keep_test: bool = True) -> None:
     """Drop the lines past `step` (all, if None): they are written again. Test is scored at step 0 before anything else,
-    and stays; what was scored after training is scored again."""
+    and stays with `keep_test`; what was scored after training is scored again."""
     if not file.is_file():
         return
     kept = []
@@ -193,7 +206,8 @@ def cut_metrics(file: Path, step: int | None) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
-        if record["step"] == 0 if record["split"] == "test" else record["step"] <= (-1 if step is None else step):
+        before_training = keep_test and record["step"] == 0
+        if before_training if record["split"] == "test" else record["step"] <= (-1 if step is None else step):
             kept.append(line + "\n")
     unfinished = file.with_name(f".{file.name}")
     unfinished.write_text("".join(kept))
@@ -237,7 +251,7 @@ def _start_from(checkpoint: Path, folder: Path) -> None:
     metrics = checkpoint.parent.parent / "metrics.jsonl"
     if metrics.is_file():
         shutil.copy(metrics, folder / "metrics.jsonl")
-        cut_metrics(folder / "metrics.jsonl", state["step"])
+        cut_metrics(folder / "metrics.jsonl", state["step"], keep_test=False)  # this run scores its own start
     _say(f"{folder} starts from {checkpoint} (step {state['step']})")
 
 

@@ -19,7 +19,7 @@ from engines.process_group import is_main, world_size
 from engines.protocol import Engine
 from evaluation.metrics import Run
 from evaluation.reranking import RerankingEvaluator
-from trainers.chunked import ChunkedBackward, ChunkedStep, Representations
+from trainers.chunked import ChunkedBackward, Representations
 from trainers.loggers import Logger
 from trainers.options import TrainerConfig
 from trainers.run_directory import RunDirectory
@@ -61,6 +61,8 @@ class Trainer:
         self.step = 0
         self.best_metric: float | None = None
         self.best_step: int | None = None
+        self.warned_idle_ranks = False
+        self.started = 0.0
         self.best_run: Run | None = None  # dev scores of the best step, if this process made them
         self.saved_step: int | None = None
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
@@ -94,6 +96,8 @@ class Trainer:
         self.engine.load(folder)
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
         self.totals = state["totals"]
+        if self.best_step is not None and not self.checkpoints.restore_best(self.best_step):
+            self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
         self.load_family_state(state["family"])
 
     def start(self) -> None:
@@ -111,6 +115,7 @@ class Trainer:
 
     def next_batch(self) -> ListBatch:
         """The step's lists: every rank tokenises its share, all ranks get the whole."""
+        self.started = time.perf_counter()
         number = (self.step - 1) // self.steps_per_batch
         if self.batch is None or self.batch.number != number:
             self._shares = self._shares or self.loader.iterate(number)
@@ -121,18 +126,18 @@ class Trainer:
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Gradients by chunks, then the update. Returns what to log; tensors are read only when logging is due."""
-        started = time.perf_counter()
         done = self.backward(batch.rows, lambda leaves: self.objective(leaves, batch), step=self.step)
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - self.started  # with the wait for data
         rows, tokens = len(batch.rows), int(batch.rows.lengths.sum())
         self.totals = {
             "seconds": self.totals["seconds"] + seconds,
             "rows": self.totals["rows"] + rows,
             "tokens": self.totals["tokens"] + tokens,
         }
-        self._warn_idle_ranks(done)
+        if done.num_chunks < world_size():
+            self._warn_idle_ranks(done.num_chunks)
         return {
             "loss": done.loss,
             "grad_norm": grad_norm,
@@ -197,17 +202,14 @@ class Trainer:
     def load_family_state(self, state: dict[str, Any]) -> None:
         """The inverse of `family_state`."""
 
-    def _warn_idle_ranks(self, done: ChunkedStep) -> None:
-        if (
-            self.totals["rows"] == done.representations["score"].shape[0]
-            and done.num_chunks < world_size()
-            and is_main()
-        ):
+    def _warn_idle_ranks(self, num_chunks: int) -> None:
+        if is_main() and not self.warned_idle_ranks:
             self.progress.write(
-                f"note: the first step has {done.num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
+                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
                 f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
                 file=sys.stderr,
             )
+        self.warned_idle_ranks = True
 
 
 def checksum(scores: Tensor) -> float:

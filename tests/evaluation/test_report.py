@@ -70,13 +70,12 @@ def run_dir(tmp_path):
     ]
     lines.append({"step": 100, "split": "test", "name": "after", "nDCG@10": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     (tmp_path / "config.yaml").write_text("run_name: my_run\ntrainer:\n  betas: [0.9, 0.999]\nmodel:\n  lora: null\n")
     return tmp_path
 
 
 def test_one_page_with_results_curves_and_settings_that_asks_for_nothing(run_dir):
-    text = write_report(run_dir).read_text()
+    text = write_report(run_dir, SUMMARY).read_text()
     page = Page(text)
     for expected in (
         "my_run",
@@ -103,9 +102,8 @@ def test_one_page_with_results_curves_and_settings_that_asks_for_nothing(run_dir
 
 def test_a_run_without_dev_fusion_or_all_metrics_has_a_report_too(run_dir):
     summary = {"metric": "MRR@10", "first_stage": 0.4, "before": 0.1, "after": 0.3, "fused": None, "best_dev": None}
-    (run_dir / "summary.json").write_text(json.dumps(summary))
     (run_dir / "metrics.jsonl").write_text("")
-    page = Page(write_report(run_dir).read_text())
+    page = Page(write_report(run_dir, summary).read_text())
     assert "fused" not in page.text.replace("use the fused", "")
     assert "Training" not in page.text
     assert "warning: the model ranks worse than the first stage (MRR@10 0.3000 < 0.4000)" in page.text
@@ -147,7 +145,7 @@ def test_the_queries_shown_are_those_that_changed_most(run_dir):
     assert len(first["text"]) < 420
 
     write_queries(run_dir / "queries.json", evaluator, result)
-    page = Page(write_report(run_dir).read_text())
+    page = Page(write_report(run_dir, SUMMARY).read_text())
     assert "Queries it helped most" in page.text
     assert "Queries it harmed most" in page.text
     assert "query & 0" in page.text

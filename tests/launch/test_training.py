@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from data.run_files import read_trec_run
+from engines.testing import run_ranks
 from launch.compose import compose
 from launch.training import train
 from models.cross_encoder import CrossEncoder
@@ -69,6 +73,57 @@ def test_the_export_scores_as_the_trained_model_did(tiny_run: list[str], tiny_be
     predicted = model.predict([(texts[query], texts[document]) for query, document in pairs])
     assert predicted.tolist() == pytest.approx([scores[query][document] for query, document in pairs], abs=1e-5)
     assert not CrossEncoder.load(run / "model").fresh_head
+
+
+LORA = ["model=cross_encoder_lora", "loss.beta=0.1", "loss.num_generations=16", "trainer.num_iterations=2"]
+
+
+def train_here(overrides: list[str]) -> float | None:
+    """A whole run on this rank; the best dev metric."""
+    return train(compose(overrides))
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero3"])
+def test_a_whole_run_on_two_ranks_exports_what_one_process_does(
+    engine: str, tiny_overrides: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    common = ["trainer.max_steps=4", "trainer.eval_every=2", "trainer.learning_rate=0.5"]
+    runs = {}
+    for name, ranks in (("one", 1), ("two", 2)):
+        overrides = ["+exp=reranker_grpo", *LORA, *tiny_overrides(tmp_path / name), *common]
+        found = run_ranks(train_here, ranks, [*overrides, *([f"engine={engine}"] if ranks == 2 else [])])
+        runs[name] = tmp_path / name / "outputs" / "reranker_grpo"
+        assert found == [json.loads((runs[name] / "summary.json").read_text())["best_dev"]] * ranks
+    one, two = (json.loads((run / "summary.json").read_text()) for run in runs.values())
+    assert two["world_size"] == 2
+    assert two["best_step"] == one["best_step"]
+    for name in ("first_stage", "before", "after", "fused", "best_dev", "fusion_weight"):
+        assert two[name] == pytest.approx(one[name], abs=1e-4), name
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in runs.values())
+    torch.testing.assert_close(others, weights, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_the_start_are_stored_whole_and_said_once(
+    tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(["+exp=reranker_supervised", *tiny_run, "trainer.max_steps=2"])
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("launch.training.record", "launch.training.write_report", "launch.training.export_cross_encoder"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(config)
+    train(config)
+    run = tmp_path / "outputs" / "reranker_supervised"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    before = [line for line in lines if line.get("name") == "before"]
+    assert len(before) == 1
+    assert before[0]["nDCG@10"] == json.loads((run / "summary.json").read_text())["before"]
+    assert [line["name"] for line in lines if line["split"] == "test"] == ["before", "after", "fused"]
+    assert (run / "report.html").is_file()
 
 
 def test_a_finished_run_is_shown_and_not_run_again(

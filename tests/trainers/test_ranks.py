@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from running import run_several
@@ -14,39 +17,37 @@ SUPERVISED = ["+exp=reranker_supervised"]  # with dropout: every chunk's is keye
 COMPARED = ("loss", "grad_norm", "score_checksum", "reward_mean", "kl")
 
 
+Runs = list[tuple[list[dict[str, float]], dict[str, torch.Tensor]]]
+
+
 @pytest.fixture(scope="module")
-def one_process() -> dict[str, object]:
-    return {}
+def one_process(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callable[[Path], list[str]]) -> Runs:
+    """The runs of one process."""
+    return run_ranks(run_several, 1, runs(tiny_overrides(tmp_path_factory.mktemp("one")), "torch"))[0]
 
 
-def runs(tiny_run: list[str], name: str, engine: str) -> list[list[str]]:
+def runs(tiny_run: list[str], engine: str) -> list[list[str]]:
     common = [f"trainer.max_steps={STEPS}", "trainer.eval_every=10", f"engine={engine}", *tiny_run]
-    return [[*loss, f"run_name={name}-{i}", *common] for i, loss in enumerate((GRPO, SUPERVISED))]
-
-
-def reference(tiny_run: list[str], one_process: dict[str, object]) -> object:
-    """The runs of one process, made once."""
-    if "results" not in one_process:
-        one_process["results"] = run_ranks(run_several, 1, runs(tiny_run, "one", "torch"))[0]
-    return one_process["results"]
+    return [[*loss, f"run_name={i}", *common] for i, loss in enumerate((GRPO, SUPERVISED))]
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero0", "zero1", "zero2", "zero3"])
-def test_two_ranks_equal_one(engine: str, tiny_run: list[str], one_process: dict[str, object]) -> None:
-    several = run_ranks(run_several, 2, runs(tiny_run, "two", engine))
+def test_two_ranks_equal_one(engine: str, tiny_run: list[str], one_process: Runs) -> None:
+    several = run_ranks(run_several, 2, runs(tiny_run, engine))
     for (expected, weights), (found, found_weights), (_, other_rank) in zip(
-        reference(tiny_run, one_process), several[0], several[1], strict=True
+        one_process, several[0], several[1], strict=True
     ):
         assert len(found) == len(expected) == STEPS + 3
         for one, two in zip(expected, found, strict=True):
+            assert one.keys() == two.keys()
             for name in one.keys() & {*COMPARED, "nDCG@10"}:
                 assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (name, one, two)
         torch.testing.assert_close(found_weights, weights, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(other_rank, found_weights, rtol=0, atol=0)
 
 
-def test_the_runs_compared_are_not_trivial(tiny_run: list[str], one_process: dict[str, object]) -> None:
-    (grpo, _), (supervised, _) = reference(tiny_run, one_process)
+def test_the_runs_compared_are_not_trivial(one_process: Runs) -> None:
+    (grpo, _), (supervised, _) = one_process
     trained = [line for line in grpo if line["split"] == "train"]
     assert min(line["num_chunks"] for line in trained) > 2, "ranks must share the step, and chunks be recomputed"
     assert any(line["kl"] > 0 for line in trained)

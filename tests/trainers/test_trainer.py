@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ def assert_equal_runs(first: Any, second: Any, tolerance: float = 0.0) -> None:
     (metrics, weights), (other_metrics, other_weights) = first, second
     assert len(metrics) == len(other_metrics)
     for line, other in zip(metrics, other_metrics, strict=True):
+        assert line.keys() == other.keys()
         for name in {"loss", "grad_norm", "score_checksum", "reward_mean"} & line.keys():
             assert other[name] == pytest.approx(line[name], rel=tolerance, abs=tolerance), name
     for name, value in weights.items():
@@ -71,6 +73,38 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
     weights = {name: value.detach().clone() for name, value in again.engine.model.state_dict().items()}
     assert metrics_of(again) == whole[0]
     assert_equal_runs(whole, (metrics_of(again), weights))
+
+
+def test_a_kill_before_a_new_best_is_marked_is_repaired(tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [*SUPERVISED, *tiny_run, "trainer.eval_every=1", "trainer.learning_rate=0.2"]
+    trainer = make_trainer(settings)
+    mark = trainer.checkpoints.mark_best
+
+    def mark_the_first_alone(step: int) -> None:
+        if step > 0:
+            raise KeyboardInterrupt
+        mark(step)
+
+    monkeypatch.setattr(trainer.checkpoints, "mark_best", mark_the_first_alone)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    best_step = trainer.step
+    again = make_trainer(settings)
+    again.resume()
+    assert again.best_step == best_step > 0
+    assert again.checkpoints.best() == again.run.checkpoints / f"step-{best_step:06d}"
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_claimed(tiny_run: list[str]) -> None:
+    trainer = make_trainer([*SUPERVISED, *tiny_run])
+    trainer.fit()
+    newest = trainer.run.checkpoints / "step-000006"
+    state = json.loads((newest / "trainer_state.json").read_text())
+    (newest / "trainer_state.json").write_text(json.dumps({**state, "best_step": 1}))
+    again = make_trainer([*SUPERVISED, *tiny_run])
+    again.resume()
+    assert again.best_step is None
+    assert again.best_metric is None
 
 
 def test_best_checkpoint_is_the_best_on_dev(tiny_run: list[str]) -> None:
