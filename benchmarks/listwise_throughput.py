@@ -3,10 +3,10 @@
     python benchmarks/listwise_throughput.py [--runs 5] [--steps 20] [--batch-size 4] [--list-size 8] [--max-length 128]
 
 Both train the same model, with its dropout, on the same lists of the docstring collection (same length limit and batch;
-sentence-transformers shuffles them), each run in a process of its own, alternating. Ours is the softmax cross-entropy;
-on lists of 8 the loss itself costs next to nothing on either side. Rows are (query, document) pairs; the first steps are not counted. The share of
-peak is the model's floating-point operations per second, counted on unpadded rows, over those of a large fp32 matmul
-measured in the same process.
+sentence-transformers shuffles them), each run in a process of its own, alternating. Ours is the softmax cross-entropy:
+on lists of 8 the loss itself costs next to nothing on either side. Rows are (query, document) pairs; the first steps
+are not counted. The share of peak is the model's floating-point operations per second, counted on unpadded rows, over
+those of a large fp32 matmul measured in the same process.
 """
 
 from __future__ import annotations
