@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from losses.advantages import ADVANTAGE_ESTIMATORS
@@ -11,6 +12,18 @@ from losses.policy_gradient import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES
 from losses.rewards import NDCG, DiscountedMetric, Reward, RewardSum, reward_name
 
 GRADIENT_ESTIMATORS = ("policy_gradient", "pl_rank_2")
+# A list whose sampled rankings all earn the same teaches PL-Rank-2 too, from the documents that were not sampled.
+PL_RANK_2_UNUSED = (
+    "advantage_estimator",
+    "reward_to_go",
+    "skip_zero_std",
+    "loss_type",
+    "importance_sampling_level",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "kl_in",
+)
 KL_ESTIMATORS = {"loss": ("rao_blackwell", "k2", "k3"), "reward": ("rao_blackwell", "k1")}
 
 
@@ -22,7 +35,7 @@ class RankingPolicyOptions:
     temperature: of the policy, softmax(scores / temperature); cosine scores need 0.01 to 0.05.
     k: positions sampled; None: as many as the reward reads, else the whole list.
     reward, reward_weights: one reward or several (losses/rewards.py or any callable), and a weight for each (None: 1).
-    gradient_estimator: "policy_gradient" (everything below), or "pl_rank_2" (NDCG and Recall; without ratio).
+    gradient_estimator: "policy_gradient" (everything below), or "pl_rank_2" (NDCG and Recall; no advantages, no ratio).
     advantage_estimator: "rloo", "none", "group" or "batch" (losses/advantages.py).
     reward_to_go: weigh each position by the rewards from there on; else by the whole ranking's.
     skip_zero_std: leave lists out of the denominators too where all sampled rankings have the same reward.
@@ -33,7 +46,7 @@ class RankingPolicyOptions:
     delta: cap of the ratio in the unclipped branch; None: none.
     beta: weight of the divergence from the reference.
     kl_in: "loss" adds the divergence of each position to the loss; with "reward" the choices are also charged for the
-        divergence that they lead to, which gives the whole gradient of the rankings' divergence.
+        divergence that they lead to (of the policy that sampled), which gives the rankings' whole gradient.
     kl_estimator: "rao_blackwell" (exact at every position), "k2" and "k3" (in the loss), "k1" (in the reward; as a loss
         its expected gradient is zero).
     use_bias_correction_kl: for k3, times the ratio: the gradient of the reverse, not the forward divergence.
@@ -66,6 +79,10 @@ class RankingPolicyOptions:
         at_least("num_generations", self.num_generations, 2)
         above_zero("temperature", self.temperature)
         at_least("epsilon", self.epsilon, 0)
+        if self.epsilon_high is not None:
+            at_least("epsilon_high", self.epsilon_high, 0)
+        if self.delta is not None:
+            above_zero("delta", self.delta)
         at_least("beta", self.beta, 0)
         one_of("gradient_estimator", self.gradient_estimator, GRADIENT_ESTIMATORS)
         one_of("advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
@@ -74,6 +91,7 @@ class RankingPolicyOptions:
         one_of("kl_in", self.kl_in, tuple(KL_ESTIMATORS))
         one_of(f"with kl_in={self.kl_in}, kl_estimator", self.kl_estimator, KL_ESTIMATORS[self.kl_in])
         self._check_depth()
+        self._check_kl()
         if self.gradient_estimator == "pl_rank_2":
             self._check_pl_rank_2()
         else:
@@ -86,19 +104,31 @@ class RankingPolicyOptions:
             if depth is not None and self.k < depth:
                 raise ValueError(f"k={self.k} positions are fewer than the {depth} that the reward reads; lower its k")
 
+    def _check_kl(self) -> None:
+        if self.beta == 0:
+            self._refuse_unused(("kl_in", "kl_estimator", "use_bias_correction_kl"), "beta=0 (no divergence)")
+        elif self.kl_estimator != "k3":
+            self._refuse_unused(("use_bias_correction_kl",), f"kl_estimator={self.kl_estimator}")
+
+    def _refuse_unused(self, names: Sequence[str], setting: str) -> None:
+        """ValueError where one of the options, which `setting` leaves without effect, is not at its default."""
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no effect with {setting}; leave it at {defaults[name]}"
+                )
+
     def _check_pl_rank_2(self) -> None:
-        unused = {"loss_type": "sum", "importance_sampling_level": "token", "delta": None, "kl_in": "loss"}
-        for name, default in unused.items():
-            if getattr(self, name) != default:
-                raise ValueError(f"gradient_estimator=pl_rank_2 has no {name}={getattr(self, name)}; leave {default}")
+        self._refuse_unused(PL_RANK_2_UNUSED, "gradient_estimator=pl_rank_2")
         if lacking := [reward_name(r) for r in self.rewards.rewards if not isinstance(r, DiscountedMetric)]:
             raise ValueError(f"gradient_estimator=pl_rank_2 takes the rewards NDCG and Recall, not {lacking[0]}")
 
     def _check_policy_gradient(self) -> None:
-        if self.loss_type == "cispo" and (self.epsilon_high is None or self.delta is not None):
-            raise ValueError(
-                "loss_type=cispo needs epsilon_high, an absolute cap on the ratio (such as 5), and no delta"
-            )
+        if self.loss_type == "cispo":
+            if self.epsilon_high is None:
+                raise ValueError("loss_type=cispo needs epsilon_high, an absolute cap on the ratio (such as 5)")
+            self._refuse_unused(("epsilon", "delta"), "loss_type=cispo")
         if not self.reward_to_go:
             return
         if lacking := [reward_name(r) for r in self.rewards.rewards if not hasattr(r, "per_position")]:

@@ -77,33 +77,36 @@ class PlackettLuceGRPO(RankingPolicyOptions):
             raise ValueError(f"beta={self.beta} needs reference_scores; without a reference set beta to 0")
         policy = self._distributions(scores, mask, rankings)
         old = self._distributions(old_scores.detach(), mask, rankings)
+        reference = None if reference_scores is None else self._distributions(reference_scores.detach(), mask, rankings)
         ratio = importance_ratio(policy.log_probs - old.log_probs, policy.position_mask, self.importance_sampling_level)
-        kl = None
-        if reference_scores is not None:
-            kl = self._kl(policy, self._distributions(reference_scores.detach(), mask, rankings), ratio)
         outcome = self.rewards.evaluate(rankings.rankings, labels, mask, per_position=self.per_position)
-        list_mask = _orderable(labels, mask)
-        if self.skip_zero_std:
-            list_mask = list_mask & ~all_equal(outcome.total)
-
+        list_mask = _orderable(labels, mask) & ~(all_equal(outcome.total) & self.skip_zero_std)
         if self.gradient_estimator == "pl_rank_2":
             surrogate = self._pl_rank_2(policy, labels, mask, ratio)
         else:
-            surrogate = self._policy_gradient(policy, self._advantages(outcome, kl, list_mask), ratio)
+            penalty = self._penalty(old, reference)
+            surrogate = self._policy_gradient(policy, self._advantages(outcome, penalty, list_mask), ratio)
+        kl = None if reference is None else self._kl(policy, reference, ratio)
+        loss, statistics = self._with_regularisers(surrogate, kl, policy, list_mask)
+        return loss, _reward_statistics(outcome, list_mask) | statistics
+
+    def _with_regularisers(
+        self, surrogate: Surrogate, kl: Tensor | None, policy: PositionDistributions, list_mask: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss with divergence and entropy, and the statistics of the policy."""
+
+        def mean(values: Tensor) -> Tensor:
+            return self._reduce(values, policy, list_mask, "bnpo")
+
         loss = surrogate.loss
         if kl is not None and self.beta and self.kl_estimator != "k1":
             loss = loss + self.beta * kl
         loss = self._reduce(loss, policy, list_mask, self.loss_type)
-        entropy = self._reduce((policy if self.entropy_coef else policy.detach()).entropy(), policy, list_mask, "bnpo")
+        entropy = mean((policy if self.entropy_coef else policy.detach()).entropy())
         if self.entropy_coef:
             loss = loss - self.entropy_coef * entropy
-
-        statistics = _reward_statistics(outcome, list_mask)
-        statistics["entropy"] = entropy.detach()
-        statistics["clip_fraction"] = self._reduce(surrogate.clipped.float(), policy, list_mask, "bnpo")
-        if kl is not None:
-            statistics["kl"] = self._reduce(kl.detach(), policy, list_mask, "bnpo")
-        return loss, statistics
+        statistics = {"entropy": entropy.detach(), "clip_fraction": mean(surrogate.clipped.float())}
+        return loss, statistics if kl is None else statistics | {"kl": mean(kl.detach())}
 
     def _distributions(self, scores: Tensor, mask: Tensor, rankings: Rankings) -> PositionDistributions:
         return position_distributions(scores, mask, rankings.rankings, temperature=self.temperature)
@@ -119,21 +122,24 @@ class PlackettLuceGRPO(RankingPolicyOptions):
         estimate = k3(policy.log_probs, reference.log_probs)
         return estimate * ratio if self.use_bias_correction_kl else estimate
 
-    def _advantages(self, outcome: Outcome, kl: Tensor | None, list_mask: Tensor) -> Tensor:
-        """[..., G, k], or [..., G, 1] where every position has its ranking's."""
-        penalty = self.beta * self._kl_of_choices(kl.detach()) if kl is not None and self.kl_in == "reward" else None
+    def _advantages(self, outcome: Outcome, penalty: Tensor | None, list_mask: Tensor) -> Tensor:
+        """[..., G, k], or [..., G, 1] where every position has its ranking's. penalty: taken off the rewards."""
         if outcome.per_position is not None:
             rewards = outcome.per_position if penalty is None else outcome.per_position - penalty
             return reward_to_go_advantages(rewards, self.advantage_estimator, list_mask)
         rewards = outcome.total if penalty is None else outcome.total - penalty.sum(dim=-1)
         return advantages(rewards, self.advantage_estimator, list_mask).unsqueeze(-1)
 
-    def _kl_of_choices(self, kl: Tensor) -> Tensor:
-        """The divergence that each position's choice is charged with, [..., G, k].
+    def _penalty(self, old: PositionDistributions, reference: PositionDistributions | None) -> Tensor | None:
+        """beta times the divergence that each position's choice is charged with, [..., G, k]; None without.
 
+        It is that of the policy which sampled, so that advantages are the same at every update of the same rankings.
         k1 is the log-ratio of the choice itself. The Rao-Blackwell term of a position depends on the choices *before*
         it: each choice is charged with the next position's, and the loss adds the derivative of the terms themselves.
         """
+        if reference is None or self.kl_in == "loss":
+            return None
+        kl = self.beta * self._kl(old, reference, torch.ones_like(old.log_probs))
         if self.kl_estimator == "k1":
             return kl
         return torch.cat([kl[..., 1:], torch.zeros_like(kl[..., :1])], dim=-1)

@@ -1,5 +1,8 @@
 """Policy over subsets of fixed size k: P(S) = exp(sum_{i in S} s_i) / e_k(exp(s)).
 
+For rerankers that are rewarded for the set they choose, whatever its order (the documents a reader is given). So far
+mathematics alone: no loss under conf/loss uses it.
+
 e_k, the elementary symmetric polynomial, comes by its log-space recursion in O(n k) (conditional Poisson sampling;
 Kulesza and Taskar 2012, section 5.2.1).
 """

@@ -1,5 +1,8 @@
 """Pointwise policy of an LLM reranker over two tokens: P(yes) = sigmoid(s), s = logit(yes) - logit(no).
 
+For rerankers that say of one document whether it is relevant. So far mathematics alone: no loss under conf/loss uses
+it.
+
 All functions are elementwise. Sampling the token has the expected reward as expectation, so that the closed form is the
 better estimator wherever nothing else is generated.
 """

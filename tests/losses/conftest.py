@@ -96,11 +96,15 @@ def lists():
 
 @pytest.fixture(scope="session")
 def evaluate():
-    """evaluate(loss, *tensors) -> (value, gradient, statistics)."""
+    """evaluate(loss, *tensors) -> (value, gradient, statistics); rankings None: of a loss that samples none."""
 
     def evaluate(loss, scores, labels, mask, rankings, old, reference):
         scores = scores.clone().requires_grad_()
-        value, statistics = loss(scores, labels, mask, rankings=rankings, old_scores=old, reference_scores=reference)
+        value, statistics = (
+            (loss(scores, labels, mask), {})
+            if rankings is None
+            else loss(scores, labels, mask, rankings=rankings, old_scores=old, reference_scores=reference)
+        )
         return value.detach(), torch.autograd.grad(value, scores)[0], statistics
 
     return evaluate

@@ -102,14 +102,10 @@ def check_parity(trainer_class, loss):
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", ["sum", "grpo", "bnpo", "dapo", "dr_grpo", "cispo"])
 def test_oracle_6_loss_types_and_levels(trl_trainer_class, loss_type, level, beta):
-    epsilon_high = 1.5 if loss_type == "cispo" else 0.3
-    check_parity(
-        trl_trainer_class,
-        replace(
-            BASE, loss_type=loss_type, importance_sampling_level=level, beta=beta, kl_estimator="k3",
-            epsilon_high=epsilon_high,
-        ),
-    )  # fmt: skip
+    clip = {"epsilon": 0.2, "epsilon_high": 1.5} if loss_type == "cispo" else {"epsilon_high": 0.3}
+    kl = {"beta": beta, "kl_estimator": "k3"} if beta else {}
+    loss = replace(BASE, loss_type=loss_type, importance_sampling_level=level, **clip, **kl)
+    check_parity(trl_trainer_class, loss)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,17 @@ def first_is_relevant(rankings, labels, mask):
         ({"loss_type": "cispo"}, "loss_type=cispo needs epsilon_high"),
         ({"reward": first_is_relevant}, "needs a reward with per_position.., which first_is_relevant has not"),
         ({"reward": MRR(), "gradient_estimator": "pl_rank_2"}, "takes the rewards NDCG and Recall, not RR"),
-        ({"delta": 2.0, "gradient_estimator": "pl_rank_2"}, "pl_rank_2 has no delta=2.0; leave None"),
+        ({"delta": -1.0}, "delta must be above 0, got -1.0"),
+        ({"epsilon_high": -1.0}, "epsilon_high must be at least 0"),
+        ({"kl_in": "reward"}, "kl_in=reward has no effect with beta=0 .no divergence.; leave it at loss"),
+        (
+            {"kl_estimator": "k2"},
+            "kl_estimator=k2 has no effect with beta=0 .no divergence.; leave it at rao_blackwell",
+        ),
+        ({"use_bias_correction_kl": False}, "use_bias_correction_kl=False has no effect with beta=0"),
+        ({"beta": 0.1, "use_bias_correction_kl": False}, "no effect with kl_estimator=rao_blackwell; leave it at True"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0, "epsilon": 0.1}, "epsilon=0.1 has no effect with loss_type=cispo"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0, "delta": 2.0}, "delta=2.0 has no effect with loss_type=cispo"),
         ({"reward": [NDCG(), MRR()], "reward_weights": [1.0]}, "reward_weights has 1 values for 2 rewards"),
     ],
 )
@@ -50,6 +60,35 @@ def test_refusals_are_one_line(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         PlackettLuceGRPO(**options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"delta": 2.0},
+        {"advantage_estimator": "group"},
+        {"reward_to_go": False},
+        {"skip_zero_std": True},
+        {"epsilon": 0.1},
+        {"epsilon_high": 0.3},
+        {"loss_type": "grpo"},
+        {"importance_sampling_level": "sequence"},
+        {"beta": 0.1, "kl_in": "reward"},
+    ],
+    ids=str,
+)
+def test_pl_rank_2_refuses_what_it_does_not_use(option):
+    name, value = list(option.items())[-1]
+    with pytest.raises(ValueError, match=f"^{name}={value} has no effect with gradient_estimator=pl_rank_2; leave it"):
+        PlackettLuceGRPO(gradient_estimator="pl_rank_2", **option)
+
+
+def test_what_pl_rank_2_and_the_divergence_use():
+    PlackettLuceGRPO(gradient_estimator="pl_rank_2", beta=0.1, kl_estimator="k3", entropy_coef=0.1, k=20)
+    PlackettLuceGRPO(beta=0.1, kl_estimator="k3", use_bias_correction_kl=False)
+    node = OmegaConf.load(CONF / "plackett_luce_grpo.yaml")
+    node.beta = 0
+    assert instantiate(node).beta == 0
 
 
 def test_the_configuration_file_states_the_defaults():

@@ -143,6 +143,35 @@ def test_a_choice_is_charged_with_the_divergence_after_it_only(lists, evaluate):
     torch.testing.assert_close(gradient, torch.autograd.grad(by_hand.sum(-1).mean(), leaf)[0])
 
 
+@pytest.mark.parametrize("kl_estimator", ["k1", "rao_blackwell"])
+@pytest.mark.parametrize("reward_to_go", [True, False])
+def test_the_divergence_in_the_reward_is_that_of_the_policy_that_sampled(kl_estimator, reward_to_go, lists, evaluate):
+    """At ratio != 1 the advantages are those of the old policy: they do not move with the scores."""
+    scores, labels, mask, old, reference = (values[:1] for values in lists)
+    loss = replace(SMALL, k=3, beta=0.5, kl_in="reward", kl_estimator=kl_estimator, reward_to_go=reward_to_go)
+    rankings = loss.sample(old, mask, [1])
+    value, gradient, _ = evaluate(loss, scores, labels, mask, rankings, old, reference)
+    leaf = scores.clone().requires_grad_()
+    policy, sampler, other = (
+        position_distributions(s, mask, rankings.rankings, temperature=0.7) for s in (leaf, old, reference)
+    )
+    rewards = NDCG(k=2).per_position(rankings.rankings, labels, mask)
+    if kl_estimator == "k1":
+        rewards = rewards - 0.5 * (sampler.log_probs - other.log_probs)
+    else:
+        rewards[..., :2] -= 0.5 * sampler.kl(other)[..., 1:]
+    to_go, whole = reward_to_go_advantages(rewards, "rloo"), advantages(rewards.sum(-1), "rloo").unsqueeze(-1)
+    advantage = to_go if reward_to_go else whole
+    ratio = (policy.log_probs - sampler.log_probs).exp()
+    assert (ratio - 1).abs().max() > 0.1
+    by_hand = -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    if kl_estimator == "rao_blackwell":
+        by_hand = by_hand + 0.5 * policy.kl(other)
+    by_hand = by_hand.sum(-1).mean()
+    torch.testing.assert_close(value, by_hand.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(by_hand, leaf)[0])
+
+
 def test_oracle_5_divergence_in_the_loss_lacks_the_choices_that_led_there(enumeration, gradient_samples, z_scores):
     for k, complete in ((1, True), (3, False)):
         loss = replace(SMALL, reward=NDCG(k=1), k=k, beta=0.5)
