@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.collection import SPLITS, Collection, Judgements
-from data.jsonl import Record, field_of, read_json_lines, read_lines, unique
+from data.jsonl import Record, check_column, field_of, read_json_lines, read_lines, unique
 from data.source import SourceOptions, Texts
 
 logger = logging.getLogger(__name__)
@@ -89,13 +89,13 @@ def read_hub(name: str) -> Texts:
 def read_documents(records: Iterable[Record]) -> dict[str, str]:
     """{id: title + " " + text}."""
     return unique(
-        (where, field_of(where, record, "_id"), _joined(where, record, field_of(where, record, "text")))
+        (where, _identifier(where, record), _joined(where, record, field_of(where, record, "text")))
         for where, record in records
     )
 
 
 def read_queries(records: Iterable[Record]) -> dict[str, str]:
-    return unique((where, field_of(where, record, "_id"), field_of(where, record, "text")) for where, record in records)
+    return unique((where, _identifier(where, record), field_of(where, record, "text")) for where, record in records)
 
 
 def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], queries: Mapping[str, str]) -> Judgements:
@@ -130,6 +130,13 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
             first,
         )
     return qrels
+
+
+def _identifier(where: str, record: Mapping[str, object]) -> str:
+    """Checked here, so that no run fails at its end, when it writes the rankings."""
+    identifier = field_of(where, record, "_id")
+    check_column(f"{where}: _id", identifier)
+    return identifier
 
 
 def _joined(where: str, record: Mapping[str, object], text: str) -> str:

@@ -47,7 +47,9 @@ class BM25Candidates:
 
     def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
         texts = [text for split in queries.values() for text in split.values()]
-        key = content_hash(documents, texts, [self.depth, self.k1, self.b, version("bm25s")])
+        versions = [version("bm25s"), version("PyStemmer")]
+        code = Path(__file__).with_name("bm25.py").read_text()
+        key = content_hash(documents, texts, [self.depth, self.k1, self.b, *versions, code])
 
         def make(path: Path) -> None:
             best, scores = bm25_top(list(documents.values()), texts, depth=self.depth, k1=self.k1, b=self.b)

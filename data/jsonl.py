@@ -50,6 +50,12 @@ def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) 
     return value
 
 
+def check_column(what: str, value: str) -> None:
+    """Raise ValueError where a value cannot be a column of a TREC run file; `what` says where it stands."""
+    if value.split() != [value]:
+        raise ValueError(f"{what} {value!r} must not be empty or contain white space (TREC run files)")
+
+
 def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
     """{key: value} of (where, key, value); ValueError where a key comes twice."""
     first: dict[str, str] = {}

@@ -40,7 +40,7 @@ class TrainingLists(Dataset):
 
     At most `list_size` documents in random order: relevant ones, candidates of the first stage (those judged relevant
     carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
-    `random_fraction` is 0. An excluded document, or a copy of a relevant one, is never a negative.
+    `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
     `tokenize(queries, documents)` gives unpadded rows and is picklable, since workers run it.
     """
 
@@ -96,7 +96,7 @@ class TrainingLists(Dataset):
     def _eligible_candidates(self, query_id: str, chosen: set[str]) -> list[str]:
         """The first candidates that may join: not chosen, not excluded, no unjudged copy of a relevant document."""
         relevant, excluded = self.relevant[query_id], self.excluded.get(query_id, set())
-        relevant_texts = {self.documents[document_id] for document_id in relevant}
+        relevant_texts = self._relevant_texts(query_id)
         first = [document_id for document_id, _ in self.candidates[query_id][: self.options.hard_depth]]
         return [
             document_id
@@ -107,13 +107,21 @@ class TrainingLists(Dataset):
         ]
 
     def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
-        """Random documents for the places that are left, all different, none judged relevant or excluded."""
+        """Random documents for the places that are left, all different, none judged relevant, a copy or excluded."""
         places = self.list_size - len(chosen)
         blocked = {*chosen, *self.relevant[query_id], *self.excluded.get(query_id, set())}
+        relevant_texts = self._relevant_texts(query_id)
         total = len(self.document_ids)
-        drawn = rng.choice(total, size=min(total, places + len(blocked)), replace=False)
-        negatives = (self.document_ids[i] for i in drawn.tolist())
-        return [document_id for document_id in negatives if document_id not in blocked][:places]
+        size = min(total, places + len(blocked))
+        while True:
+            drawn = [self.document_ids[i] for i in rng.choice(total, size=size, replace=False).tolist()]
+            negatives = [d for d in drawn if d not in blocked and self.documents[d] not in relevant_texts]
+            if len(negatives) >= places or size == total:
+                return negatives[:places]
+            size = min(total, 2 * size)  # copies took places: draw more, rather than search the corpus for them
+
+    def _relevant_texts(self, query_id: str) -> set[str]:
+        return {self.documents[document_id] for document_id in self.relevant[query_id]}
 
 
 def _shuffled(items: list[str], rng: np.random.Generator) -> list[str]:

@@ -59,7 +59,8 @@ class ListExample:
     query_id: str
     document_ids: list[str]
     labels: np.ndarray  # [n] float32 graded relevance, 0 = not relevant or not judged
-    teacher_scores: np.ndarray  # [n] float32 score of the first stage or teacher, NaN where it has none
+    teacher_scores: np.ndarray  # [n] float32 score of the first stage or teacher, NaN where it has none: no loss reads
+    # it yet, distillation will
     rows: TokenRows
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from data.jsonl import field_of, read_json_lines, read_lines
+from data.jsonl import check_column, field_of, read_json_lines, read_lines
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score, in the file's order
 
@@ -30,12 +31,23 @@ def read_teacher_scores(path: Path) -> Run:
 
 
 def write_trec_run(path: Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """A TREC run file, best document first, scores so that they read back unchanged."""
-    with open(path, "w", encoding="utf-8") as file:
-        for query_id, scores in run.items():
-            ranked = sorted(scores.items(), key=lambda item: -item[1])
-            for rank, (document_id, score) in enumerate(ranked, start=1):
-                file.write(f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n")
+    """A TREC run file, best document first, scores so that they read back unchanged.
+
+    It is there whole or not at all. ValueError where an id or the tag is empty or has white space, which separates the
+    columns.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for query_id, scores in run.items():
+                ranked = sorted(scores.items(), key=lambda item: -item[1])
+                for rank, (document_id, score) in enumerate(ranked, start=1):
+                    for name, value in (("query id", query_id), ("document id", document_id), ("tag", tag)):
+                        check_column(f"{path}: {name}", value)
+                    file.write(f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _collect(rows: Iterable[tuple[str, str, str, float]]) -> Run:

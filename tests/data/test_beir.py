@@ -95,6 +95,13 @@ def test_dangling_judgements_are_counted(tiny: Path, tmp_path: Path, caplog: pyt
         ),
         ("corpus.jsonl", 7, '{"_id": "d0", "text": "a"}', "corpus.jsonl:7: duplicate id 'd0' (first at "),
         ("queries.jsonl", 3, '{"_id": "q0", "text": "a"}', "queries.jsonl:3: duplicate id 'q0' (first at "),
+        (
+            "corpus.jsonl",
+            7,
+            '{"_id": "a b", "text": "a"}',
+            "corpus.jsonl:7: _id 'a b' must not be empty or contain white space (TREC run files)",
+        ),
+        ("queries.jsonl", 3, '{"_id": "", "text": "a"}', "queries.jsonl:3: _id '' must not be empty or contain"),
         ("qrels/test.tsv", 2, "q15\td15\thigh", "test.tsv:2: the score must be an integer, got 'high'"),
         ("qrels/test.tsv", 2, "q15 d15 1", "test.tsv:2: expected 3 tab-separated columns, got 1: 'q15 d15 1'"),
         (

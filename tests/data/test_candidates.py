@@ -1,6 +1,7 @@
 import logging
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_bm25_is_not_taken_from_another_cache(tmp_path: Path, change: str):
     queries = {"train": {"q1": "jet"}} if change == "queries" else QUERIES
     BM25Candidates(depth=2, k1=1.2 if change == "options" else 0.9).build(documents, queries, tmp_path)
     assert len(list((tmp_path / "candidates").glob("*.npz"))) == 2
+
+
+def test_bm25_is_made_again_by_other_code_or_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def number_of_caches() -> int:
+        BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)
+        return len(list((tmp_path / "candidates").glob("*.npz")))
+
+    assert number_of_caches() == 1
+    for number, library in enumerate(("bm25s", "PyStemmer"), start=2):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "version", lambda name, other=library: "0" if name == other else version(name))
+            assert number_of_caches() == number
+    (tmp_path / "bm25.py").write_text("# changed")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "candidates.py"))
+    assert number_of_caches() == 4
 
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"k1": -1.0}, {"b": 1.1}])

@@ -53,11 +53,25 @@ def test_grades_exclusions_and_copies():
     seen: Counter[str] = Counter()
     for epoch in range(100):
         seen.update(data.draw(epoch, "q0"))
-    assert not seen.keys() & {"d4", "d1000", "d5"} - {"d5"}
-    assert seen["d5"] < 10  # no hard negative, for it copies a relevant document
+    assert not seen.keys() & {"d4", "d1000", "d5"}  # excluded, excluded, a copy of a relevant document
     assert 0 < seen["d3"] < 100  # judged relevant and a candidate: drawn with its grade
     assert seen["d900"] + seen["d901"] == 100
     assert abs(seen["d900"] - 50) < 25
+
+
+@pytest.mark.parametrize("copies", [1, 1900])
+def test_a_copy_of_a_relevant_document_is_no_random_negative(copies: int):
+    data = collection()
+    for i in range(50, 50 + copies):
+        data.documents[f"d{i}"] = data.documents["d900"]
+    some = lists(data, random_fraction=1.0, list_size=60)
+    for epoch in range(20):
+        drawn = some.draw(epoch, "q0")
+        assert len(set(drawn)) == 60
+        assert [data.documents[name] for name in drawn].count("text 900") <= 1
+    everything = lists(data, random_fraction=1.0, list_size=NUM_DOCUMENTS).draw(0, "q0")
+    copied = {name for name, text in data.documents.items() if text == "text 900"} | {"d901", "d3"}
+    assert len(everything) == NUM_DOCUMENTS - len(copied | {"d4", "d1000"}) + 1
 
 
 def test_the_place_in_the_list_tells_nothing():

@@ -14,6 +14,26 @@ def test_what_was_written_reads_back(tmp_path: Path):
     assert read_run(tmp_path / "x.run") == run
 
 
+def test_a_run_is_replaced_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "x.run"
+    write_trec_run(path, {"q1": {"a": 1.0}}, tag="mine")
+    for run, tag, what in (
+        ({"q1": {"a": 2.0}, "q 2": {"a": 1.0}}, "mine", "query id 'q 2'"),
+        ({"q1": {"a": 2.0, "b\tc": 1.0}}, "mine", "document id 'b\\tc'"),
+        ({"q1": {"": 2.0}}, "mine", "document id ''"),
+        ({"q1": {"a": 2.0}}, "my tag", "tag 'my tag'"),
+    ):
+        message = f"{path}: {what} must not be empty or contain white space (TREC run files)"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            write_trec_run(path, run, tag)
+    with pytest.raises(AttributeError):
+        write_trec_run(path, {"q1": {"a": 2.0}, "q2": None}, tag="mine")  # type: ignore[dict-item]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.run"]
+    assert read_run(path) == {"q1": {"a": 1.0}}
+    write_trec_run(path, {"q1": {"a": 2.0}}, tag="mine")
+    assert read_run(path) == {"q1": {"a": 2.0}}
+
+
 def test_teacher_scores(tmp_path: Path):
     rows = [{"query_id": 1, "document_ids": ["a", 7], "scores": [0.5, 2]}]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
