@@ -91,7 +91,7 @@ def test_padding(loss, lists, evaluate):
     torch.testing.assert_close(padded[1][:, :5], plain[1])
     torch.testing.assert_close(padded[2], plain[2])
     assert (padded[1][~wide_mask] == 0).all()
-    assert (plain[1][:2].abs().amax(-1) > 1e-4).all()
+    assert plain[1].abs().max() > 1e-4
 
 
 @every_loss
@@ -123,9 +123,9 @@ def test_the_other_lists_of_the_batch(loss, lists, evaluate):
             continue  # reward and entropy have denominators of their own
         own = [values[row : row + 1, :size] for values in lists]
         alone = evaluate(loss, *own[:3], sample(loss, own[3], own[2], row + 1), *own[3:])[1][0]
-        factor = (together[row, :size] @ alone) / (alone @ alone)
+        factor = (together[row, :size] @ alone) / (alone @ alone).clamp(min=1e-12)
         torch.testing.assert_close(factor * alone, together[row, :size])
-        assert 0 < factor <= 1
+        assert 0 < factor <= 1 or not alone.any()  # a margin may be met by every pair
         if getattr(loss, "loss_type", None) in ("sum", "grpo", "dr_grpo"):
             assert factor.item() == pytest.approx(0.5, abs=1e-3)  # two lists count
 
@@ -233,6 +233,7 @@ def test_a_list_of_one_label_teaches_a_policy_nothing(loss, lists, evaluate):
     scores, labels, mask, old, reference = lists
     gradient = evaluate(loss, scores, labels, mask, sample(loss, old, mask), old, reference)[1]
     assert (gradient[2] == 0).all()
+    assert (gradient[:2].abs().amax(-1) > 1e-4).all()
 
 
 @every_variant
