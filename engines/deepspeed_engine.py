@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -23,14 +24,15 @@ from engines.protocol import not_finite
 
 OFFLOADS = ("none", "optimizer", "all")
 TAG = "engine"
+PARAMETERS_FILE = "parameters.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedEngineConfig:
     """`stage`: ZeRO 0-3. `offload`: keep the optimizer state (stages 1-3), or all (stage 3), in CPU memory.
 
-    `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: keys of DeepSpeed's own configuration,
-    merged over the one built here.
+    `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: keys of DeepSpeed's own configuration
+    that no other option decides, merged over the one built here.
     """
 
     stage: int = 2
@@ -99,6 +101,7 @@ class DeepSpeedEngine:
         self.stage = stage
         self.model = model
         self.device = process_group.device()
+        self.bf16 = settings["torch_autocast"]["enabled"]
         self.optimizer = options.build(model)
         self.deepspeed = deepspeed
         self.engine, *_ = deepspeed.initialize(
@@ -141,13 +144,25 @@ class DeepSpeedEngine:
         return self.deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
     def save(self, folder: Path) -> None:
-        """DeepSpeed's checkpoint format, without frozen weights, which come with the model itself."""
+        """DeepSpeed's checkpoint format, without frozen weights, which come with the model itself, and parameters.json:
+        what `load` compares, since DeepSpeed itself leaves alone what a checkpoint lacks."""
+        if process_group.is_main():
+            (folder / PARAMETERS_FILE).write_text(json.dumps(self._parameters(), indent=1) + "\n")
         self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
         if not (folder / TAG).is_dir():
             raise ValueError(f"{folder} holds no checkpoint of engine={self.name}")
+        stored, expected = json.loads((folder / PARAMETERS_FILE).read_text()), self._parameters()
+        if stored != expected:
+            differing = sorted(stored.keys() ^ expected.keys()) or "shapes"
+            raise ValueError(f"{folder} holds another model's weights (differing: {differing})")
         try:
             self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         except self.deepspeed.runtime.zero.utils.ZeRORuntimeException as error:
             raise ValueError(f"{folder} cannot be continued on {process_group.world_size()} ranks: {error}") from None
+
+    def _parameters(self) -> dict[str, list[int]]:
+        """The whole shape of every trainable parameter, by name."""
+        named = ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+        return {name: list(getattr(value, "ds_shape", value.shape)) for name, value in named}

@@ -17,7 +17,11 @@ DECIDED_ELSEWHERE = {
     "gradient_accumulation_steps": "trainer.token_budget",
     "managed_gradient_accumulation": "trainer.token_budget",
     "gradient_allreduce_op": "the engine, which sums",
+    "gradient_clipping": "trainer.max_grad_norm",
+    "bf16": "engine.precision",
     "fp16": "engine.precision (fp32 and bf16 need no loss scale)",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
     "zero_optimization.stage": "engine=zero0 ... zero3",
 }
 

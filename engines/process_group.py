@@ -53,12 +53,16 @@ def device() -> torch.device:
 
 def rank() -> int:
     """This process' number among all processes of the run; known before `start`."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ["RANK"]) if under_torchrun() else 0
 
 
 def world_size() -> int:
     """The number of processes of the run; known before `start`."""
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else 1
 
 
 def is_main() -> bool:

@@ -21,6 +21,7 @@ class Engine(Protocol):
 
     name: str  # "torch", "zero0" ... "zero3"
     device: torch.device
+    bf16: bool  # whether forward runs under bf16 autocast
     model: nn.Module  # the user's module, unwrapped: model(**features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engines.optimizers import OptimizerOptions, Schedule
-from engines.precision import check_precision, uses_bf16
+from engines.precision import MixedPrecision, check_precision, uses_bf16
 from engines.process_group import device as rank_device
 from engines.process_group import is_main, world_size
 from engines.protocol import not_finite
@@ -64,9 +64,7 @@ class TorchEngine:
                 dist.broadcast(tensor.data, src=0)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.model(**features)
-        return {name: value.float() for name, value in output.items()}
+        return MixedPrecision(self.model, self.bf16).forward(features)
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         surrogate.backward()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ import torch
 from data.collection import Split
 from data.keys import stable_hash
 from data.rows import TokenRows
+from engines.process_group import is_main
 from evaluation.metrics import Metrics, Run, measure, parse_metric
 from evaluation.scoring import Forward, score_rows, tokenize_sharded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class RerankingEvaluator:
         self.first_stage_run = {query: self._candidates(query, split) for query in self.queries}
         if not any(self.first_stage_run.values()):
             raise ValueError(f"no candidates to rerank for any of the {len(self.queries)} judged queries")
+        longest = max(len(split.candidates.get(query, [])) for query in self.queries)
+        if longest < min(config.depth, len(documents)) and is_main():
+            _warn_depth(config.depth, longest)
 
     @cached_property
     def first_stage(self) -> Metrics:
@@ -120,6 +127,15 @@ class RerankingEvaluator:
             relevant = (document for document, grade in split.qrels[query].items() if grade > 0)
             scores |= {document: bottom for document in relevant if document not in scores}
         return scores
+
+
+@cache  # once, not for every split
+def _warn_depth(depth: int, longest: int) -> None:
+    logger.warning(
+        "eval.depth=%d: the first stage gives at most %d candidates, no more are reranked; raise data.candidates.depth",
+        depth,
+        longest,
+    )
 
 
 def judged_queries(split: Split, limit: int | None) -> dict[str, str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from data.collection import Collection, Split
 from engines import process_group
-from engines.precision import check_precision, uses_bf16
+from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Run, measure
 from evaluation.report import print_table
@@ -23,6 +23,8 @@ from launch.compose import instantiate
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.resolve import resolve
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +65,11 @@ def evaluate(config: DictConfig) -> float:
     process_group.start()
     if not isinstance(settings.model, BM25):
         resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+    warn_of_ignored(settings)
     collection = settings.data.build()
     split, dev = collection.split(settings.split), dev_split(settings, collection)
-    device = process_group.device()
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(settings.precision, device)):
-        method = rerank if isinstance(settings.model, CrossEncoderConfig) else retrieve
-        rankings = method(settings, collection, split, dev)
+    method = rerank if isinstance(settings.model, CrossEncoderConfig) else retrieve
+    rankings = method(settings, collection, split, dev)
     summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split}
     summary |= summarise(settings, split, dev, rankings)
     if process_group.is_main():
@@ -80,6 +81,22 @@ def evaluate(config: DictConfig) -> float:
             Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     process_group.stop()
     return summary["model" if rankings.model_run is not None else rankings.baseline]
+
+
+def warn_of_ignored(settings: EvaluationConfig) -> None:
+    """One line about options that were changed and that this kind of model does not read."""
+    if isinstance(settings.model, CrossEncoderConfig) or not process_group.is_main():
+        return
+    default = RerankingConfig()
+    ignored = [
+        f"eval.{name}"
+        for name in ("depth", "always_rerank_positives")
+        if getattr(settings.eval, name) != getattr(default, name)
+    ]
+    if isinstance(settings.model, BM25) and settings.fusion_weight is not None:
+        ignored.append("fusion_weight")
+    if ignored:
+        logger.warning("%s ignored: this model ranks the whole corpus, without a first stage", ", ".join(ignored))
 
 
 def dev_split(settings: EvaluationConfig, collection: Collection) -> Split | None:
@@ -95,10 +112,11 @@ def rerank(settings: EvaluationConfig, collection: Collection, split: Split, dev
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
     evaluator = settings.eval.build(split, collection.documents, model.tokenizer)
-    model_run, first_stage_run = dict(evaluator.evaluate(model, device).run), dict(evaluator.first_stage_run)
+    forward = MixedPrecision(model, uses_bf16(settings.precision, device)).forward
+    model_run, first_stage_run = dict(evaluator.evaluate(forward, device).run), dict(evaluator.first_stage_run)
     if dev is not None:
         fitted = settings.eval.build(dev, collection.documents, model.tokenizer, dev=True)
-        model_run |= fitted.evaluate(model, device).run
+        model_run |= fitted.evaluate(forward, device).run
         first_stage_run |= fitted.first_stage_run
     note = f"warning: {model.source} has no score head: an untrained one was drawn" if model.fresh_head else ""
     return Rankings("first_stage", first_stage_run, model_run, evaluator, note)
@@ -115,7 +133,8 @@ def retrieve(settings: EvaluationConfig, collection: Collection, split: Split, d
         return Rankings("bm25", bm25_run, None)
     device = process_group.device()
     model = settings.model.build().to(device)
-    retriever = DenseRetriever(model, model.tokenizer, device, settings.eval.token_budget)
+    forward = MixedPrecision(model, uses_bf16(settings.precision, device)).forward
+    retriever = DenseRetriever(forward, model.tokenizer, device, settings.eval.token_budget)
     return Rankings("bm25", bm25_run, retriever.retrieve(collection.documents, queries, DEPTH))
 
 

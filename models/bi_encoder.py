@@ -52,13 +52,10 @@ class BiEncoder(nn.Module):
         self.normalized = normalized
         self.source = source  # the name or path that the weights came from
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """{"embedding": [rows, dim] float32} of ids [rows, tokens]."""
-        features = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        tokens = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **features).last_hidden_state
-        embedding = pool(tokens, attention_mask, self.modes)
+    def forward(self, **features: Tensor) -> dict[str, Tensor]:
+        """{"embedding": [rows, dim] float32} of input_ids, attention_mask (and token_type_ids) [rows, tokens]."""
+        tokens = self.backbone(**features).last_hidden_state
+        embedding = pool(tokens, features["attention_mask"], self.modes)
         return {"embedding": normalize(embedding, dim=-1) if self.normalized else embedding}
 
 

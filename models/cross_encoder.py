@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -53,7 +55,10 @@ class CrossEncoderConfig:
             if adapter:
                 backbone, missing = _merge_adapter(backbone, folder.path), []
             tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
-            head = _head_modules(backbone, missing)
+            head = _head_modules(backbone)
+            for name in head:
+                _run_in_float32(backbone.get_submodule(name))
+            head = _missing_pooler(backbone, missing) + head
             wrapped = self.lora.wrap(backbone, head) if self.lora else backbone
         if missing:
             logger.info("%s has no score head: a fresh one is drawn (seed %d): %s", folder.path, seed, ", ".join(head))
@@ -70,7 +75,9 @@ class CrossEncoderConfig:
             folder.settings.get("default_prompt_name") if is_reranker else None,
         )
         activation = nn.Identity() if missing else _activation(folder, backbone.config)
-        return CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path).train()
+        model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
+        model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        return model.train()
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
         config = load_config(folder)
@@ -83,8 +90,8 @@ class CrossEncoderConfig:
                 f"model {folder.path} is a classifier of {config.num_labels} labels; a reranker has one: choose "
                 f"another, or its base model"
             )
-        if self.dropout is not None:
-            _set_dropout(config, self.dropout)
+        if self.dropout is not None and not set_dropout(config, self.dropout):
+            raise ValueError(f"model.dropout={self.dropout}: {config.model_type} has no dropout; set it to null")
         return load_backbone(AutoModelForSequenceClassification, folder, config, self.attention)
 
 
@@ -111,6 +118,7 @@ class CrossEncoder(nn.Module):
         self.activation = activation
         self.fresh_head = fresh_head
         self.source = source  # the name or path that the weights came from
+        self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
@@ -121,41 +129,69 @@ class CrossEncoder(nn.Module):
             raise ValueError(f"model {name_or_path} has no score head: it is no reranker yet; train it first")
         return model.eval()
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """{"score": [rows] float32, the raw logit} of ids [rows, tokens]; padding may be anywhere the mask is 0."""
-        features = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **features).logits
-        return {"score": logits.squeeze(-1).float()}
+    def forward(self, **features: Tensor) -> dict[str, Tensor]:
+        """{"score": [rows] float32, the raw logit} of input_ids, attention_mask (and token_type_ids) [rows, tokens];
+        padding may be anywhere the mask is 0. Under autocast too the score is computed in float32."""
+        return {"score": self.backbone(**features).logits.squeeze(-1)}
 
 
 def _refuse_other_rerankers(folder: ModelFolder) -> None:
     """Rerankers whose score is not the one logit of a sequence classifier over the plain pair."""
     others = [name for name, _ in folder.modules if name != "Transformer"]
-    reads = next((key for key in ("message",) if key in folder.transformer.get("modality_config", {})), None)
-    if folder.kind == "CrossEncoder" and (others or reads or folder.transformer.get("processing_kwargs")):
+    reads_messages = "message" in folder.transformer.get("modality_config", {})
+    if folder.kind == "CrossEncoder" and (others or reads_messages or folder.transformer.get("processing_kwargs")):
         what = ", ".join(others) or "a chat template or processing options"
         raise ValueError(f"model {folder.path} scores by {what}; model=cross_encoder reads plain sequence classifiers")
 
 
-def _set_dropout(config: PretrainedConfig, probability: float) -> None:
-    """Every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...)."""
+def set_dropout(config: PretrainedConfig, probability: float) -> bool:
+    """Every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...);
+    whether there is one."""
     names = [name for name in config.to_dict() if ("dropout" in name or name.endswith("pdrop")) and "layer" not in name]
-    if not names:
-        raise ValueError(f"model.dropout={probability}: {config.model_type} has no dropout; set it to null")
     for name in names:
         setattr(config, name, probability)
+    return bool(names)
 
 
-def _head_modules(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
-    """Names of the modules after the encoder, and of a pooler that the checkpoint lacks: trained in full by LoRA."""
-    prefix = backbone.base_model_prefix
-    head = [
-        name for name, child in backbone.named_children() if name != prefix and any(True for _ in child.parameters())
+def disable_dropout(model: nn.Module) -> None:
+    """Dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an attention
+    kernel, their own (attention_dropout, ...) or their configuration's."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("drop")):
+                setattr(module, name, 0.0)
+        if isinstance(config := getattr(module, "config", None), PretrainedConfig):
+            set_dropout(config, 0.0)
+
+
+def _run_in_float32(module: nn.Module) -> None:
+    """Take `module` out of autocast: a score in bf16 has 8 bits, and ties that are none.
+
+    The method of the instance is replaced, so that names and class, which saving and peft go by, stay; a deep copy
+    (of peft, of the reference model) gets its own.
+    """
+    module.forward = partial(_float32_forward, module)
+
+
+def _float32_forward(module: nn.Module, hidden: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return type(module).forward(module, hidden.float(), *arguments, **options)
+
+
+def _head_modules(backbone: PreTrainedModel) -> list[str]:
+    """Names of the modules with weights after the encoder."""
+    children = backbone.named_children()
+    return [
+        name for name, child in children if name != backbone.base_model_prefix and any(True for _ in child.parameters())
     ]
-    pooler = {key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(prefix + ".")}
-    return sorted(pooler) + head
+
+
+def _missing_pooler(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
+    """The name of the encoder's pooler, where the checkpoint lacks it: then LoRA trains it in full, as the head."""
+    inside = f"{backbone.base_model_prefix}."
+    return sorted({key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(inside)})
 
 
 def _merge_adapter(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:

@@ -17,11 +17,8 @@ TokenIds = Mapping[str, list[list[int]]]
 
 
 @dataclass(frozen=True)
-class PairTokenizer:
-    """(query, document) pairs to rows of ids, unpadded, the longer text cut first where a pair exceeds `max_length`.
-
-    `prompt` is put before the query. Rows of `max_length` tokens are those that were (or just were not) truncated.
-    """
+class _ModelTokenizer:
+    """A model's tokenizer with its length and prompts."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
@@ -31,38 +28,41 @@ class PairTokenizer:
     @property
     def padding(self) -> dict[str, int]:
         """The padding value per feature."""
-        return _padding(self.tokenizer)
+        own = self.tokenizer
+        return {"input_ids": own.pad_token_id, "token_type_ids": own.pad_token_type_id, "attention_mask": 0}
+
+    def _encode(self, prompt: str, first: list[str], second: list[str] | None = None) -> TokenIds:
+        return self.tokenizer(
+            [prompt + text for text in first] if prompt else first,
+            second,
+            truncation="longest_first",
+            max_length=self.max_length,
+            padding=False,
+            return_attention_mask=False,
+        ).data
+
+
+class PairTokenizer(_ModelTokenizer):
+    """(query, document) pairs to rows of ids, unpadded, the longer text cut first where a pair exceeds `max_length`.
+
+    `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
+    """
 
     def __call__(self, queries: list[str], documents: list[str]) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per pair."""
-        prompt = self.prompts.get(self.default_prompt or "", "")
-        queries = [prompt + query for query in queries] if prompt else queries
-        return _encode(self.tokenizer, queries, documents, max_length=self.max_length)
+        return self._encode(self.prompts.get(self.default_prompt or "", ""), queries, documents)
 
 
-@dataclass(frozen=True)
-class TextTokenizer:
+class TextTokenizer(_ModelTokenizer):
     """Single texts to rows of ids, unpadded, cut at `max_length`.
 
     `role` chooses the model's prompt as sentence-transformers does: "query"; "document" (or "passage", "corpus");
     else the default prompt.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-
-    @property
-    def padding(self) -> dict[str, int]:
-        """The padding value per feature."""
-        return _padding(self.tokenizer)
-
     def __call__(self, texts: list[str], role: str | None = None) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text."""
-        prompt = self.prompt(role)
-        texts = [prompt + text for text in texts] if prompt else texts
-        return _encode(self.tokenizer, texts, None, max_length=self.max_length)
+        return self._encode(self.prompt(role), texts)
 
     def prompt(self, role: str | None) -> str:
         names = {None: (), "query": ("query",), "document": ("document", "passage", "corpus")}
@@ -89,20 +89,3 @@ def load_tokenizer(
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     own = folder.max_length or min(tokenizer.model_max_length, position_limit(model))
     return tokenizer, check_max_length(folder, model, max_length or own)
-
-
-def _padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    return {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, first: list[str], second: list[str] | None, *, max_length: int
-) -> TokenIds:
-    return tokenizer(
-        first,
-        second,
-        truncation="longest_first",
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-    ).data

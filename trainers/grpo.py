@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from data.keys import stable_hash
 from data.rows import ListBatch
+from engines.precision import MixedPrecision
 from evaluation.scoring import score_rows
-from models.cross_encoder import CrossEncoder
+from models.cross_encoder import CrossEncoder, disable_dropout
 from models.lora import has_adapters, reference
 from trainers.chunked import Representations
 from trainers.options import TrainerConfig
@@ -57,7 +58,11 @@ class GRPOTrainer(Trainer):
     config: GRPOTrainerConfig
 
     def __init__(self, config: GRPOTrainerConfig, *, model: nn.Module, loss: Any, **parts: Any):
-        disable_dropout(model)
+        if asked := getattr(model, "asked_dropout", 0.0):
+            raise ValueError(
+                f"trainer=grpo runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)"
+            )
+        disable_dropout(model)  # else the policy that is scored is not the one that sampled, and the ratio not 1
         needs_copy = loss.needs_reference and not has_adapters(model)
         self.reference = (
             copy.deepcopy(model).requires_grad_(False) if needs_copy else None
@@ -88,7 +93,8 @@ class GRPOTrainer(Trainer):
         """Scores [lists, n] of the starting model: its frozen copy, or the adapters switched off."""
         arguments = (batch.rows, self.backward.padding, self.config.token_budget, self.engine.device)
         if self.reference is not None:
-            return batch.to_lists(score_rows(self.reference.to(self.engine.device), *arguments))
+            starting = MixedPrecision(self.reference.to(self.engine.device), self.engine.bf16)
+            return batch.to_lists(score_rows(starting.forward, *arguments))
         with reference(cast(CrossEncoder, self.engine.model)):
             return batch.to_lists(score_rows(self.engine.forward, *arguments))
 
@@ -100,10 +106,3 @@ class GRPOTrainer(Trainer):
         device = self.engine.device
         for name, value in state.items():
             setattr(self, name, None if value is None else torch.tensor(value, device=device))
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Without this the policy that is scored is not the one that sampled: the ratio would differ from 1 at once."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0

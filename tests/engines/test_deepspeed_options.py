@@ -34,6 +34,9 @@ def test_deep_merge_keeps_what_is_not_overridden() -> None:
         ({"zero_optimization": {"stage": 3}}, r"engine.config.zero_optimization.stage is decided by engine=zero0"),
         ({"optimizer": {"type": "Adam"}}, r"engine.config.optimizer is decided by trainer.optimizer"),
         ({"fp16": {"enabled": True}}, r"engine.config.fp16 is decided by engine.precision"),
+        ({"bf16": {"enabled": True}}, r"engine.config.bf16 is decided by engine.precision"),
+        ({"torch_autocast": {"enabled": True}}, r"engine.config.torch_autocast is decided by engine.precision"),
+        ({"gradient_clipping": 0.5}, r"engine.config.gradient_clipping is decided by trainer.max_grad_norm"),
     ],
 )
 def test_wrong_keys_are_named(config: dict[str, Any], message: str) -> None:
@@ -57,7 +60,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_known_keys_pass() -> None:
-    config = {"zero_optimization": {"overlap_comm": True}, "wall_clock_breakdown": True, "gradient_clipping": 0.5}
+    config = {"zero_optimization": {"overlap_comm": True}, "wall_clock_breakdown": True}
     assert DeepSpeedEngineConfig(stage=2, config=config).config == config
 
 

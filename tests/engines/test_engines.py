@@ -260,14 +260,27 @@ def load_elsewhere(folder: Path) -> list[str]:
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
             engine.load(folder / source)
         messages.append(str(caught.value))
+    other = Scorer()
+    other.unused = nn.Linear(2, 2)
+    renamed = Scorer()
+    renamed.renamed = renamed.unused
+    del renamed.unused
+    for model in (other, renamed):
+        with pytest.raises(ValueError, match="another model") as refused:
+            ENGINES["zero2"].build(model, ADAMW, schedule, max_grad_norm=math.inf).load(folder / "zero2")
+        messages.append(str(refused.value))
     return messages
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(two_ranks: list[Any], folder: Path) -> None:
-    absent, ranks, other = run_ranks(load_elsewhere, 1, folder)[0]
+    absent, ranks, other, shapes, names = run_ranks(load_elsewhere, 1, folder)[0]
     assert "holds no checkpoint of engine=zero2" in absent
     assert "cannot be continued on 1 ranks" in ranks
     assert "model.safetensors" in other
+    assert "differing: shapes" in shapes
+    assert "unused.weight" in names
+    assert "renamed.weight" in names
+    assert not any("\n" in message for message in (shapes, names))
 
 
 def test_another_model_is_refused(two_ranks: list[Any], folder: Path) -> None:

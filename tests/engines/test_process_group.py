@@ -29,6 +29,13 @@ def test_rank_is_known_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None
     assert (process_group.rank(), process_group.world_size(), process_group.is_main()) == (3, 4, False)
 
 
+def test_a_size_without_a_rank_is_not_torchruns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (process_group.rank(), process_group.world_size()) == (0, 1)
+    process_group.start()
+    process_group.barrier()
+
+
 def test_a_group_of_one_starts_without_ports() -> None:
     process_group.start_alone()
     try:

@@ -73,6 +73,16 @@ def test_depth_limits_model_and_first_stage_alike():
     assert evaluator.evaluate(Longest(), CPU).metrics["MRR@10"] == pytest.approx(1 / 3)
 
 
+def test_a_depth_that_the_first_stage_does_not_reach_is_said_once(caplog):
+    documents = {f"d{i}": "x" for i in range(50)}
+    for _ in range(2):
+        RerankingConfig(depth=41).build(SPLIT, documents, Tokenizer())
+    RerankingConfig(depth=4).build(SPLIT, documents, Tokenizer())
+    assert [record.getMessage() for record in caplog.records] == [
+        "eval.depth=41: the first stage gives at most 4 candidates, no more are reranked; raise data.candidates.depth"
+    ]
+
+
 def test_the_missed_positives_can_be_appended_for_an_upper_bound():
     evaluator, _ = _evaluator(always_rerank_positives=True)
     assert evaluator.recall_ceiling == 1.0

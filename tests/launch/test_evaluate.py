@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from evaluation import retrieval
 from launch.compose import compose
 from launch.evaluating import evaluate
+from models.bi_encoder import BiEncoder
 
 ROOT = Path(__file__).parents[2]
 WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905
@@ -76,6 +79,32 @@ def test_a_cross_encoder_reranks_the_candidates(beir, tiny_reranker_dir, tmp_pat
     assert "perfect order" in out
     assert "warning: the model ranks worse than the first stage" in out
     assert "untrained" not in out
+
+
+def test_bf16_is_for_the_model_alone(beir, tiny_bert_dir, monkeypatch):
+    under_autocast = {}
+    exact, forward = retrieval.search, BiEncoder.forward
+
+    def search(*arguments):
+        under_autocast["search"] = torch.is_autocast_enabled("cpu")
+        return exact(*arguments)
+
+    def embed(self, **features):
+        under_autocast["forward"] = torch.is_autocast_enabled("cpu")
+        return forward(self, **features)
+
+    monkeypatch.setattr(retrieval, "search", search)
+    monkeypatch.setattr(BiEncoder, "forward", embed)
+    _evaluate(_arguments(beir, "model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "precision=bf16"))
+    assert under_autocast == {"forward": True, "search": False}
+
+
+def test_options_of_rerankers_are_said_to_be_ignored_by_retrievers(beir, caplog):
+    _evaluate(_arguments(beir, "model=bm25"))
+    _evaluate(_arguments(beir, "model=bm25", "eval.depth=5", "fusion_weight=0.5"))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "eval.depth, fusion_weight ignored: this model ranks the whole corpus, without a first stage"
+    ]
 
 
 def test_no_weight_is_fitted_on_the_split_that_is_evaluated(beir, tiny_reranker_dir, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import pickle
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
 
-from models.cross_encoder import CrossEncoder, CrossEncoderConfig
+from models.cross_encoder import CrossEncoder, CrossEncoderConfig, disable_dropout
+from models.export import export_cross_encoder
+from models.lora import LoRAConfig
 
 QUERIES = ["what is python?", "green apple", "rank the list of documents", "value"]
 DOCUMENTS = ["a red apple", "python returns the value of a list " * 12, "x", "train to rank documents in python"]
@@ -92,6 +96,75 @@ def test_half_precision_checkpoints_train_in_float32(folder):
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
     edit(folder / "config.json", dtype="float16")
     assert {parameter.dtype for parameter in build(folder).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])
+def test_scores_are_computed_in_float32_under_autocast(tiny_reranker_dir, lora, tmp_path):
+    model = build(tiny_reranker_dir, lora=lora).eval()
+    full = score(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = score(model)
+        assert torch.is_autocast_enabled("cpu")
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, half.bfloat16().float())
+    assert 0 < (half - full).abs().max() < 0.1, "the encoder runs in bf16"
+    export_cross_encoder(model, tmp_path / "export")
+    reloaded = CrossEncoder.load(tmp_path / "export", max_length=64)
+    torch.testing.assert_close(score(reloaded), full, atol=1e-5, rtol=0)
+    if lora is None:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(score(reloaded), half)
+
+
+def test_a_copy_has_its_own_head(tiny_reranker_dir):
+    model = build(tiny_reranker_dir).eval()
+    copied, before = copy.deepcopy(model), score(model)
+    with torch.no_grad():
+        model.backbone.classifier.weight.zero_()
+    assert torch.equal(score(copied), before)
+    assert score(model).std() == 0
+
+
+def test_the_sharp_end_of_a_score_survives_autocast(folder):
+    """Two scores of about 12 that bf16, with steps of 1/16, would call equal."""
+    model = build(folder).eval()
+    with torch.no_grad():
+        model.backbone.classifier.weight.mul_(1e-3)
+        model.backbone.classifier.bias.fill_(12.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(score(model).unique()) == len(QUERIES)
+
+
+@pytest.mark.gpu
+def test_scores_are_computed_in_float32_on_a_gpu(tiny_reranker_dir):
+    model = build(tiny_reranker_dir).eval().cuda()
+    features = {name: torch.tensor(rows).cuda() for name, rows in model.tokenizer(QUERIES[:1], DOCUMENTS[:1]).items()}
+    features["attention_mask"] = torch.ones_like(features["input_ids"])
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        half = model(**features)["score"]
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, half.bfloat16().float())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen2", "gpt_neo"])  # nn.Dropout, a number of a module, the config's
+def test_dropout_can_be_switched_off_in_training_mode(architecture, tmp_path, tiny_models):
+    if architecture == "bert":
+        tiny_models.write_tiny_bert(tmp_path)
+    else:
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
+        sizes |= {"num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]]}
+        sizes = sizes if architecture == "gpt_neo" else {**sizes, "num_hidden_layers": 2}
+        config = AutoConfig.for_model(
+            architecture, **sizes, vocab_size=200, pad_token_id=0, max_position_embeddings=80, attention_dropout=0.5
+        )
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(tmp_path)
+        tiny_models.write_tokenizer(tmp_path)
+    model = build(tmp_path, attention="eager").train()
+    assert not torch.equal(score(model), score(model))
+    disable_dropout(model)
+    assert torch.equal(score(model), score(model))
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("length", [None, 16, 128])
