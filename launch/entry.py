@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -95,6 +96,8 @@ def prepare_process(config_dir: str | None) -> None:
     `data` there must not hide them.
     """
     check_clone()
+    if os.environ.get("RANK", "0") != "0":
+        logging.disable(logging.WARNING)  # every rank reads the same data: rank 0 says what is to be said of it
     folder = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja's
