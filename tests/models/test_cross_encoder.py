@@ -146,14 +146,15 @@ def test_scores_are_computed_in_float32_on_a_gpu(tiny_reranker_dir):
     assert not torch.equal(half, half.bfloat16().float())
 
 
-@pytest.mark.parametrize("architecture", ["bert", "qwen2", "gpt_neo"])  # nn.Dropout, a number of a module, the config's
+@pytest.mark.parametrize(
+    "architecture", ["bert", "qwen2", "persimmon"]
+)  # nn.Dropout, a number of a module, the config's
 def test_dropout_can_be_switched_off_in_training_mode(architecture, tmp_path, tiny_models):
     if architecture == "bert":
         tiny_models.write_tiny_bert(tmp_path)
     else:
-        sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
-        sizes |= {"num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]]}
-        sizes = sizes if architecture == "gpt_neo" else {**sizes, "num_hidden_layers": 2}
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        sizes |= {"num_key_value_heads": 1} if architecture == "qwen2" else {}
         config = AutoConfig.for_model(
             architecture, **sizes, vocab_size=200, pad_token_id=0, max_position_embeddings=80, attention_dropout=0.5
         )
