@@ -49,11 +49,11 @@ class TrainerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("kept_chunks", "workers", "learning_rate", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"trainer.{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.list_size < 2:
             raise ValueError(f"trainer.list_size must be at least 2 (one relevant, one not), got {self.list_size}")
-        if self.max_grad_norm <= 0:
+        if not self.max_grad_norm > 0:
             raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")

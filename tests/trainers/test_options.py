@@ -39,7 +39,8 @@ def test_constant_schedule() -> None:
     ("options", "message"),
     [
         ({"max_steps": 0}, "trainer.max_steps must be at least 1, got 0"),
-        ({"learning_rate": -1.0}, "trainer.learning_rate must not be negative, got -1.0"),
+        ({"learning_rate": -1.0}, "trainer.learning_rate must be at least 0 and finite, got -1.0"),
+        ({"learning_rate": float("nan")}, "trainer.learning_rate must be at least 0 and finite, got nan"),
         ({"list_size": 1}, "trainer.list_size must be at least 2"),
         ({"max_grad_norm": 0.0}, r"trainer.max_grad_norm must be positive \(.inf: no clipping\), got 0.0"),
         ({"schedule": "step"}, "trainer.schedule must be one of linear, cosine, constant, got 'step'"),
