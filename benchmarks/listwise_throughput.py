@@ -95,7 +95,8 @@ def make_trainer(arguments: argparse.Namespace, folder: str) -> Any:
     from trainers.run_directory import RunDirectory
 
     config = compose(overrides(arguments, folder))
-    trainer, _ = make_trainer(instantiate(config), config, RunDirectory.open(config))
+    settings = instantiate(config)
+    trainer = make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
     trainer.evaluator = None
     return trainer
 

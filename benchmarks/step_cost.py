@@ -126,7 +126,8 @@ def make_trainer(folder: str, *overrides: str) -> Any:
     common = ["+exp=reranker_grpo", f"output_dir={folder}", "logger=none", f"model.max_length={MAX_LENGTH}"]
     common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
     config = compose([*common, *overrides])
-    trainer, _ = make_trainer(instantiate(config), config, RunDirectory.open(config))
+    settings = instantiate(config)
+    trainer = make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
     trainer.engine.model.train()
     return trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 from engines.collectives import broadcast_object
 from engines.process_group import barrier, is_main
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 
@@ -50,10 +53,17 @@ class CheckpointStore:
         return folder
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its state; None where there is none. Rank 0 decides."""
-        folders = self._folders() if is_main() else []
-        found = (folders[-1], json.loads((folders[-1] / STATE_FILE).read_text())) if folders else None
-        return broadcast_object(found)
+        """`newest` of rank 0, on every rank."""
+        return broadcast_object(self.newest() if is_main() else None)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its state, as this rank sees them; None where there is none."""
+        for folder in reversed(self._folders()):
+            try:
+                return folder, json.loads((folder / STATE_FILE).read_text())
+            except json.JSONDecodeError:
+                logger.warning("%s is broken (%s): the checkpoint before it is used", folder, STATE_FILE)
+        return None
 
     def mark_best(self, step: int) -> None:
         """Point `best` at the checkpoint of `step`, which has been saved."""

@@ -37,11 +37,13 @@ def train(config: DictConfig) -> float | None:
         raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder or model=cross_encoder_lora")
     settings.trainer.check(settings.loss)
     keep_freed_memory()
+    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+    collection = settings.data.build()  # before the first collective, in which others would wait
     process_group.start()
-    run = RunDirectory.open(config)
+    run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
         return show_finished(run)
-    trainer, collection = make_trainer(settings, config, run)
+    trainer = make_trainer(settings, config, collection, run)
     tokenizer = trainer.engine.model.tokenizer
     test = settings.eval.build(collection.split("test"), collection.documents, tokenizer)
 
@@ -53,10 +55,8 @@ def train(config: DictConfig) -> float | None:
     return summary["best_dev"]
 
 
-def make_trainer(settings: RunConfig, config: DictConfig, run: RunDirectory) -> tuple[Trainer, Collection]:
-    """The trainer of a configuration (and `settings`, its objects), and the collection that it trains on."""
-    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
-    collection = settings.data.build()
+def make_trainer(settings: RunConfig, config: DictConfig, collection: Collection, run: RunDirectory) -> Trainer:
+    """The trainer of a configuration, of which `settings` are the objects."""
     run.describe_data(collection.name, collection.fingerprint)
     model = settings.model.build(settings.seed)
     options = settings.trainer
@@ -76,7 +76,7 @@ def make_trainer(settings: RunConfig, config: DictConfig, run: RunDirectory) -> 
         workers=options.workers,
     )
     dev = collection.splits.get("dev")
-    trainer = options.build(
+    return options.build(
         model=model,
         engine_config=settings.engine,
         loader=loader,
@@ -87,7 +87,6 @@ def make_trainer(settings: RunConfig, config: DictConfig, run: RunDirectory) -> 
         logger=settings.logger.build(run, config),
         seed=settings.seed,
     )
-    return trainer, collection
 
 
 def score_before(trainer: Trainer, test: RerankingEvaluator, run: RunDirectory) -> Run:
@@ -120,7 +119,7 @@ def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDire
     engine, metrics = trainer.engine, test.config.metrics
     best = trainer.checkpoints.best()
     if best is not None:
-        engine.load(best)
+        trainer.load(best)
     after = test.evaluate(engine.forward, engine.device)
     weight = fit_fusion(trainer)
     fused = fuse(test.first_stage_run, after.run, weight)

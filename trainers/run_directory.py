@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from engines.checkpoints import STATE_FILE
+from engines.checkpoints import STATE_FILE, CheckpointStore
 from engines.collectives import all_agree, broadcast_object, gather_objects
 from engines.process_group import is_main, world_size
 from trainers.environment import describe_environment
@@ -131,7 +133,7 @@ def _prepare(config: DictConfig) -> dict[str, Any] | None:
     began: dict[str, Any] = {}
     if config.resume == "auto" and (folder / "config.yaml").is_file():
         step, finished = _newest_step(folder), (folder / "summary.json").is_file()
-        changed = differences(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), settings)
+        changed = differences(_read_config(folder), settings)
         if changed and (step is not None or finished):
             shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise ValueError(
@@ -177,8 +179,8 @@ _ABSENT = object()
 
 
 def _newest_step(folder: Path) -> int | None:
-    checkpoints = [file.parent.name for file in folder.glob(f"checkpoints/step-*/{STATE_FILE}")]
-    return max((int(name.removeprefix("step-")) for name in checkpoints), default=None)
+    found = CheckpointStore(folder / "checkpoints").newest()
+    return found[1]["step"] if found else None
 
 
 def _continue(folder: Path, step: int | None, anew: bool) -> None:
@@ -255,9 +257,20 @@ def _start_from(checkpoint: Path, folder: Path) -> None:
     _say(f"{folder} starts from {checkpoint} (step {state['step']})")
 
 
+def _read_config(folder: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'config.yaml'} is broken ({reason}): start afresh with resume=none") from None
+
+
 def _read_environment(folder: Path) -> dict[str, Any]:
     file = folder / "environment.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
 
 
 def flatten(node: Any, key: str = "") -> dict[str, Any]:

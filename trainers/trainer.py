@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -93,12 +96,23 @@ class Trainer:
         if found is None:
             return
         folder, state = found
-        self.engine.load(folder)
+        self.load(folder)
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
         self.totals = state["totals"]
         if self.best_step is not None and not self.checkpoints.restore_best(self.best_step):
             self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
         self.load_family_state(state["family"])
+
+    def load(self, folder: Path) -> None:
+        """Weights, optimizer and schedule of a checkpoint; ValueError with the remedy where a file of it is broken."""
+        try:
+            self.engine.load(folder)
+        except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{folder} cannot be read ({reason}): remove that folder, and the same command goes on from the "
+                "checkpoint before it"
+            ) from error
 
     def start(self) -> None:
         """Progress bar, model in training mode, and the dev metric of the untrained model, the first to be beaten."""

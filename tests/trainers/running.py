@@ -18,7 +18,7 @@ def make_trainer(overrides: list[str]) -> Any:
     config = compose(overrides)
     settings = instantiate(config)
     settings.trainer.check(settings.loss)
-    return make_trainer(settings, config, RunDirectory.open(config))[0]
+    return make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

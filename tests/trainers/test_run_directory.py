@@ -196,3 +196,11 @@ def test_rank_0_decides_for_all_and_writes_alone(tmp_path):
     assert first == second
     assert len(first) == 4
     assert (tmp_path / "first" / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
+def test_a_broken_file_is_named(tmp_path, name):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    (tmp_path / "first" / name).write_text("{[")
+    with pytest.raises(ValueError, match=f"{name} is broken .*resume=none"):
+        RunDirectory.open(settings(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,36 @@ def test_a_best_checkpoint_that_is_gone_is_not_claimed(tiny_run: list[str]) -> N
     again.resume()
     assert again.best_step is None
     assert again.best_metric is None
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors"])
+@pytest.mark.parametrize("harm", ["truncated", "deleted"])
+def test_a_broken_checkpoint_is_named_and_removing_it_helps(file: str, harm: str, tiny_run: list[str]) -> None:
+    settings = [*SUPERVISED, *tiny_run]
+    make_trainer(settings).fit()
+    again = make_trainer(settings)
+    newest = again.run.checkpoints / "step-000006"
+    if harm == "deleted":
+        (newest / file).unlink()
+    else:
+        (newest / file).write_bytes((newest / file).read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"step-000006 cannot be read .*: remove that folder, and the same command"):
+        again.fit()
+    shutil.rmtree(newest)
+    again = make_trainer(settings)
+    again.fit()
+    assert again.step == 6
+
+
+def test_a_checkpoint_whose_state_is_broken_is_passed_over(tiny_run: list[str]) -> None:
+    settings = [*SUPERVISED, *tiny_run]
+    trainer = make_trainer(settings)
+    trainer.fit()
+    (trainer.run.checkpoints / "step-000006" / "trainer_state.json").write_text("{")
+    again = make_trainer(settings)
+    again.resume()
+    assert again.step == 4
+    assert max(line["step"] for line in metrics_of(again)) == 4
 
 
 def test_best_checkpoint_is_the_best_on_dev(tiny_run: list[str]) -> None:
