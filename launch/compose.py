@@ -2,7 +2,8 @@
 
 Hydra alone adds a typo that stands in a file, lists no valid keys, and lets an experiment's keys leak into whatever
 group the command line chose. So every setting of the command line is handed to Hydra as "add or override", and the
-composed tree is then compared with the dataclasses that its nodes name.
+composed tree is then compared with the dataclasses that its nodes name. A node that gets another `_target_` there keeps
+nothing of the files': their keys are another class's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
@@ -98,7 +99,7 @@ class Sources:
 
     folders: tuple[Path, ...]
     given: tuple[str, ...]  # the overrides as the user wrote them
-    forced: list[str]  # the same, as Hydra gets them
+    forced: list[str]  # the same, as Hydra gets them, after what empties the replaced nodes
     keys: tuple[str, ...]  # left of their "="
 
     @classmethod
@@ -108,7 +109,8 @@ class Sources:
             if not folder.is_dir():
                 raise FileNotFoundError(f"the configuration directory {folder} does not exist")
         parsed = [parse(override, folders) for override in overrides]
-        forced = [force(override, folders) for override in parsed]
+        emptied = dict.fromkeys(node for override in parsed if (node := replaced_node(override, folders)))
+        forced = [*(f"++{node}=null" for node in emptied), *(force(override, folders) for override in parsed)]
         keys = tuple(override.key_or_group for override in parsed)
         return cls(folders, tuple(overrides), forced, keys)
 
@@ -163,6 +165,9 @@ def force(override: Override, folders: Sequence[Path]) -> str:
     """`key=value` as `++key=value`, so that a wrong key reaches the check and not Hydra; a group's choice as given."""
     assert override.input_line is not None
     is_group = is_group_name(override.key_or_group, folders)
+    if override.key_or_group == EXPERIMENTS and is_group and override.type is OverrideType.CHANGE:
+        valid = ", ".join(choices(EXPERIMENTS, folders))
+        raise ValueError(f"{override.input_line} lacks a plus: write +{override.input_line}; experiments: {valid}")
     chosen = override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list | dict)
     if is_group and not chosen:
         raise ValueError(
@@ -171,6 +176,18 @@ def force(override: Override, folders: Sequence[Path]) -> str:
     if override.type is OverrideType.CHANGE and not is_group and not override.is_hydra_override():
         return f"++{override.input_line}"
     return override.input_line
+
+
+def replaced_node(override: Override, folders: Sequence[Path]) -> str | None:
+    """The node below a group that the setting replaces: its `_target_`, a mapping with one, or a list is given."""
+    node, _, name = override.key_or_group.rpartition(".")
+    if override.is_delete() or override.is_hydra_override():
+        return None
+    value = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    whole = any(isinstance(item, list) or (isinstance(item, dict) and "_target_" in item) for item in values)
+    replaced = node if name == "_target_" else override.key_or_group if whole else ""
+    return replaced if replaced and not is_group_name(replaced, folders) else None
 
 
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
@@ -215,7 +232,7 @@ def one_line_errors(sources: Sources) -> Iterator[None]:
         raise ValueError(f"{place} is not valid YAML: {error.problem}") from error
     except (HydraException, OmegaConfBaseException) as error:
         text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
-        for given, forced in zip(sources.given, sources.forced, strict=False):
+        for given, forced in zip(reversed(sources.given), reversed(sources.forced), strict=False):
             text = text.replace(forced, given)
         raise ValueError(" ".join(text.split())) from error
 

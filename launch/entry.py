@@ -52,11 +52,12 @@ def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
     """Hydra's --multirun: each job is composed and checked anew, and named after what sets it apart."""
 
     def job(_: DictConfig) -> object:
-        overrides = list(HydraConfig.get().overrides.task)
-        config = compose(overrides, config_name, arguments.config_dir)
-        own = sorted(override.lstrip("+") for override in overrides if override not in forced)
-        config.run_name = "-".join([config.run_name, *own]).replace("/", "_")
-        return start(main, config)
+        with reported():  # here, and not around Hydra alone, which would print a line of its own first
+            overrides = list(HydraConfig.get().overrides.task)
+            config = compose(overrides, config_name, arguments.config_dir)
+            own = sorted(override.lstrip("+") for override in overrides if override not in forced)
+            config.run_name = "-".join([config.run_name, *own]).replace("/", "_")
+            return start(main, config)
 
     forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
     run_hydra(job, config_name, arguments.overrides, forced)

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     documents += [Document(str(number), text) for number, text in enumerate(options.document, len(documents) + 1)]
     if not documents:
         raise ValueError("no documents: give them as arguments, or --documents FILE")
+    check_text("--query", options.query)
+    for document in documents:
+        check_text(f"document {document.id!r}", document.id + document.text)
     ranking = rank_documents(options.model, options.query, documents, options.max_length, options.raw)[: options.top_k]
     if options.json:
         content = {"query": options.query, "model": options.model, "results": [asdict(row) for row in ranking]}
@@ -79,7 +82,9 @@ def read_documents(file: str) -> Iterator[Document]:
     """Documents of a .txt file (one a line; "-" is standard input), a .jsonl file or a .json list, each entry a text
     or an object with text, title and _id. Raises ValueError naming file and line (or entry)."""
     path = Path(file)
-    if file != "-" and not path.is_file():
+    if file != "-" and path.is_dir():
+        raise IsADirectoryError(f"--documents {file}: is a directory, expected a file")
+    if file != "-" and not path.exists():
         raise FileNotFoundError(f"--documents {file}: no such file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if file == "-":
@@ -117,6 +122,14 @@ def document_of(where: str, record: Mapping[str, Any], number: str) -> Document:
     title = field_of(where, record, "title") if record.get("title") else ""
     text = f"{title} {field_of(where, record, 'text')}".strip()
     return Document(field_of(where, record, key) if key else number, text)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise ValueError where `text` holds half a surrogate pair, which stands for a byte that is not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what}: not UTF-8 at character {error.start + 1}") from None
 
 
 def table(ranking: Sequence[RankedDocument], width: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,13 +58,13 @@ class Schema:
         parameters = inspect.signature(target).parameters
         hints = type_hints(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names = options(target)
         for name in node:
             if name not in names and name != "_target_" and not open_ended:
                 raise ValueError(self.unknown(join(key, str(name)), names))
         values: dict[str, Any] = {}
         for name in names:
-            required = parameters[name].default is inspect.Parameter.empty and isinstance(target, type)
+            required = parameters[name].default is inspect.Parameter.empty
             if node.get(name, MISSING) == MISSING and (required or name in node):
                 raise ValueError(self.missing(join(key, name), hints.get(name, Any)))
         for name, value in node.items():
@@ -100,7 +101,7 @@ class Schema:
         if isinstance(container, type) and issubclass(container, Mapping) and isinstance(value, Mapping):
             inner = arguments[1] if len(arguments) == 2 else Any
             return {name: self.value(item, inner, join(key, str(name))) for name, item in value.items()}
-        if isinstance(container, type) and issubclass(container, Sequence) and isinstance(value, list):
+        if is_sequence(container) and isinstance(value, list):
             inner = arguments[0] if arguments else Any
             items = [self.value(item, inner, join(key, str(index))) for index, item in enumerate(value)]
             return tuple(items) if self.construct and container is tuple else items
@@ -113,6 +114,9 @@ class Schema:
         candidates = [member for member in hints if member is not type(None)]
         if len(candidates) == 1:
             return self.value(value, candidates[0], key)
+        lists = [member for member in candidates if is_sequence(typing.get_origin(member) or member)]
+        if isinstance(value, list) and len(lists) == 1:
+            return self.value(value, lists[0], key)
         for member in sorted(candidates, key=lambda member: type(value) is not member):
             with suppress(ValueError):
                 return self.value(value, member, key)
@@ -126,6 +130,8 @@ class Schema:
             return int(value)
         if hint is float and (whole or isinstance(value, float)):
             return float(value)
+        if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\.inf", value, re.IGNORECASE):
+            return float(value.replace(".", ""))  # as YAML writes it; on the command line Hydra reads a string
         if hint is str and (isinstance(value, str | float) or whole):
             return str(value)
         if hint is Path and isinstance(value, str):
@@ -146,7 +152,7 @@ class Schema:
         guess = did_you_mean(name, [*names, *(() if "." in key else self.also)]) or (
             f"did you mean {elsewhere[0]}? " if elsewhere else ""
         )
-        return f"{key}{self.origin(key)} is not an option: {guess}valid: {', '.join(names)}"
+        return f"{key}{self.origin(key)} is not an option: {guess}valid: {', '.join(names) or 'none'}"
 
     def missing(self, key: str, hint: Any) -> str:
         return f"{key} is not set: set {key}=... ({self.advice(key) or describe(hint)})"
@@ -164,6 +170,23 @@ def build(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> An
     except ValueError as error:
         known = str(error).startswith(key.split(".")[0]) or not key
         raise ValueError(str(error) if known else f"{key}: {error}") from error
+
+
+def options(target: Callable[..., Any]) -> list[str]:
+    """The parameters of a class; of a function those with a default or keyword-only (the others are its tensors)."""
+    named = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    if isinstance(target, type):
+        return list(named)
+    return [name for name, p in named.items() if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
+
+
+def is_sequence(kind: Any) -> bool:
+    """Whether a field of this type is written as a list."""
+    return isinstance(kind, type) and issubclass(kind, Sequence) and kind is not str
 
 
 def is_dataclass_type(hint: Any) -> TypeGuard[type]:
@@ -193,8 +216,8 @@ def describe(hint: Any) -> str:
     container = kind or hint
     if isinstance(container, type) and issubclass(container, Mapping):
         return "a mapping"
-    if isinstance(container, type) and issubclass(container, Sequence) and container is not str:
-        return "a list" + (f" of {describe(arguments[0])}" if arguments else "")
+    if is_sequence(container):
+        return "a list" + (" of " + re.sub(r"^an? (\w+)", r"\1s", describe(arguments[0])) if arguments else "")
     return SCALARS.get(hint, f"a node with _target_ ({getattr(hint, '__name__', hint)})")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,13 +33,21 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}={value!r} is not known; choose one of: {', '.join(choices)}")
 
 
+def finite(name: str, value: float) -> None:
+    """Raise ValueError where a number is NaN or infinite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+
+
 def at_least(name: str, value: float, minimum: float) -> None:
-    """Raise ValueError where a number is below its minimum."""
+    """Raise ValueError where a number is below its minimum, or not finite."""
+    finite(name, value)
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
 def above_zero(name: str, value: float) -> None:
-    """Raise ValueError where a number is not positive."""
-    if not value > 0:
+    """Raise ValueError where a number is not positive, or not finite."""
+    finite(name, value)
+    if value <= 0:
         raise ValueError(f"{name} must be above 0, got {value}")

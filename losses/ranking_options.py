@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from losses.advantages import ADVANTAGE_ESTIMATORS
-from losses.lists import above_zero, at_least, one_of
+from losses.lists import above_zero, at_least, finite, one_of
 from losses.policy_gradient import IMPORTANCE_SAMPLING_LEVELS, LOSS_TYPES
 from losses.rewards import NDCG, DiscountedMetric, Reward, RewardSum, reward_name
 
@@ -41,7 +41,8 @@ class RankingPolicyOptions:
     skip_zero_std: leave lists out of the denominators too where all sampled rankings have the same reward.
     loss_type: "sum", "grpo", "bnpo", "dapo", "dr_grpo" or "cispo" (`reduce_positions`).
     importance_sampling_level: "token" (each position), "sequence" (GSPO's mean) or "sequence_product".
-    epsilon, epsilon_high: clip range of the ratio, [1 - epsilon, 1 + epsilon_high], epsilon_high None: epsilon. For
+    epsilon, epsilon_high: clip range of the ratio, [1 - epsilon, 1 + epsilon_high], 0 <= epsilon < 1, epsilon_high
+        >= 0, None: epsilon. For
         "cispo", epsilon_high is an absolute cap.
     delta: cap of the ratio in the unclipped branch; None: none.
     beta: weight of the divergence from the reference.
@@ -79,11 +80,18 @@ class RankingPolicyOptions:
         at_least("num_generations", self.num_generations, 2)
         above_zero("temperature", self.temperature)
         at_least("epsilon", self.epsilon, 0)
+        if self.epsilon >= 1:
+            raise ValueError(
+                f"epsilon must be below 1, got {self.epsilon}: the ratio is clipped at 1 - epsilon, above 0"
+            )
         if self.epsilon_high is not None:
             at_least("epsilon_high", self.epsilon_high, 0)
         if self.delta is not None:
             above_zero("delta", self.delta)
         at_least("beta", self.beta, 0)
+        finite("entropy_coef", self.entropy_coef)
+        for weight in self.reward_weights or ():
+            finite("reward_weights", weight)
         one_of("gradient_estimator", self.gradient_estimator, GRADIENT_ESTIMATORS)
         one_of("advantage_estimator", self.advantage_estimator, ADVANTAGE_ESTIMATORS)
         one_of("loss_type", self.loss_type, LOSS_TYPES)

@@ -157,6 +157,15 @@ class MAP(_RankingMetric):
         return placed * precision * _up_to(self.k, rankings) / num_relevant
 
 
+def check_shape(name: str, value: object, like: Tensor, shape: str) -> None:
+    """Raise ValueError where a reward's `value` is no tensor, or of another shape than `like`, named `shape`."""
+    expected = f"expected a tensor {shape}, here {list(like.shape)}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the reward {name} returned a {type(value).__name__}, {expected}")
+    if value.shape != like.shape:
+        raise ValueError(f"the reward {name} returned the shape {list(value.shape)}, {expected}")
+
+
 class Outcome(NamedTuple):
     """What rankings earn: the weighted total [..., G], every reward's own value [..., G] by name, and the weighted
     total at each position [..., G, k] where that was asked for."""
@@ -189,17 +198,23 @@ class RewardSum:
         return None if None in depths else max(depth for depth in depths if depth is not None)
 
     def evaluate(self, rankings: Tensor, labels: Tensor, mask: Tensor, *, per_position: bool) -> Outcome:
-        """What the rankings earn; `per_position` needs rewards with that method."""
+        """What the rankings earn; `per_position` needs rewards with that method.
+
+        Raises ValueError where a reward returns no tensor [..., G], or position by position none [..., G, k].
+        """
         values: dict[str, Tensor] = {}
         total = rankings.new_zeros(rankings.shape[:-1], dtype=torch.float32)
         positions = rankings.new_zeros(rankings.shape, dtype=torch.float32)
         for reward, weight in zip(self.rewards, self.weights, strict=True):
             if per_position:
                 at_positions = reward.per_position(rankings, labels, mask)  # type: ignore[attr-defined]
+                check_shape(f"{reward_name(reward)}.per_position", at_positions, rankings, "[..., G, k]")
                 positions = positions + weight * at_positions
                 value = at_positions.sum(dim=-1)
             else:
-                value = reward(rankings, labels, mask).to(total.dtype)
+                value = reward(rankings, labels, mask)
+                check_shape(reward_name(reward), value, total, "[..., G]")
+                value = value.to(total.dtype)
             values[reward_name(reward)] = value
             total = total + weight * value
         return Outcome(total, values, positions if per_position else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.compose import compose, instantiate
+from losses.rewards import MAP, MRR, NDCG, Recall
 
 # `stand_in` (tests/launch/conftest.py) is a package of its own with a configuration: a job and its tool.
 
@@ -53,6 +54,53 @@ def test_functions_are_bound_to_their_options(stand_in):
     assert (reward(None, None, None), saw.teeth) == (5, 3)
 
 
+@pytest.mark.parametrize("text", [".inf", "inf", "+.Inf"])
+def test_numbers_are_infinite_as_yaml_writes_it(stand_in, text):
+    assert built(stand_in, "tool.path=x", f"tool.weight={text}").tool.weight == float("inf")
+    assert composed(stand_in, "tool.path=x", f"tool.extra.x={text}").tool.extra.x in (text, float("inf"))
+    with pytest.raises(ValueError, match=r"weight must be positive, got -inf"):
+        built(stand_in, "tool.path=x", f"tool.weight=-{text.lstrip('+')}")
+
+
+REWARD = "losses.rewards"
+NOT_TO_GO = "loss.reward_to_go=false"
+REPLACED = [
+    ([f"loss.reward._target_={REWARD}.MRR"], MRR()),
+    ([f"loss.reward._target_={REWARD}.MAP"], MAP()),
+    ([f"loss.reward._target_={REWARD}.Recall"], Recall()),
+    ([f"loss.reward._target_={REWARD}.MRR", "loss.reward.k=5"], MRR(k=5)),
+    (["loss.reward.k=5", f"loss.reward._target_={REWARD}.MRR"], MRR(k=5)),
+    (["loss.reward.k=5"], NDCG(k=5)),
+    (["loss.reward={k:5}"], NDCG(k=5)),
+    ([f"loss.reward={{_target_: {REWARD}.MAP, k: 3}}"], MAP(k=3)),
+    ([f"loss.reward=[{{_target_: {REWARD}.MRR}}, {{_target_: {REWARD}.NDCG, k: 2}}]"], [MRR(), NDCG(k=2)]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), REPLACED, ids=[" ".join(overrides) for overrides, _ in REPLACED])
+@pytest.mark.parametrize("first", [[], ["+exp=reranker_grpo"]], ids=["", "exp"])
+def test_another_target_replaces_the_whole_node(overrides, expected, first):
+    assert instantiate(compose([*first, *overrides])).loss.reward == expected
+
+
+def test_a_users_function_replaces_the_reward(stand_in):
+    reward = instantiate(compose(["loss.reward._target_=stand_in.grade", NOT_TO_GO])).loss.reward
+    assert reward.__name__ == "grade"
+    reward = instantiate(compose(["loss.reward={_target_: stand_in.reward, k: 7}", NOT_TO_GO])).loss.reward
+    assert reward(None, None, None) == 7
+    with pytest.raises(ValueError, match=r"^loss.reward.gain is not an option: valid: k$"):
+        compose(["loss.reward._target_=stand_in.reward", "loss.reward.gain=linear"])
+    with pytest.raises(ValueError, match=r"^loss.reward.1.g is not an option: .*valid: k, gain$"):
+        compose(["loss.reward=[{_target_: losses.rewards.MRR}, {_target_: losses.rewards.NDCG, g: 2}]"])
+
+
+def test_another_target_replaces_any_nested_node(stand_in):
+    assert built(stand_in, "+exp=good", "tool.spare._target_=stand_in.Saw", "tool.spare.teeth=5").tool.spare.teeth == 5
+    assert built(stand_in, "+exp=good", "tool.inner={_target_: stand_in.Inner, depth: 9}").tool.inner.depth == 9
+    given = ["tool.extra={a: 1}", "tool.extra.b=2"]
+    assert built(stand_in, "+exp=good", *given).tool.extra == {"a": 1, "b": 2}
+
+
 MISTAKES = [
     (["tool.path=x", "tool.wieght=2"], "tool.wieght is not an option: did you mean weight? valid: path, weight, kind,"),
     (["+tool.wieght=2"], "tool.wieght is not an option: did you mean weight?"),
@@ -60,7 +108,7 @@ MISTAKES = [
     (["tool.path=x", "tool.seed=1"], "tool.seed is not an option: did you mean seed? valid: path,"),
     (["sede=1"], "sede is not an option: did you mean seed? valid: run_name, output_dir, seed, tool"),
     (["+expp=good"], "expp is not an option: did you mean +exp?"),
-    (["exp=good"], "use +exp=good"),
+    (["exp=good"], "exp=good lacks a plus: write +exp=good; experiments: choice, good, kind, reranker"),
     (["+exp=nope"], "+exp=nope is not a choice: valid: choice, good,"),
     (["tool=hamer"], "tool=hamer is not a choice: did you mean hammer? valid: hammer, saw"),
     (["tool=null"], "tool=null is not a choice: valid: hammer, saw"),
@@ -73,7 +121,7 @@ MISTAKES = [
     (["tool.path=x", "tool.loud=1"], "tool.loud=1 is not true or false"),
     (["tool.path=x", "tool.limit=a"], "tool.limit='a' is not an integer"),
     (["tool.path=[a]"], "tool.path=['a'] is not a string"),
-    (["tool.path=x", "tool.names=a"], "tool.names='a' is not a list of a string"),
+    (["tool.path=x", "tool.names=a"], "tool.names='a' is not a list of strings"),
     (["tool.path=x", "tool.shape=[a]"], "tool.shape.0='a' is not an integer"),
     (["tool.path=x", "tool.kind=c"], "tool.kind='c' is not one of a, b"),
     (["tool.path=x", "tool.inner=3"], "tool.inner=3 is not a node with _target_ (Inner)"),
@@ -90,6 +138,10 @@ MISTAKES = [
         ["tool.path=x", "tool.rewards=[{_target_:stand_in.reward,kk:5}]"],
         "tool.rewards.0.kk is not an option: did you mean k?",
     ),
+    (["tool.path=x", "tool.rewards=[{_target_:stand_in.reward,kk:5}]"], "did you mean k? valid: k"),
+    (["tool.path=x", "tool.rewards=[{_target_:stand_in.reward,labels:5}]"], "labels is not an option: valid: k"),
+    (["tool.path=x", "tool.rewards=[{_target_:stand_in.grade,k:5}]"], "k is not an option: valid: none"),
+    (["tool.path=x", "tool.weight=infinite"], "tool.weight='infinite' is not a number"),
     (["tool.path=[1"], "tool.path=[1 is not a setting: write KEY=VALUE"),
     (["bare"], "bare is not a setting: write KEY=VALUE or GROUP=CHOICE"),
     (["tool.path=x", "tool.size=1,2"], "Ambiguous value for argument 'tool.size=1,2'"),

@@ -52,6 +52,13 @@ def test_cfg_shows_the_configuration_and_help_the_groups(stand_in_folder, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_multirun_over_nodes_and_lists_replaces_them(stand_in_folder, tmp_path):
+    choices = "tool.inner={_target_:stand_in.Inner},[3]"
+    done = start(stand_in_folder, "-m", "+exp=good", choices, cwd=tmp_path)
+    assert "run_name=good-tool.inner={_target_:stand_in.Inner} size=4" in done.stdout, done.stderr
+    assert done.stderr.splitlines() == ["error: tool.inner=[3] is not a node with _target_ (Inner)"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

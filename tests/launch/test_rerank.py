@@ -95,6 +95,9 @@ def test_a_wrong_file_is_named_with_its_line(write, name, content, message):
         (["model", "text", "--query", "q", "--top-k", "0"], "--top-k must be at least 1, got 0"),
         (["model", "text", "--query", "q", "--top-k", "x"], "invalid int value: 'x'"),
         (["model", "--query", "q", "--documents", "nowhere.txt"], "--documents nowhere.txt: no such file"),
+        (["model", "--query", "q", "--documents", "."], "--documents .: is a directory"),
+        (["model", "text", "--query", "bad \udcff"], "--query: not UTF-8 at character 5"),
+        (["model", "--query", "q", "--", "fine", "\udcff"], "document '2': not UTF-8 at character 2"),
         (["./nowhere", "text", "--query", "q"], "nowhere: no such folder"),
     ],
 )

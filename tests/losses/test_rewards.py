@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -98,6 +99,38 @@ def test_sum_of_rewards(graded):
     assert RewardSum.of([NDCG(k=5), MRR(k=7)], None).depth == 7
     additive = RewardSum.of([NDCG(k=5), MAP()], [1, 3]).evaluate(*graded, per_position=True)
     torch.testing.assert_close(additive.per_position.sum(-1), additive.total)
+
+
+def mean_label(rankings, labels, mask):
+    return labels.mean(dim=-1)
+
+
+def number(rankings, labels, mask):
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    def per_position(self, rankings, labels, mask):
+        return torch.zeros(rankings.shape[:-1])
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (mean_label, r"reward mean_label returned the shape \[8\], expected a tensor \[..., G\], here \[8, 5\]"),
+        (number, r"reward number returned a float, expected a tensor \[..., G\], here \[8, 5\]"),
+        (
+            Totals(),
+            r"Totals.per_position returned the shape \[8, 5\], expected a tensor \[..., G, k\], here \[8, 5, 12\]",
+        ),
+    ],
+)
+def test_a_wrong_shape_is_named(reward, message, graded):
+    with pytest.raises(ValueError, match=message):
+        RewardSum.of(reward if callable(reward) else [reward], None).evaluate(
+            *graded, per_position=not callable(reward)
+        )
 
 
 def test_mistakes_are_named():
