@@ -15,6 +15,7 @@ from data.source import SourceOptions, Texts
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("query-id", "corpus-id", "score")
+MAX_GRADE = 1000  # far above any real scale of relevance, which ends at 3 or 4
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Row = tuple[str, str, str, object]  # where, query id, document id, grade
@@ -107,6 +108,8 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
             grade = int(str(value))
         except ValueError:
             raise ValueError(f"{where}: the score must be an integer, got {value!r}") from None
+        if abs(grade) > MAX_GRADE:
+            raise ValueError(f"{where}: the score must lie in -{MAX_GRADE} ... {MAX_GRADE}, got {grade:.3g}")
         total += 1
         if query_id not in queries or document_id not in documents:
             dangling += 1

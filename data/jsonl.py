@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +13,16 @@ Record = tuple[str, Mapping[str, Any]]  # where it stands ("corpus.jsonl:7"), wh
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, line without its end) of every line that is not blank. ValueError where it is no UTF-8 or no gzip."""
+    """(where, line without its end) of every line that is not blank, without a byte order mark.
+
+    ValueError where it is no UTF-8 or no gzip.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -33,13 +38,17 @@ def read_json_lines(path: Path) -> Iterator[Record]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from None
+        except RecursionError:
+            raise ValueError(f"{where}: malformed JSON (nested too deeply)") from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise ValueError(f"{where}: malformed JSON ({str(error).partition(';')[0]})") from None
         if not isinstance(record, dict):
             raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
         yield where, record
 
 
 def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) -> Any:
-    """`record[key]`, checked to be there and of that type; ids may also be integers."""
+    """`record[key]`, checked to be there, of that type and, as a string, encodable; ids may also be integers."""
     if key not in record:
         raise ValueError(f"{where}: no key {key!r} (it has: {', '.join(map(repr, record)) or 'none'})")
     value = record[key]
@@ -47,6 +56,14 @@ def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) 
         value = str(value)
     if not isinstance(value, kind):
         raise ValueError(f"{where}: {key!r} must be of type {kind.__name__}, got {type(value).__name__}")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can escape and no tokenizer reads
+            raise ValueError(
+                f"{where}: {key!r} is not valid Unicode (lone surrogate \\u{ord(value[error.start]):04x} at character "
+                f"{error.start + 1})"
+            ) from None
     return value
 
 

@@ -44,6 +44,13 @@ def test_columns_are_found_by_name(tiny: Path, tmp_path: Path):
     assert build(tiny, tmp_path).split("test").qrels == {"q15": {"d15": 2}}
 
 
+def test_byte_order_marks_are_read_over(tiny: Path, tmp_path: Path):
+    before = build(tiny, tmp_path).fingerprint
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv"):
+        (tiny / name).write_bytes(b"\xef\xbb\xbf" + (tiny / name).read_bytes())
+    assert build(tiny, tmp_path).fingerprint == before
+
+
 def test_excluded_pairs(tiny: Path, tmp_path: Path):
     (tiny / "qrels" / "source_docs.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td9\t1\n")
     assert build(tiny, tmp_path, exclude="qrels/source_docs.tsv").excluded == {"q1": {"d9"}}
@@ -102,6 +109,10 @@ def test_dangling_judgements_are_counted(tiny: Path, tmp_path: Path, caplog: pyt
             "corpus.jsonl:7: _id 'a b' must not be empty or contain white space (TREC run files)",
         ),
         ("queries.jsonl", 3, '{"_id": "", "text": "a"}', "queries.jsonl:3: _id '' must not be empty or contain"),
+        ("corpus.jsonl", 7, '{"_id": "", "text": "a"}', "corpus.jsonl:7: _id '' must not be empty or contain"),
+        ("corpus.jsonl", 7, '{"_id": "x", "text": "\\ud800"}', "corpus.jsonl:7: 'text' is not valid Unicode (lone"),
+        ("queries.jsonl", 3, '{"_id": "x", "text": "\\udfff"}', "queries.jsonl:3: 'text' is not valid Unicode (lone"),
+        ("qrels/test.tsv", 2, f"q15\td15\t{10**25}", "test.tsv:2: the score must lie in -1000 ... 1000, got 1e+25"),
         ("qrels/test.tsv", 2, "q15\td15\thigh", "test.tsv:2: the score must be an integer, got 'high'"),
         ("qrels/test.tsv", 2, "q15 d15 1", "test.tsv:2: expected 3 tab-separated columns, got 1: 'q15 d15 1'"),
         (

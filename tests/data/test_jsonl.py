@@ -22,6 +22,8 @@ def test_plain_and_gzip_with_blank_lines(tmp_path: Path):
         (b'{"a": 1,}', "x.jsonl:7: malformed JSON (Illegal trailing comma before end of object at column 8)"),
         (b'{"a" 1}', "x.jsonl:7: malformed JSON (Expecting ':' delimiter at column 6)"),
         (b"[1]", "x.jsonl:7: expected a JSON object, got list"),
+        (b'{"a": ' + b"[" * 100_000, "x.jsonl:7: malformed JSON (nested too deeply)"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "x.jsonl:7: malformed JSON (Exceeds the limit"),
         (b'{"a": "\xe9"}', "x.jsonl:7: not UTF-8 (invalid continuation byte at byte 7)"),
     ],
 )
@@ -31,6 +33,14 @@ def test_errors_name_the_line(tmp_path: Path, line: bytes, message: str):
         message = "x.jsonl:7: malformed JSON ("
     with pytest.raises(ValueError, match=re.escape(message)):
         list(read_json_lines(tmp_path / "x.jsonl"))
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path):
+    content = b'\xef\xbb\xbf{"a": "\xef\xbb\xbf"}\n'
+    (tmp_path / "x.jsonl").write_bytes(content)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(content))
+    for path in (tmp_path / "x.jsonl", tmp_path / "x.jsonl.gz"):
+        assert list(read_json_lines(path)) == [(f"{path}:1", {"a": "\ufeff"})]
 
 
 def test_broken_gzip_is_named(tmp_path: Path):
@@ -47,6 +57,9 @@ def test_fields():
         field_of("f:1", {"id": "7", "text": "x"}, "_id")
     with pytest.raises(ValueError, match=re.escape("f:1: 'text' must be of type str, got list")):
         field_of("f:1", {"text": ["x"]}, "text")
+    message = r"f:1: 'text' is not valid Unicode (lone surrogate \ud800 at character 3)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        field_of("f:1", {"text": "ab\ud800"}, "text")
 
 
 def test_duplicate_ids_are_refused():
