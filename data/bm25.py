@@ -28,12 +28,16 @@ def bm25_top(
 
     Lucene's BM25 as bm25s computes it, English stop words, Snowball stemmer. Equal scores stand in the corpus' order,
     and a query that shares no word with the corpus gets its first documents with score 0: every query has candidates.
+    ValueError where no document has a word.
     """
+    tokens_of_documents = _tokenize(documents)
+    if not any(tokens_of_documents):
+        raise ValueError(f"BM25: none of the {len(documents)} documents has a word to index (all empty or stop words)")
     depth = min(depth, len(documents))
     best = np.zeros((len(queries), depth), dtype=np.int32)
     best_scores = np.zeros((len(queries), depth), dtype=np.float32)
     index = bm25s.BM25(method="lucene", k1=k1, b=b)
-    index.index(_tokenize(documents), show_progress=False)
+    index.index(tokens_of_documents, show_progress=False)
     for row, tokens in enumerate(_tokenize(queries)):
         scores = index.get_scores(tokens) if tokens else np.zeros(len(documents), dtype=np.float32)
         best[row] = _top(scores, depth)

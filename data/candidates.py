@@ -77,7 +77,7 @@ class RunFileCandidates:
             query_id: sorted(((doc, score) for doc, score in scores.items() if doc in documents), key=lambda x: -x[1])
             for query_id, scores in read_run(path).items()
         }
-        found = {}
+        found, left_out = {}, []
         for name, split in queries.items():
             missing = [query_id for query_id in split if not run.get(query_id)]
             if not missing:
@@ -88,7 +88,9 @@ class RunFileCandidates:
                     f"{name} queries have none); add them to the file or use data/candidates=bm25"
                 )
             else:
-                logger.warning("%s: no candidates for any %s query: the split is left out", path, name)
+                left_out.append(name)
         if not found:
             raise ValueError(f"{path}: no candidates for any query of the data; is it another collection's run?")
+        if left_out:
+            logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(left_out))
         return found

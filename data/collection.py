@@ -28,6 +28,7 @@ class Collection:
     """Documents (title and text joined) and disjoint splits of queries over them.
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
+    `without_candidates` names the splits that the data has but the source of candidates knows nothing of.
     Raises ValueError where two splits share a query, by id or by text, or a query has no candidate list.
     """
 
@@ -36,6 +37,7 @@ class Collection:
     splits: dict[str, Split]
     fingerprint: str
     excluded: dict[str, set[str]] = field(default_factory=dict)
+    without_candidates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         owner: dict[str, tuple[str, str]] = {}
@@ -52,10 +54,21 @@ class Collection:
                         )
 
     def split(self, name: str) -> Split:
-        """The split of that name; ValueError naming those that exist."""
+        """The split of that name; ValueError where it is not there, or none of its queries has a relevant document."""
+        if name in self.without_candidates:
+            raise ValueError(
+                f"data {self.name}: data.candidates.path has no candidates for the {name} queries; add them to the "
+                "file or use data/candidates=bm25"
+            )
         if name not in self.splits:
             raise ValueError(f"data {self.name} has no {name} split (it has: {', '.join(self.splits)})")
-        return self.splits[name]
+        split = self.splits[name]
+        if not any(grade > 0 for judged in split.qrels.values() for grade in judged.values()):
+            raise ValueError(
+                f"data {self.name}: none of the {len(split.queries)} {name} queries has a relevant document "
+                "(a score above 0)"
+            )
+        return split
 
 
 def normalised(text: str) -> str:

@@ -58,8 +58,6 @@ class TrainingLists(Dataset):
         self.query_ids = [query for query in split.queries if self.relevant.get(query)]
         self.tokenize, self.list_size, self.seed, self.options = tokenize, list_size, seed, options
         skipped = len(split.queries) - len(self.query_ids)
-        if not self.query_ids:
-            raise ValueError(f"data {collection.name}: none of the {skipped} train queries has a relevant document")
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
 

@@ -46,6 +46,8 @@ class SourceOptions:
         """The collection: dev held out of train where there is none, leaks dropped, candidates found."""
         if not texts.documents:
             raise ValueError(f"data {name}: the corpus has no document")
+        if not any(texts.documents.values()):
+            raise ValueError(f"data {name}: all {len(texts.documents)} documents of the corpus are empty")
         qrels = {split: texts.qrels[split] for split in SPLITS if split in texts.qrels}
         if "train" in qrels and "dev" not in qrels:
             qrels = hold_out_dev(qrels, self.dev_fraction)
@@ -56,7 +58,8 @@ class SourceOptions:
         ranked = {query: [d for d, _ in found] for split in candidates.values() for query, found in split.items()}
         excluded = {query: sorted(documents) for query, documents in texts.excluded.items()}
         fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded)
-        return Collection(name, texts.documents, splits, fingerprint, texts.excluded)
+        without = tuple(split for split in queries if split not in candidates)
+        return Collection(name, texts.documents, splits, fingerprint, texts.excluded, without)
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:

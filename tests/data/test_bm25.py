@@ -46,5 +46,10 @@ def test_lucene_formula():
     assert scores[0].tolist() == pytest.approx([score(2, 3), score(1, 1), 0.0])
 
 
+def test_documents_without_a_word_are_refused():
+    with pytest.raises(ValueError, match="BM25: none of the 2 documents has a word to index"):
+        bm25_top(["", "the of"], ["wing"], depth=2, k1=0.9, b=0.4)
+
+
 def test_fewer_documents_than_the_depth():
     assert bm25_candidates({"a": "wing", "b": "heat"}, {"q": "heats"}, depth=100, k1=0.9, b=0.4)["q"][0][0] == "b"

@@ -84,7 +84,7 @@ def test_a_run_of_one_split_leaves_the_others_out(tmp_path: Path, caplog: pytest
     config = run_file(tmp_path / "x.run", ("q3", "a", 1.0))
     with caplog.at_level(logging.WARNING):
         assert list(config.build(DOCUMENTS, QUERIES, tmp_path)) == ["test"]
-    assert "no candidates for any train query: the split is left out" in caplog.text
+    assert "no candidates for any train query: left out" in caplog.text
 
 
 def test_a_run_of_something_else_is_an_error(tmp_path: Path):
@@ -99,3 +99,15 @@ def test_a_collection_over_a_run_file(tiny: Path, tmp_path: Path, write_beir: Ca
     rows = [(f"q{i}", f"d{j}", float(-j)) for i in range(20) for j in range(5)]
     config = BEIRConfig(path=str(tiny), cache_dir=str(tmp_path), candidates=run_file(tmp_path / "x.run", *rows))
     assert config.build().split("test").candidates["q15"][:2] == [("d0", 0.0), ("d1", -1.0)]
+
+
+def test_a_split_without_candidates_is_not_called_absent(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [(f"q{i}", f"d{j}", float(-j)) for i in range(14, 20) for j in range(5)]
+    config = BEIRConfig(path=str(tiny), cache_dir=str(tmp_path), candidates=run_file(tmp_path / "x.run", *rows))
+    collection = config.build()
+    assert len(collection.split("test").queries) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'x.run'}: no candidates for any train or dev query: left out"
+    ]
+    with pytest.raises(ValueError, match=r"data tiny: data.candidates.path has no candidates for the train queries"):
+        collection.split("train")

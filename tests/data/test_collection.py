@@ -38,3 +38,9 @@ def test_the_content_hash_sees_order_and_boundaries():
     assert len(set(hashes)) == 3
     assert content_hash(["a"], ["b"]) != content_hash(["a", "b"])
     assert content_hash({"a": {"b": 1}}) == content_hash({"a": {"b": 1}})
+
+
+def test_a_split_without_a_relevant_document_is_refused():
+    unjudged = Split({"q1": "a", "q2": "b"}, {"q1": {"d1": 0}, "q2": {"d1": -1}}, {"q1": [], "q2": []})
+    with pytest.raises(ValueError, match="data tiny: none of the 2 test queries has a relevant document"):
+        Collection("tiny", DOCUMENTS, {"test": unjudged}, "hash").split("test")

@@ -60,3 +60,5 @@ def test_bad_options():
             SourceOptions(dev_fraction=fraction)
     with pytest.raises(ValueError, match="data tiny: the corpus has no document"):
         SourceOptions().assemble("tiny", Texts({}, {}, {}))
+    with pytest.raises(ValueError, match="data tiny: all 2 documents of the corpus are empty"):
+        SourceOptions().assemble("tiny", Texts({"a": "", "b": ""}, {}, {}))
