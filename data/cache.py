@@ -14,12 +14,21 @@ from filelock import FileLock
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
     """`path`, after `make(temporary_path)` wrote it as a file or a folder, unless it is there already.
 
+    ValueError naming `data.cache_dir` where nothing can be written beside it.
+
     Several ranks or runs may ask at once: the first makes it, the others wait; an interrupted one leaves nothing behind
     that counts.
     """
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # permissions alone do not say whether a file can be made: file systems are full or read-only
+    except OSError as error:
+        raise ValueError(
+            f"data.cache_dir: {path.parent} cannot be written ({error.strerror}); choose another folder"
+        ) from None
     with FileLock(path.with_name(path.name + ".lock")):
         if not path.exists():
             workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=".making-"))

@@ -31,3 +31,10 @@ def test_an_interrupted_one_is_made_again(tmp_path: Path):
         cached(tmp_path / "file", broken)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
     assert cached(tmp_path / "file", lambda path: path.write_text("whole") and None).read_text() == "whole"
+
+
+def test_a_folder_that_cannot_be_written_names_the_key(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder in (Path("/proc/x"), tmp_path / "file"):
+        with pytest.raises(ValueError, match=rf"data.cache_dir: {folder} cannot be written \(.*\); choose"):
+            cached(folder / "made", lambda path: None)
