@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
+from engines.process_group import is_main
 from evaluation.metrics import Qrels, Run, measure
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = [step / 20 for step in range(21)]
 
@@ -49,4 +53,6 @@ def fit_weight(first_stage: Run, model: Run, qrels: Qrels, metric: str) -> float
     """
     values = [measure(qrels, fuse(first_stage, model, weight), [metric])[metric] for weight in WEIGHTS]
     best = [weight for weight, value in zip(WEIGHTS, values, strict=True) if value >= max(values) - 1e-9]
+    if len(best) == len(WEIGHTS) and is_main():
+        logger.warning("every fusion weight gives %s %.4f on dev: the middle one is taken", metric, values[0])
     return best[len(best) // 2]

@@ -84,6 +84,12 @@ class RerankingEvaluator:
         longest = max(len(split.candidates.get(query, [])) for query in self.queries)
         if longest < min(config.depth, len(documents)) and is_main():
             _warn_depth(config.depth, longest)
+        if not self._any_relevant_candidate() and is_main():
+            logger.warning(
+                "none of the candidates of %d queries (%s ...) is judged relevant: every metric will be 0",
+                len(self.queries),
+                next(iter(self.queries)),
+            )
 
     @cached_property
     def first_stage(self) -> Metrics:
@@ -119,6 +125,10 @@ class RerankingEvaluator:
         values = iter(scores)
         run = {query: {doc: next(values) for doc in docs} for query, docs in self.first_stage_run.items()}
         return RerankingResult(measure(self.qrels, run, self.config.metrics), run)
+
+    def _any_relevant_candidate(self) -> bool:
+        runs = self.first_stage_run.items()
+        return any(self.qrels[query].get(document, 0) > 0 for query, scores in runs for document in scores)
 
     def _candidates(self, query: str, split: Split) -> dict[str, float]:
         scores = dict(split.candidates.get(query, [])[: self.config.depth])

@@ -46,3 +46,13 @@ def test_the_weight_of_a_useless_model_is_low_and_of_a_perfect_one_high():
     qrels = {"q": {"good": 1}}
     right, wrong = {"q": {"good": 1.0, "bad": 0.0}}, {"q": {"good": 0.0, "bad": 1.0}}
     assert fit_weight(right, wrong, qrels, "nDCG@10") < 0.5 < fit_weight(wrong, right, qrels, "nDCG@10")
+
+
+def test_a_dev_split_that_cannot_tell_the_weights_apart_is_said(caplog):
+    run = {"q": {"good": 1.0, "bad": 0.0}}
+    assert fit_weight(run, run, {"q": {"other": 1}}, "MAP") == 0.5
+    assert [record.getMessage() for record in caplog.records] == [
+        "every fusion weight gives MAP 0.0000 on dev: the middle one is taken"
+    ]
+    fit_weight(run, {"q": {"good": 0.0, "bad": 1.0}}, {"q": {"good": 1}}, "MAP")
+    assert len(caplog.records) == 1

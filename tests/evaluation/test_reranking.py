@@ -139,6 +139,14 @@ def test_no_candidates_at_all_is_refused():
         RerankingConfig().build(Split(SPLIT.queries, SPLIT.qrels, {}), DOCUMENTS, Tokenizer())
 
 
+def test_candidates_without_a_relevant_document_are_said(caplog):
+    missed = Split({"q2": "b"}, {"q2": {"d5": 1}}, SPLIT.candidates)
+    RerankingConfig(depth=2).build(missed, DOCUMENTS, Tokenizer())
+    assert [record.getMessage() for record in caplog.records] == [
+        "none of the candidates of 1 queries (q2 ...) is judged relevant: every metric will be 0"
+    ]
+
+
 def _evaluate_on_a_rank() -> tuple[dict[str, float], dict[str, dict[str, float]], int]:
     evaluator, tokenizer = _evaluator(token_budget=7)
     result = evaluator.evaluate(Longest(), CPU)
