@@ -24,6 +24,8 @@ DECIDED_ELSEWHERE = {
     "torch_autocast": "engine.precision",
     "zero_optimization.stage": "engine=zero0 ... zero3",
 }
+# Keys worth naming where a wrong one resembles none.
+EXAMPLES = ("zero_optimization", "communication_data_type", "wall_clock_breakdown", "memory_breakdown", "comms_logger")
 
 
 def import_deepspeed() -> Any:
@@ -75,7 +77,8 @@ def check_overrides(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> No
     for key in overrides:
         if key not in read.keys_read:
             near = difflib.get_close_matches(key, sorted(read.keys_read), n=3, cutoff=0.5)
-            raise ValueError(f"engine.config.{key} is no key of DeepSpeed's configuration; nearest: {', '.join(near)}")
+            hint = f"nearest: {', '.join(near)}" if near else f"some that are: {', '.join(EXAMPLES)}"
+            raise ValueError(f"engine.config.{key} is no key of DeepSpeed's configuration; {hint}")
 
 
 class _Recorder(dict[str, Any]):

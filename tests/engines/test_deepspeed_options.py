@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from engines.deepspeed_engine import DeepSpeedEngineConfig
-from engines.deepspeed_options import deep_merge
+from engines.deepspeed_options import EXAMPLES, deep_merge
 
 CPU = torch.device("cpu")
 
@@ -29,6 +29,7 @@ def test_deep_merge_keeps_what_is_not_overridden() -> None:
     ("config", "message"),
     [
         ({"gradient_cliping": 1.0}, r"engine.config.gradient_cliping is no key .*nearest: gradient_clipping"),
+        ({"nonsense": 1}, r"engine.config.nonsense is no key .*; some that are: zero_optimization, communication_data"),
         ({"zero_optimization": {"reduce_bucket": 5}}, r"DeepSpeed refuses reduce_bucket in DeepSpeedZeroConfig"),
         ({"zero_optimization": {"reduce_bucket_size": "many"}}, r"DeepSpeed refuses reduce_bucket_size"),
         ({"zero_optimization": {"stage": 3}}, r"engine.config.zero_optimization.stage is decided by engine=zero0"),
@@ -60,7 +61,8 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_known_keys_pass() -> None:
-    config = {"zero_optimization": {"overlap_comm": True}, "wall_clock_breakdown": True}
+    values = {"zero_optimization": {"overlap_comm": True}, "communication_data_type": "fp32", "comms_logger": {}}
+    config = {key: values.get(key, True) for key in EXAMPLES}
     assert DeepSpeedEngineConfig(stage=2, config=config).config == config
 
 
