@@ -174,7 +174,9 @@ def force(override: Override, folders: Sequence[Path]) -> str:
             f"{override.input_line} is not a choice: valid: {', '.join(choices(override.key_or_group, folders))}"
         )
     if override.type is OverrideType.CHANGE and not is_group and not override.is_hydra_override():
-        return f"++{override.input_line}"
+        # an emptied node is added: of two settings with equal keys, "++node", Hydra's sweeper would keep one
+        emptied = replaced_node(override, folders) == override.key_or_group
+        return f"{'+' if emptied else '++'}{override.input_line}"
     return override.input_line
 
 

@@ -13,12 +13,13 @@ import torch
 from launch.compose import compose, instantiate
 
 DOCUMENT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch) -> Path:
     """The document's files: its module as `losses.hinge`, its YAML files in a configuration directory."""
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    code = PYTHON[0]
     loss, experiment = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     module = ModuleType("losses.hinge")
     monkeypatch.setitem(sys.modules, "losses.hinge", module)
@@ -27,6 +28,16 @@ def written(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+def test_the_reward_is_a_reward_with_an_option(monkeypatch):
+    module = ModuleType("rewards_of_the_document")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(PYTHON[1], "CONTRIBUTING.md", "exec"), module.__dict__)
+    node = "{_target_: rewards_of_the_document.first_is_relevant, grade: 2}"
+    reward = instantiate(compose([f"loss.reward={node}", "loss.reward_to_go=false"])).loss.reward
+    labels = torch.tensor([1.0, 2.0])
+    assert reward(torch.tensor([[0, 1], [1, 0]]), labels, labels > 0).tolist() == [0.0, 1.0]
 
 
 def test_the_loss_and_the_experiment_run(written):

@@ -102,7 +102,7 @@ def test_a_wrong_file_is_named_with_its_line(write, name, content, message):
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         main(arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -30,5 +30,5 @@ def test_mistakes_are_named():
         one_of("mode", "c", ("a", "b"))
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         at_least("k", 0, 1)
-    with pytest.raises(ValueError, match="temperature must be above 0, got nan"):
+    with pytest.raises(ValueError, match="temperature must be a finite number, got nan"):
         above_zero("temperature", float("nan"))
