@@ -30,8 +30,8 @@ COMMON = [
     "trainer.kept_chunks=1",
     "data.lists.random_fraction=0",
     "model.max_length=64",
+    "data.dev_fraction=0",  # the last weights are exported, not the best on dev
     "eval.max_queries=4",
-    "eval.dev_max_queries=4",
     "eval.depth=5",
     "logger=none",
 ]
