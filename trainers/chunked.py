@@ -12,6 +12,7 @@ from data.chunks import chunks_of_rank, plan_chunks
 from data.keys import stable_hash
 from data.rows import TokenRows
 from engines.collectives import all_agree, gather_rows
+from engines.memory import return_freed_memory
 from engines.process_group import rank, world_size
 from engines.protocol import Engine
 
@@ -53,6 +54,8 @@ class ChunkedBackward:
         for index, chunk in enumerate(own):
             with torch.set_grad_enabled(index >= first_kept):
                 outputs.append(self._forward(rows, chunk, step))
+            if 0 <= index < first_kept:
+                return_freed_memory()
 
         leaves = self._gather(outputs, own, total=len(rows))
         loss, statistics = objective(leaves)
@@ -64,6 +67,8 @@ class ChunkedBackward:
             surrogate = self._surrogate(kept, gradients, own[index])
             outputs[index] = {}  # the graph goes with its chunk
             self.engine.backward(surrogate, last=position == len(own) - 1)
+            if first_kept > 0:
+                return_freed_memory()  # the step is larger than what may be held
         return ChunkedStep(
             loss=loss.item(),
             statistics=statistics,
