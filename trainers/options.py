@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(ABC):
     """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks."""
 
     max_steps: int = 300
@@ -87,10 +88,10 @@ class TrainerConfig:
 
         return LambdaLR(optimizer, factor)
 
+    @abstractmethod
     def check(self, loss: Any) -> None:
         """Raise ValueError where this trainer cannot optimise `loss`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, **parts: Any) -> Any:
         """The trainer of this configuration."""
-        raise NotImplementedError

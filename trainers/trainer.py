@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,7 @@ from trainers.options import TrainerConfig
 from trainers.run_directory import RunDirectory
 
 
-class Trainer:
+class Trainer(ABC):
     """Trains `engine.model` on candidate lists; subclasses give `objective`."""
 
     steps_per_batch = 1
@@ -72,9 +73,9 @@ class Trainer:
         self.batch: ListBatch | None = None
         self._shares: Iterator[list[ListExample]] | None = None
 
+    @abstractmethod
     def objective(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over the whole global step (a scalar) and detached statistics, from leaves with all its rows."""
-        raise NotImplementedError
 
     def fit(self) -> None:
         self.resume()
@@ -215,6 +216,7 @@ class Trainer:
 
     def load_family_state(self, state: dict[str, Any]) -> None:
         """The inverse of `family_state`."""
+        assert not state, "a family that stores a state restores it"
 
     def _warn_idle_ranks(self, num_chunks: int) -> None:
         if is_main() and not self.warned_idle_ranks:
