@@ -11,3 +11,8 @@ def stable_hash(*parts: int | str) -> int:
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def text_key(text: str) -> int:
+    """Equal for texts that are equal up to surrounding white space: how duplicates are found without the texts."""
+    return stable_hash("text", text.strip())

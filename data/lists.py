@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from data.collection import Collection
-from data.keys import stable_hash
+from data.keys import stable_hash, text_key
 from data.rows import ListExample, TokenRows
 
 logger = logging.getLogger(__name__)
 
-Tokenize = Callable[[list[str], list[str]], Mapping[str, Sequence[Sequence[int]]]]
+
+class ListTokenizer(Protocol):
+    """What makes a model's rows of a list; picklable, since workers run it."""
+
+    def encode_list(self, query: str, documents: list[str]) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Unpadded rows: one per pair (query, document), or the query's and then one per document."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,10 @@ class TrainingLists(Dataset):
     At most `list_size` documents in random order: relevant ones, candidates of the first stage (those judged relevant
     carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
     `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
-    `tokenize(queries, documents)` gives unpadded rows and is picklable, since workers run it.
     """
 
     def __init__(
-        self, collection: Collection, tokenize: Tokenize, *, list_size: int, seed: int, options: ListOptions
+        self, collection: Collection, tokenizer: ListTokenizer, *, list_size: int, seed: int, options: ListOptions
     ) -> None:
         if list_size < 2:
             raise ValueError(f"trainer.list_size={list_size} must be at least 2: a ranking needs two documents")
@@ -56,7 +61,7 @@ class TrainingLists(Dataset):
         self.queries, self.candidates = split.queries, split.candidates
         self.relevant = {query: {d: g for d, g in judged.items() if g > 0} for query, judged in split.qrels.items()}
         self.query_ids = [query for query in split.queries if self.relevant.get(query)]
-        self.tokenize, self.list_size, self.seed, self.options = tokenize, list_size, seed, options
+        self.tokenizer, self.list_size, self.seed, self.options = tokenizer, list_size, seed, options
         skipped = len(split.queries) - len(self.query_ids)
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
@@ -69,13 +74,15 @@ class TrainingLists(Dataset):
         query_id = self.query_ids[index]
         document_ids = self.draw(epoch, query_id)
         grades, scores = self.relevant[query_id], dict(self.candidates[query_id])
-        texts = [self.documents[document_id] for document_id in document_ids]
+        query, texts = self.queries[query_id], [self.documents[document_id] for document_id in document_ids]
         return ListExample(
             query_id=query_id,
             document_ids=document_ids,
             labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
             teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
-            rows=TokenRows.from_encoding(self.tokenize([self.queries[query_id]] * len(texts), texts)),
+            rows=TokenRows.from_encoding(self.tokenizer.encode_list(query, texts)),
+            query_key=text_key(query),
+            document_keys=np.array([text_key(text) for text in texts], dtype=np.int64),
         )
 
     def draw(self, epoch: int, query_id: str) -> list[str]:

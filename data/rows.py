@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -54,14 +54,21 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class ListExample:
-    """One query with its candidate documents, tokenised: row i of `rows` is the pair (query, document i)."""
+    """One query with its candidate documents, tokenised.
+
+    The layout of `rows` is the model's: "pairs", row i is (query, document i); or "texts", row 0 is the query and row
+    i + 1 document i. `frozen` holds the rows of further models that look at the list (a teacher, a guide), by name.
+    """
 
     query_id: str
     document_ids: list[str]
-    labels: np.ndarray  # [n] float32 graded relevance, 0 = not relevant or not judged
-    teacher_scores: np.ndarray  # [n] float32 score of the first stage or teacher, NaN where it has none: no loss reads
-    # it yet, distillation will
+    labels: np.ndarray  # [n] float32 relevance, 0 = not relevant or not judged
+    teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN where it has none
     rows: TokenRows
+    query_key: int  # hash of the query's text: equal texts have equal keys
+    document_keys: np.ndarray  # [n] int64, likewise
+    weight: float = 1.0  # of this list in the loss
+    frozen: Mapping[str, TokenRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,23 +86,57 @@ class ListBatch:
         """The rows of all lists, one list after the other."""
         return TokenRows.concatenate([example.rows for example in self.examples])
 
+    def frozen_rows(self, name: str) -> TokenRows:
+        """The rows of all lists for the frozen model of that name."""
+        return TokenRows.concatenate([example.frozen[name] for example in self.examples])
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """[lists] documents of each list."""
+        return torch.tensor([len(example.document_ids) for example in self.examples])
+
     @cached_property
     def mask(self) -> Tensor:
         """[lists, longest list] bool: True at documents, False at padding."""
-        sizes = torch.tensor([len(example.document_ids) for example in self.examples])
-        return torch.arange(int(sizes.max())) < sizes[:, None]
+        return torch.arange(int(self.sizes.max())) < self.sizes[:, None]
 
     @cached_property
     def labels(self) -> Tensor:
         """[lists, longest list] float32, 0 at padding."""
-        return self.to_lists(torch.from_numpy(np.concatenate([example.labels for example in self.examples])))
+        return self._documents("labels")
 
     @cached_property
     def teacher_scores(self) -> Tensor:
         """[lists, longest list] float32, NaN where there is none, 0 at padding."""
-        return self.to_lists(torch.from_numpy(np.concatenate([example.teacher_scores for example in self.examples])))
+        return self._documents("teacher_scores")
+
+    @cached_property
+    def document_keys(self) -> Tensor:
+        """[lists, longest list] int64: equal where the texts are; 0 at padding."""
+        return self._documents("document_keys")
+
+    @cached_property
+    def query_keys(self) -> Tensor:
+        """[lists] int64: equal where the texts are."""
+        return torch.tensor([example.query_key for example in self.examples])
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """[lists] float32; None where all are 1."""
+        weights = torch.tensor([example.weight for example in self.examples], dtype=torch.float32)
+        return None if (weights == 1).all() else weights
 
     def to_lists(self, values: Tensor) -> Tensor:
-        """[rows] -> [lists, longest list], 0 at padding (differentiable)."""
-        mask = self.mask.to(values.device)
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+        """[documents, ...] -> [lists, longest list, ...], 0 at padding (differentiable)."""
+        lists = values.new_zeros(*self.mask.shape, *values.shape[1:])
+        return lists.index_put(self.mask.to(values.device).nonzero(as_tuple=True), values)
+
+    def split_texts(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows laid out as texts: [rows, ...] -> queries [lists, ...], documents [lists, longest list, ...]."""
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), (self.sizes + 1).cumsum(0)])[:-1].to(values.device)
+        is_document = torch.ones(len(values), dtype=torch.bool, device=values.device)
+        is_document[first] = False
+        return values[first], self.to_lists(values[is_document])
+
+    def _documents(self, name: str) -> Tensor:
+        return self.to_lists(torch.from_numpy(np.concatenate([getattr(example, name) for example in self.examples])))

@@ -7,39 +7,27 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from losses.contracts import ListLoss
 from losses.lists import above_zero, masked_logits
 
 
-def softmax_cross_entropy(scores: Tensor, labels: Tensor, mask: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Mean over valid lists of  -sum_i y_i log softmax(s / temperature)_i  (rax `softmax_loss`; RankT5, eq. 4).
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(ListLoss):
+    """-sum_i y_i log softmax(s / temperature)_i  (rax `softmax_loss`; RankT5, eq. 4).
 
     The labels weigh as they are: a list of two positives counts twice one of a single positive, grade 2 twice grade 1.
-
-    Args:
-        scores: [..., n] any floating dtype; computed in float32 at least.
-        labels: [..., n] relevance >= 0 (graded or binary).
-        mask: [..., n] bool, False at padding, which takes no part whatever stands there.
-
-    Returns:
-        A scalar. A list is valid where a label is above 0; without any valid list, zero with a zero gradient.
+    A list is valid where a label is above 0.
     """
-    log_probs = masked_logits(scores, mask, temperature).log_softmax(dim=-1)
-    labels = labels.to(log_probs.dtype).masked_fill(~mask, 0.0)
-    num_valid = (labels > 0).any(dim=-1).sum()
-    return -(labels * log_probs).sum() / num_valid.clamp(min=1)
 
-
-@dataclass(frozen=True)
-class SoftmaxCrossEntropy:
-    """Options of `softmax_cross_entropy`."""
-
-    contract: ClassVar[str] = "list"
+    requires: ClassVar[tuple[str, ...]] = ("positive",)
 
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         above_zero("temperature", self.temperature)
 
-    def __call__(self, scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """scores, labels, mask: [..., n] -> scalar."""
-        return softmax_cross_entropy(scores, labels, mask, temperature=self.temperature)
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""
+        log_probs = masked_logits(scores, mask, self.temperature).log_softmax(dim=-1)
+        labels = labels.to(log_probs.dtype).masked_fill(~mask, 0.0)
+        return -(labels * log_probs).sum(dim=-1), (labels > 0).any(dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
@@ -24,6 +25,8 @@ class _ModelTokenizer:
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+
+    layout: ClassVar[str]  # of the rows of a list: "pairs" or "texts" (data.rows.ListExample)
 
     @property
     def padding(self) -> dict[str, int]:
@@ -48,9 +51,15 @@ class PairTokenizer(_ModelTokenizer):
     `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
     """
 
+    layout: ClassVar[str] = "pairs"
+
     def __call__(self, queries: list[str], documents: list[str]) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per pair."""
         return self._encode(self.prompts.get(self.default_prompt or "", ""), queries, documents)
+
+    def encode_list(self, query: str, documents: list[str]) -> TokenIds:
+        """A row per pair (query, document)."""
+        return self([query] * len(documents), documents)
 
 
 class TextTokenizer(_ModelTokenizer):
@@ -60,9 +69,16 @@ class TextTokenizer(_ModelTokenizer):
     else the default prompt.
     """
 
+    layout: ClassVar[str] = "texts"
+
     def __call__(self, texts: list[str], role: str | None = None) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text."""
         return self._encode(self.prompt(role), texts)
+
+    def encode_list(self, query: str, documents: list[str]) -> TokenIds:
+        """The query's row, then one per document."""
+        first, others = self([query], role="query"), self(documents, role="document")
+        return {name: [*first[name], *others[name]] for name in first}
 
     def prompt(self, role: str | None) -> str:
         names = {None: (), "query": ("query",), "document": ("document", "passage", "corpus")}

@@ -14,9 +14,10 @@ NUM_DOCUMENTS, NUM_CANDIDATES = 2000, 50
 RELEVANT = {"d3": 1, "d900": 2, "d901": 2, "d7": 0}  # d3, d7: candidates
 
 
-def tokenize(queries: list[str], documents: list[str]) -> Mapping[str, list[list[int]]]:
-    ids = [[len(q), *map(ord, d)] for q, d in zip(queries, documents, strict=True)]
-    return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+class Tokenizer:
+    def encode_list(self, query: str, documents: list[str]) -> Mapping[str, list[list[int]]]:
+        ids = [[len(query), *map(ord, document)] for document in documents]
+        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
 
 
 def collection(candidates: int = NUM_CANDIDATES, documents: int = NUM_DOCUMENTS) -> Collection:
@@ -30,7 +31,9 @@ def collection(candidates: int = NUM_CANDIDATES, documents: int = NUM_DOCUMENTS)
 
 
 def lists(data: Collection | None = None, list_size: int = 8, seed: int = 0, **options: float) -> TrainingLists:
-    return TrainingLists(data or collection(), tokenize, list_size=list_size, seed=seed, options=ListOptions(**options))
+    return TrainingLists(
+        data or collection(), Tokenizer(), list_size=list_size, seed=seed, options=ListOptions(**options)
+    )
 
 
 def is_candidate(name: str) -> bool:

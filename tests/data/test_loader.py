@@ -14,10 +14,12 @@ from data.rows import ListExample
 NUM_QUERIES = 11
 
 
-def tokenize(queries: list[str], documents: list[str]) -> Mapping[str, list[list[int]]]:
+class Tokenizer:
     """Token ids that tell whether this process's tokenizers may use threads."""
-    threads = 0 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else 1
-    return {"input_ids": [[threads, *map(ord, q + d)] for q, d in zip(queries, documents, strict=True)]}
+
+    def encode_list(self, query: str, documents: list[str]) -> Mapping[str, list[list[int]]]:
+        threads = 0 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else 1
+        return {"input_ids": [[threads, *map(ord, query + document)] for document in documents]}
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def lists() -> TrainingLists:
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(NUM_QUERIES)}
     split = Split(queries, qrels, {query: [(f"d{i}", 1.0) for i in range(20)] for query in queries})
     collection = Collection("tiny", documents, {"train": split}, "hash")
-    return TrainingLists(collection, tokenize, list_size=4, seed=0, options=ListOptions())
+    return TrainingLists(collection, Tokenizer(), list_size=4, seed=0, options=ListOptions())
 
 
 def loader(lists: TrainingLists, rank: int = 0, world_size: int = 1, workers: int = 0, seed: int = 0) -> ListLoader:

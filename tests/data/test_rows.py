@@ -15,7 +15,9 @@ def rows(*lengths: int, start: int = 1) -> TokenRows:
 def example(name: str, *lengths: int, start: int = 1) -> ListExample:
     labels = np.arange(len(lengths), dtype=np.float32)
     names = [f"{name}{i}" for i in range(len(lengths))]
-    return ListExample(name, names, labels, np.full(len(lengths), np.nan, np.float32), rows(*lengths, start=start))
+    keys = np.arange(len(lengths))
+    teacher = np.full(len(lengths), np.nan, np.float32)
+    return ListExample(name, names, labels, teacher, rows(*lengths, start=start), start, keys)
 
 
 def test_padding_restores_the_chosen_rows():

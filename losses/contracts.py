@@ -1,0 +1,189 @@
+"""The three contracts of a loss: what it is called with, what it needs of the data, and how a trainer calls it.
+
+| contract | called with | examples |
+|---|---|---|
+| list | `loss(scores, labels, mask)`, the last axis is the candidate list | LambdaRank, DPO, KL distillation |
+| matrix | `loss(queries, documents, labels, mask)`, embeddings of the whole batch | InfoNCE, SigLIP, CoSENT |
+| wrapper | `loss(lists)`, the whole of `Lists`, for the losses that it holds | Matryoshka, weighted sums |
+
+Further inputs come by keyword: those that the loss names in `reads`, fields of `Lists`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+Statistics = dict[str, Tensor]
+
+# What the data gives, as `requires` of a loss and `provides` of a collection name it.
+REQUIREMENTS = {
+    "positive": "lists with a relevant document (label above 0)",
+    "comparison": "lists with two documents of different labels",
+    "labels": "relevant and other documents, not necessarily in one list",
+    "several": "lists of two or more documents",
+    "teacher_scores": "a teacher's score for every document",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """A global step as losses see it: Q candidate lists, padded to n documents.
+
+    A cross-encoder gives `scores`, a bi-encoder `queries` and `documents`, whose dot products are the similarities (of
+    unit length where the model compares by cosine). Whatever stands at padding is ignored.
+    """
+
+    labels: Tensor  # [Q, n] relevance, 0 = not relevant
+    mask: Tensor  # [Q, n] bool, False at padding
+    scores: Tensor | None = None  # [Q, n]
+    queries: Tensor | None = None  # [Q, dim]
+    documents: Tensor | None = None  # [Q, n, dim]
+    query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
+    document_layers: Tensor | None = None  # [Q, n, layers, dim]
+    query_keys: Tensor | None = None  # [Q] int64: equal where the texts are
+    document_keys: Tensor | None = None  # [Q, n] int64
+    weights: Tensor | None = None  # [Q] weight of each list; None: 1
+    teacher_scores: Tensor | None = None  # [Q, n], NaN where there is none
+    reference_scores: Tensor | None = None  # [Q, n] of the frozen model that training started from
+    guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
+    guide_documents: Tensor | None = None  # [Q, n, any]
+    scale: Tensor | None = None  # scalar: 1 / temperature that belongs to the model, learned or fixed
+    bias: Tensor | None = None  # scalar: learned with it (SigLIP)
+    step: int = 0  # of the optimizer, from 1
+    progress: float = 0.0  # share of the training done, 0 to 1
+    seed: int = 0  # draws inside a loss are keyed by (seed, step): the same on every rank
+
+    def list_scores(self) -> Tensor:
+        """[Q, n]: `scores`, or the similarities of each query with its own documents times `scale`."""
+        if self.scores is not None:
+            return self.scores
+        assert self.queries is not None
+        assert self.documents is not None
+        similarities = (self.documents @ self.queries.unsqueeze(-1)).squeeze(-1)
+        return similarities if self.scale is None else similarities * self.scale
+
+
+class Loss(ABC):
+    """What every loss says of itself. Subclasses are frozen dataclasses that hold the options."""
+
+    contract: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ("comparison",)  # of the data: names of REQUIREMENTS
+    # Exemptions from the properties that tests/losses/test_properties.py checks, each with its reason in the class.
+    shift_invariant: ClassVar[bool] = True  # a constant added to a list's scores changes nothing
+    couples_lists: ClassVar[bool] = False  # a list's gradient depends on the other lists beyond a common factor
+    saturates: ClassVar[bool] = False  # the gradient vanishes in float32 at a misordering of 30
+    differentiable: ClassVar[bool] = True  # False: straight-through gradients or random ties, no gradcheck
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields of `Lists` that `__call__` takes by keyword, beside those of the contract."""
+        return ()
+
+
+class ListLoss(Loss):
+    """A loss of each candidate list by itself; the mean over the valid lists of the global step."""
+
+    contract: ClassVar[str] = "list"
+
+    @abstractmethod
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """scores, labels, mask and inputs [..., n] -> the loss of each list [...] and whether it counts [...] bool.
+
+        A list that does not count (empty, or without what the loss compares) has any *finite* value.
+        """
+
+    def __call__(
+        self, scores: Tensor, labels: Tensor, mask: Tensor, *, weights: Tensor | None = None, **inputs: Tensor
+    ) -> Tensor:
+        """scores, labels, mask [..., n], weights [...] -> scalar."""
+        return mean_over_lists(*self.per_list(scores, labels, mask, **inputs), weights)
+
+
+class MatrixLoss(Loss):
+    """A loss of the embeddings of a whole batch, in which each list's documents may be another's negatives."""
+
+    contract: ClassVar[str] = "matrix"
+    requires: ClassVar[tuple[str, ...]] = ("positive",)
+    couples_lists: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar."""
+
+
+class WrapperLoss(Loss):
+    """A loss made of other losses, of any contract; `requires` and `reads` are theirs."""
+
+    contract: ClassVar[str] = "wrapper"
+
+    @property
+    @abstractmethod
+    def losses(self) -> tuple[Any, ...]:
+        """The losses inside."""
+
+    @abstractmethod
+    def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
+        """The scalar loss, and its terms by name."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for loss in self.losses for name in reads_of(loss)))
+
+
+def apply(loss: Any, lists: Lists) -> tuple[Tensor, Statistics]:
+    """Call a loss of any contract with what it asks for; the scalar, and detached statistics by name.
+
+    Raises ValueError where an input that it reads is not there.
+    """
+    if loss.contract == "wrapper":
+        return loss(lists)
+    inputs = {name: getattr(lists, name) for name in reads_of(loss)}
+    if missing := [name for name, value in inputs.items() if value is None]:
+        raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
+    if lists.weights is not None:
+        inputs["weights"] = lists.weights
+    if loss.contract == "list":
+        result = loss(lists.list_scores(), lists.labels, lists.mask, **inputs)
+    else:
+        result = loss(lists.queries, lists.documents, lists.labels, lists.mask, **inputs)
+    return result if isinstance(result, tuple) else (result, {})
+
+
+def reads_of(loss: Any) -> tuple[str, ...]:
+    """`loss.reads`, empty for a loss of the user's that says nothing."""
+    return tuple(getattr(loss, "reads", ()))
+
+
+def requirements(loss: Any) -> frozenset[str]:
+    """What a loss and those inside it require of the data."""
+    own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "requires", ("comparison",)))
+    return own.union(*(requirements(inner) for inner in getattr(loss, "losses", ())))
+
+
+def mean_over_lists(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
+    """sum of weight * value over valid lists / their number; 0 with a zero gradient where none is valid.
+
+    The number, not the sum of the weights: a batch of light lists makes a light step, and a list's gradient does not
+    depend on the others' weights.
+
+    Args:
+        values: [...] finite loss per list.
+        valid: [...] bool, whether the list counts.
+        weights: [...] or None for 1.
+    """
+    weighted = values if weights is None else values * weights.to(values.dtype)
+    return weighted.where(valid, torch.zeros_like(weighted)).sum() / valid.sum().clamp(min=1)
