@@ -132,7 +132,7 @@ def retrieve(settings: EvaluationConfig, collection: Collection, split: Split, d
     if not isinstance(settings.model, BiEncoderConfig):
         return Rankings("bm25", bm25_run, None)
     device = process_group.device()
-    model = settings.model.build().to(device)
+    model = settings.model.build(settings.seed).to(device)
     forward = MixedPrecision(model, uses_bf16(settings.precision, device)).forward
     retriever = DenseRetriever(forward, model.tokenizer, device, settings.eval.token_budget)
     return Rankings("bm25", bm25_run, retriever.retrieve(collection.documents, queries, DEPTH))

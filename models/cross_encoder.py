@@ -13,8 +13,9 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
+from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
-from models.loading import load_backbone, load_config, quiet
+from models.loading import load_backbone, load_config, quiet, recompute_activations
 from models.lora import LoRAConfig
 from models.resolve import DEFAULT_MODEL, resolve
 from models.tokenization import PairTokenizer, load_tokenizer
@@ -37,8 +38,7 @@ class CrossEncoderConfig:
     lora: LoRAConfig | None = None  # None: all weights are trained
 
     def __post_init__(self) -> None:
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout} must be null or in [0, 1)")
+        check_dropout(self.dropout)
 
     def build(self, seed: int) -> CrossEncoder:
         """The model in float32 on the CPU, in training mode; what the checkpoint lacks is drawn from `seed`, so that
@@ -59,14 +59,11 @@ class CrossEncoderConfig:
             for name in head:
                 _run_in_float32(backbone.get_submodule(name))
             head = _missing_pooler(backbone, missing) + head
-            wrapped = self.lora.wrap(backbone, head) if self.lora else backbone
+            wrapped = self.lora.wrap(backbone, head, "SEQ_CLS") if self.lora else backbone
         if missing:
             logger.info("%s has no score head: a fresh one is drawn (seed %d): %s", folder.path, seed, ", ".join(head))
         if self.gradient_checkpointing:
-            with quiet():
-                wrapped.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if self.lora:
-                wrapped.enable_input_require_grads()  # else checkpoints of frozen inputs would cut the graph
+            recompute_activations(wrapped)
         is_reranker = folder.kind == "CrossEncoder"
         pairs = PairTokenizer(
             tokenizer,
@@ -90,8 +87,7 @@ class CrossEncoderConfig:
                 f"model {folder.path} is a classifier of {config.num_labels} labels; a reranker has one: choose "
                 f"another, or its base model"
             )
-        if self.dropout is not None and not set_dropout(config, self.dropout):
-            raise ValueError(f"model.dropout={self.dropout}: {config.model_type} has no dropout; set it to null")
+        ask_dropout(config, self.dropout)
         return load_backbone(AutoModelForSequenceClassification, folder, config, self.attention)
 
 
@@ -142,28 +138,6 @@ def _refuse_other_rerankers(folder: ModelFolder) -> None:
     if folder.kind == "CrossEncoder" and (others or reads_messages or folder.transformer.get("processing_kwargs")):
         what = ", ".join(others) or "a chat template or processing options"
         raise ValueError(f"model {folder.path} scores by {what}; model=cross_encoder reads plain sequence classifiers")
-
-
-def set_dropout(config: PretrainedConfig, probability: float) -> bool:
-    """Every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...);
-    whether there is one."""
-    names = [name for name in config.to_dict() if ("dropout" in name or name.endswith("pdrop")) and "layer" not in name]
-    for name in names:
-        setattr(config, name, probability)
-    return bool(names)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an attention
-    kernel, their own (attention_dropout, ...) or their configuration's."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("dropout" in name or name.endswith("drop")):
-                setattr(module, name, 0.0)
-        if isinstance(config := getattr(module, "config", None), PretrainedConfig):
-            set_dropout(config, 0.0)
 
 
 def _run_in_float32(module: nn.Module) -> None:

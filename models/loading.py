@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
@@ -80,6 +81,14 @@ def load_backbone(
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
         raise ValueError(f"model {folder.path}: the weights lack {len(lost)} tensors of the backbone, as {lost[0]}")
     return model, missing
+
+
+def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
+    """Gradient checkpointing: activations are computed again in backward."""
+    with quiet():
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if isinstance(model, PeftModel):
+        model.enable_input_require_grads()  # else checkpoints of frozen inputs would cut the graph
 
 
 def position_limit(model: PreTrainedModel) -> int:

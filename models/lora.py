@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from models.loading import quiet
 
-if TYPE_CHECKING:
-    from models.cross_encoder import CrossEncoder
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class LoRAConfig:
         if self.r < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"model.lora: r={self.r} must be at least 1, dropout={self.dropout} in [0, 1)")
 
-    def wrap(self, backbone: PreTrainedModel, head: Sequence[str]) -> PeftModel:
+    def wrap(self, backbone: PreTrainedModel, head: Sequence[str], task_type: str) -> PeftModel:
         """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full.
 
         Raises ValueError where `target_modules` names a layer that the model has not.
@@ -57,7 +56,7 @@ class LoRAConfig:
                     f"model.lora.target_modules={target}: this model's linear layers are {', '.join(valid)}"
                 )
         config = LoraConfig(
-            task_type="SEQ_CLS",
+            task_type=task_type,
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
@@ -71,20 +70,28 @@ class LoRAConfig:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether `model` is trained by LoRA, so that `reference` can give its starting scores."""
-    return isinstance(getattr(model, "backbone", None), PeftModel)
+    """Whether LoRA holds all that is trained of `model`, so that `reference` can give its starting scores: no
+    projection or temperature beside it."""
+    inside = {id(parameter) for wrapped in _wrapped(model) for parameter in wrapped.parameters()}
+    return bool(inside) and all(id(parameter) in inside for parameter in model.parameters() if parameter.requires_grad)
 
 
 @contextmanager
-def reference(model: CrossEncoder) -> Iterator[CrossEncoder]:
+def reference(model: Model) -> Iterator[Model]:
     """Inside, `model` is the one that training started from: adapters off, the head as it was.
 
     With a fresh head the starting scores are random, and a KL to them means nothing: warm-start first.
     """
-    if not isinstance(model.backbone, PeftModel):
-        raise ValueError("reference scores from the model itself need LoRA (model=cross_encoder_lora)")
-    with model.backbone.disable_adapter():
+    if not has_adapters(model):
+        raise ValueError("reference scores from the model itself need LoRA, and nothing trained beside it")
+    with ExitStack() as stack:
+        for wrapped in _wrapped(model):
+            stack.enter_context(wrapped.disable_adapter())
         yield model
+
+
+def _wrapped(model: nn.Module) -> list[PeftModel]:
+    return [module for module in model.modules() if isinstance(module, PeftModel)]
 
 
 def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:

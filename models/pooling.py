@@ -67,9 +67,13 @@ def pooling_modes(config: Mapping[str, Any]) -> list[str]:
     modes = config.get("pooling_mode") or [name for old, name in OLD_NAMES.items() if config.get(old)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else list(modes)
     for mode in modes:
-        if mode not in POOLINGS:
-            raise ValueError(f"pooling mode {mode}: choose {', '.join(POOLINGS)}")
+        check_mode(mode)
     return modes
+
+
+def check_mode(mode: str, place: str = "pooling mode ") -> None:
+    if mode not in POOLINGS:
+        raise ValueError(f"{place}{mode}: choose {', '.join(POOLINGS)}")
 
 
 def pool(tokens: Tensor, mask: Tensor, modes: list[str]) -> Tensor:

@@ -34,9 +34,18 @@ class _ModelTokenizer:
         own = self.tokenizer
         return {"input_ids": own.pad_token_id, "token_type_ids": own.pad_token_type_id, "attention_mask": 0}
 
-    def _encode(self, prompt: str, first: list[str], second: list[str] | None = None) -> TokenIds:
+    def check_prompt(self, prompt: str | None) -> None:
+        """Raises ValueError where a prompt leaves no room for the text."""
+        if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
+            return
+        if (tokens := len(self.tokenizer(prompt).input_ids)) >= self.max_length:
+            raise ValueError(
+                f"prompt {prompt[:40]!r}... has {tokens} tokens of model.max_length={self.max_length}: shorten it"
+            )
+
+    def _encode(self, first: list[str], second: list[str] | None = None) -> TokenIds:
         return self.tokenizer(
-            [prompt + text for text in first] if prompt else first,
+            first,
             second,
             truncation="longest_first",
             max_length=self.max_length,
@@ -53,13 +62,19 @@ class PairTokenizer(_ModelTokenizer):
 
     layout: ClassVar[str] = "pairs"
 
-    def __call__(self, queries: list[str], documents: list[str]) -> TokenIds:
+    def __call__(
+        self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
+    ) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per pair."""
-        return self._encode(self.prompts.get(self.default_prompt or "", ""), queries, documents)
+        prompt = self.prompts.get(self.default_prompt or "", "") if query_prompt is None else query_prompt
+        return self._encode(_before(prompt, queries), _before(document_prompt, documents))
 
-    def encode_list(self, query: str, documents: list[str]) -> TokenIds:
-        """A row per pair (query, document)."""
-        return self([query] * len(documents), documents)
+    def encode_list(
+        self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
+    ) -> TokenIds:
+        """A row per pair (query, document); prompts of None: the model's own."""
+        self.check_prompt(query_prompt)
+        return self([query] * len(documents), documents, query_prompt, document_prompt or "")
 
 
 class TextTokenizer(_ModelTokenizer):
@@ -71,13 +86,17 @@ class TextTokenizer(_ModelTokenizer):
 
     layout: ClassVar[str] = "texts"
 
-    def __call__(self, texts: list[str], role: str | None = None) -> TokenIds:
-        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text."""
-        return self._encode(self.prompt(role), texts)
+    def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
+        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text; `prompt` of None: that
+        of the role."""
+        return self._encode(_before(self.prompt(role) if prompt is None else prompt, texts))
 
-    def encode_list(self, query: str, documents: list[str]) -> TokenIds:
-        """The query's row, then one per document."""
-        first, others = self([query], role="query"), self(documents, role="document")
+    def encode_list(
+        self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
+    ) -> TokenIds:
+        """The query's row, then one per document; prompts of None: the model's own."""
+        self.check_prompt(query_prompt)
+        first, others = self([query], "query", query_prompt), self(documents, "document", document_prompt)
         return {name: [*first[name], *others[name]] for name in first}
 
     def prompt(self, role: str | None) -> str:
@@ -86,6 +105,10 @@ class TextTokenizer(_ModelTokenizer):
             raise ValueError(f"role {role!r} of a text: choose query, document or None")
         chosen = next((name for name in names[role] if name in self.prompts), self.default_prompt)
         return self.prompts.get(chosen or "", "")
+
+
+def _before(prompt: str, texts: list[str]) -> list[str]:
+    return [prompt + text for text in texts] if prompt else texts
 
 
 def load_tokenizer(

@@ -13,7 +13,8 @@ from data.keys import stable_hash
 from data.rows import ListBatch
 from engines.precision import MixedPrecision
 from evaluation.scoring import score_rows
-from models.cross_encoder import CrossEncoder, disable_dropout
+from models.cross_encoder import CrossEncoder
+from models.dropout import disable_dropout
 from models.lora import has_adapters, reference
 from trainers.chunked import Representations
 from trainers.options import TrainerConfig

