@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -38,7 +38,20 @@ def score_rows(
     device: torch.device,
     key: str = "score",
 ) -> Tensor:
-    """`forward(features)[key]` of every row, float32 [len(rows), ...] on `device`, the same on all ranks.
+    """`represent_rows` of one representation."""
+    return represent_rows(forward, rows, padding, token_budget, device, [key])[key]
+
+
+def represent_rows(
+    forward: Forward,
+    rows: TokenRows,
+    padding: Mapping[str, int],
+    token_budget: int,
+    device: torch.device,
+    names: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """`forward(features)` of every row, float32 [len(rows), ...] on `device`, the same on all ranks; `names`: of the
+    representations to keep, None: all.
 
     Rows are run in chunks of like length within `token_budget` padded tokens, chunk i on rank i mod W, in evaluation
     mode (restored afterwards). A rank with one chunk fewer runs a row for nothing: ZeRO-3 gathers weights in every
@@ -46,15 +59,18 @@ def score_rows(
     """
     assert len(rows), "nothing to score"
     own = chunks_of_rank(plan_chunks(rows.lengths.tolist(), token_budget), rank(), world_size())
-    outputs: list[Tensor] = []
+    outputs: list[dict[str, Tensor]] = []
     with evaluating(module_of(forward)), torch.no_grad():
         hidden = None if is_main() else True  # None: shown on terminals alone
         for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
             features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
             output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
-            outputs.append(output[key][: len(chunk)].float())
+            outputs.append(
+                {name: value[: len(chunk)].float() for name, value in output.items() if name in (names or output)}
+            )
     indices = [row for chunk in own for row in chunk]
-    return gather_rows({key: torch.cat(outputs)}, indices, len(rows))[key]
+    local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+    return gather_rows(local, indices, len(rows))
 
 
 @contextmanager

@@ -158,9 +158,9 @@ class RankingPolicyOptions:
         return self.reward_to_go or self.gradient_estimator == "pl_rank_2"
 
     @property
-    def needs_reference(self) -> bool:
-        """The loss must be given reference_scores."""
-        return self.beta > 0
+    def reads(self) -> tuple[str, ...]:
+        """Inputs beside the contract's: the reference scores where their divergence has a weight."""
+        return ("reference_scores",) if self.beta > 0 else ()
 
     @property
     def on_policy_only(self) -> bool:

@@ -73,7 +73,7 @@ class PlackettLuceGRPO(RankingPolicyOptions):
             (of all lists), entropy and kl (nats per position; kl where there is a reference), clip_fraction, and
             reward_mean/NAME for each of several rewards, unweighted.
         """
-        if self.needs_reference and reference_scores is None:
+        if self.reads and reference_scores is None:
             raise ValueError(f"beta={self.beta} needs reference_scores; without a reference set beta to 0")
         policy = self._distributions(scores, mask, rankings)
         old = self._distributions(old_scores.detach(), mask, rankings)

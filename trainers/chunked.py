@@ -95,7 +95,9 @@ class ChunkedBackward:
 
     @staticmethod
     def _gradients(loss: Tensor, leaves: Representations, step: int) -> Representations:
-        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        # A representation that this loss does not read (a fixed scale) has gradient 0.
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradients = dict(zip(leaves, found, strict=True))
         finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
         if not all_agree(bool(finite)):
             raise FloatingPointError(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from data.keys import stable_hash
 from data.rows import ListBatch
-from engines.precision import MixedPrecision
-from evaluation.scoring import score_rows
-from models.cross_encoder import CrossEncoder
+from losses.contracts import Lists, Statistics
 from models.dropout import disable_dropout
-from models.lora import has_adapters, reference
-from trainers.chunked import Representations
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
 
@@ -51,9 +46,8 @@ class GRPOTrainerConfig(TrainerConfig):
 class GRPOTrainer(Trainer):
     """Maximises the expected reward of sampled rankings.
 
-    The old policy is the scores of the batch's first update, the reference policy the scores of the starting model:
-    both are floats per document. Rankings are drawn anew from the old scores with the same keys at each of the
-    `num_iterations` updates, so that only those scores need to be kept.
+    The old policy is the scores of the batch's first update: floats per document. Rankings are drawn anew from them
+    with the same keys at each of the `num_iterations` updates, so that only those scores need to be kept.
     """
 
     config: GRPOTrainerConfig
@@ -64,46 +58,28 @@ class GRPOTrainer(Trainer):
                 f"trainer=grpo runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)"
             )
         disable_dropout(model)  # else the policy that is scored is not the one that sampled, and the ratio not 1
-        needs_copy = loss.needs_reference and not has_adapters(model)
-        self.reference = (
-            copy.deepcopy(model).requires_grad_(False) if needs_copy else None
-        )  # before any engine wraps it
         super().__init__(config, model=model, loss=loss, **parts)
         self.steps_per_batch = config.num_iterations
         self.old_scores: Tensor | None = None
-        self.reference_scores: Tensor | None = None
 
-    def objective(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        scores = batch.to_lists(representations["score"])
-        mask = batch.mask.to(scores.device)
+    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        scores = lists.list_scores()
         if (self.step - 1) % self.config.num_iterations == 0:
             self.old_scores = scores.detach()
-            self.reference_scores = self._score_reference(batch) if self.loss.needs_reference else None
         keys = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(scores))]
-        rankings = self.loss.sample(self.old_scores, mask, keys)
+        rankings = self.loss.sample(self.old_scores, lists.mask, keys)
         return self.loss(
             scores,
-            batch.labels.to(scores.device),
-            mask,
+            lists.labels,
+            lists.mask,
             rankings=rankings,
             old_scores=self.old_scores,
-            reference_scores=self.reference_scores,
+            reference_scores=lists.reference_scores,
         )
 
-    def _score_reference(self, batch: ListBatch) -> Tensor:
-        """Scores [lists, n] of the starting model: its frozen copy, or the adapters switched off."""
-        arguments = (batch.rows, self.backward.padding, self.config.token_budget, self.engine.device)
-        if self.reference is not None:
-            starting = MixedPrecision(self.reference.to(self.engine.device), self.engine.bf16)
-            return batch.to_lists(score_rows(starting.forward, *arguments))
-        with reference(cast(CrossEncoder, self.engine.model)):
-            return batch.to_lists(score_rows(self.engine.forward, *arguments))
-
     def family_state(self) -> dict[str, Any]:
-        stored = {"old_scores": self.old_scores, "reference_scores": self.reference_scores}
-        return {name: None if value is None else value.tolist() for name, value in stored.items()}
+        return {"old_scores": None if self.old_scores is None else self.old_scores.tolist()}
 
     def load_family_state(self, state: dict[str, Any]) -> None:
-        device = self.engine.device
-        for name, value in state.items():
-            setattr(self, name, None if value is None else torch.tensor(value, device=device))
+        old_scores = state["old_scores"]
+        self.old_scores = None if old_scores is None else torch.tensor(old_scores, device=self.engine.device)

@@ -13,11 +13,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from engines.optimizers import OptimizerOptions
 
 SCHEDULES = ("linear", "cosine", "constant")
+REFERENCES = ("frozen", "precomputed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig(ABC):
-    """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks."""
+    """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks.
+
+    `reference`: where a loss reads the scores of the model that training started from, they come from a frozen copy of
+    it (its adapters switched off, under LoRA) at every step, or are precomputed for the whole run before the first.
+    """
 
     max_steps: int = 300
     batch_size: int = 4
@@ -36,11 +41,13 @@ class TrainerConfig(ABC):
     save_every: int = 50
     keep_checkpoints: int = 2
     workers: int = 1
+    reference: str = "frozen"
 
     def __post_init__(self) -> None:
         for name in (
             "max_steps",
             "batch_size",
+            "list_size",
             "token_budget",
             "log_every",
             "eval_every",
@@ -52,14 +59,14 @@ class TrainerConfig(ABC):
         for name in ("kept_chunks", "workers", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
-        if self.list_size < 2:
-            raise ValueError(f"trainer.list_size must be at least 2 (one relevant, one not), got {self.list_size}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"trainer.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.reference not in REFERENCES:
+            raise ValueError(f"trainer.reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"trainer.betas must be two numbers in [0, 1), got {self.betas}")
         self.optimizer_options()  # checks the optimizer's name

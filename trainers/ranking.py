@@ -1,4 +1,4 @@
-"""Supervised training on candidate lists: any loss of (scores, labels, mask)."""
+"""Supervised training on candidate lists: contrastive, listwise, preference and distillation losses alike."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from data.rows import ListBatch
-from trainers.chunked import Representations
+from losses.contracts import Lists, Statistics, apply
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
+
+CONTRACTS = ("list", "matrix", "wrapper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +20,10 @@ class RankingTrainerConfig(TrainerConfig):
     """Options of `RankingTrainer`."""
 
     def check(self, loss: Any) -> None:
-        if getattr(loss, "contract", None) != "list" or hasattr(loss, "sample"):
+        if getattr(loss, "contract", None) not in CONTRACTS or hasattr(loss, "sample"):
             raise ValueError(
-                f"trainer=ranking needs a loss of (scores, labels, mask) such as loss=softmax_cross_entropy, "
-                f"got {type(loss).__name__} (policy losses go with trainer=grpo)"
+                f"trainer=ranking needs a loss such as loss=softmax_cross_entropy, whose contract is one of "
+                f"{', '.join(CONTRACTS)}; got {type(loss).__name__} (policy losses go with trainer=grpo)"
             )
 
     def build(self, **parts: Any) -> RankingTrainer:
@@ -29,8 +31,7 @@ class RankingTrainerConfig(TrainerConfig):
 
 
 class RankingTrainer(Trainer):
-    """Minimises `loss(scores, labels, mask)` over the lists of the global step."""
+    """Minimises a loss of any contract over the lists of the global step."""
 
-    def objective(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        scores = batch.to_lists(representations["score"])
-        return self.loss(scores, batch.labels.to(scores.device), batch.mask.to(scores.device)), {}
+    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        return apply(self.loss, lists)

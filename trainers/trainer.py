@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,7 +23,10 @@ from engines.process_group import is_main, world_size
 from engines.protocol import Engine
 from evaluation.metrics import Run
 from evaluation.reranking import RerankingEvaluator
+from losses.contracts import Lists, Statistics, reads_of
 from trainers.chunked import ChunkedBackward, Representations
+from trainers.frozen import FrozenModel, Reference, frozen_inputs
+from trainers.inputs import make_lists
 from trainers.loggers import Logger
 from trainers.options import TrainerConfig
 from trainers.run_directory import RunDirectory
@@ -47,11 +50,20 @@ class Trainer(ABC):
         run: RunDirectory,
         logger: Logger,
         seed: int,
+        frozen: Mapping[str, nn.Module] | None = None,
     ):
         self.config = config
+        needs_reference = "reference_scores" in reads_of(loss)
+        self.reference = Reference(model, padding, config.token_budget) if needs_reference else None
         self.engine: Engine = engine_config.build(
             model, options=config.optimizer_options(), schedule=config.make_schedule, max_grad_norm=config.max_grad_norm
         )
+        self.frozen = {
+            name: FrozenModel(
+                look, name, token_budget=config.token_budget, device=self.engine.device, bf16=self.engine.bf16
+            )
+            for name, look in (frozen or {}).items()
+        }
         self.loader = loader
         self.loss = loss
         self.evaluator = evaluator
@@ -74,8 +86,8 @@ class Trainer(ABC):
         self._shares: Iterator[list[ListExample]] | None = None
 
     @abstractmethod
-    def objective(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over the whole global step (a scalar) and detached statistics, from leaves with all its rows."""
+    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        """The loss over the whole global step (a scalar) and detached statistics."""
 
     def fit(self) -> None:
         self.resume()
@@ -125,6 +137,9 @@ class Trainer(ABC):
             disable=not is_main(),
         )
         self.engine.model.train()
+        if self.reference is not None and self.config.reference == "precomputed":
+            file = self.run.path / "reference_scores.npz"
+            self.reference.precompute(self.coming_batches(), file, self.engine)
         if self.best_metric is None:
             self.evaluate()
 
@@ -134,14 +149,29 @@ class Trainer(ABC):
         number = (self.step - 1) // self.steps_per_batch
         if self.batch is None or self.batch.number != number:
             self._shares = self._shares or self.loader.iterate(number)
-            shares = gather_objects(next(self._shares))
-            size = sum(len(share) for share in shares)
-            self.batch = ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])
+            self.batch = gather_batch(number, next(self._shares))
         return self.batch
+
+    def coming_batches(self) -> Iterator[ListBatch]:
+        """All batches from the next step to the last."""
+        first, last = self.step // self.steps_per_batch, (self.config.max_steps - 1) // self.steps_per_batch
+        shares = self.loader.iterate(first)
+        for number in range(first, last + 1):
+            yield gather_batch(number, next(shares))
+
+    def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        """`objective` of all that losses may read, and the checksum of the scores."""
+        inputs: dict[str, Any] = frozen_inputs(self.frozen, batch)
+        if self.reference is not None:
+            inputs["reference_scores"] = self.reference.scores(batch, self.engine)
+        progress = (self.step - 1) / max(self.config.max_steps - 1, 1)
+        lists = make_lists(representations, batch, step=self.step, progress=progress, seed=self.seed, **inputs)
+        loss, statistics = self.objective(lists, batch)
+        return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Gradients by chunks, then the update. Returns what to log; tensors are read only when logging is due."""
-        done = self.backward(batch.rows, lambda leaves: self.objective(leaves, batch), step=self.step)
+        done = self.backward(batch.rows, lambda leaves: self.loss_of(leaves, batch), step=self.step)
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
         seconds = time.perf_counter() - self.started  # with the wait for data
@@ -156,7 +186,6 @@ class Trainer(ABC):
         return {
             "loss": done.loss,
             "grad_norm": grad_norm,
-            "score_checksum": checksum(done.representations["score"]),
             **done.statistics,
             "learning_rate": learning_rate,
             "num_chunks": done.num_chunks,
@@ -228,7 +257,14 @@ class Trainer(ABC):
         self.warned_idle_ranks = True
 
 
-def checksum(scores: Tensor) -> float:
+def gather_batch(number: int, share: list[ListExample]) -> ListBatch:
+    """The whole batch from the ranks' shares, in its own order."""
+    shares = gather_objects(share)
+    size = sum(len(share) for share in shares)
+    return ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])
+
+
+def checksum(scores: Tensor) -> Tensor:
     """Float64 sum of the scores times fixed weights cos(1), cos(2), ...: compares engines where a loss is always 0."""
-    weights = torch.arange(1, len(scores) + 1, dtype=torch.float64).cos()
-    return float((scores.double().cpu() * weights).sum())
+    weights = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).cos()
+    return (scores.double() * weights).sum()

@@ -1,14 +1,61 @@
-"""Fixtures of the losses' tests: enumeration of all rankings, exact gradients, and the test of an estimator's mean."""
+"""Fixtures of the losses' tests: every configured loss; enumeration of all rankings, exact gradients, tests of a mean."""
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
+from loss_samples import Case, configured, flagged, kinds, make
+from policies import VARIANTS, Policy
 from torch import Tensor
 
 from losses.plackett_luce import Rankings, position_distributions, sample_rankings
+
+ASKED = pytest.StashKey[dict[str, Case]]()  # by the property suite, in this run
+EXEMPTIONS = ("couples_lists", "shift_invariant", "saturates", "differentiable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--config-dir", type=Path, help="a configuration directory: the property suite asks its losses")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`case`: every configured loss, of scores or embeddings or both, and every variant of the policy."""
+    if "case" not in metafunc.fixturenames:
+        return
+    config_dir = metafunc.config.getoption("--config-dir", default=None)
+    asked = [(name, kind) for name in configured(config_dir) for kind in kinds(name, config_dir)]
+    asked += [] if config_dir else [(name, "variant") for name in VARIANTS]
+    names = [f"{name}, {kind}" if kind in ("embeddings", "variant") else name for name, kind in asked]
+    metafunc.parametrize("case", asked, ids=names, indirect=True)
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    name, kind = request.param
+    config_dir = request.config.getoption("--config-dir", default=None)
+    loss = VARIANTS[name] if kind == "variant" else make(name, config_dir)
+    case = Case(Policy(loss), "scores") if hasattr(loss, "sample") else Case(loss, kind)
+    if kind != "variant":
+        request.config.stash.setdefault(ASKED, {})[name] = case
+    return case
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How many losses were asked, and what each is excused from."""
+    asked = {name: case.loss for name, case in config.stash.get(ASKED, {}).items()}
+    if not asked:
+        return
+    contracts = Counter(loss.contract for loss in asked.values())
+    counts = ", ".join(f"{count} {contract}" for contract, count in sorted(contracts.items()))
+    terminalreporter.write_sep("-", "losses")
+    terminalreporter.write_line(f"{len(asked)} files of conf/loss asked: {counts}")
+    for exemption in EXEMPTIONS:
+        excused = sorted(name for name, loss in asked.items() if flagged(loss, exemption))
+        terminalreporter.write_line(f"excused by {exemption}: {', '.join(excused) or 'none'}")
 
 
 class Enumeration:
@@ -67,7 +114,7 @@ def gradient_samples(enumeration):
         own_noise = noise[:, : loss.num_generations]
         k = loss.num_positions(4)
         rankings = Rankings(*sample_rankings(scores, mask, own_noise, temperature=loss.temperature, k=k))
-        reference = repeat(enumeration.reference_scores) if loss.needs_reference else None
+        reference = repeat(enumeration.reference_scores) if loss.reads else None
         value, _ = loss(scores, labels, mask, rankings=rankings, old_scores=scores.detach(), reference_scores=reference)
         return torch.autograd.grad(value, scores)[0] * num_samples
 

@@ -1,0 +1,124 @@
+"""Models that look at every batch and learn nothing: the reference that training started from, a teacher, a guide."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.rows import ListBatch, ListExample
+from engines.collectives import broadcast_object
+from engines.precision import MixedPrecision
+from engines.process_group import is_main
+from engines.protocol import Engine
+from evaluation.scoring import Forward, represent_rows
+from losses.contracts import Lists
+from models.lora import has_adapters, reference
+from trainers.inputs import make_lists
+
+
+class FrozenModel:
+    """A model of its own beside the trained one (`model.tokenizer` makes its rows, under `name` in every list)."""
+
+    def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
+        self.tokenizer: Any = model.tokenizer
+        self.name = name
+        self.token_budget = token_budget
+        self.device = device
+        self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
+
+    def look(self, batch: ListBatch) -> Lists:
+        """Its scores or embeddings of the batch, on every rank."""
+        rows = batch.frozen_rows(self.name)
+        found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
+        return make_lists(found, batch)
+
+
+def frozen_inputs(models: Mapping[str, FrozenModel], batch: ListBatch) -> dict[str, Tensor | None]:
+    """The fields of `Lists` that the teacher and the guide fill."""
+    inputs: dict[str, Tensor | None] = {}
+    if "teacher" in models:
+        inputs["teacher_scores"] = models["teacher"].look(batch).list_scores()
+    if "guide" in models:
+        seen = models["guide"].look(batch)
+        inputs |= {"guide_queries": seen.queries, "guide_documents": seen.documents}
+    return inputs
+
+
+class Reference:
+    """Scores of the model that training started from: a frozen copy, or the trained one without its adapters.
+
+    `precompute` makes those of every list of the run before the first update and lets go of the copy. To be made before
+    an engine wraps `model`.
+    """
+
+    def __init__(self, model: nn.Module, padding: Mapping[str, int], token_budget: int):
+        self.copy = None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
+        self.padding = padding
+        self.token_budget = token_budget
+        self.number: int | None = None
+        self.of_batch: Tensor | None = None
+        self.known: dict[tuple[int, int], float] | None = None  # keys of query and document -> score
+
+    def scores(self, batch: ListBatch, engine: Engine) -> Tensor:
+        """[lists, n]; kept for further updates on the same batch."""
+        if self.number != batch.number or self.of_batch is None:
+            scores = self._score(batch, engine) if self.known is None else self._look_up(batch)
+            self.number, self.of_batch = batch.number, scores
+        return self.of_batch.to(engine.device)
+
+    def precompute(self, batches: Iterable[ListBatch], file: Path, engine: Engine) -> None:
+        """The scores of all `batches`, each pair of texts once; kept in `file`, from which a resumed run reads them."""
+        self.known = broadcast_object(_read_scores(file))
+        if self.known is None:
+            known: dict[tuple[int, int], float] = {}
+            for batch in batches:
+                unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
+                if unknown:
+                    scores = self._score(ListBatch(batch.number, unknown), engine).tolist()
+                    for example, row in zip(unknown, scores, strict=True):
+                        known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
+            self.known = known
+            if is_main():
+                _write_scores(file, known)
+        self.copy = None
+
+    def _look_up(self, batch: ListBatch) -> Tensor:
+        assert self.known is not None
+        known = [self.known[pair] for example in batch.examples for pair in _pairs(example)]
+        return batch.to_lists(torch.tensor(known))
+
+    def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
+        forward: Forward = engine.forward
+        starting: AbstractContextManager[Any] = nullcontext()
+        if self.copy is not None:
+            forward = MixedPrecision(self.copy.to(engine.device), engine.bf16).forward
+        else:
+            starting = reference(engine.model)  # type: ignore[arg-type]
+        with starting:
+            found = represent_rows(forward, batch.rows, self.padding, self.token_budget, engine.device)
+        return make_lists(found, batch).list_scores()
+
+
+def _pairs(example: ListExample) -> list[tuple[int, int]]:
+    return [(example.query_key, key) for key in example.document_keys.tolist()]
+
+
+def _read_scores(file: Path) -> dict[tuple[int, int], float] | None:
+    if not file.is_file():
+        return None
+    with np.load(file) as stored:
+        pairs = map(tuple, stored["pairs"].tolist())
+        return dict(zip(pairs, stored["scores"].tolist(), strict=True))
+
+
+def _write_scores(file: Path, known: Mapping[tuple[int, int], float]) -> None:
+    unfinished = file.with_name(f".tmp-{file.name}")
+    np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), scores=np.array(list(known.values()), np.float32))
+    unfinished.replace(file)
