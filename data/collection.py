@@ -8,19 +8,30 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from data.list_options import ListOptions
+
 SPLITS = ("train", "dev", "test")
 
 Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
+# What training lists give a loss: names of losses.contracts.REQUIREMENTS.
+JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "several"})
+
 
 @dataclass(frozen=True)
 class Split:
-    """The queries of one split with their judgements and candidates, all keyed by query id."""
+    """The queries of one split with their judgements and candidates, all keyed by query id.
+
+    `labels`, where there are any, stand for the grades in training lists: judgements that are no integers.
+    """
 
     queries: dict[str, str]
     qrels: Judgements
     candidates: Candidates
+    weights: Mapping[str, float] = field(default_factory=dict)  # of a query's list in the loss; 1 where unnamed
+    prompts: Mapping[str, str] = field(default_factory=dict)  # before this query, instead of the data set's prompt
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class Collection:
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
     `without_candidates` names the splits that the data has but the source of candidates knows nothing of.
+    `lists` says how training lists are drawn, `provides` what they give a loss (names of
+    losses.contracts.REQUIREMENTS), the prompts what stands before its texts (None: what the model says).
     Raises ValueError where two splits share a query, by id or by text, or a query has no candidate list.
     """
 
@@ -38,6 +51,11 @@ class Collection:
     fingerprint: str
     excluded: dict[str, set[str]] = field(default_factory=dict)
     without_candidates: tuple[str, ...] = ()
+    lists: ListOptions = field(default_factory=ListOptions)
+    provides: frozenset[str] = JUDGED_LISTS
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    keeps_unlabelled: bool = False  # training lists without a relevant document are kept: BCE, KTO, distillation
 
     def __post_init__(self) -> None:
         owner: dict[str, tuple[str, str]] = {}
@@ -63,12 +81,18 @@ class Collection:
         if name not in self.splits:
             raise ValueError(f"data {self.name} has no {name} split (it has: {', '.join(self.splits)})")
         split = self.splits[name]
+        if name == "train" and self.keeps_unlabelled:
+            return split
         if not any(grade > 0 for judged in split.qrels.values() for grade in judged.values()):
             raise ValueError(
                 f"data {self.name}: none of the {len(split.queries)} {name} queries has a relevant document "
                 "(a score above 0)"
             )
         return split
+
+    def provided(self, list_size: int) -> frozenset[str]:
+        """What training lists of that length give a loss."""
+        return self.provides - {"comparison", "several"} if list_size == 1 else self.provides
 
 
 def normalised(text: str) -> str:

@@ -30,6 +30,9 @@ PACKAGES = (
     "fsspec",
 )  # every installation has them; transformers' many models repeat one another
 OWN_GRADE, RELATIVE_GRADE = 2, 1
+OF_THE_COLLECTION = ("dev_fraction", "packages", "max_words", "test_fraction") + tuple(
+    f"max_{split}_queries" for split in SPLITS
+)  # the options that it is made of
 MAX_RELATIVES = 2  # per query
 MAX_NAMESAKES = 8  # a name that more functions of a library share ("forward", "fit") says nothing
 
@@ -75,9 +78,7 @@ class DocstringsConfig(SourceOptions):
             for path in source_files(package):
                 status = path.stat()
                 sources.append([package, str(path.relative_to(root)), status.st_size, status.st_mtime_ns])
-        options = {
-            name: value for name, value in asdict(self).items() if name not in ("cache_dir", "candidates", "lists")
-        }
+        options = {name: value for name, value in asdict(self).items() if name in OF_THE_COLLECTION}
         code = [Path(__file__).with_name(name).read_text() for name in ("docstrings.py", "docstring_pairs.py")]
         return content_hash(options, sources, code)[:16]
 

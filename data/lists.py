@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 
 from data.collection import Collection
 from data.keys import stable_hash, text_key
+from data.list_options import ListOptions
 from data.rows import ListExample, TokenRows
 
 logger = logging.getLogger(__name__)
@@ -20,25 +20,13 @@ logger = logging.getLogger(__name__)
 class ListTokenizer(Protocol):
     """What makes a model's rows of a list; picklable, since workers run it."""
 
-    def encode_list(self, query: str, documents: list[str]) -> Mapping[str, Sequence[Sequence[int]]]:
-        """Unpadded rows: one per pair (query, document), or the query's and then one per document."""
+    def encode_list(
+        self, query: str, documents: list[str], *, query_prompt: str | None = None, document_prompt: str | None = None
+    ) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Unpadded rows: one per pair (query, document), or the query's and then one per document.
 
-
-@dataclass(frozen=True)
-class ListOptions:
-    """What a training list is made of; its length is `trainer.list_size`."""
-
-    positives: int = 1  # relevant documents per list, at most: the best grades first
-    random_fraction: float = 0.4  # share of the other places for random documents; 0: candidates alone, ragged lists
-    hard_depth: int = 30  # the other documents are drawn from the first so many candidates
-
-    def __post_init__(self) -> None:
-        if self.positives < 1 or self.hard_depth < 1:
-            raise ValueError(
-                f"data.lists.positives={self.positives} and data.lists.hard_depth={self.hard_depth} must be at least 1"
-            )
-        if not 0 <= self.random_fraction <= 1:
-            raise ValueError(f"data.lists.random_fraction={self.random_fraction} must be in [0, 1]")
+        The prompts stand before the texts; None: what the model says. (Not passed where they are None.)
+        """
 
 
 class TrainingLists(Dataset):
@@ -47,22 +35,37 @@ class TrainingLists(Dataset):
     At most `list_size` documents in random order: relevant ones, candidates of the first stage (those judged relevant
     carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
     `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
+
+    `frozen` holds the tokenizers of further models that look at the lists, by name.
     """
 
     def __init__(
-        self, collection: Collection, tokenizer: ListTokenizer, *, list_size: int, seed: int, options: ListOptions
+        self,
+        collection: Collection,
+        tokenizer: ListTokenizer,
+        *,
+        list_size: int,
+        seed: int,
+        options: ListOptions,
+        frozen: Mapping[str, ListTokenizer] | None = None,
+        source: str = "",
     ) -> None:
-        if list_size < 2:
-            raise ValueError(f"trainer.list_size={list_size} must be at least 2: a ranking needs two documents")
-        split = collection.split("train")
+        if list_size < 1:
+            raise ValueError(f"trainer.list_size={list_size} must be at least 1")
+        self.split = collection.split("train")
+        self.source = source or collection.name
         self.documents = collection.documents
         self.document_ids = list(collection.documents)
         self.excluded = collection.excluded
-        self.queries, self.candidates = split.queries, split.candidates
-        self.relevant = {query: {d: g for d, g in judged.items() if g > 0} for query, judged in split.qrels.items()}
-        self.query_ids = [query for query in split.queries if self.relevant.get(query)]
-        self.tokenizer, self.list_size, self.seed, self.options = tokenizer, list_size, seed, options
-        skipped = len(split.queries) - len(self.query_ids)
+        self.queries, self.candidates = self.split.queries, self.split.candidates
+        judged: Mapping[str, Mapping[str, float]] = self.split.labels or self.split.qrels
+        self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged.items()}
+        keeps_all = collection.keeps_unlabelled
+        self.query_ids = [query for query in self.queries if keeps_all or self.relevant.get(query)]
+        self.tokenizer, self.frozen = tokenizer, dict(frozen or {})
+        self.list_size, self.seed, self.options = list_size, seed, options
+        self.prompts = (collection.query_prompt, collection.document_prompt)
+        skipped = len(self.queries) - len(self.query_ids)
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
 
@@ -73,24 +76,31 @@ class TrainingLists(Dataset):
         epoch, index = key
         query_id = self.query_ids[index]
         document_ids = self.draw(epoch, query_id)
-        grades, scores = self.relevant[query_id], dict(self.candidates[query_id])
+        grades, scores = self.relevant.get(query_id, {}), dict(self.candidates[query_id])
         query, texts = self.queries[query_id], [self.documents[document_id] for document_id in document_ids]
+        encoding = self.tokenizer.encode_list(query, texts, **self._prompts(query_id))
         return ListExample(
             query_id=query_id,
             document_ids=document_ids,
             labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
             teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
-            rows=TokenRows.from_encoding(self.tokenizer.encode_list(query, texts)),
+            rows=TokenRows.from_encoding(encoding),
             query_key=text_key(query),
             document_keys=np.array([text_key(text) for text in texts], dtype=np.int64),
+            weight=self.split.weights.get(query_id, 1.0),
+            frozen={
+                name: TokenRows.from_encoding(tokenizer.encode_list(query, texts))
+                for name, tokenizer in self.frozen.items()
+            },
+            source=self.source,
         )
 
     def draw(self, epoch: int, query_id: str) -> list[str]:
         """The document ids of one list."""
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
-        relevant = self.relevant[query_id]
+        relevant = self.relevant.get(query_id, {})
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
-        chosen = best_first[: min(self.options.positives, self.list_size - 1)]
+        chosen = best_first[: min(self.options.positives, max(1, self.list_size - 1))]
         others = self.list_size - len(chosen)
         hard = _shuffled(self._eligible_candidates(query_id, set(chosen)), rng)
         chosen += hard[: others - round(self.options.random_fraction * others)]
@@ -98,9 +108,15 @@ class TrainingLists(Dataset):
             chosen += self._random_negatives(query_id, chosen, rng)
         return _shuffled(chosen, rng)
 
+    def _prompts(self, query_id: str) -> dict[str, str]:
+        """The prompts that are set: a query's own before the data set's."""
+        query, document = self.prompts
+        prompts = {"query_prompt": self.split.prompts.get(query_id, query), "document_prompt": document}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
+
     def _eligible_candidates(self, query_id: str, chosen: set[str]) -> list[str]:
         """The first candidates that may join: not chosen, not excluded, no unjudged copy of a relevant document."""
-        relevant, excluded = self.relevant[query_id], self.excluded.get(query_id, set())
+        relevant, excluded = self.relevant.get(query_id, {}), self.excluded.get(query_id, set())
         relevant_texts = self._relevant_texts(query_id)
         first = [document_id for document_id, _ in self.candidates[query_id][: self.options.hard_depth]]
         return [
@@ -114,7 +130,7 @@ class TrainingLists(Dataset):
     def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
         """Random documents for the places that are left, all different, none judged relevant, a copy or excluded."""
         places = self.list_size - len(chosen)
-        blocked = {*chosen, *self.relevant[query_id], *self.excluded.get(query_id, set())}
+        blocked = {*chosen, *self.relevant.get(query_id, {}), *self.excluded.get(query_id, set())}
         relevant_texts = self._relevant_texts(query_id)
         total = len(self.document_ids)
         size = min(total, places + len(blocked))
@@ -126,7 +142,7 @@ class TrainingLists(Dataset):
             size = min(total, 2 * size)  # copies took places: draw more, rather than search the corpus for them
 
     def _relevant_texts(self, query_id: str) -> set[str]:
-        return {self.documents[document_id] for document_id in self.relevant[query_id]}
+        return {self.documents[document_id] for document_id in self.relevant.get(query_id, {})}
 
 
 def _shuffled(items: list[str], rng: np.random.Generator) -> list[str]:

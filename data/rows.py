@@ -69,6 +69,7 @@ class ListExample:
     document_keys: np.ndarray  # [n] int64, likewise
     weight: float = 1.0  # of this list in the loss
     frozen: Mapping[str, TokenRows] = field(default_factory=dict)
+    source: str = ""  # the data set that it comes from
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,18 @@ class ListBatch:
 
     number: int
     examples: list[ListExample]
+
+    @property
+    def source(self) -> str:
+        """The data set that all the lists come from."""
+        return self.examples[0].source
+
+    @cached_property
+    def num_duplicates(self) -> int:
+        """How many queries repeat another list's, plus in how many lists documents stand beyond the first, by text."""
+        texts = [(False, example.query_key) for example in self.examples]
+        texts += [(True, key) for example in self.examples for key in set(example.document_keys.tolist())]
+        return len(texts) - len(set(texts))
 
     @cached_property
     def rows(self) -> TokenRows:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.candidates import BM25Candidates, CandidateSource
-from data.collection import SPLITS, Collection, Judgements, Split, content_hash, normalised
+from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
+from data.collection import JUDGED_LISTS, SPLITS, Collection, Judgements, Split, content_hash, normalised
 from data.keys import stable_hash
-from data.lists import ListOptions
+from data.list_options import ListOptions
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ class SourceOptions:
     cache_dir: str = "~/.cache/plackett"  # what is slow to make is kept here
     candidates: CandidateSource = field(default_factory=BM25Candidates)
     lists: ListOptions = field(default_factory=ListOptions)
+    query_prompt: str | None = None  # before every query; null: the model's own
+    document_prompt: str | None = None  # before every document; null: the model's own
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:
@@ -59,7 +61,23 @@ class SourceOptions:
         excluded = {query: sorted(documents) for query, documents in texts.excluded.items()}
         fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded)
         without = tuple(split for split in queries if split not in candidates)
-        return Collection(name, texts.documents, splits, fingerprint, texts.excluded, without)
+        return Collection(
+            name,
+            texts.documents,
+            splits,
+            fingerprint,
+            texts.excluded,
+            without,
+            lists=self.lists,
+            provides=JUDGED_LISTS | self._scored(),
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+        )
+
+    def _scored(self) -> frozenset[str]:
+        """A run file's scores are a teacher's; a random document has none."""
+        scored = isinstance(self.candidates, RunFileCandidates) and self.lists.random_fraction == 0
+        return frozenset({"teacher_scores"} if scored else ())
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:

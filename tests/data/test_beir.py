@@ -10,7 +10,8 @@ import pytest
 
 from data.beir import BEIRConfig
 from data.collection import Collection
-from data.lists import ListOptions, TrainingLists
+from data.list_options import ListOptions
+from data.lists import TrainingLists
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

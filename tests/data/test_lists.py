@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data.collection import Collection, Split
-from data.lists import ListOptions, TrainingLists
+from data.list_options import ListOptions
+from data.lists import TrainingLists
 from data.rows import ListExample
 
 NUM_DOCUMENTS, NUM_CANDIDATES = 2000, 50
@@ -147,8 +148,8 @@ def test_queries_without_a_relevant_document_are_skipped(caplog: pytest.LogCaptu
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match=r"trainer.list_size=1 must be at least 2: a ranking needs two documents"):
-        lists(list_size=1)
+    with pytest.raises(ValueError, match=r"trainer.list_size=0 must be at least 1"):
+        lists(list_size=0)
     with pytest.raises(ValueError, match=r"data.lists.random_fraction=1.5 must be in \[0, 1\]"):
         ListOptions(random_fraction=1.5)
     for options in ({"positives": 0}, {"hard_depth": 0}):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.collection import Collection, Split
-from data.lists import ListOptions, TrainingLists
+from data.list_options import ListOptions
+from data.lists import TrainingLists
 from data.loader import ListLoader
 from data.rows import ListExample
 
