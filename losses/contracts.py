@@ -64,7 +64,8 @@ class Lists:
             return self.scores
         assert self.queries is not None
         assert self.documents is not None
-        similarities = (self.documents @ self.queries.unsqueeze(-1)).squeeze(-1)
+        documents = self.documents.masked_fill(~self.mask.unsqueeze(-1), 0.0)
+        similarities = (documents @ self.queries.unsqueeze(-1)).squeeze(-1)
         return similarities if self.scale is None else similarities * self.scale
 
 
@@ -73,6 +74,7 @@ class Loss(ABC):
 
     contract: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("comparison",)  # of the data: names of REQUIREMENTS
+    compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
     # Exemptions from the properties that tests/losses/test_properties.py checks, each with its reason in the class.
     shift_invariant: ClassVar[bool] = True  # a constant added to a list's scores changes nothing
     couples_lists: ClassVar[bool] = False  # a list's gradient depends on the other lists beyond a common factor
@@ -109,6 +111,7 @@ class MatrixLoss(Loss):
 
     contract: ClassVar[str] = "matrix"
     requires: ClassVar[tuple[str, ...]] = ("positive",)
+    compares_embeddings: ClassVar[bool] = True
     couples_lists: ClassVar[bool] = True
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Fixtures of the losses' tests: every configured loss; enumeration of all rankings, exact gradients, tests of a mean."""
+"""Fixtures of the losses' tests: every configured loss; enumeration of all rankings, exact gradients, z-scores."""
 
 from __future__ import annotations
 

@@ -1,0 +1,230 @@
+"""What the property suite asks its questions with: every configured loss, lists of every input, and changes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+
+from launch.compose import CONF, compose, instantiate
+from launch.schema import locate
+from losses.contracts import Lists, Statistics, apply, reads_of
+
+PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
+PER_DOCUMENT = (
+    *("scores", "labels", "mask", "documents", "document_layers", "document_keys", "teacher_scores"),
+    *("reference_scores", "guide_documents", "old_scores", "ranks"),
+)
+REPRESENTATIONS = ("scores", "queries", "documents", "query_layers", "document_layers", "scale", "bias")
+DIM, LAYERS = 64, 3
+
+
+def configured(config_dir: Path | None = None) -> list[str]:
+    """The choices of `loss=`: every file of conf/loss, or of the loss folder of a configuration directory."""
+    folder = (config_dir or CONF) / "loss"
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def target(name: str, config_dir: Path | None = None) -> Any:
+    """The class that a file of conf/loss names, without composing it."""
+    file = (config_dir or CONF) / "loss" / f"{name}.yaml"
+    return locate(yaml.safe_load(file.read_text())["_target_"], str(file))
+
+
+def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
+    """What the loss is asked of: scores, embeddings, or a wrapper of list losses that needs no embeddings, both."""
+    contract = target(name, config_dir).contract
+    if contract != "wrapper":
+        return ("scores",) if contract == "list" else ("embeddings",)
+    loss = make(name, config_dir)
+    if any(leaf.contract == "matrix" for leaf in leaves(loss)):
+        return ("embeddings",)
+    try:
+        apply(loss, scored_lists())
+    except ValueError:  # an input that a cross-encoder does not have
+        return ("embeddings",)
+    return ("scores", "embeddings")
+
+
+@cache
+def make(name: str, config_dir: Path | None = None) -> Any:
+    """What the command line makes of `loss=NAME`."""
+    return instantiate(compose([f"loss={name}"], config_dir=config_dir).loss)
+
+
+def leaves(loss: Any) -> Iterator[Any]:
+    """The losses inside wrappers, at any depth, or the loss itself."""
+    if loss.contract != "wrapper":
+        yield loss
+    for inner in loss.losses if loss.contract == "wrapper" else ():
+        yield from leaves(inner)
+
+
+def flagged(loss: Any, flag: str) -> bool:
+    """Whether a loss, or one inside it, claims the exemption `flag` of losses.contracts.Loss."""
+    exempt_value = flag in ("couples_lists", "saturates")
+    return any(getattr(one, flag, not exempt_value) is exempt_value for one in (loss, *leaves(loss)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Lists):
+    """Lists, of [...] lists where a loss takes free leading axes, and what a policy reads beside."""
+
+    old_scores: Tensor | None = None  # [..., n]
+    ranks: Tensor | None = None  # [..., n, G] int64, the place of each document in each sampled ranking
+
+    def present(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def change(self, per_list: Callable[[Tensor], Tensor], per_document: Callable[[Tensor], Tensor]) -> Sample:
+        tensors = self.present()
+        lists = {name: per_list(tensors[name]) for name in PER_LIST if name in tensors}
+        documents = {name: per_document(tensors[name]) for name in PER_DOCUMENT if name in tensors}
+        return replace(self, **lists, **documents)
+
+    def at(self, index: Any) -> Sample:
+        """Some of the lists, or other leading axes."""
+        return self.change(lambda value: value[index], lambda value: value[index])
+
+    def documents_at(self, index: Any) -> Sample:
+        """Some of the documents, or another order of them."""
+        return self.change(lambda value: value, lambda value: value[:, index])
+
+    def to(self, dtype: torch.dtype, names: tuple[str, ...] | None = None) -> Sample:
+        tensors = {name: value for name, value in self.present().items() if names is None or name in names}
+        return replace(self, **{name: value.to(dtype) for name, value in tensors.items() if value.is_floating_point()})
+
+    def padded(self, width: int) -> Sample:
+        """Wider by `width` documents of padding, with NaN, or the key of a document, at all padding; without ranks."""
+        return replace(self, ranks=None).change(lambda value: value, lambda value: self._pad(value, width))
+
+    def _pad(self, value: Tensor, width: int) -> Tensor:
+        wide = torch.cat([value, value[:, :1].expand(-1, width, *value.shape[2:])], dim=1)
+        mask = torch.nn.functional.pad(self.mask, (0, width))
+        junk = False if value.dtype == torch.bool else torch.nan if value.is_floating_point() else int(value[0, 0])
+        return wide.masked_fill(~mask.reshape(*mask.shape, *[1] * (value.ndim - 2)), junk)
+
+    def followed_by_padding(self) -> Sample:
+        """One list more, all of whose documents are padding."""
+        longer = self.at([*range(len(self.mask)), 0])
+        mask = longer.mask.clone()
+        mask[-1] = False
+        return replace(longer, mask=mask)
+
+
+class Result(NamedTuple):
+    value: Tensor
+    gradients: dict[str, Tensor]  # by representation; zeros where the loss does not read it
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, and whether it is given scores or embeddings."""
+
+    loss: Any
+    kind: str
+
+    def sample(self) -> Sample:
+        """Lists of 5, 3, 4 and 4 documents: of several grades, of one relevant document, of one label, of none."""
+        sample = scored_lists() if self.kind == "scores" else embedded_lists()
+        if "seed" in reads_of(self.loss):  # ties may be broken by draws, which are other lists' when lists change
+            labels = torch.tensor([[1, 3, 2, 0, 4], [2, 0, 1, 0, 0], [4, 1, 2, 3, 0], [3, 1, 0, 2, 0]])
+            sample = replace(sample, labels=labels.float())
+        return self.ready(sample)
+
+    def ready(self, sample: Sample) -> Sample:
+        """With rankings for a policy, sampled from these lists."""
+        return self.loss.draw(sample) if hasattr(self.loss, "draw") else sample
+
+    def value(self, sample: Sample) -> Tensor:
+        return apply(self.loss, sample)[0]
+
+    def evaluate(self, sample: Sample) -> Result:
+        represented = {name: value for name, value in sample.present().items() if name in REPRESENTATIONS}
+        inputs = {name: value.detach().clone().requires_grad_() for name, value in represented.items()}
+        value, statistics = apply(self.loss, replace(sample, **inputs))
+        assert value.ndim == 0
+        assert value.requires_grad, "the loss is not attached to the graph"
+        gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True, materialize_grads=True)
+        return Result(value.detach(), dict(zip(inputs, gradients, strict=True)), statistics)
+
+
+@cache
+def scored_lists() -> Sample:
+    """As a cross-encoder gives them."""
+    generator = torch.Generator().manual_seed(0)
+    scores, old, reference, teacher = torch.randn(4, 4, 5, generator=generator).unbind()
+    return Sample(
+        scores=scores,
+        mask=torch.arange(5) < torch.tensor([[5], [3], [4], [4]]),
+        labels=torch.tensor([[0, 2, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]).float(),
+        query_keys=torch.tensor([11, 12, 13, 14]),
+        document_keys=torch.arange(20).reshape(4, 5),
+        teacher_scores=teacher,
+        reference_scores=reference,
+        old_scores=old,
+        **_progress(),
+    )
+
+
+@cache
+def embedded_lists() -> Sample:
+    """As a bi-encoder gives them, with earlier layers, a guide, and one document that stands in two lists."""
+    generator = torch.Generator().manual_seed(1)
+
+    def unit(*shape: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+    scored = scored_lists()
+    documents, keys = unit(4, 5, DIM), scored.document_keys.clone()
+    documents[1, 2], keys[1, 2] = documents[0, 1], keys[0, 1]
+    return replace(
+        scored,
+        scores=None,
+        old_scores=None,
+        queries=unit(4, DIM),
+        documents=documents,
+        query_layers=unit(4, LAYERS, DIM),
+        document_layers=unit(4, 5, LAYERS, DIM),
+        document_keys=keys,
+        guide_queries=unit(4, 6),
+        guide_documents=unit(4, 5, 6),
+        scale=torch.tensor(20.0),
+        bias=torch.tensor(-10.0),
+    )
+
+
+def misordered(kind: str) -> Sample:
+    """Two lists of two documents, the other one 30 above the relevant one."""
+    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    common: dict[str, Any] = {
+        "labels": labels,
+        "mask": labels > -1,
+        "teacher_scores": 3 * labels,
+        "reference_scores": 0 * labels,
+        "query_keys": torch.tensor([1, 2]),
+        "document_keys": torch.arange(4).reshape(2, 2),
+        **_progress(),
+    }
+    if kind == "scores":
+        return Sample(scores=15 - 30 * labels, **common)
+    queries = torch.eye(2, DIM)
+    documents = queries[:, None] * (1 - 2 * labels)[..., None]
+    layers = {"query_layers": queries[:, None], "document_layers": documents[:, :, None]}
+    layers = {name: value.repeat_interleave(LAYERS, dim=-2) for name, value in layers.items()}
+    guides = {"guide_queries": queries, "guide_documents": queries[:, None] * (2 * labels - 1)[..., None]}
+    scale = {"scale": torch.tensor(15.0), "bias": torch.tensor(0.0)}
+    return Sample(queries=queries, documents=documents, **layers, **guides, **scale, **common)
+
+
+def _progress() -> dict[str, Any]:
+    return {"step": 3, "progress": 0.5, "seed": 7}
