@@ -1,0 +1,224 @@
+"""InfoNCE and its relatives: directions, decoupled, false-negative masks, GIST, hardness weighting, margins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.contracts import MatrixLoss
+from losses.in_batch import InBatch
+from losses.lists import above_zero, at_least, finite, one_of
+
+DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
+
+
+@dataclass(frozen=True)
+class InfoNCE(MatrixLoss):
+    """-log(e^{s+ / T} / Z), Z = e^{s+ / T} + sum over negatives e^{s- / T}  (van den Oord et al. 2018, 1807.03748).
+
+    The unit is a *pair* (q, p): a query and one document of its list whose label is above 0. Each positive is a softmax
+    of its own in which the query's other positives do not stand; the loss is the mean over a query's pairs, then over
+    the queries that have one (times `weights`, over their number). The negatives of a pair, by direction:
+
+    | direction | similarities | over |
+    |---|---|---|
+    | query_to_doc | q . d | the other documents of its list (hard negatives) and, by `in_batch`, those of other lists |
+    | doc_to_query | p . q' | the queries of the other lists |
+    | query_to_query | q . q' | the queries of the other lists |
+    | doc_to_doc | p . d | the documents of other lists, by `in_batch` |
+
+    `partition_mode` joint: one softmax over the negatives of all directions, in which the positive stands once for
+    query_to_doc and once for doc_to_query, as in GTE (Li et al. 2023, 2308.03281). per_direction: one softmax for each
+    direction, the positive in each, averaged; query_to_doc and doc_to_query so averaged are the symmetric loss.
+    `decoupled` leaves the positive out of Z (DCL; Yeh et al. 2022, 2110.06848). A softmax without negatives is 0.
+
+    What is *no* negative of (q, p), a positive itself never being masked:
+
+    - `mask_duplicates`: as texts, a document known as a positive of q, and a query that has p as a positive. So neither
+      copies of p, nor, where two queries are equal, one's positives for the other (Gemini Embedding; Lee et al. 2025,
+      2503.07891: q_i = q_j or p_i = p_j). Off: q's own positives and q itself only.
+    - `margin`: a similarity above s+ + margin (absolute) or s+ + margin |s+| (relative), whatever the direction (Qwen3
+      Embedding; Zhang et al. 2025, 2506.05176: 0.1).
+    - `guide_margin` (GIST): where the cosine of a guide model's embeddings is above guide+ - margin or, relative,
+      guide+ - margin |guide+| (Solatorio 2024, 2402.16829).
+
+    Hardness: negative logits of query_to_doc gain `hardness_strength` * sg(s), not divided by T: those of the own list
+    (EmbeddingGemma, 2509.20354: 5), of other lists (Lan et al. 2025, 2503.04812: 9) or all.
+
+    `positive_margin` makes the positive harder: CosFace s+ - m (Wang et al. 2018, 1801.09414), ArcFace
+    |q||p| cos(theta + m), beyond theta + m = pi continued by s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
+
+    The temperature is fixed, or null for the model's `scale` = 1 / T, whose bounds (at most 100, say) are the model's.
+    """
+
+    temperature: float | None = 0.05
+    directions: tuple[str, ...] = ("query_to_doc",)
+    partition_mode: str = "joint"
+    in_batch: str = "all"
+    decoupled: bool = False
+    mask_duplicates: bool = True
+    margin: float | None = None
+    margin_strategy: str = "absolute"
+    guide_margin: float | None = None
+    guide_margin_strategy: str = "absolute"
+    hardness_mode: str | None = None
+    hardness_strength: float = 0.0
+    positive_margin: float = 0.0
+    positive_margin_form: str = "cosface"
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            above_zero("temperature", self.temperature)
+        if not self.directions or len(set(self.directions)) != len(self.directions):
+            raise ValueError(f"directions={list(self.directions)} must be one or more of: {', '.join(DIRECTIONS)}")
+        for direction in self.directions:
+            one_of("directions", direction, DIRECTIONS)
+        one_of("partition_mode", self.partition_mode, ("joint", "per_direction"))
+        one_of("in_batch", self.in_batch, ("all", "positives", "none"))
+        if self.in_batch == "none" and set(self.directions) != {"query_to_doc"}:
+            raise ValueError("in_batch=none leaves negatives to query_to_doc only: set directions=[query_to_doc]")
+        for name in ("margin", "guide_margin"):
+            one_of(f"{name}_strategy", getattr(self, f"{name}_strategy"), ("absolute", "relative"))
+            if getattr(self, name) is not None:
+                finite(name, getattr(self, name))
+        self._check_hardness()
+        at_least("positive_margin", self.positive_margin, 0.0)
+        one_of("positive_margin_form", self.positive_margin_form, ("cosface", "arcface"))
+
+    def _check_hardness(self) -> None:
+        at_least("hardness_strength", self.hardness_strength, 0.0)
+        if self.hardness_mode is not None:
+            one_of("hardness_mode", self.hardness_mode, ("in_batch_negatives", "hard_negatives", "all_negatives"))
+        mode = f"hardness_mode={self.hardness_mode}"
+        if (self.hardness_mode is None) != (self.hardness_strength == 0):
+            raise ValueError(f"{mode} with hardness_strength={self.hardness_strength}: set both or neither")
+        if self.hardness_mode is not None and "query_to_doc" not in self.directions:
+            raise ValueError(f"{mode} weighs negatives of query_to_doc: add it to directions")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (
+            *(("scale",) if self.temperature is None else ()),
+            *(("query_keys", "document_keys") if self.mask_duplicates else ()),
+            *(("guide_queries", "guide_documents") if self.guide_margin is not None else ()),
+        )
+
+    def __call__(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
+
+        Inputs, as `reads` says: scale, a scalar; query_keys [Q] and document_keys [Q, n] int64, equal where the texts
+        are; guide_queries [Q, any] and guide_documents [Q, n, any].
+        """
+        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, *keys)
+        scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
+        guide = None
+        if self.guide_margin is not None:
+            guide = (
+                F.normalize(inputs["guide_queries"].float(), dim=-1),
+                F.normalize(inputs["guide_documents"][mask].float(), dim=-1),
+            )
+        values = batch.in_blocks(lambda rows: self._values(batch, rows, scale, guide), len(batch.pair_queries))
+        return batch.mean_over_queries(values, weights)
+
+    def _values(
+        self, batch: InBatch, rows: Tensor, scale: Tensor | float, guide: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """The loss of some pairs: rows [B] int64 -> [B]."""
+        pairs = Similarities(batch.queries, batch.documents, batch.pair_queries[rows], batch.pair_documents[rows])
+        guides = guide and Similarities(*guide, pairs.query, pairs.document)
+        positive = self._with_margin(pairs)
+        own = batch.list_of == pairs.query.unsqueeze(1)  # [B, D]
+        log_sums, any_negative = [], []
+        for direction in self.directions:
+            similarities = pairs.against_all(direction)
+            negative = self._candidates(batch, pairs, direction, own)
+            if self.margin is not None:
+                negative &= similarities <= limit(pairs.positive, self.margin, self.margin_strategy)
+            if guides and self.guide_margin is not None:
+                highest = limit(guides.positive, -self.guide_margin, self.guide_margin_strategy)
+                negative &= guides.against_all(direction) <= highest
+            logits = (similarities - positive.unsqueeze(1)) * scale
+            if direction == "query_to_doc" and self.hardness_mode:
+                logits = logits + self._hardness(similarities, own)
+            logits = logits.masked_fill(~negative, torch.finfo(logits.dtype).min)
+            log_sums.append(logits.logsumexp(dim=1))
+            any_negative.append(negative.any(dim=1))
+        return self._combine(torch.stack(log_sums), torch.stack(any_negative))
+
+    def _candidates(self, batch: InBatch, pairs: Similarities, direction: str, own: Tensor) -> Tensor:
+        """[B, D or Q] bool: the negatives of a direction before thresholds."""
+        if direction.endswith("query"):
+            return ~batch.known_queries(pairs.document)
+        in_batch = {"all": ~own, "positives": ~own & batch.relevant, "none": torch.zeros_like(own)}[self.in_batch]
+        candidates = in_batch if direction == "doc_to_doc" else in_batch | own
+        return candidates & ~batch.known_documents(pairs.query)
+
+    def _hardness(self, similarities: Tensor, own: Tensor) -> Tensor:
+        weighted = {"hard_negatives": own, "in_batch_negatives": ~own, "all_negatives": torch.ones_like(own)}
+        return self.hardness_strength * similarities.detach() * weighted[self.hardness_mode or ""]
+
+    def _with_margin(self, pairs: Similarities) -> Tensor:
+        """The positives' similarities, made harder: [B]."""
+        positive = pairs.positive
+        if self.positive_margin_form == "cosface" or self.positive_margin == 0:
+            return positive - self.positive_margin
+        sin, cos = math.sin(self.positive_margin), math.cos(self.positive_margin)
+        squares = pairs.queries[pairs.query].square().sum(-1) * pairs.documents[pairs.document].square().sum(-1)
+        tiny = torch.finfo(squares.dtype).tiny
+        other = (squares - positive.square()).clamp(min=tiny).sqrt()  # |q||p| sin(theta)
+        norms = squares.clamp(min=tiny).sqrt()
+        return torch.where(
+            positive > -cos * norms, positive * cos - other * sin, positive - norms * self.positive_margin * sin
+        )
+
+    def _combine(self, log_sums: Tensor, any_negative: Tensor) -> Tensor:
+        """log(sum of e^{negative - positive}) per direction [directions, B] and whether there is one -> [B]."""
+        if self.partition_mode == "joint":
+            log_sums, any_negative = log_sums.logsumexp(dim=0, keepdim=True), any_negative.any(dim=0, keepdim=True)
+            count = max(1, len({"query_to_doc", "doc_to_query"}.intersection(self.directions)))
+        else:
+            count = 1
+        if not self.decoupled:
+            log_sums = torch.logaddexp(log_sums, torch.full_like(log_sums, math.log(count)))
+        return log_sums.where(any_negative, torch.zeros_like(log_sums)).mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Dot products of some pairs' query or document with all queries [Q, dim] or documents [D, dim]."""
+
+    queries: Tensor
+    documents: Tensor
+    query: Tensor  # [B] int64
+    document: Tensor  # [B] int64
+
+    @property
+    def positive(self) -> Tensor:
+        """[B]"""
+        return (self.queries[self.query] * self.documents[self.document]).sum(dim=-1)
+
+    def against_all(self, direction: str) -> Tensor:
+        """[B, Q or D]"""
+        source, _, target = direction.partition("_to_")
+        rows = self.queries[self.query] if source == "query" else self.documents[self.document]
+        return rows @ (self.queries if target == "query" else self.documents).T
+
+
+def limit(positive: Tensor, margin: float, strategy: str) -> Tensor:
+    """[B, 1]: the highest similarity that a negative may have."""
+    positive = positive.detach().unsqueeze(1)
+    return positive + margin * (positive.abs() if strategy == "relative" else 1)
