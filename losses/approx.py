@@ -52,7 +52,7 @@ class ApproxNDCG(ListLoss):
 
 @dataclass(frozen=True)
 class ApproxMRR(ListLoss):
-    """-max_{y_i > 0} 1 / rank_i, for the approximate rank of the first relevant document  (Qin et al. 2010; rax, T = 1).
+    """-max_{y_i > 0} 1 / rank_i, for the approximate rank of the first relevant document  (Qin et al. 2010; rax).
 
     Relevance is binary (rax: label >= 1), and of several relevant documents the first alone learns, as in the metric;
     TF-Ranking sums over all of them. A list is valid with both relevant and other documents. Memory n^2 a list.

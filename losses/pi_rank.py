@@ -1,0 +1,45 @@
+"""PiRank: NDCG of the hard ranking, with the gradient of a relaxed sort."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losses.contracts import ListLoss
+from losses.lists import above_zero
+from losses.neural_sort import hard_sort, neural_sort
+from losses.pairs import label_pairs
+from losses.rewards import NDCG
+
+
+@dataclass(frozen=True)
+class PiRank(ListLoss):
+    """-sum_{r<=k} (P gain)_r / log2(1 + r) / IDCG@k, P the top k rows of the sort: hard forwards, NeuralSort backwards.
+
+    Swezey et al. 2021, depth 1, straight-through (`ste` of their code). The value is -NDCG@k itself, the mean over the
+    orders of ties; the gradient is that of the relaxation at `temperature`. NDCG is that of each list, where their code
+    divides sums over the batch; the value is theirs minus 1. `NeuralNDCG` with num_sinkhorn_iterations 0 is the
+    relaxation in both directions. A list is valid where two documents differ in label. Memory n^2 (the distances).
+    """
+
+    differentiable: ClassVar[bool] = False  # straight-through: the value is a step function
+
+    temperature: float = 5.0
+    k: int | None = 10
+    gain: str = "exponential"
+
+    def __post_init__(self) -> None:
+        above_zero("temperature", self.temperature)
+        NDCG(self.k, self.gain)
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""
+        k = min(self.k or mask.shape[-1], mask.shape[-1])
+        relaxed = neural_sort(scores, mask, temperature=self.temperature, k=k).exp()
+        permutation = hard_sort(scores, mask, k=k) + (relaxed - relaxed.detach())
+        metric = NDCG(self.k, self.gain)
+        gains = metric.gains(labels, mask).to(permutation.dtype)
+        sorted_gains = (permutation @ gains.unsqueeze(-1)).squeeze(-1)
+        return -(sorted_gains * metric.discounts(sorted_gains)).sum(dim=-1), label_pairs(labels, mask).any(dim=(-2, -1))
