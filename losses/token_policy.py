@@ -1,7 +1,7 @@
 """Pointwise policy of an LLM reranker over two tokens: P(yes) = sigmoid(s), s = logit(yes) - logit(no).
 
-For rerankers that say of one document whether it is relevant. So far mathematics alone: no loss under conf/loss uses
-it.
+For rerankers that say of one document whether it is relevant. KTO is made of it; as a policy of its own no loss under
+conf/loss uses it.
 
 All functions are elementwise. Sampling the token has the expected reward as expectation, so that the closed form is the
 better estimator wherever nothing else is generated.

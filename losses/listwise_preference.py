@@ -1,0 +1,70 @@
+"""Preferences over whole lists: listwise losses of h = beta (s - r), where r are the frozen reference's scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from losses.contracts import ListLoss
+from losses.lambda_loss import lambda_loss
+from losses.list_mle import draw_tie_breaks, list_mle
+from losses.lists import above_zero, at_least, one_of
+from losses.preference import log_ratios
+
+
+@dataclass(frozen=True)
+class PLDPO(ListLoss):
+    """-log P(ranking by labels) under Plackett-Luce with the logits h: ListMLE of h.
+
+    DPO of rankings (Rafailov et al., arXiv 2305.18290, appendix A.3); of two documents, DPO. Ties of the labels are
+    ordered at random, anew at every step, and `num_draws` orders averaged.
+    """
+
+    beta: float = 0.1
+    num_draws: int = 1
+
+    def __post_init__(self) -> None:
+        above_zero("beta", self.beta)
+        at_least("num_draws", self.num_draws, 1)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("reference_scores", "document_keys", "seed", "step")
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """scores, labels, mask, reference_scores, document_keys [..., n]; seed, step (int) -> values, valid [...]."""
+        rewards = self.beta * log_ratios(scores, inputs["reference_scores"])
+        ties = draw_tie_breaks(
+            inputs["document_keys"], seed=inputs["seed"], step=inputs["step"], num_draws=self.num_draws
+        )
+        return list_mle(rewards, labels, mask, tie_breaks=ties)
+
+
+@dataclass(frozen=True)
+class LiPOLambda(ListLoss):
+    """sum_{y_i > y_j} abs(G_i - G_j) abs(D(r_i) - D(r_j)) softplus(-(h_i - h_j)): LambdaRank of h.
+
+    LiPO-lambda (Liu et al., arXiv 2402.01878). r are the ranks by h, constants; D(r) = 1 / log2(1 + r). The gains G are
+    divided by the list's ideal DCG, which the paper does not do: so every list weighs alike, whatever its grades.
+    """
+
+    beta: float = 0.1
+    k: int | None = None
+    gain: str = "exponential"
+
+    def __post_init__(self) -> None:
+        above_zero("beta", self.beta)
+        if self.k is not None:
+            at_least("k", self.k, 1)
+        one_of("gain", self.gain, ("linear", "exponential"))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("reference_scores",)
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """scores, labels, mask and reference_scores: [..., n] -> values [...], valid [...] bool."""
+        rewards = self.beta * log_ratios(scores, inputs["reference_scores"])
+        return lambda_loss(rewards, labels, mask, scheme="lambda_rank", k=self.k, gain=self.gain)
