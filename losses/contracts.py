@@ -75,16 +75,39 @@ class Loss(ABC):
     contract: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("comparison",)  # of the data: names of REQUIREMENTS
     compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
-    # Exemptions from the properties that tests/losses/test_properties.py checks, each with its reason in the class.
-    shift_invariant: ClassVar[bool] = True  # a constant added to a list's scores changes nothing
-    couples_lists: ClassVar[bool] = False  # a list's gradient depends on the other lists beyond a common factor
-    saturates: ClassVar[bool] = False  # the gradient vanishes in float32 at a misordering of 30
-    differentiable: ClassVar[bool] = True  # False: straight-through gradients or random ties, no gradcheck
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Fields of `Lists` that `__call__` takes by keyword, beside those of the contract."""
         return ()
+
+    # Exemptions from what tests/losses/test_properties.py asks. A loss that needs one sets it, with the reason: as a
+    # ClassVar, or as a property where it depends on the options.
+
+    @property
+    def shift_invariant(self) -> bool:
+        """False: the level of a list's scores matters, not their differences alone."""
+        return True
+
+    @property
+    def couples_lists(self) -> bool:
+        """True: a list's gradient depends on the other lists beyond a common factor."""
+        return False
+
+    @property
+    def saturates(self) -> bool:
+        """True: a document's gradient vanishes in float32 at a misordering of 30."""
+        return False
+
+    @property
+    def masks_misordered(self) -> bool:
+        """True: a negative far above the positive is taken for a relevant document, and has no gradient."""
+        return False
+
+    @property
+    def differentiable(self) -> bool:
+        """False: by stopped or straight-through gradients, the gradient is not the derivative of the value."""
+        return True
 
 
 class ListLoss(Loss):

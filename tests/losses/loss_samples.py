@@ -43,13 +43,9 @@ def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
     if contract != "wrapper":
         return ("scores",) if contract == "list" else ("embeddings",)
     loss = make(name, config_dir)
-    if any(leaf.contract == "matrix" for leaf in leaves(loss)):
-        return ("embeddings",)
-    try:
-        apply(loss, scored_lists())
-    except ValueError:  # an input that a cross-encoder does not have
-        return ("embeddings",)
-    return ("scores", "embeddings")
+    inside = (loss, *leaves(loss))
+    compared = any(one.contract == "matrix" or getattr(one, "compares_embeddings", False) for one in inside)
+    return ("embeddings",) if compared else ("scores", "embeddings")
 
 
 @cache
@@ -68,7 +64,7 @@ def leaves(loss: Any) -> Iterator[Any]:
 
 def flagged(loss: Any, flag: str) -> bool:
     """Whether a loss, or one inside it, claims the exemption `flag` of losses.contracts.Loss."""
-    exempt_value = flag in ("couples_lists", "saturates")
+    exempt_value = flag in ("couples_lists", "saturates", "masks_misordered")
     return any(getattr(one, flag, not exempt_value) is exempt_value for one in (loss, *leaves(loss)))
 
 

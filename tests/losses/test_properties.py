@@ -233,7 +233,10 @@ def test_a_misordering_of_30(case: Case):
         case.evaluate(sample.to(dtype)).gradients[name].abs().reshape(4, -1).amax(-1).min()
         for dtype in (torch.float32, torch.float64)
     )
-    assert in_float64 > 0
+    if flagged(case.loss, "masks_misordered"):
+        assert in_float64 == 0, "masks_misordered = True is not needed"
+        return
+    assert in_float64 > 0, "a document without a gradient"
     if flagged(case.loss, "saturates"):
         assert in_float32 < 1e-6, "saturates = True is not needed"
     else:
@@ -250,6 +253,7 @@ def test_gradients_are_derivatives(case: Case):
 
     exempt = flagged(case.loss, "differentiable")
     holds = torch.autograd.gradcheck(
-        value, tuple(inputs.values()), fast_mode=case.kind != "scores", raise_exception=not exempt
+        value, tuple(inputs.values()), fast_mode=case.kind != "scores", raise_exception=False
     )
-    assert holds != exempt, "differentiable = False is not needed"
+    assert holds or exempt, "the gradient is not the derivative of the value"
+    assert not holds or not exempt, "differentiable = False is not needed"
