@@ -1,0 +1,67 @@
+"""Binary cross-entropy against torch's, and what `pos_weight=auto` does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from losses.bce import BinaryCrossEntropy
+
+SCORES = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LABELS = torch.tensor([[0, 2, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0]]).double()
+FULL = torch.ones(3, 6, dtype=torch.bool)
+RAGGED = torch.arange(6) < torch.tensor([[6], [4], [2]])
+
+
+@pytest.mark.parametrize("pos_weight", [None, 1.0, 3.5])
+def test_lists_of_one_length_are_torchs(pos_weight):
+    weight = None if pos_weight is None else torch.tensor(pos_weight)
+    expected = F.binary_cross_entropy_with_logits(SCORES, (LABELS > 0).double(), pos_weight=weight)
+    torch.testing.assert_close(BinaryCrossEntropy(pos_weight)(SCORES, LABELS, FULL), expected)
+
+
+def test_ragged_lists_weigh_alike():
+    per_list = [
+        F.binary_cross_entropy_with_logits(SCORES[i, :n], (LABELS[i, :n] > 0).double())
+        for i, n in enumerate(RAGGED.sum(-1).tolist())
+    ]
+    torch.testing.assert_close(BinaryCrossEntropy()(SCORES, LABELS, RAGGED), sum(per_list) / 3)
+
+
+def test_auto_is_the_lists_own_negatives_per_positive():
+    """2; none to weigh; and a list of positives alone (the third, cut to two documents), which keeps weight 1."""
+    values, valid = BinaryCrossEntropy("auto").per_list(SCORES, LABELS, RAGGED)
+    assert valid.all()
+    expected = [
+        BinaryCrossEntropy(weight)(SCORES[i], LABELS[i], RAGGED[i]) for i, weight in enumerate([2.0, None, None])
+    ]
+    torch.testing.assert_close(values, torch.stack(expected))
+    (gradient,) = torch.autograd.grad(
+        BinaryCrossEntropy("auto")(zeros := torch.zeros(6, requires_grad=True), LABELS[0], FULL[0]), zeros
+    )
+    torch.testing.assert_close(gradient[LABELS[0] > 0].sum(), -gradient[LABELS[0] == 0].sum())  # of equal weight
+
+
+def test_an_empty_list_does_not_count():
+    mask = torch.tensor([[True] * 6, [False] * 6, [False] * 6])
+    whole = BinaryCrossEntropy("auto")(SCORES.masked_fill(~mask, torch.nan), LABELS, mask)
+    torch.testing.assert_close(whole, BinaryCrossEntropy("auto")(SCORES[0], LABELS[0], mask[0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_scores_keep_their_gradient(dtype):
+    scores = torch.tensor([-1e4, 1e4, 1e4, -30.0], dtype=dtype, requires_grad=True)
+    loss = BinaryCrossEntropy()(scores, torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(4, dtype=torch.bool))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.item(), (2e4 + 30) / 4, rtol=0.01, atol=0)
+    assert torch.autograd.grad(loss, scores)[0].tolist() == [-0.25, 0.25, 0, -0.25]
+
+
+@pytest.mark.parametrize(
+    ("pos_weight", "message"),
+    [("aut", "pos_weight='aut' is not known; choose a number, auto or null"), (0.0, "pos_weight must be above 0")],
+)
+def test_options(pos_weight, message):
+    with pytest.raises(ValueError, match=message):
+        BinaryCrossEntropy(pos_weight)
