@@ -1,0 +1,31 @@
+"""RankNet: the logistic loss of every pair of documents of which one is more relevant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.contracts import ListLoss
+from losses.lists import above_zero
+from losses.pairs import differences, label_pairs, mean_over_pairs
+
+
+@dataclass(frozen=True)
+class RankNet(ListLoss):
+    """The mean over the list's pairs y_i > y_j of softplus(-sigma (s_i - s_j))  (Burges et al. 2005).
+
+    Natural logarithm. The mean is each list's own: sentence-transformers' is over the pairs of the whole batch.
+    """
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero("sigma", self.sigma)
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""
+        losses = -F.logsigmoid(self.sigma * differences(scores, mask))  # exact where softplus turns linear
+        return mean_over_pairs(losses, label_pairs(labels, mask))
