@@ -50,7 +50,7 @@ def lambda_loss(
         k: nDCG@k. The ideal DCG has k documents, and pairs count of which at least one is among the first k now: a
             relevant document further below is compared with all of those. None: the whole list.
         gain: "exponential" (2^label - 1) or "linear" (the label).
-        reduction: "sum" over the list's pairs (the paper's, a bound on 1 - nDCG) or their "mean".
+        reduction: "sum" over the list's pairs (the paper's) or their "mean".
 
     Returns:
         values [...], natural logarithm, and valid [...] bool: two documents of the list have different labels.

@@ -27,14 +27,14 @@ def list_mle(
 ) -> tuple[Tensor, Tensor]:
     """-sum_j w_j log P(y_j | y_<j), the mean over rankings y by descending label that differ in the order of ties.
 
-    P(y_j | y_<j) = exp(s_{y_j} / T) / sum_{x >= j} exp(s_{y_x} / T)  (Xia et al. 2008, eq. 8).
+    P(y_j | y_<j) = exp(s_{y_j} / T) / sum_{x >= j} exp(s_{y_x} / T)  (Xia et al. 2008).
 
     Args:
         scores, labels, mask (bool): [..., n].
         tie_breaks: [..., m, n], m orders of documents of one label: the smallest value first (`draw_tie_breaks`).
         temperature: scores are divided by it.
         position_weights: "uniform", w_j = 1; "exponential", w_j = 2^(n - j) - 1 over their sum, n the number of the
-            list's documents (p-ListMLE; Lan et al. 2014, section 5; normalised as in sentence-transformers).
+            list's documents (p-ListMLE, Lan et al. 2014; normalised as in sentence-transformers).
 
     Returns:
         values [...], and valid [...] bool: two documents of the list have different labels.
