@@ -1,0 +1,45 @@
+"""KL distillation: a teacher's distribution over the documents of a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losses.contracts import ListLoss
+from losses.lists import above_zero, masked_logits
+
+
+@dataclass(frozen=True)
+class KLDistillation(ListLoss):
+    """T^2 KL(softmax(t / T_teacher) || softmax(s / T)), t the teacher's scores  (Hinton et al. 2015).
+
+    T = temperature, and T_teacher too where `teacher_temperature` is None; T^2 keeps the gradient's size whatever T.
+    sentence-transformers `DistillKLDivLoss`. Labels are not read. Documents without a teacher's score (NaN) take no
+    part; a list is valid with two others.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "several")
+
+    temperature: float = 1.0
+    teacher_temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        above_zero("temperature", self.temperature)
+        if self.teacher_temperature is not None:
+            above_zero("teacher_temperature", self.teacher_temperature)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("teacher_scores",)
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """scores, mask, teacher_scores: [..., n] -> values [...], valid [...] bool."""
+        teacher_scores = inputs["teacher_scores"]
+        scored = mask & ~teacher_scores.isnan()
+        teacher_temperature = self.temperature if self.teacher_temperature is None else self.teacher_temperature
+        teacher = masked_logits(teacher_scores, scored, teacher_temperature).log_softmax(dim=-1)
+        student = masked_logits(scores, scored, self.temperature).log_softmax(dim=-1)
+        divergence = (teacher.exp() * (teacher - student)).sum(dim=-1)
+        return self.temperature**2 * divergence, scored.sum(dim=-1) > 1

@@ -1,0 +1,34 @@
+"""MarginMSE: a teacher's margins between documents, distilled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losses.contracts import ListLoss
+from losses.pairs import differences, label_pairs, mean_over_pairs
+
+
+@dataclass(frozen=True)
+class MarginMSE(ListLoss):
+    """mean_{y_i > y_j} ((s_i - s_j) - (t_i - t_j))^2, t the teacher's scores  (Hofstätter et al. 2020).
+
+    Every relevant document against all that are less relevant; sentence-transformers `MarginMSELoss` has one positive.
+    Student and teacher score in the same unit: a bi-encoder's is its similarity times its scale. Documents without a
+    teacher's score (NaN) take no part; a list is valid where two others differ in label. Memory n^2 a list.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "comparison")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("teacher_scores",)
+
+    def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """scores, labels, mask, teacher_scores: [..., n] -> values [...], valid [...] bool."""
+        teacher_scores = inputs["teacher_scores"]
+        scored = mask & ~teacher_scores.isnan()
+        errors = differences(scores, scored) - differences(teacher_scores, scored)
+        return mean_over_pairs(errors**2, label_pairs(labels, scored))
