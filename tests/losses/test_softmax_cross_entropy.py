@@ -64,22 +64,22 @@ def test_gradcheck(lists):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("case", ["masked", "no label", "one document", "extreme"])
-def test_finite_value_and_gradient(case, dtype):
+@pytest.mark.parametrize("degenerate", ["masked", "no label", "one document", "extreme"])
+def test_finite_value_and_gradient(degenerate, dtype):
     scores = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
     labels, mask = torch.tensor([[0.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool)
-    if case == "masked":
+    if degenerate == "masked":
         mask = ~mask
-    elif case == "no label":
+    elif degenerate == "no label":
         labels = labels * 0
-    elif case == "one document":
+    elif degenerate == "one document":
         mask = torch.tensor([[False, True, False]])
     loss = softmax_cross_entropy(scores, labels, mask, temperature=0.05)
     (gradient,) = torch.autograd.grad(loss, scores)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     assert gradient.isfinite().all()
-    assert (loss == 0) == (case != "extreme")
+    assert (loss == 0) == (degenerate != "extreme")
 
 
 def test_options():
