@@ -18,9 +18,9 @@ from losses.pairs import label_pairs
 class ADRMSE(ListLoss):
     """mean_i (r*_i - rank_i)^2 / log2(1 + r*_i), r* the rank by label, rank the approximate one.
 
-    Schlatt et al. 2025 (Rank-DistiLLM); sentence-transformers `ADRMSELoss`, whose alpha is 1 / temperature. Documents of
-    equal label share the mean of their ranks, as those of equal score do. The mean is over a list's documents, then over
-    lists; sentence-transformers' is over all documents of the batch. A list is valid where two documents differ in
+    Schlatt et al. 2025 (Rank-DistiLLM); sentence-transformers `ADRMSELoss`, whose alpha is 1 / temperature. Documents
+    of equal label share the mean of their ranks, as those of equal score do. The mean is over a list's documents, then
+    over lists; sentence-transformers' is over all documents of the batch. A list is valid where two documents differ in
     label. Memory n^2 a list.
     """
 
