@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = [*COMMON, f"output_dir={folder}", f"trainer.max_steps={arguments.steps}", *arguments.overrides]
         print(f"{'experiment':20} {'engine':6} " + " ".join(f"{name:>14}" for name in COMPARED))
-        for experiment in ("reranker_grpo", "reranker_supervised"):
+        for experiment in ("reranker_grpo", "reranker_contrastive"):
             one = run([sys.executable], experiment, "one", settings)
             for engine in ENGINES:
                 torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]

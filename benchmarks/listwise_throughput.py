@@ -96,14 +96,15 @@ def make_trainer(arguments: argparse.Namespace, folder: str) -> Any:
 
     config = compose(overrides(arguments, folder))
     settings = instantiate(config)
-    trainer = make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
+    data, model = settings.data.build(), settings.model.build(settings.seed)
+    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
     trainer.evaluator = None
     return trainer
 
 
 def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
     return [
-        "+exp=reranker_supervised",
+        "+exp=reranker_contrastive",
         f"output_dir={folder}",
         "logger=none",
         f"model.max_length={arguments.max_length}",

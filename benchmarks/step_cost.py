@@ -127,7 +127,8 @@ def make_trainer(folder: str, *overrides: str) -> Any:
     common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
     config = compose([*common, *overrides])
     settings = instantiate(config)
-    trainer = make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
+    data, model = settings.data.build(), settings.model.build(settings.seed)
+    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
     trainer.engine.model.train()
     return trainer
 

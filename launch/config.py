@@ -21,3 +21,5 @@ class RunConfig:
     engine: Any
     eval: Any
     logger: Any
+    teacher: Any = None
+    guide: Any = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import nn
 
 from data.collection import Collection
 from data.lists import TrainingLists
@@ -18,13 +20,15 @@ from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.queries import write_queries
 from evaluation.report import print_table, result_rows, write_report
-from evaluation.reranking import RerankingEvaluator
+from evaluation.evaluator import Evaluator
 from evaluation.significance import paired_test
 from evaluation.table import format_table
+from launch.before import before_file
+from launch.checks import check_data, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
-from models.cross_encoder import CrossEncoder, CrossEncoderConfig
-from models.export import export_cross_encoder
+from losses.contracts import reads_of
+from models.export import export
 from models.resolve import resolve
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
@@ -33,21 +37,23 @@ from trainers.trainer import Trainer
 def train(config: DictConfig) -> float | None:
     """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises)."""
     settings: RunConfig = instantiate(config)
-    if not isinstance(settings.model, CrossEncoderConfig):
-        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder or model=cross_encoder_lora")
-    settings.trainer.check(settings.loss)
+    check_parts(settings)
     keep_freed_memory()
-    resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+    for model in (settings.model, settings.teacher, settings.guide):
+        if model is not None:
+            resolve(model.name_or_path)  # a model that cannot be had is known before the data is read
     collection = settings.data.build()  # before the first collective, in which others would wait
+    check_data(settings, collection)
     process_group.start()
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
         return show_finished(run)
-    trainer = make_trainer(settings, config, collection, run)
-    tokenizer = trainer.engine.model.tokenizer
-    test = settings.eval.build(collection.split("test"), collection.documents, tokenizer)
+    model = settings.model.build(settings.seed)
+    known = before_file(settings, config, collection, model)
+    trainer = make_trainer(settings, config, collection, run, model)
+    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer)
 
-    before = score_before(trainer, test, run)
+    before = score_before(trainer, test, run, known)
     trainer.fit()
     summary = finish(trainer, test, before, run)
     trainer.logger.finish(summary)
@@ -55,10 +61,18 @@ def train(config: DictConfig) -> float | None:
     return summary["best_dev"]
 
 
-def make_trainer(settings: RunConfig, config: DictConfig, collection: Collection, run: RunDirectory) -> Trainer:
+def make_trainer(
+    settings: RunConfig, config: DictConfig, collection: Collection, run: RunDirectory, model: nn.Module
+) -> Trainer:
     """The trainer of a configuration, of which `settings` are the objects."""
     run.describe_data(collection.name, collection.fingerprint)
-    model = settings.model.build(settings.seed)
+    if "query_layers" in reads_of(settings.loss):
+        model.returns_layers = True
+    frozen = {
+        role: options.build(settings.seed)
+        for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
+        if options is not None
+    }
     options = settings.trainer
     lists = TrainingLists(
         collection,
@@ -66,6 +80,7 @@ def make_trainer(settings: RunConfig, config: DictConfig, collection: Collection
         list_size=options.list_size,
         seed=settings.seed,
         options=settings.data.lists,
+        frozen={role: other.tokenizer for role, other in frozen.items()},
     )
     loader = ListLoader(
         lists,
@@ -86,16 +101,21 @@ def make_trainer(settings: RunConfig, config: DictConfig, collection: Collection
         run=run,
         logger=settings.logger.build(run, config),
         seed=settings.seed,
+        frozen=frozen,
     )
 
 
-def score_before(trainer: Trainer, test: RerankingEvaluator, run: RunDirectory) -> Run:
-    """The starting model's scores of test; an interrupted run has them on disk."""
+def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Run:
+    """The starting model's scores of test: of this run if it was interrupted, of another from the same weights, or new."""
     stored = run.path / "runs" / "before.run"
-    scores: Run | None = broadcast_object(read_trec_run(stored) if stored.is_file() else None)
+    file = next((file for file in (stored, known) if file.is_file()), None)
+    scores: Run | None = broadcast_object(read_trec_run(file) if file else None)
     if scores is None:
         scores = test.evaluate(trainer.engine.forward, trainer.engine.device).run
-        store_run(run, "before", scores)
+    if process_group.is_main():
+        for path in {stored, known} - {file}:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_trec_run(path, scores, tag="before")
     if not run.has_line("test", 0):
         record(run, trainer, 0, "before", measure(test.qrels, scores, test.config.metrics))
     return scores
@@ -114,7 +134,7 @@ def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: M
     trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
 
 
-def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDirectory) -> dict[str, Any]:
+def finish(trainer: Trainer, test: Evaluator, before: Run, run: RunDirectory) -> dict[str, Any]:
     """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report."""
     engine, metrics = trainer.engine, test.config.metrics
     best = trainer.checkpoints.best()
@@ -133,10 +153,9 @@ def finish(trainer: Trainer, test: RerankingEvaluator, before: Run, run: RunDire
         store_run(run, name, scores)
         record(run, trainer, trainer.step, name, results[name])
     summary = summarise(trainer, test, results, weight)
-    assert isinstance(engine.model, CrossEncoder)
     with engine.full_weights():
         if process_group.is_main():
-            export_cross_encoder(engine.model, run.path / "model", card=model_card(trainer, summary))
+            export(engine.model, run.path / "model", card=model_card(trainer, summary))
     if process_group.is_main():
         write_queries(run.path / "queries.json", test, after)
         write_report(run.path, summary)
@@ -158,7 +177,7 @@ def fit_fusion(trainer: Trainer) -> float:
     return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
 
 
-def summarise(trainer: Trainer, test: RerankingEvaluator, results: dict[str, Metrics], weight: float) -> dict[str, Any]:
+def summarise(trainer: Trainer, test: Evaluator, results: dict[str, Metrics], weight: float) -> dict[str, Any]:
     metric = test.config.metric
     values = {name: result.per_query[metric] for name, result in results.items()}
     totals = trainer.totals

@@ -60,8 +60,8 @@ def test_every_experiment_leaves_a_complete_run_directory(
 
 def test_the_export_scores_as_the_trained_model_did(tiny_run: list[str], tiny_beir_dir: Path, tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    train(compose(["+exp=reranker_supervised", *tiny_run, "trainer.max_steps=4", "trainer.eval_every=2"]))
-    run = tmp_path / "outputs" / "reranker_supervised"
+    train(compose(["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=4", "trainer.eval_every=2"]))
+    run = tmp_path / "outputs" / "reranker_contrastive"
     texts = {
         record["_id"]: record["text"]
         for name in ("corpus", "queries")
@@ -106,7 +106,7 @@ def test_a_whole_run_on_two_ranks_exports_what_one_process_does(
 def test_scores_of_the_start_are_stored_whole_and_said_once(
     tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = compose(["+exp=reranker_supervised", *tiny_run, "trainer.max_steps=2"])
+    config = compose(["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=2"])
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -117,7 +117,7 @@ def test_scores_of_the_start_are_stored_whole_and_said_once(
             with pytest.raises(KeyboardInterrupt):
                 train(config)
     train(config)
-    run = tmp_path / "outputs" / "reranker_supervised"
+    run = tmp_path / "outputs" / "reranker_contrastive"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     before = [line for line in lines if line.get("name") == "before"]
     assert len(before) == 1
@@ -129,9 +129,9 @@ def test_scores_of_the_start_are_stored_whole_and_said_once(
 def test_a_finished_run_is_shown_and_not_run_again(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = ["+exp=reranker_supervised", *tiny_run, "trainer.max_steps=2"]
+    config = ["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=2"]
     train(compose(config))
-    metrics = tmp_path / "outputs" / "reranker_supervised" / "metrics.jsonl"
+    metrics = tmp_path / "outputs" / "reranker_contrastive" / "metrics.jsonl"
     before = metrics.read_text()
     capsys.readouterr()
     train(compose(config))

@@ -18,7 +18,8 @@ def make_trainer(overrides: list[str]) -> Any:
     config = compose(overrides)
     settings = instantiate(config)
     settings.trainer.check(settings.loss)
-    return make_trainer(settings, config, settings.data.build(), RunDirectory.open(config))
+    data, model = settings.data.build(), settings.model.build(settings.seed)
+    return make_trainer(settings, config, data, RunDirectory.open(config), model)
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from engines.testing import run_ranks
 
 STEPS = 20
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.num_generations=16", "loss.beta=0.1"]
-SUPERVISED = ["+exp=reranker_supervised"]  # with dropout: every chunk's is keyed by what it is
+SUPERVISED = ["+exp=reranker_contrastive"]  # with dropout: every chunk's is keyed by what it is
 COMPARED = ("loss", "grad_norm", "score_checksum", "reward_mean", "kl")
 
 

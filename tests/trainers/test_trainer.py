@@ -13,7 +13,7 @@ from running import make_trainer, metrics_of, run_to_the_end
 
 from trainers.trainer import checksum
 
-SUPERVISED = ["+exp=reranker_supervised", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
+SUPERVISED = ["+exp=reranker_contrastive", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", *SUPERVISED[1:]]
 
 
@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_run: list[str]) -> N
 
 
 def test_training_moves_every_weight_but_not_frozen_ones(tiny_run: list[str]) -> None:
-    trainer = make_trainer(["+exp=reranker_supervised", "model=cross_encoder_lora", "trainer.max_steps=2", *tiny_run])
+    trainer = make_trainer(["+exp=reranker_contrastive", "model=cross_encoder_lora", "trainer.max_steps=2", *tiny_run])
     before = {name: value.detach().clone() for name, value in trainer.engine.model.named_parameters()}
     trainer.fit()
     for name, value in trainer.engine.model.named_parameters():
@@ -174,5 +174,5 @@ def test_wrong_loss_for_the_trainer_is_refused(tiny_run: list[str], tmp_path: Pa
     with pytest.raises(ValueError, match=r"trainer=grpo needs a policy loss.*trainer=ranking"):
         make_trainer(["+exp=reranker_grpo", "loss=softmax_cross_entropy", *tiny_run])
     with pytest.raises(ValueError, match=r"trainer=ranking needs a loss such as loss=softmax_cross_entropy"):
-        make_trainer(["+exp=reranker_supervised", "loss=plackett_luce_grpo", *tiny_run])
+        make_trainer(["+exp=reranker_contrastive", "loss=plackett_luce_grpo", *tiny_run])
     assert not (tmp_path / "outputs").exists()

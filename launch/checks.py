@@ -1,0 +1,74 @@
+"""Whether the chosen parts fit each other, told before a weight is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.reranking import RerankingConfig
+from launch.config import RunConfig
+from launch.fit import check_fit
+from losses.contracts import reads_of
+from models.bi_encoder import BiEncoderConfig
+from models.cross_encoder import CrossEncoderConfig
+
+TRAINABLE = (CrossEncoderConfig, BiEncoderConfig)
+FROZEN_INPUTS = {"teacher": "teacher_scores", "guide": "guide_queries"}  # what each frozen model gives
+
+
+def check_parts(settings: RunConfig) -> None:
+    """Raise ValueError, in one line, where model, loss, trainer, evaluation and frozen models do not fit."""
+    if not isinstance(settings.model, TRAINABLE):
+        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder or model=bi_encoder")
+    settings.trainer.check(settings.loss)
+    name = type(settings.loss).__name__
+    is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
+    if any(getattr(loss, "compares_embeddings", False) for loss in all_losses(settings.loss)) and not is_bi_encoder:
+        raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
+    if is_bi_encoder == isinstance(settings.eval, RerankingConfig):
+        wanted = "retrieval" if is_bi_encoder else "reranking"
+        raise ValueError(f"this model is measured by eval={wanted}")
+    check_scale(settings, name)
+    for role, given in FROZEN_INPUTS.items():
+        check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)
+
+
+def check_scale(settings: RunConfig, name: str) -> None:
+    """The temperature belongs to the loss or to the model, never to both."""
+    reads = reads_of(settings.loss)
+    for field, option in (("scale", "temperature"), ("bias", "bias")):
+        owned = getattr(settings.model, option, None) is not None
+        if field in reads and not owned:
+            raise ValueError(f"loss {name}: its {option} is null and the model has none: set model.{option} or the loss's")
+        of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
+        if owned and field not in reads and not of_scores:
+            value = getattr(settings.model, option)
+            raise ValueError(f"model.{option}={value} is not read by loss {name}: set that to null, or loss.{option}")
+
+
+def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
+    """A frozen model is there exactly where the loss reads what it gives (a teacher's scores may also be stored)."""
+    if model is None:
+        if role == "guide" and read:
+            raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
+        return
+    if not isinstance(model, TRAINABLE):
+        raise ValueError(f"{role} is no model: choose it by model@{role}=bi_encoder or model@{role}=cross_encoder")
+    if role == "guide" and not isinstance(model, BiEncoderConfig):
+        raise ValueError("a guide gives embeddings: model@guide=bi_encoder")
+    if not read:
+        raise ValueError(f"loss {name} reads nothing of a {role}: leave model@{role} out")
+
+
+def all_losses(loss: Any) -> list[Any]:
+    """A loss and those inside it."""
+    return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
+
+
+def check_data(settings: RunConfig, collection: Any) -> None:
+    """Raise ValueError where the loss needs what the training lists do not give, naming losses that would fit."""
+    provides = set(collection.provides)
+    if settings.teacher is not None:
+        provides.add("teacher_scores")
+    if settings.trainer.list_size == 1:
+        provides -= {"comparison", "several"}
+    check_fit(settings.loss, frozenset(provides), collection.name)
