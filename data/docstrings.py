@@ -30,8 +30,14 @@ PACKAGES = (
     "fsspec",
 )  # every installation has them; transformers' many models repeat one another
 OWN_GRADE, RELATIVE_GRADE = 2, 1
-OF_THE_COLLECTION = ("dev_fraction", "packages", "max_words", "test_fraction") + tuple(
-    f"max_{split}_queries" for split in SPLITS
+OF_THE_COLLECTION = (
+    "dev_fraction",
+    "packages",
+    "max_words",
+    "test_fraction",
+    "max_train_queries",
+    "max_dev_queries",
+    "max_test_queries",
 )  # the options that it is made of
 MAX_RELATIVES = 2  # per query
 MAX_NAMESAKES = 8  # a name that more functions of a library share ("forward", "fit") says nothing

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from data.batches import EpochPlan
 from data.collection import Collection
 from data.keys import stable_hash, text_key
 from data.list_options import ListOptions
@@ -94,6 +95,10 @@ class TrainingLists(Dataset):
             },
             source=self.source,
         )
+
+    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> EpochPlan:
+        """Which lists make which batch."""
+        return EpochPlan(self, batch_size=batch_size, seed=seed, couples_lists=couples_lists)
 
     def draw(self, epoch: int, query_id: str) -> list[str]:
         """The document ids of one list."""

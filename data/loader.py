@@ -1,43 +1,56 @@
-"""The order of the training lists, a function of seed and batch number, and the workers that make them."""
+"""The workers that make the training lists, batch by batch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from data.keys import stable_hash
-from data.lists import TrainingLists
+from data.batches import Plan
 from data.rows import ListExample
+
+
+class Lists(Protocol):
+    """A data set of training lists, or several of them, with a plan of its batches."""
+
+    def __getitem__(self, key: Any) -> ListExample: ...
+
+    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> Plan:
+        """Which keys of `self` make batch 0, 1, 2, ..."""
 
 
 class ListLoader:
     """Batches of `batch_size` lists over all ranks, numbered 0, 1, 2, ... over the whole run.
 
-    Each epoch is a permutation keyed by (seed, epoch), cut into batches; the rest of the queries sits that epoch out.
+    The plan is made globally, a function of (seed, number) alone; each rank tokenises its share. `couples_lists`: the
+    loss compares the lists of a batch, so that no two of them may hold the same query or relevant document
+    (`data.lists.no_duplicates`: or any document).
     """
 
     def __init__(
-        self, lists: TrainingLists, *, batch_size: int, seed: int, rank: int, world_size: int, workers: int
+        self,
+        lists: Lists,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        workers: int,
+        couples_lists: bool = False,
     ) -> None:
-        if not 1 <= batch_size <= len(lists):
-            raise ValueError(
-                f"trainer.batch_size={batch_size} must be between 1 and the {len(lists)} training queries there are"
-            )
         if workers < 0:
             raise ValueError(f"trainer.workers={workers} must be at least 0 (0: the training process makes the lists)")
-        self.lists, self.batch_size, self.seed = lists, batch_size, seed
-        self.rank, self.world_size, self.workers = rank, world_size, workers
-        self.batches_per_epoch = len(lists) // batch_size
+        self.lists, self.rank, self.world_size, self.workers = lists, rank, world_size, workers
+        self.plan = lists.plan(batch_size=batch_size, seed=seed, couples_lists=couples_lists)
 
     def iterate(self, first_batch: int) -> Iterator[list[ListExample]]:
         """This rank's lists of batch `first_batch` and of all that follow, without end; closing it stops workers."""
         loader = DataLoader(
-            self.lists,
+            cast(Dataset, self.lists),
             batch_sampler=self._shares(first_batch),
             num_workers=self.workers,
             collate_fn=_as_they_are,
@@ -47,16 +60,10 @@ class ListLoader:
             batches = iter(loader)
         yield from batches
 
-    def _shares(self, number: int) -> Iterator[list[tuple[int, int]]]:
-        """The (epoch, query index) keys of this rank, batch by batch: every `world_size`-th of a batch from `rank`."""
-        order, ordered_epoch = np.empty(0, dtype=np.int64), -1
+    def _shares(self, number: int) -> Iterator[list[Any]]:
+        """The keys of this rank, batch by batch: every `world_size`-th of a batch from `rank`."""
         while True:
-            epoch, position = divmod(number, self.batches_per_epoch)
-            if epoch != ordered_epoch:
-                rng = np.random.default_rng(stable_hash("order", self.seed, epoch))
-                order, ordered_epoch = rng.permutation(len(self.lists)), epoch
-            batch = order[position * self.batch_size : (position + 1) * self.batch_size].tolist()
-            yield [(epoch, index) for index in batch[self.rank :: self.world_size]]
+            yield self.plan.batch(number)[self.rank :: self.world_size]
             number += 1
 
 

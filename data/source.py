@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
+class SourceOptions(ABC):
     """The options of every data set."""
 
     dev_fraction: float = 0.1  # share of the training side held out as dev
@@ -43,6 +44,10 @@ class SourceOptions:
     @property
     def cache(self) -> Path:
         return Path(self.cache_dir).expanduser()
+
+    @abstractmethod
+    def build(self) -> Collection:
+        """Read the data set."""
 
     def assemble(self, name: str, texts: Texts) -> Collection:
         """The collection: dev held out of train where there is none, leaks dropped, candidates found."""

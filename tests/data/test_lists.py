@@ -2,6 +2,7 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ RELEVANT = {"d3": 1, "d900": 2, "d901": 2, "d7": 0}  # d3, d7: candidates
 
 
 class Tokenizer:
-    def encode_list(self, query: str, documents: list[str]) -> Mapping[str, list[list[int]]]:
-        ids = [[len(query), *map(ord, document)] for document in documents]
+    def encode_list(self, query: str, documents: list[str], **prompts: str) -> Mapping[str, list[list[int]]]:
+        ids = [[len(query), *map(ord, prompts.get("document_prompt", "") + document)] for document in documents]
+        if "query_prompt" in prompts:
+            ids = [[*map(ord, prompts["query_prompt"]), *row] for row in ids]
         return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
 
 
@@ -111,6 +114,48 @@ def test_tokens_and_teacher_scores_follow_the_documents():
         assert ids == [len("zero"), *map(ord, texts[name])]
         score = example.teacher_scores[row]
         assert score == 100 - int(name[1:]) if is_candidate(name) else np.isnan(score)
+
+
+def test_a_query_s_own_prompt_and_weight_come_before_the_data_set_s():
+    data = collection()
+    split = replace(data.splits["train"], prompts={"q1": "Q"}, weights={"q1": 0.5})
+    data = replace(data, splits={"train": split}, query_prompt="A", document_prompt="D")
+    rows = {index: lists(data)[0, index].rows.features["input_ids"] for index in (0, 1)}
+    assert [rows[0][:3].tolist(), rows[1][:3].tolist()] == [[ord("A"), 4, ord("D")], [ord("Q"), 3, ord("D")]]
+    assert [lists(data)[0, index].weight for index in (0, 1)] == [1.0, 0.5]
+
+
+def test_further_models_tokenise_the_same_list_without_the_prompts():
+    data = replace(collection(), query_prompt="A")
+    seen = TrainingLists(
+        data, Tokenizer(), list_size=4, seed=0, options=ListOptions(), frozen={"guide": Tokenizer()}, source="name"
+    )[0, 0]
+    own, guide = seen.rows.pad(range(4), {})["input_ids"], seen.frozen["guide"].pad(range(4), {})["input_ids"]
+    assert own[:, 0].tolist() == [ord("A")] * 4
+    assert own[:, 1:].tolist() == guide.tolist()
+    assert (seen.source, lists()[0, 0].source) == ("name", "tiny")
+
+
+def test_a_list_of_one_is_a_relevant_document():
+    data = lists(list_size=1, positives=3)
+    drawn = {tuple(data.draw(epoch, "q0")) for epoch in range(30)}
+    assert drawn == {("d900",), ("d901",)}  # the best grade
+    assert data[0, 0].labels.tolist() == [2]
+    assert data[0, 0].rows.lengths.tolist() == [1 + len("text 900")]
+
+
+def test_lists_without_a_relevant_document_where_the_data_says_so():
+    data = lists(replace(collection(), keeps_unlabelled=True), random_fraction=0.0)
+    assert data.query_ids == ["q0", "q1", "unjudged"]
+    assert data[0, 2].labels.tolist() == [0] * 8
+
+
+def test_labels_that_are_no_grades():
+    data = collection()
+    split = replace(data.splits["train"], labels={"q1": {"d1": 0.25, "d2": 0.75, "d3": 0}})
+    example = lists(replace(data, splits={"train": split}), random_fraction=0.0, list_size=50, hard_depth=50)[0, 0]
+    labels = dict(zip(example.document_ids, example.labels.tolist(), strict=True))
+    assert [labels["d1"], labels["d2"], labels["d3"]] == [0.25, 0.75, 0]
 
 
 def test_several_positives():

@@ -49,3 +49,11 @@ def test_lists_of_rows_carry_gradients():
     assert lists.tolist() == [[1, 2], [3, 0]]
     (lists * torch.tensor([[1.0, 10.0], [100.0, 1000.0]])).sum().backward()
     assert values.grad.tolist() == [1, 10, 100]
+
+
+def test_duplicates_are_counted_by_text_across_lists():
+    apart, same = example("b", 4, 4, start=5), example("c", 1, 1, start=1)
+    apart.document_keys[:] = [7, 7]  # twice in its own list
+    assert ListBatch(0, [example("a", 2, 1, 3), apart]).num_duplicates == 0
+    assert ListBatch(0, [example("a", 2, 1, 3), same]).num_duplicates == 3  # a query and two documents
+    assert ListBatch(0, [example("a", 2, 1, 3), same, apart, apart]).num_duplicates == 5

@@ -3,10 +3,16 @@ from pathlib import Path
 
 import pytest
 
+from data.collection import Collection
 from data.source import SourceOptions, Texts, drop_leaks, hold_out_dev
 
 QUERIES = {f"q{i}": f"text {i}" for i in range(20)}
 TRAIN = {f"q{i}": {"d": 1} for i in range(20)}
+
+
+class Options(SourceOptions):
+    def build(self) -> Collection:
+        return self.assemble("tiny", Texts({"d": "wing"}, QUERIES, {"train": TRAIN}))
 
 
 def test_dev_is_a_fixed_share_of_train():
@@ -43,7 +49,7 @@ def test_held_out_queries_leave_train(caplog: pytest.LogCaptureFixture):
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path):
     documents = {"d": "wing", "e": "heat"}
-    options = SourceOptions(cache_dir=str(tmp_path))
+    options = Options(cache_dir=str(tmp_path))
 
     def fingerprint(documents: dict[str, str], qrels: dict) -> str:
         return options.assemble("tiny", Texts(documents, QUERIES, {"train": qrels})).fingerprint
@@ -57,8 +63,8 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path):
 def test_bad_options():
     for fraction in (-0.1, 1.0):
         with pytest.raises(ValueError, match=rf"data.dev_fraction={fraction} must be in \[0, 1\)"):
-            SourceOptions(dev_fraction=fraction)
+            Options(dev_fraction=fraction)
     with pytest.raises(ValueError, match="data tiny: the corpus has no document"):
-        SourceOptions().assemble("tiny", Texts({}, {}, {}))
+        Options().assemble("tiny", Texts({}, {}, {}))
     with pytest.raises(ValueError, match="data tiny: all 2 documents of the corpus are empty"):
-        SourceOptions().assemble("tiny", Texts({"a": "", "b": ""}, {}, {}))
+        Options().assemble("tiny", Texts({"a": "", "b": ""}, {}, {}))
