@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from data.lists import TrainingLists
 
 logger = logging.getLogger(__name__)
+
+Entry = tuple[int, set[int]]  # query index, the texts that may stand in one list of a batch only
 
 
 class Plan(Protocol):
@@ -70,47 +72,50 @@ class EpochPlan:
 
     def _plan(self, epoch: int) -> Iterator[tuple[list[int], int]]:
         """Per batch its query indices, and how many of them share no text with one before."""
-        fresh = iter(self._order(epoch, "order"))
-        again = self._order(epoch, "again") if self.texts is not None else []
-        waiting: dict[int, deque[int]] = {}  # by the text that they waited for: of each at most one can join a batch
+        fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
+        waiting: dict[int, deque[Entry]] = {}  # by the text that they waited for: of each at most one can join a batch
         for _ in range(self.batches_per_epoch):
-            batch = Batch(epoch, self.texts)
+            batch = Batch(self.batch_size)
             for text in list(waiting):
-                if len(batch) == self.batch_size:
-                    break
-                if batch.add(waiting[text][0]) is None:
+                if not batch.full and batch.add(waiting[text][0]) is None:
                     waiting[text].popleft()
                     if not waiting[text]:
                         del waiting[text]
-            while len(batch) < self.batch_size and (index := next(fresh, None)) is not None:
-                common = batch.add(index)
+            while not batch.full and (index := next(fresh, None)) is not None:
+                entry = self._entry(epoch, index)
+                common = batch.add(entry)
                 if common is not None:
-                    waiting.setdefault(common, deque()).append(index)
-            for index in again:
-                if len(batch) == self.batch_size:
+                    waiting.setdefault(common, deque()).append(entry)
+            for index in islice(again, 0 if batch.full else self.num_lists):
+                batch.add(self._entry(epoch, index))
+                if batch.full:
                     break
-                batch.add(index)
-            others = (index for index in again if index not in batch.indices)
-            yield batch.indices + list(islice(others, self.batch_size - len(batch))), len(batch)
+            distinct = len(batch.indices)
+            others = (index for index in islice(again, self.num_lists) if index not in batch.indices)
+            yield batch.indices + list(islice(others, self.batch_size - distinct)), distinct
+
+    def _entry(self, epoch: int, index: int) -> Entry:
+        return index, self.texts.of(epoch, index) if self.texts is not None else set()
 
     def _order(self, epoch: int, name: str) -> list[int]:
         return np.random.default_rng(stable_hash(name, self.seed, epoch)).permutation(self.num_lists).tolist()
 
 
 class Batch:
-    """Lists that have no text in common, as far as `texts` (if there are any) tells."""
+    """At most `size` lists that have no text in common."""
 
-    def __init__(self, epoch: int, texts: Texts | None) -> None:
-        self.epoch, self.texts = epoch, texts
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.indices: list[int] = []
         self.taken: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    @property
+    def full(self) -> bool:
+        return len(self.indices) == self.size
 
-    def add(self, index: int) -> int | None:
-        """Add that list, or return a text that is there already."""
-        own = self.texts.of(self.epoch, index) if self.texts is not None else set()
+    def add(self, entry: Entry) -> int | None:
+        """Add the list, or return a text that is there already."""
+        index, own = entry
         common = own & self.taken
         if common:
             return min(common)
