@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,6 +32,12 @@ class Metric:
 
     name: str
     expression: str
+
+    @property
+    def cutoff(self) -> int | None:
+        """10 of `MRR@10`; None of `MAP`."""
+        cutoff = self.name.partition("@")[2]
+        return int(cutoff) if cutoff else None
 
     @cached_property
     def measure(self) -> ir_measures.measures.Measure:
@@ -67,6 +73,11 @@ class Metrics:
 
     def __getitem__(self, name: str) -> float:
         return self.mean[parse_metric(name).name]
+
+    def over(self, queries: Collection[str]) -> Metrics:
+        """The means over some of the queries."""
+        per_query = {name: {query: values[query] for query in queries} for name, values in self.per_query.items()}
+        return Metrics({name: math.fsum(v.values()) / len(v) for name, v in per_query.items()}, per_query)
 
 
 def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:

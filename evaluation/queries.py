@@ -6,24 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evaluation.evaluator import EvaluationResult, Evaluator
 from evaluation.metrics import rank
-from evaluation.reranking import RerankingEvaluator, RerankingResult
 
 TEXT_LENGTH = 400  # characters of a document that are kept
 
 
-def write_queries(file: Path, evaluator: RerankingEvaluator, after: RerankingResult, count: int = 5) -> None:
+def write_queries(file: Path, evaluator: Evaluator, after: EvaluationResult, count: int = 5) -> None:
     """Write `extreme_queries` as JSON: the `queries.json` that `write_report` shows."""
     file.write_text(
         json.dumps(extreme_queries(evaluator, after, count), ensure_ascii=False, indent=1), encoding="utf-8"
     )
 
 
-def extreme_queries(evaluator: RerankingEvaluator, after: RerankingResult, count: int) -> dict[str, Any]:
+def extreme_queries(evaluator: Evaluator, after: EvaluationResult, count: int) -> dict[str, Any]:
     """{"metric", "best": [query, ...], "worst": [query, ...]}: the largest gains over the first stage, and losses.
 
     A query is {"id", "text", "first_stage", "after", "documents": [{"id", "grade", "rank", "first_stage_rank",
-    "text"}]} with the model's first three documents and the relevant one that it ranks highest.
+    "text"}]} with the model's first three documents and the relevant one that it ranks highest; `first_stage_rank` is
+    None where the first stage did not return the document.
     """
     metric = evaluator.config.metric
     first, last = evaluator.first_stage.per_query[metric], after.metrics.per_query[metric]
@@ -37,7 +38,7 @@ def extreme_queries(evaluator: RerankingEvaluator, after: RerankingResult, count
     }
 
 
-def _describe(query: str, evaluator: RerankingEvaluator, after: RerankingResult) -> dict[str, Any]:
+def _describe(query: str, evaluator: Evaluator, after: EvaluationResult) -> dict[str, Any]:
     metric, grades = evaluator.config.metric, evaluator.qrels[query]
     ranking = rank(query, after.run[query])
     earlier = {document: place for place, document in enumerate(rank(query, evaluator.first_stage_run[query]), 1)}
@@ -53,7 +54,7 @@ def _describe(query: str, evaluator: RerankingEvaluator, after: RerankingResult)
                 "id": document,
                 "grade": grades.get(document, 0),
                 "rank": ranking.index(document) + 1,
-                "first_stage_rank": earlier[document],
+                "first_stage_rank": earlier.get(document),
                 "text": _shorten(evaluator.documents[document]),
             }
             for document in shown

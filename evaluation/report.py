@@ -15,13 +15,14 @@ from evaluation.significance import PairedTest
 from evaluation.table import CEILING, below_first_stage, format_table
 
 RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" are those of launch/evaluate.py
-    "bm25": "bm25",
+    "bm25": "BM25",
     "first_stage": "first stage",
     "before": "before",
     "model": "model",
     "after": "after",
     "fused": "fused",
 }
+DIM = "/dim"  # in the names of metrics by the first dimensions: "nDCG@10/dim128"
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
     "reward_mean": "Reward (mean over sampled rankings)",
     "loss": "Loss",
@@ -92,34 +93,48 @@ def print_table(summary: Mapping[str, Any]) -> None:
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The rankers of a summary with their metrics: all of them (`metrics`), else the chosen one; then the ceiling."""
     every = summary.get("metrics") or {}
-    rows = {
-        name: every.get(key) or {summary["metric"]: summary[key]}
-        for key, name in RANKERS.items()
-        if summary.get(key) is not None
-    }
+    rows: dict[str, dict[str, float]] = {}
+    for key, name in RANKERS.items():
+        if summary.get(key) is not None:
+            rows |= by_dimension(name, every.get(key) or {summary["metric"]: summary[key]})
     return rows | ({CEILING: summary["ceiling"]} if summary.get("ceiling") else {})
+
+
+def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The row of a ranker, and one for each number of first dimensions: "MAP/dim64" is MAP of row "after, dim 64"."""
+    rows: dict[str, dict[str, float]] = {}
+    for metric, value in metrics.items():
+        plain, _, dim = metric.partition(DIM)
+        rows.setdefault(f"{name}, dim {dim}" if dim else name, {})[plain] = value
+    return rows
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, a warning."""
     queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
-    tests = {name.replace("_", " "): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
-    first_stage = "bm25" if "bm25" in summary else "first stage"
+    tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
+    first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
     lines = [
         f"{queries:,} queries" if queries else "",
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
         below_first_stage(result_rows(summary), summary["metric"]) or "",
+        *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]
     return [line for line in lines if line]
+
+
+def _test_name(key: str) -> str:
+    """ "after_vs_first_stage" -> "after vs first stage"."""
+    return " vs ".join(RANKERS.get(side, side) for side in key.split("_vs_"))
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
     facts = [
         f"{summary['steps']:,} steps" if "steps" in summary else "",
         _duration(summary["seconds"]) if "seconds" in summary else "",
-        f"{summary['rows_per_s']:,.1f} pairs/s" if summary.get("rows_per_s") else "",
+        f"{summary['rows_per_s']:,.1f} rows/s" if summary.get("rows_per_s") else "",
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB" if summary.get("peak_memory_bytes") else "",
         f"engine {summary['engine']}" if "engine" in summary else "",
         f"{summary['world_size']} process{'es' * (summary['world_size'] > 1)}" if "world_size" in summary else "",
@@ -152,6 +167,9 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     if len(dev := _series(lines, "dev", summary["metric"])) > 1:
         best = max(dev, key=lambda point: point[1])[0]
         figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
+    for name in dict.fromkeys(name for line in lines if line["split"] == "dev" for name in line):
+        if name.startswith(summary["metric"] + DIM) and len(dev := _series(lines, "dev", name)) > 1:
+            figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
     for name, title in CURVES.items():
         if len(points := _series(lines, "train", name)) > 1:
             figures.append(draw(title, points, smooth=name != "learning_rate"))
@@ -184,7 +202,7 @@ def _query(query: Mapping[str, Any], metric: str) -> str:
 
 
 def _document(document: Mapping[str, Any]) -> str:
-    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank']}"
+    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank'] or 'did not find it'}"
     grade = f'<span class="relevant">grade {document["grade"]}</span> ' if document["grade"] > 0 else ""
     return f'<li><span class="rank">{ranks}</span> {grade}{html.escape(document["text"])}</li>'
 

@@ -4,65 +4,55 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from itertools import groupby
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from data.collection import Split
-from data.keys import stable_hash
 from data.rows import TokenRows
 from engines.process_group import is_main
-from evaluation.metrics import Metrics, Run, measure, parse_metric
+from evaluation.embedding import comparable, embed, tokenize_texts
+from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
+from evaluation.metrics import Metrics, Qrels, Run, measure
 from evaluation.scoring import Forward, score_rows, tokenize_sharded
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RerankingConfig:
-    """How rerankers are measured; `metric` chooses the best checkpoint and the fusion weight, on dev."""
+@dataclass(frozen=True, kw_only=True)
+class RerankingConfig(EvaluatorConfig):
+    """How rerankers are measured."""
 
-    metric: str = "nDCG@10"
-    metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10"])
     depth: int = 30
-    max_queries: int | None = None
-    dev_max_queries: int | None = 100
-    token_budget: int = 16384
     always_rerank_positives: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", parse_metric(self.metric).name)
-        names = [self.metric, *(parse_metric(name).name for name in self.metrics)]
-        object.__setattr__(self, "metrics", list(dict.fromkeys(names)))
-        for name in ("depth", "max_queries", "dev_max_queries", "token_budget"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"eval.{name} must be at least 1, got {value}")
+    counts: ClassVar[tuple[str, ...]] = (*EvaluatorConfig.counts, "depth")
 
     def build(
-        self, split: Split, documents: Mapping[str, str], tokenizer: Any, *, dev: bool = False
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        *,
+        dev: bool = False,
+        prompts: Prompts | None = None,
     ) -> RerankingEvaluator:
         """The evaluator of one split; `dev` limits it to `dev_max_queries`, else to `max_queries`."""
         limit = self.dev_max_queries if dev else self.max_queries
-        return RerankingEvaluator(split, documents, tokenizer, self, max_queries=limit)
-
-
-@dataclass(frozen=True)
-class RerankingResult:
-    """A model's metrics and its scores of the candidates, `run[query][document]`."""
-
-    metrics: Metrics
-    run: Run
+        return RerankingEvaluator(split, documents, tokenizer, self, max_queries=limit, prompts=prompts or Prompts())
 
 
 class RerankingEvaluator:
     """Scores the first `depth` candidates of each query; every judged query counts, whatever its candidates.
 
     Relevant documents that the first stage missed are lost, as they are in use (`always_rerank_positives` appends
-    them: an upper bound on the reranker alone, not a result). `tokenizer(queries, documents)` gives unpadded rows;
-    it is asked once, at the first evaluation, a share per rank.
+    them: an upper bound on the reranker alone, not a result). The tokenizer is asked once, at the first evaluation, a
+    share per rank: `tokenizer(queries, documents)` of layout "pairs" gives the rows that a cross-encoder scores,
+    `tokenizer(texts, role=...)` of layout "texts" those that a bi-encoder embeds: there similarity is the score.
     """
 
     def __init__(
@@ -71,12 +61,16 @@ class RerankingEvaluator:
         documents: Mapping[str, str],
         tokenizer: Any,
         config: RerankingConfig,
-        max_queries: int | None = None,
+        *,
+        max_queries: int | None,
+        prompts: Prompts,
     ):
         self.config = config
         self.documents = documents
         self.tokenizer = tokenizer
         self.queries = judged_queries(split, max_queries)
+        self.query_prompts = dict(zip(self.queries, prompts.of_queries(split, self.queries), strict=True))
+        self.document_prompt = prompts.document
         self.qrels = {query: split.qrels[query] for query in self.queries}
         self.first_stage_run = {query: self._candidates(query, split) for query in self.queries}
         if not any(self.first_stage_run.values()):
@@ -107,24 +101,55 @@ class RerankingEvaluator:
 
     @cached_property
     def recall_ceiling(self) -> float:
-        """recall@depth of the candidates: the share of relevant documents that can be ranked at all."""
-        longest = max(map(len, self.first_stage_run.values()))
-        return measure(self.qrels, self.first_stage_run, [f"recall@{longest}"])[f"recall@{longest}"]
+        """The share of relevant documents that can be ranked at all, `candidate_recall`."""
+        return candidate_recall(self.qrels, self.first_stage_run)
 
     @cached_property
     def rows(self) -> TokenRows:
         """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
         pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
-        queries = [self.queries[query] for query, _ in pairs]
-        documents = [self.documents[document] for _, document in pairs]
-        return tokenize_sharded(lambda part: self.tokenizer(queries[part], documents[part]), len(pairs))
+        return tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
 
-    def evaluate(self, forward: Forward, device: torch.device) -> RerankingResult:
-        """Metrics of `forward(features)["score"]`, a module's or an engine's; all ranks must call it together."""
-        scores = score_rows(forward, self.rows, self.tokenizer.padding, self.config.token_budget, device).tolist()
-        values = iter(scores)
+    @cached_property
+    def text_rows(self) -> TokenRows:
+        """The tokenised queries, then the documents of `candidates`."""
+        queries, documents = list(self.queries.values()), [self.documents[document] for document in self.candidates]
+        query_rows = tokenize_texts(self.tokenizer, queries, "query", list(self.query_prompts.values()))
+        prompts = [self.document_prompt] * len(documents)
+        return TokenRows.concatenate([query_rows, tokenize_texts(self.tokenizer, documents, "document", prompts)])
+
+    @cached_property
+    def candidates(self) -> dict[str, int]:
+        """Every document that is a candidate of some query, with its position among them."""
+        names = dict.fromkeys(document for scores in self.first_stage_run.values() for document in scores)
+        return {document: position for position, document in enumerate(names)}
+
+    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
+        """Metrics of `forward(features)`, a module's or an engine's: its "score" of pairs or the similarity of its
+        "embedding" of texts. All ranks must call it together."""
+        score = self._similarities if self.tokenizer.layout == "texts" else self._scores
+        values = iter(score(forward, device).tolist())
         run = {query: {doc: next(values) for doc in docs} for query, docs in self.first_stage_run.items()}
-        return RerankingResult(measure(self.qrels, run, self.config.metrics), run)
+        return EvaluationResult(measure(self.qrels, run, self.config.metrics), run)
+
+    def _tokenize_pairs(self, pairs: list[tuple[str, str]]) -> dict[str, list[list[int]]]:
+        encoded = []
+        for prompt, group in groupby(pairs, key=lambda pair: self.query_prompts[pair[0]]):
+            queries, documents = zip(*group, strict=True)
+            prompts = {"query_prompt": prompt, "document_prompt": self.document_prompt}
+            given = {name: value for name, value in prompts.items() if value is not None}
+            texts = [self.queries[query] for query in queries], [self.documents[document] for document in documents]
+            encoded.append(self.tokenizer(*texts, **given))
+        return {name: [row for part in encoded for row in part[name]] for name in encoded[0]}
+
+    def _scores(self, forward: Forward, device: torch.device) -> Tensor:
+        return score_rows(forward, self.rows, self.tokenizer.padding, self.config.token_budget, device)
+
+    def _similarities(self, forward: Forward, device: torch.device) -> Tensor:
+        embeddings = embed(forward, self.text_rows, self.tokenizer, self.config.token_budget, device)
+        queries, documents = comparable(embeddings, forward).split([len(self.queries), len(self.candidates)])
+        chosen = [[self.candidates[document] for document in docs] for docs in self.first_stage_run.values()]
+        return torch.cat([documents[own] @ query for query, own in zip(queries, chosen, strict=True)])
 
     def _any_relevant_candidate(self) -> bool:
         runs = self.first_stage_run.items()
@@ -139,6 +164,12 @@ class RerankingEvaluator:
         return scores
 
 
+def candidate_recall(qrels: Qrels, run: Run) -> float:
+    """recall@depth: the mean over queries of the share of their relevant documents that are candidates."""
+    longest = max(map(len, run.values()))
+    return measure(qrels, run, [f"recall@{longest}"])[f"recall@{longest}"]
+
+
 @cache  # once, not for every split
 def _warn_depth(depth: int, longest: int) -> None:
     logger.warning(
@@ -146,10 +177,3 @@ def _warn_depth(depth: int, longest: int) -> None:
         depth,
         longest,
     )
-
-
-def judged_queries(split: Split, limit: int | None) -> dict[str, str]:
-    """The judged queries, in their order; at most `limit`, chosen by a hash of their ids: the same in every run."""
-    judged = [query for query in split.queries if query in split.qrels]
-    chosen = set(sorted(judged, key=lambda query: stable_hash("evaluated query", query))[:limit])
-    return {query: split.queries[query] for query in judged if query in chosen}

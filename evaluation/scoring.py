@@ -65,9 +65,7 @@ def represent_rows(
         for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
             features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
             output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
-            outputs.append(
-                {name: value[: len(chunk)].float() for name, value in output.items() if name in (names or output)}
-            )
+            outputs.append({name: output[name][: len(chunk)].float() for name in names or output})
     indices = [row for chunk in own for row in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
     return gather_rows(local, indices, len(rows))

@@ -23,12 +23,13 @@ def format_table(rows: Rows) -> str:
 
 
 def below_first_stage(rows: Rows, metric: str) -> str | None:
-    """A warning where the model (row `after` or `model`) ranks worse than the first stage that it reorders."""
+    """A warning where the model (row `after` or `model`) ranks worse than the first stage."""
     model = rows.get("after") or rows.get("model")
     first_stage = rows.get("first stage")
     if model is None or first_stage is None or model[metric] >= first_stage[metric]:
         return None
+    remedy = "use the fused score" + (", or rerank fewer candidates (eval.depth)" if CEILING in rows else "")
     return (
         f"warning: the model ranks worse than the first stage ({metric} {model[metric]:.4f} < "
-        f"{first_stage[metric]:.4f}): use the fused score, or rerank fewer candidates (eval.depth)"
+        f"{first_stage[metric]:.4f}): {remedy}"
     )

@@ -35,6 +35,12 @@ from launch.schema import Schema, did_you_mean, locate
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = "exp"
+RETRIEVERS = ("bm25", "bi_encoder")  # what the names of conf/model/ begin with whose default is eval=retrieval
+
+# `- eval: ${evaluation_of:${model}}` in a defaults list
+OmegaConf.register_new_resolver(
+    "evaluation_of", lambda model: "retrieval" if model.startswith(RETRIEVERS) else "reranking", replace=True
+)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train", config_dir: str | Path | None = None) -> DictConfig:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from data.collection import Collection, Split
+from data.candidates import BM25Candidates, CandidateSource, Queries
+from data.collection import Candidates, Collection, Split
 from engines import process_group
 from engines.precision import MixedPrecision, check_precision, uses_bf16
+from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries
 from evaluation.fusion import fit_weight, fuse
-from evaluation.metrics import Run, measure
+from evaluation.metrics import Metrics, Run, measure
 from evaluation.report import print_table
-from evaluation.reranking import RerankingConfig, RerankingEvaluator, judged_queries
-from evaluation.retrieval import BM25, DEPTH, DenseRetriever
+from evaluation.reranking import RerankingConfig, candidate_recall
+from evaluation.retrieval import BM25
+from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import paired_test
 from launch.compose import instantiate
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.resolve import resolve
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class EvaluationConfig:
 
     model: BM25 | BiEncoderConfig | CrossEncoderConfig
     data: Any
-    eval: RerankingConfig
+    eval: EvaluatorConfig
     split: str = "test"
     fusion_weight: float | None = None
     precision: str = "auto"
@@ -42,21 +43,40 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.retrieves and isinstance(self.model, CrossEncoderConfig):
+            raise ValueError("eval=retrieval needs embeddings, a cross-encoder has none: choose eval=reranking")
+        if isinstance(self.model, BM25) and not self.retrieves:
+            raise ValueError("model=bm25 finds the candidates that eval=reranking reorders: choose eval=retrieval")
+        if isinstance(self.model, BM25) and self.fusion_weight is not None:
+            raise ValueError(f"fusion_weight={self.fusion_weight}: model=bm25 is fused with nothing, leave it out")
         if self.fusion_weight is not None and not 0 <= self.fusion_weight <= 1:
             raise ValueError(f"fusion_weight={self.fusion_weight} must lie in [0, 1] (1: the model alone)")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
 
+    @property
+    def retrieves(self) -> bool:
+        return isinstance(self.eval, RetrievalConfig)
+
+    @property
+    def splits(self) -> list[str]:
+        """The split, and dev where the fusion weight is fitted on it: not if it is given or dev itself is evaluated."""
+        fits = self.fusion_weight is None and self.split != "dev" and not isinstance(self.model, BM25)
+        return [self.split, "dev"] if fits else [self.split]
+
 
 @dataclass(frozen=True)
-class Rankings:
-    """Runs over the evaluated queries and those of dev together."""
+class CandidatesOf:
+    """The candidates of some splits; the queries of the others get none."""
 
-    baseline: str  # "first_stage" of a reranker, or "bm25"
-    baseline_run: Run
-    model_run: Run | None  # None: the baseline is what is evaluated
-    evaluator: RerankingEvaluator | None = None  # of a reranker: its ceilings
-    note: str = ""
+    source: CandidateSource
+    splits: tuple[str, ...]
+
+    def build(self, documents: dict[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        wanted = {name: texts for name, texts in queries.items() if name in self.splits}
+        none: dict[str, Candidates] = {name: {query: [] for query in texts} for name, texts in queries.items()}
+        others = {name: found for name, found in none.items() if name not in wanted}
+        return others | (self.source.build(documents, wanted, cache_dir) if wanted else {})
 
 
 def evaluate(config: DictConfig) -> float:
@@ -65,107 +85,118 @@ def evaluate(config: DictConfig) -> float:
     process_group.start()
     if not isinstance(settings.model, BM25):
         resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
-    warn_of_ignored(settings)
-    collection = settings.data.build()
-    split, dev = collection.split(settings.split), dev_split(settings, collection)
-    method = rerank if isinstance(settings.model, CrossEncoderConfig) else retrieve
-    rankings = method(settings, collection, split, dev)
-    summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split}
-    summary |= summarise(settings, split, dev, rankings)
+    collection = build_data(settings)
+    collection.split(settings.split)
+    summary = evaluate_bm25(settings, collection) if isinstance(settings.model, BM25) else compare(settings, collection)
+    summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split} | summary
     if process_group.is_main():
         print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
         print_table(summary)
-        if rankings.note:
-            print(rankings.note)
         if settings.output is not None:
             Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     process_group.stop()
-    return summary["model" if rankings.model_run is not None else rankings.baseline]
+    return summary["bm25" if isinstance(settings.model, BM25) else "model"]
 
 
-def warn_of_ignored(settings: EvaluationConfig) -> None:
-    """One line about options that were changed and that this kind of model does not read."""
-    if isinstance(settings.model, CrossEncoderConfig) or not process_group.is_main():
-        return
-    default = RerankingConfig()
-    ignored = [
-        f"eval.{name}"
-        for name in ("depth", "always_rerank_positives")
-        if getattr(settings.eval, name) != getattr(default, name)
-    ]
-    if isinstance(settings.model, BM25) and settings.fusion_weight is not None:
-        ignored.append("fusion_weight")
-    if ignored:
-        logger.warning("%s ignored: this model ranks the whole corpus, without a first stage", ", ".join(ignored))
+def build_data(settings: EvaluationConfig) -> Collection:
+    """The collection. Retrieval is compared with as many candidates as it finds, of the evaluated queries alone."""
+    data = settings.data
+    if not isinstance(settings.eval, RetrievalConfig) or not hasattr(data, "candidates"):
+        return data.build()
+    source = data.candidates
+    if isinstance(source, BM25Candidates):
+        source = replace(source, depth=max(source.depth, settings.eval.depth))
+    splits = () if isinstance(settings.model, BM25) else tuple(settings.splits)
+    return replace(data, candidates=CandidatesOf(source, splits)).build()
 
 
-def dev_split(settings: EvaluationConfig, collection: Collection) -> Split | None:
-    """Where the fusion weight is fitted: nowhere if it is given, if nothing is fused, or if dev itself is evaluated."""
-    if settings.fusion_weight is not None or settings.split == "dev" or isinstance(settings.model, BM25):
-        return None
-    return collection.splits.get("dev")
-
-
-def rerank(settings: EvaluationConfig, collection: Collection, split: Split, dev: Split | None) -> Rankings:
-    """The first stage's candidates in its order and in that of a cross-encoder."""
-    assert isinstance(settings.model, CrossEncoderConfig)
-    device = process_group.device()
-    model = settings.model.build(settings.seed).to(device)
-    evaluator = settings.eval.build(split, collection.documents, model.tokenizer)
-    forward = MixedPrecision(model, uses_bf16(settings.precision, device)).forward
-    model_run, first_stage_run = dict(evaluator.evaluate(forward, device).run), dict(evaluator.first_stage_run)
-    if dev is not None:
-        fitted = settings.eval.build(dev, collection.documents, model.tokenizer, dev=True)
-        model_run |= fitted.evaluate(forward, device).run
-        first_stage_run |= fitted.first_stage_run
-    note = f"warning: {model.source} has no score head: an untrained one was drawn" if model.fresh_head else ""
-    return Rankings("first_stage", first_stage_run, model_run, evaluator, note)
-
-
-def retrieve(settings: EvaluationConfig, collection: Collection, split: Split, dev: Split | None) -> Rankings:
-    """The best documents of the whole corpus by BM25, and by a bi-encoder if that is the model."""
+def evaluate_bm25(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of BM25 alone."""
+    assert isinstance(settings.model, BM25)
+    assert isinstance(settings.eval, RetrievalConfig)
+    split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
-    if dev is not None:
-        queries |= judged_queries(dev, settings.eval.dev_max_queries)
-    bm25 = settings.model if isinstance(settings.model, BM25) else BM25()
-    bm25_run = bm25.retrieve(collection.documents, queries, DEPTH)
-    if not isinstance(settings.model, BiEncoderConfig):
-        return Rankings("bm25", bm25_run, None)
+    run = settings.model.retrieve(collection.documents, queries, settings.eval.depth)
+    results = {"bm25": measure({query: split.qrels[query] for query in queries}, run, settings.eval.metrics)}
+    return {"name_or_path": "bm25", **describe(settings, results), "test_queries": len(queries)}
+
+
+def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of a model beside the first stage and fused with it; JSON types."""
+    assert not isinstance(settings.model, BM25)
+    split = collection.split(settings.split)
+    dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
+    queries = judged_queries(split, settings.eval.max_queries)
+    fitted = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
-    forward = MixedPrecision(model, uses_bf16(settings.precision, device)).forward
-    retriever = DenseRetriever(forward, model.tokenizer, device, settings.eval.token_budget)
-    return Rankings("bm25", bm25_run, retriever.retrieve(collection.documents, queries, DEPTH))
+    # The queries of both splits at once: a corpus is embedded once.
+    together = replace(settings.eval, max_queries=None)
+    both, prompts = join(collection, queries | fitted), Prompts.of(collection)
+    evaluator = together.build(both, collection.documents, model.tokenizer, prompts=prompts)
+    result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)).forward, device)
 
-
-def summarise(settings: EvaluationConfig, split: Split, dev: Split | None, rankings: Rankings) -> dict[str, Any]:
-    """The results as JSON types, with the keys of a training run's summary.json where they mean the same."""
-    metric, evaluator = settings.eval.metric, rankings.evaluator
-    runs, weight = {rankings.baseline: rankings.baseline_run}, settings.fusion_weight
-    if rankings.model_run is not None:
-        runs["model"] = rankings.model_run
-        if dev is not None:
-            fitted = {query: dev.qrels[query] for query in judged_queries(dev, settings.eval.dev_max_queries)}
-            weight = fit_weight(rankings.baseline_run, rankings.model_run, fitted, metric)
-        if weight is not None:
-            runs["fused"] = fuse(rankings.baseline_run, rankings.model_run, weight)
-    qrels = {query: split.qrels[query] for query in judged_queries(split, settings.eval.max_queries)}
-    names = settings.eval.metrics if evaluator else [*settings.eval.metrics, "recall@100"]
-    results = {name: measure(qrels, run, names) for name, run in runs.items()}
-    before = results[rankings.baseline].per_query[metric]
+    qrels = {query: evaluator.qrels[query] for query in queries}
+    first_stage, ranked = only(evaluator.first_stage_run, queries), only(result.run, queries)
+    results = {baseline(settings): evaluator.first_stage.over(queries), "model": result.metrics.over(queries)}
+    weight = fit_fusion(settings, evaluator, result.run, fitted)
+    if weight is not None:
+        results["fused"] = measure(qrels, fuse(first_stage, ranked, weight), settings.eval.metrics)
+    source, fresh = settings.model.name_or_path, getattr(model, "fresh_head", False)
     return {
-        "name_or_path": getattr(settings.model, "name_or_path", "bm25"),
-        "method": f"reranked to depth {settings.eval.depth}" if evaluator else "retrieved from the whole corpus",
+        "name_or_path": source,
+        **describe(settings, results),
+        "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
+        "ceiling": evaluator.ceiling.over(queries).mean or None,
+        "fusion_weight": weight,
+        "test_queries": len(queries),
+        "warnings": [f"{source} has no score head: an untrained one was drawn"] if fresh else [],
+    }
+
+
+def baseline(settings: EvaluationConfig) -> str:
+    """The key of the first stage: "bm25" beside retrieval where it is that, else "first_stage"."""
+    is_bm25 = isinstance(getattr(settings.data, "candidates", None), BM25Candidates)
+    return "bm25" if settings.retrieves and is_bm25 else "first_stage"
+
+
+def fit_fusion(settings: EvaluationConfig, evaluator: Evaluator, run: Run, queries: Mapping[str, str]) -> float | None:
+    """The given weight, else the best one for `queries`, those of dev; None where there are none."""
+    if not queries:
+        return settings.fusion_weight
+    qrels = {query: evaluator.qrels[query] for query in queries}
+    return fit_weight(only(evaluator.first_stage_run, queries), only(run, queries), qrels, settings.eval.metric)
+
+
+def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[str, Any]:
+    """Metrics and paired tests of all rankers, the first of which is the baseline, with the keys of summary.json."""
+    metric = settings.eval.metric
+    first = next(iter(results))
+    values = {name: result.per_query[metric] for name, result in results.items()}
+    depth = f"reranked to depth {settings.eval.depth}" if isinstance(settings.eval, RerankingConfig) else None
+    return {
+        "method": depth or "retrieved from the whole corpus",
         "metric": metric,
         **{name: result.mean[metric] for name, result in results.items()},
         "metrics": {name: result.mean for name, result in results.items()},
-        "recall_ceiling": evaluator.recall_ceiling if evaluator else None,
-        "ceiling": evaluator.ceiling.mean if evaluator else None,
-        "fusion_weight": weight if "fused" in runs else None,
         "tests": {
-            f"{name}_vs_{rankings.baseline}": asdict(paired_test(before, results[name].per_query[metric]))
+            f"{name}_vs_{first}": asdict(paired_test(values[first], values[name]))
             for name in ("model", "fused")
-            if name in runs
+            if name in results
         },
-        "test_queries": len(qrels),
     }
+
+
+def join(collection: Collection, queries: Mapping[str, str]) -> Split:
+    """Some queries of any splits as a split of their own."""
+
+    def of(name: str) -> dict[str, Any]:
+        values = (getattr(split, name).items() for split in collection.splits.values())
+        return {query: value for items in values for query, value in items if query in queries}
+
+    return Split(dict(queries), of("qrels"), of("candidates"), prompts=of("prompts"))
+
+
+def only(run: Run, queries: Mapping[str, str]) -> Run:
+    """The run of some queries."""
+    return {query: run[query] for query in queries}

@@ -28,6 +28,13 @@ def test_judged_queries_absent_from_the_run_count_as_zero():
     assert measure(QRELS, {"q1": {}, "q2": {"c": 1.0}}, ["MAP"]).mean == pytest.approx({"MAP": 0.5})
 
 
+def test_means_over_some_of_the_queries():
+    got = measure(QRELS, {"q2": {"c": 1.0}}, ["MRR@10", "MAP"])
+    assert got.over(["q2"]).mean == {"MRR@10": 1.0, "MAP": 1.0}
+    assert got.over(["q1"]).per_query["MAP"] == {"q1": 0.0}
+    assert got.over(QRELS) == got
+
+
 def test_ties_do_not_depend_on_the_order_the_names_or_the_backend():
     documents = [f"d{i}" for i in range(20)]
     forwards = rank("q", dict.fromkeys(documents, 1.0))
@@ -54,6 +61,7 @@ def test_scores_closer_than_float32_are_told_apart():
 def test_names_in_any_case():
     names = {"ndcg@5": "nDCG@5", "MRR@10": "MRR@10", "map": "MAP", "Map@100": "MAP@100", "Recall@20": "recall@20"}
     assert {name: parse_metric(name).name for name in names} == names
+    assert [parse_metric(name).cutoff for name in names] == [5, 10, None, 100, 20]
 
 
 @pytest.mark.parametrize(

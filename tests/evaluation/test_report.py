@@ -11,12 +11,16 @@ import pytest
 
 from data.collection import Split
 from evaluation.charts import draw, running_mean
+from evaluation.evaluator import EvaluationResult
 from evaluation.metrics import measure
 from evaluation.queries import extreme_queries, write_queries
 from evaluation.report import print_table, result_rows, write_report
-from evaluation.reranking import RerankingConfig, RerankingResult
+from evaluation.reranking import RerankingConfig
+from evaluation.retrieval_evaluator import RetrievalConfig
 
 METRICS = {"first_stage": 0.45, "before": 0.19, "after": 0.5, "fused": 0.53}
+METRICS_OF_DIMS = {name: {"nDCG@10": value, "MAP": value - 0.1234} for name, value in METRICS.items()}
+METRICS_OF_DIMS["after"] |= {"nDCG@10/dim64": 0.4, "MAP/dim64": 0.3, "nDCG@10/dim32": 0.3, "MAP/dim32": 0.2}
 SUMMARY = {
     "metric": "nDCG@10",
     **METRICS,
@@ -118,6 +122,51 @@ def test_the_printed_table_says_the_same(capsys):
     assert "fused: 0.65 model + 0.35 first stage" in out
 
 
+RETRIEVED = {
+    "metric": "nDCG@10",
+    **METRICS,
+    "metrics": METRICS_OF_DIMS,
+    "ceiling": {},
+    "recall_ceiling": None,
+    "tests": {"after_vs_first_stage": {"difference": 0.05, "low": 0.01, "high": 0.09, "p_value": 0.0002}},
+}
+
+
+def test_a_retrieval_run_shows_its_dimensions_and_no_ceiling(run_dir):
+    lines = [{"step": step, "split": "dev", "nDCG@10": 0.2, "nDCG@10/dim64": 0.1, "MAP/dim64": 0.1} for step in (0, 50)]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = result_rows(RETRIEVED)
+    assert [*rows] == ["first stage", "before", "after", "after, dim 64", "after, dim 32", "fused"]
+    assert rows["after, dim 64"] == {"nDCG@10": 0.4, "MAP": 0.3}
+    page = Page(write_report(run_dir, RETRIEVED).read_text())
+    assert "after, dim 64" in page.text
+    assert "perfect order" not in page.text
+    assert "among the candidates" not in page.text
+    assert "Dev nDCG@10, dim 64" in page.text
+    assert "MAP, dim" not in page.text
+    assert len(page.sources) == 2 * 2
+
+
+def test_the_baseline_of_an_evaluated_retriever_is_named(capsys):
+    tests = {"model_vs_bm25": RETRIEVED["tests"]["after_vs_first_stage"]}
+    print_table({"metric": "MAP", "bm25": 0.3, "model": 0.2, "fused": 0.4, "fusion_weight": 0.25, "tests": tests})
+    out = capsys.readouterr().out
+    assert re.search(r"BM25 +0\.3000", out)
+    assert "fused: 0.25 model + 0.75 BM25 (z-scores)" in out
+    assert "MAP, model vs BM25: +0.0500" in out
+
+
+def test_a_document_that_the_first_stage_missed_is_shown(run_dir):
+    documents = {f"d{i}": f"text {i}" for i in range(3)}
+    split = Split({"q": "query"}, {"q": {"d2": 1}}, {"q": [("d0", 2.0)]})
+    evaluator = RetrievalConfig(metric="MRR@10").build(split, documents, tokenizer=None)
+    run = {"q": {"d0": 1.0, "d1": 2.0, "d2": 3.0}}
+    write_queries(run_dir / "queries.json", evaluator, EvaluationResult(measure(split.qrels, run, ["MRR@10"]), run))
+    page = Page(write_report(run_dir, RETRIEVED).read_text())
+    assert "rank 1, first stage did not find it" in page.text
+    assert "rank 3, first stage 1" in page.text
+
+
 def _reranked():
     """q0 improves most, q9 is harmed most."""
     documents = {f"d{i}": f"<b>text</b> {i} " + "word " * 200 for i in range(3)}
@@ -129,7 +178,7 @@ def _reranked():
     run = {query: {"d0": 2.0, "d1": 3.0, "d2": 1.0} for query in queries}
     run["q0"] = {"d0": 1.0, "d1": 2.0, "d2": 3.0}
     run["q9"] = {"d0": 1.0, "d1": 2.0, "d2": 3.0}
-    return evaluator, RerankingResult(measure(evaluator.qrels, run, ["MRR@10"]), run)
+    return evaluator, EvaluationResult(measure(evaluator.qrels, run, ["MRR@10"]), run)
 
 
 def test_the_queries_shown_are_those_that_changed_most(run_dir):

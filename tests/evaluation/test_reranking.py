@@ -12,7 +12,8 @@ from torch import nn
 
 from data.collection import Split
 from engines.testing import run_ranks
-from evaluation.reranking import RerankingConfig, judged_queries
+from evaluation.evaluator import Prompts, judged_queries
+from evaluation.reranking import RerankingConfig
 
 CPU = torch.device("cpu")
 DOCUMENTS = {f"d{i}": "x" * (i + 1) for i in range(6)}
@@ -32,13 +33,16 @@ class Tokenizer:
     """One token per character of the document; the query's first character before them."""
 
     padding = {"input_ids": 0}  # noqa: RUF012
+    layout = "pairs"
 
     def __init__(self):
         self.pairs = []
 
-    def __call__(self, queries, documents):
+    def __call__(self, queries, documents, query_prompt="", document_prompt=""):
+        queries = [query_prompt + query for query in queries]
+        documents = [document_prompt + document for document in documents]
         self.pairs += zip(queries, documents, strict=True)
-        return {"input_ids": [[ord(q)] + [1] * len(d) for q, d in zip(queries, documents, strict=True)]}
+        return {"input_ids": [[ord(q[0])] + [1] * len(d) for q, d in zip(queries, documents, strict=True)]}
 
 
 class Longest(nn.Module):
@@ -64,6 +68,43 @@ def test_every_judged_query_counts_and_positives_are_not_forced_in():
     assert evaluator.ceiling.per_query["nDCG@10"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
     evaluator.evaluate(Longest(), CPU)
     assert len(tokenizer.pairs) == 6  # once, for both evaluations, and no pair of an unjudged query
+
+
+class Similar(nn.Module):
+    """Embeds a text as [1, tokens]: the longer two texts are, the larger their dot product."""
+
+    similarity = "dot"
+
+    def forward(self, input_ids, attention_mask):
+        tokens = attention_mask.sum(1).float()
+        return {"embedding": torch.stack([torch.ones_like(tokens), tokens], dim=1)}
+
+
+class TextsTokenizer(Tokenizer):
+    layout = "texts"
+
+    def __call__(self, texts, role):
+        self.pairs += texts
+        return {"input_ids": [[1] * len(text) for text in texts]}
+
+
+def test_a_bi_encoder_orders_the_same_candidates_by_similarity():
+    tokenizer = TextsTokenizer()
+    evaluator = RerankingConfig(depth=3).build(SPLIT, DOCUMENTS, tokenizer)
+    result = evaluator.evaluate(Similar(), CPU)
+    assert result.run == {"q1": {"d0": 2.0, "d1": 3.0, "d3": 5.0}, "q2": {"d2": 4.0, "d0": 2.0}, "q3": {}}
+    assert sorted(tokenizer.pairs) == sorted(["a", "b", "c", "x", "xx", "xxx", "xxxx"])  # every text once
+    model = Similar()
+    model.similarity = "cosine"
+    assert evaluator.evaluate(model, CPU).run["q1"]["d0"] == pytest.approx(1.0)
+
+
+def test_prompts_stand_before_the_texts_a_querys_own_before_the_data_sets():
+    split = Split(SPLIT.queries, SPLIT.qrels, SPLIT.candidates, prompts={"q2": "own "})
+    tokenizer = Tokenizer()
+    evaluator = RerankingConfig(depth=1).build(split, DOCUMENTS, tokenizer, prompts=Prompts("Q: ", "D: "))
+    evaluator.evaluate(Longest(), CPU)
+    assert tokenizer.pairs == [("Q: a", "D: x"), ("own b", "D: xxx")]
 
 
 def test_depth_limits_model_and_first_stage_alike():

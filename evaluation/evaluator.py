@@ -1,0 +1,113 @@
+"""What every evaluator of a split offers: training and `launch/evaluate.py` know no more of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from data.collection import Collection, Split
+from data.keys import stable_hash
+from evaluation.metrics import Metrics, Qrels, Run, parse_metric
+from evaluation.scoring import Forward
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A model's metrics and its scores, `run[query][document]`."""
+
+    metrics: Metrics
+    run: Run
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What stands before the texts of a data set; None: what the model says. A split's own prompts come first."""
+
+    query: str | None = None
+    document: str | None = None
+
+    @classmethod
+    def of(cls, collection: Collection) -> Prompts:
+        return cls(collection.query_prompt, collection.document_prompt)
+
+    def of_queries(self, split: Split, queries: Iterable[str]) -> list[str | None]:
+        return [split.prompts.get(query, self.query) for query in queries]
+
+
+class Evaluator(Protocol):
+    """Measures a model on the judged queries of one split, beside the first stage: the split's own candidates."""
+
+    @property
+    def config(self) -> EvaluatorConfig: ...
+
+    @property
+    def documents(self) -> Mapping[str, str]: ...
+
+    @property
+    def queries(self) -> Mapping[str, str]: ...
+
+    @property
+    def qrels(self) -> Qrels: ...
+
+    @property
+    def first_stage_run(self) -> Run: ...
+
+    @property
+    def first_stage(self) -> Metrics:
+        """The first stage's metrics."""
+
+    @property
+    def ceiling(self) -> Metrics:
+        """What no model can be above here; empty where there is no such limit."""
+
+    @property
+    def recall_ceiling(self) -> float | None:
+        """The share of relevant documents that can be ranked at all; None where all can."""
+
+    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
+        """Metrics and run of a module's or an engine's forward; all ranks call it together and get the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorConfig(ABC):
+    """The options that all evaluators share; `metric` chooses the best checkpoint and the fusion weight, on dev."""
+
+    metric: str = "nDCG@10"
+    metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10"])
+    max_queries: int | None = None
+    dev_max_queries: int | None = 100
+    token_budget: int = 16384
+
+    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")  # at least 1 each
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", parse_metric(self.metric).name)
+        names = [self.metric, *(parse_metric(name).name for name in self.metrics)]
+        object.__setattr__(self, "metrics", list(dict.fromkeys(names)))
+        for name in self.counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"eval.{name} must be at least 1, got {value}")
+
+    @abstractmethod
+    def build(
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        *,
+        dev: bool = False,
+        prompts: Prompts | None = None,
+    ) -> Evaluator:
+        """The evaluator of one split; `dev`: of the evaluations during training, limited to `dev_max_queries`."""
+
+
+def judged_queries(split: Split, limit: int | None) -> dict[str, str]:
+    """The judged queries, in their order; at most `limit`, chosen by a hash of their ids: the same in every run."""
+    judged = [query for query in split.queries if query in split.qrels]
+    chosen = set(sorted(judged, key=lambda query: stable_hash("evaluated query", query))[:limit])
+    return {query: split.queries[query] for query in judged if query in chosen}

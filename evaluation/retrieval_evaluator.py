@@ -1,0 +1,191 @@
+"""Retrieve from the whole corpus by a bi-encoder's embeddings and measure, also by their first dimensions."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, zip_longest
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from data.collection import Split
+from data.keys import stable_hash
+from data.rows import TokenRows
+from evaluation.embedding import comparable, embed, tokenize_texts
+from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
+from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric
+from evaluation.scoring import Forward
+from evaluation.search import SEARCHES, BlockSearch, check_search
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(EvaluatorConfig):
+    """How embedders are measured. `dims`: the metrics also by the first so many dimensions, as "nDCG@10/dim128".
+
+    With `dev_max_documents` the evaluations during training search a part of the corpus: their values lie above those
+    over the whole and compare with each other alone.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100"])
+    depth: int = 1000
+    dev_max_queries: int | None = 500
+    dev_max_documents: int | None = None
+    dims: list[int] = field(default_factory=list)
+    search: Literal["exact", "faiss"] = "exact"
+    query_block: int = 256
+    document_block: int = 16384
+
+    counts: ClassVar[tuple[str, ...]] = (
+        *EvaluatorConfig.counts,
+        "depth",
+        "dev_max_documents",
+        "query_block",
+        "document_block",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_search(self.search)
+        object.__setattr__(self, "dims", list(dict.fromkeys(self.dims)))
+        if any(dim < 1 for dim in self.dims):
+            raise ValueError(f"eval.dims={self.dims}: each must be at least 1")
+        for name in self.metrics:
+            if (parse_metric(name).cutoff or 0) > self.depth:
+                raise ValueError(f"eval.depth={self.depth} documents are too few for {name}: raise it")
+
+    def build(
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        *,
+        dev: bool = False,
+        prompts: Prompts | None = None,
+    ) -> RetrievalEvaluator:
+        """The evaluator of one split; `dev` limits it to `dev_max_queries` and `dev_max_documents`."""
+        return RetrievalEvaluator(
+            split,
+            documents,
+            tokenizer,
+            self,
+            max_queries=self.dev_max_queries if dev else self.max_queries,
+            max_documents=self.dev_max_documents if dev else None,
+            prompts=prompts or Prompts(),
+        )
+
+
+class RetrievalEvaluator:
+    """Searches `documents` for every judged query. `tokenizer(texts, role=...)` gives unpadded rows.
+
+    Texts are tokenised once, at the first evaluation, and kept as int32 tokens. Documents are embedded block by block
+    (by length within a block) and forgotten once searched. The first stage are the split's candidates, compared with
+    and fused, never searched in.
+    """
+
+    ceiling = Metrics({}, {})  # the whole corpus is searched: any order can be reached
+    recall_ceiling = None
+
+    def __init__(
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        config: RetrievalConfig,
+        *,
+        max_queries: int | None,
+        max_documents: int | None,
+        prompts: Prompts,
+    ):
+        self.config = config
+        self.tokenizer = tokenizer
+        self.queries = judged_queries(split, max_queries)
+        self.query_prompts, self.document_prompt = prompts.of_queries(split, self.queries), prompts.document
+        self.qrels = {query: split.qrels[query] for query in self.queries}
+        candidates = {query: dict(split.candidates.get(query, [])[: config.depth]) for query in self.queries}
+        self.documents = reduced_corpus(documents, self.qrels, candidates, max_documents)
+        self.first_stage_run = {
+            query: {document: score for document, score in scores.items() if document in self.documents}
+            for query, scores in candidates.items()
+        }
+
+    @cached_property
+    def first_stage(self) -> Metrics:
+        """The candidates' own order (of those in `documents`)."""
+        return measure(self.qrels, self.first_stage_run, self.config.metrics)
+
+    @cached_property
+    def query_rows(self) -> TokenRows:
+        return tokenize_texts(self.tokenizer, list(self.queries.values()), "query", self.query_prompts)
+
+    @cached_property
+    def document_rows(self) -> list[TokenRows]:
+        """The tokenised documents, a block each."""
+        texts, size = list(self.documents.values()), self.config.document_block
+        blocks = (texts[start : start + size] for start in range(0, len(texts), size))
+        prompt = [self.document_prompt]
+        return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in blocks]
+
+    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
+        """Metrics of `forward(features)["embedding"]`, a module's or an engine's; all ranks must call it together."""
+        runs = self.retrieve(forward, device)
+        whole = measure(self.qrels, runs[None], self.config.metrics)
+        mean, per_query = dict(whole.mean), dict(whole.per_query)
+        for dim in self.config.dims:
+            cut = measure(self.qrels, runs[dim], self.config.metrics)
+            mean |= {f"{name}/dim{dim}": value for name, value in cut.mean.items()}
+            per_query |= {f"{name}/dim{dim}": values for name, values in cut.per_query.items()}
+        return EvaluationResult(Metrics(mean, per_query), runs[None])
+
+    def retrieve(self, forward: Forward, device: torch.device) -> dict[int | None, Run]:
+        """The run by whole embeddings (None) and by the first `dims` dimensions, from one pass over the corpus."""
+        queries = self._embed(forward, self.query_rows, device)
+        if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
+            raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
+        dims: list[int | None] = [None, *self.config.dims]
+        searches = {dim: self._search(comparable(queries, forward, dim)) for dim in dims}
+        for rows in self.document_rows:
+            documents = self._embed(forward, rows, device)
+            for dim, search in searches.items():
+                search.add(comparable(documents, forward, dim))
+        return {dim: self._run(*search.result()) for dim, search in searches.items()}
+
+    def _embed(self, forward: Forward, rows: TokenRows, device: torch.device) -> Tensor:
+        return embed(forward, rows, self.tokenizer, self.config.token_budget, device)
+
+    def _search(self, queries: Tensor) -> BlockSearch:
+        nearest = SEARCHES[self.config.search]
+        return BlockSearch(queries, self.config.depth, query_block=self.config.query_block, nearest=nearest)
+
+    def _run(self, scores: Tensor, indices: Tensor) -> Run:
+        names = list(self.documents)
+        return {
+            query: {names[index]: score for index, score in zip(found, values, strict=True)}
+            for query, found, values in zip(self.queries, indices.tolist(), scores.tolist(), strict=True)
+        }
+
+
+def reduced_corpus(documents: Mapping[str, str], qrels: Qrels, candidates: Run, size: int | None) -> Mapping[str, str]:
+    """At most `size` documents, in their order; None: all.
+
+    The judged ones, all of them whatever `size`; then the candidates, the first of every query before the second of
+    any; then those whose ids hash lowest.
+    """
+    if size is None or size >= len(documents):
+        return documents
+    judged = dict.fromkeys(document for grades in qrels.values() for document in grades)
+    chosen = dict.fromkeys(chain(judged, _by_rank(candidates), _by_hash(documents, size)))
+    kept = set(list(chosen)[: max(size, len(judged))])
+    return {name: text for name, text in documents.items() if name in kept}
+
+
+def _by_rank(candidates: Run) -> Iterator[str]:
+    places = zip_longest(*candidates.values())
+    return (document for place in places for document in place if document is not None)
+
+
+def _by_hash(documents: Mapping[str, str], size: int) -> list[str]:
+    return heapq.nsmallest(size, documents, key=lambda document: stable_hash("dev document", document))
