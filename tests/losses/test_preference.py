@@ -150,11 +150,12 @@ def test_a_constant_cancels_except_in_orpo(loss):
 
 @pytest.mark.parametrize("loss", [loss for loss in ALL if loss.reads], ids=lambda loss: type(loss).__name__)
 def test_the_reference_has_no_gradient_and_half_precision_is_not_subtracted(loss):
-    reference = torch.tensor([8.0, 8.0625], dtype=torch.bfloat16, requires_grad=True)
-    scores = torch.tensor([8.125, 8.0], dtype=torch.bfloat16, requires_grad=True)
+    """Neither 12 - 1/256 nor 8 + 1/256 is a number of bfloat16."""
+    scores = torch.tensor([12.0, 8.0], dtype=torch.bfloat16, requires_grad=True)
+    reference = torch.tensor([1 / 256, -1 / 256], dtype=torch.bfloat16, requires_grad=True)
     value = loss(scores, CHOSEN_FIRST, BOTH, reference_scores=reference)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss.of_margins(torch.tensor(0.125 + 0.0625)))
+    torch.testing.assert_close(value, loss.of_margins(torch.tensor(4 - 1 / 128)))
     value.backward()
     assert reference.grad is None
 
