@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel
+from transformers import AutoModel, BitsAndBytesConfig
 
 from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
+from models.head import Head
 from models.loading import load_backbone, load_config, recompute_activations
-from models.lora import LoRAConfig
-from models.pooling import check_mode, pooling_modes
+from models.lora import LoRAConfig, merge_saved
+from models.pooling import check_mode
+from models.quantization import check_quantization, quantization_config
 from models.resolve import DEFAULT_MODEL, resolve
 from models.scale import Scale, ScaleOptions
 from models.tokenization import TextTokenizer, load_tokenizer
-from models.towers import Dense, Tower
+from models.towers import Dense, SeparateTowers, Tower, towers_of
 
 SIMILARITIES = ("cosine", "dot")
 
@@ -45,6 +47,8 @@ class BiEncoderConfig:
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
+    quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
+    separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
@@ -54,6 +58,7 @@ class BiEncoderConfig:
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if self.projection is not None and self.projection < 1:
             raise ValueError(f"model.projection={self.projection} must be null or a dimension of at least 1")
+        check_quantization(self.quantization, has_adapters=self.lora is not None)
         self._scale_options()
 
     def build(self, seed: int) -> BiEncoder:
@@ -62,16 +67,36 @@ class BiEncoderConfig:
 
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or embeds in another way.
         """
+        quantization = quantization_config(self.quantization)
         folder = ModelFolder.read(resolve(self.name_or_path))
-        if folder.kind == "CrossEncoder" or (folder.path / "adapter_config.json").exists():
-            raise ValueError(f"model {folder.path} is a reranker or an adapter, not an embedding model")
+        if folder.kind not in ("SentenceTransformer", ""):
+            raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
         similarity = self._similarity(folder)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            tower, tokenizer, normalized = self._tower(folder)
-        unit_length = similarity == "cosine" or (normalized if self.normalize is None else self.normalize)
-        scale = self._scale_options().build(folder.path)
-        model = BiEncoder(tower, tokenizer, scale, similarity, unit_length=unit_length, source=self.name_or_path)
+            parts = [self._tower(route, quantization) for route in folder.routes().values()]
+        towers, tokenizers, heads = zip(*parts, strict=True)
+        alike = {(t.fingerprint, t.include_prompt, h.normalized) for t, h in zip(tokenizers, heads, strict=True)}
+        if len(alike) > 1:
+            raise ValueError(f"model {folder.path}: its two towers differ in tokenizer, length or normalisation")
+        tower: Tower | SeparateTowers = towers[0] if len(towers) == 1 else SeparateTowers(*towers)
+        if self.separate_towers and isinstance(tower, Tower):
+            tower = SeparateTowers.of(tower)
+        if self.gradient_checkpointing:
+            for one in towers_of(tower).values():
+                recompute_activations(one.backbone)
+        marks_queries = isinstance(tower, SeparateTowers)
+        tokenizer = replace(tokenizers[0], marks_queries=marks_queries)
+        tokenizer.check_prompts()
+        normalized = heads[0].normalized if self.normalize is None else self.normalize
+        model = BiEncoder(
+            tower,
+            tokenizer,
+            self._scale_options().build(folder.path),
+            similarity,
+            unit_length=similarity == "cosine" or normalized,
+            source=self.name_or_path,
+        )
         model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
 
@@ -86,27 +111,42 @@ class BiEncoderConfig:
             raise ValueError("model.normalize=false: cosine needs embeddings of unit length; set model.similarity=dot")
         return similarity
 
-    def _tower(self, folder: ModelFolder) -> tuple[Tower, TextTokenizer, bool]:
-        modes, normalized = _head(folder)
-        config = load_config(folder)
+    def _tower(self, folder: ModelFolder, quantization: BitsAndBytesConfig | None) -> tuple[Tower, TextTokenizer, Head]:
+        head = Head.read(folder)
+        adapter = read_json(folder.backbone / "adapter_config.json")
+        base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
+        config = load_config(base)
         ask_dropout(config, self.dropout)
-        backbone, _ = load_backbone(AutoModel, folder, config, self.attention)
+        backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
+        if adapter:
+            backbone = merge_saved(backbone, folder.backbone)
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
-        modes = [self.pooling] if self.pooling else modes
-        dense = self._dense(backbone.config.hidden_size * len(modes))
         if pooler := getattr(backbone, "pooler", None):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay
         wrapped = self.lora.wrap(backbone, [], "FEATURE_EXTRACTION") if self.lora else backbone
-        if self.gradient_checkpointing:
-            recompute_activations(wrapped)
+        modes = [self.pooling] if self.pooling else list(head.modes)
+        dense = self._dense(head, config.hidden_size * len(modes))
+        source = self.name_or_path if folder.backbone == folder.path else str(folder.backbone.absolute())
         prompts = folder.prompts if self.prompts is None else self.prompts
         default = folder.settings.get("default_prompt_name")
         texts = TextTokenizer(tokenizer, max_length, prompts, default if default in prompts else None)
-        return Tower(wrapped, modes, dense), texts, normalized
+        texts = replace(texts, include_prompt=head.include_prompt)
+        return Tower(wrapped, modes, dense, source=source), texts, head
 
-    def _dense(self, dim: int) -> list[Dense]:
-        if self.projection is None:
-            return []
+    def _dense(self, head: Head, dim: int) -> list[Dense]:
+        """The folder's layers; with `projection` its last one must have that size, or a new one is drawn."""
+        layers = [Dense.load(path) for path in head.dense]
+        sizes = [(layer.linear.in_features, layer.linear.out_features) for layer in layers]
+        if layers and sizes[0][0] != dim:
+            raise ValueError(
+                f"model.pooling={self.pooling} gives {dim} values, and {head.dense[0]} reads {sizes[0][0]}"
+            )
+        if self.projection is None or (sizes and sizes[-1][1] == self.projection):
+            return layers
+        if layers:
+            raise ValueError(
+                f"model.projection={self.projection}: {head.dense[-1]} projects to {sizes[-1][1]}: give that, or null"
+            )
         return [Dense(nn.Linear(dim, self.projection, bias=False), nn.Identity())]
 
 
@@ -115,7 +155,7 @@ class BiEncoder(nn.Module):
 
     def __init__(
         self,
-        tower: Tower,
+        tower: Tower | SeparateTowers,
         tokenizer: TextTokenizer,
         scale: Scale | None,
         similarity: str,
@@ -133,6 +173,11 @@ class BiEncoder(nn.Module):
         self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
         self.returns_layers = False  # set by who wants "layers"
 
+    @property
+    def dimension(self) -> int:
+        """Of an embedding."""
+        return next(iter(towers_of(self.tower).values())).dimension
+
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
         """Representations of input_ids, attention_mask, ... [rows, tokens], in float32:
 
@@ -141,26 +186,9 @@ class BiEncoder(nn.Module):
         - "bias" [rows], where it has one, likewise;
         - "layers" [rows, layers, dim], where `returns_layers`: embeddings of the earlier layers, first to last but one.
         """
-        *layers, embedding = self.tower(features, layers=self.returns_layers)
-        output = {"embedding": self._finish(embedding)}
+        layers = self.tower(features, layers=self.returns_layers)
+        layers = normalize(layers, dim=-1) if self.unit_length else layers
+        output = {"embedding": layers[:, -1]}
         if self.returns_layers:
-            output["layers"] = self._finish(torch.stack(layers, dim=1))
-        return output if self.scale is None else output | self.scale(len(embedding), embedding.device)
-
-    def _finish(self, embedding: Tensor) -> Tensor:
-        return normalize(embedding, dim=-1) if self.unit_length else embedding
-
-
-def _head(folder: ModelFolder) -> tuple[list[str], bool]:
-    """Pooling modes and whether embeddings are normalised, from the modules after the transformer."""
-    names = [name for name, _ in folder.modules]
-    if not names:
-        return ["mean"], False
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise ValueError(f"model {folder.path} is {' > '.join(names)}; read are Transformer > Pooling (> Normalize)")
-    config = read_json(folder.modules[1][1] / "config.json") or {}
-    if folder.prompts and not config.get("include_prompt", True):
-        raise ValueError(
-            f"model {folder.path} leaves prompts out of the pooling (include_prompt: false): not supported"
-        )
-    return pooling_modes(config), len(names) == 3
+            output["layers"] = layers[:, :-1]
+        return output if self.scale is None else output | self.scale(len(layers), layers.device)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
-from models.loading import load_backbone, load_config, quiet, recompute_activations
-from models.lora import LoRAConfig
+from models.loading import activation_named, load_backbone, load_config, recompute_activations
+from models.lora import LoRAConfig, merge_saved
 from models.resolve import DEFAULT_MODEL, resolve
 from models.tokenization import PairTokenizer, load_tokenizer
 
@@ -53,7 +53,7 @@ class CrossEncoderConfig:
             torch.default_generator.manual_seed(seed)
             backbone, missing = self._load(base, force_one_label=adapter is not None)
             if adapter:
-                backbone, missing = _merge_adapter(backbone, folder.path), []
+                backbone, missing = merge_saved(backbone, folder.path), []
             tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
             head = _head_modules(backbone)
             for name in head:
@@ -168,13 +168,6 @@ def _missing_pooler(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
     return sorted({key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(inside)})
 
 
-def _merge_adapter(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:
-    """`backbone` with a saved adapter merged: training may go on with full weights or with a new adapter."""
-    with quiet():
-        config = PeftConfig.from_pretrained(str(path))
-        return PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
-
-
 def _activation(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
     """What sentence-transformers' CrossEncoder would put on the score: named by the folder, else Sigmoid."""
     options = [
@@ -182,9 +175,5 @@ def _activation(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
         (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),
         getattr(config, "sbert_ce_default_activation_function", None),  # written before sentence-transformers 4
     ]
-    name = next((option for option in options if option), "torch.nn.modules.activation.Sigmoid")
-    found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
-    if found is None:  # never import what a folder names; sentence-transformers falls back in the same way
-        logger.warning("%s names the activation %s, which is not torch's: Sigmoid is used", folder.path, name)
-        return nn.Sigmoid()
-    return found()
+    name = next((option for option in options if option), "")
+    return activation_named(name, folder.path, default=nn.Sigmoid)

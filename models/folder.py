@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ def read_json(file: Path) -> Any:
 
 def missing_files(path: Path) -> list[str]:
     """What a folder lacks to be a model: names for an error message, empty where nothing is missing."""
-    if (path / "adapter_config.json").is_file():
-        return [] if (path / "adapter_model.safetensors").is_file() else ["adapter_model.safetensors"]
-    backbone = ModelFolder.read(path).backbone
+    return [name for route in ModelFolder.read(path).routes().values() for name in _missing_of_backbone(route.backbone)]
+
+
+def _missing_of_backbone(backbone: Path) -> list[str]:
+    if (backbone / "adapter_config.json").is_file():
+        return [] if (backbone / "adapter_model.safetensors").is_file() else ["adapter_model.safetensors"]
     missing = [] if (backbone / "config.json").is_file() else ["config.json"]
     if not any((backbone / name).is_file() for name in WEIGHTS):
         pickled = any(backbone.glob("pytorch_model*.bin"))
@@ -57,12 +60,23 @@ class ModelFolder:
         settings = read_json(path / "config_sentence_transformers.json") or {}
         kind = settings.get("model_type", "SentenceTransformer") if modules else ""
         backbone = modules[0][1] if modules else path
-        # Old folders name this file after the architecture: sentence_roberta_config.json, ...
-        files = [backbone / "sentence_bert_config.json", *sorted(backbone.glob("sentence_*_config.json"))]
-        transformer: dict[str, Any] = (
-            next((content for file in files if (content := read_json(file))), {}) if modules else {}
-        )
-        return cls(path, modules, kind, settings, transformer)
+        return cls(path, modules, kind, settings, _transformer_settings(backbone) if modules else {})
+
+    def routes(self) -> dict[str, ModelFolder]:
+        """{"": itself}, or of a Router the modules of each task ("query", "document")."""
+        if not self.modules or self.modules[0][0] not in ("Router", "Asym"):
+            return {"": self}
+        root = self.modules[0][1]
+        config = read_json(root / "router_config.json") or read_json(root / "config.json") or {}
+        types, found = config.get("types", {}), {}
+        for route, names in config.get("structure", {}).items():
+            if any(name not in types for name in names) or not names:
+                raise ValueError(f"{root / 'router_config.json'}: route {route} names modules that have no type")
+            modules = [(types[name].rsplit(".", 1)[-1], root / name) for name in names] + self.modules[1:]
+            found[route] = replace(self, modules=modules, transformer=_transformer_settings(modules[0][1]))
+        if set(found) != {"query", "document"}:
+            raise ValueError(f"model {self.path} routes {', '.join(found) or 'nothing'}; read are query and document")
+        return found
 
     @property
     def backbone(self) -> Path:
@@ -77,4 +91,10 @@ class ModelFolder:
 
     @property
     def prompts(self) -> dict[str, str]:
-        return {name: text for name, text in (self.settings.get("prompts") or {}).items() if text}
+        return {name: text or "" for name, text in (self.settings.get("prompts") or {}).items()}
+
+
+def _transformer_settings(backbone: Path) -> dict[str, Any]:
+    # Old folders name this file after the architecture: sentence_roberta_config.json, ...
+    files = [backbone / "sentence_bert_config.json", *sorted(backbone.glob("sentence_*_config.json"))]
+    return next((content for file in files if (content := read_json(file))), {})

@@ -6,16 +6,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from models.folder import ModelFolder, first_line
+
+logger = logging.getLogger(__name__)
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
@@ -54,7 +57,11 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
 
 
 def load_backbone(
-    auto_class: Any, folder: ModelFolder, config: PretrainedConfig, attention: str | None
+    auto_class: Any,
+    folder: ModelFolder,
+    config: PretrainedConfig,
+    attention: str | None,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in float32 on the CPU, and the parameters that the checkpoint lacks (a new head, a new pooler).
 
@@ -69,6 +76,7 @@ def load_backbone(
                 config=config,
                 dtype=torch.float32,  # "auto" would train in the checkpoint's own, often half, precision
                 attn_implementation=attention,
+                quantization_config=quantization,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -89,6 +97,15 @@ def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(model, PeftModel):
         model.enable_input_require_grads()  # else checkpoints of frozen inputs would cut the graph
+
+
+def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn.Module:
+    """The activation that a folder names, "torch.nn...."; never imports what a folder names: another is `default`, as
+    in sentence-transformers."""
+    found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
+    if found is None and name:
+        logger.warning("%s names the activation %s, which is not torch's: %s is used", folder, name, default.__name__)
+    return (found or default)()
 
 
 def position_limit(model: PreTrainedModel) -> int:

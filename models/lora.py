@@ -1,4 +1,4 @@
-"""LoRA by peft: low-rank updates of the backbone's linear layers, with the score head trained in full.
+"""LoRA by peft: low-rank updates of the backbone's linear layers, with a score head trained in full.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685.
 """
@@ -9,14 +9,16 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.loading import quiet
+from models.quantization import dequantized
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -94,6 +96,13 @@ def _wrapped(model: nn.Module) -> list[PeftModel]:
     return [module for module in model.modules() if isinstance(module, PeftModel)]
 
 
+def merge_saved(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """`backbone` with a saved adapter merged: training may go on with full weights or with a new adapter."""
+    with quiet():
+        config = PeftConfig.from_pretrained(str(path))
+        return PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
+
+
 def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     """The plain model with the adapters of `state` (of `wrapped.state_dict()`, on the CPU) merged into it.
 
@@ -101,8 +110,12 @@ def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     """
     base = wrapped.get_base_model()
     assert isinstance(base, PreTrainedModel)
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+        state = dequantized(wrapped, state)
     with torch.device("meta"):
-        empty = get_peft_model(type(base)(copy.deepcopy(base.config)), copy.deepcopy(wrapped.peft_config["default"]))
+        empty = get_peft_model(type(base)(config), copy.deepcopy(wrapped.peft_config["default"]))
     empty.load_state_dict(state, assign=True)
     merged = empty.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)

@@ -11,38 +11,41 @@ from torch import Tensor
 Pooling = Callable[[Tensor, Tensor], Tensor]
 
 
-def _first(tokens: Tensor, mask: Tensor) -> Tensor:
-    return tokens[torch.arange(len(tokens), device=tokens.device), mask.int().argmax(1)]
+def _first(tokens: Tensor, positions: Tensor) -> Tensor:
+    return tokens[torch.arange(len(tokens), device=tokens.device), _pooled(positions).int().argmax(1)]
 
 
-def _last(tokens: Tensor, mask: Tensor) -> Tensor:
-    last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+def _last(tokens: Tensor, positions: Tensor) -> Tensor:
+    last = positions.shape[1] - 1 - _pooled(positions).flip(1).int().argmax(1)
     return tokens[torch.arange(len(tokens), device=tokens.device), last]
 
 
-def _max(tokens: Tensor, mask: Tensor) -> Tensor:
-    return tokens.masked_fill(mask[:, :, None] == 0, torch.finfo(tokens.dtype).min).amax(1)
+def _max(tokens: Tensor, positions: Tensor) -> Tensor:
+    return tokens.masked_fill(~_pooled(positions)[:, :, None], torch.finfo(tokens.dtype).min).amax(1)
+
+
+def _mean(tokens: Tensor, positions: Tensor) -> Tensor:
+    return _sum(tokens, _pooled(positions)) / _pooled(positions).sum(1, keepdim=True)
+
+
+def _mean_sqrt_length(tokens: Tensor, positions: Tensor) -> Tensor:
+    return _sum(tokens, _pooled(positions)) / _pooled(positions).sum(1, keepdim=True).sqrt()
+
+
+def _weighted_mean(tokens: Tensor, positions: Tensor) -> Tensor:
+    """Weights 1, 2, 3, ... over a row's tokens (SGPT, https://arxiv.org/abs/2202.08904)."""
+    return _sum(tokens, positions) / positions.sum(1, keepdim=True)
 
 
 def _sum(tokens: Tensor, weights: Tensor) -> Tensor:
     return (tokens * weights[:, :, None]).sum(1)
 
 
-def _mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    return _sum(tokens, mask) / mask.sum(1, keepdim=True)
+def _pooled(positions: Tensor) -> Tensor:
+    return positions > 0
 
 
-def _mean_sqrt_length(tokens: Tensor, mask: Tensor) -> Tensor:
-    return _sum(tokens, mask) / mask.sum(1, keepdim=True).sqrt()
-
-
-def _weighted_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Weights 1, 2, 3, ... over a row's tokens (SGPT, https://arxiv.org/abs/2202.08904)."""
-    weights = mask.cumsum(1) * mask
-    return _sum(tokens, weights) / weights.sum(1, keepdim=True)
-
-
-# name -> ([rows, tokens, dim], mask [rows, tokens] of 0 and 1) -> [rows, dim]; padding on either side
+# name -> ([rows, tokens, dim], positions [rows, tokens]: 1, 2, ... and 0 at tokens left out) -> [rows, dim]
 POOLINGS: dict[str, Pooling] = {
     "cls": _first,
     "max": _max,
@@ -71,12 +74,23 @@ def pooling_modes(config: Mapping[str, Any]) -> list[str]:
     return modes
 
 
+def pooling_config(modes: list[str]) -> dict[str, Any]:
+    """The inverse: old booleans, which every release reads; where their order does not hold, the new name."""
+    if modes != [name for name in OLD_NAMES.values() if name in modes]:
+        return {"pooling_mode": modes}
+    return {old: name in modes for old, name in OLD_NAMES.items()}
+
+
 def check_mode(mode: str, place: str = "pooling mode ") -> None:
     if mode not in POOLINGS:
         raise ValueError(f"{place}{mode}: choose {', '.join(POOLINGS)}")
 
 
-def pool(tokens: Tensor, mask: Tensor, modes: list[str]) -> Tensor:
-    """[rows, tokens, dim], mask [rows, tokens] -> [rows, dim * len(modes)] float32."""
-    tokens, mask = tokens.float(), mask.float()
-    return torch.cat([POOLINGS[mode](tokens, mask) for mode in modes], dim=-1)
+def pool(tokens: Tensor, mask: Tensor, modes: list[str], pooled: Tensor | None = None) -> Tensor:
+    """[rows, tokens, dim], mask [rows, tokens] (0: padding, on either side) -> [rows, dim * len(modes)] float32.
+
+    `pooled` [rows, tokens]: 1 at the tokens that count (None: all but padding), at least one per row; the others,
+    a prompt's, keep their positions.
+    """
+    positions = mask.cumsum(1) * (mask if pooled is None else mask * pooled)
+    return torch.cat([POOLINGS[mode](tokens.float(), positions.float()) for mode in modes], dim=-1)

@@ -24,6 +24,8 @@ NEEDED_FILES = [
     "model*.safetensors",
     "adapter_model.safetensors",
     "*_Dense/model.safetensors",
+    "*_Transformer/*model*.safetensors",
+    "loss_parameters.safetensors",
 ]
 UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]
 

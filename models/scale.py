@@ -70,6 +70,11 @@ class Scale(nn.Module):
             if value is not None
         }
 
+    def values(self) -> dict[str, Tensor]:
+        """{"scale": [], "bias": []} of what there is, to be saved."""
+        with torch.no_grad():
+            return {name: value[0].clone() for name, value in self(1, torch.device("cpu")).items()}
+
     def _scale(self) -> Tensor | float | None:
         if self.log_scale is None:
             return self.fixed_scale

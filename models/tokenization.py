@@ -14,6 +14,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from models.folder import ModelFolder
 from models.loading import check_max_length, position_limit, quiet
 
+# Token-level features that are not the transformer's.
+POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
+IS_QUERY = "is_query"  # 1 at the tokens of queries, for separate towers
+
 TokenIds = Mapping[str, list[list[int]]]
 
 
@@ -33,6 +37,16 @@ class _ModelTokenizer:
         """The padding value per feature."""
         own = self.tokenizer
         return {"input_ids": own.pad_token_id, "token_type_ids": own.pad_token_type_id, "attention_mask": 0}
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where the same texts give the same rows."""
+        return f"{self.max_length} {self.tokenizer.padding_side} {self.tokenizer.backend_tokenizer.to_str()}"
+
+    def check_prompts(self) -> None:
+        """`check_prompt` of the model's own."""
+        for prompt in self.prompts.values():
+            self.check_prompt(prompt)
 
     def check_prompt(self, prompt: str | None) -> None:
         """Raises ValueError where a prompt leaves no room for the text."""
@@ -77,6 +91,7 @@ class PairTokenizer(_ModelTokenizer):
         return self([query] * len(documents), documents, query_prompt, document_prompt or "")
 
 
+@dataclass(frozen=True)
 class TextTokenizer(_ModelTokenizer):
     """Single texts to rows of ids, unpadded, cut at `max_length`.
 
@@ -84,12 +99,23 @@ class TextTokenizer(_ModelTokenizer):
     else the default prompt.
     """
 
+    include_prompt: bool = True  # False: "pooled" marks the tokens after the prompt
+    marks_queries: bool = False  # "is_query" tells the towers apart
+
     layout: ClassVar[str] = "texts"
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text; `prompt` of None: that
         of the role."""
-        return self._encode(_before(self.prompt(role) if prompt is None else prompt, texts))
+        prompt = self.prompt(role) if prompt is None else prompt
+        encoding = dict(self._encode(_before(prompt, texts)))
+        lengths = [len(row) for row in encoding["input_ids"]]
+        if not self.include_prompt:
+            skipped = [min(self._prompt_length(prompt), length - 1) for length in lengths]
+            encoding[POOLED] = [[0] * s + [1] * (n - s) for s, n in zip(skipped, lengths, strict=True)]
+        if self.marks_queries:
+            encoding[IS_QUERY] = [[int(role == "query")] * length for length in lengths]
+        return encoding
 
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
@@ -105,6 +131,13 @@ class TextTokenizer(_ModelTokenizer):
             raise ValueError(f"role {role!r} of a text: choose query, document or None")
         chosen = next((name for name in names[role] if name in self.prompts), self.default_prompt)
         return self.prompts.get(chosen or "", "")
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Tokens before the text: those of the prompt alone, without the special token at its end."""
+        if not prompt:
+            return 0
+        ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length).input_ids
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
 
 def _before(prompt: str, texts: list[str]) -> list[str]:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.folder import read_json
+from models.loading import activation_named
 from models.pooling import pool
-
-# Token-level features of the tokenizer that are not the transformer's.
-POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
-IS_QUERY = "is_query"  # 1 at the tokens of queries, for separate towers
+from models.tokenization import IS_QUERY, POOLED
 
 
 class Dense(nn.Module):
-    """activation(W x + b) of an embedding, in float32 under autocast too."""
+    """activation(W x + b) of an embedding, in float32 under autocast too; sentence-transformers' module."""
 
     def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
         super().__init__()
         self.linear = linear
         self.activation = activation
+
+    @classmethod
+    def load(cls, folder: Path) -> Dense:
+        """Raises ValueError where the folder holds another kind of layer."""
+        config = read_json(folder / "config.json") or {}
+        if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+            raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; read are plain ones")
+        linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+        dense = cls(linear, activation_named(config.get("activation_function", ""), folder, default=nn.Tanh))
+        dense.load_state_dict(load_file(folder / "model.safetensors"))
+        return dense.float()
 
     def forward(self, embedding: Tensor) -> Tensor:
         with torch.autocast(embedding.device.type, enabled=False):
@@ -30,16 +44,59 @@ class Dense(nn.Module):
 class Tower(nn.Module):
     """Embeddings of texts, not normalised: token embeddings of `backbone`, pooled by `modes`, through `dense`."""
 
-    def __init__(self, backbone: PreTrainedModel | PeftModel, modes: list[str], dense: list[Dense]) -> None:
+    def __init__(
+        self, backbone: PreTrainedModel | PeftModel, modes: list[str], dense: list[Dense], *, source: str
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.modes = modes
         self.dense = nn.Sequential(*dense)
+        self.source = source  # the name or path that the backbone's weights came from
 
-    def forward(self, features: dict[str, Tensor], *, layers: bool) -> list[Tensor]:
-        """[rows, dim] float32 of the last layer, and with `layers` of the earlier ones before it, first to last."""
-        features = dict(features)
-        pooled = features.pop(POOLED, features["attention_mask"])
-        output = self.backbone(**features, output_hidden_states=layers)
+    @property
+    def dimension(self) -> int:
+        """Of an embedding."""
+        layers = [layer for layer in self.dense if isinstance(layer, Dense)]
+        return layers[-1].linear.out_features if layers else self.backbone.config.hidden_size * len(self.modes)
+
+    def forward(self, features: dict[str, Tensor], *, layers: bool) -> Tensor:
+        """[rows, 1, dim] float32 of the last layer; with `layers` [rows, layers, dim] of all layers, first to last."""
+        own = {name: value for name, value in features.items() if name != POOLED}
+        output = self.backbone(**own, output_hidden_states=layers)
         tokens = [*(output.hidden_states[1:-1] if layers else ()), output.last_hidden_state]
-        return [self.dense(pool(layer, pooled, self.modes)) for layer in tokens]
+        mask, pooled = features["attention_mask"], features.get(POOLED)
+        return torch.stack([self.dense(pool(layer, mask, self.modes, pooled)) for layer in tokens], dim=1)
+
+
+class SeparateTowers(nn.Module):
+    """Queries go through one tower and documents through the other."""
+
+    def __init__(self, query: Tower, document: Tower) -> None:
+        super().__init__()
+        self.query = query
+        self.document = document
+
+    @classmethod
+    def of(cls, tower: Tower) -> SeparateTowers:
+        """Two towers that start as `tower` is."""
+        return cls(tower, copy.deepcopy(tower))
+
+    def forward(self, features: dict[str, Tensor], *, layers: bool) -> Tensor:
+        """As `Tower`. Both towers run and are part of the graph, for a row without weight where none is theirs: ZeRO-3
+        gathers weights in every forward and backward, so all ranks must run equally many."""
+        is_query = features[IS_QUERY].any(1)
+        total = None
+        for tower, chosen in ((self.query, is_query), (self.document, ~is_query)):
+            rows = chosen.nonzero().squeeze(1)
+            weight = float(len(rows) > 0)
+            rows = rows if len(rows) else rows.new_zeros(1)
+            part = weight * tower({n: v[rows] for n, v in features.items() if n != IS_QUERY}, layers=layers)
+            total = part.new_zeros(len(is_query), *part.shape[1:]) if total is None else total
+            total = total.index_add(0, rows, part)
+        assert total is not None
+        return total
+
+
+def towers_of(tower: Tower | SeparateTowers) -> dict[str, Tower]:
+    """{"query": ..., "document": ...}, or {"": the one tower}."""
+    return {"": tower} if isinstance(tower, Tower) else {"query": tower.query, "document": tower.document}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -9,29 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from bi_encoders import TEXTS, embed, oracle
 
-from models.bi_encoder import BiEncoder, BiEncoderConfig
-from models.pooling import OLD_NAMES, POOLINGS, pool
-
-TEXTS = ["what is python?", "python returns the value of a list " * 12, "x", "Green Apple"]
-
-
-def embed(model: BiEncoder, texts: list[str] = TEXTS, role: str | None = None, side: str = "right") -> Tensor:
-    encoding = model.tokenizer(texts, role)
-    width = max(len(row) for row in encoding["input_ids"]) + 3
-    rows = {**encoding, "attention_mask": [[1] * len(row) for row in encoding["input_ids"]]}
-    features = {}
-    for name, values in rows.items():
-        fill = [[model.tokenizer.padding[name]] * (width - len(row)) for row in values]
-        padded = [f + row if side == "left" else row + f for row, f in zip(values, fill, strict=True)]
-        features[name] = torch.tensor(padded)
-    with torch.no_grad():
-        return model(**features)["embedding"]
-
-
-def oracle(folder: Path, **options):
-    return pytest.importorskip("sentence_transformers").SentenceTransformer(str(folder), device="cpu", **options)
+from models.bi_encoder import BiEncoderConfig
+from models.pooling import OLD_NAMES, POOLINGS
 
 
 def write_modules(folder: Path, pooling: dict, *, normalize: bool, new: bool = False) -> None:
@@ -124,25 +106,48 @@ def test_minilm_equals_sentence_transformers():
     assert pickle.loads(pickle.dumps(model.tokenizer))(TEXTS) == model.tokenizer(TEXTS)
 
 
-@pytest.mark.parametrize("mode", list(POOLINGS))
-def test_pooling_ignores_padding_on_either_side(mode):
-    tokens = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    junk = torch.full((2, 2, 4), 1e3)
-    whole = pool(tokens, torch.ones(2, 3), [mode])
-    right = pool(torch.cat([tokens, junk], 1), torch.tensor([[1, 1, 1, 0, 0]] * 2), [mode])
-    left = pool(torch.cat([junk, tokens], 1), torch.tensor([[0, 0, 1, 1, 1]] * 2), [mode])
-    torch.testing.assert_close(right, whole)
-    torch.testing.assert_close(left, whole)
+def test_a_plain_folder_compares_by_cosine(tiny_bert_dir):
+    model = BiEncoderConfig(str(tiny_bert_dir)).build(seed=0).eval()
+    model.tokenizer.tokenizer.model_max_length = 128
+    expected = oracle(tiny_bert_dir).encode(TEXTS, convert_to_tensor=True, normalize_embeddings=True)
+    assert (model.similarity, model.unit_length) == ("cosine", True)
+    torch.testing.assert_close(embed(model), expected, atol=1e-5, rtol=0)
 
 
-def test_what_it_cannot_read_is_refused(folder, tiny_bert_dir, tmp_path):
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken", "weightedmean"])
+def test_prompts_left_out_of_the_pooling(folder, mode):
+    pooling = {"word_embedding_dimension": 32, "pooling_mode": mode, "include_prompt": False}
+    write_modules(folder, pooling, normalize=True)
+    prompts = {"query": "what is the ", "document": ""}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    model = BiEncoderConfig(str(folder)).build(seed=0).eval()
+    theirs = oracle(folder)
+    for side in ("left", "right"):
+        expected = theirs.encode_query(TEXTS, convert_to_tensor=True)
+        torch.testing.assert_close(embed(model, role="query", side=side), expected, atol=1e-5, rtol=0)
+    expected = theirs.encode_document(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(embed(model, role="document"), expected, atol=1e-5, rtol=0)
+    expected = theirs.encode(TEXTS, prompt="rank: ", convert_to_tensor=True)
+    torch.testing.assert_close(embed(model, role="query", prompt="rank: "), expected, atol=1e-5, rtol=0)
+    included = embed(BiEncoderConfig(str(folder)).build(seed=0).eval(), role="query")
+    model.tokenizer = dataclasses.replace(model.tokenizer, include_prompt=True)
+    assert (embed(model, role="query") - included).abs().max() > 1e-3 or mode == "lasttoken"
+
+
+def test_what_it_cannot_read_is_refused(folder, tiny_bert_dir, tiny_reranker_dir, tmp_path):
     write_modules(folder, {"pooling_mode": "attention"}, normalize=False)
     with pytest.raises(ValueError, match="pooling mode attention: choose cls"):
-        BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
+        BiEncoderConfig(str(folder)).build(seed=0)
     modules = json.loads((folder / "modules.json").read_text())
-    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    modules.append({"idx": 2, "name": "2", "path": "2_LayerNorm", "type": "sentence_transformers.models.LayerNorm"})
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="Transformer > Pooling > Dense"):
-        BiEncoderConfig(str(folder), similarity="dot").build(seed=0).eval()
+    with pytest.raises(ValueError, match="Transformer > Pooling > LayerNorm"):
+        BiEncoderConfig(str(folder)).build(seed=0)
     with pytest.raises(ValueError, match="role 'passage'"):
-        BiEncoderConfig(str(tiny_bert_dir)).build(seed=0).eval().tokenizer(TEXTS, "passage")
+        BiEncoderConfig(str(tiny_bert_dir)).build(seed=0).tokenizer(TEXTS, "passage")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "euclidean"}))
+    with pytest.raises(ValueError, match="compares by euclidean: set model"):
+        BiEncoderConfig(str(folder)).build(seed=0)
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    with pytest.raises(ValueError, match="is a CrossEncoder, not an embedding model"):
+        BiEncoderConfig(str(folder)).build(seed=0)
