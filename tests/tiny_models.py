@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -47,4 +49,47 @@ def write_tiny_bert(folder: Path, *, reranker: bool = False, seed: int = 0, **op
             model = BertModel(tiny_config(**options))
     write_tokenizer(folder)
     model.save_pretrained(folder)
+    return folder
+
+
+CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
+
+
+def write_tiny_decoder(folder: Path, *, seed: int = 0, embedder: bool = True, **options: Any) -> Path:
+    """A Qwen3 decoder whose tokenizer appends an end token, which is its padding too, and pads on the left; with
+    `embedder` the modules and prompts of Qwen3-Embedding."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    write_tokenizer(folder / "bert")
+    backend = BertTokenizerFast.from_pretrained(folder / "bert").backend_tokenizer
+    shutil.rmtree(folder / "bert")
+    end = "[SEP]"
+    backend.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, backend.token_to_id(end))])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=end, eos_token=end, padding_side="left", model_max_length=128
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "head_dim": 16}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = Qwen3Config(vocab_size=len(tokenizer), initializer_range=0.2, **(sizes | ids | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        Qwen3Model(config).save_pretrained(folder)
+    if embedder:
+        package = "sentence_transformers.models"
+        names = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        modules = [{"idx": i, "name": str(i), "path": p, "type": f"{package}.{t}"} for i, (p, t) in enumerate(names)]
+        pooling = {"word_embedding_dimension": 32, "pooling_mode_lasttoken": True, "include_prompt": True}
+        prompts = {"query": "what is the rank of\nquery: ", "document": ""}
+        settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+        (folder / "1_Pooling").mkdir()
+        for file, content in (
+            ("modules.json", modules),
+            ("1_Pooling/config.json", pooling),
+            ("config_sentence_transformers.json", settings),
+        ):
+            (folder / file).write_text(json.dumps(content))
     return folder
