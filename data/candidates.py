@@ -63,6 +63,12 @@ class BM25Candidates:
 
 
 @dataclass(frozen=True)
+class ListedCandidates(BM25Candidates):
+    """The documents listed with a query (data=file); where held-out queries list a single one, or data lists none at
+    all, BM25's."""
+
+
+@dataclass(frozen=True)
 class RunFileCandidates:
     """Candidates and scores of any other system: a TREC run file, or (*.jsonl) teacher scores `{"query_id",
     "document_ids", "scores"}`; either may be gzipped. Ranked by score, equal scores as in the file."""
