@@ -73,8 +73,12 @@ class Loss(ABC):
     """What every loss says of itself. Subclasses are frozen dataclasses that hold the options."""
 
     contract: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("comparison",)  # of the data: names of REQUIREMENTS
     compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What of the data the loss needs, names of REQUIREMENTS: a ClassVar, or a property of the options."""
+        return ("comparison",)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -133,9 +137,12 @@ class MatrixLoss(Loss):
     """A loss of the embeddings of a whole batch, in which each list's documents may be another's negatives."""
 
     contract: ClassVar[str] = "matrix"
-    requires: ClassVar[tuple[str, ...]] = ("positive",)
     compares_embeddings: ClassVar[bool] = True
     couples_lists: ClassVar[bool] = True
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("positive",)
 
     @abstractmethod
     def __call__(

@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from losses.contracts import mean_over_lists
 from losses.lists import at_least_float32
 
-ELEMENTS_PER_BLOCK = 2**20  # of one intermediate matrix: 4 MiB in float32
+IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
+ELEMENTS_PER_BLOCK = 2**20  # of the matrices of similarities: 4 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class InBatch:
     """
 
     queries: Tensor  # [Q, dim], at least float32
+    present: Tensor  # [Q] bool: the list has a document; a list of padding has no query either
     documents: Tensor  # [D, dim]
     list_of: Tensor  # [D] int64: the list (query) that a document belongs to
     relevant: Tensor  # [D] bool: the label is above 0
@@ -52,6 +54,7 @@ class InBatch:
         pair_documents = relevant.nonzero()[:, 0]
         return cls(
             queries=at_least_float32(queries),
+            present=mask.any(dim=1),
             documents=at_least_float32(documents[mask]),
             list_of=list_of,
             relevant=relevant,
@@ -60,6 +63,20 @@ class InBatch:
             query_ids=_ids(query_keys, len(queries), mask.device),
             document_ids=_ids(None if document_keys is None else document_keys[mask], len(relevant), mask.device),
         )
+
+    def own(self, queries: Tensor) -> Tensor:
+        """queries [B] int64 -> [B, D] bool: the document stands in the query's list."""
+        return self.list_of == queries.unsqueeze(1)
+
+    def negative_documents(self, queries: Tensor, in_batch: str) -> Tensor:
+        """queries [B] int64 -> [B, D] bool: of its list and, by `in_batch`, of others; none known as a positive."""
+        own = self.own(queries)
+        others = {"all": ~own, "positives": ~own & self.relevant, "none": torch.zeros_like(own)}[in_batch]
+        return (own | others) & ~self.known_documents(queries)
+
+    def negative_queries(self, documents: Tensor) -> Tensor:
+        """documents [B] int64 -> [B, Q] bool: the queries that the document is not known as a positive of."""
+        return self.present & ~self.known_queries(documents)
 
     def known_documents(self, queries: Tensor) -> Tensor:
         """queries [B] int64 -> [B, D] bool: the document's text is relevant for the query's text, by any list."""
@@ -76,14 +93,16 @@ class InBatch:
         known[row, column_ids[pair_columns][pair]] = True
         return known[:, column_ids]
 
-    def in_blocks(self, function: Callable[[Tensor], Tensor], num_rows: int) -> Tensor:
-        """`function(rows [B] int64) -> [B]` of rows 0 to num_rows - 1; a block's matrices are freed before the next."""
+    def in_blocks(self, function: Callable[[Tensor], Tensor], num_rows: int, num_columns: int) -> Tensor:
+        """`function(rows [B] int64) -> [B]` of rows 0 to num_rows - 1; a block's matrices are freed before the next.
+
+        num_columns: elements that `function` computes for a row, which bound B.
+        """
         rows = torch.arange(num_rows, device=self.queries.device)
-        size = max(1, ELEMENTS_PER_BLOCK // max(1, len(self.queries), len(self.documents)))
-        blocks = [
-            checkpoint(function, block, use_reentrant=False, preserve_rng_state=False) for block in rows.split(size)
-        ]
-        return torch.cat(blocks)
+        blocks = rows.split(max(1, ELEMENTS_PER_BLOCK // max(1, num_columns)))
+        return torch.cat(
+            [checkpoint(function, block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+        )
 
     def mean_over_queries(self, values: Tensor, weights: Tensor | None) -> Tensor:
         """values [P] -> scalar: mean over a query's pairs, then (weighted) over the queries that have one."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
-from losses.in_batch import InBatch
+from losses.in_batch import IN_BATCH, InBatch
 from losses.lists import above_zero, at_least, finite, one_of
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
@@ -78,7 +78,7 @@ class InfoNCE(MatrixLoss):
         for direction in self.directions:
             one_of("directions", direction, DIRECTIONS)
         one_of("partition_mode", self.partition_mode, ("joint", "per_direction"))
-        one_of("in_batch", self.in_batch, ("all", "positives", "none"))
+        one_of("in_batch", self.in_batch, IN_BATCH)
         if self.in_batch == "none" and set(self.directions) != {"query_to_doc"}:
             raise ValueError("in_batch=none leaves negatives to query_to_doc only: set directions=[query_to_doc]")
         for name in ("margin", "guide_margin"):
@@ -98,6 +98,20 @@ class InfoNCE(MatrixLoss):
             raise ValueError(f"{mode} with hardness_strength={self.hardness_strength}: set both or neither")
         if self.hardness_mode is not None and "query_to_doc" not in self.directions:
             raise ValueError(f"{mode} weighs negatives of query_to_doc: add it to directions")
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("comparison",) if self.in_batch == "none" else ("positive",)
+
+    @property
+    def masks_misordered(self) -> bool:
+        """True where `margin` masks what is far above the positive."""
+        return self.margin is not None
+
+    @property
+    def differentiable(self) -> bool:
+        """False with hardness weighting, whose penalty is a constant for the gradient."""
+        return self.hardness_mode is None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -131,7 +145,11 @@ class InfoNCE(MatrixLoss):
                 F.normalize(inputs["guide_queries"].float(), dim=-1),
                 F.normalize(inputs["guide_documents"][mask].float(), dim=-1),
             )
-        values = batch.in_blocks(lambda rows: self._values(batch, rows, scale, guide), len(batch.pair_queries))
+        sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
+        num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
+        values = batch.in_blocks(
+            lambda rows: self._values(batch, rows, scale, guide), len(batch.pair_queries), num_columns
+        )
         return batch.mean_over_queries(values, weights)
 
     def _values(
@@ -141,11 +159,15 @@ class InfoNCE(MatrixLoss):
         pairs = Similarities(batch.queries, batch.documents, batch.pair_queries[rows], batch.pair_documents[rows])
         guides = guide and Similarities(*guide, pairs.query, pairs.document)
         positive = self._with_margin(pairs)
-        own = batch.list_of == pairs.query.unsqueeze(1)  # [B, D]
+        own = batch.own(pairs.query)
         log_sums, any_negative = [], []
         for direction in self.directions:
             similarities = pairs.against_all(direction)
-            negative = self._candidates(batch, pairs, direction, own)
+            if direction.endswith("query"):
+                negative = batch.negative_queries(pairs.document)
+            else:
+                negative = batch.negative_documents(pairs.query, self.in_batch)
+                negative &= ~own | (direction == "query_to_doc")
             if self.margin is not None:
                 negative &= similarities <= limit(pairs.positive, self.margin, self.margin_strategy)
             if guides and self.guide_margin is not None:
@@ -158,14 +180,6 @@ class InfoNCE(MatrixLoss):
             log_sums.append(logits.logsumexp(dim=1))
             any_negative.append(negative.any(dim=1))
         return self._combine(torch.stack(log_sums), torch.stack(any_negative))
-
-    def _candidates(self, batch: InBatch, pairs: Similarities, direction: str, own: Tensor) -> Tensor:
-        """[B, D or Q] bool: the negatives of a direction before thresholds."""
-        if direction.endswith("query"):
-            return ~batch.known_queries(pairs.document)
-        in_batch = {"all": ~own, "positives": ~own & batch.relevant, "none": torch.zeros_like(own)}[self.in_batch]
-        candidates = in_batch if direction == "doc_to_doc" else in_batch | own
-        return candidates & ~batch.known_documents(pairs.query)
 
     def _hardness(self, similarities: Tensor, own: Tensor) -> Tensor:
         weighted = {"hard_negatives": own, "in_batch_negatives": ~own, "all_negatives": torch.ones_like(own)}

@@ -1,0 +1,89 @@
+"""CoSENT and AnglE: all (query, document) pairs of the batch in the order of their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.contracts import MatrixLoss
+from losses.lists import above_zero, at_least_float32
+
+
+@dataclass(frozen=True)
+class CoSENT(MatrixLoss):
+    """log(1 + sum_{y_a > y_b} exp((s_b - s_a) / T))  (Huang et al. 2024, doi 10.1109/TASLP.2024.3402087).
+
+    a and b are pairs of a query and a document of its list, of the same list or of two; s is their dot product. Labels
+    of any scale: only their order counts. `weights` multiply the terms: exp(...) of a and b by those of both queries.
+    0 where no two labels differ. M pairs cost M log M.
+
+    The temperature is fixed, or null for the model's `scale` = 1 / T.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("labels",)
+
+    temperature: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            above_zero("temperature", self.temperature)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("scale",) if self.temperature is None else ()
+
+    def __call__(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
+        scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
+        list_of = mask.nonzero()[:, 0]
+        similarities = self.similarities(at_least_float32(queries)[list_of], at_least_float32(documents[mask])) * scale
+        log_weights = torch.zeros_like(similarities)
+        if weights is not None:
+            log_weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny).log()[list_of]
+        return log_misordered(similarities, labels[mask], log_weights)
+
+    def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """[M, dim] of both -> [M]"""
+        return (queries * documents).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class AnglE(CoSENT):
+    """CoSENT with abs(cos + sin) of complex vectors for s  (Li and Li 2024, AnglE, arXiv 2309.12871).
+
+    The first half of an embedding is its real, the second its imaginary part; of unit length, the real and imaginary
+    part of their product q d* are cos = <q, d> and sin = <q_im, d_re> - <q_re, d_im>. As the authors' code and
+    sentence-transformers have it: the paper's equation 3 subtracts the other way around. Odd dimensions gain a zero.
+    """
+
+    def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:
+        odd = queries.shape[-1] % 2
+        queries, documents = (F.normalize(F.pad(rows, (0, odd)), dim=-1) for rows in (queries, documents))
+        (query_re, query_im), (document_re, document_im) = queries.chunk(2, dim=-1), documents.chunk(2, dim=-1)
+        cosines = (queries * documents).sum(dim=-1)
+        sines = (query_im * document_re - query_re * document_im).sum(dim=-1)
+        return (cosines + sines).abs()
+
+
+def log_misordered(scores: Tensor, labels: Tensor, log_weights: Tensor) -> Tensor:
+    """log(1 + sum over labels_a > labels_b of w_a w_b exp(scores_b - scores_a)); all [M] -> scalar."""
+    order = labels.argsort(descending=True)
+    scores, labels, log_weights = scores[order], labels[order], log_weights[order]
+    # Of the first k in descending order, log sum_a w_a exp(-s_a), and k for each b: those of a higher label.
+    log_sums = (log_weights - scores).logcumsumexp(dim=0)
+    num_higher = torch.searchsorted(-labels, -labels)
+    terms = (scores + log_weights + log_sums[num_higher - 1])[num_higher > 0]
+    return torch.cat([scores.new_zeros(1), terms]).logsumexp(dim=0)

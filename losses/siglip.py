@@ -1,0 +1,76 @@
+"""SigLIP: every pair of a query and a document by itself, no softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.contracts import MatrixLoss, mean_over_lists
+from losses.in_batch import IN_BATCH, InBatch
+from losses.lists import above_zero, finite, one_of
+
+
+@dataclass(frozen=True)
+class SigLIP(MatrixLoss):
+    """-1/Q sum_i sum_j logsigmoid(z_ij (s_ij / T + b))  (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
+
+    s_ij is the dot product of query i and document j; z = 1 for the documents of its list whose label is above 0, -1
+    for the others of its list and, by `in_batch`, those of other lists. With `mask_duplicates`, a document that as a
+    text is known as a positive of the query, but is none of its list's, is left out. Q counts the queries with a
+    positive, whose sums are weighted by `weights`; the others' documents are negatives all the same.
+
+    Temperature and bias are fixed, or null for the model's (`scale` = 1 / T): learned, from 1 / T = 10 and b = -10.
+    """
+
+    temperature: float | None = 0.1
+    bias: float | None = -10.0
+    in_batch: str = "all"
+    mask_duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            above_zero("temperature", self.temperature)
+        if self.bias is not None:
+            finite("bias", self.bias)
+        one_of("in_batch", self.in_batch, IN_BATCH)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (
+            *(("scale",) if self.temperature is None else ()),
+            *(("bias",) if self.bias is None else ()),
+            *(("query_keys", "document_keys") if self.mask_duplicates else ()),
+        )
+
+    def __call__(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
+
+        Inputs, as `reads` says: scale and bias, scalars; query_keys [Q] and document_keys [Q, n] int64.
+        """
+        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, *keys)
+        scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
+        bias = inputs["bias"] if self.bias is None else self.bias
+
+        def values(rows: Tensor) -> Tensor:
+            logits = batch.queries[rows] @ batch.documents.T * scale + bias
+            positive = batch.own(rows) & batch.relevant
+            terms = F.logsigmoid(torch.where(positive, logits, -logits))
+            counted = positive | batch.negative_documents(rows, self.in_batch)
+            return -terms.where(counted, torch.zeros_like(terms)).sum(dim=1)
+
+        sums = batch.in_blocks(values, len(batch.queries), len(batch.documents))
+        has_positive = torch.zeros_like(batch.present).index_fill(0, batch.pair_queries, True)
+        return mean_over_lists(sums, has_positive, weights)

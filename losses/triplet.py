@@ -1,0 +1,97 @@
+"""Triplet losses: the positive nearer to the query than the negatives, by a margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.contracts import MatrixLoss
+from losses.in_batch import IN_BATCH, InBatch
+from losses.lists import finite, one_of
+
+DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
+
+
+@dataclass(frozen=True)
+class Triplet(MatrixLoss):
+    """max(0, d(q, p) - d(q, n) + margin)  (Schroff et al. 2015, FaceNet, arXiv 1503.03832, eq. 3).
+
+    `margin` null: softplus(d(q, p) - d(q, n)), the soft margin of Hermans et al. 2017 (arXiv 1703.07737, section 2).
+    Distances: cosine, 1 - the dot product (of vectors of unit length); euclidean; manhattan.
+
+    The negatives n of a query and a positive p are the documents of its list of label 0 and, by `in_batch`, those of
+    other lists; with `mask_duplicates`, none that as a text is known as a positive of the query. `negatives` says which
+    count: all (their mean); hardest, the nearest one; semi_hard, the nearest of those farther than p. The loss is
+    the mean over a query's positives, then over the queries that have one (times `weights`, over their number); a
+    positive without negatives has the loss 0.
+    """
+
+    distance: str = "cosine"
+    margin: float | None = 0.2
+    negatives: str = "all"
+    in_batch: str = "none"
+    mask_duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("distance", self.distance, ("cosine", *DISTANCES))
+        if self.margin is not None:
+            finite("margin", self.margin)
+        one_of("negatives", self.negatives, ("all", "hardest", "semi_hard"))
+        one_of("in_batch", self.in_batch, IN_BATCH)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return ("comparison",) if self.in_batch == "none" else ("positive",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("query_keys", "document_keys") if self.mask_duplicates else ()
+
+    @property
+    def masks_misordered(self) -> bool:
+        """True where only negatives beyond the positive count."""
+        return self.negatives == "semi_hard"
+
+    def __call__(
+        self,
+        queries: Tensor,
+        documents: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        **inputs: Tensor,
+    ) -> Tensor:
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
+
+        Inputs, as `reads` says: query_keys [Q] and document_keys [Q, n] int64, equal where the texts are.
+        """
+        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, *keys)
+
+        def values(rows: Tensor) -> Tensor:
+            query = batch.pair_queries[rows]
+            distances = self.distances(batch.queries[query], batch.documents)
+            to_positive = distances.gather(1, batch.pair_documents[rows].unsqueeze(1))
+            negative = batch.negative_documents(query, self.in_batch)
+            if self.negatives == "semi_hard":
+                negative &= distances > to_positive
+            excess = to_positive - distances
+            terms = F.softplus(excess) if self.margin is None else F.relu(excess + self.margin)
+            terms = terms.where(negative, torch.zeros_like(terms))
+            if self.negatives == "all":
+                return terms.sum(dim=1) / negative.sum(dim=1).clamp(min=1)
+            return F.pad(terms, (0, 1)).amax(dim=1)  # terms fall with the distance, to 0 without a negative
+
+        pair_values = batch.in_blocks(values, len(batch.pair_queries), len(batch.documents))
+        return batch.mean_over_queries(pair_values, weights)
+
+    def distances(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """[B, dim] and [D, dim] -> [B, D]"""
+        if self.distance == "cosine":
+            return 1 - queries @ documents.T
+        # Differences one by one: from squares, small distances would be rounding errors.
+        return torch.cdist(queries, documents, p=DISTANCES[self.distance], compute_mode="donot_use_mm_for_euclid_dist")
