@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation import retrieval
+from data import candidates
+from evaluation.search import BlockSearch
 from launch.compose import compose
 from launch.evaluating import evaluate
 from models.bi_encoder import BiEncoder
@@ -81,30 +82,63 @@ def test_a_cross_encoder_reranks_the_candidates(beir, tiny_reranker_dir, tmp_pat
     assert "untrained" not in out
 
 
+def test_dimensions_and_depth_of_retrieval(beir, tiny_bert_dir, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    arguments = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval.dims=[16,4]", "eval.depth=20"]
+    _evaluate(_arguments(beir, *arguments, "eval.metrics=[MAP]", f"output={output}"))
+    results = json.loads(output.read_text())
+    names = ["nDCG@10", "MAP", "nDCG@10/dim16", "MAP/dim16", "nDCG@10/dim4", "MAP/dim4"]
+    assert list(results["metrics"]["model"]) == names
+    assert list(results["metrics"]["fused"]) == ["nDCG@10", "MAP"]
+    out = capsys.readouterr().out
+    assert "model, dim 16" in out
+    assert "perfect order" not in out
+
+
+def test_a_bi_encoder_reranks_candidates_where_that_is_asked_for(beir, tiny_bert_dir, capsys):
+    arguments = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval=reranking", "eval.depth=5"]
+    value = _evaluate(_arguments(beir, *arguments))
+    out = capsys.readouterr().out
+    assert 0 < value < 1
+    assert "reranked to depth 5" in out
+    assert "perfect order" in out
+
+
+def test_only_the_candidates_that_are_compared_with_are_found(beir, tiny_bert_dir, monkeypatch):
+    searched = []
+    top = candidates.bm25_top
+
+    def bm25_top(documents, queries, *, depth, **options):
+        searched.append((len(queries), depth))
+        return top(documents, queries, depth=depth, **options)
+
+    monkeypatch.setattr(candidates, "bm25_top", bm25_top)
+    fresh = f"data.cache_dir={beir.parent / 'fresh'}"
+    _evaluate(_arguments(beir, "model=bm25", fresh))
+    assert searched == []
+    arguments = _arguments(beir, "model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", fresh)
+    _evaluate([*arguments, "eval.depth=300"])
+    assert searched == [(5 + 8, 300)]  # dev and test; as deep as the model retrieves
+    _evaluate([*arguments, "fusion_weight=0.5", "eval.depth=200"])
+    assert searched[1:] == [(8, 200)]
+
+
 def test_bf16_is_for_the_model_alone(beir, tiny_bert_dir, monkeypatch):
     under_autocast = {}
-    exact, forward = retrieval.search, BiEncoder.forward
+    add, forward = BlockSearch.add, BiEncoder.forward
 
-    def search(*arguments):
+    def search(self, documents):
         under_autocast["search"] = torch.is_autocast_enabled("cpu")
-        return exact(*arguments)
+        add(self, documents)
 
     def embed(self, **features):
         under_autocast["forward"] = torch.is_autocast_enabled("cpu")
         return forward(self, **features)
 
-    monkeypatch.setattr(retrieval, "search", search)
+    monkeypatch.setattr(BlockSearch, "add", search)
     monkeypatch.setattr(BiEncoder, "forward", embed)
     _evaluate(_arguments(beir, "model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "precision=bf16"))
     assert under_autocast == {"forward": True, "search": False}
-
-
-def test_options_of_rerankers_are_said_to_be_ignored_by_retrievers(beir, caplog):
-    _evaluate(_arguments(beir, "model=bm25"))
-    _evaluate(_arguments(beir, "model=bm25", "eval.depth=5", "fusion_weight=0.5"))
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "eval.depth, fusion_weight ignored: this model ranks the whole corpus, without a first stage"
-    ]
 
 
 def test_no_weight_is_fitted_on_the_split_that_is_evaluated(beir, tiny_reranker_dir, capsys):
@@ -146,6 +180,12 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
         (["output=no/such/folder.json"], "output=no/such/folder.json: the folder no/such does not exist"),
         (["split=tset"], "data tiny has no tset split"),
         (["model=bm25", "model.k2=1"], "model.k2 is not an option.*valid: k1, b"),
+        (["model=bm25", "fusion_weight=0.5"], "fusion_weight=0.5: model=bm25 is fused with nothing"),
+        (["model=bm25", "eval=reranking"], "model=bm25 finds the candidates that eval=reranking reorders"),
+        (["eval=retrieval"], "eval=retrieval needs embeddings, a cross-encoder has none: choose eval=reranking"),
+        (["model=bi_encoder", "eval.search=fais"], "eval.search='fais' is not one of exact, faiss"),
+        (["model=bi_encoder", "eval.dims=[0]"], "eval.dims=\\[0\\]: each must be at least 1"),
+        (["model=bi_encoder", "eval.always_rerank_positives=true"], "eval.always_rerank_positives is not an option"),
     ],
 )
 def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, monkeypatch):
