@@ -7,7 +7,7 @@ from typing import Any
 from evaluation.reranking import RerankingConfig
 from launch.config import RunConfig
 from launch.fit import check_fit
-from losses.contracts import reads_of
+from losses.contracts import all_losses, reads_of
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 
@@ -38,7 +38,7 @@ def check_scale(settings: RunConfig, name: str) -> None:
     for field, option in (("scale", "temperature"), ("bias", "bias")):
         owned = getattr(settings.model, option, None) is not None
         if field in reads and not owned:
-            raise ValueError(f"loss {name}: its {option} is null and the model has none: set model.{option} or the loss's")
+            raise ValueError(f"loss {name}: its {option} is null, and so is model.{option}: set one of them")
         of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
         if owned and field not in reads and not of_scores:
             value = getattr(settings.model, option)
@@ -59,16 +59,9 @@ def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
         raise ValueError(f"loss {name} reads nothing of a {role}: leave model@{role} out")
 
 
-def all_losses(loss: Any) -> list[Any]:
-    """A loss and those inside it."""
-    return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
-
-
 def check_data(settings: RunConfig, collection: Any) -> None:
     """Raise ValueError where the loss needs what the training lists do not give, naming losses that would fit."""
-    provides = set(collection.provides)
+    provides = set(collection.provided(settings.trainer.list_size))
     if settings.teacher is not None:
         provides.add("teacher_scores")
-    if settings.trainer.list_size == 1:
-        provides -= {"comparison", "several"}
     check_fit(settings.loss, frozenset(provides), collection.name)

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 
 from data.collection import Collection
-from data.lists import TrainingLists
-from data.loader import ListLoader
+from data.mixture import Mixture, make_loader
 from data.run_files import read_trec_run, write_trec_run
 from engines import process_group
 from engines.collectives import broadcast_object, gather_objects
 from engines.memory import keep_freed_memory, peak_memory_bytes
+from evaluation.evaluator import Evaluator
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.queries import write_queries
 from evaluation.report import print_table, result_rows, write_report
-from evaluation.evaluator import Evaluator
 from evaluation.significance import paired_test
 from evaluation.table import format_table
 from launch.before import before_file
 from launch.checks import check_data, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
-from losses.contracts import reads_of
+from losses.contracts import compares_lists, reads_of
+from models.bi_encoder import BiEncoder
+from models.cross_encoder import CrossEncoder
 from models.export import export
 from models.resolve import resolve
 from trainers.run_directory import RunDirectory
@@ -62,11 +62,16 @@ def train(config: DictConfig) -> float | None:
 
 
 def make_trainer(
-    settings: RunConfig, config: DictConfig, collection: Collection, run: RunDirectory, model: nn.Module
+    settings: RunConfig,
+    config: DictConfig,
+    collection: Collection | Mixture,
+    run: RunDirectory,
+    model: CrossEncoder | BiEncoder,
 ) -> Trainer:
     """The trainer of a configuration, of which `settings` are the objects."""
     run.describe_data(collection.name, collection.fingerprint)
     if "query_layers" in reads_of(settings.loss):
+        assert isinstance(model, BiEncoder)
         model.returns_layers = True
     frozen = {
         role: options.build(settings.seed)
@@ -74,21 +79,17 @@ def make_trainer(
         if options is not None
     }
     options = settings.trainer
-    lists = TrainingLists(
+    loader = make_loader(
         collection,
         model.tokenizer,
         list_size=options.list_size,
-        seed=settings.seed,
-        options=settings.data.lists,
-        frozen={role: other.tokenizer for role, other in frozen.items()},
-    )
-    loader = ListLoader(
-        lists,
         batch_size=options.batch_size,
         seed=settings.seed,
         rank=process_group.rank(),
         world_size=process_group.world_size(),
         workers=options.workers,
+        couples_lists=compares_lists(settings.loss),
+        frozen={role: other.tokenizer for role, other in frozen.items()},
     )
     dev = collection.splits.get("dev")
     return options.build(
@@ -106,7 +107,8 @@ def make_trainer(
 
 
 def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Run:
-    """The starting model's scores of test: of this run if it was interrupted, of another from the same weights, or new."""
+    """The starting model's scores of test: its own if it was interrupted, another run's from the same weights,
+    or new ones."""
     stored = run.path / "runs" / "before.run"
     file = next((file for file in (stored, known) if file.is_file()), None)
     scores: Run | None = broadcast_object(read_trec_run(file) if file else None)

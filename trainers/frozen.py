@@ -100,7 +100,7 @@ class Reference:
         if self.copy is not None:
             forward = MixedPrecision(self.copy.to(engine.device), engine.bf16).forward
         else:
-            starting = reference(engine.model)  # type: ignore[arg-type]
+            starting = reference(engine.model)
         with starting:
             found = represent_rows(forward, batch.rows, self.padding, self.token_budget, engine.device)
         return make_lists(found, batch).list_scores()

@@ -23,7 +23,7 @@ from engines.process_group import is_main, world_size
 from engines.protocol import Engine
 from evaluation.metrics import Run
 from evaluation.reranking import RerankingEvaluator
-from losses.contracts import Lists, Statistics, reads_of
+from losses.contracts import Lists, Statistics, compares_lists, reads_of
 from trainers.chunked import ChunkedBackward, Representations
 from trainers.frozen import FrozenModel, Reference, frozen_inputs
 from trainers.inputs import make_lists
@@ -187,6 +187,7 @@ class Trainer(ABC):
             "loss": done.loss,
             "grad_norm": grad_norm,
             **done.statistics,
+            **self._batch_statistics(batch),
             "learning_rate": learning_rate,
             "num_chunks": done.num_chunks,
             "padding_share": 1 - tokens / done.padded_tokens,
@@ -194,6 +195,13 @@ class Trainer(ABC):
             "tokens_per_s": tokens / seconds,
             "seconds": self.totals["seconds"],
         }
+
+    def _batch_statistics(self, batch: ListBatch) -> dict[str, float]:
+        """What documents a query is compared with: of the whole batch where the loss compares lists, else its own."""
+        documents, queries = int(batch.sizes.sum()), len(batch.sizes)
+        if not compares_lists(self.loss):
+            return {"documents_per_query": documents / queries}
+        return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates)}
 
     def due(self, what: str) -> bool:
         """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""
