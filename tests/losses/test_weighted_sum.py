@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from running import run_to_the_end
 
 from launch.compose import compose, instantiate
 from losses.contracts import Lists, MatrixLoss, apply, reads_of, requirements
@@ -156,3 +158,24 @@ def test_mistakes_are_one_line(setting, message):
         composed("loss=weighted_sum", setting)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_logs_every_term_and_the_scheduled_weight(tiny_run):
+    lines, _ = run_to_the_end(
+        [
+            *tiny_run,
+            "trainer=ranking",
+            "model.dropout=0",
+            "loss=dpo_and_cross_entropy",
+            "loss.terms.cross_entropy.schedule={initial: 1, final: 0}",
+            "trainer.max_steps=4",
+            "trainer.log_every=1",
+        ]
+    )
+    lines = [line for line in lines if line["split"] == "train"]
+    assert len(lines) == 4
+    assert [line["weight/cross_entropy"] for line in lines] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    for line in lines:
+        total = line["loss/dpo"] + line["weight/cross_entropy"] * line["loss/cross_entropy"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+    assert lines[0]["loss/dpo"] == pytest.approx(math.log(2))
