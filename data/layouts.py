@@ -50,6 +50,7 @@ class ListRecord:
     scores: list[float] | None = None
     weight: float = 1.0
     prompt: str | None = None
+    labelled: bool = True  # False: the labels are what a positive and a negative mean, no column says them
 
 
 def read_records(
@@ -144,7 +145,8 @@ class Row:
         if weight < 0:
             raise ValueError(f"{self.where}: {self._column('weight')!r} must be at least 0, got {weight:g}")
         prompt = self._one("prompt") if self._has("prompt") else None
-        return ListRecord(self.where, self.layout.kind, query, documents, labels, scores, weight, prompt)
+        labelled = self.layout.kind in ("pairs", "lists") and bool({"label", "score"} & set(self.layout.columns))
+        return ListRecord(self.where, self.layout.kind, query, documents, labels, scores, weight, prompt, labelled)
 
     def _pairs(self) -> tuple[list[str], list[float] | None, list[float] | None]:
         document = [self._one("document")]

@@ -127,7 +127,6 @@ def provided(lists: Sequence[Listed], adds_negatives: bool) -> frozenset[str]:
         "labels": added or len(levels) > 1,
         "several": added or any(len(entry.labels) > 1 for entry in lists),
         "teacher_scores": bool(lists)
-        and not adds_negatives
         and not any(math.isnan(score) for entry in lists for score in entry.scores.values()),
     }
     return frozenset(name for name, there in given.items() if there)

@@ -47,8 +47,13 @@ class Mixture:
         """Dev or test of the evaluated collection."""
         return self.evaluated.split(name)
 
-    def provided(self, list_size: int) -> frozenset[str]:
+    @property
+    def provides(self) -> frozenset[str]:
         """What the training lists of every source give a loss."""
+        return frozenset.intersection(*(source.provides for source in self.sources.values()))
+
+    def provided(self, list_size: int) -> frozenset[str]:
+        """The same, with lists of that length."""
         return frozenset.intersection(*(source.provided(list_size) for source in self.sources.values()))
 
 

@@ -74,15 +74,14 @@ class SourceOptions(ABC):
             texts.excluded,
             without,
             lists=self.lists,
-            provides=JUDGED_LISTS | self._scored(),
+            provides=JUDGED_LISTS | self._scores(),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
         )
 
-    def _scored(self) -> frozenset[str]:
-        """A run file's scores are a teacher's; a random document has none."""
-        scored = isinstance(self.candidates, RunFileCandidates) and self.lists.random_fraction == 0
-        return frozenset({"teacher_scores"} if scored else ())
+    def _scores(self) -> frozenset[str]:
+        """A run file's scores are a teacher's."""
+        return frozenset({"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else ())
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:
