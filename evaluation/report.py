@@ -167,10 +167,13 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     if len(dev := _series(lines, "dev", summary["metric"])) > 1:
         best = max(dev, key=lambda point: point[1])[0]
         figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
-    for name in dict.fromkeys(name for line in lines if line["split"] == "dev" for name in line):
-        if name.startswith(summary["metric"] + DIM) and len(dev := _series(lines, "dev", name)) > 1:
+    names = dict.fromkeys((line["split"], name) for line in lines for name in line)  # parts, in order of appearance
+    dims = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + DIM)]
+    parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
+    for name in dims:
+        if len(dev := _series(lines, "dev", name)) > 1:
             figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
-    for name, title in CURVES.items():
+    for name, title in (CURVES | parts).items():
         if len(points := _series(lines, "train", name)) > 1:
             figures.append(draw(title, points, smooth=name != "learning_rate"))
     return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
@@ -202,7 +205,7 @@ def _query(query: Mapping[str, Any], metric: str) -> str:
 
 
 def _document(document: Mapping[str, Any]) -> str:
-    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank'] or 'did not find it'}"
+    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank'] or 'none'}"
     grade = f'<span class="relevant">grade {document["grade"]}</span> ' if document["grade"] > 0 else ""
     return f'<li><span class="rank">{ranks}</span> {grade}{html.escape(document["text"])}</li>'
 

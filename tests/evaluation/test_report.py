@@ -134,6 +134,7 @@ RETRIEVED = {
 
 def test_a_retrieval_run_shows_its_dimensions_and_no_ceiling(run_dir):
     lines = [{"step": step, "split": "dev", "nDCG@10": 0.2, "nDCG@10/dim64": 0.1, "MAP/dim64": 0.1} for step in (0, 50)]
+    lines += [{"step": step, "split": "train", "loss/dim_64": step} for step in (1, 2)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = result_rows(RETRIEVED)
     assert [*rows] == ["first stage", "before", "after", "after, dim 64", "after, dim 32", "fused"]
@@ -144,7 +145,8 @@ def test_a_retrieval_run_shows_its_dimensions_and_no_ceiling(run_dir):
     assert "among the candidates" not in page.text
     assert "Dev nDCG@10, dim 64" in page.text
     assert "MAP, dim" not in page.text
-    assert len(page.sources) == 2 * 2
+    assert "Loss, dim_64" in page.text
+    assert len(page.sources) == 2 * 3
 
 
 def test_the_baseline_of_an_evaluated_retriever_is_named(capsys):
@@ -163,7 +165,7 @@ def test_a_document_that_the_first_stage_missed_is_shown(run_dir):
     run = {"q": {"d0": 1.0, "d1": 2.0, "d2": 3.0}}
     write_queries(run_dir / "queries.json", evaluator, EvaluationResult(measure(split.qrels, run, ["MRR@10"]), run))
     page = Page(write_report(run_dir, RETRIEVED).read_text())
-    assert "rank 1, first stage did not find it" in page.text
+    assert "rank 1, first stage none" in page.text
     assert "rank 3, first stage 1" in page.text
 
 
