@@ -123,7 +123,7 @@ class BiEncoderConfig:
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
         if pooler := getattr(backbone, "pooler", None):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay
-        wrapped = self.lora.wrap(backbone, [], "FEATURE_EXTRACTION") if self.lora else backbone
+        wrapped = self.lora.wrap(backbone, "FEATURE_EXTRACTION", unused=["pooler"]) if self.lora else backbone
         modes = [self.pooling] if self.pooling else list(head.modes)
         dense = self._dense(head, config.hidden_size * len(modes))
         source = self.name_or_path if folder.backbone == folder.path else str(folder.backbone.absolute())

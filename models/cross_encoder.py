@@ -59,7 +59,7 @@ class CrossEncoderConfig:
             for name in head:
                 _run_in_float32(backbone.get_submodule(name))
             head = _missing_pooler(backbone, missing) + head
-            wrapped = self.lora.wrap(backbone, head, "SEQ_CLS") if self.lora else backbone
+            wrapped = self.lora.wrap(backbone, "SEQ_CLS", head=head) if self.lora else backbone
         if missing:
             logger.info("%s has no score head: a fresh one is drawn (seed %d): %s", folder.path, seed, ", ".join(head))
         if self.gradient_checkpointing:

@@ -39,17 +39,21 @@ class LoRAConfig:
         if self.r < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"model.lora: r={self.r} must be at least 1, dropout={self.dropout} in [0, 1)")
 
-    def wrap(self, backbone: PreTrainedModel, head: Sequence[str], task_type: str) -> PeftModel:
-        """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full.
+    def wrap(
+        self, backbone: PreTrainedModel, task_type: str, *, head: Sequence[str] = (), unused: Sequence[str] = ()
+    ) -> PeftModel:
+        """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full; none
+        in the `unused` modules.
 
         Raises ValueError where `target_modules` names a layer that the model has not.
         """
-        inside_head = tuple(f"{name}." for name in head)
+        outside = tuple(f"{name}." for name in (*head, *unused))
         linear = [
             name
             for name, module in backbone.named_modules()
-            if isinstance(module, nn.Linear) and not f"{name}.".startswith(inside_head)
+            if isinstance(module, nn.Linear) and not f"{name}.".startswith(outside)
         ]
+        excluded = [name for name, _ in backbone.named_modules() if name.startswith(tuple(f"{n}." for n in unused))]
         valid = sorted({name.rsplit(".", 1)[-1] for name in linear})
         targets = list(self.target_modules or valid)
         for target in targets:
@@ -64,6 +68,7 @@ class LoRAConfig:
             lora_dropout=self.dropout,
             target_modules=targets,
             modules_to_save=list(head),
+            exclude_modules=excluded or None,
         )
         with quiet():
             wrapped = get_peft_model(backbone, config)

@@ -44,10 +44,9 @@ def dequantized(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
 
     state = dict(state)
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if (constants := getattr(weight, "quant_state", None)) is None:
+        weight = module._parameters.get("weight")  # peft's wrapper shows its layer's under the same attribute
+        if weight is None or (constants := getattr(weight, "quant_state", None)) is None:
             continue
-        assert isinstance(weight, Tensor)
         for key in [key for key in state if key.startswith(f"{name}.weight.")]:
             del state[key]
         state[f"{name}.weight"] = dequantize_4bit(weight.data, constants).float().cpu()

