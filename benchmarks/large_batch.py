@@ -1,0 +1,109 @@
+"""Memory and speed of contrastive training against the batch: chunks are recomputed, so that memory does not grow.
+
+    python benchmarks/large_batch.py                  # 64, 256, 1,024 and 4,096 texts in a step
+    python benchmarks/large_batch.py 64 4096 --steps 1
+
+A batch of N texts is N/2 queries and a relevant document of each, all documents negatives of all queries. MiniLM,
+docstrings cut to 32 tokens, a token budget for 32 such texts, no chunk kept: `+exp=embedder_large_batch` through the
+trainer's own steps. Every size runs in a process of its own, whose peak is that of the whole process (on the CPU with
+Python and libraries, data and AdamW's state); texts per second are the last step's. Fails where the largest batch
+takes more than 1.2 times the memory of the smallest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TOKENS = 32  # per text, at most
+TEXTS_PER_CHUNK = 32
+LIMIT = 1.2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=[64, 256, 1024, 4096], metavar="TEXTS")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # this process is the one measured
+    arguments = parser.parse_args()
+    if arguments.alone:
+        print(json.dumps(run(arguments.sizes[0], arguments.steps)))
+    else:
+        compare(sorted(arguments.sizes), arguments.steps)
+
+
+def compare(sizes: list[int], steps: int) -> None:
+    print("| texts | chunks | peak memory | times the smallest | texts/s |\n|---|---|---|---|---|")
+    peaks = []
+    for size in sizes:
+        result = in_a_process(size, steps)
+        peaks.append(result["peak_bytes"])
+        print(
+            f"| {size:,} | {result['num_chunks']} | {peaks[-1] / 2**20:,.0f} MiB | {peaks[-1] / peaks[0]:.2f} "
+            f"| {result['texts_per_s']:.1f} |",
+            flush=True,
+        )
+    if peaks[-1] > LIMIT * peaks[0]:
+        sys.exit(
+            f"the largest batch takes {peaks[-1] / peaks[0]:.2f} times the smallest's memory (limit {LIMIT})"
+        )
+
+
+def in_a_process(size: int, steps: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, str(size), "--steps", str(steps), "--alone"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def run(size: int, steps: int) -> dict[str, Any]:
+    from engines.memory import keep_freed_memory, peak_memory_bytes
+
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, size)
+        for _ in range(steps):
+            trainer.step += 1
+            batch = trainer.next_batch()
+            assert len(batch.rows) == size
+            started = time.perf_counter()
+            statistics = trainer.train_step(batch)
+            seconds = time.perf_counter() - started
+    return {
+        "peak_bytes": peak_memory_bytes(),
+        "num_chunks": statistics["num_chunks"],
+        "texts_per_s": size / seconds,
+    }
+
+
+def make_trainer(folder: str, size: int) -> Any:
+    from launch.compose import compose, instantiate
+    from launch.training import make_trainer
+    from trainers.run_directory import RunDirectory
+
+    config = compose(
+        [
+            "+exp=embedder_large_batch",
+            f"output_dir={folder}",
+            "logger=none",
+            f"model.max_length={TOKENS}",
+            f"trainer.batch_size={size // 2}",
+            "trainer.list_size=1",
+            f"trainer.token_budget={TEXTS_PER_CHUNK * TOKENS}",
+            "trainer.workers=0",
+        ]
+    )
+    settings = instantiate(config)
+    data, model = settings.data.build(), settings.model.build(settings.seed)
+    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
+    trainer.engine.model.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()
