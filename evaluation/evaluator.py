@@ -11,6 +11,7 @@ import torch
 
 from data.collection import Collection, Split
 from data.keys import stable_hash
+from data.mixture import Mixture
 from evaluation.metrics import Metrics, Qrels, Run, parse_metric
 from evaluation.scoring import Forward
 
@@ -31,7 +32,9 @@ class Prompts:
     document: str | None = None
 
     @classmethod
-    def of(cls, collection: Collection) -> Prompts:
+    def of(cls, data: Collection | Mixture) -> Prompts:
+        """Those of the collection that is evaluated."""
+        collection = data.evaluated if isinstance(data, Mixture) else data
         return cls(collection.query_prompt, collection.document_prompt)
 
     def of_queries(self, split: Split, queries: Iterable[str]) -> list[str | None]:

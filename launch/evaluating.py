@@ -99,13 +99,11 @@ def evaluate(config: DictConfig) -> float:
 
 
 def build_data(settings: EvaluationConfig) -> Collection:
-    """The collection. Retrieval is compared with as many candidates as it finds, of the evaluated queries alone."""
-    data = settings.data
-    if not isinstance(settings.eval, RetrievalConfig) or not hasattr(data, "candidates"):
+    """The collection. Beside retrieval BM25 returns as many documents as the model, of the evaluated queries alone."""
+    data, source = settings.data, getattr(settings.data, "candidates", None)
+    if not isinstance(settings.eval, RetrievalConfig) or not isinstance(source, BM25Candidates):
         return data.build()
-    source = data.candidates
-    if isinstance(source, BM25Candidates):
-        source = replace(source, depth=max(source.depth, settings.eval.depth))
+    source = replace(source, depth=max(source.depth, settings.eval.depth))
     splits = () if isinstance(settings.model, BM25) else tuple(settings.splits)
     return replace(data, candidates=CandidatesOf(source, splits)).build()
 

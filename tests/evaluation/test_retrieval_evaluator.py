@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from data.collection import Split
+from data.collection import Collection, Split
+from data.mixture import Mixture
 from engines.testing import run_ranks
 from evaluation.evaluator import Prompts
 from evaluation.metrics import measure
@@ -155,6 +156,12 @@ def test_prompts_stand_before_the_texts_a_querys_own_before_the_data_sets():
     assert {text for text, role in tokenizer.texts if role == "query"} == {"aabb", "bcc", "abc"}
     assert {text for text, role in tokenizer.texts if role == "document"} == {"d" + text for text in DOCUMENTS.values()}
     assert evaluator.evaluate(Counts(), CPU).run["q1"]["d1"] < 1.0
+
+
+def test_a_mixture_has_the_prompts_of_the_collection_that_is_evaluated():
+    one, other = (Collection(name, DOCUMENTS, {}, name, query_prompt=f"{name}: ") for name in ("one", "other"))
+    assert Prompts.of(one) == Prompts("one: ")
+    assert Prompts.of(Mixture({"one": one, "other": other}, {}, evaluated=other)) == Prompts("other: ")
 
 
 @pytest.mark.parametrize(

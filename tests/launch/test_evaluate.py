@@ -104,6 +104,13 @@ def test_a_bi_encoder_reranks_candidates_where_that_is_asked_for(beir, tiny_bert
     assert "perfect order" in out
 
 
+def test_the_prompts_of_the_data_are_read_in_evaluation_too(beir, tiny_bert_dir):
+    arguments = _arguments(beir, "model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval.metric=MAP")
+    plain = _evaluate(arguments)
+    assert plain == _evaluate([*arguments, "data.query_prompt=''"])
+    assert plain != _evaluate([*arguments, "data.query_prompt='rank apple list: '"])
+
+
 def test_only_the_candidates_that_are_compared_with_are_found(beir, tiny_bert_dir, monkeypatch):
     searched = []
     top = candidates.bm25_top
