@@ -1,0 +1,136 @@
+"""The report on a data file, and the losses that fit it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data.collection import JUDGED_LISTS
+from data.file import FileConfig
+from launch.compose import CONF
+from launch.fit import check_fit, configured_losses, fitting_losses, lacking
+from launch.inspect_data import main
+from losses.contracts import REQUIREMENTS, requirements
+
+ENTRY = CONF.parent / "launch" / "inspect_data.py"
+PAIRS = [{"question": f"what is number {i}", "answer": f"a number above {i - 1}"} for i in range(20)]
+LABELLED = [{"query": f"question {i // 2}", "document": f"text {i}", "label": i % 2} for i in range(40)]
+TEACHER = [{"query": f"q{i}", "docs": [f"x{i}", f"y{i}"], "scores": [i, 2.5]} for i in range(9)]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(rows: list[dict], name: str = "rows.jsonl") -> str:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def report(write, tmp_path, capsys):
+    """`report(rows, *settings)`: {what stands before a line's colon: the rest}."""
+
+    def report(rows: list[dict], *settings: str) -> dict[str, str]:
+        main([write(rows), f"data.cache_dir={tmp_path}", *settings])
+        return dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if line[0] != " ")
+
+    return report
+
+
+def test_positive_pairs(report, tmp_path):
+    lines = report(PAIRS)
+    assert lines[f"{tmp_path}/rows.jsonl"] == "20 rows, positive pairs"
+    assert lines["queries"].startswith("train 16, dev 2, test 2")
+    assert (lines["documents per list"], lines["words per query"]) == ("1", "4")
+    assert lines["documents"] == "20 different texts, 0 of them in several lists"
+    assert lines["training lists give"] == f"positive ({REQUIREMENTS['positive']})"
+    fit = lines["losses that fit"].split(", ")
+    assert "info_nce" in fit
+    assert "lambda_rank" not in fit
+    assert "lambda_rank" in lines["losses that do not fit, for want of comparison"].split(", ")
+    assert lines[f"{tmp_path}/rows.jsonl:2"] == "query: what is number 1"
+
+
+def test_labelled_pairs(report):
+    lines = report(LABELLED)
+    assert lines["labels"] == "0: 20, 1: 20"
+    assert lines["documents per list"] == "2"
+    assert {"bce", "lambda_rank", "info_nce", "dpo"} <= set(lines["losses that fit"].split(", "))
+    alone = report(LABELLED, "trainer.list_size=1")["losses that fit"].split(", ")
+    assert "bce" in alone
+    assert "lambda_rank" not in alone
+
+
+def test_teacher_lists(report, tmp_path):
+    lines = report(TEACHER)
+    assert lines[f"{tmp_path}/rows.jsonl"] == "9 rows, teacher lists with teacher scores"
+    assert lines["teacher scores in 9 of 9 rows"].startswith("0 to 8 (5 %: ")
+    assert "kl_distillation" in lines["losses that fit"].split(", ")
+    assert "margin_mse" in lines["losses that do not fit, for want of comparison"].split(", ")
+
+
+def test_own_columns(report):
+    rows = [{"title": row["question"], "body": row["answer"], "lang": "en"} for row in PAIRS]
+    lines = report(rows, "data.columns={query: title, positive: body}", "data.ignore=[lang]")
+    assert "info_nce" in lines["losses that fit"]
+
+
+def test_a_mistake_is_one_line_and_status_2(write, tmp_path):
+    file = write([*PAIRS[:3], {"question": "x", "answer": 5}])
+    run = subprocess.run([sys.executable, ENTRY, file], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"error: {file}:4: 'answer' must be a text, got int (a number? write it in quotes)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.jsonl"], "error: data.path=nope.jsonl: no such file or folder"),
+        (["x.jsonl", "data.colums.query=x"], "error: data.colums is not an option: did you mean columns?"),
+        ([], "error: the following arguments are required: FILE"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_folder_in_beir_s_layout_is_pointed_out(tiny_beir_dir, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tiny_beir_dir)])
+    assert f"is a collection in BEIR's layout (it has a corpus.jsonl): data=beir data.path={tiny_beir_dir}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_every_configured_loss_says_what_it_needs():
+    assert set(configured_losses()) == {file.stem for file in (CONF / "loss").glob("*.yaml")}
+    assert all(requirements(loss) <= set(REQUIREMENTS) for loss in configured_losses().values())
+    assert set(REQUIREMENTS) > JUDGED_LISTS
+    assert fitting_losses(frozenset(REQUIREMENTS)) == sorted(configured_losses())
+    assert lacking(configured_losses()["margin_mse"], {"several"}) == ["comparison", "teacher_scores"]
+
+
+def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
+    data = FileConfig(path=write(PAIRS)).build()
+    losses = configured_losses()
+    check_fit(losses["info_nce"], data.provides, data.name)
+    with pytest.raises(
+        ValueError,
+        match=r"^loss LambdaLoss does not fit data rows.jsonl, whose training lists lack comparison \(lists with two "
+        r"documents of different labels\); losses that fit: .*info_nce",
+    ) as caught:
+        check_fit(losses["lambda_rank"], data.provides, data.name)
+    assert "lambda_rank" not in str(caught.value).partition("that fit")[2].split(", ")
+
+
+def test_what_files_give_has_known_names(write, tmp_path):
+    for rows in (PAIRS, LABELLED, TEACHER):
+        data = FileConfig(path=write(rows), cache_dir=str(tmp_path)).build()
+        assert data.provides <= set(REQUIREMENTS)
