@@ -58,8 +58,9 @@ class Scale(nn.Module):
         super().__init__()
         self.fixed_scale = None if learn_scale else scale
         self.fixed_bias = None if learn_bias else bias
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale and scale is not None else None
-        self.bias = nn.Parameter(torch.tensor(float(bias))) if learn_bias and bias is not None else None
+        # Of shape [1]: DeepSpeed cannot broadcast a parameter without dimensions.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)])) if learn_scale and scale is not None else None
+        self.bias = nn.Parameter(torch.tensor([float(bias)])) if learn_bias and bias is not None else None
 
     def forward(self, rows: int, device: torch.device) -> dict[str, Tensor]:
         """{"scale": [rows], "bias": [rows]} of what there is, the same in every row."""
