@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,16 @@ PARAMETERS_FILE = "parameters.json"
 class DeepSpeedEngineConfig:
     """`stage`: ZeRO 0-3. `offload`: keep the optimizer state (stages 1-3), or all (stage 3), in CPU memory.
 
+    `coalesce` (stages 2, 3): every rank accumulates whole gradients over the step's chunks and they are reduced once,
+    instead of being reduced and partitioned after every chunk: fewer calls for the memory that the stage would save.
+
     `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: keys of DeepSpeed's own configuration
     that no other option decides, merged over the one built here.
     """
 
     stage: int = 2
     offload: str = "none"
+    coalesce: bool = False
     precision: str = "auto"
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -49,6 +53,11 @@ class DeepSpeedEngineConfig:
         if (self.offload == "optimizer" and self.stage < 1) or (self.offload == "all" and self.stage < 3):
             raise ValueError(
                 f"engine.offload={self.offload} does nothing at ZeRO stage {self.stage}: choose a higher stage"
+            )
+        if self.coalesce and self.stage < 2:
+            raise ValueError(
+                f"engine.coalesce=true does nothing at ZeRO stage {self.stage}, which reduces once per step as it is: "
+                "leave it out or choose a higher stage"
             )
         if self.config:
             check_overrides(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
@@ -79,7 +88,7 @@ class DeepSpeedEngineConfig:
     ) -> DeepSpeedEngine:
         """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
         settings = deep_merge(self.options(max_grad_norm, process_group.device()), self.config)
-        return DeepSpeedEngine(model, options, schedule, settings, self.stage)
+        return DeepSpeedEngine(model, options, schedule, settings, stage=self.stage, coalesce=self.coalesce)
 
 
 class DeepSpeedEngine:
@@ -87,18 +96,33 @@ class DeepSpeedEngine:
 
     DeepSpeed divides gradients by the number of ranks (ZeRO-3 knows no sum), so the surrogate is multiplied by it. Its
     accumulation boundary is set by hand, from `last`: reductions happen in the last backward (stages 0, 1) or in
-    every one (stages 2, 3).
+    every one (stages 2, 3, unless `coalesce` puts them off to the last).
     """
 
     def __init__(
-        self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, settings: dict[str, Any], stage: int
+        self,
+        model: nn.Module,
+        options: OptimizerOptions,
+        schedule: Schedule,
+        settings: dict[str, Any],
+        *,
+        stage: int,
+        coalesce: bool = False,
     ):
         deepspeed = import_deepspeed()
+        if coalesce and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+            raise ValueError(
+                f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, this is {deepspeed.__version__}"
+            )
+        if scalars := [name for name, parameter in model.named_parameters() if parameter.ndim == 0]:
+            raise ValueError(f"DeepSpeed cannot broadcast a parameter without dimensions: give {scalars[0]} shape [1]")
         if not dist.is_initialized():
             process_group.start_alone()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists, also for one process
         self.name = f"zero{stage}"
         self.stage = stage
+        self.coalesce = coalesce
+        self.unreduced = ExitStack()  # holds DeepSpeed's context of a coalesced reduction, from a step's first backward
         self.model = model
         self.device = process_group.device()
         self.bf16 = settings["torch_autocast"]["enabled"]
@@ -117,7 +141,12 @@ class DeepSpeedEngine:
             # none in between, and ZeRO-3 would overwrite the gradient of the previous chunk instead of adding to it.
             self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(last)
+        if self.coalesce and not self.engine.inside_no_sync_ctxt:
+            self.unreduced.enter_context(self.engine.coalesce_grad_reduction())
         self.engine.backward(surrogate * process_group.world_size(), scale_wrt_gas=False)
+        if last and self.coalesce:
+            self.unreduced.close()  # reduces
+            self.engine.set_gradient_accumulation_boundary(True)  # the context puts back what it found
 
     def step(self) -> float:
         if self.stage == 0:

@@ -52,6 +52,11 @@ def test_wrong_keys_are_named(config: dict[str, Any], message: str) -> None:
         ({"offload": "disk"}, "engine.offload must be one of none, optimizer, all, got 'disk'"),
         ({"stage": 0, "offload": "optimizer"}, "does nothing at ZeRO stage 0"),
         ({"stage": 2, "offload": "all"}, "does nothing at ZeRO stage 2"),
+        (
+            {"stage": 0, "coalesce": True},
+            "engine.coalesce=true does nothing at ZeRO stage 0, which",
+        ),
+        ({"stage": 1, "coalesce": True}, "engine.coalesce=true does nothing at ZeRO stage 1"),
         ({"precision": "fp8"}, "engine.precision must be one of auto, fp32, bf16, got 'fp8'"),
     ],
 )

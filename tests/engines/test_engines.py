@@ -34,6 +34,15 @@ ENGINES: dict[str, Any] = {
     "zero2-offload": DeepSpeedEngineConfig(stage=2, offload="optimizer"),
     "zero3-offload": DeepSpeedEngineConfig(stage=3, offload="all", config=PARTITION_ALL),
 }
+# Other ways to accumulate the chunks of a step: compared with the bare loop, no more.
+VARIANTS: dict[str, Any] = {
+    "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
+    "zero3-offload-optimizer": DeepSpeedEngineConfig(stage=3, offload="optimizer", config=PARTITION_ALL),
+    "zero2-coalesce": DeepSpeedEngineConfig(stage=2, coalesce=True),
+    "zero3-coalesce": DeepSpeedEngineConfig(stage=3, coalesce=True, config=PARTITION_ALL),
+    "zero2-offload-coalesce": DeepSpeedEngineConfig(stage=2, offload="optimizer", coalesce=True),
+    "zero3-offload-coalesce": DeepSpeedEngineConfig(stage=3, offload="all", coalesce=True, config=PARTITION_ALL),
+}
 SGD = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.1)
 ADAMW = OptimizerOptions(name="adamw", learning_rate=0.01)
 
@@ -131,12 +140,7 @@ def weights(engine: Engine) -> dict[str, Tensor]:
 def exercise(kind: str, folder: Path) -> dict[str, Any]:
     """All checks of one engine on this rank; DeepSpeed takes seconds to start, so they share the process."""
     config = ENGINES[kind]
-    results: dict[str, Any] = {}
-    for kept in (1, 3):
-        engine = config.build(Scorer(), SGD, schedule, max_grad_norm=1.0)
-        results[f"sgd, {kept} kept"] = train(engine, range(3), kept), weights(engine), engine.learning_rate()
-    results["after errors"] = _survives_non_finite(engine), weights(engine)
-
+    results = accumulation(config)
     engine = config.build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
     train(engine, range(2))
     engine.save(folder)
@@ -150,6 +154,16 @@ def exercise(kind: str, folder: Path) -> dict[str, Any]:
     half.model.eval()
     with torch.no_grad():
         results["bf16"] = half.forward({"input_ids": chunks(0)[0][0]})["score"]
+    return results
+
+
+def accumulation(config: Any) -> dict[str, Any]:
+    """Steps with some chunks and with all of them kept, and steps after refused ones."""
+    results: dict[str, Any] = {}
+    for kept in (1, 3):
+        engine = config.build(Scorer(), SGD, schedule, max_grad_norm=1.0)
+        results[f"sgd, {kept} kept"] = train(engine, range(3), kept), weights(engine), engine.learning_rate()
+    results["after errors"] = _survives_non_finite(engine), weights(engine)
     return results
 
 
@@ -171,7 +185,7 @@ def exercise_all(folder: Path) -> dict[str, dict[str, Any]]:
             (folder / kind).mkdir()
         process_group.barrier()
         results[kind] = exercise(kind, folder / kind)
-    return results
+    return results | {kind: accumulation(config) for kind, config in VARIANTS.items()}
 
 
 def exercise_alone(folder: Path) -> tuple[list[float], dict[str, Tensor]]:
@@ -190,7 +204,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
-    return run_ranks(exercise_all, 2, folder)
+    return run_ranks(exercise_all, 2, folder, timeout_s=280)
 
 
 def assert_equal_run(actual: tuple[Any, ...], expected: tuple[Any, ...], tolerance: float = 1e-5) -> None:
@@ -201,7 +215,7 @@ def assert_equal_run(actual: tuple[Any, ...], expected: tuple[Any, ...], toleran
         assert (actual[1][name] - value).abs().max() < tolerance, name
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kind", [*ENGINES, *VARIANTS])
 @pytest.mark.parametrize("kept", [1, 3])
 def test_two_ranks_equal_a_bare_loop(two_ranks: list[Any], kind: str, kept: int) -> None:
     expected = bare_loop(SGD, 1.0, 3)
@@ -212,7 +226,7 @@ def test_two_ranks_equal_a_bare_loop(two_ranks: list[Any], kind: str, kept: int)
         assert learning_rate == pytest.approx(0.1 / 4)
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kind", [*ENGINES, *VARIANTS])
 def test_non_finite_gradient_of_one_rank_changes_nothing(two_ranks: list[Any], kind: str) -> None:
     norms, final = bare_loop(SGD, 1.0, 5)
     for rank in two_ranks:
