@@ -44,9 +44,12 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
     Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
     is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and what was trained beside
     it, and loads where the base model does. A temperature and bias that belong to the model are kept for further
-    training. `card` is Markdown put below the card's header, before the usage.
+    training. `card` is Markdown put below the card's header, before the usage. Raises ValueError where an adapter by
+    itself would load nowhere.
     """
     towers = towers_of(model.tower)
+    if adapter_only and len(towers) > 1:
+        raise ValueError("adapter_only: sentence-transformers loads no adapters of two towers: export them merged")
     with new_folder(folder) as work:
         if len(towers) == 1:
             modules = _write_modules(model, towers[""], work, prefix="", adapter_only=adapter_only)

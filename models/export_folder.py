@@ -55,8 +55,10 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, source: str, adapter_only: bool) -> None:
     """Weights in safetensors and configuration; LoRA merged, or the adapter alone, which names `source` as its base.
 
-    Raises ValueError where training started from an adapter, which is no base for another.
+    Raises ValueError where there is no adapter, or training started from one, which is no base for another.
     """
+    if adapter_only and not isinstance(backbone, PeftModel):
+        raise ValueError("adapter_only: this model was trained without LoRA")
     state = whole_state(backbone)
     with quiet():
         if not isinstance(backbone, PeftModel):
