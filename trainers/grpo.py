@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from data.keys import stable_hash
 from data.rows import ListBatch
 from losses.contracts import Lists, Statistics
-from models.dropout import disable_dropout
 from trainers.options import TrainerConfig
-from trainers.trainer import Trainer
+from trainers.trainer import Trainer, run_without_dropout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +52,8 @@ class GRPOTrainer(Trainer):
     config: GRPOTrainerConfig
 
     def __init__(self, config: GRPOTrainerConfig, *, model: nn.Module, loss: Any, **parts: Any):
-        if asked := getattr(model, "asked_dropout", 0.0):
-            raise ValueError(
-                f"trainer=grpo runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)"
-            )
-        disable_dropout(model)  # else the policy that is scored is not the one that sampled, and the ratio not 1
+        # Else the policy that is scored is not the one that sampled, and the ratio not 1.
+        run_without_dropout(model, "trainer=grpo")
         super().__init__(config, model=model, loss=loss, **parts)
         self.steps_per_batch = config.num_iterations
         self.old_scores: Tensor | None = None

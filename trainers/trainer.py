@@ -24,6 +24,7 @@ from engines.protocol import Engine
 from evaluation.metrics import Run
 from evaluation.reranking import RerankingEvaluator
 from losses.contracts import Lists, Statistics, compares_lists, reads_of
+from models.dropout import disable_dropout
 from trainers.chunked import ChunkedBackward, Representations
 from trainers.frozen import FrozenModel, Reference, frozen_inputs
 from trainers.inputs import make_lists
@@ -54,6 +55,8 @@ class Trainer(ABC):
     ):
         self.config = config
         needs_reference = "reference_scores" in reads_of(loss)
+        if needs_reference:  # else the model differs from its reference before the first update
+            run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
         self.reference = Reference(model, padding, config.token_budget) if needs_reference else None
         self.engine: Engine = engine_config.build(
             model, options=config.optimizer_options(), schedule=config.make_schedule, max_grad_norm=config.max_grad_norm
@@ -263,6 +266,13 @@ class Trainer(ABC):
                 file=sys.stderr,
             )
         self.warned_idle_ranks = True
+
+
+def run_without_dropout(model: nn.Module, what: str) -> None:
+    """Dropout off, for good; ValueError where the user asked for some."""
+    if asked := getattr(model, "asked_dropout", 0.0):
+        raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
+    disable_dropout(model)
 
 
 def gather_batch(number: int, share: list[ListExample]) -> ListBatch:

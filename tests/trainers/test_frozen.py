@@ -1,0 +1,69 @@
+"""Reference scores live and precomputed, a teacher and a guide beside the trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from running import make_trainer, run_several
+
+from engines.testing import run_ranks
+
+DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
+
+
+def train_lines(runs: list[list[str]]) -> list[list[dict[str, float]]]:
+    found = run_ranks(run_several, 1, runs)[0]
+    return [[line for line in metrics if line["split"] == "train"] for metrics, _ in found]
+
+
+@pytest.mark.parametrize("model", ["cross_encoder", "cross_encoder_lora"])
+def test_dpo_begins_at_log_2_and_precomputed_scores_are_those_of_the_frozen_model(
+    model: str, tiny_run: list[str], tiny_reranker_dir: Path
+) -> None:
+    common = [*DPO, f"model={model}", *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "loss.beta=1"]
+    runs = [[*common, f"run_name={name}", f"trainer.reference={name}"] for name in ("frozen", "precomputed")]
+    frozen, precomputed = train_lines(runs)
+    assert frozen[0]["loss"] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+    assert frozen[-1]["loss"] != pytest.approx(frozen[0]["loss"], abs=1e-4)
+    for one, two in zip(frozen, precomputed, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
+    trainer = make_trainer(options)
+    trainer.config.__dict__["max_steps"] = 2  # stopped early
+    trainer.fit()
+    again = make_trainer(options)
+    again.resume()
+    assert again.step == 2
+    again.start()
+    assert again.reference.copy is None
+    assert again.reference.known == pytest.approx(trainer.reference.known)
+
+
+def test_dropout_that_was_asked_for_is_refused_beside_a_reference(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"loss DPO, which compares with a reference, runs without dropout, got 0.1"):
+        make_trainer([*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "model.dropout=0.1"])
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
+    places = [f"model.name_or_path={tiny_reranker_dir}", f"teacher.name_or_path={tiny_reranker_dir}"]
+    options = ["+exp=reranker_distill", *tiny_run, *places, "teacher.max_length=48", "model.dropout=0"]
+    ((first, *_),) = train_lines([[*options, "trainer.max_steps=1"]])
+    assert first["loss"] == pytest.approx(0, abs=1e-6)
+    assert first["grad_norm"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_guide_masks_negatives(tiny_run: list[str], tiny_bert_dir: Path) -> None:
+    guide = ["model@guide=bi_encoder", f"guide.name_or_path={tiny_bert_dir}", "guide.max_length=48"]
+    common = ["+exp=embedder_infonce", *tiny_run, "eval.depth=100", "trainer.max_steps=1"]
+    runs = [
+        [*common, "loss=gist", *guide, f"run_name=m{i}", f"loss.guide_margin={m}"] for i, m in enumerate((2.5, -2.5))
+    ]
+    masked, unmasked = (lines[0] for lines in train_lines(runs))  # cosines differ by at most 2
+    assert masked["loss"] == 0
+    assert unmasked["loss"] > 0.1
