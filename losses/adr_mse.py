@@ -22,6 +22,10 @@ class ADRMSE(ListLoss):
     of equal label share the mean of their ranks, as those of equal score do. The mean is over a list's documents, then
     over lists; sentence-transformers' is over all documents of the batch. A list is valid where two documents differ in
     label. Memory n^2 a list.
+
+    Use: labels that are a teacher's ranking, such as an LLM's; errors at the top count most.
+    Cost: n^2.
+    Source: Schlatt et al. 2025, Rank-DistiLLM; sentence-transformers `ADRMSELoss`.
     """
 
     saturates: ClassVar[bool] = True  # the sigmoid of a wide margin is flat

@@ -32,6 +32,9 @@ class ApproxNDCG(ListLoss):
     Over the whole list: a cutoff would need another approximation, of which documents are above it (LambdaRank,
     NeuralNDCG and PiRank have one). A list is valid where two documents differ in label; rax counts lists of one label
     too, whose gradient pulls the scores apart although every ranking is ideal. Memory n^2 a list.
+
+    Use: a smooth nDCG itself, after a warm start: a pair far apart has no gradient.
+    Cost: n^2.
     """
 
     saturates: ClassVar[bool] = True  # the sigmoid of a wide margin is flat
@@ -56,6 +59,9 @@ class ApproxMRR(ListLoss):
 
     Relevance is binary (rax: label >= 1), and of several relevant documents the first alone learns, as in the metric;
     TF-Ranking sums over all of them. A list is valid with both relevant and other documents. Memory n^2 a list.
+
+    Use: a smooth reciprocal rank, where only the first relevant document matters; after a warm start.
+    Cost: n^2.
     """
 
     saturates: ClassVar[bool] = True  # the sigmoid of a wide margin is flat

@@ -22,6 +22,10 @@ class BinaryCrossEntropy(ListLoss):
     `pos_weight` is w: a number, None for 1, or "auto", the list's own number of negatives per positive, so that both
     sides weigh the same; 1 for a list that has only one of them. It is the list's and not the batch's, so that the
     other lists of a batch do not change a list's gradient. Every list that is not empty counts.
+
+    Use: scores that are to be probabilities, or documents judged one by one.
+    Cost: n.
+    Source: torch's `binary_cross_entropy_with_logits`, by list.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("labels",)

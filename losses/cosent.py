@@ -22,6 +22,9 @@ class CoSENT(MatrixLoss):
     0 where no two labels differ. M pairs cost M log M.
 
     The temperature is fixed, or null for the model's `scale` = 1 / T.
+
+    Use: graded similarities of pairs (STS), compared over the whole batch.
+    Cost: Q n log(Q n).
     """
 
     requires: ClassVar[tuple[str, ...]] = ("labels",)
@@ -67,6 +70,9 @@ class AnglE(CoSENT):
     The first half of an embedding is its real, the second its imaginary part; of unit length, the real and imaginary
     part of their product q d* are cos = <q, d> and sin = <q_im, d_re> - <q_re, d_im>. As the authors' code and
     sentence-transformers have it: the paper's equation 3 subtracts the other way around. Odd dimensions gain a zero.
+
+    Use: CoSENT where many cosines lie near 1 or -1.
+    Cost: Q n log(Q n).
     """
 
     def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class InfoNCE(MatrixLoss):
     |q||p| cos(theta + m), beyond theta + m = pi continued by s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
 
     The temperature is fixed, or null for the model's `scale` = 1 / T, whose bounds (at most 100, say) are the model's.
+
+    Cost: (Q n)^2 d at most; in blocks, memory Q n d.
     """
 
     temperature: float | None = 0.05

@@ -18,6 +18,9 @@ class KLDistillation(ListLoss):
     T = temperature, and T_teacher too where `teacher_temperature` is None; T^2 keeps the gradient's size whatever T.
     sentence-transformers `DistillKLDivLoss`. Labels are not read. Documents without a teacher's score (NaN) take no
     part; a list is valid with two others.
+
+    Use: a teacher's scores in any unit, no labels needed.
+    Cost: n.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "several")

@@ -22,6 +22,10 @@ class KTO(ListLoss):
     from mismatched pairs because it cannot sum over completions; over two tokens it is exact, and never negative.
 
     A list's loss is the mean over its documents, any number and of any labels: relevant is above 0.
+
+    Use: likes and dislikes without pairs, for scores that are log-odds of "yes".
+    Cost: n, and the reference's scores.
+    Source: Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("labels",)

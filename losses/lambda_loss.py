@@ -101,7 +101,11 @@ def _absolute_differences(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LambdaLoss(ListLoss):
-    """`lambda_loss` as a training loss: LambdaRank, NDCG-Loss1, NDCG-Loss2 and NDCG-Loss2++."""
+    """`lambda_loss` as a training loss: LambdaRank, NDCG-Loss1, NDCG-Loss2 and NDCG-Loss2++.
+
+    Cost: n^2.
+    Source: Wang et al. 2018, the LambdaLoss framework; sentence-transformers `LambdaLoss`.
+    """
 
     scheme: str = "ndcg_loss2pp"
     sigma: float = 1.0

@@ -17,6 +17,9 @@ class ListNet(ListLoss):
 
     A low `label_temperature` sharpens the target: at 1 a document of label 1 gets only e times the probability of one
     of label 0. Equal labels ask for equal scores, so every list of two documents or more is valid.
+
+    Use: graded labels as a distribution over the list, each grade a share.
+    Cost: n.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("several",)

@@ -20,6 +20,10 @@ class PLDPO(ListLoss):
 
     DPO of rankings (Rafailov et al., arXiv 2305.18290, appendix A.3); of two documents, DPO. Ties of the labels are
     ordered at random, anew at every step, and `num_draws` orders averaged.
+
+    Use: DPO of whole graded lists.
+    Cost: num_draws n log n, and the reference's scores.
+    Source: Rafailov et al. 2023, arXiv 2305.18290, appendix A.3.
     """
 
     beta: float = 0.1
@@ -48,6 +52,10 @@ class LiPOLambda(ListLoss):
 
     LiPO-lambda (Liu et al., arXiv 2402.01878). r are the ranks by h, constants; D(r) = 1 / log2(1 + r). The gains G are
     divided by the list's ideal DCG, which the paper does not do: so every list weighs alike, whatever its grades.
+
+    Use: graded preferences where the top of the list matters most, on top of a trained model.
+    Cost: n^2, and the reference's scores.
+    Source: Liu et al. 2024, arXiv 2402.01878.
     """
 
     beta: float = 0.1

@@ -18,6 +18,9 @@ class MarginMSE(ListLoss):
     Every relevant document against all that are less relevant; sentence-transformers `MarginMSELoss` has one positive.
     Student and teacher score in the same unit: a bi-encoder's is its similarity times its scale. Documents without a
     teacher's score (NaN) take no part; a list is valid where two others differ in label. Memory n^2 a list.
+
+    Use: a teacher's scores in the student's unit: a cross-encoder's for a bi-encoder.
+    Cost: n^2.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "comparison")

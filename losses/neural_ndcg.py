@@ -22,6 +22,10 @@ class NeuralNDCG(ListLoss):
     fixed, where allRank stops once the whole batch has converged: so no list depends on the others. 50 (allRank's most)
     leave a list of 64 with columns that sum to 1 within 6e-3. With none, this is PiRank without straight-through
     gradients. A list is valid where two documents differ in label. Memory n^2 num_sinkhorn_iterations a list.
+
+    Use: a smooth nDCG at a cutoff, after a warm start; the dearest of this family.
+    Cost: n^2 times the Sinkhorn iterations.
+    Source: Pobrotyn and Białobrzeski 2021, arXiv 2102.07831; allRank, the deterministic variant.
     """
 
     saturates: ClassVar[bool] = True  # the softmax of a wide margin is flat

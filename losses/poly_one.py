@@ -17,6 +17,10 @@ class PolyOne(ListLoss):
 
     Leng et al., arXiv 2204.12511; graded labels as rax's `poly1_softmax_loss`. epsilon 0 is the softmax
     cross-entropy. A list is valid where a label is above 0.
+
+    Use: softmax cross-entropy that goes on learning from relevant documents of high probability.
+    Cost: n.
+    Source: Leng et al. 2022, arXiv 2204.12511; rax `poly1_softmax_loss`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("positive",)

@@ -63,6 +63,9 @@ class BradleyTerry(PairLoss):
     """-logsigmoid(s_i - s_j - margin)  (Bradley and Terry 1952; the margin as in Llama 2, arXiv 2307.09288, eq. 2).
 
     At margin 0 this is RankNet with sigma 1.
+
+    Use: preference pairs without a reference; `margin` asks for a lead.
+    Cost: n^2.
     """
 
     margin: float = 0.0
@@ -76,7 +79,11 @@ class BradleyTerry(PairLoss):
 
 @dataclass(frozen=True)
 class DPO(ReferencePairLoss):
-    """-logsigmoid(Delta)  (Rafailov et al., arXiv 2305.18290, eq. 7; TRL's `sigmoid`)."""
+    """-logsigmoid(Delta)  (Rafailov et al., arXiv 2305.18290, eq. 7; TRL's `sigmoid`).
+
+    Use: preferences on top of a trained model that is not to be left far behind.
+    Cost: n^2, and the reference's scores.
+    """
 
     def of_margins(self, margins: Tensor) -> Tensor:
         return -F.logsigmoid(self.beta * margins)
@@ -87,6 +94,10 @@ class ConservativeDPO(ReferencePairLoss):
     """-(1 - e) logsigmoid(Delta) - e logsigmoid(-Delta), e = label_smoothing  (cDPO; Mitchell 2023).
 
     The share e of the preferences is taken to be flipped; the minimum lies at Delta = log((1 - e) / e).
+
+    Use: DPO where some preferences may be wrong: the lead stays finite.
+    Cost: n^2, and the reference's scores.
+    Source: cDPO, Mitchell 2023.
     """
 
     label_smoothing: float = 0.1
@@ -106,6 +117,10 @@ class RobustDPO(ReferencePairLoss):
 
     Chowdhury et al., arXiv 2403.00409; TRL's `robust`. Its expectation over preferences flipped with probability e is
     the DPO loss of the true ones. Not bounded below: it falls by e / (1 - 2 e) per unit of a large Delta.
+
+    Use: DPO where a known share of the preferences is wrong.
+    Cost: n^2, and the reference's scores.
+    Source: Chowdhury et al. 2024, arXiv 2403.00409; TRL's `robust`.
     """
 
     label_smoothing: float = 0.1
@@ -124,6 +139,9 @@ class IPO(ReferencePairLoss):
     """(Delta / beta - 1 / (2 beta))^2  (Azar et al., arXiv 2310.12036, eq. 17; TRL's `ipo`).
 
     The log-ratio itself is drawn to 1 / (2 beta): preferences that never fail do not drive the scores to infinity.
+
+    Use: preferences that never contradict each other, under which DPO would drive the scores apart for ever.
+    Cost: n^2, and the reference's scores.
     """
 
     def of_margins(self, margins: Tensor) -> Tensor:
@@ -132,7 +150,11 @@ class IPO(ReferencePairLoss):
 
 @dataclass(frozen=True)
 class Hinge(ReferencePairLoss):
-    """relu(1 - Delta)  (SLiC, arXiv 2305.10425, on implicit rewards as in RSO, arXiv 2309.06657; TRL's `hinge`)."""
+    """relu(1 - Delta)  (SLiC, arXiv 2305.10425, on implicit rewards as in RSO, arXiv 2309.06657; TRL's `hinge`).
+
+    Use: DPO that leaves pairs alone once their lead is 1 / beta.
+    Cost: n^2, and the reference's scores.
+    """
 
     def of_margins(self, margins: Tensor) -> Tensor:
         return (1 - self.beta * margins).relu()
@@ -143,6 +165,9 @@ class SimPO(PairLoss):
     """-logsigmoid(beta (s_i - s_j) - gamma)  (Meng et al., arXiv 2405.14734, eq. 6). Without a reference.
 
     gamma is TRL's `simpo_gamma`; the paper's code gives gamma / beta, 0.5 by default.
+
+    Use: preferences without a reference, with a target for the lead.
+    Cost: n^2.
     """
 
     beta: float = 2.0
@@ -162,6 +187,9 @@ class ORPO(ListLoss):
 
     P("yes") = sigmoid(s) has the odds e^s: the log odds ratio of chosen and rejected is s_i - s_j, and the likelihood
     of the chosen one is a logistic loss. beta is the paper's lambda, by TRL's name.
+
+    Use: preferences and supervision at once, without a reference, for scores that are log-odds of "yes".
+    Cost: n^2.
     """
 
     shift_invariant: ClassVar[bool] = False  # the likelihood of "yes" is absolute

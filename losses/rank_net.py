@@ -18,6 +18,9 @@ class RankNet(ListLoss):
     """The mean over the list's pairs y_i > y_j of softplus(-sigma (s_i - s_j))  (Burges et al. 2005).
 
     Natural logarithm. The mean is each list's own: sentence-transformers' is over the pairs of the whole batch.
+
+    Use: graded labels as pairs, every misordered pair alike, wherever in the ranking.
+    Cost: n^2.
     """
 
     sigma: float = 1.0

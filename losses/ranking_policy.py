@@ -40,6 +40,10 @@ class PlackettLuceGRPO(RankingPolicyOptions):
     The default is the sum over positions, the mean over rankings, the mean over lists, so that its gradient is that of
     -E[reward] per list. Lists with fewer than two documents or a single label value teach nothing: they are left out of
     every sum and denominator.
+
+    Use: any reward of the ranking, differentiable or not (nDCG, MRR, one of yours), after a warm start; trainer=grpo.
+    Cost: num_generations n log n.
+    Source: GRPO, Shao et al. 2024, arXiv 2402.03300, with TRL's options; RLOO, Ahmadian et al. 2024, arXiv 2402.14740.
     """
 
     @torch.no_grad()

@@ -23,6 +23,9 @@ class SigLIP(MatrixLoss):
     positive, whose sums are weighted by `weights`; the others' documents are negatives all the same.
 
     Temperature and bias are fixed, or null for the model's (`scale` = 1 / T): learned, from 1 / T = 10 and b = -10.
+
+    Use: large batches without a softmax: every pair is judged by itself.
+    Cost: Q^2 n d; in blocks, memory Q n d.
     """
 
     temperature: float | None = 0.1

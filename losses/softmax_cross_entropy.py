@@ -17,6 +17,9 @@ class SoftmaxCrossEntropy(ListLoss):
 
     The labels weigh as they are: a list of two positives counts twice one of a single positive, grade 2 twice grade 1.
     A list is valid where a label is above 0.
+
+    Use: the first choice for lists with relevant documents: a warm start, and the baseline to beat.
+    Cost: n.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("positive",)

@@ -27,6 +27,9 @@ class Triplet(MatrixLoss):
     count: all (their mean); hardest, the nearest one; semi_hard, the nearest of those farther than p. The loss is
     the mean over a query's positives, then over the queries that have one (times `weights`, over their number); a
     positive without negatives has the loss 0.
+
+    Use: triplets, where a negative that is far enough away is to teach nothing more.
+    Cost: Q^2 n d; in blocks, memory Q n d.
     """
 
     distance: str = "cosine"

@@ -19,6 +19,9 @@ class UniqueSoftmax(ListLoss):
 
     s is divided by `temperature`; g_i = 2^y_i - 1 ("exponential") or y_i ("linear"). A list is valid where two
     documents have different labels.
+
+    Use: graded labels where documents of one grade are not to compete.
+    Cost: n^2.
     """
 
     temperature: float = 1.0

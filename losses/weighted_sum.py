@@ -33,6 +33,8 @@ class WeightedSum(WrapperLoss):
     Every term averages over the lists that count for it. Logged by name: `loss/NAME`, unweighted, and `weight/NAME`
     where it is scheduled; what a term itself logs becomes `NAME/...`.
 
+    Cost: that of its terms.
+
     Raises:
         ValueError: no term, a term that is no loss, or one that samples rankings (a policy's), a weight that is not
             finite.

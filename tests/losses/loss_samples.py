@@ -214,11 +214,12 @@ def misordered(kind: str) -> Sample:
     if kind == "scores":
         return Sample(scores=15 - 30 * labels, **common)
     queries = torch.eye(2, DIM)
-    documents = queries[:, None] * (1 - 2 * labels)[..., None]
+    aside = 0.2 * torch.eye(4, DIM)[2:]  # exactly along a query, the gradient of a document of unit length is 0
+    documents = 0.98 * queries[:, None] * (1 - 2 * labels)[..., None] + aside[:, None]
     layers = {"query_layers": queries[:, None], "document_layers": documents[:, :, None]}
     layers = {name: value.repeat_interleave(LAYERS, dim=-2) for name, value in layers.items()}
     guides = {"guide_queries": queries, "guide_documents": queries[:, None] * (2 * labels - 1)[..., None]}
-    scale = {"scale": torch.tensor(15.0), "bias": torch.tensor(0.0)}
+    scale = {"scale": torch.tensor(15 / 0.98), "bias": torch.tensor(0.0)}
     return Sample(queries=queries, documents=documents, **layers, **guides, **scale, **common)
 
 
