@@ -18,7 +18,7 @@ from losses.contracts import mean_over_lists
 from losses.lists import at_least_float32
 
 IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
-ELEMENTS_PER_BLOCK = 2**20  # of the matrices of similarities: 4 MiB in float32
+ELEMENTS_PER_BLOCK = 2**19  # of the matrices of similarities: 2 MiB in float32
 
 
 @dataclass(frozen=True)

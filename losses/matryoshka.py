@@ -26,6 +26,9 @@ class Matryoshka(WrapperLoss):
     the full one, which is trained only where it is among `dims`. `weights` null: 1 each. `n_dims_per_step` of them are
     drawn at each step, keyed by (seed, step), so that all ranks agree; null: all. Logged: `loss/dim_D`, unweighted.
 
+    Use: embeddings that may be cut to fewer dimensions.
+    Cost: that of the loss inside, for each dimension drawn.
+
     Raises:
         ValueError: options that make no sense; at the first step, dims beyond the embeddings', or no embeddings.
     """
@@ -52,6 +55,11 @@ class Matryoshka(WrapperLoss):
     @property
     def losses(self) -> tuple[Any, ...]:
         return (self.loss,)
+
+    @property
+    def saturates(self) -> bool:
+        """True at unit length: no rotation moves a document that is exactly along or opposite to its query."""
+        return self.normalize
 
     def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
         """The scalar sum, and the loss of each dimension."""
@@ -88,6 +96,10 @@ class Matryoshka2D(WrapperLoss):
     version). `n_layers_per_step` layers are drawn at each step, keyed by (seed, step); null: all.
     Sentence-transformers sums the divergence over the sampled layers; here it is the mean, as the loss is.
     Logged: `loss/last_layer`, `loss/prior_layers`, `kl`, unweighted.
+
+    Use: embeddings that may be cut and taken from an earlier layer.
+    Cost: that of the loss inside, for each layer drawn.
+    Source: Li et al. 2024, arXiv 2402.14776; sentence-transformers `Matryoshka2dLoss`.
     """
 
     compares_embeddings: ClassVar[bool] = True
@@ -118,15 +130,16 @@ class Matryoshka2D(WrapperLoss):
         return (*super().reads, "query_layers", "document_layers")
 
     @property
-    def differentiable(self) -> bool:
-        """False: the last layer is a constant target of the others."""
-        return self.kl_div_weight == 0
+    def saturates(self) -> bool:
+        return getattr(self.loss, "saturates", False)
 
     def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
         """The scalar sum, and its parts."""
         query_layers, document_layers = lists.query_layers, lists.document_layers
         if query_layers is None or document_layers is None:
             raise ValueError("loss Matryoshka2D needs query_layers, document_layers, which this run does not have")
+        if query_layers.shape[-2] == 0:
+            raise ValueError("loss Matryoshka2D needs earlier layers: this model has but one")
         last, details = apply(self.loss, lists)
         statistics = {"loss/last_layer": last.detach()}
         statistics |= {f"last_layer/{name}": statistic for name, statistic in details.items()}
@@ -136,11 +149,10 @@ class Matryoshka2D(WrapperLoss):
             losses.append(apply(self.loss, earlier)[0] * self.weight_of(layer))
             divergences.append(self.divergence(lists, earlier))
         total = self.last_layer_weight * last
-        if losses:
-            prior, divergence = torch.stack(losses).mean(), torch.stack(divergences).mean()
-            statistics |= {"loss/prior_layers": prior.detach(), "kl": divergence.detach()}
-            total = total + self.prior_layers_weight * prior + self.kl_div_weight * self.kl_temperature * divergence
-        return total, statistics
+        prior, divergence = torch.stack(losses).mean(), torch.stack(divergences).mean()
+        statistics |= {"loss/prior_layers": prior.detach(), "kl": divergence.detach()}
+        earlier_terms = self.prior_layers_weight * prior + self.kl_div_weight * self.kl_temperature * divergence
+        return self.last_layer_weight * last + earlier_terms, statistics
 
     def weight_of(self, layer: int) -> float:
         return 1.0 if self.layer_weighting == "uniform" else 1 / (1 + math.log(1 + layer))

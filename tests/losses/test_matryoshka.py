@@ -227,3 +227,5 @@ def test_what_the_model_does_not_give(lists):
         Matryoshka(SoftmaxCrossEntropy())(replace(lists, queries=None, documents=None, scores=lists.labels))
     with pytest.raises(ValueError, match="needs query_layers, document_layers"):
         Matryoshka2D(INNER)(replace(lists, query_layers=None))
+    with pytest.raises(ValueError, match="this model has but one"):
+        Matryoshka2D(INNER)(replace(lists, query_layers=lists.query_layers[:, :0]))
