@@ -56,8 +56,8 @@ class Entry:
         lines = opening(docstring) | named_lines(docstring) | named_lines(comment)
         if missing := [f"{line}:" for line in LINES if line not in lines]:
             raise ValueError(
-                f"{target.__module__.replace('.', '/')}.py: {target.__name__}'s docstring lacks {', '.join(missing)} for "
-                f"docs/losses.md, as does the opening comment of conf/loss/{name}.yaml (CONTRIBUTING.md, A loss)"
+                f"{target.__module__.replace('.', '/')}.py: the docstring of {target.__name__} lacks {missing[0]}, "
+                f"as does the opening comment of conf/loss/{name}.yaml; docs/losses.md shows them (CONTRIBUTING.md)"
             )
         title = comment.partition("\n")[0].removesuffix(".").removesuffix(":") + "."
         loss = instantiate(compose([f"loss={name}"]).loss)

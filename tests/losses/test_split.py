@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from loss_samples import DIM, LAYERS, Sample, configured, kinds, make
 from policies import Policy
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ConstantLR
 
 from data.rows import ListBatch, ListExample, TokenRows
 from engines.optimizers import OptimizerOptions
 from engines.testing import run_ranks
-from engines.torch_engine import TorchEngineConfig
+from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import apply
 from trainers.chunked import ChunkedBackward, Representations
 from trainers.inputs import make_lists
@@ -111,16 +111,19 @@ def whole(loss: Any, kind: str) -> Tensor:
     return gradient(model)
 
 
+@cache
+def engine(kind: str) -> TorchEngine:
+    options = OptimizerOptions(name="sgd")
+    return TorchEngineConfig(precision="fp32").build(Model(kind), options, ConstantLR, max_grad_norm=float("inf"))
+
+
 def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
-    model = Model(kind)
-    engine = TorchEngineConfig(precision="fp32").build(
-        model, OptimizerOptions(name="sgd"), lambda optimizer: LambdaLR(optimizer, lambda _: 1.0), float("inf")
-    )
-    backward = ChunkedBackward(engine, {}, token_budget=token_budget, kept_chunks=kept_chunks, seed=0)
+    engine(kind).optimizer.zero_grad()
+    backward = ChunkedBackward(engine(kind), {}, token_budget=token_budget, kept_chunks=kept_chunks, seed=0)
     done = backward(batch(kind).rows, lambda leaves: objective(loss, kind, leaves), step=3)
     assert (done.num_chunks == 1) == (token_budget == ONE_CHUNK)
-    return gradient(model)
+    return gradient(engine(kind).model)
 
 
 def split_all(cases: list[tuple[Any, str]]) -> list[list[Tensor] | str]:
@@ -138,7 +141,7 @@ def split_all(cases: list[tuple[Any, str]]) -> list[list[Tensor] | str]:
 def on_ranks(world_size: int) -> list[dict[tuple[str, str], Any]]:
     """`split_all` of all configured losses, by rank: processes start once for each number of them."""
     losses = [(make(name), kind) for name, kind in CASES]
-    results = [split_all(losses)] if world_size == 1 else run_ranks(split_all, world_size, losses)
+    results = [split_all(losses)] if world_size == 1 else run_ranks(split_all, world_size, losses, timeout_s=280)
     return [dict(zip(CASES, of_rank, strict=True)) for of_rank in results]
 
 
