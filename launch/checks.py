@@ -24,9 +24,8 @@ def check_parts(settings: RunConfig) -> None:
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
     if any(getattr(loss, "compares_embeddings", False) for loss in all_losses(settings.loss)) and not is_bi_encoder:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
-    if is_bi_encoder == isinstance(settings.eval, RerankingConfig):
-        wanted = "retrieval" if is_bi_encoder else "reranking"
-        raise ValueError(f"this model is measured by eval={wanted}")
+    if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
+        raise ValueError("a cross-encoder scores pairs and cannot search a corpus: it is measured by eval=reranking")
     check_scale(settings, name)
     for role, given in FROZEN_INPUTS.items():
         check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)

@@ -10,18 +10,18 @@ from omegaconf import DictConfig
 
 from data.collection import Collection
 from data.mixture import Mixture, make_loader
-from data.run_files import read_trec_run, write_trec_run
+from data.run_files import write_trec_run
 from engines import process_group
 from engines.collectives import broadcast_object, gather_objects
 from engines.memory import keep_freed_memory, peak_memory_bytes
-from evaluation.evaluator import Evaluator
+from evaluation.evaluator import Evaluator, Prompts
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.queries import write_queries
 from evaluation.report import print_table, result_rows, write_report
 from evaluation.significance import paired_test
 from evaluation.table import format_table
-from launch.before import before_file
+from launch.before import before_folder, read_before, write_before
 from launch.checks import check_data, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
@@ -49,13 +49,14 @@ def train(config: DictConfig) -> float | None:
     if run.finished:
         return show_finished(run)
     model = settings.model.build(settings.seed)
-    known = before_file(settings, config, collection, model)
+    known = before_folder(settings, config, collection, model)
     trainer = make_trainer(settings, config, collection, run, model)
-    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer)
+    prompts = Prompts.of(collection)
+    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
     before = score_before(trainer, test, run, known)
     trainer.fit()
-    summary = finish(trainer, test, before, run)
+    summary = finish(trainer, test, before, run, collection)
     trainer.logger.finish(summary)
     process_group.stop()
     return summary["best_dev"]
@@ -91,14 +92,16 @@ def make_trainer(
         couples_lists=compares_lists(settings.loss),
         frozen={role: other.tokenizer for role, other in frozen.items()},
     )
-    dev = collection.splits.get("dev")
+    dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return options.build(
         model=model,
         engine_config=settings.engine,
         loader=loader,
         padding=model.tokenizer.padding,
         loss=settings.loss,
-        evaluator=settings.eval.build(dev, collection.documents, model.tokenizer, dev=True) if dev else None,
+        evaluator=settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts)
+        if dev
+        else None,
         run=run,
         logger=settings.logger.build(run, config),
         seed=settings.seed,
@@ -106,21 +109,19 @@ def make_trainer(
     )
 
 
-def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Run:
-    """The starting model's scores of test: its own if it was interrupted, another run's from the same weights,
-    or new ones."""
-    stored = run.path / "runs" / "before.run"
-    file = next((file for file in (stored, known) if file.is_file()), None)
-    scores: Run | None = broadcast_object(read_trec_run(file) if file else None)
-    if scores is None:
-        scores = test.evaluate(trainer.engine.forward, trainer.engine.device).run
-    if process_group.is_main():
-        for path in {stored, known} - {file}:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_trec_run(path, scores, tag="before")
+def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Metrics:
+    """The starting model's metrics on test: this run's own if it was interrupted, those of another run from the same
+    weights, or new ones."""
+    folder = run.path / "runs"
+    metrics = broadcast_object(read_before(folder, known) if process_group.is_main() else None)
+    if metrics is None:
+        result = test.evaluate(trainer.engine.forward, trainer.engine.device)
+        metrics = result.metrics
+        if process_group.is_main():
+            write_before(folder, known, result)
     if not run.has_line("test", 0):
-        record(run, trainer, 0, "before", measure(test.qrels, scores, test.config.metrics))
-    return scores
+        record(run, trainer, 0, "before", metrics)
+    return metrics
 
 
 def store_run(run: RunDirectory, name: str, scores: Run) -> None:
@@ -136,7 +137,9 @@ def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: M
     trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
 
 
-def finish(trainer: Trainer, test: Evaluator, before: Run, run: RunDirectory) -> dict[str, Any]:
+def finish(
+    trainer: Trainer, test: Evaluator, before: Metrics, run: RunDirectory, collection: Collection | Mixture
+) -> dict[str, Any]:
     """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report."""
     engine, metrics = trainer.engine, test.config.metrics
     best = trainer.checkpoints.best()
@@ -147,14 +150,15 @@ def finish(trainer: Trainer, test: Evaluator, before: Run, run: RunDirectory) ->
     fused = fuse(test.first_stage_run, after.run, weight)
     results = {
         "first_stage": test.first_stage,
-        "before": measure(test.qrels, before, metrics),
+        "before": before,
         "after": after.metrics,
         "fused": measure(test.qrels, fused, metrics),
     }
     for name, scores in (("after", after.run), ("fused", fused)):
         store_run(run, name, scores)
         record(run, trainer, trainer.step, name, results[name])
-    summary = summarise(trainer, test, results, weight)
+    summary = {"data": collection.name, "data_hash": collection.fingerprint}
+    summary |= summarise(trainer, test, results, weight)
     with engine.full_weights():
         if process_group.is_main():
             export(engine.model, run.path / "model", card=model_card(trainer, summary))
@@ -209,12 +213,21 @@ def summarise(trainer: Trainer, test: Evaluator, results: dict[str, Metrics], we
 
 
 def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
-    """What the exported model was trained with, and how it ranks."""
+    """What the exported model was trained on and with, and how it ranks."""
+    config = trainer.config
+    settings = {
+        "data": f"{summary['data']} (hash {summary['data_hash']})",
+        "loss": repr(trainer.loss),
+        "steps": f"{summary['steps']} (exported: step {summary['best_step']}, the best on dev)",
+        "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
+        "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
+        "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
+    }
     table = format_table(result_rows(summary))
     return (
-        f"Trained by plackett for {summary['steps']} steps ({type(trainer.loss).__name__}, "
-        f"{trainer.config.batch_size} lists of {trainer.config.list_size} documents each).\n\n"
-        f"On {summary['test_queries']} test queries, reranking the first stage's candidates:\n\n```\n{table}\n```\n"
+        "Trained by plackett.\n\n"
+        + "\n".join(f"- {name}: {value}" for name, value in settings.items())
+        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
     )
 
 

@@ -21,8 +21,8 @@ from engines.checkpoints import CheckpointStore
 from engines.collectives import gather_objects
 from engines.process_group import is_main, world_size
 from engines.protocol import Engine
+from evaluation.evaluator import Evaluator
 from evaluation.metrics import Run
-from evaluation.reranking import RerankingEvaluator
 from losses.contracts import Lists, Statistics, compares_lists, reads_of
 from models.dropout import disable_dropout
 from trainers.chunked import ChunkedBackward, Representations
@@ -47,7 +47,7 @@ class Trainer(ABC):
         loader: ListLoader,
         padding: dict[str, int],
         loss: Any,
-        evaluator: RerankingEvaluator | None,
+        evaluator: Evaluator | None,
         run: RunDirectory,
         logger: Logger,
         seed: int,
