@@ -56,11 +56,6 @@ class Matryoshka(WrapperLoss):
     def losses(self) -> tuple[Any, ...]:
         return (self.loss,)
 
-    @property
-    def saturates(self) -> bool:
-        """True at unit length: no rotation moves a document that is exactly along or opposite to its query."""
-        return self.normalize
-
     def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
         """The scalar sum, and the loss of each dimension."""
         dim = embeddings(self, lists)[0].shape[-1]
@@ -129,10 +124,6 @@ class Matryoshka2D(WrapperLoss):
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, "query_layers", "document_layers")
 
-    @property
-    def saturates(self) -> bool:
-        return getattr(self.loss, "saturates", False)
-
     def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
         """The scalar sum, and its parts."""
         query_layers, document_layers = lists.query_layers, lists.document_layers
@@ -148,7 +139,6 @@ class Matryoshka2D(WrapperLoss):
             earlier = replace(lists, queries=query_layers[..., layer, :], documents=document_layers[..., layer, :])
             losses.append(apply(self.loss, earlier)[0] * self.weight_of(layer))
             divergences.append(self.divergence(lists, earlier))
-        total = self.last_layer_weight * last
         prior, divergence = torch.stack(losses).mean(), torch.stack(divergences).mean()
         statistics |= {"loss/prior_layers": prior.detach(), "kl": divergence.detach()}
         earlier_terms = self.prior_layers_weight * prior + self.kl_div_weight * self.kl_temperature * divergence
