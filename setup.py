@@ -16,6 +16,7 @@ setup(
         "deepspeed>=0.19",
         "ninja",  # builds DeepSpeed's operators
         "datasets>=4.0",
+        "pyarrow>=15",  # parquet files
         "huggingface_hub>=1.0",
         "tokenizers>=0.22",
         "safetensors>=0.5",

@@ -201,6 +201,16 @@ def reads_of(loss: Any) -> tuple[str, ...]:
     return tuple(getattr(loss, "reads", ()))
 
 
+def all_losses(loss: Any) -> list[Any]:
+    """A loss and those inside it."""
+    return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
+
+
+def compares_lists(loss: Any) -> bool:
+    """Whether a list's documents are compared with the other lists of the batch, so that copies matter."""
+    return any(each.contract == "matrix" for each in all_losses(loss))
+
+
 def requirements(loss: Any) -> frozenset[str]:
     """What a loss and those inside it require of the data."""
     own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "requires", ("comparison",)))
