@@ -28,16 +28,16 @@ LOSSES = [
 ]
 BUDGET = {
     "model.max_length": 128,
-    "trainer.max_steps": 100,
+    "trainer.max_steps": 40,
     "trainer.batch_size": 4,
     "trainer.list_size": 8,
-    "trainer.learning_rate": 1e-4,
-    "trainer.eval_every": 100,
+    "trainer.learning_rate": 2e-4,
+    "trainer.eval_every": 40,
     "trainer.log_every": 10,
     "trainer.save_every": 1000,
     "eval.depth": 20,
-    "eval.max_queries": 200,
-    "eval.dev_max_queries": 50,
+    "eval.max_queries": 100,
+    "eval.dev_max_queries": 30,
     "logger": "none",
 }
 
@@ -78,7 +78,11 @@ def print_table(found: dict[tuple[str, int], dict[str, float]], losses: list[str
     """Mean and standard deviation over seeds of the test metric, best loss first."""
     first = next(iter(found.values()))
     print(f"test {first['metric']}: first stage {first['first_stage']:.4f}; {len(seeds)} seeds\n")
-    print("| loss | before | after, mean | spread (std) | " + " | ".join(f"seed {seed}" for seed in seeds) + " | train s |")
+    print(
+        "| loss | before | after, mean | spread (std) | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " | train s |"
+    )
     print("|---|---|---|---|" + "---|" * len(seeds) + "---|")
     rows = {loss: [found[loss, seed] for seed in seeds] for loss in losses}
     for loss, runs in sorted(rows.items(), key=lambda row: -statistics.mean(run["after"] for run in row[1])):
