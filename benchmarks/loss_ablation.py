@@ -83,7 +83,7 @@ def print_table(found: dict[tuple[str, int], dict[str, float]], losses: list[str
         + " | ".join(f"seed {seed}" for seed in seeds)
         + " | train s |"
     )
-    print("|---|---|---|---|" + "---|" * len(seeds) + "---|")
+    print("|---" * len(columns) + "|")
     rows = {loss: [found[loss, seed] for seed in seeds] for loss in losses}
     for loss, runs in sorted(rows.items(), key=lambda row: -statistics.mean(run["after"] for run in row[1])):
         after = [run["after"] for run in runs]
