@@ -124,6 +124,11 @@ class Matryoshka2D(WrapperLoss):
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, "query_layers", "document_layers")
 
+    @property
+    def differentiable(self) -> bool:
+        """False: the last layer is a constant target of the others."""
+        return self.kl_div_weight == 0
+
     def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
         """The scalar sum, and its parts."""
         query_layers, document_layers = lists.query_layers, lists.document_layers

@@ -252,8 +252,8 @@ def test_gradients_are_derivatives(case: Case):
         return case.value(replace(sample, **dict(zip(inputs, tensors, strict=True))))
 
     exempt = flagged(case.loss, "differentiable")
-    holds = torch.autograd.gradcheck(
-        value, tuple(inputs.values()), fast_mode=case.kind != "scores", raise_exception=False
-    )
+    tolerances = {"rtol": 1e-5, "atol": 1e-7}  # the defaults overlook a stopped gradient beside larger terms
+    fast = case.kind != "scores"
+    holds = torch.autograd.gradcheck(value, tuple(inputs.values()), fast_mode=fast, raise_exception=False, **tolerances)
     assert holds or exempt, "the gradient is not the derivative of the value"
     assert not holds or not exempt, "differentiable = False is not needed"
