@@ -78,11 +78,8 @@ def print_table(found: dict[tuple[str, int], dict[str, float]], losses: list[str
     """Mean and standard deviation over seeds of the test metric, best loss first."""
     first = next(iter(found.values()))
     print(f"test {first['metric']}: first stage {first['first_stage']:.4f}; {len(seeds)} seeds\n")
-    print(
-        "| loss | before | after, mean | spread (std) | "
-        + " | ".join(f"seed {seed}" for seed in seeds)
-        + " | train s |"
-    )
+    columns = ["loss", "before", "after, mean", "spread (std)", *(f"seed {seed}" for seed in seeds), "train s"]
+    print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     rows = {loss: [found[loss, seed] for seed in seeds] for loss in losses}
     for loss, runs in sorted(rows.items(), key=lambda row: -statistics.mean(run["after"] for run in row[1])):
