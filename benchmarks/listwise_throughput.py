@@ -13,93 +13,59 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-WARM_UP_STEPS = 3
-MATMUL_SIZE = 2048
+from side_by_side import (
+    SIDES,
+    Figures,
+    clock,
+    configured,
+    figures_of,
+    fit,
+    in_a_process,
+    make_trainer,
+    report,
+    training_flops,
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("runs", 5), ("steps", 20), ("batch-size", 4), ("list-size", 8), ("max-length", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--side", choices=("plackett", "sentence-transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         run = train_plackett if arguments.side == "plackett" else train_sentence_transformers
         print(json.dumps(run(arguments)))
         return
-    figures: dict[str, list[dict[str, float]]] = {"plackett": [], "sentence-transformers": []}
+    figures: dict[str, list[Figures]] = {side: [] for side in SIDES}
     for number in range(arguments.runs):
-        for side in figures:
-            figures[side].append(measure(side))
+        for side in SIDES:
+            figures[side].append(in_a_process("--side", side))
             print(f"run {number + 1} {side}: {figures[side][-1]}", flush=True)
     report(figures)
 
 
-def measure(side: str) -> dict[str, float]:
-    """One run in a fresh process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode:
-        raise SystemExit(finished.stderr)
-    return json.loads(finished.stdout.strip().splitlines()[-1])
-
-
-def report(figures: dict[str, list[dict[str, float]]]) -> None:
-    medians = {
-        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for side, runs in figures.items()
-    }
-    print(f"\n{'median of runs':22}  rows/s  share of fp32 matmul peak  peak memory MiB")
-    for side, median in medians.items():
-        speed, share, memory = (median[name] for name in ("rows_per_s", "share_of_peak", "peak_memory_mib"))
-        print(f"{side:22}  {speed:6.1f}  {share:25.1%}  {memory:15.0f}")
-    pairs = zip(figures["plackett"], figures["sentence-transformers"], strict=True)
-    ratios = sorted(ours["rows_per_s"] / theirs["rows_per_s"] for ours, theirs in pairs)
-    print(f"ratio plackett / sentence-transformers: median {statistics.median(ratios):.2f}, all {ratios}")
-
-
-def train_plackett(arguments: argparse.Namespace) -> dict[str, float]:
+def train_plackett(arguments: argparse.Namespace) -> Figures:
     from engines.memory import keep_freed_memory
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(arguments, folder)
-        ends: list[float] = []
-        step = trainer.train_step
-
-        def timed_step(batch: Any) -> dict[str, Any]:
-            statistics = step(batch)
-            ends.append(time.perf_counter())
-            return statistics
-
-        trainer.train_step = timed_step
-        trainer.fit()
+        trainer = our_trainer(arguments, folder)
+        ends, _ = fit(trainer)
         batches = trainer.loader.iterate(0)
         lengths = [int(example.rows.lengths.sum()) for _ in range(arguments.steps) for example in next(batches)]
         batches.close()
-        return figures_of(ends, arguments, sum(lengths) / (len(lengths) * arguments.list_size))
+        return speed(ends, arguments, sum(lengths) / (len(lengths) * arguments.list_size))
 
 
-def make_trainer(arguments: argparse.Namespace, folder: str) -> Any:
-    from launch.compose import compose, instantiate
-    from launch.training import make_trainer
-    from trainers.run_directory import RunDirectory
-
-    config = compose(overrides(arguments, folder))
-    settings = instantiate(config)
-    data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
-    trainer.evaluator = None
-    return trainer
+def our_trainer(arguments: argparse.Namespace, folder: str) -> Any:
+    config, settings = configured(overrides(arguments, folder))
+    return make_trainer(config, settings, settings.data.build())
 
 
 def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
@@ -115,11 +81,10 @@ def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
     ]
 
 
-def train_sentence_transformers(arguments: argparse.Namespace) -> dict[str, float]:
+def train_sentence_transformers(arguments: argparse.Namespace) -> Figures:
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import LambdaLoss
-    from transformers import TrainerCallback
 
     from models.resolve import resolve
 
@@ -127,11 +92,6 @@ def train_sentence_transformers(arguments: argparse.Namespace) -> dict[str, floa
     folder = str(resolve("sentence-transformers/all-MiniLM-L6-v2"))
     model = CrossEncoder(folder, num_labels=1, max_length=arguments.max_length)
     ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
     with tempfile.TemporaryDirectory() as output:
         options = CrossEncoderTrainingArguments(
             output_dir=output,
@@ -147,16 +107,16 @@ def train_sentence_transformers(arguments: argparse.Namespace) -> dict[str, floa
             args=options,
             train_dataset=Dataset.from_dict(columns),
             loss=LambdaLoss(model),
-            callbacks=[Clock()],
+            callbacks=[clock(ends)],
         )
         trainer.train()
-    return figures_of(ends, arguments, mean_tokens(model.tokenizer, columns, arguments.max_length))
+    return speed(ends, arguments, mean_tokens(model.tokenizer, columns, arguments.max_length))
 
 
 def lists_as_columns(arguments: argparse.Namespace) -> dict[str, list[Any]]:
     """The lists that plackett's loader gives, as texts: query, docs, labels."""
     with tempfile.TemporaryDirectory() as folder:
-        loader = make_trainer(arguments, folder).loader
+        loader = our_trainer(arguments, folder).loader
         batches = loader.iterate(0)
         examples = [example for _ in range(arguments.steps) for example in next(batches)]
         batches.close()
@@ -173,39 +133,15 @@ def mean_tokens(tokenizer: Any, columns: dict[str, list[Any]], max_length: int) 
     return sum(map(len, rows)) / len(rows)
 
 
-def figures_of(ends: list[float], arguments: argparse.Namespace, tokens_per_row: float) -> dict[str, float]:
-    from engines.memory import peak_memory_bytes
-
-    steps = len(ends) - WARM_UP_STEPS
-    rows_per_s = steps * arguments.batch_size * arguments.list_size / (ends[-1] - ends[WARM_UP_STEPS - 1])
-    return {
-        "rows_per_s": round(rows_per_s, 2),
-        "share_of_peak": round(rows_per_s * training_flops(round(tokens_per_row)) / matmul_flops_per_s(), 3),
-        "peak_memory_mib": round(peak_memory_bytes() / 2**20),
-    }
-
-
-def training_flops(tokens: int) -> float:
-    """Floating-point operations of a forward and backward of one row of `tokens` tokens."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+def speed(ends: list[float], arguments: argparse.Namespace, tokens_per_row: float) -> Figures:
     from models.cross_encoder import CrossEncoderConfig
 
-    model = CrossEncoderConfig(attention="eager").build(seed=0)
-    with FlopCounterMode(display=False) as counter:
-        ids = torch.ones(1, tokens, dtype=torch.int64)
-        model(input_ids=ids, attention_mask=ids)["score"].sum().backward()
-    return counter.get_total_flops()
-
-
-def matmul_flops_per_s() -> float:
-    matrix = torch.randn(MATMUL_SIZE, MATMUL_SIZE)
-    times = []
-    for _ in range(10):
-        started = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - started)
-    return 2 * MATMUL_SIZE**3 / min(times)
+    return figures_of(
+        ends,
+        rows_per_step=arguments.batch_size * arguments.list_size,
+        tokens_per_row=tokens_per_row,
+        flops_per_row=training_flops(CrossEncoderConfig(), round(tokens_per_row)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,294 @@
+"""Contrastive training beside sentence-transformers' SentenceTransformerTrainer with MultipleNegativesRankingLoss.
+
+    python benchmarks/contrastive_throughput.py                                       # speed and memory
+    python benchmarks/contrastive_throughput.py --quality --data FOLDER --steps 40    # test nDCG@10 after training
+
+Both read one configuration (`+exp=embedder_infonce`: MiniLM with its dropout) and train on the same triples, one hard
+negative each, in the same order and batches, with the same AdamW, learning rates and clipping; fp32, tokenised in the
+training process. Every run has a process of its own, the two alternate, and the first steps are not timed. What differs
+is each system's own: plackett runs texts of like length together, where sentence-transformers pads the queries, and the
+positives with the negatives, to their longest; plackett tells glibc to keep freed memory; and it masks duplicates, of
+which no batch has any unless a note says so.
+
+With --quality both results are measured by plackett's evaluator, without a choice of checkpoint. As a check of equal
+conditions, `model.dropout=0` gives equal losses ("losses" in the files, to rounding). A finished run is kept in the output
+directory and not run again. Overrides go before --seeds: of data, trainer, model.name_or_path, model.dropout,
+loss.temperature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from side_by_side import (
+    SIDES,
+    WARM_UP_STEPS,
+    Figures,
+    clock,
+    configured,
+    figures_of,
+    fit,
+    in_a_process,
+    make_trainer,
+    report,
+    training_flops,
+)
+
+METRIC = "nDCG@10"
+COLUMNS = ("anchor", "positive", "negative")
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.job:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(JOBS[arguments.job](arguments, folder)))
+    elif arguments.quality:
+        compare_quality(arguments)
+    elif arguments.steps <= WARM_UP_STEPS:
+        sys.exit(f"--steps {arguments.steps} must be above {WARM_UP_STEPS}, the steps that are not timed")
+    else:
+        compare_speed(arguments)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("runs", 5), ("steps", 20), ("batch-size", 16), ("max-length", 128)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--quality", action="store_true", help="measure the trained models instead of the speed")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of --quality")
+    parser.add_argument("--data", help="a folder in BEIR's layout; else the docstrings")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/contrastive_throughput"))
+    parser.add_argument("overrides", nargs="*", help="further key=value for both")
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)  # this process is the one that does it
+    parser.add_argument("--seed", type=int, default=42, help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args()
+
+
+def compare_speed(arguments: argparse.Namespace) -> None:
+    keep_triples(arguments, arguments.seed)
+    figures: dict[str, list[Figures]] = {side: [] for side in SIDES}
+    for number in range(arguments.runs):
+        for side in SIDES:
+            figures[side].append(kept(f"speed-{number + 1}-{side}", side, arguments.seed, arguments))
+    report(figures, rows="texts")
+
+
+def compare_quality(arguments: argparse.Namespace) -> None:
+    """Mean and standard deviation over seeds of the test metric after the last step."""
+    start = kept("quality-start", "start", arguments.seeds[0], arguments)
+    found: dict[str, list[Figures]] = {side: [] for side in SIDES}
+    for seed in arguments.seeds:
+        keep_triples(arguments, seed)
+        for side in SIDES:
+            found[side].append(kept(f"quality-{seed}-{side}", side, seed, arguments))
+    print(f"\n| test {METRIC} | mean | spread (std) | " + " | ".join(f"seed {seed}" for seed in arguments.seeds) + " |")
+    print("|---|---|---|" + "---|" * len(arguments.seeds))
+    print(f"| before training | {start[METRIC]:.4f} | | " + " | ".join("" for _ in arguments.seeds) + " |")
+    for side, runs in found.items():
+        values = [run[METRIC] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        each = " | ".join(f"{value:.4f}" for value in values)
+        print(f"| {side} | {statistics.mean(values):.4f} | {spread:.4f} | {each} |")
+
+
+def keep_triples(arguments: argparse.Namespace, seed: int) -> None:
+    """What both train on with that seed; a note where a batch holds a text twice, which only one of them masks."""
+    found = kept(triples_name(arguments, seed), "triples", seed, arguments)
+    if found["duplicates"]:
+        print(f"note: seed {seed}: {found['duplicates']} repeated texts in all batches together", flush=True)
+
+
+def triples_name(arguments: argparse.Namespace, seed: int) -> str:
+    return f"{'quality' if arguments.quality else 'speed'}-triples-{seed}"
+
+
+def kept(name: str, job: str, seed: int, arguments: argparse.Namespace) -> Figures:
+    """What an earlier call has found, or the job's result, in a process of its own."""
+    file = arguments.output_dir / f"{name}.json"
+    settings = overrides(arguments, "")
+    if file.is_file():
+        found = json.loads(file.read_text())
+        if found["settings"] != settings:
+            sys.exit(f"{file} is of other settings ({' '.join(found['settings'])}): choose another --output-dir")
+        return found
+    started = time.perf_counter()
+    found = {"settings": settings, **in_a_process("--job", job, "--seed", str(seed))}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found))
+    shown = {key: value for key, value in found.items() if isinstance(value, int | float)}
+    print(f"{name} ({time.perf_counter() - started:.0f} s): {shown}", flush=True)
+    return found
+
+
+def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
+    return [
+        "+exp=embedder_infonce",
+        *(("data=beir", f"data.path={arguments.data}") if arguments.data else ()),
+        f"model.max_length={arguments.max_length}",
+        f"trainer.max_steps={arguments.steps}",
+        f"trainer.save_every={arguments.steps + 1}",
+        f"trainer.batch_size={arguments.batch_size}",
+        "trainer.workers=0",
+        "engine.precision=fp32",
+        "logger=none",
+        *arguments.overrides,
+        *((f"output_dir={folder}", f"seed={arguments.seed}") if folder else ()),
+    ]
+
+
+def triples_only(data: Any) -> Any:
+    """The collection whose training lists are one relevant document and one that is not: other relevant documents are
+    no candidates, and queries without a candidate are left out."""
+    train = data.split("train")
+    candidates = {
+        query: [(name, score) for name, score in ranked if not train.qrels.get(query, {}).get(name)]
+        for query, ranked in train.candidates.items()
+    }
+    queries = {query: text for query, text in train.queries.items() if candidates[query]}
+    train = dataclasses.replace(train, queries=queries, candidates=candidates)
+    return dataclasses.replace(data, splits=data.splits | {"train": train})
+
+
+def make_triples(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """The batches that plackett's loader gives, one after the other, as columns of texts."""
+    from data.rows import ListBatch
+
+    config, settings = configured(overrides(arguments, folder))
+    loader = make_trainer(config, settings, triples_only(settings.data.build())).loader
+    batches = loader.iterate(0)
+    found = [ListBatch(number, next(batches)) for number in range(arguments.steps)]
+    examples = [example for batch in found for example in batch.examples]
+    assert all(sorted(example.labels > 0) == [False, True] for example in examples)
+    negative_first = [sorted(zip(e.labels, e.document_ids, strict=True)) for e in examples]
+    texts = loader.lists.documents
+    timed = [batch.rows.lengths for batch in found[WARM_UP_STEPS:] or found]
+    tokens_per_row = float(sum(lengths.sum() for lengths in timed) / sum(map(len, timed)))
+    return {
+        "anchor": [loader.lists.queries[example.query_id] for example in examples],
+        "positive": [texts[name] for _, (_, name) in negative_first],
+        "negative": [texts[name] for (_, name), _ in negative_first],
+        "duplicates": sum(batch.num_duplicates for batch in found),
+        "tokens_per_row": tokens_per_row,
+        "flops_per_row": training_flops(settings.model, round(tokens_per_row)),
+    }
+
+
+def train_plackett(arguments: argparse.Namespace, folder: str) -> Figures:
+    from engines.memory import keep_freed_memory
+
+    keep_freed_memory()
+    config, settings = configured(overrides(arguments, folder))
+    data = triples_only(settings.data.build())
+    trainer = make_trainer(config, settings, data)
+    ends, losses = fit(trainer)
+    if arguments.quality:
+        return {**test_metrics(settings, data, trainer.engine.model), "losses": losses}
+    return {**speed(ends, arguments), "losses": losses}
+
+
+def train_sentence_transformers(arguments: argparse.Namespace, folder: str) -> Figures:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+
+    from models.resolve import resolve
+
+    _, settings = configured(overrides(arguments, folder))
+    options = settings.trainer
+    model = SentenceTransformer(str(resolve(settings.model.name_or_path)))
+    model.max_seq_length = settings.model.max_length
+    set_dropout(model, settings.model.dropout)
+    optimizer = options.optimizer_options().build(model)
+    ends: list[float] = []
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=folder,
+            seed=settings.seed,
+            per_device_train_batch_size=options.batch_size,
+            max_steps=options.max_steps,
+            max_grad_norm=options.max_grad_norm,
+            batch_sampler=in_order,
+            logging_steps=options.log_every,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict({name: known_triples(arguments)[name] for name in COLUMNS}),
+        loss=MultipleNegativesRankingLoss(model, scale=1 / settings.loss.temperature),
+        optimizers=(optimizer, options.make_schedule(optimizer)),
+        callbacks=[clock(ends)],
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not arguments.quality:
+        return {**speed(ends, arguments), "losses": losses}
+    model.save_pretrained(f"{folder}/trained", create_model_card=False)
+    trained = dataclasses.replace(settings.model, name_or_path=f"{folder}/trained").build(settings.seed)
+    return {**test_metrics(settings, settings.data.build(), trained), "losses": losses}
+
+
+def in_order(dataset: Any, **options: Any) -> Any:
+    """A batch sampler that keeps the rows' order."""
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from torch.utils.data import SequentialSampler
+
+    return DefaultBatchSampler(SequentialSampler(dataset), **options)
+
+
+def set_dropout(model: Any, probability: float | None) -> None:
+    """Of every dropout layer; None: as pretrained."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and probability is not None:
+            module.p = probability
+
+
+def known_triples(arguments: argparse.Namespace) -> dict[str, Any]:
+    return json.loads((arguments.output_dir / f"{triples_name(arguments, arguments.seed)}.json").read_text())
+
+
+def speed(ends: list[float], arguments: argparse.Namespace) -> Figures:
+    known = known_triples(arguments)
+    per_row = {name: known[name] for name in ("tokens_per_row", "flops_per_row")}
+    return figures_of(ends, rows_per_step=len(COLUMNS) * arguments.batch_size, **per_row)
+
+
+def measure_start(arguments: argparse.Namespace, folder: str) -> Figures:
+    """The model before training."""
+    _, settings = configured(overrides(arguments, folder))
+    return test_metrics(settings, settings.data.build(), settings.model.build(settings.seed))
+
+
+def test_metrics(settings: Any, data: Any, model: Any) -> Figures:
+    """plackett's evaluator on the test split."""
+    from evaluation.evaluator import Prompts
+
+    prompts = Prompts.of(data)
+    test = settings.eval.build(data.split("test"), data.documents, model.tokenizer, prompts=prompts)
+    return test.evaluate(model, next(model.parameters()).device).metrics.mean
+
+
+JOBS: dict[str, Callable[[argparse.Namespace, str], Figures]] = {
+    "triples": make_triples,
+    "start": measure_start,
+    SIDES[0]: train_plackett,
+    SIDES[1]: train_sentence_transformers,
+}
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()
