@@ -11,9 +11,9 @@ positives with the negatives, to their longest; plackett tells glibc to keep fre
 which no batch has any unless a note says so.
 
 With --quality both results are measured by plackett's evaluator, without a choice of checkpoint. As a check of equal
-conditions, `model.dropout=0` gives equal losses ("losses" in the files, to rounding). A finished run is kept in the output
-directory and not run again. Overrides go before --seeds: of data, trainer, model.name_or_path, model.dropout,
-loss.temperature.
+conditions, `model.dropout=0` gives equal losses ("losses" in the files, to rounding). A finished run is kept in the
+output directory and not run again. Overrides, of data, trainer, model.name_or_path, model.dropout or loss.temperature,
+go before --seeds.
 """
 
 from __future__ import annotations
