@@ -23,3 +23,4 @@ class RunConfig:
     logger: Any
     teacher: Any = None
     guide: Any = None
+    push_to_hub: str | None = None  # owner/name on the hub

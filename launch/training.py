@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from launch.config import RunConfig
 from losses.contracts import compares_lists, reads_of
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
-from models.export import export
+from models.export import export, push_to_hub
 from models.resolve import resolve
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> float | None:
@@ -58,6 +61,8 @@ def train(config: DictConfig) -> float | None:
     trainer.fit()
     summary = finish(trainer, test, before, run, collection)
     trainer.logger.finish(summary)
+    if settings.push_to_hub and process_group.is_main():
+        upload(run.path / "model", settings.push_to_hub)
     process_group.stop()
     return summary["best_dev"]
 
@@ -172,6 +177,14 @@ def finish(
             print("note: no checkpoint beat the starting model on dev, which is what is exported")
         print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
     return summary
+
+
+def upload(folder: Path, name: str) -> None:
+    """To the hub; a hub that refuses does not take back a finished run."""
+    try:
+        print(f"uploaded: {push_to_hub(folder, name)}")
+    except ValueError as error:
+        logger.warning("%s is not uploaded: %s", folder, error)
 
 
 def fit_fusion(trainer: Trainer) -> float:

@@ -26,6 +26,7 @@ from trainers.environment import describe_environment
 NEUTRAL = (
     "resume",
     "output_dir",
+    "push_to_hub",
     "logger.*",
     "trainer.log_every",
     "trainer.save_every",

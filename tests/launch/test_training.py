@@ -151,3 +151,16 @@ def test_a_model_that_cannot_be_had_is_known_before_the_data_is_read(tiny_run: l
     overrides = ["+exp=reranker_grpo", *tiny_run, f"data.path={tmp_path / 'absent'}"]
     with pytest.raises((ValueError, OSError), match=r"no-such-model"):
         train(compose([*overrides, "model.name_or_path=./no-such-model"]))
+
+
+def test_a_hub_that_refuses_leaves_the_run_finished(tiny_run: list[str], monkeypatch, caplog) -> None:
+    asked = []
+
+    def refuse(folder: Path, name: str) -> str:
+        asked.append((folder.name, name))
+        raise ValueError(f"hub {name}: not logged in")
+
+    monkeypatch.setattr("launch.training.push_to_hub", refuse)
+    train(compose(["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=1", "push_to_hub=me/reranker"]))
+    assert asked == [("model", "me/reranker")]
+    assert "is not uploaded: hub me/reranker: not logged in" in caplog.text
