@@ -92,7 +92,10 @@ class Collection:
 
     def provided(self, list_size: int) -> frozenset[str]:
         """What training lists of that length give a loss."""
-        return self.provides - {"comparison", "several"} if list_size == 1 else self.provides
+        if list_size > 1:
+            return self.provides
+        lost = {"comparison", "several"} | (set() if self.keeps_unlabelled else {"labels"})  # else all are relevant
+        return self.provides - lost
 
 
 def normalised(text: str) -> str:

@@ -30,7 +30,7 @@ Written by `python docs/make_losses.py` from `conf/loss` and the docstrings of `
 
 `loss=NAME` chooses one, `loss.OPTION=VALUE` sets an option; the files of `conf/loss` state all options and defaults.
 s are scores, y labels (0: not relevant), n the documents of a list, Q the lists of a step, d the size of an embedding;
-cost is time, and memory where that is another. Every loss is the mean over the lists of the global step that count for
+cost is time, and memory where that is another. A list loss is the mean over the lists of the global step that count for
 it, however they are split over ranks and chunks. List losses take a cross-encoder's scores or a bi-encoder's
 similarities, matrix losses a bi-encoder's embeddings, wrappers what the losses inside take.
 """

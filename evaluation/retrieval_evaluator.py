@@ -33,7 +33,7 @@ class RetrievalConfig(EvaluatorConfig):
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100"])
     depth: int = 1000
     dev_max_queries: int | None = 500
-    dev_max_documents: int | None = None
+    dev_max_documents: int | None = 1000
     dims: list[int] = field(default_factory=list)
     search: Literal["exact", "faiss"] = "exact"
     query_block: int = 256

@@ -15,7 +15,7 @@ from torch import nn
 from data.collection import Collection
 from data.mixture import Mixture
 from data.run_files import write_trec_run
-from evaluation.evaluator import EvaluationResult
+from evaluation.evaluator import EvaluationResult, Prompts
 from evaluation.metrics import Metrics
 from launch.config import RunConfig
 
@@ -33,7 +33,7 @@ def before_folder(settings: RunConfig, config: DictConfig, collection: Collectio
         for source in sorted((ROOT / folder).rglob("*.py")):
             digest.update(source.read_bytes())
     nodes = [OmegaConf.to_container(node, resolve=True) for node in (config.eval, config.model, config.engine)]
-    digest.update(f"{collection.fingerprint} {nodes}".encode())
+    digest.update(f"{collection.fingerprint} {Prompts.of(collection)} {nodes}".encode())
     return Path(settings.output_dir) / ".before" / digest.hexdigest()
 
 

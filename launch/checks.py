@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from data.mixture import Mixture
 from evaluation.reranking import RerankingConfig
 from launch.config import RunConfig
 from launch.fit import check_fit
-from losses.contracts import all_losses, reads_of
+from losses.contracts import all_losses, compares_lists, reads_of
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
+from models.resolve import resolve
+from models.scale import saved_scale
+
+logger = logging.getLogger(__name__)
 
 TRAINABLE = (CrossEncoderConfig, BiEncoderConfig)
 FROZEN_INPUTS = {"teacher": "teacher_scores", "guide": "guide_queries"}  # what each frozen model gives
@@ -24,6 +30,10 @@ def check_parts(settings: RunConfig) -> None:
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
     if any(getattr(loss, "compares_embeddings", False) for loss in all_losses(settings.loss)) and not is_bi_encoder:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
+    if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
+        raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
+    if is_bi_encoder and settings.model.temperature is None:
+        warn_of_cosines(settings.loss)
     if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
         raise ValueError("a cross-encoder scores pairs and cannot search a corpus: it is measured by eval=reranking")
     check_scale(settings, name)
@@ -31,13 +41,28 @@ def check_parts(settings: RunConfig) -> None:
         check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)
 
 
+def warn_of_cosines(loss: Any) -> None:
+    """One line where a loss made for logits gets similarities as they are, between -1 and 1."""
+    distils = "teacher_scores" in reads_of(loss)  # in whatever unit the teacher has
+    if loss.contract == "list" and getattr(loss, "temperature", 1.0) == 1.0 and not distils:
+        logger.warning(
+            "loss %s gets similarities as they are, -1 to 1 under cosine, which teach little: model.temperature=0.05 "
+            "(model=bi_encoder_scored) divides them",
+            type(loss).__name__,
+        )
+
+
 def check_scale(settings: RunConfig, name: str) -> None:
     """The temperature belongs to the loss or to the model, never to both."""
     reads = reads_of(settings.loss)
     for field, option in (("scale", "temperature"), ("bias", "bias")):
         owned = getattr(settings.model, option, None) is not None
+        if field in reads and not owned and isinstance(settings.model, BiEncoderConfig):
+            owned = field in saved_scale(resolve(settings.model.name_or_path))  # as an earlier run has learned it
         if field in reads and not owned:
-            raise ValueError(f"loss {name}: its {option} is null, and so is model.{option}: set one of them")
+            raise ValueError(
+                f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
+            )
         of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
         if owned and field not in reads and not of_scores:
             value = getattr(settings.model, option)
@@ -59,7 +84,11 @@ def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
 
 
 def check_data(settings: RunConfig, collection: Any) -> None:
-    """Raise ValueError where the loss needs what the training lists do not give, naming losses that would fit."""
+    """Raise ValueError where the loss needs what the training lists do not give, naming losses that would fit, or does
+    not read what they carry."""
+    sources = collection.sources.values() if isinstance(collection, Mixture) else [collection]
+    if hasattr(settings.loss, "sample") and any(source.split("train").weights for source in sources):
+        raise ValueError(f"data {collection.name} weighs its rows, which trainer=grpo does not: remove their weights")
     provides = set(collection.provided(settings.trainer.list_size))
     if settings.teacher is not None:
         provides.add("teacher_scores")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def finish(
         record(run, trainer, trainer.step, name, results[name])
     summary = {"data": collection.name, "data_hash": collection.fingerprint}
     summary |= summarise(trainer, test, results, weight)
+    adopt_prompts(engine.model, Prompts.of(collection))
     with engine.full_weights():
         if process_group.is_main():
             export(engine.model, run.path / "model", card=model_card(trainer, summary))
@@ -177,6 +178,13 @@ def finish(
             print("note: no checkpoint beat the starting model on dev, which is what is exported")
         print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
     return summary
+
+
+def adopt_prompts(model: CrossEncoder | BiEncoder, prompts: Prompts) -> None:
+    """The data's prompts become the model's: the export embeds texts as they were trained and evaluated."""
+    given = {role: text for role, text in asdict(prompts).items() if text is not None}
+    if given and isinstance(model, BiEncoder):
+        model.tokenizer = replace(model.tokenizer, prompts={**model.tokenizer.prompts, **given})
 
 
 def upload(folder: Path, name: str) -> None:

@@ -81,6 +81,11 @@ class Loss(ABC):
         return ("comparison",)
 
     @property
+    def in_batch_negatives(self) -> bool:
+        """Whether documents of other lists are a query's negatives."""
+        return False
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Fields of `Lists` that `__call__` takes by keyword, beside those of the contract."""
         return ()
@@ -207,8 +212,8 @@ def all_losses(loss: Any) -> list[Any]:
 
 
 def compares_lists(loss: Any) -> bool:
-    """Whether a list's documents are compared with the other lists of the batch, so that copies matter."""
-    return any(each.contract == "matrix" for each in all_losses(loss))
+    """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
+    return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))
 
 
 def requirements(loss: Any) -> frozenset[str]:

@@ -87,6 +87,8 @@ class InfoNCE(MatrixLoss):
             one_of(f"{name}_strategy", getattr(self, f"{name}_strategy"), ("absolute", "relative"))
             if getattr(self, name) is not None:
                 finite(name, getattr(self, name))
+            elif getattr(self, f"{name}_strategy") != "absolute":
+                raise ValueError(f"{name}_strategy={getattr(self, f'{name}_strategy')} needs {name}: set it")
         self._check_hardness()
         at_least("positive_margin", self.positive_margin, 0.0)
         one_of("positive_margin_form", self.positive_margin_form, ("cosface", "arcface"))
@@ -114,6 +116,10 @@ class InfoNCE(MatrixLoss):
     def differentiable(self) -> bool:
         """False with hardness weighting, whose penalty is a constant for the gradient."""
         return self.hardness_mode is None
+
+    @property
+    def in_batch_negatives(self) -> bool:
+        return self.in_batch != "none"
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.contracts import Lists, Statistics, WrapperLoss, apply, mean_over_lists
+from losses.contracts import Lists, Statistics, WrapperLoss, apply, mean_over_lists, reads_of
 from losses.lists import above_zero, at_least, at_least_float32, finite, one_of
 
 SMALLEST_DIM = 32
@@ -171,6 +171,8 @@ class Matryoshka2D(WrapperLoss):
 def check_inner(loss: Any) -> None:
     if not hasattr(loss, "contract") or hasattr(loss, "sample"):
         raise ValueError(f"loss={type(loss).__name__} is not a loss of lists or embeddings: choose one of conf/loss")
+    if "query_layers" in reads_of(loss):
+        raise ValueError("loss.loss=Matryoshka2D reads layers, which are not cut: put Matryoshka inside it instead")
 
 
 def embeddings(loss: WrapperLoss, lists: Lists) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,10 @@ class SigLIP(MatrixLoss):
         one_of("in_batch", self.in_batch, IN_BATCH)
 
     @property
+    def in_batch_negatives(self) -> bool:
+        return True
+
+    @property
     def reads(self) -> tuple[str, ...]:
         return (
             *(("scale",) if self.temperature is None else ()),

@@ -50,6 +50,10 @@ class Triplet(MatrixLoss):
         return ("comparison",) if self.in_batch == "none" else ("positive",)
 
     @property
+    def in_batch_negatives(self) -> bool:
+        return self.in_batch != "none"
+
+    @property
     def reads(self) -> tuple[str, ...]:
         return ("query_keys", "document_keys") if self.mask_duplicates else ()
 

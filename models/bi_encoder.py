@@ -184,11 +184,12 @@ class BiEncoder(nn.Module):
         - "embedding" [rows, dim];
         - "scale" [rows], where the model has a temperature: its inverse, the same in every row;
         - "bias" [rows], where it has one, likewise;
-        - "layers" [rows, layers, dim], where `returns_layers`: embeddings of the earlier layers, first to last but one.
+        - "layers" [rows, layers, dim], in training with `returns_layers`: of the earlier layers, first to last but one.
         """
-        layers = self.tower(features, layers=self.returns_layers)
+        returns_layers = self.returns_layers and self.training  # evaluations have no use for them
+        layers = self.tower(features, layers=returns_layers)
         layers = normalize(layers, dim=-1) if self.unit_length else layers
         output = {"embedding": layers[:, -1]}
-        if self.returns_layers:
+        if returns_layers:
             output["layers"] = layers[:, :-1]
         return output if self.scale is None else output | self.scale(len(layers), layers.device)

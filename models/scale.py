@@ -39,8 +39,7 @@ class ScaleOptions:
 
     def build(self, folder: Path) -> Scale | None:
         """Raises ValueError where something is to be learned that starts nowhere."""
-        file = folder / FILE
-        saved = {name: value.item() for name, value in load_file(file).items()} if file.is_file() else {}
+        saved = saved_scale(folder)
         scale = saved.get("scale") if self.temperature is None else 1 / self.temperature
         bias = saved.get("bias") if self.bias is None else self.bias
         for option, start in (("temperature", scale), ("bias", bias)):
@@ -49,6 +48,12 @@ class ScaleOptions:
         if scale is None and bias is None:
             return None
         return Scale(scale, bias, learn_scale=self.learn_temperature, learn_bias=self.learn_bias)
+
+
+def saved_scale(folder: Path) -> dict[str, float]:
+    """ "scale" and "bias" as an earlier training has learned them, of what there is."""
+    file = folder / FILE
+    return {name: value.item() for name, value in load_file(file).items()} if file.is_file() else {}
 
 
 class Scale(nn.Module):

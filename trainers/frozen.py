@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -64,7 +65,7 @@ class Reference:
         self.token_budget = token_budget
         self.number: int | None = None
         self.of_batch: Tensor | None = None
-        self.known: dict[tuple[int, int], float] | None = None  # keys of query and document -> score
+        self.known: dict[int, float] | None = None  # hash of the rows of a query and a document -> score
 
     def scores(self, batch: ListBatch, engine: Engine) -> Tensor:
         """[lists, n]; kept for further updates on the same batch."""
@@ -74,10 +75,10 @@ class Reference:
         return self.of_batch.to(engine.device)
 
     def precompute(self, batches: Iterable[ListBatch], file: Path, engine: Engine) -> None:
-        """The scores of all `batches`, each pair of texts once; kept in `file`, from which a resumed run reads them."""
+        """The scores of all `batches`, each pair once; kept in `file`, from which a resumed run reads them."""
         self.known = broadcast_object(_read_scores(file))
         if self.known is None:
-            known: dict[tuple[int, int], float] = {}
+            known: dict[int, float] = {}
             for batch in batches:
                 unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
                 if unknown:
@@ -106,19 +107,22 @@ class Reference:
         return make_lists(found, batch).list_scores()
 
 
-def _pairs(example: ListExample) -> list[tuple[int, int]]:
-    return [(example.query_key, key) for key in example.document_keys.tolist()]
+def _pairs(example: ListExample) -> list[int]:
+    """A key of each document with its query: a hash of the tokens that the model reads, prompts included."""
+    rows = np.split(example.rows.features["input_ids"], np.cumsum(example.rows.lengths)[:-1])
+    first = b"" if len(rows) == len(example.document_ids) else rows.pop(0).tobytes()  # rows of texts: the query's own
+    digests = (hashlib.blake2b(first + b"|" + row.tobytes(), digest_size=8).digest() for row in rows)
+    return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
-def _read_scores(file: Path) -> dict[tuple[int, int], float] | None:
+def _read_scores(file: Path) -> dict[int, float] | None:
     if not file.is_file():
         return None
     with np.load(file) as stored:
-        pairs = map(tuple, stored["pairs"].tolist())
-        return dict(zip(pairs, stored["scores"].tolist(), strict=True))
+        return dict(zip(stored["pairs"].tolist(), stored["scores"].tolist(), strict=True))
 
 
-def _write_scores(file: Path, known: Mapping[tuple[int, int], float]) -> None:
+def _write_scores(file: Path, known: Mapping[int, float]) -> None:
     unfinished = file.with_name(f".tmp-{file.name}")
     np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), scores=np.array(list(known.values()), np.float32))
     unfinished.replace(file)

@@ -212,7 +212,8 @@ class Trainer(ABC):
 
     def log(self, statistics: dict[str, Any]) -> None:
         metrics = {name: float(value) for name, value in statistics.items()}
-        self.run.append_metrics({"step": self.step, "split": "train", **metrics})
+        source = {"source": self.batch.source} if self.batch is not None and self.batch.source else {}
+        self.run.append_metrics({"step": self.step, "split": "train", **source, **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, self.step)
         shown = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_per_s": "rows/s"}
         self.progress.set_postfix(

@@ -12,8 +12,8 @@ from launch.compose import CONF, EXPERIMENTS, compose, instantiate
 from launch.schema import locate, type_hints
 
 # An experiment chooses these groups and sets no key inside: another choice on the command line would get that key.
-# (The budget of a run, under trainer and eval, is the experiment's own.)
-SWAPPABLE = {"model", "data", "loss", "engine", "logger"}
+# (The budget of a run, under trainer, is the experiment's own.)
+SWAPPABLE = {"model", "data", "loss", "engine", "logger", "eval"}
 
 EXPERIMENT_FILES = sorted((CONF / EXPERIMENTS).rglob("*.yaml"))
 ROOT_FILES = sorted(CONF.glob("*.yaml"))

@@ -43,9 +43,11 @@ def test_embeddings_have_unit_length_under_cosine(tiny_bert_dir):
 
 
 def test_earlier_layers(tiny_bert_dir):
-    model = build(tiny_bert_dir, projection=8).eval()
+    model = build(tiny_bert_dir, projection=8, dropout=0.0)
     assert set(model(**features(model, TEXTS))) == {"embedding"}
     model.returns_layers = True
+    assert set(model.eval()(**features(model, TEXTS))) == {"embedding"}
+    model.train()
     inputs = features(model, TEXTS)
     output = model(**inputs)
     hidden = model.tower.backbone(**inputs, output_hidden_states=True).hidden_states
