@@ -1,0 +1,33 @@
+"""The starting model's scores are shared by runs that would make the same ones, and by no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluation.evaluator import EvaluationResult
+from evaluation.metrics import Metrics
+from launch.before import before_folder, read_before, write_before
+from launch.compose import compose, instantiate
+
+
+def folder_of(options: list[str]) -> Path:
+    config = compose(options)
+    settings = instantiate(config)
+    return before_folder(settings, config, settings.data.build(), settings.model.build(settings.seed))
+
+
+def test_the_name_depends_on_what_makes_the_scores(tiny_run: list[str]) -> None:
+    one = folder_of(["+exp=reranker_contrastive", *tiny_run])
+    assert folder_of(["+exp=reranker_listwise", *tiny_run, "trainer.learning_rate=1"]) == one
+    for other in ("seed=7", "eval.depth=7", "model.max_length=32", "data.query_prompt='query: '"):
+        assert folder_of(["+exp=reranker_contrastive", *tiny_run, other]) != one, other
+
+
+def test_another_run_reads_what_one_wrote(tmp_path: Path) -> None:
+    result = EvaluationResult(Metrics({"MAP": 0.5}, {"MAP": {"q": 0.5}}), {"q": {"d": 1.0}})
+    known = tmp_path / "known"
+    assert read_before(tmp_path / "first", known) is None
+    write_before(tmp_path / "first", known, result)
+    assert read_before(tmp_path / "second", known) == result.metrics
+    assert (tmp_path / "second" / "before.run").read_text() == (tmp_path / "first" / "before.run").read_text()
+    assert read_before(tmp_path / "first", tmp_path / "nowhere") == result.metrics

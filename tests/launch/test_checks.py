@@ -1,0 +1,79 @@
+"""Parts that do not fit each other are told in one line, before a weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from launch.checks import check_data, check_parts
+from launch.compose import compose, instantiate
+
+EMBEDDER = ["+exp=embedder_infonce"]
+RERANKER = ["+exp=reranker_contrastive"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*RERANKER, "loss=info_nce"], "loss InfoNCE compares embeddings: it needs model=bi_encoder"),
+        ([*RERANKER, "loss=matryoshka"], "loss Matryoshka compares embeddings"),
+        ([*RERANKER, "eval=retrieval"], "it is measured by eval=reranking"),
+        ([*RERANKER, "model=bm25"], "this model is for launch/evaluate.py"),
+        ([*RERANKER, "trainer=grpo"], "trainer=grpo needs a policy loss"),
+        ([*EMBEDDER, "loss=gist"], "loss InfoNCE needs a guide: add model@guide=bi_encoder"),
+        ([*EMBEDDER, "loss=gist", "model@guide=cross_encoder"], "a guide gives embeddings"),
+        ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE reads nothing of a guide"),
+        ([*EMBEDDER, "model@teacher=cross_encoder"], "loss InfoNCE reads nothing of a teacher"),
+        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose it by model@teacher=bi_encoder"),
+        ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
+        ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_parts(instantiate(compose(options)))
+
+
+@pytest.mark.parametrize("name", ["embedder_infonce", "embedder_matryoshka", "reranker_listwise", "reranker_grpo"])
+def test_experiments_fit(name: str) -> None:
+    check_parts(instantiate(compose([f"+exp={name}"])))
+
+
+def test_a_temperature_that_nobody_has_is_refused_and_a_learned_one_goes_on(
+    tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    for file in tiny_bert_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = instantiate(compose([*EMBEDDER, "loss.temperature=null", f"model.name_or_path={tmp_path}"]))
+    with pytest.raises(ValueError, match="loss InfoNCE: its temperature is null and the model has none"):
+        check_parts(settings)
+    save_file({"scale": torch.tensor(20.0)}, tmp_path / "loss_parameters.safetensors")
+    check_parts(settings)
+
+
+def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_parts(instantiate(compose([*EMBEDDER, "loss=rank_net", "model=bi_encoder_scored"])))
+    assert not caplog.text
+    check_parts(instantiate(compose([*EMBEDDER, "loss=rank_net"])))
+    assert "loss RankNet gets similarities as they are" in caplog.text
+
+
+def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None:
+    rows = [{"query": f"q {i}", "pos": [f"p {i}"], "neg": [f"n {i}"], "weight": 1 + i % 2} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["data=file", f"data.path={tmp_path / 'rows.jsonl'}", f"data.cache_dir={tmp_path}"]
+    collection = instantiate(compose(["+exp=reranker_grpo", *data])).data.build()
+    with pytest.raises(ValueError, match="weighs its rows, which trainer=grpo does not"):
+        check_data(instantiate(compose(["+exp=reranker_grpo", *data])), collection)
+    check_data(instantiate(compose([*RERANKER, *data])), collection)
+
+
+def test_lists_of_one_teach_nothing_to_losses_that_compare(tiny_run: list[str]) -> None:
+    settings = instantiate(compose([*RERANKER, *tiny_run, "loss=bce", "trainer.list_size=1"]))
+    with pytest.raises(ValueError, match=r"loss BinaryCrossEntropy does not fit data .* lack labels"):
+        check_data(settings, settings.data.build())
