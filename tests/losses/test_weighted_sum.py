@@ -81,7 +81,7 @@ def test_a_sum_within_a_sum(lists):
 
 def test_needs_and_inputs_are_those_of_the_terms(lists):
     sum_ = WeightedSum({"dpo": Term(DPO()), "cross_entropy": Term(SoftmaxCrossEntropy())})
-    assert requirements(sum_) == {"comparison", "positive"}
+    assert requirements(sum_) == {"comparison", "positive", "several"}
     assert reads_of(sum_) == ("reference_scores",)
     with pytest.raises(ValueError, match="loss DPO needs reference_scores, which this run does not have"):
         apply(sum_, replace(lists, reference_scores=None))
