@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from launch.compose import CONF, compose, instantiate
 from launch.schema import locate
-from losses.contracts import Lists, Statistics, apply, reads_of
+from losses.contracts import Lists, Statistics, all_losses, apply, reads_of
 
 PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
 PER_DOCUMENT = (
@@ -43,8 +43,7 @@ def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
     if contract != "wrapper":
         return ("scores",) if contract == "list" else ("embeddings",)
     loss = make(name, config_dir)
-    inside = (loss, *leaves(loss))
-    compared = any(one.contract == "matrix" or getattr(one, "compares_embeddings", False) for one in inside)
+    compared = any(getattr(one, "compares_embeddings", False) for one in all_losses(loss))
     return ("embeddings",) if compared else ("scores", "embeddings")
 
 
@@ -54,18 +53,10 @@ def make(name: str, config_dir: Path | None = None) -> Any:
     return instantiate(compose([f"loss={name}"], config_dir=config_dir).loss)
 
 
-def leaves(loss: Any) -> Iterator[Any]:
-    """The losses inside wrappers, at any depth, or the loss itself."""
-    if loss.contract != "wrapper":
-        yield loss
-    for inner in loss.losses if loss.contract == "wrapper" else ():
-        yield from leaves(inner)
-
-
 def flagged(loss: Any, flag: str) -> bool:
     """Whether a loss, or one inside it, claims the exemption `flag` of losses.contracts.Loss."""
     exempt_value = flag in ("couples_lists", "saturates", "masks_misordered")
-    return any(getattr(one, flag, not exempt_value) is exempt_value for one in (loss, *leaves(loss)))
+    return any(getattr(one, flag, not exempt_value) is exempt_value for one in all_losses(loss))
 
 
 @dataclass(frozen=True, kw_only=True)
