@@ -50,9 +50,7 @@ def compare(sizes: list[int], steps: int) -> None:
             flush=True,
         )
     if peaks[-1] > LIMIT * peaks[0]:
-        sys.exit(
-            f"the largest batch takes {peaks[-1] / peaks[0]:.2f} times the smallest's memory (limit {LIMIT})"
-        )
+        sys.exit(f"the largest batch takes {peaks[-1] / peaks[0]:.2f} times the smallest's memory (limit {LIMIT})")
 
 
 def in_a_process(size: int, steps: int) -> dict[str, Any]:

@@ -111,9 +111,7 @@ class DeepSpeedEngine:
     ):
         deepspeed = import_deepspeed()
         if coalesce and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
-            raise ValueError(
-                f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, this is {deepspeed.__version__}"
-            )
+            raise ValueError(f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, this is {deepspeed.__version__}")
         if scalars := [name for name, parameter in model.named_parameters() if parameter.ndim == 0]:
             raise ValueError(f"DeepSpeed cannot broadcast a parameter without dimensions: give {scalars[0]} shape [1]")
         if not dist.is_initialized():

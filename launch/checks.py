@@ -32,7 +32,7 @@ def check_parts(settings: RunConfig) -> None:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
     if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
-    if is_bi_encoder and settings.model.temperature is None:
+    if isinstance(settings.model, BiEncoderConfig) and settings.model.temperature is None:
         warn_of_cosines(settings.loss)
     if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
         raise ValueError("a cross-encoder scores pairs and cannot search a corpus: it is measured by eval=reranking")

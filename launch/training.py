@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import nn
 
 from data.collection import Collection
 from data.mixture import Mixture, make_loader
@@ -180,7 +181,7 @@ def finish(
     return summary
 
 
-def adopt_prompts(model: CrossEncoder | BiEncoder, prompts: Prompts) -> None:
+def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
     """The data's prompts become the model's: the export embeds texts as they were trained and evaluated."""
     given = {role: text for role, text in asdict(prompts).items() if text is not None}
     if given and isinstance(model, BiEncoder):
