@@ -9,7 +9,7 @@ from data.mixture import Mixture
 from evaluation.reranking import RerankingConfig
 from launch.config import RunConfig
 from launch.fit import check_fit
-from losses.contracts import all_losses, compares_lists, reads_of
+from losses.contracts import all_losses, compares_embeddings, compares_lists, reads_of
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.resolve import resolve
@@ -28,7 +28,7 @@ def check_parts(settings: RunConfig) -> None:
     settings.trainer.check(settings.loss)
     name = type(settings.loss).__name__
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
-    if any(getattr(loss, "compares_embeddings", False) for loss in all_losses(settings.loss)) and not is_bi_encoder:
+    if compares_embeddings(settings.loss) and not is_bi_encoder:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
     if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
@@ -92,4 +92,5 @@ def check_data(settings: RunConfig, collection: Any) -> None:
     provides = set(collection.provided(settings.trainer.list_size))
     if settings.teacher is not None:
         provides.add("teacher_scores")
-    check_fit(settings.loss, frozenset(provides), collection.name)
+    embeddings = isinstance(settings.model, BiEncoderConfig)
+    check_fit(settings.loss, frozenset(provides), collection.name, embeddings=embeddings)

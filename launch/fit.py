@@ -10,23 +10,28 @@ import yaml
 
 from launch.compose import CONF, compose, instantiate
 from launch.schema import Schema, locate
-from losses.contracts import REQUIREMENTS, requirements
+from losses.contracts import REQUIREMENTS, compares_embeddings, requirements
 
 
-def check_fit(loss: Any, provides: Names[str], name: str) -> None:
-    """Raise ValueError where `loss` needs what data set `name` lacks; it names the losses that fit."""
+def check_fit(loss: Any, provides: Names[str], name: str, *, embeddings: bool = True) -> None:
+    """Raise ValueError where `loss` needs what data set `name` lacks; it names the losses that fit, without those that
+    compare `embeddings` where the model has none."""
     missing = lacking(loss, provides)
     if missing:
         raise ValueError(
             f"loss {type(loss).__name__} does not fit data {name}, whose training lists lack "
             f"{' and '.join(f'{need} ({REQUIREMENTS[need]})' for need in missing)}; losses that fit: "
-            f"{', '.join(fitting_losses(provides)) or 'none'}"
+            f"{', '.join(fitting_losses(provides, embeddings=embeddings)) or 'none'}"
         )
 
 
-def fitting_losses(provides: Names[str]) -> list[str]:
+def fitting_losses(provides: Names[str], *, embeddings: bool = True) -> list[str]:
     """The names, under conf/loss, of the losses whose requirements are met."""
-    return [name for name, loss in configured_losses().items() if not lacking(loss, provides)]
+    return [
+        name
+        for name, loss in configured_losses().items()
+        if not lacking(loss, provides) and (embeddings or not compares_embeddings(loss))
+    ]
 
 
 def lacking(loss: Any, provides: Names[str]) -> list[str]:

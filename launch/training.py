@@ -85,6 +85,8 @@ def make_trainer(
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
     }
+    if getattr(frozen.get("teacher"), "fresh_head", False):
+        raise ValueError(f"teacher {settings.teacher.name_or_path} has no score head: train it first")
     options = settings.trainer
     loader = make_loader(
         collection,

@@ -211,6 +211,11 @@ def all_losses(loss: Any) -> list[Any]:
     return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
 
 
+def compares_embeddings(loss: Any) -> bool:
+    """Whether scores alone are not enough for a loss or one inside it."""
+    return any(getattr(each, "compares_embeddings", False) for each in all_losses(loss))
+
+
 def compares_lists(loss: Any) -> bool:
     """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
     return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))

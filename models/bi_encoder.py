@@ -22,6 +22,7 @@ from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, Tower, towers_of
 
 SIMILARITIES = ("cosine", "dot")
+ROLES = ("query", "document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class BiEncoderConfig:
             check_mode(self.pooling, "model.pooling=")
         if self.similarity not in (None, *SIMILARITIES):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
+        if unknown := set(self.prompts or {}) - set(ROLES):
+            raise ValueError(f"model.prompts.{min(unknown)} is no role of a text: choose {', '.join(ROLES)}")
         if self.projection is not None and self.projection < 1:
             raise ValueError(f"model.projection={self.projection} must be null or a dimension of at least 1")
         check_quantization(self.quantization, has_adapters=self.lora is not None)

@@ -83,3 +83,9 @@ def test_a_group_inside_a_group_is_chosen_and_checked_too():
         compose(["data/candidates=nope"])
     with pytest.raises(ValueError, match=r"^data.candidates.path is not set: set data.candidates.path=... \("):
         compose(["data/candidates=run"])
+
+
+@pytest.mark.parametrize("experiment", [file.stem for file in EXPERIMENT_FILES if file.stem.startswith("embedder")])
+def test_embedders_take_a_mixture(experiment):
+    sources = ["data=mixture", "+data@data.sources.a=file", "data.sources.a.path=x"]
+    assert compose([f"+exp={experiment}", *sources]).data.sources.a.path == "x"

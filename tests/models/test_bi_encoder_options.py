@@ -238,3 +238,8 @@ def test_quantized_weights_are_merged_in_float32(tiny_bert_dir, monkeypatch):
     assert not hasattr(merged.config, "quantization_config")
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[key])
+
+
+def test_a_prompt_of_no_role_is_refused():
+    with pytest.raises(ValueError, match=r"model.prompts.qury is no role of a text: choose query, document,"):
+        BiEncoderConfig(prompts={"qury": "query: "})
