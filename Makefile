@@ -11,8 +11,9 @@ install: $(VENV)/installed-dev  ## .venv with everything that the tests need
 demo: $(VENV)/installed  ## the main job: a reranker trained by GRPO
 	$(BIN)/torchrun launch/train.py +exp=reranker_grpo
 
+# Two processes: most tests use one core. The tests of a file share fixtures and stay together.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -42,6 +42,7 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "mypy>=1.14",
             "sentence-transformers>=6.2",
