@@ -26,7 +26,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ValueError(
+            f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}): convert it (iconv -f latin1 -t utf8)"
+        ) from None
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}:{number + 1}: broken gzip file ({error}); make it again") from None
 

@@ -56,13 +56,17 @@ class ListRecord:
 def read_records(
     rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = ()
 ) -> Iterator[ListRecord]:
-    """Every row, of whatever layout; `mapping` says which column is which field. ValueError names file and line."""
+    """Every row, of whatever layout; `mapping` says which column is which field. ValueError names file and line, or an
+    ignored column that no row has."""
     layouts: dict[tuple[str, ...], Layout] = {}
     for where, row in rows:
         names = tuple(row)
         if names not in layouts:
             layouts[names] = Layout.recognise(where, names, mapping, ignored)
         yield Row(where, row, layouts[names]).record()
+    present = dict.fromkeys(name for names in layouts for name in names)
+    if layouts and (unknown := [name for name in ignored if name not in present]):
+        raise ValueError(f"data.ignore={unknown[0]} is no column of {where}: columns are {', '.join(present)}")
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,16 @@ class Layout:
         ValueError where a column is unknown, a field has two, or the fields make no layout.
         """
         own = {column: field for field, column in mapping.items()}
+        absent = [
+            f"data.columns.{field}={column} is not there" for field, column in mapping.items() if column not in names
+        ]
+        hint = f" ({absent[0]})" if absent else ""
         columns: dict[str, list[str]] = {}
         for name in [name for name in names if name not in set(ignored)]:
             found = own.get(name) or ("negative" if NUMBERED.fullmatch(name) else FIELDS.get(name))
             if found is None:
                 raise ValueError(
-                    f"{where}: unknown column {name!r}: say what it is (data.columns.FIELD={name}, FIELD one of "
+                    f"{where}: unknown column {name!r}{hint}: say what it is (data.columns.FIELD={name}, FIELD one of "
                     f"{', '.join(NAMES)}) or 'data.ignore=[{name}]'; recognised: {'; '.join(LAYOUTS)}"
                 )
             columns.setdefault(found, []).append(name)
@@ -100,10 +108,8 @@ class Layout:
                 )
         kind = _kind(set(columns))
         if kind is None:
-            absent = [f"data.columns.{field}={column}" for field, column in mapping.items() if column not in names]
             raise ValueError(
-                f"{where}: columns {', '.join(names)} make no layout"
-                f"{f' ({absent[0]} is not there)' if absent else ''}; recognised: {'; '.join(LAYOUTS)}; "
+                f"{where}: columns {', '.join(names)} make no layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
                 "data.columns.FIELD=COLUMN says what a column is"
             )
         columns["negative"] = sorted(columns.get("negative", ()), key=_number_in)

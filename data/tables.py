@@ -59,6 +59,8 @@ def _read_separated(file: Path, separator: str) -> Iterator[Record]:
         repeated = [name for name in header if header.count(name) > 1]
         if repeated:
             raise ValueError(f"{places[0]}: the header names the column {repeated[0]!r} twice")
+        if len(header) == 1 and ";" in header[0] and separator == ",":
+            raise ValueError(f"{places[0]}: columns are separated by semicolons: write the file with commas, or as tsv")
         places.clear()
         for cells in rows:
             if len(cells) != len(header):

@@ -157,8 +157,8 @@ class RetrievalEvaluator:
         return embed(forward, rows, self.tokenizer, self.config.token_budget, device)
 
     def _search(self, queries: Tensor) -> BlockSearch:
-        nearest = SEARCHES[self.config.search]
-        return BlockSearch(queries, self.config.depth, query_block=self.config.query_block, nearest=nearest)
+        index = SEARCHES[self.config.search]
+        return BlockSearch(queries, self.config.depth, query_block=self.config.query_block, index=index)
 
     def _run(self, scores: Tensor, indices: Tensor) -> Run:
         names = list(self.documents)

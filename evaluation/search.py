@@ -11,8 +11,9 @@ from torch import Tensor
 from engines.collectives import gather_rows
 from engines.process_group import rank, world_size
 
-# (queries [q, dim], documents [n, dim], depth) -> scores, indices [q, at least min(depth, n)] that hold the best ones
-Nearest = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+# (queries [q, dim], depth) -> scores, indices [q, at least min(depth, n)] that hold the best ones of n documents
+Nearest = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Index = Callable[[Tensor], Nearest]  # of documents [n, dim]
 
 LOW = 0xFFFFFFFF
 
@@ -25,10 +26,10 @@ class BlockSearch:
     Equal scores stand in the order of the documents.
     """
 
-    def __init__(self, queries: Tensor, depth: int, *, query_block: int, nearest: Nearest):
+    def __init__(self, queries: Tensor, depth: int, *, query_block: int, index: Index):
         self.num_queries = len(queries)
         self.depth = depth
-        self.nearest = nearest
+        self.index = index
         self.added = 0
         blocks = list(zip(queries.split(query_block), torch.arange(len(queries)).split(query_block), strict=True))
         own = blocks[rank() :: world_size()]
@@ -39,8 +40,12 @@ class BlockSearch:
 
     def add(self, documents: Tensor) -> None:
         """The next documents, [n, dim], on every rank."""
+        if not self.queries:
+            self.added += len(documents)
+            return
+        nearest = self.index(documents)
         for i, part in enumerate(self.queries):
-            scores, indices = self.nearest(part, documents, self.depth)
+            scores, indices = nearest(part, self.depth)
             keys = torch.cat([self.keys[i], pack(scores, indices + self.added)], dim=1)
             self.keys[i] = keys.topk(min(self.depth, keys.shape[1]), dim=1).values
         self.added += len(documents)
@@ -69,23 +74,31 @@ def unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
     return bits.int().view(torch.float32), LOW - (keys & LOW)
 
 
-def exact(queries: Tensor, documents: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+def exact(documents: Tensor) -> Nearest:
     """All dot products: `BlockSearch` takes the best of them."""
-    scores = queries @ documents.T
-    return scores, torch.arange(len(documents), device=scores.device).expand_as(scores)
+
+    def nearest(queries: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        scores = queries @ documents.T
+        return scores, torch.arange(len(documents), device=scores.device).expand_as(scores)
+
+    return nearest
 
 
-def faiss(queries: Tensor, documents: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The best `depth` by faiss' flat index, on the CPU. Which of equal scores are at the cut is up to faiss."""
+def faiss(documents: Tensor) -> Nearest:
+    """The best by faiss' flat index, on the CPU. Which of equal scores are at the cut is up to faiss."""
     import faiss
 
     index = faiss.IndexFlatIP(documents.shape[1])
     index.add(documents.cpu().contiguous().numpy())
-    scores, indices = index.search(queries.cpu().contiguous().numpy(), min(depth, len(documents)))
-    return torch.from_numpy(scores).to(queries.device), torch.from_numpy(indices).to(queries.device)
+
+    def nearest(queries: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        scores, indices = index.search(queries.cpu().contiguous().numpy(), min(depth, len(documents)))
+        return torch.from_numpy(scores).to(queries.device), torch.from_numpy(indices).to(queries.device)
+
+    return nearest
 
 
-SEARCHES: dict[str, Nearest] = {"exact": exact, "faiss": faiss}
+SEARCHES: dict[str, Index] = {"exact": exact, "faiss": faiss}
 
 
 def check_search(name: str) -> None:

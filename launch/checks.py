@@ -10,7 +10,7 @@ from evaluation.reranking import RerankingConfig
 from launch.config import RunConfig
 from launch.fit import check_fit
 from losses.contracts import all_losses, compares_embeddings, compares_lists, reads_of
-from models.bi_encoder import BiEncoderConfig
+from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.resolve import resolve
 from models.scale import saved_scale
@@ -37,8 +37,34 @@ def check_parts(settings: RunConfig) -> None:
     if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
         raise ValueError("a cross-encoder scores pairs and cannot search a corpus: it is measured by eval=reranking")
     check_scale(settings, name)
+    if settings.adapter_only:
+        check_adapter(settings.model)
     for role, given in FROZEN_INPUTS.items():
         check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)
+
+
+def check_adapter(model: Any) -> None:
+    """Raise ValueError where `adapter_only` would export what nobody can load."""
+    if model.lora is None:
+        raise ValueError("adapter_only=true: there is no adapter without LoRA: choose a model with lora")
+    if getattr(model, "separate_towers", False):
+        raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
+    if (resolve(model.name_or_path) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"adapter_only=true: {model.name_or_path} is an adapter itself, and one on top of it loads nowhere: leave "
+            "it out, or start from a merged model"
+        )
+
+
+def check_model(settings: RunConfig, model: Any) -> None:
+    """Raise ValueError, before anything is evaluated, where more dimensions are asked for than `model` has."""
+    if not isinstance(model, BiEncoder):
+        return
+    if (largest := max(getattr(settings.eval, "dims", None) or [0])) >= model.dimension:
+        raise ValueError(f"eval.dims: {largest} is not below the model's {model.dimension} dimensions")
+    for loss in all_losses(settings.loss):
+        if (largest := max(getattr(loss, "dims", None) or [0])) > model.dimension:
+            raise ValueError(f"loss.dims: {largest} is above the model's {model.dimension} dimensions")
 
 
 def warn_of_cosines(loss: Any) -> None:

@@ -23,4 +23,5 @@ class RunConfig:
     logger: Any
     teacher: Any = None
     guide: Any = None
+    adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     push_to_hub: str | None = None  # owner/name on the hub

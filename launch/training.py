@@ -24,7 +24,7 @@ from evaluation.report import print_table, result_rows, write_report
 from evaluation.significance import paired_test
 from evaluation.table import format_table
 from launch.before import before_folder, read_before, write_before
-from launch.checks import check_data, check_parts
+from launch.checks import check_data, check_model, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
 from losses.contracts import compares_lists, reads_of
@@ -53,6 +53,7 @@ def train(config: DictConfig) -> float | None:
     if run.finished:
         return show_finished(run)
     model = settings.model.build(settings.seed)
+    check_model(settings, model)
     known = before_folder(settings, config, collection, model)
     trainer = make_trainer(settings, config, collection, run, model)
     prompts = Prompts.of(collection)
@@ -60,7 +61,7 @@ def train(config: DictConfig) -> float | None:
 
     before = score_before(trainer, test, run, known)
     trainer.fit()
-    summary = finish(trainer, test, before, run, collection)
+    summary = finish(trainer, test, before, run, collection, adapter_only=settings.adapter_only)
     trainer.logger.finish(summary)
     if settings.push_to_hub and process_group.is_main():
         upload(run.path / "model", settings.push_to_hub)
@@ -146,7 +147,13 @@ def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: M
 
 
 def finish(
-    trainer: Trainer, test: Evaluator, before: Metrics, run: RunDirectory, collection: Collection | Mixture
+    trainer: Trainer,
+    test: Evaluator,
+    before: Metrics,
+    run: RunDirectory,
+    collection: Collection | Mixture,
+    *,
+    adapter_only: bool = False,
 ) -> dict[str, Any]:
     """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report."""
     engine, metrics = trainer.engine, test.config.metrics
@@ -170,7 +177,7 @@ def finish(
     adopt_prompts(engine.model, Prompts.of(collection))
     with engine.full_weights():
         if process_group.is_main():
-            export(engine.model, run.path / "model", card=model_card(trainer, summary))
+            export(engine.model, run.path / "model", card=model_card(trainer, summary), adapter_only=adapter_only)
     if process_group.is_main():
         write_queries(run.path / "queries.json", test, after)
         write_report(run.path, summary)

@@ -24,7 +24,10 @@ def test_plain_and_gzip_with_blank_lines(tmp_path: Path):
         (b"[1]", "x.jsonl:7: expected a JSON object, got list"),
         (b'{"a": ' + b"[" * 100_000, "x.jsonl:7: malformed JSON (nested too deeply)"),
         (b'{"a": ' + b"1" * 5000 + b"}", "x.jsonl:7: malformed JSON (Exceeds the limit"),
-        (b'{"a": "\xe9"}', "x.jsonl:7: not UTF-8 (invalid continuation byte at byte 7)"),
+        (
+            b'{"a": "\xe9"}',
+            "x.jsonl:7: not UTF-8 (invalid continuation byte at byte 7): convert it (iconv -f latin1 -t utf8)",
+        ),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, line: bytes, message: str):

@@ -73,6 +73,13 @@ def test_own_names_are_mapped_and_others_ignored():
         read({"positive": "x"}, columns={"query": "title"})
 
 
+def test_a_misspelt_name_of_a_column_is_named():
+    with pytest.raises(ValueError, match=r"unknown column 'title' \(data.columns.query=titel is not there\): say what"):
+        read({"title": "q", "answer": "x"}, columns={"query": "titel"})
+    with pytest.raises(ValueError, match=r"^data.ignore=lang is no column of x.jsonl:2: columns are query, document"):
+        read(PAIR, PAIR, ignored=("lang",))
+
+
 def test_rows_may_differ():
     """Numbered negatives in their own order, optional columns in some rows, another layout in the next."""
     numbered = {"query": "q", "positive": "x", **{f"negative_{i}": str(i) for i in (10, 9, 1)}, "negative_2": None}

@@ -16,8 +16,8 @@ def _vectors(count: int, seed: int, dim: int = 8) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def _search(queries, documents, depth, *, query_block=2, document_block=7, nearest=exact):
-    search = BlockSearch(queries, depth, query_block=query_block, nearest=nearest)
+def _search(queries, documents, depth, *, query_block=2, document_block=7, index=exact):
+    search = BlockSearch(queries, depth, query_block=query_block, index=index)
     for block in documents.split(document_block):
         search.add(block)
     return search.result()
@@ -56,7 +56,7 @@ def test_keys_sort_like_scores_and_give_them_back():
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
 def test_faiss_finds_the_same():
     queries, documents = _vectors(5, 0), _vectors(50, 1)
-    scores, indices = _search(queries, documents, 9, nearest=faiss)
+    scores, indices = _search(queries, documents, 9, index=faiss)
     expected_scores, expected = _search(queries, documents, 9)
     assert indices.equal(expected)
     assert torch.allclose(scores, expected_scores, atol=1e-5)

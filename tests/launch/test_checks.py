@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from launch.checks import check_data, check_parts
+from launch.checks import check_data, check_model, check_parts
 from launch.compose import compose, instantiate
 
 EMBEDDER = ["+exp=embedder_infonce"]
@@ -32,6 +32,11 @@ RERANKER = ["+exp=reranker_contrastive"]
         ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose it by model@teacher=bi_encoder"),
         ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
         ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
+        ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
+        (
+            [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],
+            "adapter_only=true: sentence-transformers loads no adapters of two towers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(options: list[str], message: str) -> None:
@@ -54,6 +59,19 @@ def test_a_temperature_that_nobody_has_is_refused_and_a_learned_one_goes_on(
         check_parts(settings)
     save_file({"scale": torch.tensor(20.0)}, tmp_path / "loss_parameters.safetensors")
     check_parts(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["eval.dims=[64]"], "eval.dims: 64 is not below the model's 32 dimensions"),
+        (["loss=matryoshka", "loss.dims=[64,16]"], "loss.dims: 64 is above the model's 32 dimensions"),
+    ],
+)
+def test_more_dimensions_than_there_are(options: list[str], message: str, tiny_bert_dir: Path) -> None:
+    settings = instantiate(compose([*EMBEDDER, f"model.name_or_path={tiny_bert_dir}", *options]))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_model(settings, settings.model.build(seed=0))
 
 
 def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

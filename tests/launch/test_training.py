@@ -173,6 +173,14 @@ def test_a_model_that_cannot_be_had_is_known_before_the_data_is_read(tiny_run: l
         train(compose([*overrides, "model.name_or_path=./no-such-model"]))
 
 
+def test_an_adapter_is_exported_alone_where_it_is_asked_for(tiny_run: list[str], tmp_path: Path) -> None:
+    options = ["model=cross_encoder_lora", *tiny_run, "adapter_only=true", "run_name=adapter"]
+    train(compose(["+exp=reranker_contrastive", *options, "trainer.max_steps=1"]))
+    files = {file.name for file in (tmp_path / "outputs" / "adapter" / "model").iterdir()}
+    assert "adapter_model.safetensors" in files
+    assert "model.safetensors" not in files
+
+
 def test_a_hub_that_refuses_leaves_the_run_finished(tiny_run: list[str], monkeypatch, caplog) -> None:
     asked = []
 
