@@ -159,7 +159,7 @@ def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--array=9-9", "launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "4 lines, array task 9 none"),
+        (["--array=9-9", "launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "array task 9 none"),
         (["--array=0-0", "launch/cluster/slurm.sh", "--sweep", "absent"], "--sweep absent: no such file"),
         (["launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "--sweep needs an array"),
         (["launch/cluster/slurm.sh", "--gpus", "8"], "--gpus is not an option of slurm.sh: --sweep"),
@@ -187,9 +187,10 @@ def states(folder: Path) -> list[str]:
 
 def test_a_job_whose_time_is_up_saves_on_all_nodes_and_is_put_back_into_the_queue(environment, clone, tmp_path) -> None:
     (clone / "launch" / "train.py").write_text(PATIENT)
-    slurm = {"SLURM_SUBMIT_DIR": str(clone), "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "x", "SLURM_JOB_NUM_NODES": "2"}
+    slurm = {"SLURM_SUBMIT_DIR": str(clone), "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "x"}
+    slurm |= {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     command = ["bash", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x"]
-    job = subprocess.Popen(command, env=environment | slurm | {"SLURM_JOB_NODELIST": "node[1-2]"}, cwd=clone)
+    job = subprocess.Popen(command, env=environment | slurm, cwd=clone)
     try:
         wait_for(lambda: states(tmp_path) == ["started"] * 2, "the ranks have not started")
         job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@300 does: to the script alone
