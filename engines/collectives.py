@@ -65,21 +65,21 @@ def _gather_equal(values: Tensor) -> Tensor:
     return gathered
 
 
-def gather_objects(value: T) -> list[T]:
-    """Every rank's picklable object, by rank, on every rank."""
+def gather_objects(value: T, group: Any = None) -> list[T]:
+    """Every rank's picklable object, by rank, on every rank; over a `group` of all ranks where one is given."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value, group=group)
     return gathered
 
 
-def broadcast_object(value: T) -> T:
-    """Rank 0's picklable object, on every rank."""
+def broadcast_object(value: T, group: Any = None) -> T:
+    """Rank 0's picklable object, on every rank; over a `group` of all ranks where one is given."""
     if world_size() == 1:
         return value
     holder = [value if rank() == 0 else None]
-    dist.broadcast_object_list(holder, src=0)
+    dist.broadcast_object_list(holder, src=0, group=group)
     return holder[0]  # type: ignore[return-value]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,13 +17,22 @@ from torch.nn.utils import get_total_norm
 
 from engines import process_group
 from engines.deepspeed_options import check_overrides, deep_merge, import_deepspeed
+from engines.deepspeed_partitions import flat_parameters, partitions, spread_weights
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import check_precision, uses_bf16
 from engines.protocol import not_finite
+from engines.shards import (
+    Fragment,
+    Shard,
+    StoredState,
+    make_shard,
+    own_share,
+    replicated,
+    reset_optimizer,
+    restore_schedule,
+)
 
 OFFLOADS = ("none", "optimizer", "all")
-TAG = "engine"
-PARAMETERS_FILE = "parameters.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +134,9 @@ class DeepSpeedEngine:
         self.bf16 = settings["torch_autocast"]["enabled"]
         self.optimizer = options.build(model)
         self.deepspeed = deepspeed
+        self.schedule = schedule(self.optimizer)
         self.engine, *_ = deepspeed.initialize(
-            model=model, optimizer=self.optimizer, lr_scheduler=schedule(self.optimizer), config=settings
+            model=model, optimizer=self.optimizer, lr_scheduler=self.schedule, config=settings
         )
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,26 +179,23 @@ class DeepSpeedEngine:
             return nullcontext()
         return self.deepspeed.zero.GatheredParameters(list(self.model.parameters()))
 
-    def save(self, folder: Path) -> None:
-        """DeepSpeed's checkpoint format, without frozen weights, which come with the model itself, and parameters.json:
-        what `load` compares, since DeepSpeed itself leaves alone what a checkpoint lacks."""
-        if process_group.is_main():
-            (folder / PARAMETERS_FILE).write_text(json.dumps(self._parameters(), indent=1) + "\n")
-        self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+    def shard(self) -> Shard:
+        fragments = self._fragments()
+        own = own_share(fragments) if self.stage == 0 else fragments
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, own)
 
     def load(self, folder: Path) -> None:
-        if not (folder / TAG).is_dir():
-            raise ValueError(f"{folder} holds no checkpoint of engine={self.name}")
-        stored, expected = json.loads((folder / PARAMETERS_FILE).read_text()), self._parameters()
-        if stored != expected:
-            differing = sorted(stored.keys() ^ expected.keys()) or "shapes"
-            raise ValueError(f"{folder} holds another model's weights (differing: {differing})")
-        try:
-            self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-        except self.deepspeed.runtime.zero.utils.ZeRORuntimeException as error:
-            raise ValueError(f"{folder} cannot be continued on {process_group.world_size()} ranks: {error}") from None
+        stored = StoredState(folder)
+        stored.check(self.model)
+        if self.stage == 3:
+            self.engine.optimizer.checkpoint_event_prologue()
+        tensors = flat_parameters(self.engine.optimizer, self.optimizer, self.stage)
+        reset_optimizer(self.optimizer, tensors, stored.header["updates"])
+        stored.restore(self._fragments(), self.model)
+        spread_weights(self.engine.optimizer, self.stage)
+        restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
 
-    def _parameters(self) -> dict[str, list[int]]:
-        """The whole shape of every trainable parameter, by name."""
-        named = ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
-        return {name: list(getattr(value, "ds_shape", value.shape)) for name, value in named}
+    def _fragments(self) -> dict[str, Fragment]:
+        if self.stage == 0:
+            return replicated(self.model, self.optimizer)
+        return partitions(self.model, self.engine.optimizer, self.optimizer, self.stage)

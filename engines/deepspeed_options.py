@@ -24,6 +24,12 @@ DECIDED_ELSEWHERE = {
     "torch_autocast": "engine.precision",
     "zero_optimization.stage": "engine=zero0 ... zero3",
 }
+# Keys of zero_optimization that keep weights where engines.deepspeed_partitions does not look.
+BEYOND_CHECKPOINTS = {
+    "mics_shard_size": "sharded within groups of ranks",
+    "offload_optimizer.nvme_path": "on NVMe",
+    "offload_param.nvme_path": "on NVMe",
+}
 # Keys worth naming where a wrong one resembles none.
 EXAMPLES = ("zero_optimization", "communication_data_type", "wall_clock_breakdown", "memory_breakdown", "comms_logger")
 
@@ -63,6 +69,10 @@ def check_overrides(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> No
     for key in [*overrides, *(f"zero_optimization.{key}" for key in zero)]:
         if key in DECIDED_ELSEWHERE:
             raise ValueError(f"engine.config.{key} is decided by {DECIDED_ELSEWHERE[key]}: remove it")
+    for key, where in BEYOND_CHECKPOINTS.items():
+        section, _, inner = key.partition(".")
+        if (inner or section) in (zero.get(section) or {} if inner else zero):
+            raise ValueError(f"engine.config.zero_optimization.{key}: state {where} cannot be saved here: remove it")
     import_deepspeed()
     from deepspeed.runtime.config import DeepSpeedConfig
     from pydantic import ValidationError

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.optimizers import OptimizerOptions, Schedule
+from engines.shards import Shard
 
 
 class Engine(Protocol):
@@ -47,11 +48,13 @@ class Engine(Protocol):
     def full_weights(self) -> AbstractContextManager[None]:
         """Inside, `model` holds whole weights (ZeRO-3 gathers them; elsewhere nothing happens). All ranks enter it."""
 
-    def save(self, folder: Path) -> None:
-        """All ranks write trainable weights, optimizer and schedule below `folder` (which exists)."""
+    def shard(self) -> Shard:
+        """This rank's part of trainable weights, buffers, optimizer and schedule, as views: `write` it before the next
+        step, or copy it."""
 
     def load(self, folder: Path) -> None:
-        """All ranks continue from what `save` wrote. ValueError where it does not fit this model or number of ranks."""
+        """All ranks continue from the shards in `folder`, whichever engine wrote them on however many ranks. Raises
+        ValueError where they are another model's."""
 
 
 class EngineConfig(Protocol):

@@ -10,15 +10,24 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import MixedPrecision, check_precision, uses_bf16
 from engines.process_group import device as rank_device
-from engines.process_group import is_main, world_size
+from engines.process_group import world_size
 from engines.protocol import not_finite
+from engines.shards import (
+    Fragment,
+    Shard,
+    StoredState,
+    make_shard,
+    own_share,
+    replicated,
+    reset_optimizer,
+    restore_schedule,
+)
 
 BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for the bandwidth, small beside the model
 
@@ -96,31 +105,18 @@ class TorchEngine:
     def full_weights(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """Rank 0 writes model.safetensors (trainable parameters and buffers) and optimizer.pt."""
-        if is_main():
-            save_file(self._weights(), folder / "model.safetensors")
-            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-            torch.save(state, folder / "optimizer.pt")
+    def shard(self) -> Shard:
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, own_share(self._fragments()))
 
     def load(self, folder: Path) -> None:
-        weights = load_file(folder / "model.safetensors")
-        expected = self._weights()
-        if {name: value.shape for name, value in weights.items()} != {n: value.shape for n, value in expected.items()}:
-            differing = sorted(weights.keys() ^ expected.keys()) or "shapes"
-            raise ValueError(f"{folder / 'model.safetensors'} holds another model's weights (differing: {differing})")
-        self.model.load_state_dict(weights, strict=False)
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        stored = StoredState(folder)
+        stored.check(self.model)
+        reset_optimizer(self.optimizer, self.trainable, stored.header["updates"])
+        stored.restore(self._fragments(), self.model)
+        restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
 
-    def _weights(self) -> dict[str, Tensor]:
-        """Trainable parameters (shared ones once) and persistent buffers; frozen weights come with the model itself."""
-        parameters = dict(self.model.named_parameters())
-        every_name = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        buffers = {name: value for name, value in self.model.state_dict().items() if name not in every_name}
-        trainable = {name: value.detach() for name, value in parameters.items() if value.requires_grad}
-        return {name: value.contiguous() for name, value in (trainable | buffers).items()}
+    def _fragments(self) -> dict[str, Fragment]:
+        return replicated(self.model, self.optimizer)
 
 
 def _sum_over_ranks(gradients: list[Tensor]) -> None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engines.process_group import is_main
 from trainers.run_directory import RunDirectory
+from trainers.run_files import write_whole
 
 START_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 120.0
@@ -107,7 +108,7 @@ class WandbConfig:
             group=self.group,
             tags=list(self.tags),
             name=run.name,
-            id=run_id(run.path / "wandb" / "run_id"),
+            id=run_id(run.wandb_id_file),
             resume="allow" if mode == "online" else None,
             dir=run.path,
             mode=mode,  # type: ignore[arg-type]
@@ -185,5 +186,5 @@ def run_id(file: Path) -> str:
     """The id kept in `file`, made at the first call: the resumed run is the same one in W&B."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(secrets.token_hex(4) + "\n")
+        write_whole(file, secrets.token_hex(4) + "\n")
     return file.read_text().strip()

@@ -40,6 +40,7 @@ class TrainerConfig(ABC):
     eval_every: int = 100
     save_every: int = 50
     keep_checkpoints: int = 2
+    async_save: bool = False
     workers: int = 1
     reference: str = "frozen"
 

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from engines.checkpoints import STATE_FILE, CheckpointStore
+from engines.checkpoints import STATE_FILE, CheckpointStore, Found, read_state
 from engines.collectives import all_agree, broadcast_object, gather_objects
+from engines.manifest import first_problem, flush
 from engines.process_group import is_main, world_size
 from trainers.environment import describe_environment
+from trainers.run_files import cut_metrics, json_safe, write_json, write_whole
+from trainers.run_lock import claim
+from trainers.run_settings import differences, read_config
 
-# Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
-NEUTRAL = (
-    "resume",
-    "output_dir",
-    "push_to_hub",
-    "logger.*",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_checkpoints",
-    "trainer.kept_chunks",
-    "trainer.workers",
-    "model.gradient_checkpointing",
-    "data.cache_dir",
-    "eval.token_budget",
-)
+T = TypeVar("T")
 
 
 @dataclass
@@ -45,6 +30,7 @@ class RunDirectory:
 
     path: Path
     summary: dict[str, Any] | None = None  # of a finished run
+    checkpoint: Found | None = None  # where an unfinished run goes on
 
     @classmethod
     def open(cls, config: DictConfig) -> RunDirectory:
@@ -54,19 +40,13 @@ class RunDirectory:
         directory aside; resume=PATH starts from a copy of that checkpoint. Raises ValueError on every rank where
         run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's.
         """
-        answer: tuple[str, Any] | None = None
-        if is_main():
-            try:
-                answer = ("summary", _prepare(config))
-            except (ValueError, OSError) as error:
-                answer = ("error", error)  # every rank must learn of it: they wait for the answer
-        kind, value = broadcast_object(answer)  # type: ignore[misc]
-        if kind == "error":
-            raise value
         folder = _folder(config)
+        source, unfinished = _of_main(lambda: _look(config, folder))
+        found = CheckpointStore(folder / "checkpoints").latest() if unfinished else None
+        summary, found = _of_main(lambda: _prepare(config, folder, source, found))
         if not all_agree(folder.is_dir()):
             raise ValueError(f"{folder}, made by rank 0, is not seen by every rank: put output_dir on a shared disk")
-        return cls(folder, value)
+        return cls(folder, summary, found)
 
     @property
     def name(self) -> str:
@@ -84,6 +64,14 @@ class RunDirectory:
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def wandb_id_file(self) -> Path:
+        return self.path / "wandb" / "run_id"
+
+    def wandb_run_id(self) -> str | None:
+        """That of the W&B run, where there is one."""
+        return self.wandb_id_file.read_text().strip() if self.wandb_id_file.is_file() else None
+
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl: `step` and `split` ("train", "dev" or "test"), then values; NaN becomes null."""
         assert isinstance(metrics["step"], int), "a line of metrics has a step"
@@ -92,6 +80,11 @@ class RunDirectory:
             ordered = {"step": metrics["step"], "split": metrics["split"], **metrics}
             with self.metrics_file.open("a") as file:  # closed each time: a crash loses nothing
                 file.write(json.dumps(json_safe(ordered), allow_nan=False) + "\n")
+
+    def flush_metrics(self) -> None:
+        """Wait until metrics.jsonl is on disk: no checkpoint is ahead of it."""
+        if is_main() and self.metrics_file.is_file():
+            flush(self.metrics_file)
 
     def describe_data(self, name: str, fingerprint: str) -> None:
         """Record the data's hash. Raises ValueError on every rank where it differs between ranks, or from the hash
@@ -127,35 +120,57 @@ class RunDirectory:
             write_json(self.path / "summary.json", self.summary)
 
 
-def _prepare(config: DictConfig) -> dict[str, Any] | None:
-    """Make the directory fit to start, on rank 0. Returns the summary of a finished run."""
-    folder = _folder(config)
+def _of_main(function: Callable[[], T]) -> T:
+    """What `function` returns or raises on rank 0, on every rank: they wait for the answer."""
+    answer: tuple[Any, Exception | None] = (None, None)
+    if is_main():
+        try:
+            answer = (function(), None)
+        except (ValueError, OSError) as error:
+            answer = (None, error)
+    value, raised = broadcast_object(answer)
+    if raised is not None:
+        raise raised
+    return value
+
+
+def _look(config: DictConfig, folder: Path) -> tuple[Path | None, bool]:
+    """Lock the directory. Returns the checkpoint that resume=PATH means, and whether there is a run to go on with."""
+    source = None if config.resume in ("auto", "none") else _find_checkpoint(Path(config.resume))
+    claim(folder)
+    begun, finished = (folder / "config.yaml").is_file(), (folder / "summary.json").is_file()
+    return source, config.resume == "auto" and begun and not finished
+
+
+def _prepare(
+    config: DictConfig, folder: Path, source: Path | None, found: Found | None
+) -> tuple[dict[str, Any] | None, Found | None]:
+    """Make the directory fit to start, on rank 0. Returns the summary of a finished run, or where to go on."""
     settings = OmegaConf.to_container(config, resolve=True)
     began: dict[str, Any] = {}
     if config.resume == "auto" and (folder / "config.yaml").is_file():
-        step, finished = _newest_step(folder), (folder / "summary.json").is_file()
-        changed = differences(_read_config(folder), settings)
-        if changed and (step is not None or finished):
+        finished = (folder / "summary.json").is_file()
+        changed, rounding = differences(read_config(folder), settings)
+        if changed and (found is not None or finished):
             shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise ValueError(
                 f"{folder} was begun with other settings: {shown}. Repeat them to go on, choose another run_name, or "
                 "resume=none to move it aside"
             )
         if finished:
-            return json.loads((folder / "summary.json").read_text())
+            return json.loads((folder / "summary.json").read_text()), None
         began = {} if changed else _read_environment(folder)
-        _continue(folder, step, anew=bool(changed))
+        _continue(folder, found, rounding, anew=bool(changed))
     else:
-        checkpoint = None if config.resume in ("auto", "none") else _find_checkpoint(Path(config.resume))
         moved = _move_aside(folder)
         (folder / "checkpoints").mkdir(parents=True)
-        if checkpoint is not None:
-            _start_from(_relocate(checkpoint, folder, moved), folder)
-    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
+        if source is not None:
+            found = _start_from(_relocate(source, folder, moved), folder)
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     now = describe_environment(world_size())
     resumed = [*began.get("resumed", []), {key: now[key] for key in ("time", "command", "world_size", "git")}]
     write_json(folder / "environment.json", {**began, "resumed": resumed} if began else now)
-    return None
+    return None, found
 
 
 def _folder(config: DictConfig) -> Path:
@@ -166,55 +181,26 @@ def _folder(config: DictConfig) -> Path:
     return Path(config.output_dir) / name
 
 
-def differences(old: Any, new: Any) -> list[str]:
-    """The settings that change the result and differ, as "key old -> new"."""
-    old, new = flatten(old), flatten(new)
-    return [
-        f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in {**old, **new}
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not any(fnmatch(key, pattern) for pattern in NEUTRAL)
-    ]
-
-
-_ABSENT = object()
-
-
-def _newest_step(folder: Path) -> int | None:
-    found = CheckpointStore(folder / "checkpoints").newest()
-    return found[1]["step"] if found else None
-
-
-def _continue(folder: Path, step: int | None, anew: bool) -> None:
+def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool) -> None:
     """Cut the metrics past the newest checkpoint, and say where the run goes on. `anew`: nothing is kept (a run that
     stopped before its first checkpoint, begun with other settings: a mistake that has been corrected)."""
     (folder / "traceback.txt").unlink(missing_ok=True)
     if anew:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
-    cut_metrics(folder / "metrics.jsonl", step)
-    if step is None:
+    cut_metrics(folder / "metrics.jsonl", found[1]["step"] if found else None)
+    if found is None:
         _say(f"{folder} stopped before its first checkpoint: starting it again")
-    else:
-        _say(f"resuming {folder} from step {step}")
-
-
-def cut_metrics(file: Path, step: int | None, *, keep_test: bool = True) -> None:
-    """Drop the lines past `step` (all, if None): they are written again. Test is scored at step 0 before anything else,
-    and stays with `keep_test`; what was scored after training is scored again."""
-    if not file.is_file():
         return
-    kept = []
-    for line in file.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was killed
-        before_training = keep_test and record["step"] == 0
-        if before_training if record["split"] == "test" else record["step"] <= (-1 if step is None else step):
-            kept.append(line + "\n")
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text("".join(kept))
-    unfinished.replace(file)
+    state = found[1]
+    if (ranks := state.get("world_size", world_size())) != world_size():
+        rounding = [*rounding, f"ranks {ranks} -> {world_size()}"]
+    changes = f", {', '.join(rounding)}: the same samples, equal up to rounding" if rounding else ""
+    _say(f"resuming {folder} from step {state['step']}{changes}")
+    wandb_id = folder / "wandb" / "run_id"
+    if state.get("wandb_run_id") and not wandb_id.is_file():
+        wandb_id.parent.mkdir(exist_ok=True)
+        write_whole(wandb_id, state["wandb_run_id"] + "\n")
 
 
 def _find_checkpoint(path: Path) -> Path:
@@ -222,6 +208,8 @@ def _find_checkpoint(path: Path) -> Path:
     folder = path.parent / path.read_text().strip() if path.is_file() else path
     if not (folder / STATE_FILE).is_file():
         raise ValueError(f"resume={path} is not a checkpoint: expected auto, none or .../checkpoints/step-NNNNNN")
+    if problem := first_problem(folder):
+        raise ValueError(f"resume={path} is a broken checkpoint: {problem}")
     return folder.resolve()
 
 
@@ -242,9 +230,9 @@ def _relocate(path: Path, folder: Path, moved: Path | None) -> Path:
     return moved / path.relative_to(folder.resolve()) if moved is not None and inside else path
 
 
-def _start_from(checkpoint: Path, folder: Path) -> None:
+def _start_from(checkpoint: Path, folder: Path) -> Found:
     """Copy the checkpoint, the best one until then and the metrics until then into the new `folder`."""
-    state = json.loads((checkpoint / STATE_FILE).read_text())
+    state = read_state(checkpoint)
     best = checkpoint.with_name(f"step-{state.get('best_step') or 0:06d}")
     for source in {checkpoint, best}:
         if (source / STATE_FILE).is_file():
@@ -256,14 +244,7 @@ def _start_from(checkpoint: Path, folder: Path) -> None:
         shutil.copy(metrics, folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", state["step"], keep_test=False)  # this run scores its own start
     _say(f"{folder} starts from {checkpoint} (step {state['step']})")
-
-
-def _read_config(folder: Path) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    except (YAMLError, OmegaConfBaseException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'config.yaml'} is broken ({reason}): start afresh with resume=none") from None
+    return folder / "checkpoints" / checkpoint.name, state
 
 
 def _read_environment(folder: Path) -> dict[str, Any]:
@@ -272,38 +253,6 @@ def _read_environment(folder: Path) -> dict[str, Any]:
         return json.loads(file.read_text()) if file.is_file() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
-
-
-def flatten(node: Any, key: str = "") -> dict[str, Any]:
-    """The leaves of a tree of mappings by dotted key; lists are leaves."""
-    if not isinstance(node, Mapping) or not node:
-        return {key: node}
-    return {
-        name: leaf
-        for child, value in node.items()
-        for name, leaf in flatten(value, f"{key}.{child}".lstrip(".")).items()
-    }
-
-
-def json_safe(value: Any) -> Any:
-    """`value` in JSON types: tensors' and numpy's scalars as numbers, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(name): json_safe(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write whole or not at all."""
-    unfinished = file.with_name(f".{file.name}")
-    with unfinished.open("w") as stream:
-        stream.write(json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(file)
 
 
 def _say(line: str) -> None:

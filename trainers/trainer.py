@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ class Trainer(ABC):
         self.backward = ChunkedBackward(
             self.engine, padding, token_budget=config.token_budget, kept_chunks=config.kept_chunks, seed=seed
         )
-        self.checkpoints = CheckpointStore(run.checkpoints, keep=config.keep_checkpoints)
+        self.checkpoints = CheckpointStore(run.checkpoints, keep=config.keep_checkpoints, background=config.async_save)
         self.step = 0
         self.best_metric: float | None = None
         self.best_step: int | None = None
@@ -104,18 +103,18 @@ class Trainer(ABC):
                 self.evaluate()
             if self.due("save"):
                 self.save()
+        self.checkpoints.wait()
         self.progress.close()
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run directory, if there is one."""
-        found = self.checkpoints.latest()
-        if found is None:
+        """Continue from the checkpoint that the run directory was opened with, if there is one."""
+        if self.run.checkpoint is None:
             return
-        folder, state = found
+        folder, state = self.run.checkpoint
         self.load(folder)
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
         self.totals = state["totals"]
-        if self.best_step is not None and not self.checkpoints.restore_best(self.best_step):
+        if not self.checkpoints.point_to(self.step, self.best_step):
             self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
         self.load_family_state(state["family"])
 
@@ -123,7 +122,7 @@ class Trainer(ABC):
         """Weights, optimizer and schedule of a checkpoint; ValueError with the remedy where a file of it is broken."""
         try:
             self.engine.load(folder)
-        except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"{folder} cannot be read ({reason}): remove that folder, and the same command goes on from the "
@@ -151,7 +150,9 @@ class Trainer(ABC):
         self.started = time.perf_counter()
         number = (self.step - 1) // self.steps_per_batch
         if self.batch is None or self.batch.number != number:
-            self._shares = self._shares or self.loader.iterate(number)
+            if self._shares is None:
+                self.checkpoints.wait()  # workers are not forked beside a thread that writes
+                self._shares = self.loader.iterate(number)
             self.batch = gather_batch(number, next(self._shares))
         return self.batch
 
@@ -234,11 +235,10 @@ class Trainer(ABC):
             self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
         if self.best_metric is None or value > self.best_metric:
             self.best_metric, self.best_step, self.best_run = value, self.step, result.run
-            self.save()
-            self.checkpoints.mark_best(self.step)
+            self.save(best=True)
 
-    def save(self) -> None:
-        """A checkpoint of this step, once: a new best has already been saved when saving is due."""
+    def save(self, *, best: bool = False) -> None:
+        """A checkpoint of this step, once: a new `best` has already been saved when saving is due."""
         if self.saved_step == self.step:
             return
         self.saved_step = self.step
@@ -248,8 +248,13 @@ class Trainer(ABC):
             "best_step": self.best_step,
             "totals": self.totals,
             "family": self.family_state(),
+            "engine": self.engine.name,
+            "world_size": world_size(),
+            "wandb_run_id": self.run.wandb_run_id(),
         }
-        self.checkpoints.save(self.step, self.engine.save, state)
+        self.run.flush_metrics()
+        shard = self.engine.shard()
+        self.checkpoints.save(self.step, (shard.copied() if self.config.async_save else shard).write, state, best=best)
 
     def family_state(self) -> dict[str, Any]:
         """What a subclass needs to continue in the middle of a batch (JSON types)."""

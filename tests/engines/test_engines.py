@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.optim.lr_scheduler import LambdaLR
@@ -143,12 +145,17 @@ def exercise(kind: str, folder: Path) -> dict[str, Any]:
     results = accumulation(config)
     engine = config.build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
     train(engine, range(2))
-    engine.save(folder)
+    engine.shard().write(folder)
     process_group.barrier()
     results["uninterrupted"] = train(engine, range(2, 4)), weights(engine), engine.learning_rate()
     resumed = config.build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
     resumed.load(folder)
     results["resumed"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
+    resumed.load(folder)  # back again, from a later state
+    results["rolled back"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
+    kinds = [*ENGINES]
+    resumed.load(folder.with_name(kinds[max(kinds.index(kind) - 1, 0)]))
+    results["of another engine"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
 
     half = replace(config, precision="bf16").build(Scorer(), SGD, schedule, max_grad_norm=1.0)
     half.model.eval()
@@ -248,6 +255,30 @@ def test_resumed_equals_uninterrupted(two_ranks: list[Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
+def test_an_engine_goes_back_to_a_checkpoint(two_ranks: list[Any], kind: str) -> None:
+    for rank in two_ranks:
+        assert_equal_run(rank[kind]["rolled back"], rank[kind]["resumed"], 1e-7)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_an_engine_continues_what_another_has_written(two_ranks: list[Any], kind: str) -> None:
+    for rank in two_ranks:
+        assert_equal_run(rank[kind]["of another engine"], rank[kind]["uninterrupted"])
+        assert rank[kind]["of another engine"][2] == rank[kind]["uninterrupted"][2]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_ranks_write_each_element_once(two_ranks: list[Any], folder: Path, kind: str) -> None:
+    files = sorted((folder / kind).glob("*.safetensors"))
+    shards = [load_file(file) for file in files]
+    written = {key: sum(len(v) for s in shards for n, v in s.items() if n.startswith(key)) for key in ("weight", "exp")}
+    trainable = sum(value.numel() for value in Scorer().parameters() if value.requires_grad)
+    assert len(files) == 2
+    assert written == {"weight": trainable, "exp": 2 * trainable}
+    assert all(sum(len(value) for value in shard.values()) < 0.6 * 3 * trainable for shard in shards)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
 def test_bf16_forward_returns_float32(two_ranks: list[Any], kind: str) -> None:
     half = two_ranks[0][kind]["bf16"]
     full = Scorer().eval()(input_ids=chunks(0)[0][0])["score"]
@@ -266,39 +297,64 @@ def test_torch_engine_alone_equals_a_bare_loop_bit_by_bit() -> None:
     assert all(torch.equal(value, final[name]) for name, value in weights(engine).items())
 
 
-def load_elsewhere(folder: Path) -> list[str]:
-    """The errors of loading what is not there, what another engine wrote, and what two ranks wrote into one."""
-    messages = []
-    for kind, source in (("zero2", "torch"), ("zero2", "zero2"), ("torch", "zero2")):
-        engine = ENGINES[kind].build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
-        with pytest.raises((ValueError, FileNotFoundError)) as caught:
-            engine.load(folder / source)
-        messages.append(str(caught.value))
-    other = Scorer()
-    other.unused = nn.Linear(2, 2)
-    renamed = Scorer()
-    renamed.renamed = renamed.unused
-    del renamed.unused
-    for model in (other, renamed):
-        with pytest.raises(ValueError, match="another model") as refused:
-            ENGINES["zero2"].build(model, ADAMW, schedule, max_grad_norm=math.inf).load(folder / "zero2")
-        messages.append(str(refused.value))
-    return messages
+def on_one_rank(folder: Path) -> dict[str, Any]:
+    """What two ranks have written, continued on one; what one rank writes, for two; and what it refuses."""
+    results: dict[str, Any] = {}
+    for kind, source in FROM_TWO_TO_ONE.items():
+        engine = ENGINES[kind].build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
+        engine.load(folder / source)
+        results[kind] = train(engine, range(2, 4)), weights(engine), engine.learning_rate()
+        (folder / f"{kind}-alone").mkdir()
+        engine.shard().write(folder / f"{kind}-alone")
+    with pytest.raises(ValueError, match=r"holds no checkpoint: engine.json is missing"):
+        engine.load(folder)
+    return results
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(two_ranks: list[Any], folder: Path) -> None:
-    absent, ranks, other, shapes, names = run_ranks(load_elsewhere, 1, folder)[0]
-    assert "holds no checkpoint of engine=zero2" in absent
-    assert "cannot be continued on 1 ranks" in ranks
-    assert "model.safetensors" in other
-    assert "differing: shapes" in shapes
-    assert "unused.weight" in names
-    assert "renamed.weight" in names
-    assert not any("\n" in message for message in (shapes, names))
+def on_two_ranks_again(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for kind, source in FROM_ONE_TO_TWO.items():
+        engine = ENGINES[kind].build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
+        engine.load(folder / f"{source}-alone")
+        results[kind] = train(engine, range(4, 6)), weights(engine), engine.learning_rate()
+    return results
+
+
+FROM_TWO_TO_ONE = {"torch": "zero3", "zero2": "zero2", "zero3": "zero2"}
+FROM_ONE_TO_TWO = {"torch": "torch", "zero1": "zero3", "zero3": "zero2"}
+
+
+@pytest.fixture(scope="module")
+def one_rank(two_ranks: list[Any], folder: Path) -> dict[str, Any]:
+    return run_ranks(on_one_rank, 1, folder)[0]
+
+
+@pytest.mark.parametrize("kind", FROM_TWO_TO_ONE)
+def test_one_rank_continues_what_two_have_written(two_ranks: list[Any], one_rank: dict[str, Any], kind: str) -> None:
+    assert_equal_run(one_rank[kind], two_ranks[0][kind]["uninterrupted"])
+    assert one_rank[kind][2] == two_ranks[0][kind]["uninterrupted"][2]
+
+
+def test_two_ranks_continue_what_one_has_written(one_rank: dict[str, Any], folder: Path) -> None:
+    norms, final = bare_loop(ADAMW, math.inf, 6)
+    for rank in run_ranks(on_two_ranks_again, 2, folder):
+        assert rank.keys() == FROM_ONE_TO_TWO.keys()
+        for result in rank.values():
+            assert_equal_run(result, (norms[4:], final))
 
 
 def test_another_model_is_refused(two_ranks: list[Any], folder: Path) -> None:
-    model = Scorer()
-    model.unused = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="holds another model's weights"):
-        ENGINES["torch"].build(model, ADAMW, schedule, max_grad_norm=1.0).load(folder / "torch")
+    other, renamed = Scorer(), Scorer()
+    other.unused = nn.Linear(2, 2)
+    renamed.renamed = renamed.unused
+    del renamed.unused
+    for model, differing in ((other, "differing: shapes"), (renamed, "'renamed.weight'.*'unused.weight'")):
+        with pytest.raises(ValueError, match=f"zero2 holds another model's weights.*{differing}"):
+            ENGINES["torch"].build(model, ADAMW, schedule, max_grad_norm=1.0).load(folder / "zero2")
+
+
+def test_a_shard_that_lacks_elements_is_refused(two_ranks: list[Any], folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder / "zero2", tmp_path / "zero2")
+    shutil.copy(copy / "rank-00000.safetensors", copy / "rank-00001.safetensors")
+    with pytest.raises(ValueError, match=r"zero2 lacks elements of weight/"):
+        ENGINES["torch"].build(Scorer(), ADAMW, schedule, max_grad_norm=1.0).load(copy)

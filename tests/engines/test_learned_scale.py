@@ -56,7 +56,7 @@ def resume_all(model: Path, folder: Path) -> dict[str, list[tuple[float, float]]
         results[kind] = [step(engine)]
         (folder / kind).mkdir(exist_ok=True)
         process_group.barrier()
-        engine.save(folder / kind)
+        engine.shard().write(folder / kind)
         process_group.barrier()
         resumed = build(kind, model, temperature=0.5)
         resumed.load(folder / kind)

@@ -31,6 +31,11 @@ def settings(root: Path, **changes: object) -> DictConfig:
     return config
 
 
+def write(folder: Path) -> list[Path]:
+    (folder / "weights").touch()
+    return [folder / "weights"]
+
+
 def train_until(run: RunDirectory, step: int, saved: int | None) -> None:
     """Metrics up to `step`, a checkpoint at `saved` (marked best)."""
     run.append_metrics({"step": 0, "split": "test", "name": "before", "nDCG@10": 0.1})
@@ -39,8 +44,7 @@ def train_until(run: RunDirectory, step: int, saved: int | None) -> None:
         run.append_metrics({"step": number, "split": "train", "loss": 1 / number})
     if saved is not None:
         store = CheckpointStore(run.checkpoints)
-        store.save(saved, lambda folder: (folder / "weights").touch(), {"step": saved, "best_step": saved})
-        store.mark_best(saved)
+        store.save(saved, write, {"step": saved, "best_step": saved}, best=True)
 
 
 def logged_steps(run: RunDirectory) -> list[tuple[str, int]]:
@@ -144,7 +148,7 @@ def test_resume_none_moves_the_earlier_run_aside(tmp_path, capsys):
 @pytest.mark.parametrize("pointer", ["step-000003", "best"])
 def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, pointer):
     train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
-    CheckpointStore(tmp_path / "first" / "checkpoints").save(5, lambda folder: None, {"step": 5, "best_step": 3})
+    CheckpointStore(tmp_path / "first" / "checkpoints").save(5, write, {"step": 5, "best_step": 3})
     path = tmp_path / "first" / "checkpoints" / pointer
     run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name=name, seed=7))
     folder, state = CheckpointStore(run.checkpoints).latest()
@@ -176,7 +180,7 @@ def open_on_every_rank(root: str) -> list[str]:
     run = RunDirectory.open(settings(Path(root)))
     run.append_metrics({"step": 1, "split": "train", "loss": 1.0})
     run.describe_data("scifact", "abc")
-    CheckpointStore(run.checkpoints).save(1, lambda folder: None, {"step": 1})
+    CheckpointStore(run.checkpoints).save(1, lambda folder: [], {"step": 1})
     heard = [str(run.path)]
     try:
         RunDirectory.open(settings(Path(root), seed=2))

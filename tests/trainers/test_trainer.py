@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,66 +77,100 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
     assert_equal_runs(whole, (metrics_of(again), weights))
 
 
-def test_a_kill_before_a_new_best_is_marked_is_repaired(tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pointer", ["latest", "best"])
+def test_a_kill_before_a_pointer_is_written_is_repaired(
+    pointer: str, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = [*SUPERVISED, *tiny_run, "trainer.eval_every=1", "trainer.learning_rate=0.2"]
     trainer = make_trainer(settings)
-    mark = trainer.checkpoints.mark_best
+    point = trainer.checkpoints._point
 
-    def mark_the_first_alone(step: int) -> None:
-        if step > 0:
+    def kill_after_step_0(name: str, target: str) -> None:
+        if name == pointer and trainer.step > 0 and trainer.best_step == trainer.step:
             raise KeyboardInterrupt
-        mark(step)
+        point(name, target)
 
-    monkeypatch.setattr(trainer.checkpoints, "mark_best", mark_the_first_alone)
+    monkeypatch.setattr(trainer.checkpoints, "_point", kill_after_step_0)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     best_step = trainer.step
     again = make_trainer(settings)
     again.resume()
-    assert again.best_step == best_step > 0
+    assert again.best_step == again.step == best_step > 0
     assert again.checkpoints.best() == again.run.checkpoints / f"step-{best_step:06d}"
+    assert (again.run.checkpoints / "latest").read_text().strip() == f"step-{best_step:06d}"
 
 
 def test_a_best_checkpoint_that_is_gone_is_not_claimed(tiny_run: list[str]) -> None:
-    trainer = make_trainer([*SUPERVISED, *tiny_run])
+    settings = [*SUPERVISED, *tiny_run, "trainer.learning_rate=0"]
+    trainer = make_trainer(settings)
     trainer.fit()
-    newest = trainer.run.checkpoints / "step-000006"
-    state = json.loads((newest / "trainer_state.json").read_text())
-    (newest / "trainer_state.json").write_text(json.dumps({**state, "best_step": 1}))
-    again = make_trainer([*SUPERVISED, *tiny_run])
+    assert trainer.best_step == 0
+    shutil.rmtree(trainer.run.checkpoints / "step-000000")
+    again = make_trainer(settings)
     again.resume()
+    assert again.step == 6
     assert again.best_step is None
     assert again.best_metric is None
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "model.safetensors"])
-@pytest.mark.parametrize("harm", ["truncated", "deleted"])
-def test_a_broken_checkpoint_is_named_and_removing_it_helps(file: str, harm: str, tiny_run: list[str]) -> None:
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["rank-00000.safetensors", "engine.json", "trainer_state.json"])
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, Path.unlink])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_leads_to_the_same_end(
+    file: str,
+    harm: Callable[[Path], None],
+    tiny_run: list[str],
+    whole_run: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     settings = [*SUPERVISED, *tiny_run]
     make_trainer(settings).fit()
-    again = make_trainer(settings)
-    newest = again.run.checkpoints / "step-000006"
-    if harm == "deleted":
-        (newest / file).unlink()
-    else:
-        (newest / file).write_bytes((newest / file).read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"step-000006 cannot be read .*: remove that folder, and the same command"):
-        again.fit()
-    shutil.rmtree(newest)
-    again = make_trainer(settings)
-    again.fit()
-    assert again.step == 6
-
-
-def test_a_checkpoint_whose_state_is_broken_is_passed_over(tiny_run: list[str]) -> None:
-    settings = [*SUPERVISED, *tiny_run]
     trainer = make_trainer(settings)
-    trainer.fit()
-    (trainer.run.checkpoints / "step-000006" / "trainer_state.json").write_text("{")
-    again = make_trainer(settings)
-    again.resume()
-    assert again.step == 4
+    harm(trainer.run.checkpoints / "step-000006" / file)
+    with caplog.at_level(logging.WARNING):
+        again = make_trainer(settings)
+    assert f"step-000006 is broken: {file}" in caplog.text
     assert max(line["step"] for line in metrics_of(again)) == 4
+    again.fit()
+    weights = {name: value.detach().clone() for name, value in again.engine.model.state_dict().items()}
+    assert metrics_of(again) == whole_run[0]
+    assert_equal_runs(whole_run, (metrics_of(again), weights))
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+    tiny_overrides: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The uninterrupted supervised run."""
+    return run_to_the_end([*SUPERVISED, *tiny_overrides(tmp_path_factory.mktemp("whole"))])
+
+
+def test_saving_in_the_background_changes_nothing(tiny_run: list[str], whole_run: Any) -> None:
+    settings = [*SUPERVISED, *tiny_run, "trainer.async_save=true", "trainer.optimizer=adamw", "trainer.save_every=1"]
+    plain = run_to_the_end([*settings, "trainer.async_save=false", "run_name=plain"])
+    trainer = make_trainer(settings)
+    step = trainer.train_step
+
+    def train_then_stop(batch: Any) -> Any:
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    trainer.train_step = train_then_stop
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    trainer.checkpoints.wait()
+    assert_equal_runs(plain, run_to_the_end(settings))
 
 
 def test_best_checkpoint_is_the_best_on_dev(tiny_run: list[str]) -> None:

@@ -1,0 +1,52 @@
+"""Files of a run directory, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write to a hidden file, wait until it is on disk, rename."""
+    unfinished = file.with_name(f".{file.name}")
+    with unfinished.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    write_whole(file, json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n")
+
+
+def json_safe(value: Any) -> Any:
+    """`value` in JSON types: tensors' and numpy's scalars as numbers, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(name): json_safe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cut_metrics(file: Path, step: int | None, *, keep_test: bool = True) -> None:
+    """Drop the lines past `step` (all, if None): they are written again. Test is scored at step 0 before anything else,
+    and stays with `keep_test`; what was scored after training is scored again."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line that was being written when the run was killed
+        before_training = keep_test and record["step"] == 0
+        if before_training if record["split"] == "test" else record["step"] <= (-1 if step is None else step):
+            kept.append(line + "\n")
+    write_whole(file, "".join(kept))

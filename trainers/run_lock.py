@@ -1,0 +1,50 @@
+"""One process at a time trains in a run directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+WAIT_S = 5.0  # for a process that is just ending
+
+_held: dict[Path, IO[str]] = {}
+
+
+def claim(folder: Path) -> None:
+    """Lock the run directory `folder` for this process, until it ends, however it ends.
+
+    Raises ValueError, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
+    beside the folder, which may be moved; children do not inherit it. Where the file system has no locks, a warning.
+    """
+    file = folder.parent.resolve() / f".{folder.name}.lock"
+    if file in _held:  # opening it again would, on closing, give up the lock
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stream = file.open("a+")
+    deadline = time.monotonic() + WAIT_S
+    while not _lock(stream):
+        if time.monotonic() > deadline:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            raise ValueError(f"{folder} is in use by {holder}: let it end, or choose another run_name")
+        time.sleep(0.1)
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    stream.flush()
+    _held[file] = stream
+
+
+def _lock(stream: IO[str]) -> bool:
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        print(f"warning: no lock on {stream.name} ({error.strerror}): start no second run there", file=sys.stderr)
+    return True

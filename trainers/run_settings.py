@@ -1,0 +1,70 @@
+"""The settings that a run was begun with, against those it is to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+# Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
+NEUTRAL = (
+    "resume",
+    "output_dir",
+    "push_to_hub",
+    "logger.*",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.keep_checkpoints",
+    "trainer.async_save",
+    "trainer.kept_chunks",
+    "trainer.workers",
+    "model.gradient_checkpointing",
+    "data.cache_dir",
+    "eval.token_budget",
+)
+# These change the order in which numbers are added, so the result up to rounding. The precision is not among them.
+ROUNDING = ("engine._target_", "engine.stage", "engine.offload", "engine.coalesce", "engine.config*")
+
+_ABSENT = object()
+
+
+def differences(old: Any, new: Any) -> tuple[list[str], list[str]]:
+    """The settings that differ, as "key old -> new": those that change the result, and those that do so by rounding."""
+    old, new = flatten(old), flatten(new)
+    changed = [
+        key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, NEUTRAL)
+    ]
+    shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
+    return (
+        [line for key, line in shown.items() if not _among(key, ROUNDING)],
+        [line for key, line in shown.items() if _among(key, ROUNDING)],
+    )
+
+
+def flatten(node: Any, key: str = "") -> dict[str, Any]:
+    """The leaves of a tree of mappings by dotted key; lists are leaves."""
+    if not isinstance(node, Mapping) or not node:
+        return {key: node}
+    return {
+        name: leaf
+        for child, value in node.items()
+        for name, leaf in flatten(value, f"{key}.{child}".lstrip(".")).items()
+    }
+
+
+def read_config(folder: Path) -> Any:
+    """The content of config.yaml; ValueError where it is broken."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder / 'config.yaml'} is broken ({reason}): start afresh with resume=none") from None
+
+
+def _among(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
