@@ -13,27 +13,35 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Ragged tokenised rows: `features[name]` holds the rows one after the other, `lengths[r]` tokens each."""
+    """Ragged tokenised rows: `features[name]` holds the rows one after the other, `lengths[r]` tokens each.
+
+    `truncated`: how many tokens each row lost, where its tokenizer counts them.
+    """
 
     features: Mapping[str, np.ndarray]
     lengths: np.ndarray
+    truncated: np.ndarray | None = None
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenRows:
-        """From a tokenizer's unpadded output (lists of lists); the attention mask is implied by the lengths."""
+        """From a tokenizer's unpadded output (lists of lists); the attention mask is implied by the lengths, and
+        "truncated" holds one number per row."""
         lengths = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
         features = {
             name: np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
             for name, rows in encoding.items()
-            if name != "attention_mask"
+            if name not in ("attention_mask", "truncated")
         }
-        return cls(features, lengths)
+        lost = encoding.get("truncated")
+        return cls(features, lengths, None if lost is None else np.array([row[0] for row in lost], dtype=np.int32))
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenRows]) -> TokenRows:
         names = parts[0].features.keys()
         features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
-        return cls(features, np.concatenate([part.lengths for part in parts]))
+        lost = [part.truncated for part in parts if part.truncated is not None]
+        truncated = np.concatenate(lost) if len(lost) == len(parts) else None
+        return cls(features, np.concatenate([part.lengths for part in parts]), truncated)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -108,7 +108,10 @@ class RerankingEvaluator:
     def rows(self) -> TokenRows:
         """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
         pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
-        return tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
+        rows = tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
+        if rows.truncated is not None and rows.truncated.any() and is_main():
+            _warn_truncated(int((rows.truncated > 0).sum()), len(rows), self.tokenizer.max_length)
+        return rows
 
     @cached_property
     def text_rows(self) -> TokenRows:
@@ -168,6 +171,12 @@ def candidate_recall(qrels: Qrels, run: Run) -> float:
     """recall@depth: the mean over queries of the share of their relevant documents that are candidates."""
     longest = max(map(len, run.values()))
     return measure(qrels, run, [f"recall@{longest}"])[f"recall@{longest}"]
+
+
+def _warn_truncated(count: int, total: int, max_length: int) -> None:
+    logger.warning(
+        "%d of %d evaluated pairs are longer than model.max_length=%d tokens and were cut", count, total, max_length
+    )
 
 
 @cache  # once, not for every split

@@ -12,30 +12,31 @@ from launch.fit import check_fit
 from losses.contracts import all_losses, compares_embeddings, compares_lists, reads_of
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
+from models.llm_reranker import LLMRerankerConfig
 from models.resolve import resolve
 from models.scale import saved_scale
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE = (CrossEncoderConfig, BiEncoderConfig)
+TRAINABLE = (CrossEncoderConfig, LLMRerankerConfig, BiEncoderConfig)
 FROZEN_INPUTS = {"teacher": "teacher_scores", "guide": "guide_queries"}  # what each frozen model gives
 
 
 def check_parts(settings: RunConfig) -> None:
     """Raise ValueError, in one line, where model, loss, trainer, evaluation and frozen models do not fit."""
     if not isinstance(settings.model, TRAINABLE):
-        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder or model=bi_encoder")
+        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
     settings.trainer.check(settings.loss)
     name = type(settings.loss).__name__
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
     if compares_embeddings(settings.loss) and not is_bi_encoder:
-        raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a cross-encoder")
+        raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a reranker")
     if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if isinstance(settings.model, BiEncoderConfig) and settings.model.temperature is None:
         warn_of_cosines(settings.loss)
     if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
-        raise ValueError("a cross-encoder scores pairs and cannot search a corpus: it is measured by eval=reranking")
+        raise ValueError("a reranker scores pairs and cannot search a corpus: it is measured by eval=reranking")
     check_scale(settings, name)
     if settings.adapter_only:
         check_adapter(settings.model)
@@ -102,7 +103,7 @@ def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
             raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
         return
     if not isinstance(model, TRAINABLE):
-        raise ValueError(f"{role} is no model: choose it by model@{role}=bi_encoder or model@{role}=cross_encoder")
+        raise ValueError(f"{role} is no model: choose it by model@{role}=bi_encoder, cross_encoder or llm_reranker")
     if role == "guide" and not isinstance(model, BiEncoderConfig):
         raise ValueError("a guide gives embeddings: model@guide=bi_encoder")
     if not read:

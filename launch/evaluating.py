@@ -25,6 +25,7 @@ from evaluation.significance import paired_test
 from launch.compose import instantiate
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
+from models.llm_reranker import LLMRerankerConfig
 from models.resolve import resolve
 
 
@@ -32,7 +33,7 @@ from models.resolve import resolve
 class EvaluationConfig:
     """The root of conf/evaluate.yaml."""
 
-    model: BM25 | BiEncoderConfig | CrossEncoderConfig
+    model: BM25 | BiEncoderConfig | CrossEncoderConfig | LLMRerankerConfig
     data: Any
     eval: EvaluatorConfig
     split: str = "test"
@@ -43,8 +44,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if self.retrieves and isinstance(self.model, CrossEncoderConfig):
-            raise ValueError("eval=retrieval needs embeddings, a cross-encoder has none: choose eval=reranking")
+        if self.retrieves and isinstance(self.model, CrossEncoderConfig | LLMRerankerConfig):
+            raise ValueError("eval=retrieval needs embeddings, a reranker has none: choose eval=reranking")
         if isinstance(self.model, BM25) and not self.retrieves:
             raise ValueError("model=bm25 finds the candidates that eval=reranking reorders: choose eval=retrieval")
         if isinstance(self.model, BM25) and self.fusion_weight is not None:

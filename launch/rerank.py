@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_text("--query", options.query)
     for document in documents:
         check_text(f"document {document.id!r}", document.id + document.text)
-    ranking = rank_documents(options.model, options.query, documents, options.max_length, options.raw)[: options.top_k]
+    ranking = rank_documents(
+        options.model, options.query, documents, options.max_length, options.raw, options.instruction
+    )[: options.top_k]
     if options.json:
         content = {"query": options.query, "model": options.model, "results": [asdict(row) for row in ranking]}
         print(json.dumps(content, ensure_ascii=False, indent=1))
@@ -55,9 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def rank_documents(
-    name_or_path: str, query: str, documents: Sequence[Document], max_length: int | None = None, raw: bool = False
+    name_or_path: str,
+    query: str,
+    documents: Sequence[Document],
+    max_length: int | None = None,
+    raw: bool = False,
+    instruction: str | None = None,
 ) -> list[RankedDocument]:
-    """`documents`, best first, ties in their own order.
+    """`documents`, best first, ties in their own order; `instruction` takes the place of the model's own.
 
     The score is the one that sentence-transformers' `CrossEncoder.predict` gives: the logit after the model's own
     activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
@@ -65,10 +72,15 @@ def rank_documents(
     from data.rows import TokenRows
     from engines.process_group import device
     from evaluation.scoring import score_rows
-    from models.cross_encoder import CrossEncoder
+    from models.reranker import load_reranker
 
-    model = CrossEncoder.load(name_or_path, max_length).to(device())
-    rows = TokenRows.from_encoding(model.tokenizer([query] * len(documents), [document.text for document in documents]))
+    model = load_reranker(name_or_path, max_length).to(device())
+    rows = TokenRows.from_encoding(
+        model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
+    )
+    if rows.truncated is not None and rows.truncated.any():
+        count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
+        print(f"note: {count} of {len(rows)} documents were cut, the prompt has {length} tokens", file=sys.stderr)
     logits = score_rows(model, rows, model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
     scores = logits if raw else model.activation(logits)
     order = logits.argsort(descending=True, stable=True).tolist()
@@ -151,7 +163,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="rerank.py", description="Rank documents for a query with a trained cross-encoder.")
+    parser = Parser(prog="rerank.py", description="Rank documents for a query with a trained reranker.")
     parser.add_argument("model", help="outputs/RUN/model, another folder or a hub id")
     parser.add_argument("document", nargs="*", help="documents as arguments")
     parser.add_argument("--query", required=True)
@@ -161,6 +173,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="FILE",
         help=".txt (one a line), .jsonl (text, title, _id), .json (a list); - reads lines from standard input",
+    )
+    parser.add_argument(
+        "--instruction", metavar="TEXT", help="of an LLM reranker; of a cross-encoder: before the query"
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="show the best N only")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="per pair of query and document")

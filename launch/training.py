@@ -31,6 +31,7 @@ from losses.contracts import compares_lists, reads_of
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
 from models.export import export, push_to_hub
+from models.llm_reranker import LLMReranker
 from models.resolve import resolve
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
@@ -74,7 +75,7 @@ def make_trainer(
     config: DictConfig,
     collection: Collection | Mixture,
     run: RunDirectory,
-    model: CrossEncoder | BiEncoder,
+    model: CrossEncoder | LLMReranker | BiEncoder,
 ) -> Trainer:
     """The trainer of a configuration, of which `settings` are the objects."""
     run.describe_data(collection.name, collection.fingerprint)
@@ -195,6 +196,8 @@ def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
     given = {role: text for role, text in asdict(prompts).items() if text is not None}
     if given and isinstance(model, BiEncoder):
         model.tokenizer = replace(model.tokenizer, prompts={**model.tokenizer.prompts, **given})
+    if given and isinstance(model, LLMReranker):
+        model.tokenizer = model.tokenizer.adopting(prompts.query, prompts.document)
 
 
 def upload(folder: Path, name: str) -> None:

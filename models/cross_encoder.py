@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
-from models.loading import activation_named, load_backbone, load_config, recompute_activations
+from models.loading import activation_of, load_backbone, load_config, recompute_activations
 from models.lora import LoRAConfig, merge_saved
 from models.resolve import DEFAULT_MODEL, resolve
 from models.tokenization import PairTokenizer, load_tokenizer
@@ -71,7 +71,7 @@ class CrossEncoderConfig:
             folder.prompts if is_reranker else {},
             folder.settings.get("default_prompt_name") if is_reranker else None,
         )
-        activation = nn.Identity() if missing else _activation(folder, backbone.config)
+        activation = nn.Identity() if missing else activation_of(folder, backbone.config)
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
         model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
@@ -137,7 +137,10 @@ def _refuse_other_rerankers(folder: ModelFolder) -> None:
     reads_messages = "message" in folder.transformer.get("modality_config", {})
     if folder.kind == "CrossEncoder" and (others or reads_messages or folder.transformer.get("processing_kwargs")):
         what = ", ".join(others) or "a chat template or processing options"
-        raise ValueError(f"model {folder.path} scores by {what}; model=cross_encoder reads plain sequence classifiers")
+        raise ValueError(
+            f"model {folder.path} scores by {what}; model=cross_encoder reads plain sequence classifiers "
+            "(a LogitScore model: model=llm_reranker)"
+        )
 
 
 def _run_in_float32(module: nn.Module) -> None:
@@ -166,14 +169,3 @@ def _missing_pooler(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
     """The name of the encoder's pooler, where the checkpoint lacks it: then LoRA trains it in full, as the head."""
     inside = f"{backbone.base_model_prefix}."
     return sorted({key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(inside)})
-
-
-def _activation(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
-    """What sentence-transformers' CrossEncoder would put on the score: named by the folder, else Sigmoid."""
-    options = [
-        folder.settings.get("activation_fn") if folder.kind == "CrossEncoder" else None,
-        (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),
-        getattr(config, "sbert_ce_default_activation_function", None),  # written before sentence-transformers 4
-    ]
-    name = next((option for option in options if option), "")
-    return activation_named(name, folder.path, default=nn.Sigmoid)

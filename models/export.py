@@ -10,17 +10,21 @@ from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
 from models.export_bi_encoder import export_bi_encoder
 from models.export_cross_encoder import export_cross_encoder
+from models.export_llm_reranker import export_llm_reranker
 from models.folder import first_line
+from models.llm_reranker import LLMReranker
 
 
 def export(model: nn.Module, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
-    """`export_bi_encoder` or `export_cross_encoder`, as the model is."""
+    """`export_bi_encoder`, `export_cross_encoder` or `export_llm_reranker`, as the model is."""
     if isinstance(model, BiEncoder):
         export_bi_encoder(model, folder, card=card, adapter_only=adapter_only)
     elif isinstance(model, CrossEncoder):
         export_cross_encoder(model, folder, card=card, adapter_only=adapter_only)
+    elif isinstance(model, LLMReranker):
+        export_llm_reranker(model, folder, card=card, adapter_only=adapter_only)
     else:
-        raise TypeError(f"no export for {type(model).__name__}: known are BiEncoder and CrossEncoder")
+        raise TypeError(f"no export for {type(model).__name__}: known are BiEncoder, CrossEncoder and LLMReranker")
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:

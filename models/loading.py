@@ -108,6 +108,17 @@ def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn
     return (found or default)()
 
 
+def activation_of(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
+    """What sentence-transformers' CrossEncoder would put on the score: named by the folder, else Sigmoid."""
+    options = [
+        folder.settings.get("activation_fn") if folder.kind == "CrossEncoder" else None,
+        (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),
+        getattr(config, "sbert_ce_default_activation_function", None),  # written before sentence-transformers 4
+    ]
+    name = next((option for option in options if option), "")
+    return activation_named(name, folder.path, default=nn.Sigmoid)
+
+
 def position_limit(model: PreTrainedModel) -> int:
     """The longest row in tokens that the position embeddings allow (RoBERTa's begin after the padding's index)."""
     limit = getattr(model.config, "max_position_embeddings", None) or -1

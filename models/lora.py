@@ -122,6 +122,9 @@ def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     with torch.device("meta"):
         empty = get_peft_model(type(base)(config), copy.deepcopy(wrapped.peft_config["default"]))
     empty.load_state_dict(state, assign=True)
+    merged_base = empty.get_base_model()
+    assert isinstance(merged_base, PreTrainedModel)
+    merged_base.tie_weights()  # a head that is the embeddings stays it
     merged = empty.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

@@ -22,7 +22,7 @@ TokenIds = Mapping[str, list[list[int]]]
 
 
 @dataclass(frozen=True)
-class _ModelTokenizer:
+class ModelTokenizer:
     """A model's tokenizer with its length and prompts."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ class _ModelTokenizer:
         ).data
 
 
-class PairTokenizer(_ModelTokenizer):
+class PairTokenizer(ModelTokenizer):
     """(query, document) pairs to rows of ids, unpadded, the longer text cut first where a pair exceeds `max_length`.
 
     `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
@@ -92,7 +92,7 @@ class PairTokenizer(_ModelTokenizer):
 
 
 @dataclass(frozen=True)
-class TextTokenizer(_ModelTokenizer):
+class TextTokenizer(ModelTokenizer):
     """Single texts to rows of ids, unpadded, cut at `max_length`.
 
     `role` chooses the model's prompt as sentence-transformers does: "query"; "document" (or "passage", "corpus");
@@ -145,11 +145,16 @@ def _before(prompt: str, texts: list[str]) -> list[str]:
 
 
 def load_tokenizer(
-    folder: ModelFolder, model: PreTrainedModel, max_length: int | None
+    folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, pads_with_end: bool = False
 ) -> tuple[PreTrainedTokenizerBase, int]:
-    """The folder's tokenizer, and `max_length` checked against the model (None: what the folder says)."""
+    """The folder's tokenizer, and `max_length` checked against the model (None: what the folder says).
+
+    `pads_with_end`: where it has no padding token, its end token pads, for models that read the mask alone.
+    """
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
+    if pads_with_end and tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ValueError(f"model {folder.path}: its tokenizer has no padding token; set pad_token in its files")
     if model.config.pad_token_id is None:

@@ -89,3 +89,9 @@ def tiny_overrides(tiny_beir_dir: Path, tiny_bert_dir: Path) -> Callable[[Path],
 def tiny_run(tiny_overrides: Callable[[Path], list[str]], tmp_path: Path) -> list[str]:
     """`tiny_overrides` below the test's own folder."""
     return tiny_overrides(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_causal_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> Path:
+    """A folder with a tiny Qwen2.5 causal language model, embeddings and head tied. Do not write to it."""
+    return tiny_models.write_tiny_causal(tmp_path_factory.mktemp("tiny_causal"))

@@ -93,3 +93,49 @@ def write_tiny_decoder(folder: Path, *, seed: int = 0, embedder: bool = True, **
         ):
             (folder / file).write_text(json.dumps(content))
     return folder
+
+
+def write_causal_tokenizer(folder: Path) -> None:
+    """A byte-level BPE tokenizer with Qwen's rules, trained on the repository's documentation: "yes" and "no" are
+    tokens, and so is a full stop with the line break after it."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    root = Path(__file__).resolve().parent.parent
+    texts = [file.read_text(encoding="utf-8") for file in sorted((root / "docs").glob("*.md"))]
+    texts += ["yes\nno\nquery: document: <Instruct>: <Query>: <Document>: why?\nso.\n"] * 500
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    options = {"special_tokens": special, "initial_alphabet": alphabet, "show_progress": False}
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=600, **options))
+    learned = json.loads(bpe.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=512)
+    tokenizer.add_special_tokens({"extra_special_tokens": special[1:3]})
+    tokenizer.add_tokens(special[3:])
+    tokenizer.save_pretrained(folder)
+
+
+def write_tiny_causal(folder: Path, *, architecture: str = "qwen2", seed: int = 0, **options: Any) -> Path:
+    """A causal language model (Qwen2.5 or Qwen3 made small, head tied to the embeddings) as a transformers folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    write_causal_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 512}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    defaults = {"vocab_size": len(tokenizer), "tie_word_embeddings": True, **sizes, **ids}
+    if architecture == "qwen3":
+        defaults["head_dim"] = 8
+    config = AutoConfig.for_model(architecture, **(defaults | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder

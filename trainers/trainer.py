@@ -203,9 +203,11 @@ class Trainer(ABC):
     def _batch_statistics(self, batch: ListBatch) -> dict[str, float]:
         """What documents a query is compared with: of the whole batch where the loss compares lists, else its own."""
         documents, queries = int(batch.sizes.sum()), len(batch.sizes)
+        lost = batch.rows.truncated
+        truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
         if not compares_lists(self.loss):
-            return {"documents_per_query": documents / queries}
-        return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates)}
+            return {"documents_per_query": documents / queries, **truncated}
+        return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates), **truncated}
 
     def due(self, what: str) -> bool:
         """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""

@@ -189,7 +189,7 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
         (["model=bm25", "model.k2=1"], "model.k2 is not an option.*valid: k1, b"),
         (["model=bm25", "fusion_weight=0.5"], "fusion_weight=0.5: model=bm25 is fused with nothing"),
         (["model=bm25", "eval=reranking"], "model=bm25 finds the candidates that eval=reranking reorders"),
-        (["eval=retrieval"], "eval=retrieval needs embeddings, a cross-encoder has none: choose eval=reranking"),
+        (["eval=retrieval"], "eval=retrieval needs embeddings, a reranker has none: choose eval=reranking"),
         (["model=bi_encoder", "eval.search=fais"], "eval.search='fais' is not one of exact, faiss"),
         (["model=bi_encoder", "eval.dims=[0]"], "eval.dims=\\[0\\]: each must be at least 1"),
         (["model=bi_encoder", "eval.always_rerank_positives=true"], "eval.always_rerank_positives is not an option"),

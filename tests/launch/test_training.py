@@ -40,6 +40,8 @@ SUMMARY = {
 def models(tiny_reranker_dir: Path, tiny_models: ModuleType, tmp_path: Path) -> dict[str, list[str]]:
     """What experiments need beside the tiny encoder: the models that their commands name, a decoder, few dimensions."""
     decoder = tiny_models.write_tiny_decoder(tmp_path / "decoder")
+    causal = tiny_models.write_tiny_causal(tmp_path / "causal", architecture="qwen3")
+    llm = [f"model.name_or_path={causal}", "model.max_length=192", "trainer.token_budget=1024"]
     teacher = [f"teacher.name_or_path={tiny_reranker_dir}", "teacher.max_length=48"]
     return {
         "embedder_distill": teacher,
@@ -47,7 +49,7 @@ def models(tiny_reranker_dir: Path, tiny_models: ModuleType, tmp_path: Path) -> 
         "reranker_preference": [f"model.name_or_path={tiny_reranker_dir}"],
         "embedder_qwen3": [f"model.name_or_path={decoder}"],
         "embedder_matryoshka": ["loss.dims=[32,16]", "eval.dims=[16]"],
-    }
+    } | {name: llm for name in EXPERIMENTS if name.startswith("llm_reranker")}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

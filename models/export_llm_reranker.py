@@ -1,0 +1,110 @@
+"""Write an LLM reranker as a folder that sentence-transformers and transformers load as it is."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+
+from models.chat_template import chat_template
+from models.export_folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
+from models.folder import read_json
+from models.llm_reranker import LLMReranker
+from models.prompt_folder import FILE
+
+PACKAGE = "sentence_transformers"
+MODULES = [
+    ("", f"{PACKAGE}.base.modules.transformer.Transformer"),
+    ("1_LogitScore", f"{PACKAGE}.cross_encoder.modules.logit_score.LogitScore"),
+]
+FORWARD = {"method": "forward", "method_output_name": "logits"}
+TRANSFORMER = {
+    "transformer_task": "text-generation",
+    "modality_config": {"text": FORWARD, "message": FORWARD | {"format": "flat"}},
+    "module_output_name": "causal_logits",
+}
+USAGE = """## Use
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{folder}")
+scores = model.predict([("a query", "a document"), ("a query", "another document")])
+ranking = model.rank("a query", ["a document", "another document"]{instructed})
+```
+
+The score is the logit of {true!r} minus that of {false!r} after the prompt, {scale}. Prompts are cut at {max_length}
+tokens by shortening the document.{joined}
+"""
+JOINED = """
+
+It was trained on prompts whose parts are tokenised one by one (`prompt_template.json`). Other libraries tokenise the
+prompt as one text, so their scores differ a little where a query or document ends in punctuation."""
+
+
+def export_llm_reranker(
+    model: LLMReranker, folder: Path, *, card: str | None = None, adapter_only: bool = False
+) -> None:
+    """Write weights (safetensors), modules, prompt template, tokenizer and model card to `folder`, replacing it in one
+    rename.
+
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
+    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter alone, and loads where the
+    base model does. `card` is Markdown put below the card's header, before the usage.
+    """
+    with new_folder(folder) as work:
+        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
+        if config := read_json(work / "config.json"):
+            write_json(work / "config.json", config | {"use_cache": True})  # off in training alone
+        _write_tokenizer(model, work)
+        _write_contract(model, work)
+        _write_card(model, work, folder.name, card)
+
+
+def _write_tokenizer(model: LLMReranker, work: Path) -> None:
+    """With the chat template; it pads on the left, so that the last position is a row's last token."""
+    template, tokenizer = model.tokenizer.prompt_template, copy.deepcopy(model.tokenizer.tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = chat_template(template)
+    write_tokenizer(tokenizer, model.tokenizer.max_length, work)
+
+
+def _write_contract(model: LLMReranker, work: Path) -> None:
+    yes, no = model.tokenizer.answer_ids()
+    write_json(work / FILE, asdict(model.tokenizer.prompt_template))
+    modules = [{"idx": index, "name": str(index), "path": p, "type": kind} for index, (p, kind) in enumerate(MODULES)]
+    write_json(work / "modules.json", modules)
+    write_json(work / "sentence_bert_config.json", TRANSFORMER)
+    answers = {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"}
+    write_json(work / MODULES[1][0] / "config.json", answers)
+    activation = f"{type(model.activation).__module__}.{type(model.activation).__qualname__}"
+    settings = {
+        "__version__": versions(),
+        "model_type": "CrossEncoder",
+        "activation_fn": activation,
+        "prompts": {},  # the instruction is in the chat template
+        "default_prompt_name": None,
+    }
+    write_json(work / "config_sentence_transformers.json", settings)
+
+
+def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
+    template = model.tokenizer.prompt_template
+    usage = USAGE.format(
+        folder=name,
+        instructed=', prompt="another instruction"' if template.takes_instruction else "",
+        true=template.true_answer,
+        false=template.false_answer,
+        scale=f"through {type(model.activation).__name__}",
+        max_length=model.tokenizer.max_length,
+        joined=JOINED if len(template.pieces) > 1 else "",
+    )
+    write_card(
+        work,
+        name=name,
+        source=model.source,
+        pipeline="text-ranking",
+        tags=["cross-encoder", "reranker", "text-ranking"],
+        body=card,
+        usage=usage,
+    )

@@ -1,0 +1,182 @@
+"""The LLM reranker: a causal language model that reads a prompt and answers one token, yes or no."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from models.answer_head import LogitTransform, answer_with
+from models.dropout import ask_dropout, check_dropout
+from models.folder import ModelFolder, read_json
+from models.loading import activation_of, load_backbone, load_config, recompute_activations
+from models.lora import LoRAConfig, merge_saved
+from models.prompt_folder import read_template
+from models.prompt_template import PUBLISHED, TEMPLATES, PromptTemplate
+from models.prompt_tokenizer import PromptTokenizer
+from models.quantization import check_quantization, quantization_config
+from models.resolve import resolve
+from models.tokenization import load_tokenizer
+
+DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
+
+
+@dataclass(frozen=True)
+class LLMRerankerConfig:
+    """Which causal language model to start from, how it is asked, and how to run it. `build` makes the model.
+
+    `template` None: as the model's folder says, which a plain language model's does not.
+    """
+
+    name_or_path: str = DEFAULT_LLM  # folder or hub id
+    template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
+    max_length: int | None = 512  # tokens per row, the prompt included; None: as the folder says
+    max_query_length: int | None = None  # tokens; None: three quarters of max_length
+    dropout: float | None = None  # probability of every dropout; None: as pretrained
+    attention: str | None = None  # None: the best that the model has
+    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
+    lora: LoRAConfig | None = None  # None: all weights are trained
+    quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        check_quantization(self.quantization, has_adapters=self.lora is not None)
+        if isinstance(self.template, str) and self.template not in TEMPLATES:
+            raise ValueError(
+                f"model.template={self.template}: choose null (as the folder says), {', '.join(TEMPLATES)}, or give "
+                "one with _target_: models.prompt_template.PromptTemplate"
+            )
+        if self.max_query_length is not None and self.max_query_length < 1:
+            raise ValueError(f"model.max_query_length={self.max_query_length} must be null or at least 1")
+
+    def build(self, seed: int) -> LLMReranker:
+        """The model in float32 on the CPU, in training mode; adapters are drawn from `seed`, so that they are equal on
+        every rank.
+
+        Raises FileNotFoundError or ValueError, in one line, where the model cannot be had, is no causal language model,
+        has no template, or its tokenizer does not fit the template.
+        """
+        quantization = quantization_config(self.quantization)
+        folder = ModelFolder.read(resolve(self.name_or_path))
+        adapter = read_json(folder.backbone / "adapter_config.json")
+        base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
+        config = load_config(base)
+        _refuse_others(folder, config)
+        ask_dropout(config, self.dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            backbone = _load(base, config, self.attention, quantization)
+            if adapter:
+                backbone = merge_saved(backbone, folder.backbone)
+            tokenizer = self._tokenizer(folder, backbone)
+            yes, no = tokenizer.answer_ids()
+            head = _output_head(backbone, folder)
+            wrapped = self.lora.wrap(backbone, "CAUSAL_LM", unused=[head]) if self.lora else backbone
+        answer_with(backbone.get_submodule(head), yes, no, LogitTransform.of(config))
+        if self.gradient_checkpointing:
+            recompute_activations(wrapped)
+        activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()
+        model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
+        model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        return model.train()
+
+    def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
+        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, pads_with_end=True)
+        template = TEMPLATES[self.template] if isinstance(self.template, str) else self.template
+        template = template or read_template(folder, tokenizer) or PUBLISHED.get(self.name_or_path)
+        if template is None:
+            raise ValueError(
+                f"model {folder.path} has no prompt template: set model.template to {', '.join(TEMPLATES)} or your own"
+            )
+        prompts = PromptTokenizer(tokenizer, max_length, template=template, max_query_length=self.max_query_length)
+        prompts.check()
+        return prompts
+
+
+class LLMReranker(nn.Module):
+    """Scores of (query, document) prompts: the logit of the true answer minus that of the false one.
+
+    `backbone` is the transformers causal language model (a PeftModel around it under LoRA), whose head gives the score
+    of the two answers alone; `activation` is what a reranker's folder puts on the raw score for its users. Training
+    and ranking use the raw score.
+    """
+
+    fresh_head = False
+
+    def __init__(
+        self, backbone: PreTrainedModel | PeftModel, tokenizer: PromptTokenizer, activation: nn.Module, *, source: str
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.activation = activation
+        self.source = source  # the name or path that the weights came from
+        self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
+        self.returns_logsumexp = False  # set by who wants "logsumexp"
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, max_length: int | None = None) -> LLMReranker:
+        """A reranker (an export of ours, a sentence-transformers folder of a LogitScore model, a hub id) to score with,
+        in evaluation mode."""
+        return LLMRerankerConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The causal language model itself."""
+        model = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Representations of input_ids, attention_mask [rows, tokens], in float32; padding may be left or right:
+
+        - "score" [rows]: z_yes - z_no at each row's last token;
+        - "logsumexp" [rows], in training with `returns_logsumexp`: log sum_v exp(z_v) - z_no over the vocabulary.
+        """
+        model = self.language_model
+        positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+        output = model.get_decoder()(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        )
+        return self._answer(output.last_hidden_state, attention_mask)
+
+    def _answer(self, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """hidden [rows, tokens, dim], mask [rows, tokens] -> what `forward` gives."""
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=-1)
+        at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        wants_logsumexp = self.returns_logsumexp and self.training  # evaluations have no use for it
+        score, logsumexp = self.language_model.get_output_embeddings()(at_last, wants_logsumexp)
+        return {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
+
+
+def _load(
+    folder: ModelFolder, config: PretrainedConfig, attention: str | None, quantization: BitsAndBytesConfig | None
+) -> PreTrainedModel:
+    backbone, missing = load_backbone(AutoModelForCausalLM, folder, config, attention, quantization)
+    if missing:
+        raise ValueError(f"model {folder.path}: the weights lack the language model's head, {missing[0]}")
+    return backbone
+
+
+def _refuse_others(folder: ModelFolder, config: PretrainedConfig) -> None:
+    """Models that answer no token: encoders, classifiers, embedding models."""
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, no causal language model")
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        raise ValueError(f"model {folder.path} is a sequence classifier: choose model=cross_encoder")
+    if folder.kind not in ("CrossEncoder", ""):
+        raise ValueError(f"model {folder.path} is a {folder.kind}, no language model that answers")
+
+
+def _output_head(backbone: PreTrainedModel, folder: ModelFolder) -> str:
+    """The name of the head that gives the logits."""
+    head: Any = backbone.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"model {folder.path}: its head is a {type(head).__name__}, read are linear ones")
+    return next(name for name, module in backbone.named_modules() if module is head)

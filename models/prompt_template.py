@@ -1,0 +1,122 @@
+"""Prompts of yes/no rerankers, as data: texts with slots for instruction, query and document, and the two answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+SLOTS = ("instruction", "query", "document")
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """The prompt of a (query, document) pair, and what a model answers to it.
+
+    `pieces` are tokenised each by itself, special tokens in their text included, and their ids joined. The slots
+    {query} and {document} stand in them once each. {instruction}, at most once, becomes `instruction_format` with the
+    instruction in it, or nothing where there is none; `instruction` is the one of a query that has no other. Where a
+    row is too long, the document loses its end, and nothing else of the prompt does.
+
+    Of one piece, the ids are those of the rendered text, which is what a chat template gives. Of several, they are not
+    where the tokenizer would join a piece's end and the next one's beginning.
+    """
+
+    pieces: list[str]
+    true_answer: str  # one token each
+    false_answer: str
+    instruction: str = ""
+    instruction_format: str = "{instruction}"
+
+    def __post_init__(self) -> None:
+        whole = "".join(self.pieces)
+        found = _SLOT.findall(whole)
+        for slot in ("query", "document"):
+            if found.count(slot) != 1:
+                raise ValueError(f"template: the pieces hold {{{slot}}} {found.count(slot)} times, expected once")
+        if unknown := [slot for slot in found if slot not in SLOTS]:
+            raise ValueError(f"template: {{{unknown[0]}}} is no slot: choose {{instruction}}, {{query}}, {{document}}")
+        if found.count("instruction") > 1:
+            raise ValueError("template: the pieces hold {instruction} more than once")
+        if self.instruction and "instruction" not in found:
+            raise ValueError("template: there is an instruction and no {instruction} in the pieces")
+        if _SLOT.findall(self.instruction_format) != ["instruction"]:
+            raise ValueError(f"template: instruction_format={self.instruction_format!r} must hold {{instruction}} once")
+        if not self.true_answer or self.true_answer == self.false_answer:
+            raise ValueError(
+                f"template: true_answer={self.true_answer!r} and false_answer={self.false_answer!r} must be two texts"
+            )
+
+    @property
+    def takes_instruction(self) -> bool:
+        return any("{instruction}" in piece for piece in self.pieces)
+
+    @property
+    def query_first(self) -> bool:
+        """Whether all that belongs to the query stands before the document, so that a list's rows begin alike."""
+        before = "".join(self.pieces).partition("{document}")[0]
+        return "{query}" in before and ("{instruction}" in before or not self.takes_instruction)
+
+    def instructed(self, instruction: str) -> list[list[str]]:
+        """The pieces with that instruction, each as [text, slot, text, ...] with the slots "query" and "document".
+
+        Raises ValueError where there is an instruction and no place for it.
+        """
+        if instruction and not self.takes_instruction:
+            raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")
+        line = self.instruction_format.replace("{instruction}", instruction) if instruction else ""
+        return [_fill(_SLOT.split(piece), line) for piece in self.pieces]
+
+    def before_documents(self, text: str) -> PromptTemplate:
+        """The template with `text` before every document."""
+        text_in_slot = f"{text}{{document}}"
+        return replace(self, pieces=[piece.replace("{document}", text_in_slot) for piece in self.pieces])
+
+
+def _fill(parts: list[str], line: str) -> list[str]:
+    """[text, slot, text, ...] with `line` in the place of the slot "instruction"."""
+    for index in range(1, len(parts), 2):
+        if parts[index] == "instruction":
+            return [*parts[: index - 1], parts[index - 1] + line + parts[index + 1], *parts[index + 2 :]]
+    return parts
+
+
+# Verbatim from mixedbread's mxbai_rerank_v2.py (Apache 2.0), which tokenises instruction and query, and document, by
+# themselves: a full stop at their end does not become one token with the line break after it.
+MXBAI_JOINED = PromptTemplate(
+    pieces=[
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n{instruction}query: {query}",
+        "\ndocument: {document}",
+        "\nYou are a search relevance expert who evaluates how well documents match search queries. For each "
+        "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+        "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant\n",
+    ],
+    true_answer="1",
+    false_answer="0",
+    instruction_format="instruction: {instruction}\n",
+)
+
+# The same text as one piece, as sentence-transformers and servers tokenise it.
+MXBAI = replace(MXBAI_JOINED, pieces=["".join(MXBAI_JOINED.pieces)])
+
+# Verbatim from the model card of Qwen/Qwen3-Reranker-0.6B (Apache 2.0).
+QWEN3 = PromptTemplate(
+    pieces=[
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ],
+    true_answer="yes",
+    false_answer="no",
+    instruction="Given a web search query, retrieve relevant passages that answer the query",
+)
+
+TEMPLATES = {"mxbai": MXBAI, "mxbai_joined": MXBAI_JOINED, "qwen3": QWEN3}
+
+# Published rerankers, whose folders may say nothing of their prompt.
+PUBLISHED = {
+    **{f"mixedbread-ai/mxbai-rerank-{size}-v2": MXBAI for size in ("base", "large")},
+    **{f"Qwen/Qwen3-Reranker-{size}": QWEN3 for size in ("0.6B", "4B", "8B")},
+}
