@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -54,6 +55,7 @@ class ListLoader:
             batch_sampler=self._shares(first_batch),
             num_workers=self.workers,
             collate_fn=_as_they_are,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else starting the workers would draw from the global generator
         )
         with _tokenizers_parallelism_off(when=self.workers > 0):
@@ -69,6 +71,12 @@ class ListLoader:
 
 def _as_they_are(examples: list[ListExample]) -> list[ListExample]:
     return examples
+
+
+def _start_worker(number: int) -> None:
+    """Signals are for the rank: it needs its workers until it has stopped, and then ends them itself."""
+    for ignored in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(ignored, signal.SIG_IGN)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engines import preemption
 from engines.process_group import rank, world_size
 
 T = TypeVar("T")
@@ -84,9 +85,11 @@ def broadcast_object(value: T, group: Any = None) -> T:
 
 
 def all_agree(flag: bool) -> bool:
-    """Whether `flag` is true on every rank."""
-    if world_size() == 1:
-        return flag
-    agreed = torch.tensor(int(flag))
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    """Whether `flag` is true on every rank. The same exchange tells them all of a signal that has reached one."""
+    flags = torch.tensor([flag, not preemption.requested()], dtype=torch.uint8)
+    if world_size() > 1:
+        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+    agreed, undisturbed = flags.tolist()
+    if not undisturbed:
+        preemption.agree()
     return bool(agreed)

@@ -8,18 +8,24 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from engines.rendezvous import fresh_store
+
 
 def start(timeout_s: float = 1800.0) -> None:
     """Join the process group that torchrun's environment describes; without that environment do nothing.
 
     CPU tensors travel by gloo, GPU tensors by NCCL. A collective that waits longer than `timeout_s` seconds fails.
+    Raises ValueError where not all ranks come within that time.
     """
     if not under_torchrun() or dist.is_initialized():
         return
     current = device()
     if current.type == "cuda":
         torch.cuda.set_device(current)
-    dist.init_process_group(backend(), timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    store, own, size = next(dist.rendezvous("env://", timeout=timeout))
+    store = fresh_store(store, own, size, timeout_s)
+    dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=timeout)
 
 
 def start_alone() -> None:

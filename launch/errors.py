@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from engines.preemption import REQUEUE, SIGNALS, Preempted
+
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, before it does so itself
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -37,7 +39,7 @@ def reported() -> Iterator[None]:
 
     ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are explained in one
     line `error: ...`, anything else keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if it
-    fails too, and torchrun's summary repeats it. Exit status 1, after Ctrl-C 130.
+    fails too, and torchrun's summary repeats it. Exit status 1, after Ctrl-C 130, after a preemption REQUEUE.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, _interrupt) if is_main_thread else None
@@ -57,6 +59,8 @@ def explain(error: BaseException) -> str | None:
     """The one line for `error`, or None where it is a bug."""
     if _interrupted.is_set() or isinstance(error, KeyboardInterrupt):
         return f"interrupted: {_how_to_resume()}"
+    if isinstance(error, Preempted):
+        return f"{error}: {_how_to_resume()}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
             "out of memory: lower trainer.kept_chunks, then trainer.token_budget (tokens per chunk), then "
@@ -75,20 +79,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _leave(error: BaseException) -> NoReturn:
     """Explain `error` on one rank, tell torchrun, and end the process without waiting for the other ranks."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all once the first rank has ended
     line = explain(error)
     details = "".join(traceback.format_exception(error))
+    stopped = _interrupted.is_set() or isinstance(error, Preempted)
     rank = int(os.environ.get("RANK", "0"))
     _tell_torchrun(line or f"{type(error).__name__}: {error}", f"error: {line}" if line else details)
     if _claim():
-        saved = None if _interrupted.is_set() or line is None else _save(details)
         where = f" (on rank {rank})" if rank else ""
+        kind = "" if isinstance(error, Preempted) else f"error{where}: "
+        saved = None if stopped or line is None else _save(details)
         hint = f" (traceback: {saved})" if saved else ""
         _end_progress_bars()
         if SHOW_TRACEBACK or line is None:
             print(details, end="", file=sys.stderr)
         if line is not None:
-            print(f"error{where}: {line}{hint}", file=sys.stderr)
-    _exit(130 if _interrupted.is_set() else 1)
+            print(f"{kind}{line}{hint}", file=sys.stderr)
+    _exit(REQUEUE if isinstance(error, Preempted) else 130 if _interrupted.is_set() else 1)
 
 
 def _claim() -> bool:
@@ -157,7 +165,8 @@ def _exit(status: int) -> NoReturn:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         for child in multiprocessing.active_children():
-            child.terminate()
+            child.kill()  # data workers ignore SIGTERM
         os._exit(status)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, *SIGNALS):
+        signal.signal(number, signal.SIG_DFL)
     raise SystemExit(status)

@@ -13,8 +13,9 @@ from torch import nn
 from data.collection import Collection
 from data.mixture import Mixture, make_loader
 from data.run_files import write_trec_run
-from engines import process_group
+from engines import preemption, process_group
 from engines.collectives import broadcast_object, gather_objects
+from engines.interruptible import Interruptible
 from engines.memory import keep_freed_memory, peak_memory_bytes
 from evaluation.evaluator import Evaluator, Prompts
 from evaluation.fusion import fit_weight, fuse
@@ -39,6 +40,7 @@ from trainers.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
+@preemption.handled()
 def train(config: DictConfig) -> float | None:
     """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises)."""
     settings: RunConfig = instantiate(config)
@@ -49,6 +51,7 @@ def train(config: DictConfig) -> float | None:
             resolve(model.name_or_path)  # a model that cannot be had is known before the data is read
     collection = settings.data.build()  # before the first collective, in which others would wait
     check_data(settings, collection)
+    preemption.defer()
     process_group.start()
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
@@ -125,7 +128,7 @@ def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Pa
     folder = run.path / "runs"
     metrics = broadcast_object(read_before(folder, known) if process_group.is_main() else None)
     if metrics is None:
-        result = test.evaluate(trainer.engine.forward, trainer.engine.device)
+        result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
         metrics = result.metrics
         if process_group.is_main():
             write_before(folder, known, result)
@@ -161,7 +164,7 @@ def finish(
     best = trainer.checkpoints.best()
     if best is not None:
         trainer.load(best)
-    after = test.evaluate(engine.forward, engine.device)
+    after = test.evaluate(Interruptible(engine).forward, engine.device)
     weight = fit_fusion(trainer)
     fused = fuse(test.first_stage_run, after.run, weight)
     results = {
@@ -213,7 +216,7 @@ def fit_fusion(trainer: Trainer) -> float:
     dev = trainer.evaluator
     if dev is None:
         return 0.5
-    scores = trainer.best_run or dev.evaluate(trainer.engine.forward, trainer.engine.device).run
+    scores = trainer.best_run or dev.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device).run
     return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
 
 

@@ -188,7 +188,7 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
     if anew:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
-    cut_metrics(folder / "metrics.jsonl", found[1]["step"] if found else None)
+    cut_metrics(folder / "metrics.jsonl", found[1] if found else None)
     if found is None:
         _say(f"{folder} stopped before its first checkpoint: starting it again")
         return
@@ -242,7 +242,7 @@ def _start_from(checkpoint: Path, folder: Path) -> Found:
     metrics = checkpoint.parent.parent / "metrics.jsonl"
     if metrics.is_file():
         shutil.copy(metrics, folder / "metrics.jsonl")
-        cut_metrics(folder / "metrics.jsonl", state["step"], keep_test=False)  # this run scores its own start
+        cut_metrics(folder / "metrics.jsonl", state, keep_test=False)  # this run scores its own start
     _say(f"{folder} starts from {checkpoint} (step {state['step']})")
     return folder / "checkpoints" / checkpoint.name, state
 

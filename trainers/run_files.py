@@ -35,9 +35,13 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cut_metrics(file: Path, step: int | None, *, keep_test: bool = True) -> None:
-    """Drop the lines past `step` (all, if None): they are written again. Test is scored at step 0 before anything else,
-    and stays with `keep_test`; what was scored after training is scored again."""
+def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool = True) -> None:
+    """Drop the lines past the step of a checkpoint's `state` (all, if None), and of an evaluation that it owes: they
+    are written again. Test is scored at step 0 before anything else, and stays with `keep_test`; what was scored after
+    training is scored again."""
+    last = {"train": -1, "dev": -1}
+    if state is not None:
+        last = {"train": state["step"], "dev": state["step"] - state.get("owes_evaluation", False)}
     if not file.is_file():
         return
     kept = []
@@ -47,6 +51,6 @@ def cut_metrics(file: Path, step: int | None, *, keep_test: bool = True) -> None
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
         before_training = keep_test and record["step"] == 0
-        if before_training if record["split"] == "test" else record["step"] <= (-1 if step is None else step):
+        if before_training if record["split"] == "test" else record["step"] <= last[record["split"]]:
             kept.append(line + "\n")
     write_whole(file, "".join(kept))

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from data.loader import ListLoader
 from data.rows import ListBatch, ListExample
+from engines import preemption
 from engines.checkpoints import CheckpointStore
 from engines.collectives import gather_objects
+from engines.interruptible import Interruptible
 from engines.process_group import is_main, world_size
 from engines.protocol import Engine
 from evaluation.evaluator import Evaluator
@@ -83,6 +85,7 @@ class Trainer(ABC):
         self.started = 0.0
         self.best_run: Run | None = None  # dev scores of the best step, if this process made them
         self.saved_step: int | None = None
+        self.owes_evaluation = False  # of the step that a preempted run was resumed from
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
         self.batch: ListBatch | None = None
         self._shares: Iterator[list[ListExample]] | None = None
@@ -99,6 +102,8 @@ class Trainer(ABC):
             statistics = self.train_step(self.next_batch())
             if self.due("log"):
                 self.log(statistics)
+            if preemption.agreed():
+                self.leave()
             if self.due("eval"):
                 self.evaluate()
             if self.due("save"):
@@ -113,7 +118,7 @@ class Trainer(ABC):
         folder, state = self.run.checkpoint
         self.load(folder)
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
-        self.totals = state["totals"]
+        self.totals, self.owes_evaluation = state["totals"], state["owes_evaluation"]
         if not self.checkpoints.point_to(self.step, self.best_step):
             self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
         self.load_family_state(state["family"])
@@ -142,8 +147,11 @@ class Trainer(ABC):
         if self.reference is not None and self.config.reference == "precomputed":
             file = self.run.path / "reference_scores.npz"
             self.reference.precompute(self.coming_batches(), file, self.engine)
-        if self.best_metric is None:
+        owed = self.owes_evaluation
+        if self.best_metric is None or owed:
             self.evaluate()
+        if owed:
+            self.save()
 
     def next_batch(self) -> ListBatch:
         """The step's lists: every rank tokenises its share, all ranks get the whole."""
@@ -225,10 +233,14 @@ class Trainer(ABC):
         self.progress.update(self.step - self.progress.n)
 
     def evaluate(self) -> None:
-        """Rerank dev; a new best is saved and marked."""
+        """Rerank dev; a new best is saved and marked. A preemption ends it, and the resumed run evaluates again."""
         if self.evaluator is None:
             return
-        result = self.evaluator.evaluate(self.engine.forward, self.engine.device)
+        try:
+            result = self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
+        except preemption.Preempted:
+            self.leave()
+        self.owes_evaluation = False
         metrics = result.metrics.mean
         self.run.append_metrics({"step": self.step, "split": "dev", **metrics})
         self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, self.step)
@@ -238,6 +250,15 @@ class Trainer(ABC):
         if self.best_metric is None or value > self.best_metric:
             self.best_metric, self.best_step, self.best_run = value, self.step, result.run
             self.save(best=True)
+
+    def leave(self) -> NoReturn:
+        """Save this step and end: the run was preempted."""
+        if self.step > 0:
+            self.owes_evaluation = self.evaluator is not None and (self.owes_evaluation or self.due("eval"))
+            self.save()
+            self.checkpoints.wait()
+        self.progress.close()
+        raise preemption.Preempted(f"at step {self.step}")
 
     def save(self, *, best: bool = False) -> None:
         """A checkpoint of this step, once: a new `best` has already been saved when saving is due."""
@@ -249,6 +270,7 @@ class Trainer(ABC):
             "best_metric": self.best_metric,
             "best_step": self.best_step,
             "totals": self.totals,
+            "owes_evaluation": self.owes_evaluation,
             "family": self.family_state(),
             "engine": self.engine.name,
             "world_size": world_size(),
