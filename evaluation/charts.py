@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Points = Sequence[tuple[float, float]]  # (step, value)
 
@@ -14,21 +14,32 @@ DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
 MAX_POINTS = 1000
 
 
-def draw(title: str, points: Points, *, smooth: bool = False, dots: bool = False, best: float | None = None) -> str:
-    """A `<figure>` with one curve. `smooth` adds a running mean over 10% of the points, `best` marks a step."""
+def draw(
+    title: str, parts: Mapping[str, Points], *, smooth: bool = False, dots: bool = False, best: float | None = None
+) -> str:
+    """A `<figure>` with one curve, of several `parts` by stage, whose borders are marked, or of one without a name.
+
+    `smooth` adds a running mean over 10% of a part's points, `best` marks a step.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    points = points[:: -(-len(points) // MAX_POINTS)]
-    steps, values = [step for step, _ in points], [value for _, value in points]
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         axes = figure.subplots()
-        axes.plot(steps, values, color=PALE if smooth else LINE, linewidth=1 if smooth else 1.6)
-        if smooth:
-            axes.plot(steps, running_mean(values, max(len(values) // 20, 1)), color=LINE, linewidth=1.6)
-        if dots:
-            axes.scatter(steps, values, color=LINE, s=10)
+        for number, (name, points) in enumerate(parts.items()):
+            points = points[:: -(-len(points) // MAX_POINTS)]
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            axes.plot(steps, values, color=PALE if smooth else LINE, linewidth=1 if smooth else 1.6)
+            if smooth:
+                axes.plot(steps, running_mean(values, max(len(values) // 20, 1)), color=LINE, linewidth=1.6)
+            if dots:
+                axes.scatter(steps, values, color=LINE, s=10)
+            if number > 0:
+                axes.axvline(steps[0], color=FAINT, linewidth=1.6)
+            if len(parts) > 1:
+                above = axes.get_xaxis_transform()  # x by step, y by share of the height
+                axes.text(steps[0], 1.02, name, transform=above, color=INK, fontsize=7, ha="left")
         if best is not None:
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("step", color=INK)

@@ -68,6 +68,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
     body = [
         f'<h1>{name}</h1><p class="lead">{_lead(summary)}</p>',
         _results(summary),
+        _stages(summary),
         _curves(lines, summary),
         _queries(_read_json(run_dir / "queries.json")),
         _settings("Settings", config),
@@ -95,6 +96,9 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     every = summary.get("metrics") or {}
     rows: dict[str, dict[str, float]] = {}
     for key, name in RANKERS.items():
+        if key == "after":
+            for stage in (summary.get("stages") or ())[:-1]:  # the last one is the row `after` itself
+                rows |= by_dimension(f"after {stage['name']}", stage["metrics"])
         if summary.get(key) is not None:
             rows |= by_dimension(name, every.get(key) or {summary["metric"]: summary[key]})
     return rows | ({CEILING: summary["ceiling"]} if summary.get("ceiling") else {})
@@ -110,7 +114,7 @@ def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str,
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, a warning."""
+    """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, notes, a warning."""
     queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
     tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
@@ -119,10 +123,24 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
+        *_unbeaten(summary),
         below_first_stage(result_rows(summary), summary["metric"]) or "",
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]
     return [line for line in lines if line]
+
+
+def _unbeaten(summary: Mapping[str, Any]) -> list[str]:
+    """A note for every training that has left the model that it started from."""
+    stages = summary.get("stages") or ()
+    if len(stages) < 2:
+        unbeaten = "note: no checkpoint beat the starting model on dev, which is what is exported"
+        return [unbeaten] if summary.get("best_step") == 0 else []
+    return [
+        f"note: in stage {stage['name']} no checkpoint beat its start on dev, which it has passed on"
+        for stage in stages
+        if stage["best_step"] == 0
+    ]
 
 
 def _test_name(key: str) -> str:
@@ -162,25 +180,47 @@ def _cell(value: float | None, is_top: bool) -> str:
     return "<td></td>" if value is None else f'<td class="{"top" if is_top else ""}">{value:.4f}</td>'
 
 
+def _stages(summary: Mapping[str, Any]) -> str:
+    """A table of the stages, of a run that has several."""
+    stages, metric = summary.get("stages") or (), html.escape(summary["metric"])
+    if len(stages) < 2:
+        return ""
+    titles = ("stage", "steps", "best step", f"dev {metric}, best", f"test {metric}, after", "training")
+    rows = [("start", "", "", "", f"{summary['before']:.4f}", "")]
+    for stage in stages:
+        best, dev = stage["best_step"], stage["best_dev"]
+        steps = (f"{stage['steps']:,}", "" if best is None else f"{best:,}" if best > 0 else "its start")
+        measured = ("" if dev is None else f"{dev:.4f}", f"{stage['metric']:.4f}")
+        rows.append((html.escape(stage["name"]), *steps, *measured, _duration(stage["seconds"])))
+    header = "".join(f"<th>{title}</th>" for title in titles)
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    return f"<h2>Stages</h2>\n<table><tr>{header}</tr>\n{lines}</table>"
+
+
 def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     figures = []
-    if len(dev := _series(lines, "dev", summary["metric"])) > 1:
-        best = max(dev, key=lambda point: point[1])[0]
+    if dev := _series(lines, "dev", summary["metric"]):
+        best = max((point for points in dev.values() for point in points), key=lambda point: point[1])[0]
         figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
     names = dict.fromkeys((line["split"], name) for line in lines for name in line)  # parts, in order of appearance
     dims = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + DIM)]
     parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
     for name in dims:
-        if len(dev := _series(lines, "dev", name)) > 1:
+        if dev := _series(lines, "dev", name):
             figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
     for name, title in (CURVES | parts).items():
-        if len(points := _series(lines, "train", name)) > 1:
-            figures.append(draw(title, points, smooth=name != "learning_rate"))
+        if series := _series(lines, "train", name):
+            figures.append(draw(title, series, smooth=name != "learning_rate"))
     return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
 
 
-def _series(lines: list[dict[str, Any]], split: str, name: str) -> Points:
-    return [(line["step"], line[name]) for line in lines if line["split"] == split and line.get(name) is not None]
+def _series(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:
+    """The points of each stage ("" in a run without stages); nothing where they are fewer than two in all."""
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if line["split"] == split and line.get(name) is not None:
+            parts.setdefault(line.get("stage", ""), []).append((line["step"], line[name]))
+    return dict(parts) if sum(map(len, parts.values())) > 1 else {}
 
 
 def _queries(queries: Mapping[str, Any] | None) -> str:

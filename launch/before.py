@@ -52,6 +52,29 @@ def write_before(folder: Path, known: Path, result: EvaluationResult) -> None:
     _copy(folder, known)
 
 
+def write_end(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:
+    """What a stage's last model is on test, and on dev: `adopt_end` makes it the start of the next stage."""
+    write_trec_run(folder / "after.run", after.run, tag="after")
+    _place(folder / "after.json", json.dumps(asdict(after.metrics)).encode())
+    if dev is not None:
+        _place(folder / "dev.json", json.dumps(asdict(dev)).encode())
+
+
+def adopt_end(folder: Path, earlier: Path) -> None:
+    """Let a stage's `folder` start from the test scores that the `earlier` one ended with: they are not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("run", "json"):
+        _place(folder / f"before.{suffix}", (earlier / f"after.{suffix}").read_bytes())
+
+
+def read_dev(folder: Path) -> EvaluationResult | None:
+    """The dev result of a stage's last model; None where there is no dev split."""
+    if not (folder / "dev.json").is_file():
+        return None
+    found = json.loads((folder / "dev.json").read_text())
+    return EvaluationResult(Metrics(**found["metrics"]), found["run"])
+
+
 def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("before.run", "before.json"):  # the metrics last: where they are, all is

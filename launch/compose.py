@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.schema import Schema, did_you_mean, locate
+from launch.stage_settings import place_stages
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = "exp"
@@ -55,7 +56,7 @@ def compose(overrides: Sequence[str], config_name: str = "train", config_dir: st
         defaults = loader.compute_defaults_list(config_name, sources.forced, RunMode.RUN)
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
-        plain = as_dict(composed)
+        plain = place_stages(as_dict(composed), sources.keys)
     files = [(entry.config_path, entry.package or "") for entry in defaults.defaults if entry.config_path]
     checked = check(plain, config_name, sources, files)
     if "run_name" in checked and checked["run_name"] is None:

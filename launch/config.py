@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from data.list_options import ListOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a run: what it optimises, for how long, on which training lists. All else is the run's."""
+
+    trainer: Any
+    loss: Any
+    data: Any = None  # what it trains on; None: the run's data, whose dev and test measure every stage
+    lists: ListOptions | None = None  # how its training lists are made; None: as its data say
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run. The groups are whatever dataclass their own `_target_` names."""
+    """One training run. The groups are whatever dataclass their own `_target_` names.
+
+    A run has a loss and a trainer of its own, or `stages`: names in `stage`, in the order in which they are trained.
+    """
 
     run_name: str | None = None  # compose() fills in the experiment's name
     seed: int = 42
@@ -16,7 +31,7 @@ class RunConfig:
     output_dir: str = "outputs"
     model: Any
     data: Any
-    loss: Any
+    loss: Any  # None, as the trainer is, in a run with stages
     trainer: Any
     engine: Any
     eval: Any
@@ -24,4 +39,6 @@ class RunConfig:
     teacher: Any = None
     guide: Any = None
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
+    stages: list[str] = field(default_factory=list)
+    stage: dict[str, StageConfig] = field(default_factory=dict)
     push_to_hub: str | None = None  # owner/name on the hub

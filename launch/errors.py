@@ -140,7 +140,8 @@ def _save(details: str) -> Path | None:
 
 
 def _how_to_resume() -> str:
-    steps = sorted(_run_folder.glob("checkpoints/step-*")) if _run_folder else []
+    places = ("checkpoints/step-*", "stages/*/checkpoints/step-*")
+    steps = [step for place in places for step in sorted(_run_folder.glob(place))] if _run_folder else []
     if steps:
         return f"the same command with resume=auto (the default) continues from {steps[-1]}"
     return "no checkpoint was written yet, the same command starts again"

@@ -1,87 +1,220 @@
-"""What a training run does, from its configuration to its report."""
+"""What a training run does, from its configuration to its report: one loss and one trainer, or stages of them."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, replace
+import gc
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from data.collection import Collection
 from data.mixture import Mixture, make_loader
-from data.run_files import write_trec_run
 from engines import preemption, process_group
-from engines.collectives import broadcast_object, gather_objects
+from engines.collectives import broadcast_object
 from engines.interruptible import Interruptible
-from engines.memory import keep_freed_memory, peak_memory_bytes
-from evaluation.evaluator import Evaluator, Prompts
-from evaluation.fusion import fit_weight, fuse
-from evaluation.metrics import Metrics, Run, measure
-from evaluation.queries import write_queries
-from evaluation.report import print_table, result_rows, write_report
-from evaluation.significance import paired_test
-from evaluation.table import format_table
-from launch.before import before_folder, read_before, write_before
+from engines.memory import keep_freed_memory
+from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.metrics import Metrics
+from evaluation.report import print_table, write_report
+from launch.before import adopt_end, before_folder, read_before, read_dev, write_before
 from launch.checks import check_data, check_model, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
+from launch.finish import finish, print_results, record, upload
+from launch.stages import Stage, gather_results, join_summaries, stages_of, training_data
 from losses.contracts import compares_lists, reads_of
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
-from models.export import export, push_to_hub
 from models.llm_reranker import LLMReranker
 from models.resolve import resolve
+from trainers.loggers import Logger, StageLogger
 from trainers.run_directory import RunDirectory
+from trainers.stages import StageLines, show_checkpoints
 from trainers.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+Data = Collection | Mixture
+Model = CrossEncoder | LLMReranker | BiEncoder
 
 
 @preemption.handled()
 def train(config: DictConfig) -> float | None:
     """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises)."""
     settings: RunConfig = instantiate(config)
-    check_parts(settings)
+    stages = stages_of(settings, config)
+    for stage in stages:
+        check_parts(stage.settings)
     keep_freed_memory()
-    for model in (settings.model, settings.teacher, settings.guide):
-        if model is not None:
-            resolve(model.name_or_path)  # a model that cannot be had is known before the data is read
+    for options in (settings.model, settings.teacher, settings.guide):
+        if options is not None:
+            resolve(options.name_or_path)  # a model that cannot be had is known before the data is read
     collection = settings.data.build()  # before the first collective, in which others would wait
-    check_data(settings, collection)
+    training = [collection]
+    if settings.stages:
+        training = [training_data(stage, settings.stage[stage.name], collection) for stage in stages]
+    for stage, data in zip(stages, training, strict=True):
+        check_data(stage.settings, data)
     preemption.defer()
     process_group.start()
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
         return show_finished(run)
-    model = settings.model.build(settings.seed)
-    check_model(settings, model)
-    known = before_folder(settings, config, collection, model)
-    trainer = make_trainer(settings, config, collection, run, model)
-    prompts = Prompts.of(collection)
-    test = settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
-
-    before = score_before(trainer, test, run, known)
-    trainer.fit()
-    summary = finish(trainer, test, before, run, collection, adapter_only=settings.adapter_only)
-    trainer.logger.finish(summary)
+    run.describe_data(collection.name, collection.fingerprint)
+    if settings.stages:
+        logger, summary = train_stages(stages, training, settings, config, collection, run)
+    else:
+        logger, summary = train_once(settings, config, collection, run)
+    print_results(run, summary)
+    logger.finish(summary)
     if settings.push_to_hub and process_group.is_main():
         upload(run.path / "model", settings.push_to_hub)
     process_group.stop()
     return summary["best_dev"]
 
 
-def make_trainer(
+def train_once(
+    settings: RunConfig, config: DictConfig, collection: Data, run: RunDirectory
+) -> tuple[Logger, dict[str, Any]]:
+    """A run without stages."""
+    model = settings.model.build(settings.seed)
+    check_model(settings, model)
+    known = before_folder(settings, config, collection, model)
+    trainer = make_trainer(settings, config, collection, run, model)
+    test = test_evaluator(settings, collection, model)
+    before = score_before(trainer, test, run, known)
+    trainer.fit()
+    summary = finish(
+        trainer, test, before, run, collection=collection, training=collection, adapter_only=settings.adapter_only
+    )
+    return trainer.logger, summary
+
+
+def train_stages(
+    stages: Sequence[Stage],
+    training: Sequence[Data],
     settings: RunConfig,
     config: DictConfig,
-    collection: Collection | Mixture,
+    collection: Data,
     run: RunDirectory,
-    model: CrossEncoder | LLMReranker | BiEncoder,
+) -> tuple[Logger, dict[str, Any]]:
+    """Each stage in a run directory of its own, from the model that the one before has exported; those that are
+    finished are not trained again. Dev and test are tokenised once, and the end of a stage is not measured again as the
+    start of the next."""
+    logger = settings.logger.build(run, config)
+    folders: list[Path] = []
+    summaries: list[dict[str, Any]] = []
+    evaluators: tuple[Evaluator | None, Evaluator] | None = None
+    for stage, data in zip(stages, training, strict=True):
+        if folders:
+            stage = stage.starting_from(folders[-1] / "model")
+        directory = open_stage(stage, run, folders, stages)
+        if not directory.finished:
+            model = stage.settings.model.build(settings.seed)
+            check_model(stage.settings, model)
+            evaluators = evaluators or (
+                dev_evaluator(settings, collection, model),
+                test_evaluator(settings, collection, model),
+            )
+            known = before_folder(settings, config, collection, model) if not folders else folders[-1] / "runs"
+            trainer = build_trainer(
+                stage.settings,
+                data,
+                directory,
+                model,
+                evaluator=evaluators[0],
+                logger=StageLogger(logger, stage.number, stage.first_step),
+                start_result=begin_where_it_ended(folders[-1], directory.path) if folders else None,
+            )
+            before = score_before(trainer, evaluators[1], directory, known)
+            trainer.fit()
+            finish(trainer, evaluators[1], before, directory, collection=collection, training=data, earlier=summaries)
+            del trainer, model
+            free_memory()
+        assert directory.summary is not None
+        folders.append(directory.path)
+        summaries.append(directory.summary)
+        say_stage(stage, len(stages), directory.summary)
+    summary = join_summaries(summaries)
+    if process_group.is_main():
+        gather_results(run.path, folders)
+        write_report(run.path, summary)
+    run.write_summary(summary)
+    return logger, summary
+
+
+def open_stage(stage: Stage, run: RunDirectory, earlier: Sequence[Path], stages: Sequence[Stage]) -> RunDirectory:
+    """The stage's own directory. The run's metrics.jsonl is made anew of those of all stages until here: whatever
+    moment the run was stopped at, it joins what they hold. What `RunDirectory.open(config)` has compared for the whole
+    run may differ where only the place of the model that the stage starts from does."""
+    directory = RunDirectory.open(stage.config, neutral=["model.name_or_path"] if earlier else [])
+    directory.joined = StageLines(run.metrics_file, stage.name, stage.first_step)
+    if process_group.is_main():
+        run.metrics_file.unlink(missing_ok=True)
+        for past, folder in zip(stages, [*earlier, directory.path], strict=False):
+            StageLines(run.metrics_file, past.name, past.first_step).copy(folder / "metrics.jsonl")
+        show_checkpoints(run.path, directory.path)
+    return directory
+
+
+def begin_where_it_ended(earlier: Path, folder: Path) -> EvaluationResult | None:
+    """Let the stage in `folder` know what the `earlier` one has ended with: on test, and on dev, which is returned."""
+    if not process_group.is_main():
+        return broadcast_object(None)
+    adopt_end(folder / "runs", earlier / "runs")
+    return broadcast_object(read_dev(earlier / "runs"))
+
+
+def say_stage(stage: Stage, count: int, summary: Mapping[str, Any]) -> None:
+    """One line of a finished stage."""
+    if process_group.is_main():
+        metric, unbeaten = summary["metric"], ", no checkpoint beat its start on dev" * (summary["best_step"] == 0)
+        print(
+            f"stage {stage.number} of {count}, {stage.name}: test {metric} {summary['before']:.4f} -> "
+            f"{summary['after']:.4f}{unbeaten}",
+            flush=True,
+        )
+
+
+def free_memory() -> None:
+    """Let go of a stage's engine before the next one takes its place."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def make_trainer(settings: RunConfig, config: DictConfig, collection: Data, run: RunDirectory, model: Model) -> Trainer:
+    """The trainer of a configuration without stages, of which `settings` are the objects."""
+    evaluator = dev_evaluator(settings, collection, model)
+    return build_trainer(
+        settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, config)
+    )
+
+
+def dev_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator | None:
+    """Of the evaluations during training; None where there is no dev split."""
+    dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
+    return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
+
+
+def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator:
+    prompts = Prompts.of(collection)
+    return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
+
+
+def build_trainer(
+    settings: RunConfig,
+    data: Data,
+    run: RunDirectory,
+    model: Model,
+    *,
+    evaluator: Evaluator | None,
+    logger: Logger,
+    start_result: EvaluationResult | None = None,
 ) -> Trainer:
-    """The trainer of a configuration, of which `settings` are the objects."""
-    run.describe_data(collection.name, collection.fingerprint)
+    """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
+    run.describe_data(data.name, data.fingerprint)
     if "query_layers" in reads_of(settings.loss):
         assert isinstance(model, BiEncoder)
         model.returns_layers = True
@@ -94,7 +227,7 @@ def make_trainer(
         raise ValueError(f"teacher {settings.teacher.name_or_path} has no score head: train it first")
     options = settings.trainer
     loader = make_loader(
-        collection,
+        data,
         model.tokenizer,
         list_size=options.list_size,
         batch_size=options.batch_size,
@@ -105,20 +238,18 @@ def make_trainer(
         couples_lists=compares_lists(settings.loss),
         frozen={role: other.tokenizer for role, other in frozen.items()},
     )
-    dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return options.build(
         model=model,
         engine_config=settings.engine,
         loader=loader,
         padding=model.tokenizer.padding,
         loss=settings.loss,
-        evaluator=settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts)
-        if dev
-        else None,
+        evaluator=evaluator,
         run=run,
-        logger=settings.logger.build(run, config),
+        logger=logger,
         seed=settings.seed,
         frozen=frozen,
+        start_result=start_result,
     )
 
 
@@ -135,137 +266,6 @@ def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Pa
     if not run.has_line("test", 0):
         record(run, trainer, 0, "before", metrics)
     return metrics
-
-
-def store_run(run: RunDirectory, name: str, scores: Run) -> None:
-    """Test scores as a TREC run file."""
-    if process_group.is_main():
-        (run.path / "runs").mkdir(exist_ok=True)
-        write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
-
-
-def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: Metrics) -> None:
-    """Test metrics as a line of metrics.jsonl."""
-    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
-    trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
-
-
-def finish(
-    trainer: Trainer,
-    test: Evaluator,
-    before: Metrics,
-    run: RunDirectory,
-    collection: Collection | Mixture,
-    *,
-    adapter_only: bool = False,
-) -> dict[str, Any]:
-    """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report."""
-    engine, metrics = trainer.engine, test.config.metrics
-    best = trainer.checkpoints.best()
-    if best is not None:
-        trainer.load(best)
-    after = test.evaluate(Interruptible(engine).forward, engine.device)
-    weight = fit_fusion(trainer)
-    fused = fuse(test.first_stage_run, after.run, weight)
-    results = {
-        "first_stage": test.first_stage,
-        "before": before,
-        "after": after.metrics,
-        "fused": measure(test.qrels, fused, metrics),
-    }
-    for name, scores in (("after", after.run), ("fused", fused)):
-        store_run(run, name, scores)
-        record(run, trainer, trainer.step, name, results[name])
-    summary = {"data": collection.name, "data_hash": collection.fingerprint}
-    summary |= summarise(trainer, test, results, weight)
-    adopt_prompts(engine.model, Prompts.of(collection))
-    with engine.full_weights():
-        if process_group.is_main():
-            export(engine.model, run.path / "model", card=model_card(trainer, summary), adapter_only=adapter_only)
-    if process_group.is_main():
-        write_queries(run.path / "queries.json", test, after)
-        write_report(run.path, summary)
-    run.write_summary(summary)  # last: from now on the run counts as finished
-    if process_group.is_main():
-        print_table(summary)
-        if trainer.best_step == 0:
-            print("note: no checkpoint beat the starting model on dev, which is what is exported")
-        print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
-    return summary
-
-
-def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
-    """The data's prompts become the model's: the export embeds texts as they were trained and evaluated."""
-    given = {role: text for role, text in asdict(prompts).items() if text is not None}
-    if given and isinstance(model, BiEncoder):
-        model.tokenizer = replace(model.tokenizer, prompts={**model.tokenizer.prompts, **given})
-    if given and isinstance(model, LLMReranker):
-        model.tokenizer = model.tokenizer.adopting(prompts.query, prompts.document)
-
-
-def upload(folder: Path, name: str) -> None:
-    """To the hub; a hub that refuses does not take back a finished run."""
-    try:
-        print(f"uploaded: {push_to_hub(folder, name)}")
-    except ValueError as error:
-        logger.warning("%s is not uploaded: %s", folder, error)
-
-
-def fit_fusion(trainer: Trainer) -> float:
-    """The weight of the model beside the first stage that is best on dev; 1/2 where there is no dev split."""
-    dev = trainer.evaluator
-    if dev is None:
-        return 0.5
-    scores = trainer.best_run or dev.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device).run
-    return fit_weight(dev.first_stage_run, scores, dev.qrels, dev.config.metric)
-
-
-def summarise(trainer: Trainer, test: Evaluator, results: dict[str, Metrics], weight: float) -> dict[str, Any]:
-    metric = test.config.metric
-    values = {name: result.per_query[metric] for name, result in results.items()}
-    totals = trainer.totals
-    return {
-        "metric": metric,
-        **{name: result.mean[metric] for name, result in results.items()},
-        "best_dev": trainer.best_metric,
-        "best_step": trainer.best_step,
-        "stages": [{"name": trainer.run.name, "metric": results["after"].mean[metric]}],
-        "metrics": {name: result.mean for name, result in results.items()},
-        "recall_ceiling": test.recall_ceiling,
-        "ceiling": test.ceiling.mean,
-        "fusion_weight": weight,
-        "tests": {
-            "after_vs_first_stage": asdict(paired_test(values["first_stage"], values["after"])),
-            "fused_vs_first_stage": asdict(paired_test(values["first_stage"], values["fused"])),
-        },
-        "test_queries": len(test.queries),
-        "steps": trainer.step,
-        "seconds": totals["seconds"],
-        "rows_per_s": totals["rows"] / max(totals["seconds"], 1e-9),
-        "tokens_per_s": totals["tokens"] / max(totals["seconds"], 1e-9),
-        "peak_memory_bytes": max(gather_objects(peak_memory_bytes())),
-        "engine": trainer.engine.name,
-        "world_size": process_group.world_size(),
-    }
-
-
-def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
-    """What the exported model was trained on and with, and how it ranks."""
-    config = trainer.config
-    settings = {
-        "data": f"{summary['data']} (hash {summary['data_hash']})",
-        "loss": repr(trainer.loss),
-        "steps": f"{summary['steps']} (exported: step {summary['best_step']}, the best on dev)",
-        "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
-        "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
-        "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
-    }
-    table = format_table(result_rows(summary))
-    return (
-        "Trained by plackett.\n\n"
-        + "\n".join(f"- {name}: {value}" for name, value in settings.items())
-        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
-    )
 
 
 def show_finished(run: RunDirectory) -> float | None:

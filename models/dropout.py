@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from torch import nn
 from transformers import PretrainedConfig
+
+LOADED = "dropout_of_the_loaded_model"  # attribute of a module whose dropout is disabled: its configuration's values
 
 
 def check_dropout(probability: float | None) -> None:
@@ -21,15 +27,19 @@ def ask_dropout(config: PretrainedConfig, probability: float | None) -> None:
 def set_dropout(config: PretrainedConfig, probability: float) -> bool:
     """Every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...);
     whether there is one."""
-    names = [name for name in config.to_dict() if ("dropout" in name or name.endswith("pdrop")) and "layer" not in name]
+    names = _names(config)
     for name in names:
         setattr(config, name, probability)
     return bool(names)
 
 
+def _names(config: PretrainedConfig) -> list[str]:
+    return [name for name in config.to_dict() if ("dropout" in name or name.endswith("pdrop")) and "layer" not in name]
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an attention
-    kernel, their own (attention_dropout, ...) or their configuration's."""
+    kernel, their own (attention_dropout, ...) or their configuration's. `dropout_as_loaded` undoes the last."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -37,4 +47,20 @@ def disable_dropout(model: nn.Module) -> None:
             if isinstance(value, float) and ("dropout" in name or name.endswith("drop")):
                 setattr(module, name, 0.0)
         if isinstance(config := getattr(module, "config", None), PretrainedConfig):
+            if not hasattr(module, LOADED):  # a model comes before its parts, which share its configuration
+                setattr(module, LOADED, {name: getattr(config, name) for name in _names(config)})
+            set_dropout(config, 0.0)
+
+
+@contextmanager
+def dropout_as_loaded(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's configuration states the dropout that it was loaded with: training that ran without it does
+    not decide that the exported model, which may be trained on, has none."""
+    config: Any = getattr(model, "config", None)
+    for name, value in getattr(model, LOADED, {}).items():
+        setattr(config, name, value)
+    try:
+        yield
+    finally:
+        if hasattr(model, LOADED):
             set_dropout(config, 0.0)

@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from models.dropout import dropout_as_loaded
 from models.folder import read_json
 from models.loading import quiet
 from models.lora import merge
@@ -60,7 +61,7 @@ def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, sourc
     if adapter_only and not isinstance(backbone, PeftModel):
         raise ValueError("adapter_only: this model was trained without LoRA")
     state = whole_state(backbone)
-    with quiet():
+    with quiet(), dropout_as_loaded(backbone):
         if not isinstance(backbone, PeftModel):
             backbone.save_pretrained(folder, state_dict=state)
         elif adapter_only:

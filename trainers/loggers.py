@@ -43,6 +43,22 @@ class NoLogger:
 
 
 @dataclass(frozen=True)
+class StageLogger:
+    """One stage's part in the record of the whole run: its steps are counted on from `first_step`, and curves carry the
+    number of the stage."""
+
+    logger: Logger
+    number: int
+    first_step: int
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.logger.log({**metrics, "stage": self.number}, self.first_step + step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """A stage does not end the run's record."""
+
+
+@dataclass(frozen=True)
 class NoneConfig:
     """metrics.jsonl alone."""
 

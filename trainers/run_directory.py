@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from trainers.environment import describe_environment
 from trainers.run_files import cut_metrics, json_safe, write_json, write_whole
 from trainers.run_lock import claim
 from trainers.run_settings import differences, read_config
+from trainers.stages import StageLines, begun_stages, drop_unbegun, settled
 
 T = TypeVar("T")
 
@@ -31,19 +32,21 @@ class RunDirectory:
     path: Path
     summary: dict[str, Any] | None = None  # of a finished run
     checkpoint: Found | None = None  # where an unfinished run goes on
+    joined: StageLines | None = None  # of a stage: its lines go to the whole run's metrics.jsonl as well
 
     @classmethod
-    def open(cls, config: DictConfig) -> RunDirectory:
+    def open(cls, config: DictConfig, *, neutral: Sequence[str] = ()) -> RunDirectory:
         """The directory of `config` (run_name, output_dir, resume), ready to train in, or finished. Call on all ranks.
 
         resume=auto continues an unfinished run of that name from its newest checkpoint; resume=none moves an existing
         directory aside; resume=PATH starts from a copy of that checkpoint. Raises ValueError on every rank where
-        run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's.
+        run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's (with
+        stages: one of a stage that has begun). `neutral` names further settings that may differ.
         """
         folder = _folder(config)
         source, unfinished = _of_main(lambda: _look(config, folder))
         found = CheckpointStore(folder / "checkpoints").latest() if unfinished else None
-        summary, found = _of_main(lambda: _prepare(config, folder, source, found))
+        summary, found = _of_main(lambda: _prepare(config, folder, source, found, neutral))
         if not all_agree(folder.is_dir()):
             raise ValueError(f"{folder}, made by rank 0, is not seen by every rank: put output_dir on a shared disk")
         return cls(folder, summary, found)
@@ -80,6 +83,8 @@ class RunDirectory:
             ordered = {"step": metrics["step"], "split": metrics["split"], **metrics}
             with self.metrics_file.open("a") as file:  # closed each time: a crash loses nothing
                 file.write(json.dumps(json_safe(ordered), allow_nan=False) + "\n")
+            if self.joined is not None:
+                self.joined.append(json_safe(ordered))
 
     def flush_metrics(self) -> None:
         """Wait until metrics.jsonl is on disk: no checkpoint is ahead of it."""
@@ -135,32 +140,38 @@ def _of_main(function: Callable[[], T]) -> T:
 
 
 def _look(config: DictConfig, folder: Path) -> tuple[Path | None, bool]:
-    """Lock the directory. Returns the checkpoint that resume=PATH means, and whether there is a run to go on with."""
+    """Lock the directory. Returns the checkpoint that resume=PATH means, and whether there is a run to go on with, of
+    which not a stage but the run itself has checkpoints."""
     source = None if config.resume in ("auto", "none") else _find_checkpoint(Path(config.resume))
+    if source is not None and config.get("stages"):
+        raise ValueError(
+            f"resume={config.resume}: a run with stages starts from no checkpoint: name the stages to train and what "
+            "they start from, stages=[...] model.name_or_path=RUN/stages/1-NAME/model"
+        )
     claim(folder)
     begun, finished = (folder / "config.yaml").is_file(), (folder / "summary.json").is_file()
-    return source, config.resume == "auto" and begun and not finished
+    return source, config.resume == "auto" and begun and not finished and not begun_stages(folder)
 
 
 def _prepare(
-    config: DictConfig, folder: Path, source: Path | None, found: Found | None
+    config: DictConfig, folder: Path, source: Path | None, found: Found | None, neutral: Sequence[str]
 ) -> tuple[dict[str, Any] | None, Found | None]:
     """Make the directory fit to start, on rank 0. Returns the summary of a finished run, or where to go on."""
-    settings = OmegaConf.to_container(config, resolve=True)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     began: dict[str, Any] = {}
     if config.resume == "auto" and (folder / "config.yaml").is_file():
         finished = (folder / "summary.json").is_file()
-        changed, rounding = differences(read_config(folder), settings)
-        if changed and (found is not None or finished):
-            shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise ValueError(
-                f"{folder} was begun with other settings: {shown}. Repeat them to go on, choose another run_name, or "
-                "resume=none to move it aside"
-            )
-        if finished:
+        stages = begun_stages(folder)
+        changed, rounding = differences(settled(read_config(folder), stages), settled(settings, stages), neutral)
+        if changed and (found is not None or finished or stages):
+            raise ValueError(_refusal(folder, changed, stages))
+        if finished and len(stages) == len(settings.get("stages") or ()):
             return json.loads((folder / "summary.json").read_text()), None
         began = {} if changed else _read_environment(folder)
-        _continue(folder, found, rounding, anew=bool(changed))
+        if stages:
+            _go_on_after(folder, stages)
+        else:
+            _continue(folder, found, rounding, anew=bool(changed))
     else:
         moved = _move_aside(folder)
         (folder / "checkpoints").mkdir(parents=True)
@@ -181,6 +192,23 @@ def _folder(config: DictConfig) -> Path:
     return Path(config.output_dir) / name
 
 
+def _refusal(folder: Path, changed: Sequence[str], stages: Sequence[str]) -> str:
+    shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    kept = ", remove the folders below stages/ that are to be trained again" if stages else ""
+    return (
+        f"{folder} was begun with other settings: {shown}. Repeat them to go on{kept}, choose another run_name, or "
+        "resume=none to move it aside"
+    )
+
+
+def _go_on_after(folder: Path, stages: Sequence[str]) -> None:
+    """Make a run with begun stages fit to go on: each stage's own directory knows where."""
+    (folder / "traceback.txt").unlink(missing_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)  # stages were added to a finished run
+    drop_unbegun(folder)
+    _say(f"{folder} goes on: {', '.join(stages)} begun")
+
+
 def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool) -> None:
     """Cut the metrics past the newest checkpoint, and say where the run goes on. `anew`: nothing is kept (a run that
     stopped before its first checkpoint, begun with other settings: a mistake that has been corrected)."""
@@ -188,6 +216,7 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
     if anew:
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
+        drop_unbegun(folder)
     cut_metrics(folder / "metrics.jsonl", found[1] if found else None)
     if found is None:
         _say(f"{folder} stopped before its first checkpoint: starting it again")

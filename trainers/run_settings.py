@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,14 @@ ROUNDING = ("engine._target_", "engine.stage", "engine.offload", "engine.coalesc
 _ABSENT = object()
 
 
-def differences(old: Any, new: Any) -> tuple[list[str], list[str]]:
-    """The settings that differ, as "key old -> new": those that change the result, and those that do so by rounding."""
+def differences(old: Any, new: Any, neutral: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The settings that differ, as "key old -> new": those that change the result, and those that do so by rounding.
+    None that is in NEUTRAL or in `neutral`, be it a stage's."""
     old, new = flatten(old), flatten(new)
     changed = [
-        key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, NEUTRAL)
+        key
+        for key in {**old, **new}
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, (*NEUTRAL, *neutral))
     ]
     shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
     return (
@@ -67,4 +71,5 @@ def read_config(folder: Path) -> Any:
 
 
 def _among(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch(key, pattern) for pattern in patterns)
+    of_run = re.sub(r"^stage\.[^.]+\.", "", key)  # a stage's setting counts as that of a run without stages
+    return any(fnmatch(of_run, pattern) for pattern in patterns)

@@ -22,8 +22,7 @@ from engines.collectives import gather_objects
 from engines.interruptible import Interruptible
 from engines.process_group import is_main, world_size
 from engines.protocol import Engine
-from evaluation.evaluator import Evaluator
-from evaluation.metrics import Run
+from evaluation.evaluator import EvaluationResult, Evaluator
 from losses.contracts import Lists, Statistics, compares_lists, reads_of
 from models.dropout import disable_dropout
 from trainers.chunked import ChunkedBackward, Representations
@@ -53,7 +52,9 @@ class Trainer(ABC):
         logger: Logger,
         seed: int,
         frozen: Mapping[str, nn.Module] | None = None,
+        start_result: EvaluationResult | None = None,
     ):
+        """`start_result`: what `evaluator` says of `model` as it is, where that is known."""
         self.config = config
         needs_reference = "reference_scores" in reads_of(loss)
         if needs_reference:  # else the model differs from its reference before the first update
@@ -83,7 +84,8 @@ class Trainer(ABC):
         self.best_step: int | None = None
         self.warned_idle_ranks = False
         self.started = 0.0
-        self.best_run: Run | None = None  # dev scores of the best step, if this process made them
+        self.best_result: EvaluationResult | None = None  # of dev at the best step, if this process has it
+        self.start_result = start_result
         self.saved_step: int | None = None
         self.owes_evaluation = False  # of the step that a preempted run was resumed from
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
@@ -149,7 +151,7 @@ class Trainer(ABC):
             self.reference.precompute(self.coming_batches(), file, self.engine)
         owed = self.owes_evaluation
         if self.best_metric is None or owed:
-            self.evaluate()
+            self.evaluate(self.start_result if self.step == 0 else None)
         if owed:
             self.save()
 
@@ -232,12 +234,13 @@ class Trainer(ABC):
         )
         self.progress.update(self.step - self.progress.n)
 
-    def evaluate(self) -> None:
-        """Rerank dev; a new best is saved and marked. A preemption ends it, and the resumed run evaluates again."""
+    def evaluate(self, known: EvaluationResult | None = None) -> None:
+        """Rerank dev, unless the result is known; a new best is saved and marked. A preemption ends it, and the resumed
+        run evaluates again."""
         if self.evaluator is None:
             return
         try:
-            result = self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
+            result = known or self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
         except preemption.Preempted:
             self.leave()
         self.owes_evaluation = False
@@ -248,7 +251,7 @@ class Trainer(ABC):
         if is_main():
             self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
         if self.best_metric is None or value > self.best_metric:
-            self.best_metric, self.best_step, self.best_run = value, self.step, result.run
+            self.best_metric, self.best_step, self.best_result = value, self.step, result
             self.save(best=True)
 
     def leave(self) -> NoReturn:

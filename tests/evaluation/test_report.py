@@ -205,9 +205,40 @@ def test_the_queries_shown_are_those_that_changed_most(run_dir):
 
 def test_a_chart_of_many_points_stays_small():
     points = [(step, math.sin(step)) for step in range(20000)]
-    assert len(draw("Loss <1>", points, smooth=True)) < 400_000
-    assert "Loss &lt;1&gt;" in draw("Loss <1>", points[:10])
+    assert len(draw("Loss <1>", {"": points}, smooth=True)) < 400_000
+    assert "Loss &lt;1&gt;" in draw("Loss <1>", {"": points[:10]})
 
 
 def test_the_running_mean_is_centred():
     assert running_mean([1.0, 2.0, 6.0], 1) == [1.5, 3.0, 4.0]
+
+
+STAGES = [
+    {"name": "grpo", "metric": 0.4, "metrics": {"nDCG@10": 0.4, "MAP": 0.3}, "best_dev": 0.5, "best_step": 50},
+    {"name": "preference", "metric": 0.5, "metrics": {"nDCG@10": 0.5, "MAP": 0.4}, "best_dev": 0.5, "best_step": 0},
+]
+
+
+def test_stages_have_a_table_a_row_each_and_borders_in_the_curves(run_dir):
+    stages = [{**stage, "steps": 50, "seconds": 61.0} for stage in STAGES]
+    summary = {**SUMMARY, "stages": stages}
+    assert [*result_rows(summary)][:4] == ["first stage", "before", "after grpo", "after"]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    of_stages = [{**line, "stage": "grpo" if line["step"] <= 50 else "preference"} for line in lines]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in of_stages))
+    page = Page(write_report(run_dir, summary).read_text())
+    for text in ("start0.1900", "grpo50500.50000.40001 min 1 s", "preference50its start0.50000.50001 min 1 s"):
+        assert text in page.text
+    assert "note: in stage preference no checkpoint beat its start on dev, which it has passed on" in page.text
+    assert "note: no checkpoint beat the starting model" not in page.text
+    alone = {**SUMMARY, "stages": stages[-1:], "best_step": 0}
+    page = Page(write_report(run_dir, alone).read_text())
+    assert "note: no checkpoint beat the starting model on dev, which is what is exported" in page.text
+    assert "its start" not in page.text
+
+
+def test_a_curve_of_stages_is_drawn_in_parts():
+    points = [(step, float(step)) for step in range(1, 9)]
+    whole, parts = draw("Loss", {"": points}), draw("Loss", {"a": points[:4], "b": points[4:]})
+    assert parts != whole
+    assert draw("Loss", {"a": points[:4], "c": points[4:]}) != parts

@@ -67,6 +67,7 @@ def test_an_experiment_composes_under_its_own_command(file):
 @pytest.mark.parametrize("file", EXPERIMENT_FILES, ids=name)
 def test_an_experiment_sets_no_key_inside_a_swappable_group(file):
     assert not SWAPPABLE & set(node_of(file))
+    assert all(set(stage) == {"trainer"} for stage in node_of(file).get("stage", {}).values()), "a stage's budget alone"
 
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=name)
@@ -74,6 +75,10 @@ def test_every_choice_of_a_group_can_be_chosen(file):
     group = file.relative_to(CONF).parts[0]
     if len(file.relative_to(CONF).parts) != 2:
         pytest.skip("a part of a group, chosen by its members")
+    if group == "stage":
+        config = compose(["+exp=reranker_three_stage", f"+stage@stage.x={file.stem}", "stages=[x]"])
+        assert config.stage.x._target_ == node_of(file)["_target_"]
+        return
     missing = ["data.path=x"] if "???" in file.read_text() else []
     assert getattr(compose([f"{group}={file.stem}", *missing]), group)._target_ == node_of(file)["_target_"]
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from engines.testing import run_ranks
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
+from models.dropout import disable_dropout
 from models.export import export_cross_encoder
 from models.lora import LoRAConfig
 
@@ -154,6 +155,20 @@ def test_sharded_away_weights_are_not_written(tiny_bert_dir, tmp_path):
     with pytest.raises(AssertionError, match="full_weights"):
         export_cross_encoder(model, tmp_path / "export")
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])
+def test_training_without_dropout_does_not_take_it_from_who_trains_on(lora, tiny_bert_dir, tmp_path):
+    model = build(tiny_bert_dir, lora=lora)
+    disable_dropout(model)
+    disable_dropout(model)
+    export_cross_encoder(model, tmp_path / "export")
+    assert model.backbone.config.hidden_dropout_prob == 0
+    assert CrossEncoder.load(tmp_path / "export").backbone.config.hidden_dropout_prob == 0.1
+    without = build(tiny_bert_dir, lora=lora, dropout=0.0)
+    disable_dropout(without)
+    export_cross_encoder(without, tmp_path / "without")
+    assert CrossEncoder.load(tmp_path / "without").backbone.config.hidden_dropout_prob == 0
 
 
 def test_the_export_needs_nothing_of_its_source(tiny_bert_dir, tmp_path):
