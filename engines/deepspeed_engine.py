@@ -25,6 +25,7 @@ from engines.shards import (
     Fragment,
     Shard,
     StoredState,
+    lay_out,
     make_shard,
     own_share,
     replicated,
@@ -132,6 +133,7 @@ class DeepSpeedEngine:
         self.model = model
         self.device = process_group.device()
         self.bf16 = settings["torch_autocast"]["enabled"]
+        lay_out(model)
         self.optimizer = options.build(model)
         self.deepspeed = deepspeed
         self.schedule = schedule(self.optimizer)

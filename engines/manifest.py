@@ -34,24 +34,24 @@ def first_problem(folder: Path, part: int = 0, of: int = 1) -> str | None:
     """What is wrong with the checkpoint in `folder`, naming the file; None where it is whole. Of its files, the
     `part`-th of every `of` is read."""
     try:
-        entries: dict[str, Entry] = json.loads((folder / MANIFEST_FILE).read_text())["files"]
-        names = sorted(entries)
+        listed = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in sorted(listed.items())}
     except FileNotFoundError:
         return f"{MANIFEST_FILE} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST_FILE} cannot be read ({type(error).__name__})"
-    for name in names[part::of]:
-        if problem := _problem_of(folder / name, entries[name]):
+    for name in [*entries][part::of]:
+        if problem := _problem_of(folder / name, *entries[name]):
             return f"{name} {problem}"
     return None
 
 
-def _problem_of(file: Path, entry: Entry) -> str | None:
+def _problem_of(file: Path, size: int, digest: str) -> str | None:
     try:
-        size = file.stat().st_size
-        if size != entry["bytes"]:
-            return f"has {size:,} bytes instead of {entry['bytes']:,}"
-        return None if sha256(file) == entry["sha256"] else "has other content than was written (SHA-256)"
+        found = file.stat().st_size
+        if found != size:
+            return f"has {found:,} bytes instead of {size:,}"
+        return None if sha256(file) == digest else "has other content than was written (SHA-256)"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

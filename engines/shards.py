@@ -164,6 +164,12 @@ def restore_schedule(schedule: Any, optimizer: Optimizer, state: dict[str, Any])
         group["lr"] = learning_rate
 
 
+def lay_out(model: nn.Module) -> None:
+    """Make every trainable parameter contiguous, as flattened views and gloo's collectives need them."""
+    for _, parameter in trainable(model):
+        parameter.data = parameter.data.contiguous()
+
+
 def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Fragment]:
     """The fragments of an engine whose every rank holds all: whole parameters."""
     fragments = {}

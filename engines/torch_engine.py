@@ -22,6 +22,7 @@ from engines.shards import (
     Fragment,
     Shard,
     StoredState,
+    lay_out,
     make_shard,
     own_share,
     replicated,
@@ -63,6 +64,7 @@ class TorchEngine:
     ):
         self.device = rank_device()
         self.model = model.to(self.device)
+        lay_out(model)
         self.optimizer = options.build(model)
         self.schedule = schedule(self.optimizer)
         self.max_grad_norm = max_grad_norm

@@ -222,6 +222,8 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
         _say(f"{folder} stopped before its first checkpoint: starting it again")
         return
     state = found[1]
+    if len(rounding) > 1 and rounding[0].startswith("engine._target_"):
+        rounding = [f"engine {state.get('engine', 'another')} -> {rounding[0].rsplit('.', 1)[1]}"]
     if (ranks := state.get("world_size", world_size())) != world_size():
         rounding = [*rounding, f"ranks {ranks} -> {world_size()}"]
     changes = f", {', '.join(rounding)}: the same samples, equal up to rounding" if rounding else ""

@@ -9,11 +9,10 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 WAIT_S = 5.0  # for a process that is just ending
 
-_held: dict[Path, IO[str]] = {}
+_held: dict[Path, int] = {}  # lock file -> its open descriptor
 
 
 def claim(folder: Path) -> None:
@@ -26,25 +25,24 @@ def claim(folder: Path) -> None:
     if file in _held:  # opening it again would, on closing, give up the lock
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    stream = file.open("a+")
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + WAIT_S
-    while not _lock(stream):
+    while not _lock(descriptor, file):
         if time.monotonic() > deadline:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
             raise ValueError(f"{folder} is in use by {holder}: let it end, or choose another run_name")
         time.sleep(0.1)
-    stream.truncate(0)
-    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    stream.flush()
-    _held[file] = stream
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    _held[file] = descriptor
 
 
-def _lock(stream: IO[str]) -> bool:
+def _lock(descriptor: int, file: Path) -> bool:
     try:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        print(f"warning: no lock on {stream.name} ({error.strerror}): start no second run there", file=sys.stderr)
+        print(f"warning: no lock on {file} ({error.strerror}): start no second run there", file=sys.stderr)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +30,23 @@ def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str
     with trainer.engine.full_weights():
         weights = {name: value.detach().clone() for name, value in trainer.engine.model.state_dict().items()}
     return metrics_of(trainer), weights
+
+
+def run_until(runs: list[tuple[list[str], int]]) -> None:
+    """Each run until the line of its step is written, as if it were killed there."""
+    for overrides, step in runs:
+        trainer = make_trainer(overrides)
+        log = trainer.log
+
+        def log_then_stop(statistics: dict[str, Any], trainer: Any = trainer, log: Any = log, step: int = step) -> None:
+            log(statistics)
+            if trainer.step == step:
+                raise KeyboardInterrupt
+
+        trainer.log = log_then_stop
+        with suppress(KeyboardInterrupt):
+            trainer.fit()
+        assert trainer.step == step
 
 
 def metrics_of(trainer: Any) -> list[dict[str, Any]]:

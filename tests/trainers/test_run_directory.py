@@ -118,6 +118,31 @@ def test_a_setting_that_changes_the_result_is_refused_by_name(tmp_path):
     assert (tmp_path / "first" / "metrics.jsonl").read_text().count("\n") == 7
 
 
+def test_another_engine_and_number_of_ranks_go_on_and_are_told(tmp_path, capsys):
+    config = settings(tmp_path, engine={"_target_": "a.Zero", "stage": 2, "precision": "fp32", "config": {}})
+    run = RunDirectory.open(config)
+    state = {"step": 3, "best_step": None, "world_size": 4, "wandb_run_id": "abcd"}
+    CheckpointStore(run.checkpoints).save(3, write, state)
+    other = {"_target_": "a.Zero", "stage": 3, "precision": "fp32", "config": {"zero_optimization": {"x": 1}}}
+    run = RunDirectory.open(settings(tmp_path, engine=other))
+    told = capsys.readouterr().err
+    assert f"resuming {tmp_path}/first from step 3, engine.stage 2 -> 3, " in told
+    assert "ranks 4 -> 1: the same samples, equal up to rounding" in told
+    assert run.checkpoint == (run.checkpoints / "step-000003", state)
+    assert run.wandb_run_id() == "abcd"
+    with pytest.raises(ValueError, match=r"engine.precision fp32 -> bf16"):
+        RunDirectory.open(settings(tmp_path, engine={**other, "precision": "bf16"}))
+
+
+def test_a_broken_checkpoint_is_not_started_from(tmp_path):
+    run = RunDirectory.open(settings(tmp_path))
+    train_until(run, step=5, saved=3)
+    (run.checkpoints / "step-000003" / "weights").unlink()
+    with pytest.raises(ValueError, match=r"best is a broken checkpoint: weights is missing"):
+        RunDirectory.open(settings(tmp_path, resume=str(run.checkpoints / "best"), run_name="second"))
+    assert not (tmp_path / "second").exists()
+
+
 def test_other_data_is_refused(tmp_path):
     RunDirectory.open(settings(tmp_path)).describe_data("scifact", "abc")
     run = RunDirectory.open(settings(tmp_path))

@@ -1,0 +1,279 @@
+"""Kill runs at random moments, resume them, and compare with the run that nobody killed.
+
+    python tests/crash_test.py --engines torch zero1 zero2 zero3 --kills 20
+
+Two ranks under torchrun's agent on CPU, a tiny model. A kill is SIGKILL to all processes of a launch, or to one rank,
+at a random time, or just after a checkpoint has begun to be written. After each, every visible checkpoint must be
+whole, and the same command goes on. When a run is through, its metrics, summary and export must equal the uninterrupted
+run's bit for bit; the next one then begins. Runs alternate between GRPO (two updates per batch, so that kills fall in
+between) and a mixture of data sets with dropout, with a data worker per rank, several chunks per step, and with and
+without `trainer.async_save`. Exit status 1 where anything differs.
+
+Launches are forked from this process, which has imported everything already: they start in a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from engines.deepspeed_options import import_deepspeed
+from engines.manifest import first_problem, sha256
+from launch.entry import run
+from launch.train import main as train
+
+STEPS = 12
+HANG_S = 120.0
+TIMED = {"seconds", "rows_per_s", "tokens_per_s", "peak_memory_bytes"}
+
+
+def options(folder: Path) -> dict[str, list[str]]:
+    """The overrides of each kind of run."""
+    common = [
+        f"trainer.max_steps={STEPS}",
+        "trainer.save_every=1",
+        "trainer.eval_every=4",
+        "trainer.learning_rate=0.01",
+        "trainer.token_budget=160",
+        "trainer.kept_chunks=1",
+        "trainer.workers=1",
+        "model.max_length=48",
+        f"model.name_or_path={folder / 'bert'}",
+        "logger=none",
+        f"output_dir={folder / 'outputs'}",
+    ]
+    beir = [f"path={folder / 'beir'}", f"cache_dir={folder / 'cache'}"]
+    grpo = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", "data=beir", "data.candidates.depth=12"]
+    mixture = ["model=bi_encoder", "loss=info_nce", "trainer=contrastive", "eval=retrieval", "data=mixture"]
+    mixture += ["+data@data.sources.facts=beir", "+data@data.sources.pairs=file", "data.weights={facts: 1, pairs: 1}"]
+    mixture += [f"data.sources.pairs.path={folder / 'pairs.jsonl'}", f"data.sources.pairs.cache_dir={folder / 'cache'}"]
+    return {
+        "grpo": [*grpo, *(f"data.{key}" for key in beir), *common, "trainer.batch_size=3", "eval.depth=8"],
+        "mixture": [*mixture, *(f"data.sources.facts.{key}" for key in beir), *common, "trainer.batch_size=6"],
+    }
+
+
+def write_inputs(folder: Path) -> None:
+    helper("tiny_models").write_tiny_bert(folder / "bert")
+    (folder / "beir").mkdir()
+    helper("tiny_collection").write_tiny_collection(folder / "beir")
+    pairs = [{"query": f"red q{i} pear", "positive": f"document p{i} of blue {i * 7 % 10} trains"} for i in range(30)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+
+
+def helper(name: str) -> Any:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(overrides: list[str], log: Path, ranks: int = 2) -> int:
+    """What `torchrun --nproc_per_node RANKS launch/train.py OVERRIDES` does, in a process group of its own: its id."""
+    if process := os.fork():
+        return process
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=log.stem,
+        max_restarts=0,
+        start_method="fork",
+        logs_specs=DefaultLogsSpecs(log_dir=str(log.with_suffix(""))),
+    )
+    try:
+        elastic_launch(config, run_rank)(overrides)
+    except BaseException as error:
+        print(f"launch failed: {error}", flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def run_rank(overrides: list[str]) -> None:
+    sys.argv = ["launch/train.py", *overrides]
+    run(train)
+
+
+def ended(process: int, within_s: float) -> bool:
+    """Whether the launch ends by itself."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.001)
+    return False
+
+
+@dataclass
+class CrashTest:
+    """Kills of one engine's runs, and what came of them."""
+
+    engine: str
+    folder: Path
+    random: random.Random
+    kills: int = 0
+    while_saving: int = 0
+    of_one_rank: int = 0
+    runs: int = 0
+    launches: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def perform(self, num_kills: int) -> None:
+        """Runs, killed again and again until they are through, until there were `num_kills`; the last one is let
+        through as well."""
+        expected, seconds = {}, {}
+        for kind in options(self.folder):
+            begun = time.monotonic()
+            self._launch(kind, "whole", finish=True)
+            expected[kind], seconds[kind] = self._outcome(f"{self.engine}-{kind}-whole"), time.monotonic() - begun
+        while (self.kills < num_kills or self.runs < len(expected)) and not self.problems:
+            kind = [*expected][self.runs % len(expected)]
+            name = f"killed-{self.runs}"
+            while self.kills < num_kills and not self._launch(kind, name, kill_within_s=seconds[kind]):
+                pass
+            self._launch(kind, name, finish=True)
+            if self._outcome(f"{self.engine}-{kind}-{name}") != expected[kind]:
+                self.problems.append(f"{self.engine}-{kind}-{name} differs from the uninterrupted run")
+            self.runs += 1
+
+    def _launch(self, kind: str, name: str, *, kill_within_s: float = 0.0, finish: bool = False) -> bool:
+        """One launch, killed unless `finish` says otherwise. Whether it was through before."""
+        self.launches += 1
+        run_name = f"{self.engine}-{kind}-{name}"
+        asynchronous = str(bool(self.launches % 2)).lower()
+        overrides = [*options(self.folder)[kind], f"engine={self.engine}", f"run_name={run_name}"]
+        log = self.folder / "logs" / f"{run_name}-{self.launches}.txt"
+        process = start([*overrides, f"trainer.async_save={asynchronous}"], log)
+        directory = self.folder / "outputs" / run_name
+        through = ended(process, HANG_S) if finish else self._kill(process, directory, kill_within_s)
+        if finish and not through:
+            os.killpg(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            self.problems.append(f"{run_name} hangs: {log}")
+        if finish and not (directory / "summary.json").is_file():
+            self.problems.append(f"{run_name} did not finish: {log}")
+        self._check(directory, log)
+        return through
+
+    def _kill(self, process: int, directory: Path, within_s: float) -> bool:
+        """At a random moment, or a random moment after a save has begun. Whether the launch ended before."""
+        saves = self.random.choice([None, self.random.randrange(4)])
+        through = ended(process, self.random.uniform(0, within_s)) if saves is None else False
+        seen: set[str] = set()
+        while saves is not None and not through and len(seen) <= saves:
+            seen |= unfinished(directory)
+            through = ended(process, 0.002)
+        if through or (saves is not None and ended(process, self.random.uniform(0, 0.02))):
+            return True
+        ranks = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        if self.random.random() < 0.25 and len(ranks) == 2:
+            os.kill(int(self.random.choice(ranks)), signal.SIGKILL)
+            self.of_one_rank += 1
+            if not ended(process, HANG_S):
+                self.problems.append(f"{directory.name}: the other rank hangs")
+                os.killpg(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+        else:
+            os.killpg(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        self.kills += 1
+        self.while_saving += bool(unfinished(directory))
+        return False
+
+    def _check(self, directory: Path, log: Path) -> None:
+        for checkpoint in directory.glob("checkpoints/step-*"):
+            if checkpoint.suffix == ".broken" or first_problem(checkpoint):
+                self.problems.append(f"{checkpoint} is broken: {first_problem(checkpoint)}")
+        if "is broken" in log.read_text():
+            self.problems.append(f"a checkpoint was found broken: {log}")
+
+    def _outcome(self, run_name: str) -> dict[str, Any]:
+        """All that must not depend on kills: every metric of every step, the summary, the exported weights."""
+        directory = self.folder / "outputs" / run_name
+        try:
+            lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+            summary = json.loads((directory / "summary.json").read_text())
+            export = {file.name: sha256(file) for file in sorted((directory / "model").glob("*.safetensors"))}
+        except OSError as error:
+            return {"missing": str(error), "of": run_name}
+        summary = {name: value for name, value in summary.items() if name not in {*TIMED, "stages"}}
+        return {"lines": [without_times(line) for line in lines], "summary": summary, "export": export}
+
+
+def without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in TIMED}
+
+
+def unfinished(directory: Path) -> set[str]:
+    """The checkpoints that are being written."""
+    return {path.name for path in directory.glob("checkpoints/.tmp-step-*")}
+
+
+def preload() -> None:
+    """Import what launches need, once."""
+    import_deepspeed()
+    for name in ("launch.training", "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
+        importlib.import_module(name)
+
+
+def perform(arguments: argparse.Namespace, folder: Path) -> Iterator[CrashTest]:
+    write_inputs(folder)
+    (folder / "logs").mkdir()
+    for engine in arguments.engines:
+        begun = time.monotonic()
+        test = CrashTest(engine, folder, random.Random(f"{arguments.seed} {engine}"))
+        test.perform(arguments.kills)
+        seconds = time.monotonic() - begun
+        print(
+            f"{engine}: {test.kills} kills ({test.while_saving} while a checkpoint was being written, "
+            f"{test.of_one_rank} of one rank) in {test.runs} runs and {test.launches} launches, {seconds:.0f} s: "
+            f"{'; '.join(test.problems) or 'every run identical to the uninterrupted one, no checkpoint broken'}",
+            flush=True,
+        )
+        yield test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="+", default=["torch", "zero1", "zero2", "zero3"])
+    parser.add_argument("--kills", type=int, default=20, help="per engine")
+    parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8], help="of the moments")
+    parser.add_argument("--folder", type=Path, help="where runs and logs stay (default: a temporary folder)")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    preload()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        if any([test.problems for test in perform(arguments, folder)]):  # noqa: C419 (all engines are tried)
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

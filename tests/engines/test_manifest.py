@@ -1,0 +1,48 @@
+"""Sizes and hashes tell a whole checkpoint from a broken one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from engines.manifest import describe, first_problem, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode() * 5_000_000)  # more than one block
+    write_manifest(tmp_path, describe(sorted(tmp_path.iterdir())))
+    return tmp_path
+
+
+def test_the_hash_is_that_of_the_whole_file(folder: Path) -> None:
+    assert describe([folder / "a"]) == {
+        "a": {"bytes": 5_000_000, "sha256": hashlib.sha256(b"a" * 5_000_000).hexdigest()}
+    }
+    assert first_problem(folder) is None
+
+
+def test_each_part_of_the_files_is_seen_by_one_reader(folder: Path) -> None:
+    (folder / "b").write_bytes(b"b" * 4_999_999 + b"x")
+    assert [first_problem(folder, part, 3) for part in range(3)] == [
+        None,
+        "b has other content than was written (SHA-256)",
+        None,
+    ]
+    assert first_problem(folder, 1, 2) is not None
+    assert first_problem(folder, 0, 2) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', "\x00\x01"])
+def test_a_manifest_that_is_none_is_a_problem(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    assert "manifest.json cannot be read" in str(first_problem(folder))
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_problem(folder: Path) -> None:
+    (folder / "a").unlink()
+    (folder / "a").mkdir()
+    assert str(first_problem(folder)).startswith("a has ")
