@@ -18,7 +18,8 @@ from engines.process_group import is_main
 from evaluation.embedding import comparable, embed, tokenize_texts
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
 from evaluation.metrics import Metrics, Qrels, Run, measure
-from evaluation.scoring import Forward, score_rows, tokenize_sharded
+from evaluation.scoring import Forward, tokenize_sharded
+from evaluation.shared_prefix import score_lists
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ class RerankingEvaluator:
         return {name: [row for part in encoded for row in part[name]] for name in encoded[0]}
 
     def _scores(self, forward: Forward, device: torch.device) -> Tensor:
-        return score_rows(forward, self.rows, self.tokenizer.padding, self.config.token_budget, device)
+        sizes = [len(documents) for documents in self.first_stage_run.values()]
+        return score_lists(forward, self.rows, sizes, self.tokenizer.padding, self.config.token_budget, device)
 
     def _similarities(self, forward: Forward, device: torch.device) -> Tensor:
         embeddings = embed(forward, self.text_rows, self.tokenizer, self.config.token_budget, device)

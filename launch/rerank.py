@@ -71,7 +71,7 @@ def rank_documents(
     """
     from data.rows import TokenRows
     from engines.process_group import device
-    from evaluation.scoring import score_rows
+    from evaluation.shared_prefix import score_lists
     from models.reranker import load_reranker
 
     model = load_reranker(name_or_path, max_length).to(device())
@@ -81,7 +81,7 @@ def rank_documents(
     if rows.truncated is not None and rows.truncated.any():
         count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
         print(f"note: {count} of {len(rows)} documents were cut, the prompt has {length} tokens", file=sys.stderr)
-    logits = score_rows(model, rows, model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
+    logits = score_lists(model, rows, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
     scores = logits if raw else model.activation(logits)
     order = logits.argsort(descending=True, stable=True).tolist()
     return [

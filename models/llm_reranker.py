@@ -17,6 +17,7 @@ from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
 from models.loading import activation_of, load_backbone, load_config, recompute_activations
 from models.lora import LoRAConfig, merge_saved
+from models.packed_prompts import can_pack, pack_mask
 from models.prompt_folder import read_template
 from models.prompt_template import PUBLISHED, TEMPLATES, PromptTemplate
 from models.prompt_tokenizer import PromptTokenizer
@@ -43,6 +44,7 @@ class LLMRerankerConfig:
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
+    shared_prefix: bool = True  # score the common beginning of a list's prompts once, where the model can
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
@@ -83,6 +85,7 @@ class LLMRerankerConfig:
             recompute_activations(wrapped)
         activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
+        model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
         model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
 
@@ -119,6 +122,7 @@ class LLMReranker(nn.Module):
         self.source = source  # the name or path that the weights came from
         self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
         self.returns_logsumexp = False  # set by who wants "logsumexp"
+        self.reads_packs = False  # whether lists may be scored with their common prefix once
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> LLMReranker:
@@ -133,26 +137,41 @@ class LLMReranker(nn.Module):
         assert isinstance(model, PreTrainedModel)
         return model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Representations of input_ids, attention_mask [rows, tokens], in float32; padding may be left or right:
 
         - "score" [rows]: z_yes - z_no at each row's last token;
         - "logsumexp" [rows], in training with `returns_logsumexp`: log sum_v exp(z_v) - z_no over the vocabulary.
-        """
-        model = self.language_model
-        positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-        output = model.get_decoder()(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
-        )
-        return self._answer(output.last_hidden_state, attention_mask)
 
-    def _answer(self, hidden: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """hidden [rows, tokens, dim], mask [rows, tokens] -> what `forward` gives."""
-        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=-1)
-        at_last = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        Of packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt: position_ids and
+        segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts] too, and values [packs, prompts].
+        """
+        if segment_ids is None or ends is None:
+            mask, position_ids = attention_mask, (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+            numbers = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            ends = (attention_mask * numbers).argmax(dim=-1, keepdim=True)
+            values = self._answer(input_ids, mask, position_ids, ends)
+            return {name: value[:, 0] for name, value in values.items()}
+        attention = self.language_model.config._attn_implementation
+        return self._answer(input_ids, pack_mask(segment_ids, attention_mask, attention), position_ids, ends)
+
+    def _answer(self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, ends: Tensor) -> dict[str, Tensor]:
+        """Values [rows, prompts] at the tokens `ends` [rows, prompts]."""
+        decoder = self.language_model.get_decoder()
+        output = decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        rows = torch.arange(len(ends), device=ends.device).unsqueeze(-1)
+        at_ends = output.last_hidden_state[rows, ends.clamp(min=0)]
         wants_logsumexp = self.returns_logsumexp and self.training  # evaluations have no use for it
-        score, logsumexp = self.language_model.get_output_embeddings()(at_last, wants_logsumexp)
-        return {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
+        score, logsumexp = self.language_model.get_output_embeddings()(at_ends.flatten(0, 1), wants_logsumexp)
+        values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
+        return {name: value.view(ends.shape) for name, value in values.items()}
 
 
 def _load(

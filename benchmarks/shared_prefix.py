@@ -1,0 +1,94 @@
+"""Ranking with the common beginning of a list's prompts computed once, against every prompt by itself.
+
+    python benchmarks/shared_prefix.py
+
+A Qwen3 decoder of random weights scores lists of 16 documents of 64 tokens behind a prefix of 128. Both ways alternate
+on the same model and rows; the median of their times and the largest difference of a score are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.rows import TokenRows
+from engines.process_group import device as own_device
+from evaluation.scoring import score_rows
+from evaluation.shared_prefix import score_lists
+from models.answer_head import LogitTransform, answer_with
+from models.llm_reranker import LLMReranker
+from models.prompt_template import QWEN3
+from models.prompt_tokenizer import PromptTokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lists", type=int, default=4)
+    parser.add_argument("--documents", type=int, default=16, help="per list")
+    parser.add_argument("--prefix", type=int, default=128, help="tokens")
+    parser.add_argument("--document-length", type=int, default=64, help="tokens")
+    parser.add_argument("--spread", type=float, default=0.0, help="document lengths vary by this share of theirs")
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--token-budget", type=int, default=16384)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    device, rows, model = own_device(), make_rows(arguments), make_model(arguments.hidden_size, arguments.layers)
+    model.to(device)
+    sizes, padding = [arguments.documents] * arguments.lists, {"input_ids": 0}
+    ways = {
+        "plain": lambda: score_rows(model, rows, padding, arguments.token_budget, device),
+        "shared": lambda: score_lists(model, rows, sizes, padding, arguments.token_budget, device),
+    }
+    scores = {name: way().cpu() for name, way in ways.items()}  # and warm
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way().cpu()
+            seconds[name].append(time.perf_counter() - begin)
+    plain, shared = (statistics.median(seconds[name]) for name in ways)
+    print(f"{len(rows)} prompts, {int(rows.lengths.sum())} tokens, on {device}")
+    print(f"plain {plain:.3f} s, shared {shared:.3f} s: {plain / shared:.2f} times as fast")
+    difference = (scores["plain"] - scores["shared"]).abs().max()
+    print(f"largest difference {difference:.1e}, scores' standard deviation {scores['plain'].std():.2f}")
+
+
+def make_rows(arguments: argparse.Namespace) -> TokenRows:
+    draw, rows = np.random.default_rng(0), []
+    for _ in range(arguments.lists):
+        prefix = draw.integers(5, 30_000, arguments.prefix).tolist()
+        for _ in range(arguments.documents):
+            factor = 1 + arguments.spread * draw.uniform(-1, 1)
+            rows.append(prefix + draw.integers(5, 30_000, max(1, round(arguments.document_length * factor))).tolist())
+    return TokenRows.from_encoding({"input_ids": rows})
+
+
+def make_model(hidden_size: int, layers: int) -> LLMReranker:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=32_000,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 64,
+        num_key_value_heads=max(1, hidden_size // 128),
+        head_dim=64,
+        use_cache=False,
+    )
+    backbone = Qwen3ForCausalLM(config)
+    answer_with(backbone.lm_head, 1, 2, LogitTransform())
+    model = LLMReranker(backbone, PromptTokenizer(None, 1, template=QWEN3), nn.Identity(), source="random")
+    model.reads_packs = True
+    return model.eval()
+
+
+if __name__ == "__main__":
+    main()
