@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict
 from pathlib import Path
 
+from models.answer_head import LogitTransform
 from models.chat_template import chat_template
 from models.export_folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
 from models.folder import read_json
@@ -35,6 +37,45 @@ ranking = model.rank("a query", ["a document", "another document"]{instructed})
 
 The score is the logit of {true!r} minus that of {false!r} after the prompt, {scale}. Prompts are cut at {max_length}
 tokens by shortening the document.{joined}
+
+As a plain language model of transformers:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+with torch.no_grad():
+    logits = model(**inputs).logits[0, -1]
+score = logits[{yes}] - logits[{no}]
+```
+"""
+SERVERS = """
+## Serve
+
+vLLM makes a classifier of the two answers' weights (`POST /rerank`, scores through a sigmoid):
+
+```sh
+vllm serve {folder} --runner pooling --chat-template {folder}/chat_template.jinja \\
+    --hf-overrides '{overrides}'
+```
+
+text-embeddings-inference reads sequence classifiers alone. This makes one of the same raw score, for whichever of its
+backends has the architecture ([Qwen3: issue 643](https://github.com/huggingface/text-embeddings-inference/issues/643)):
+
+```python
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+head = AutoModelForCausalLM.from_pretrained("{folder}").get_output_embeddings().weight.detach()
+classifier = AutoModelForSequenceClassification.from_pretrained("{folder}", num_labels=1)
+classifier.score.weight.data = (head[{yes}] - head[{no}]).unsqueeze(0).clone()
+classifier.save_pretrained("{folder}-classifier")
+AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}-classifier")
+```
+
+Its input is the whole prompt, `tokenizer.apply_chat_template(messages, tokenize=False)`: `inputs` of `POST /predict`.
 """
 JOINED = """
 
@@ -89,9 +130,11 @@ def _write_contract(model: LLMReranker, work: Path) -> None:
 
 
 def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
-    template = model.tokenizer.prompt_template
+    template, (yes, no) = model.tokenizer.prompt_template, model.tokenizer.answer_ids()
     usage = USAGE.format(
         folder=name,
+        yes=yes,
+        no=no,
         instructed=', prompt="another instruction"' if template.takes_instruction else "",
         true=template.true_answer,
         false=template.false_answer,
@@ -99,6 +142,8 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         max_length=model.tokenizer.max_length,
         joined=JOINED if len(template.pieces) > 1 else "",
     )
+    if _is_linear(model):
+        usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=_vllm_overrides(model))
     write_card(
         work,
         name=name,
@@ -108,3 +153,17 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         body=card,
         usage=usage,
     )
+
+
+def _is_linear(model: LLMReranker) -> bool:
+    """Whether the score is (w_yes - w_no) h and no more, as a classifier without a bias has it."""
+    head = model.language_model.get_output_embeddings()
+    return getattr(head, "bias", None) is None and LogitTransform.of(model.language_model.config) == LogitTransform()
+
+
+def _vllm_overrides(model: LLMReranker) -> str:
+    """vLLM's `--hf-overrides` that take the classifier from the two tokens."""
+    no_and_yes = reversed(model.tokenizer.answer_ids())
+    name = type(model.language_model).__name__.replace("ForCausalLM", "ForSequenceClassification")
+    tokens = [model.tokenizer.tokenizer.convert_ids_to_tokens(token) for token in no_and_yes]
+    return json.dumps({"architectures": [name], "classifier_from_token": tokens, "method": "from_2_way_softmax"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,8 @@ def _refuse_others(folder: ModelFolder, config: PretrainedConfig) -> None:
 
 def _output_head(backbone: PreTrainedModel, folder: ModelFolder) -> str:
     """The name of the head that gives the logits."""
+    if "position_ids" not in inspect.signature(backbone.get_decoder().forward).parameters:
+        raise ValueError(f"model {folder.path}: {backbone.config.model_type} takes no position ids: choose another")
     head: Any = backbone.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"model {folder.path}: its head is a {type(head).__name__}, read are linear ones")

@@ -96,7 +96,7 @@ def write_tiny_decoder(folder: Path, *, seed: int = 0, embedder: bool = True, **
 
 
 def write_causal_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer with Qwen's rules, trained on the repository's documentation: "yes" and "no" are
+    """A byte-level BPE tokenizer with Qwen's rules, trained on the repository's licence: "yes" and "no" are
     tokens, and so is a full stop with the line break after it."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
@@ -107,8 +107,7 @@ def write_causal_tokenizer(folder: Path) -> None:
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
-    root = Path(__file__).resolve().parent.parent
-    texts = [file.read_text(encoding="utf-8") for file in sorted((root / "docs").glob("*.md"))]
+    texts = [(Path(__file__).resolve().parent.parent / "LICENSE").read_text(encoding="utf-8")]  # which stays as it is
     texts += ["yes\nno\nquery: document: <Instruct>: <Query>: <Document>: why?\nso.\n"] * 500
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

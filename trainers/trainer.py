@@ -26,6 +26,7 @@ from evaluation.evaluator import EvaluationResult, Evaluator
 from losses.contracts import Lists, Statistics, compares_lists, reads_of
 from models.dropout import disable_dropout
 from trainers.chunked import ChunkedBackward, Representations
+from trainers.first_update import check_adapters_moved
 from trainers.frozen import FrozenModel, Reference, frozen_inputs
 from trainers.inputs import make_lists
 from trainers.loggers import Logger
@@ -83,6 +84,7 @@ class Trainer(ABC):
         self.best_metric: float | None = None
         self.best_step: int | None = None
         self.warned_idle_ranks = False
+        self.has_updated = False  # in this process
         self.started = 0.0
         self.best_result: EvaluationResult | None = None  # of dev at the best step, if this process has it
         self.start_result = start_result
@@ -188,6 +190,9 @@ class Trainer(ABC):
         done = self.backward(batch.rows, lambda leaves: self.loss_of(leaves, batch), step=self.step)
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
+        if not self.has_updated and learning_rate > 0 and grad_norm > 0:
+            check_adapters_moved(self.engine.model)
+            self.has_updated = True
         seconds = time.perf_counter() - self.started  # with the wait for data
         rows, tokens = len(batch.rows), int(batch.rows.lengths.sum())
         self.totals = {

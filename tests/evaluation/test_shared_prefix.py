@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from data.rows import TokenRows
-from engines.testing import run_ranks
 from evaluation.scoring import score_rows
 from evaluation.shared_prefix import pack_features, plan_packs, score_lists
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -104,26 +103,3 @@ def test_what_cannot_be_packed_is_scored_row_by_row(tiny_causal_dir, tiny_models
         assert not model.reads_packs, name
         plain, found = both(model, lists_of(model))
         assert torch.equal(plain, found), name
-
-
-def score_here(folder: Path, stage: int | None) -> list[float]:
-    from torch.optim.lr_scheduler import LambdaLR
-
-    from engines.deepspeed_engine import DeepSpeedEngineConfig
-    from engines.optimizers import OptimizerOptions
-    from engines.torch_engine import TorchEngineConfig
-
-    model = reranker(folder)
-    config = TorchEngineConfig() if stage is None else DeepSpeedEngineConfig(stage=stage)
-    options = OptimizerOptions(name="sgd", learning_rate=0.1)
-    engine = config.build(model, options, lambda o: LambdaLR(o, lambda step: 1.0), max_grad_norm=1.0)
-    rows = lists_of(model)
-    return score_lists(engine.forward, rows, SIZES, model.tokenizer.padding, 700, engine.device).tolist()
-
-
-@pytest.mark.parametrize("stage", [None, 3])
-def test_two_ranks_share_the_lists(stage, tiny_causal_dir):
-    model = reranker(tiny_causal_dir)
-    plain, _ = both(model, lists_of(model))
-    for scores in run_ranks(score_here, 2, tiny_causal_dir, stage):
-        assert scores == pytest.approx(plain.tolist(), abs=1e-4)

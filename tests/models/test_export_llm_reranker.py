@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from llm_rerankers import DOCUMENTS, QUERIES, build, logits_at_end, padded, score
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.export import export
 from models.llm_reranker import LLMReranker
@@ -205,3 +206,41 @@ def test_folders_that_cannot_be_read_say_why(tiny_causal_dir, tmp_path):
     (tmp_path / "broken" / "prompt_template.json").write_text('{"pieces": ["{query}"], "true_answer": "a"}')
     with pytest.raises(ValueError, match=r"prompt_template\.json"):
         build(tmp_path / "broken")
+
+
+def snippets(folder: Path) -> list[str]:
+    """The Python code of a model card."""
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_card_s_code_runs(tiny_causal_dir, tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.chdir(tmp_path)
+    model = train(build(tiny_causal_dir, "qwen3")).eval()
+    export(model, tmp_path / "export")
+    used, plain, converted = snippets(tmp_path / "export")
+    names: dict = {}
+    exec(used, names)
+    expected = score(model, ["a query"] * 2, ["a document", "another document"])
+    assert names["scores"].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    exec(plain, names)
+    assert float(names["score"]) == pytest.approx(float(expected[0]), abs=1e-4)
+    exec(converted, {})
+    rows = model.tokenizer(QUERIES, DOCUMENTS)["input_ids"]
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export-classifier")
+    with torch.no_grad():
+        found = torch.stack([classifier(torch.tensor([row])).logits[0, 0] for row in rows])
+    torch.testing.assert_close(found, score(model), atol=1e-4, rtol=0)
+    (overrides,) = re.findall("--hf-overrides '(.*)'", (tmp_path / "export" / "README.md").read_text())
+    assert json.loads(overrides) == {
+        "architectures": ["Qwen2ForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+        "method": "from_2_way_softmax",
+    }
+
+
+def test_servers_are_not_named_for_scores_that_they_would_not_give(tiny_models, tmp_path):
+    options = {"head_dim": 8, "final_logit_softcapping": 3.0}
+    folder = tiny_models.write_tiny_causal(tmp_path / "start", architecture="gemma2", **options)
+    export(build(folder, "qwen3"), tmp_path / "export")
+    assert "vllm" not in (tmp_path / "export" / "README.md").read_text()

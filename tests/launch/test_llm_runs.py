@@ -1,0 +1,72 @@
+"""Whole runs of LLM rerankers: adapters under ZeRO-3 on two ranks, and from a trained model to a ranking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from data.run_files import read_trec_run
+from engines.testing import run_ranks
+from launch.compose import compose
+from launch.rerank import Document, main, rank_documents
+from launch.training import train
+from models.llm_reranker import LLMReranker
+
+MODEL = ["model.max_length=192", "trainer.token_budget=1024", "trainer.max_steps=3", "trainer.eval_every=3"]
+
+
+def train_here(overrides: list[str]) -> float | None:
+    """A whole run on this rank; the best dev metric."""
+    return train(compose(overrides))
+
+
+def texts_of(folder: Path) -> dict[str, str]:
+    files = [(folder / f"{name}.jsonl").read_text() for name in ("corpus", "queries")]
+    records = [json.loads(line) for text in files for line in text.splitlines()]
+    return {record["_id"]: record["text"] for record in records}
+
+
+def test_adapters_under_zero3_on_two_ranks_move_and_are_saved_whole(
+    tiny_overrides: Callable[[Path], list[str]], tiny_causal_dir: Path, tiny_beir_dir: Path, tmp_path: Path
+) -> None:
+    options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL, "trainer.learning_rate=0.5"]
+    partition_all = "engine.config={zero_optimization:{stage3_param_persistence_threshold:0}}"  # also small weights
+    engine = ["engine=zero3", partition_all, "adapter_only=true"]
+    overrides = ["+exp=llm_reranker_sft", *tiny_overrides(tmp_path), "model=llm_reranker_lora", *options, *engine]
+    run_ranks(train_here, 2, overrides)
+    run = tmp_path / "outputs" / "llm_reranker_sft"
+    adapter = load_file(run / "model" / "adapter_model.safetensors")
+    assert not (run / "model" / "model.safetensors").exists()
+    assert adapter
+    assert all(tensor.numel() > 0 and tensor.abs().max() > 0 for tensor in adapter.values()), "B has moved"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["world_size"], summary["engine"]) == (2, "zero3")
+    assert summary["best_step"] == 3, "the export is the trained model"
+    scores, texts = read_trec_run(run / "runs" / "after.run"), texts_of(tiny_beir_dir)
+    query, expected = next(iter(scores.items()))
+    documents = [Document(name, texts[name]) for name in expected]
+    found = {row.id: row.score for row in rank_documents(str(run / "model"), texts[query], documents, raw=True)}
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
+    from models.export import export
+    from models.llm_reranker import LLMRerankerConfig
+
+    model = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=192).build(0)
+    export(model, tmp_path / "model")
+    folder = str(tmp_path / "model")
+    documents = ["green apple", "red pear " * 100]
+    main([folder, "--query", "apple", *documents, "--raw", "--json"])
+    printed = capsys.readouterr()
+    rows = {row["text"]: row["score"] for row in json.loads(printed.out)["results"]}
+    assert "1 of 2 documents were cut" in printed.err
+    main([folder, "--query", "apple", *documents, "--raw", "--json", "--instruction", "rank fruit"])
+    assert rows != {row["text"]: row["score"] for row in json.loads(capsys.readouterr().out)["results"]}
+    with pytest.raises(ValueError, match="the prompt takes"):
+        main([folder, "--query", "apple", *documents, "--instruction", "long " * 100])
+    assert LLMReranker.load(folder).tokenizer.max_length == 192
