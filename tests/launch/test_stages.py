@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from data.run_files import read_trec_run
+from engines.precision import MixedPrecision
 from engines.testing import run_ranks
 from evaluation.reranking import RerankingEvaluator
+from launch import training
 from launch.compose import compose, instantiate
 from launch.stages import stage_seed, stages_of, training_data
 from launch.training import train
@@ -250,6 +253,28 @@ def test_a_stage_has_lists_and_data_of_its_own_without_what_is_held_out(
     assert set(preference.split("train").queries) == set(collection.split("train").queries)
     assert stages[2].config.data.path == str(other)
     assert len({stage.settings.seed for stage in stages}) == 3
+
+
+def test_a_language_model_goes_through_the_stages_on_adapters(
+    tiny_run: list[str], tiny_models: ModuleType, tmp_path: Path
+) -> None:
+    causal = tiny_models.write_tiny_causal(tmp_path / "causal", architecture="qwen3")
+    options = [*THREE[1:], "trainer.optimizer=adamw", "trainer.learning_rate=0.01", "trainer.token_budget=1024"]
+    model = [f"model.name_or_path={causal}", "model.max_length=192"]
+    command = ["+exp=llm_reranker_three_stage_lora", *tiny_run, *model, *options]
+    train(compose(command))
+    run = tmp_path / "outputs" / "llm_reranker_three_stage_lora"
+    assert [stage["name"] for stage in summary_of(run)["stages"]] == ["grpo", "contrastive", "preference"]
+    first = next(line for line in lines_of(run) if line["stage"] == "preference" and line["split"] == "train")
+    assert first["loss"] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-5), "its reference is its start"
+
+    settings = instantiate(compose([*command, f"model.name_or_path={run / 'stages' / '1-grpo' / 'model'}"]))
+    loaded, collection = settings.model.build(settings.seed), settings.data.build()
+    evaluator = training.test_evaluator(settings, collection, loaded)
+    scores = evaluator.evaluate(MixedPrecision(loaded, False).forward, torch.device("cpu")).run
+    known = read_trec_run(run / "stages" / "2-contrastive" / "runs" / "before.run")
+    for query, documents in known.items():
+        assert scores[query] == pytest.approx(documents, abs=1e-4), "a stage starts from what the one before has become"
 
 
 def train_here(overrides: list[str]) -> float | None:

@@ -166,7 +166,7 @@ def test_a_finished_run_is_shown_and_not_run_again(
 
 
 def test_a_model_that_is_not_trained_is_refused(tiny_beir_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"train model=cross_encoder or model=bi_encoder"):
+    with pytest.raises(ValueError, match=r"train model=cross_encoder, llm_reranker or bi_encoder"):
         train(compose(["+exp=reranker_grpo", "model=bm25", "data=beir", f"data.path={tiny_beir_dir}"]))
 
 

@@ -1,0 +1,137 @@
+"""The three stages against their parts: `python benchmarks/three_stages.py` trains them with each seed, prints a table.
+
+`+exp=reranker_three_stage` with its own settings: whole, each stage left out, each stage alone, and GRPO alone for as
+many updates as the three have together. What two of these share is trained once: the model after GRPO is the one from
+which `stages=[grpo,preference]` goes on as well, since a stage is the same whatever else the list holds
+(tests/launch/test_stages.py). A run that is finished is not run again: the command continues where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+WHOLE = ("grpo", "contrastive", "preference")
+# Run -> its stages, and the run and stage whose model it starts from.
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
+    "whole": (WHOLE, None),
+    "contrastive": (("contrastive",), None),
+    "preference": (("preference",), None),
+    "long_grpo": (("grpo",), None),
+    "without_contrastive": (("preference",), ("whole", "1-grpo")),
+    "without_grpo": (("preference",), ("contrastive", "1-contrastive")),
+}
+# Row of the table -> the run and the number of its stage after which the metric is read.
+ROWS = {
+    "grpo": ("whole", 1),
+    "contrastive": ("contrastive", 1),
+    "preference": ("preference", 1),
+    "grpo, updates of all three": ("long_grpo", 1),
+    "grpo, contrastive": ("whole", 2),
+    "grpo, preference": ("without_contrastive", 1),
+    "contrastive, preference": ("without_grpo", 1),
+    "grpo, contrastive, preference": ("whole", 3),
+}
+Runs = dict[tuple[str, int], dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread where several")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/three_stages"))
+    parser.add_argument("overrides", nargs="*", help="further key=value for every run")
+    arguments = parser.parse_intermixed_args()
+    found: Runs = {}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for after in (False, True):  # those that start from another run's model come last
+            runs = [
+                (part, seed)
+                for part in arguments.parts
+                for seed in arguments.seeds
+                if (PARTS[part][1] is not None) == after
+            ]
+            found |= zip(runs, pool.map(lambda run: summary_of(*run, arguments), runs), strict=True)
+    print_table(found, arguments.seeds)
+
+
+def summary_of(part: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, or read what an earlier call has trained."""
+    name = f"{part}-{seed}"
+    file = arguments.output_dir / name / "summary.json"
+    if not file.is_file():
+        stages, start = PARTS[part]
+        options = [f"stages=[{','.join(stages)}]", f"seed={seed}", f"run_name={name}", "logger=none"]
+        options += [f"output_dir={arguments.output_dir}"]
+        if start is not None:
+            run, stage = start
+            options.append(f"model.name_or_path={arguments.output_dir / f'{run}-{seed}' / 'stages' / stage / 'model'}")
+        if part == "long_grpo":
+            options.append(f"stage.grpo.trainer.max_steps={updates_of_all(arguments.overrides)}")
+        entry = [sys.executable, str(ROOT / "launch" / "train.py"), "+exp=reranker_three_stage"]
+        threads = {"OMP_NUM_THREADS": "1"} if arguments.jobs > 1 else {}
+        command = [*entry, *arguments.overrides, *options]
+        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        print(f"{name} done", file=sys.stderr, flush=True)
+    return json.loads(file.read_text())
+
+
+def updates_of_all(overrides: list[str]) -> int:
+    """The updates of the three stages together."""
+    from launch.compose import compose
+
+    stages = compose(["+exp=reranker_three_stage", *overrides]).stage
+    return sum(stages[name].trainer.max_steps for name in WHOLE)
+
+
+def print_table(found: Runs, seeds: list[int]) -> None:
+    """The test metric after each sequence of stages: mean and standard deviation over seeds, each seed."""
+    first = next(iter(found.values()))
+    print(f"test {first['metric']}: first stage {first['first_stage']:.4f}; {len(seeds)} seeds\n")
+    columns = ["stages", "updates", "mean", "spread (std)", *(f"seed {seed}" for seed in seeds), "train s"]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+    wholes = [found["whole", seed] for seed in seeds if ("whole", seed) in found]
+    if len(wholes) == len(seeds):
+        print(row("none (a fresh head)", 0, [whole["before"] for whole in wholes], 0.0))
+    for name, (part, number) in ROWS.items():
+        if all((part, seed) in found for seed in seeds):
+            ends = [found[part, seed]["stages"][:number] for seed in seeds]
+            trained = [[*start_of(found, part, seed), *stages] for seed, stages in zip(seeds, ends, strict=True)]
+            seconds = statistics.mean(sum(stage["seconds"] for stage in stages) for stages in trained)
+            updates = sum(stage["steps"] for stage in trained[0])
+            print(row(name, updates, [stages[-1]["metric"] for stages in ends], seconds))
+    unbeaten = [
+        f"{part}-{seed}: {stage['name']}"
+        for (part, seed), run in found.items()
+        for stage in run["stages"]
+        if stage["best_step"] == 0
+    ]
+    print(f"\nstages that passed on their start: {', '.join(unbeaten) or 'none'}")
+
+
+def start_of(found: Runs, part: str, seed: int) -> list[dict[str, Any]]:
+    """The stages behind the model that a part starts from."""
+    start = PARTS[part][1]
+    return found[start[0], seed]["stages"][:1] if start else []
+
+
+def row(name: str, updates: int, values: list[float], seconds: float) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    each = " | ".join(f"{value:.4f}" for value in values)
+    return f"| {name} | {updates} | {statistics.mean(values):.4f} | {spread:.4f} | {each} | {seconds:.0f} |"
+
+
+if __name__ == "__main__":
+    main()
