@@ -31,6 +31,11 @@ def check_parts(settings: RunConfig) -> None:
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
     if compares_embeddings(settings.loss) and not is_bi_encoder:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a reranker")
+    if "logsumexp" in reads_of(settings.loss) and not isinstance(settings.model, LLMRerankerConfig):
+        raise ValueError(
+            f"loss {name} is a policy over a vocabulary, which only model=llm_reranker has: loss.vocabulary=false and "
+            "loss.format_weight=0 (loss=token_policy) are over the score alone"
+        )
     if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if isinstance(settings.model, BiEncoderConfig) and settings.model.temperature is None:

@@ -218,6 +218,9 @@ def build_trainer(
     if "query_layers" in reads_of(settings.loss):
         assert isinstance(model, BiEncoder)
         model.returns_layers = True
+    if "logsumexp" in reads_of(settings.loss):
+        assert isinstance(model, LLMReranker)
+        model.returns_logsumexp = True
     frozen = {
         role: options.build(settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least_float32
+from losses.lists import at_least_float32, check_positive_weight, positive_weights
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,12 @@ class BinaryCrossEntropy(ListLoss):
     pos_weight: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.pos_weight, str) and self.pos_weight != "auto":
-            raise ValueError(f"pos_weight={self.pos_weight!r} is not known; choose a number, auto or null (1)")
-        if not isinstance(self.pos_weight, str | None):
-            above_zero("pos_weight", self.pos_weight)
+        check_positive_weight(self.pos_weight)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""
         scores = at_least_float32(scores).masked_fill(~mask, 0.0)
         positive, negative = ((labels > 0) & mask).to(scores.dtype), ((labels <= 0) & mask).to(scores.dtype)
-        losses = -self._weight(positive, negative) * positive * F.logsigmoid(scores) - negative * F.logsigmoid(-scores)
+        weight = positive_weights(labels > 0, mask, self.pos_weight)
+        losses = -weight * positive * F.logsigmoid(scores) - negative * F.logsigmoid(-scores)
         return losses.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1), mask.any(dim=-1)
-
-    def _weight(self, positive: Tensor, negative: Tensor) -> Tensor | float:
-        """A number, or [..., 1] of each list; positive, negative: [..., n] 0 or 1."""
-        if self.pos_weight is None:
-            return 1.0
-        if not isinstance(self.pos_weight, str):
-            return self.pos_weight
-        positives, negatives = positive.sum(dim=-1, keepdim=True), negative.sum(dim=-1, keepdim=True)
-        return (negatives / positives.clamp(min=1)).masked_fill(negatives == 0, 1.0)

@@ -41,6 +41,7 @@ class Lists:
     labels: Tensor  # [Q, n] relevance, 0 = not relevant
     mask: Tensor  # [Q, n] bool, False at padding
     scores: Tensor | None = None  # [Q, n]
+    logsumexp: Tensor | None = None  # [Q, n] of the logits of an LLM's whole vocabulary, less that of its "no"
     queries: Tensor | None = None  # [Q, dim]
     documents: Tensor | None = None  # [Q, n, dim]
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
@@ -50,6 +51,7 @@ class Lists:
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n], NaN where there is none
     reference_scores: Tensor | None = None  # [Q, n] of the frozen model that training started from
+    reference_logsumexp: Tensor | None = None  # [Q, n] likewise
     guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
     guide_documents: Tensor | None = None  # [Q, n, any]
     scale: Tensor | None = None  # scalar: 1 / temperature that belongs to the model, learned or fixed
@@ -189,9 +191,7 @@ def apply(loss: Any, lists: Lists) -> tuple[Tensor, Statistics]:
     """
     if loss.contract == "wrapper":
         return loss(lists)
-    inputs = {name: getattr(lists, name) for name in reads_of(loss)}
-    if missing := [name for name, value in inputs.items() if value is None]:
-        raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
+    inputs = inputs_of(loss, lists)
     if lists.weights is not None:
         inputs["weights"] = lists.weights
     if loss.contract == "list":
@@ -199,6 +199,14 @@ def apply(loss: Any, lists: Lists) -> tuple[Tensor, Statistics]:
     else:
         result = loss(lists.queries, lists.documents, lists.labels, lists.mask, **inputs)
     return result if isinstance(result, tuple) else (result, {})
+
+
+def inputs_of(loss: Any, lists: Lists) -> dict[str, Any]:
+    """What a loss reads, by name. Raises ValueError where one is not there."""
+    inputs = {name: getattr(lists, name) for name in reads_of(loss)}
+    if missing := [name for name, value in inputs.items() if value is None]:
+        raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
+    return inputs
 
 
 def reads_of(loss: Any) -> tuple[str, ...]:

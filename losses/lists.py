@@ -51,3 +51,22 @@ def above_zero(name: str, value: float) -> None:
     finite(name, value)
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_positive_weight(pos_weight: float | str | None) -> None:
+    """Raise ValueError where it is neither a positive number, "auto" nor None."""
+    if isinstance(pos_weight, str):
+        if pos_weight != "auto":
+            raise ValueError(f"pos_weight={pos_weight!r} is not known; choose a number, auto or null (1)")
+    elif pos_weight is not None:
+        above_zero("pos_weight", pos_weight)
+
+
+def positive_weights(relevant: Tensor, mask: Tensor, pos_weight: float | str | None) -> Tensor | float:
+    """The weight of a list's relevant documents: a number, 1 for None, or for "auto" [..., 1] its other documents per
+    relevant one, 1 where it has only one of them. relevant, mask: [..., n] bool."""
+    if not isinstance(pos_weight, str):
+        return 1.0 if pos_weight is None else pos_weight
+    positives = (relevant & mask).sum(dim=-1, keepdim=True)
+    negatives = (~relevant & mask).sum(dim=-1, keepdim=True)
+    return (negatives / positives.clamp(min=1)).masked_fill(negatives == 0, 1.0)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from losses.lists import masked_logits
+from losses.noise import uniform_noise
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,9 @@ class Rankings:
 
 
 def gumbel_noise(keys: Sequence[int], num_generations: int, mask: Tensor) -> Tensor:
-    """Standard Gumbel draws [lists, G, n] float32, zero at padding; mask: [lists, n] bool.
-
-    Each list has its own CPU generator, seeded with its key and drawn as [G, number of its documents]: padding, the
-    other lists, the device and the rank never change a draw, and a larger G only adds rankings.
-    """
-    if len(keys) != len(mask):
-        raise ValueError(f"{len(mask)} lists need as many keys, got {len(keys)}")
-    on_cpu = mask.cpu()
-    noise = torch.zeros(len(mask), num_generations, mask.shape[-1])
-    for row, key in enumerate(keys):
-        generator = torch.Generator().manual_seed(key)
-        num_documents = int(on_cpu[row].sum())
-        uniform = torch.rand(num_generations, num_documents, generator=generator, dtype=torch.float64)
-        uniform = uniform.clamp(min=torch.finfo(torch.float64).tiny)
-        noise[row, :, on_cpu[row]] = (-(-uniform.log()).log()).float()
-    return noise.to(mask.device)
+    """Standard Gumbel draws [lists, G, n] float32, zero at padding, keyed as `uniform_noise`; mask: [lists, n] bool."""
+    noise = -(-uniform_noise(keys, num_generations, mask).log()).log()
+    return noise.float().masked_fill(~mask.unsqueeze(-2), 0.0)
 
 
 def position_mask(mask: Tensor, num_positions: int) -> Tensor:

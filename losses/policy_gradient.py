@@ -63,7 +63,7 @@ def cispo_surrogate(ratio: Tensor, advantages: Tensor, log_probs: Tensor, *, eps
 
 
 def reduce_positions(
-    loss: Tensor, position_mask: Tensor, list_mask: Tensor, *, loss_type: str, num_positions: int
+    loss: Tensor, position_mask: Tensor, list_mask: Tensor, *, loss_type: str, num_positions: int | Tensor
 ) -> Tensor:
     """The scalar loss of the whole batch.
 

@@ -149,7 +149,7 @@ class LLMReranker(nn.Module):
         """Representations of input_ids, attention_mask [rows, tokens], in float32; padding may be left or right:
 
         - "score" [rows]: z_yes - z_no at each row's last token;
-        - "logsumexp" [rows], in training with `returns_logsumexp`: log sum_v exp(z_v) - z_no over the vocabulary.
+        - "logsumexp" [rows], with `returns_logsumexp`: log sum_v exp(z_v) - z_no over the vocabulary.
 
         Of packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt: position_ids and
         segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts] too, and values [packs, prompts].
@@ -169,8 +169,8 @@ class LLMReranker(nn.Module):
         output = decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
         rows = torch.arange(len(ends), device=ends.device).unsqueeze(-1)
         at_ends = output.last_hidden_state[rows, ends.clamp(min=0)]
-        wants_logsumexp = self.returns_logsumexp and self.training  # evaluations have no use for it
-        score, logsumexp = self.language_model.get_output_embeddings()(at_ends.flatten(0, 1), wants_logsumexp)
+        head = self.language_model.get_output_embeddings()
+        score, logsumexp = head(at_ends.flatten(0, 1), self.returns_logsumexp)
         values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
         return {name: value.view(ends.shape) for name, value in values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,41 +53,45 @@ def frozen_inputs(models: Mapping[str, FrozenModel], batch: ListBatch) -> dict[s
 
 
 class Reference:
-    """Scores of the model that training started from: a frozen copy, or the trained one without its adapters.
+    """What the model that training started from says of every document: a frozen copy, or the trained one without its
+    adapters.
 
-    `precompute` makes those of every list of the run before the first update and lets go of the copy. To be made before
-    an engine wraps `model`.
+    `fields`: of `Lists`, those wanted ("scores", and "logsumexp" for a policy over the vocabulary). `precompute` makes
+    them for every list of the run before the first update and lets go of the copy. To be made before an engine wraps
+    `model`.
     """
 
-    def __init__(self, model: nn.Module, padding: Mapping[str, int], token_budget: int):
+    def __init__(self, model: nn.Module, padding: Mapping[str, int], token_budget: int, fields: Sequence[str]):
         self.copy = None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
         self.padding = padding
         self.token_budget = token_budget
+        self.fields = tuple(fields)
         self.number: int | None = None
         self.of_batch: Tensor | None = None
-        self.known: dict[int, float] | None = None  # hash of the rows of a query and a document -> score
+        self.known: dict[int, list[float]] | None = None  # by hash of the rows of a query and a document
 
-    def scores(self, batch: ListBatch, engine: Engine) -> Tensor:
-        """[lists, n]; kept for further updates on the same batch."""
+    def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
+        """reference_FIELD [lists, n] by name; kept for further updates on the same batch."""
         if self.number != batch.number or self.of_batch is None:
-            scores = self._score(batch, engine) if self.known is None else self._look_up(batch)
-            self.number, self.of_batch = batch.number, scores
-        return self.of_batch.to(engine.device)
+            found = self._look(batch, engine) if self.known is None else self._look_up(batch)
+            self.number, self.of_batch = batch.number, found
+        values = self.of_batch.to(engine.device).unbind(dim=-1)
+        return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
     def precompute(self, batches: Iterable[ListBatch], file: Path, engine: Engine) -> None:
-        """The scores of all `batches`, each pair once; kept in `file`, from which a resumed run reads them."""
-        self.known = broadcast_object(_read_scores(file))
+        """For all `batches`, each pair once; kept in `file`, from which a resumed run reads them."""
+        self.known = broadcast_object(_read_known(file))
         if self.known is None:
-            known: dict[int, float] = {}
+            known: dict[int, list[float]] = {}
             for batch in batches:
                 unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
                 if unknown:
-                    scores = self._score(ListBatch(batch.number, unknown), engine).tolist()
-                    for example, row in zip(unknown, scores, strict=True):
+                    found = self._look(ListBatch(batch.number, unknown), engine).tolist()
+                    for example, row in zip(unknown, found, strict=True):
                         known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
             self.known = known
             if is_main():
-                _write_scores(file, known)
+                _write_known(file, known)
         self.copy = None
 
     def _look_up(self, batch: ListBatch) -> Tensor:
@@ -95,7 +99,8 @@ class Reference:
         known = [self.known[pair] for example in batch.examples for pair in _pairs(example)]
         return batch.to_lists(torch.tensor(known))
 
-    def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
+    def _look(self, batch: ListBatch, engine: Engine) -> Tensor:
+        """[lists, n, fields]."""
         forward: Forward = engine.forward
         starting: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
@@ -104,7 +109,10 @@ class Reference:
             starting = reference(engine.model)
         with starting:
             found = represent_rows(forward, batch.rows, self.padding, self.token_budget, engine.device)
-        return make_lists(found, batch).list_scores()
+        lists = make_lists(found, batch)
+        return torch.stack(
+            [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
+        )
 
 
 def _pairs(example: ListExample) -> list[int]:
@@ -115,14 +123,14 @@ def _pairs(example: ListExample) -> list[int]:
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
-def _read_scores(file: Path) -> dict[int, float] | None:
+def _read_known(file: Path) -> dict[int, list[float]] | None:
     if not file.is_file():
         return None
     with np.load(file) as stored:
-        return dict(zip(stored["pairs"].tolist(), stored["scores"].tolist(), strict=True))
+        return dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
 
 
-def _write_scores(file: Path, known: Mapping[int, float]) -> None:
+def _write_known(file: Path, known: Mapping[int, list[float]]) -> None:
     unfinished = file.with_name(f".tmp-{file.name}")
-    np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), scores=np.array(list(known.values()), np.float32))
+    np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), values=np.array(list(known.values()), np.float32))
     unfinished.replace(file)

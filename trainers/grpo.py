@@ -1,4 +1,4 @@
-"""GRPO on rankings: sample from the Plackett-Luce policy of a list's scores, reward, reinforce."""
+"""GRPO: sample actions (rankings, answers, sets) from the policy that the scores give, reward, reinforce."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from data.keys import stable_hash
 from data.rows import ListBatch
-from losses.contracts import Lists, Statistics
+from losses.contracts import Lists, Statistics, inputs_of
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer, run_without_dropout
 
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOTrainerConfig(TrainerConfig):
-    """Options of `GRPOTrainer`; `num_iterations` updates are made on the rankings sampled from each batch."""
+    """Options of `GRPOTrainer`; `num_iterations` updates are made on the actions sampled from each batch."""
 
     num_iterations: int = 1
 
@@ -43,10 +43,10 @@ class GRPOTrainerConfig(TrainerConfig):
 
 
 class GRPOTrainer(Trainer):
-    """Maximises the expected reward of sampled rankings.
+    """Maximises the expected reward of sampled actions.
 
-    The old policy is the scores of the batch's first update: floats per document. Rankings are drawn anew from them
-    with the same keys at each of the `num_iterations` updates, so that only those scores need to be kept.
+    The old policy is what the batch's first update saw: floats per document. Actions are drawn anew from them with the
+    same keys at each of the `num_iterations` updates, so that only those floats need to be kept.
     """
 
     config: GRPOTrainerConfig
@@ -56,26 +56,22 @@ class GRPOTrainer(Trainer):
         run_without_dropout(model, "trainer=grpo")
         super().__init__(config, model=model, loss=loss, **parts)
         self.steps_per_batch = config.num_iterations
-        self.old_scores: Tensor | None = None
+        self.old: dict[str, Tensor] | None = None
 
     def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        scores = lists.list_scores()
+        inputs = inputs_of(self.loss, lists)
+        policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.represents}}
         if (self.step - 1) % self.config.num_iterations == 0:
-            self.old_scores = scores.detach()
-        keys = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(scores))]
-        rankings = self.loss.sample(self.old_scores, lists.mask, keys)
-        return self.loss(
-            scores,
-            lists.labels,
-            lists.mask,
-            rankings=rankings,
-            old_scores=self.old_scores,
-            reference_scores=lists.reference_scores,
-        )
+            self.old = {name: value.detach() for name, value in policy.items()}
+        assert self.old is not None
+        keys = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
+        actions = self.loss.sample(mask=lists.mask, keys=keys, **self.old)
+        old = {f"old_{name}": value for name, value in self.old.items()}
+        return self.loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
 
     def family_state(self) -> dict[str, Any]:
-        return {"old_scores": None if self.old_scores is None else self.old_scores.tolist()}
+        return {"old": self.old and {name: value.tolist() for name, value in self.old.items()}}
 
     def load_family_state(self, state: dict[str, Any]) -> None:
-        old_scores = state["old_scores"]
-        self.old_scores = None if old_scores is None else torch.tensor(old_scores, device=self.engine.device)
+        old, device = state["old"], self.engine.device
+        self.old = old and {name: torch.tensor(value, device=device) for name, value in old.items()}

@@ -14,9 +14,10 @@ from trainers.chunked import Representations
 def make_lists(representations: Representations, batch: ListBatch, **inputs: Any) -> Lists:
     """`Lists` of the whole global step; `inputs` are further fields of it, which come before those of the batch.
 
-    A cross-encoder's rows carry "score" [rows]. A bi-encoder's carry "embedding" [rows, dim], and may carry "layers"
-    [rows, layers, dim], "scale" and "bias" [rows]: one value of the model, read off the first row, so that a learned
-    one gets its whole gradient through that row's chunk, exact on any number of ranks and chunks.
+    A cross-encoder's rows carry "score" [rows], an LLM reranker's perhaps "logsumexp" [rows] too. A bi-encoder's carry
+    "embedding" [rows, dim], and may carry "layers" [rows, layers, dim], "scale" and "bias" [rows]: one value of the
+    model, read off the first row, so that a learned one gets its whole gradient through that row's chunk, exact on any
+    number of ranks and chunks.
     """
     device = next(iter(representations.values())).device
     of_batch: dict[str, Any] = {
@@ -33,7 +34,10 @@ def make_lists(representations: Representations, batch: ListBatch, **inputs: Any
 def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:
     """What the model gave, by field of `Lists`."""
     if "score" in representations:
-        return {"scores": batch.to_lists(representations["score"])}
+        fields = {"scores": batch.to_lists(representations["score"])}
+        if "logsumexp" in representations:
+            fields["logsumexp"] = batch.to_lists(representations["logsumexp"])
+        return fields
     queries, documents = batch.split_texts(representations["embedding"])
     fields = {"queries": queries, "documents": documents}
     if "layers" in representations:

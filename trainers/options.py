@@ -20,8 +20,9 @@ REFERENCES = ("frozen", "precomputed")
 class TrainerConfig(ABC):
     """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks.
 
-    `reference`: where a loss reads the scores of the model that training started from, they come from a frozen copy of
-    it (its adapters switched off, under LoRA) at every step, or are precomputed for the whole run before the first.
+    `reference`: where a loss reads the scores of the model that training started from, they are precomputed for the
+    whole run before the first step, each pair once, so that no copy is held; or come from a frozen copy (under LoRA,
+    the model without its adapters) at every step, which starts at once and looks at pairs again that it has seen.
     """
 
     max_steps: int = 300
@@ -42,7 +43,7 @@ class TrainerConfig(ABC):
     keep_checkpoints: int = 2
     async_save: bool = False
     workers: int = 1
-    reference: str = "frozen"
+    reference: str = "precomputed"
 
     def __post_init__(self) -> None:
         for name in (

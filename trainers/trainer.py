@@ -57,10 +57,10 @@ class Trainer(ABC):
     ):
         """`start_result`: what `evaluator` says of `model` as it is, where that is known."""
         self.config = config
-        needs_reference = "reference_scores" in reads_of(loss)
-        if needs_reference:  # else the model differs from its reference before the first update
+        referred = [name.removeprefix("reference_") for name in reads_of(loss) if name.startswith("reference_")]
+        if referred:  # else the model differs from its reference before the first update
             run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
-        self.reference = Reference(model, padding, config.token_budget) if needs_reference else None
+        self.reference = Reference(model, padding, config.token_budget, referred) if referred else None
         self.engine: Engine = engine_config.build(
             model, options=config.optimizer_options(), schedule=config.make_schedule, max_grad_norm=config.max_grad_norm
         )
@@ -149,8 +149,8 @@ class Trainer(ABC):
         )
         self.engine.model.train()
         if self.reference is not None and self.config.reference == "precomputed":
-            file = self.run.path / "reference_scores.npz"
-            self.reference.precompute(self.coming_batches(), file, self.engine)
+            coming = tqdm(self.coming_batches(), desc="reference", unit="batch", delay=2, disable=not is_main())
+            self.reference.precompute(coming, self.run.path / "reference_scores.npz", self.engine)
         owed = self.owes_evaluation
         if self.best_metric is None or owed:
             self.evaluate(self.start_result if self.step == 0 else None)
@@ -179,7 +179,7 @@ class Trainer(ABC):
         """`objective` of all that losses may read, and the checksum of the scores."""
         inputs: dict[str, Any] = frozen_inputs(self.frozen, batch)
         if self.reference is not None:
-            inputs["reference_scores"] = self.reference.scores(batch, self.engine)
+            inputs |= self.reference.inputs(batch, self.engine)
         progress = (self.step - 1) / max(self.config.max_steps - 1, 1)
         lists = make_lists(representations, batch, step=self.step, progress=progress, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)

@@ -25,6 +25,7 @@ RERANKER = ["+exp=reranker_contrastive"]
         ([*RERANKER, "eval=retrieval"], "it is measured by eval=reranking"),
         ([*RERANKER, "model=bm25"], "this model is for launch/evaluate.py"),
         ([*RERANKER, "trainer=grpo"], "trainer=grpo needs a policy loss"),
+        ([*RERANKER, "trainer=grpo", "loss=token_policy_vocabulary"], "which only model=llm_reranker has: loss.vocab"),
         ([*EMBEDDER, "loss=gist"], "loss InfoNCE needs a guide: add model@guide=bi_encoder"),
         ([*EMBEDDER, "loss=gist", "model@guide=cross_encoder"], "a guide gives embeddings"),
         ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE reads nothing of a guide"),

@@ -115,7 +115,7 @@ def gradient_samples(enumeration):
         k = loss.num_positions(4)
         rankings = Rankings(*sample_rankings(scores, mask, own_noise, temperature=loss.temperature, k=k))
         reference = repeat(enumeration.reference_scores) if loss.reads else None
-        value, _ = loss(scores, labels, mask, rankings=rankings, old_scores=scores.detach(), reference_scores=reference)
+        value, _ = loss(scores, labels, mask, actions=rankings, old_scores=scores.detach(), reference_scores=reference)
         return torch.autograd.grad(value, scores)[0] * num_samples
 
     return sample
@@ -150,7 +150,7 @@ def evaluate():
         value, statistics = (
             (loss(scores, labels, mask), {})
             if rankings is None
-            else loss(scores, labels, mask, rankings=rankings, old_scores=old, reference_scores=reference)
+            else loss(scores, labels, mask, actions=rankings, old_scores=old, reference_scores=reference)
         )
         return value.detach(), torch.autograd.grad(value, scores)[0], statistics
 

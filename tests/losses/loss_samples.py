@@ -19,9 +19,10 @@ from losses.contracts import Lists, Statistics, all_losses, apply, reads_of
 PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
 PER_DOCUMENT = (
     *("scores", "labels", "mask", "documents", "document_layers", "document_keys", "teacher_scores"),
-    *("reference_scores", "guide_documents", "old_scores", "ranks"),
+    *("reference_scores", "guide_documents", "old_scores", "actions"),
+    *("logsumexp", "old_logsumexp", "reference_logsumexp"),
 )
-REPRESENTATIONS = ("scores", "queries", "documents", "query_layers", "document_layers", "scale", "bias")
+REPRESENTATIONS = ("scores", "logsumexp", "queries", "documents", "query_layers", "document_layers", "scale", "bias")
 DIM, LAYERS = 64, 3
 
 
@@ -64,7 +65,10 @@ class Sample(Lists):
     """Lists, of [...] lists where a loss takes free leading axes, and what a policy reads beside."""
 
     old_scores: Tensor | None = None  # [..., n]
-    ranks: Tensor | None = None  # [..., n, G] int64, the place of each document in each sampled ranking
+    old_logsumexp: Tensor | None = None  # [..., n]
+    actions: Tensor | None = (
+        None  # [..., n, G] each document's part in each: its place, answer, or whether it is chosen
+    )
 
     def present(self) -> dict[str, Tensor]:
         """Its tensors by name."""
@@ -90,8 +94,8 @@ class Sample(Lists):
         return replace(self, **{name: value.to(dtype) for name, value in tensors.items() if value.is_floating_point()})
 
     def padded(self, width: int) -> Sample:
-        """Wider by `width` documents of padding, with NaN, or the key of a document, at all padding; without ranks."""
-        return replace(self, ranks=None).change(lambda value: value, lambda value: self._pad(value, width))
+        """Wider by `width` documents of padding, with NaN or the key of a document at all padding, without actions."""
+        return replace(self, actions=None).change(lambda value: value, lambda value: self._pad(value, width))
 
     def _pad(self, value: Tensor, width: int) -> Tensor:
         wide = torch.cat([value, value[:, :1].expand(-1, width, *value.shape[2:])], dim=1)
@@ -129,7 +133,7 @@ class Case:
         return self.ready(sample)
 
     def ready(self, sample: Sample) -> Sample:
-        """With rankings for a policy, sampled from these lists."""
+        """With actions for a policy, sampled from these lists."""
         return self.loss.draw(sample) if hasattr(self.loss, "draw") else sample
 
     def value(self, sample: Sample) -> Tensor:
@@ -150,6 +154,7 @@ def scored_lists() -> Sample:
     """As a cross-encoder gives them."""
     generator = torch.Generator().manual_seed(0)
     scores, old, reference, teacher = torch.randn(4, 4, 5, generator=generator).unbind()
+    others = torch.rand(4, 5, generator=generator) + 0.2  # log of what the other tokens add
     return Sample(
         scores=scores,
         mask=torch.arange(5) < torch.tensor([[5], [3], [4], [4]]),
@@ -159,6 +164,9 @@ def scored_lists() -> Sample:
         teacher_scores=teacher,
         reference_scores=reference,
         old_scores=old,
+        logsumexp=torch.nn.functional.softplus(scores) + others,
+        old_logsumexp=torch.nn.functional.softplus(old) + others.flip(0),
+        reference_logsumexp=torch.nn.functional.softplus(reference) + others.flip(1),
         **_progress(),
     )
 
@@ -176,8 +184,7 @@ def embedded_lists() -> Sample:
     documents[1, 2], keys[1, 2] = documents[0, 1], keys[0, 1]
     return replace(
         scored,
-        scores=None,
-        old_scores=None,
+        **dict.fromkeys(("scores", "old_scores", "logsumexp", "old_logsumexp", "reference_logsumexp")),
         queries=unit(4, DIM),
         documents=documents,
         query_layers=unit(4, LAYERS, DIM),

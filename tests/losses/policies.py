@@ -1,4 +1,4 @@
-"""The Plackett-Luce GRPO in its variants, as the property suite asks it: its rankings travel with the documents."""
+"""The policies in their variants, as the property suite asks them: their actions travel with the documents."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import torch
 from loss_samples import Sample
 from torch import Tensor
 
-from losses.contracts import Statistics
+from losses.contracts import Statistics, requirements
 from losses.plackett_luce import Rankings, position_mask
 from losses.ranking_policy import PlackettLuceGRPO
 from losses.rewards import MAP, MRR, NDCG, Recall
+from losses.set_policy import SelectionGRPO, SubsetGRPO
+from losses.set_rewards import SetF, SetPrecision, SetRecall
+from losses.token_policy import TokenPolicyGRPO
 
 SMALL = PlackettLuceGRPO(num_generations=8, temperature=0.7, reward=NDCG(k=2))
-VARIANTS = {
+TOKEN = TokenPolicyGRPO(num_generations=8, temperature=0.7)
+VOCABULARY = TokenPolicyGRPO(num_generations=16, vocabulary=True, format_weight=0.5)
+SELECTION = SelectionGRPO(num_generations=8, temperature=0.7)
+SUBSET = SubsetGRPO(num_generations=16, temperature=0.7, k=2)
+RANKING_VARIANTS = {
     "small": SMALL,
     "pl_rank_2": replace(SMALL, gradient_estimator="pl_rank_2"),
     "whole reward": replace(SMALL, reward_to_go=False),
@@ -33,41 +40,75 @@ VARIANTS = {
     "entropy": replace(SMALL, entropy_coef=0.1),
     "rewards": replace(SMALL, reward=[NDCG(k=2), MRR(), MAP(), Recall(k=3)], reward_weights=[1, 0.5, 0.5, 2]),
 }
+OTHER_VARIANTS = {
+    "token": TOKEN,
+    "token, expected": TokenPolicyGRPO(expected=True, beta=0.5, entropy_coef=0.1, pos_weight="auto"),
+    "token, k3, cispo": replace(TOKEN, beta=0.5, kl_estimator="k3", loss_type="cispo", epsilon_high=5.0),
+    "vocabulary": VOCABULARY,
+    "vocabulary, kl, entropy": replace(VOCABULARY, beta=0.5, entropy_coef=0.1),
+    "vocabulary, k1": replace(VOCABULARY, beta=0.5, kl_in="reward", kl_estimator="k1"),
+    "vocabulary, expected": TokenPolicyGRPO(vocabulary=True, expected=True, beta=0.5, format_weight=0.5),
+    "selection": SELECTION,
+    "selection, grpo, kl": replace(SELECTION, loss_type="grpo", beta=0.5),
+    "selection, k1": replace(SELECTION, beta=0.5, kl_in="reward", kl_estimator="k1"),
+    "selection, sequence": replace(SELECTION, importance_sampling_level="sequence"),
+    "subset": SUBSET,
+    "subset, kl, entropy": replace(SUBSET, beta=0.5, entropy_coef=0.1),
+    "sets, rewards": replace(SUBSET, reward=[SetF(2.0), SetRecall(), SetPrecision()], reward_weights=[1, 0.5, 2]),
+}
+VARIANTS = RANKING_VARIANTS | OTHER_VARIANTS
 
 
 @dataclass(frozen=True)
 class Policy:
     """A policy loss under the contract of list losses.
 
-    Its rankings are given as the rank of each document, so that whatever is done to the documents of a sample (padding,
-    another order) is done to the rankings.
+    Its actions are given document by document (a ranking as the rank of each), so that whatever is done to the
+    documents of a sample (padding, another order) is done to the actions.
     """
 
     contract: ClassVar[str] = "list"
-    saturates: ClassVar[bool] = True  # a policy that never samples the better order learns nothing of it
-    reads: ClassVar[tuple[str, ...]] = ("old_scores", "ranks", "reference_scores")
 
     policy: Any
 
+    def __getattr__(self, name: str) -> Any:
+        """What the policy says of itself."""
+        if name in ("saturates", "differentiable", "shift_invariant", "couples_lists", "masks_misordered"):
+            return getattr(self.policy, name)
+        raise AttributeError(name)
+
     @property
-    def differentiable(self) -> bool:
-        """Whether the value is the integral of the gradient."""
-        return not self.policy.on_policy_only and self.policy.loss_type != "cispo"
+    def requires(self) -> frozenset[str]:
+        return requirements(self.policy)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Also the reference where it has no weight: for the statistics."""
+        own = ("scores", *self.policy.represents)
+        prefixed = [f"{prefix}{name}" for prefix in ("old_", "reference_") for name in own]
+        return ("actions", *self.policy.represents, *prefixed)
 
     def draw(self, sample: Sample) -> Sample:
-        """The sample with rankings drawn from `old_scores`; list i has key i + 1."""
-        drawn = self.policy.sample(sample.old_scores, sample.mask, range(1, len(sample.mask) + 1)).rankings
-        num_documents = sample.mask.shape[-1]
-        unplaced = torch.full((*drawn.shape[:-1], num_documents), num_documents)
-        ranks = unplaced.scatter(-1, drawn, torch.arange(drawn.shape[-1]).expand_as(drawn))
-        return replace(sample, ranks=ranks.transpose(-1, -2))
+        """The sample with actions drawn from the old policy; list i has key i + 1."""
+        old = {name: getattr(sample, f"old_{name}") for name in ("scores", *self.policy.represents)}
+        drawn = self.policy.sample(mask=sample.mask, keys=range(1, len(sample.mask) + 1), **old)
+        if isinstance(drawn, Rankings):
+            places = torch.arange(drawn.rankings.shape[-1])
+            unplaced = torch.full((*drawn.rankings.shape[:-1], sample.mask.shape[-1]), 100)
+            drawn = unplaced.scatter(-1, drawn.rankings, places.expand_as(drawn.rankings))
+        elif drawn.dtype != torch.bool:
+            return replace(sample, actions=drawn)  # answers, by document already
+        return replace(sample, actions=drawn.transpose(-1, -2))
 
-    def rankings(self, ranks: Tensor, mask: Tensor) -> Rankings:
-        num_positions = self.policy.num_positions(ranks.shape[-2])
-        best_first = ranks.argsort(dim=-2, stable=True)[..., :num_positions, :].transpose(-1, -2)
-        return Rankings(best_first, position_mask(mask, num_positions))
+    def actions(self, of_documents: Tensor, mask: Tensor) -> Any:
+        """[..., n, G] -> the actions as the policy takes them."""
+        if isinstance(self.policy, PlackettLuceGRPO):
+            num_positions = self.policy.num_positions(of_documents.shape[-2])
+            best_first = of_documents.argsort(dim=-2, stable=True)[..., :num_positions, :].transpose(-1, -2)
+            return Rankings(best_first, position_mask(mask, num_positions))
+        return of_documents if isinstance(self.policy, TokenPolicyGRPO) else of_documents.transpose(-1, -2)
 
     def __call__(
-        self, scores: Tensor, labels: Tensor, mask: Tensor, *, ranks: Tensor, **inputs: Tensor
+        self, scores: Tensor, labels: Tensor, mask: Tensor, *, actions: Tensor, **inputs: Tensor
     ) -> tuple[Tensor, Statistics]:
-        return self.policy(scores, labels, mask, rankings=self.rankings(ranks, mask), **inputs)
+        return self.policy(scores, labels, mask, actions=self.actions(actions, mask), **inputs)

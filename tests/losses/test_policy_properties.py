@@ -1,4 +1,4 @@
-"""What a ranking policy promises beside the properties of every list loss (test_properties.py)."""
+"""What a policy promises beside the properties of every list loss (test_properties.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from loss_samples import Case
 from policies import VARIANTS, Policy
 
+from losses.token_policy import TokenPolicyGRPO
+
 
 @pytest.fixture(params=VARIANTS)
 def policy(request) -> Case:
@@ -18,12 +20,12 @@ def policy(request) -> Case:
 def test_sampling_ignores_padding(policy):
     sample = policy.sample()
     padded = policy.ready(sample.padded(3))
-    drawn, again = (policy.loss.rankings(lists.ranks, lists.mask) for lists in (sample, padded))
-    filled = drawn.position_mask.expand_as(drawn.rankings)
-    assert torch.equal(again.rankings[..., : filled.shape[-1]][filled], drawn.rankings[filled])
+    assert torch.equal(padded.actions[:, :5][sample.mask], sample.actions[sample.mask])
 
 
 def test_a_list_of_one_label_teaches_a_policy_nothing(policy):
+    if isinstance(policy.loss.policy, TokenPolicyGRPO):
+        pytest.skip("each of its documents is right or wrong by itself")
     gradient = policy.evaluate(policy.sample()).gradients["scores"]
     assert (gradient[2:] == 0).all()
     assert (gradient[:2].abs().amax(-1) > 1e-4).all()
@@ -38,7 +40,7 @@ def test_a_list_of_one_label_teaches_a_policy_nothing(policy):
 def test_on_policy_at_extreme_scores(policy, scores):
     sample = policy.sample()
     extreme = sample.scores.sign() * scores
-    result = policy.evaluate(policy.ready(replace(sample, scores=extreme, old_scores=extreme, ranks=None)))
+    result = policy.evaluate(policy.ready(replace(sample, scores=extreme, old_scores=extreme, actions=None)))
     assert result.value.isfinite()
     assert result.gradients["scores"].isfinite().all()
     if scores == 0:
@@ -48,6 +50,8 @@ def test_on_policy_at_extreme_scores(policy, scores):
 def test_a_mean_over_lists_is_over_those_that_can_be_ordered(policy):
     if policy.loss.policy.loss_type not in ("sum", "grpo", "dr_grpo") or policy.loss.policy.entropy_coef:
         pytest.skip("denominators of its own")
+    if isinstance(policy.loss.policy, TokenPolicyGRPO):
+        pytest.skip("a mean over documents")
     if policy.loss.policy.advantage_estimator == "batch":
         pytest.skip("its std is that of the batch")
     sample = policy.sample()
@@ -58,11 +62,11 @@ def test_a_mean_over_lists_is_over_those_that_can_be_ordered(policy):
 
 def test_oracle_4_equal_rewards_give_zero_but_for_the_divergence(policy):
     options = policy.loss.policy
-    if options.gradient_estimator == "pl_rank_2" or options.entropy_coef:
+    if options.on_policy_only or options.entropy_coef or getattr(options, "expected", False):
         pytest.skip("it learns from more than the differences of the rewards")
     sample = policy.sample()
     sample = policy.ready(replace(sample, scores=sample.old_scores))
-    same = replace(sample, ranks=sample.ranks[..., :1].expand_as(sample.ranks))
+    same = replace(sample, actions=sample.actions[..., :1].expand_as(sample.actions))
     result = policy.evaluate(same)
     assert result.statistics["frac_reward_zero_std"] == 1
     assert (result.gradients["scores"] == 0).all() == (options.beta == 0 or options.kl_estimator == "k1")

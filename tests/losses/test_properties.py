@@ -20,7 +20,7 @@ from torch import Tensor
 from losses.contracts import REQUIREMENTS, ListLoss, Lists, reads_of, requirements
 
 SIZES = (5, 3, 4, 4)
-PER_DOCUMENT = ("scores", "documents", "document_layers")
+PER_DOCUMENT = ("scores", "logsumexp", "documents", "document_layers")
 
 
 def same(found, expected, **tolerances) -> None:
@@ -198,7 +198,7 @@ LISTS = {
     "one document": lambda sample: replace(sample, mask=(torch.arange(5) == 2).expand(4, 5)),
     "one list": lambda sample: sample.at([0]),
     "masked": lambda sample: replace(sample, mask=torch.zeros_like(sample.mask)),
-    "bf16": lambda sample: sample.to(torch.bfloat16, (*REPRESENTATIONS[:5], "teacher_scores", "reference_scores")),
+    "bf16": lambda sample: sample.to(torch.bfloat16, (*REPRESENTATIONS[:6], "teacher_scores", "reference_scores")),
 }
 
 

@@ -125,7 +125,7 @@ def test_a_users_reward_without_positions():
     scores, labels, mask = torch.randn(2, 6), torch.eye(6)[:2], torch.ones(2, 6, dtype=torch.bool)
     rankings = loss.sample(scores, mask, [1, 2])
     assert rankings.rankings.shape == (2, 4, 6)
-    _, statistics = loss(scores, labels, mask, rankings=rankings, old_scores=scores)
+    _, statistics = loss(scores, labels, mask, actions=rankings, old_scores=scores)
     expected = first_is_relevant(rankings.rankings, labels, mask).mean()
     torch.testing.assert_close(statistics["reward_mean"], expected)
 

@@ -49,7 +49,8 @@ class Model(nn.Module):
             hidden = hidden + layer(hidden.tanh())
             layers.append(F.normalize(hidden, dim=-1))
         if self.kind == "scores":
-            return {"score": self.score(hidden.tanh()).squeeze(-1)}
+            score = self.score(hidden.tanh()).squeeze(-1)
+            return {"score": score, "logsumexp": F.softplus(score) + 0.1 * hidden.square().mean(-1)}
         per_row = {"scale": self.log_scale.exp().expand(len(hidden)), "bias": self.bias.expand(len(hidden))}
         return {"embedding": layers[-1], "layers": torch.stack(layers[:-1], dim=1), **per_row}
 
@@ -82,6 +83,7 @@ def inputs(kind: str) -> dict[str, Any]:
     shape = batch(kind).mask.shape
     return {
         "reference_scores": torch.randn(shape, generator=generator),
+        "reference_logsumexp": 4 + torch.rand(shape, generator=generator),
         "guide_queries": torch.randn(shape[0], 6, generator=generator),
         "guide_documents": torch.randn(*shape, 6, generator=generator),
         "step": 3,
@@ -94,9 +96,11 @@ def objective(loss: Any, kind: str, representations: Representations) -> tuple[T
     lists = make_lists(representations, batch(kind), **inputs(kind))
     if not hasattr(loss, "sample"):
         return apply(loss, lists)
-    policy, fields = Policy(loss), {name: getattr(lists, name) for name in ("labels", "mask", "scores")}
-    beside = {"old_scores": lists.teacher_scores, "reference_scores": lists.reference_scores}
-    return apply(policy, policy.draw(Sample(**fields, **beside)))
+    policy = Policy(loss)
+    own = {name: getattr(lists, name) for name in ("labels", "mask", "scores", "logsumexp", "reference_scores")}
+    old = {"old_scores": lists.teacher_scores, "old_logsumexp": F.softplus(lists.teacher_scores) + 0.5}
+    sample = Sample(**own, **old, reference_logsumexp=lists.reference_logsumexp)
+    return apply(policy, policy.draw(sample))
 
 
 def gradient(model: nn.Module) -> Tensor:

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from losses.answers import two_token_kl
 from losses.kto import KTO
 from losses.preference import DPO, IPO, ORPO, BradleyTerry, ConservativeDPO, Hinge, RobustDPO, SimPO
-from losses.token_policy import two_token_kl
 
 NUM_PAIRS = 6
 

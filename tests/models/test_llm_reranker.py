@@ -108,13 +108,13 @@ def test_no_logits_of_the_vocabulary_are_made(logsumexp, tiny_causal_dir, tiny_m
     assert seen.largest < 40 * 30_000 / 2  # a block of the vocabulary, activations of the decoder
 
 
-def test_logsumexp_is_for_training_that_asks_for_it(tiny_causal_dir):
+def test_logsumexp_is_for_who_asks_for_it(tiny_causal_dir):
     model = build(tiny_causal_dir, "qwen3")
     batch = padded(tokens(model))
     assert set(model(**batch)) == {"score"}
     model.returns_logsumexp = True
     assert set(model(**batch)) == {"score", "logsumexp"}
-    assert set(model.eval()(**batch)) == {"score"}
+    assert set(model.eval()(**batch)) == {"score", "logsumexp"}, "the reference, which is looked at, needs it too"
 
 
 def test_gradients_are_those_of_the_plain_model(tiny_causal_dir):

@@ -8,7 +8,7 @@ from running import make_trainer, run_several
 
 from engines.testing import run_ranks
 
-KL = ["+exp=reranker_grpo", "loss.beta=0.1", "trainer.max_steps=2"]
+KL = ["+exp=reranker_grpo", "loss.beta=0.1", "trainer.max_steps=2", "trainer.reference=frozen"]
 
 
 @pytest.mark.parametrize("model", ["cross_encoder", "cross_encoder_lora"])
