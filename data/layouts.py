@@ -65,6 +65,8 @@ def read_records(
             layouts[names] = Layout.recognise(where, names, mapping, ignored)
         yield Row(where, row, layouts[names]).record()
     present = dict.fromkeys(name for names in layouts for name in names)
+    if layouts and (absent := [f"{field}={column}" for field, column in mapping.items() if column not in present]):
+        raise ValueError(f"data.columns.{absent[0]} is no column of {where}: columns are {', '.join(present)}")
     if layouts and (unknown := [name for name in ignored if name not in present]):
         raise ValueError(f"data.ignore={unknown[0]} is no column of {where}: columns are {', '.join(present)}")
 

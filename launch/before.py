@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import transformers
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -18,9 +19,11 @@ from data.run_files import write_trec_run
 from evaluation.evaluator import EvaluationResult, Prompts
 from evaluation.metrics import Metrics
 from launch.config import RunConfig
+from models.resolve import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 WHAT_MAKES_SCORES = ("data", "engines", "evaluation", "models")  # whose sources are edited in place
+READ_OF_A_MODEL = (".json", ".jinja", ".txt", ".model")  # of its folder, beside the weights
 
 
 def before_folder(settings: RunConfig, config: DictConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
@@ -32,8 +35,12 @@ def before_folder(settings: RunConfig, config: DictConfig, collection: Collectio
     for folder in WHAT_MAKES_SCORES:
         for source in sorted((ROOT / folder).rglob("*.py")):
             digest.update(source.read_bytes())
+    for file in sorted(resolve(settings.model.name_or_path).rglob("*")):
+        if file.suffix in READ_OF_A_MODEL and file.is_file():  # prompts, pooling, tokenizer, ...
+            digest.update(file.name.encode() + file.read_bytes())
     nodes = [OmegaConf.to_container(node, resolve=True) for node in (config.eval, config.model, config.engine)]
-    digest.update(f"{collection.fingerprint} {Prompts.of(collection)} {nodes}".encode())
+    libraries = [torch.__version__, transformers.__version__]
+    digest.update(f"{collection.fingerprint} {Prompts.of(collection)} {nodes} {libraries}".encode())
     return Path(settings.output_dir) / ".before" / digest.hexdigest()
 
 

@@ -12,7 +12,9 @@ from launch.fit import check_fit
 from losses.contracts import all_losses, compares_embeddings, compares_lists, reads_of
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
+from models.export import check_repo_id
 from models.llm_reranker import LLMRerankerConfig
+from models.quantization import quantization_config
 from models.resolve import resolve
 from models.scale import saved_scale
 
@@ -38,15 +40,32 @@ def check_parts(settings: RunConfig) -> None:
         )
     if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
-    if isinstance(settings.model, BiEncoderConfig) and settings.model.temperature is None:
-        warn_of_cosines(settings.loss)
+    if isinstance(settings.model, BiEncoderConfig):
+        warn_of_dot_products(settings)
+        if settings.model.temperature is None:
+            warn_of_cosines(settings.loss)
     if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
         raise ValueError("a reranker scores pairs and cannot search a corpus: it is measured by eval=reranking")
     check_scale(settings, name)
+    check_line_breaks(settings)
+    quantization_config(getattr(settings.model, "quantization", None))
+    if settings.push_to_hub:
+        check_repo_id(settings.push_to_hub)
     if settings.adapter_only:
         check_adapter(settings.model)
     for role, given in FROZEN_INPUTS.items():
         check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)
+
+
+def check_line_breaks(settings: RunConfig) -> None:
+    """Raise ValueError where a prompt of the command line holds a backslash and an n for a line break."""
+    prompts = {f"model.prompts.{role}": text for role, text in (getattr(settings.model, "prompts", None) or {}).items()}
+    prompts |= {f"data.{name}": getattr(settings.data, name, None) for name in ("query_prompt", "document_prompt")}
+    for key, prompt in prompts.items():
+        if "\\n" in (prompt or ""):
+            raise ValueError(
+                f"{key} holds a backslash and an n, no line break: quote it as $'...' in the shell, or write it in YAML"
+            )
 
 
 def check_adapter(model: Any) -> None:
@@ -75,30 +94,51 @@ def check_model(settings: RunConfig, model: Any) -> None:
 
 def warn_of_cosines(loss: Any) -> None:
     """One line where a loss made for logits gets similarities as they are, between -1 and 1."""
-    distils = "teacher_scores" in reads_of(loss)  # in whatever unit the teacher has
-    if loss.contract == "list" and getattr(loss, "temperature", 1.0) == 1.0 and not distils:
-        logger.warning(
-            "loss %s gets similarities as they are, -1 to 1 under cosine, which teach little: model.temperature=0.05 "
-            "(model=bi_encoder_scored) divides them",
-            type(loss).__name__,
-        )
+    for one in all_losses(loss):
+        distils = "teacher_scores" in reads_of(one)  # in whatever unit the teacher has
+        if one.contract == "list" and getattr(one, "temperature", 1.0) == 1.0 and not distils:
+            logger.warning(
+                "loss %s gets similarities as they are, -1 to 1 under cosine, which teach little: "
+                "model.temperature=0.05 (model=bi_encoder_scored) divides them",
+                type(one).__name__,
+            )
+
+
+def warn_of_dot_products(settings: RunConfig) -> None:
+    """One line where Matryoshka puts embeddings to unit length that are compared as they are."""
+    normalizes = any(hasattr(loss, "dims") and loss.normalize for loss in all_losses(settings.loss))
+    if normalizes and settings.model.similarity == "dot":
+        logger.warning("loss Matryoshka trains embeddings of unit length, model.similarity=dot: loss.normalize=false")
 
 
 def check_scale(settings: RunConfig, name: str) -> None:
     """The temperature belongs to the loss or to the model, never to both."""
     reads = reads_of(settings.loss)
     for field, option in (("scale", "temperature"), ("bias", "bias")):
-        owned = getattr(settings.model, option, None) is not None
-        if field in reads and not owned and isinstance(settings.model, BiEncoderConfig):
-            owned = field in saved_scale(resolve(settings.model.name_or_path))  # as an earlier run has learned it
-        if field in reads and not owned:
+        given = [key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)]
+        saved = isinstance(settings.model, BiEncoderConfig) and field in saved_scale(
+            resolve(settings.model.name_or_path)
+        )
+        if field in reads and option not in given and not saved:
             raise ValueError(
                 f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
             )
         of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
-        if owned and field not in reads and not of_scores:
-            value = getattr(settings.model, option)
-            raise ValueError(f"model.{option}={value} is not read by loss {name}: set that to null, or loss.{option}")
+        if field in reads or of_scores:
+            continue
+        if given:
+            value = getattr(settings.model, given[0])
+            raise ValueError(
+                f"model.{given[0]}={value} is not read by loss {name}: leave it out, or set loss.{option}=null"
+            )
+        if saved:
+            logger.warning(
+                "the %s that %s has learned is not read by loss %s: loss.%s=null would go on with it",
+                option,
+                settings.model.name_or_path,
+                name,
+                option,
+            )
 
 
 def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
@@ -111,6 +151,12 @@ def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
         raise ValueError(f"{role} is no model: choose it by model@{role}=bi_encoder, cross_encoder or llm_reranker")
     if role == "guide" and not isinstance(model, BiEncoderConfig):
         raise ValueError("a guide gives embeddings: model@guide=bi_encoder")
+    unscaled = isinstance(model, BiEncoderConfig) and model.temperature is None
+    if role == "teacher" and unscaled and "scale" not in saved_scale(resolve(model.name_or_path)):
+        logger.warning(
+            "the teacher's scores are similarities as they are, a nearly flat target: teacher.temperature=0.05 "
+            "(model@teacher=bi_encoder_scored) divides them"
+        )
     if not read:
         raise ValueError(f"loss {name} reads nothing of a {role}: leave model@{role} out")
 

@@ -110,12 +110,14 @@ def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
         model.tokenizer = model.tokenizer.adopting(prompts.query, prompts.document)
 
 
-def upload(folder: Path, name: str) -> None:
-    """To the hub; a hub that refuses does not take back a finished run."""
+def upload(folder: Path, name: str | None) -> None:
+    """To the hub, where `name` says so; a hub that refuses does not take back a finished run."""
+    if name is None or not process_group.is_main():
+        return
     try:
         print(f"uploaded: {push_to_hub(folder, name)}")
     except ValueError as error:
-        logger.warning("%s is not uploaded: %s", folder, error)
+        logger.warning("%s is not uploaded (the same command tries again): %s", folder, error)
 
 
 def best_on_dev(trainer: Trainer) -> EvaluationResult | None:

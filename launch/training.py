@@ -60,7 +60,7 @@ def train(config: DictConfig) -> float | None:
     process_group.start()
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
-        return show_finished(run)
+        return show_finished(run, settings.push_to_hub)
     run.describe_data(collection.name, collection.fingerprint)
     if settings.stages:
         logger, summary = train_stages(stages, training, settings, config, collection, run)
@@ -68,8 +68,7 @@ def train(config: DictConfig) -> float | None:
         logger, summary = train_once(settings, config, collection, run)
     print_results(run, summary)
     logger.finish(summary)
-    if settings.push_to_hub and process_group.is_main():
-        upload(run.path / "model", settings.push_to_hub)
+    upload(run.path / "model", settings.push_to_hub)
     process_group.stop()
     return summary["best_dev"]
 
@@ -271,11 +270,12 @@ def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Pa
     return metrics
 
 
-def show_finished(run: RunDirectory) -> float | None:
-    """The results of a run that has already ended."""
+def show_finished(run: RunDirectory, push_to_hub: str | None) -> float | None:
+    """The results of a run that has already ended; it is uploaded where that is asked for."""
     assert run.summary is not None
     if process_group.is_main():
         print(f"{run.path} is finished ({run.summary['steps']} steps); resume=none trains it again")
         print_table(run.summary)
+    upload(run.path / "model", push_to_hub)
     process_group.stop()
     return run.summary["best_dev"]

@@ -27,6 +27,16 @@ def export(model: nn.Module, folder: Path, *, card: str | None = None, adapter_o
         raise TypeError(f"no export for {type(model).__name__}: known are BiEncoder, CrossEncoder and LLMReranker")
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError, in one line, where this can be no repository's name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"push_to_hub={repo_id}: {first_line(error)}") from None
+
+
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
     """Upload an exported folder to the hub, making the repository where it is not there; returns its address.
 
@@ -41,5 +51,5 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload by plackett")
     except Exception as error:  # the network library under huggingface_hub, and its errors, differ between versions
-        raise ValueError(f"hub {repo_id}: {first_line(error)} (log in: `hf auth login`)") from error
+        raise ValueError(f"hub {repo_id}: {first_line(error)} (log in: `hf auth login`, or no network?)") from error
     return str(address)

@@ -48,7 +48,7 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
     except (ValueError, ImportError, OSError, KeyError) as error:
         raise ValueError(f"model {folder.path}: {first_line(error)}") from error
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):  # T5's encoders do not say it
         raise ValueError(
             f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
         )

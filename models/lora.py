@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
 from models.loading import quiet
 from models.quantization import dequantized
@@ -51,7 +52,7 @@ class LoRAConfig:
         linear = [
             name
             for name, module in backbone.named_modules()
-            if isinstance(module, nn.Linear) and not f"{name}.".startswith(outside)
+            if isinstance(module, nn.Linear | Conv1D) and not f"{name}.".startswith(outside)
         ]
         excluded = [name for name, _ in backbone.named_modules() if name.startswith(tuple(f"{n}." for n in unused))]
         valid = sorted({name.rsplit(".", 1)[-1] for name in linear})
@@ -69,6 +70,7 @@ class LoRAConfig:
             target_modules=targets,
             modules_to_save=list(head),
             exclude_modules=excluded or None,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in backbone.modules()),
         )
         with quiet():
             wrapped = get_peft_model(backbone, config)

@@ -26,10 +26,10 @@ def quantization_config(quantization: str | None) -> BitsAndBytesConfig | None:
     """NF4 with quantised constants, computing in bf16. Raises ValueError where bitsandbytes cannot run."""
     if quantization is None:
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"model.quantization={quantization} needs bitsandbytes: pip install bitsandbytes, or null")
     if not torch.cuda.is_available():
         raise ValueError(f"model.quantization={quantization} needs a CUDA device: set it to null here")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"model.quantization={quantization} needs bitsandbytes: pip install bitsandbytes, or null")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -58,7 +58,9 @@ class ModelTokenizer:
             )
 
     def _encode(self, first: list[str], second: list[str] | None = None) -> TokenIds:
-        return self.tokenizer(
+        """A row of nothing, of an empty text where the tokenizer adds no token of its own, is one padding token that is
+        read: no row is without a token."""
+        encoding = self.tokenizer(
             first,
             second,
             truncation="longest_first",
@@ -66,6 +68,7 @@ class ModelTokenizer:
             padding=False,
             return_attention_mask=False,
         ).data
+        return {name: [row or [self.padding[name]] for row in rows] for name, rows in encoding.items()}
 
 
 class PairTokenizer(ModelTokenizer):

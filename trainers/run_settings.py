@@ -17,6 +17,7 @@ NEUTRAL = (
     "resume",
     "output_dir",
     "push_to_hub",
+    "adapter_only",
     "logger.*",
     "trainer.log_every",
     "trainer.save_every",

@@ -76,6 +76,8 @@ def test_own_names_are_mapped_and_others_ignored():
 def test_a_misspelt_name_of_a_column_is_named():
     with pytest.raises(ValueError, match=r"unknown column 'title' \(data.columns.query=titel is not there\): say what"):
         read({"title": "q", "answer": "x"}, columns={"query": "titel"})
+    with pytest.raises(ValueError, match=r"^data.columns.query=foo is no column of x.jsonl:1: columns are query, docu"):
+        read(PAIR, columns={"query": "foo"})
     with pytest.raises(ValueError, match=r"^data.ignore=lang is no column of x.jsonl:2: columns are query, document"):
         read(PAIR, PAIR, ignored=("lang",))
 

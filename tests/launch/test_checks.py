@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ RERANKER = ["+exp=reranker_contrastive"]
         ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose it by model@teacher=bi_encoder"),
         ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
         ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
+        ([*EMBEDDER, "model.learn_temperature=true"], "model.learn_temperature=True is not read by loss InfoNCE"),
+        ([*EMBEDDER, "model.prompts={query: 'a\\nb'}"], "model.prompts.query holds a backslash and an n"),
+        ([*EMBEDDER, "data.query_prompt='a\\nb'"], "data.query_prompt holds a backslash and an n"),
+        ([*EMBEDDER, "push_to_hub='a b/c'"], "push_to_hub=a b/c: "),
+        (
+            [*EMBEDDER, "model=bi_encoder_lora", "model.quantization=4bit"],
+            "model.quantization=4bit needs a CUDA device",
+        ),
         ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],
@@ -75,11 +84,33 @@ def test_more_dimensions_than_there_are(options: list[str], message: str, tiny_b
         check_model(settings, settings.model.build(seed=0))
 
 
+def test_a_learned_temperature_that_is_not_read_is_told(
+    tiny_bert_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "model")
+    save_file({"scale": torch.tensor(20.0)}, folder / "loss_parameters.safetensors")
+    check_parts(instantiate(compose([*EMBEDDER, f"model.name_or_path={folder}"])))
+    assert "has learned is not read by loss InfoNCE: loss.temperature=null would go on with it" in caplog.text
+
+
 def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     check_parts(instantiate(compose([*EMBEDDER, "loss=rank_net", "model=bi_encoder_scored"])))
     assert not caplog.text
     check_parts(instantiate(compose([*EMBEDDER, "loss=rank_net"])))
     assert "loss RankNet gets similarities as they are" in caplog.text
+    caplog.clear()
+    check_parts(instantiate(compose([*EMBEDDER, "loss=matryoshka", "loss@loss.loss=list_net"])))
+    assert "loss ListNet gets similarities as they are" in caplog.text
+
+
+def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_parts(instantiate(compose(["+exp=embedder_distill", "model@teacher=bi_encoder_scored"])))
+    check_parts(instantiate(compose([*EMBEDDER, "loss=matryoshka"])))
+    assert not caplog.text
+    check_parts(instantiate(compose(["+exp=embedder_distill", "model@teacher=bi_encoder"])))
+    assert "the teacher's scores are similarities as they are" in caplog.text
+    check_parts(instantiate(compose([*EMBEDDER, "loss=matryoshka", "model.similarity=dot"])))
+    assert "trains embeddings of unit length" in caplog.text
 
 
 def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_a_hub_that_refuses_leaves_the_run_finished(tiny_run: list[str], monkeyp
         raise ValueError(f"hub {name}: not logged in")
 
     monkeypatch.setattr("launch.finish.push_to_hub", refuse)
-    train(compose(["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=1", "push_to_hub=me/reranker"]))
+    options = ["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=1", "push_to_hub=me/reranker"]
+    train(compose(options))
     assert asked == [("model", "me/reranker")]
-    assert "is not uploaded: hub me/reranker: not logged in" in caplog.text
+    assert "is not uploaded (the same command tries again): hub me/reranker: not logged in" in caplog.text
+    train(compose(options))
+    assert len(asked) == 2

@@ -211,11 +211,11 @@ def test_mistakes_are_one_line(tiny_bert_dir, options, message):
 def test_quantization_is_refused_before_anything_is_loaded_where_it_cannot_run(monkeypatch):
     config = BiEncoderConfig("no/such/model", quantization="4bit", lora=LoRAConfig())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^model.quantization=4bit needs bitsandbytes"):
-        config.build(seed=0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"^model.quantization=4bit needs a CUDA device"):
+        config.build(seed=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"^model.quantization=4bit needs bitsandbytes"):
         config.build(seed=0)
 
 

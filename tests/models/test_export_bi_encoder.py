@@ -194,7 +194,9 @@ def test_what_the_hub_refuses_is_one_line(tmp_path, monkeypatch):
         raise OSError("401 Client Error\n\nInvalid user token.")
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
-    with pytest.raises(ValueError, match=r"^hub me/model: 401 Client Error \(log in: `hf auth login`\)$"):
+    with pytest.raises(
+        ValueError, match=r"^hub me/model: 401 Client Error \(log in: `hf auth login`, or no network\?\)$"
+    ):
         push_to_hub(tmp_path, "me/model", private=False)
 
 
