@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig, PeftModel
 from torch import nn
 
 from data.collection import Collection
@@ -27,6 +28,7 @@ from evaluation.table import format_table
 from launch.before import write_end
 from models.bi_encoder import BiEncoder
 from models.export import export, push_to_hub
+from models.export_folder import source_name
 from models.llm_reranker import LLMReranker
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
@@ -190,11 +192,22 @@ def stage_entry(trainer: Trainer, results: dict[str, Metrics], metric: str) -> d
 def settings_of(trainer: Trainer) -> dict[str, str]:
     """How it was trained, in words."""
     config = trainer.config
+    adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
+    lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
+    frozen = {role: source_name(frozen.source) for role, frozen in trainer.frozen.items()}
     return {
         "loss": repr(trainer.loss),
+        **frozen,
+        **lora,
         "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
     }
+
+
+def adapters_in_words(model: PeftModel) -> str:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
 
 
 def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
@@ -204,15 +217,16 @@ def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
         f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
         for number, stage in enumerate(earlier, start=1)
     }
-    settings = stages | {
+    settings = {"start": source_name(str(trainer.engine.model.source)), **stages} | {
         "data": f"{summary['data']} (hash {summary['data_hash']})",
         "steps": f"{summary['steps']} (exported: step {summary['best_step']}, the best on dev)",
         **settings_of(trainer),
         "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
+        "seed": str(trainer.seed),
     }
     table = format_table(result_rows(summary))
     return (
-        "Trained by plackett.\n\n"
+        f"# {trainer.run.name}\n\nTrained by plackett.\n\n"
         + "\n".join(f"- {name}: {value}" for name, value in settings.items())
         + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
     )

@@ -202,6 +202,17 @@ def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evalu
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
 
+def build_frozen(role: str, options: Any, seed: int) -> Model:
+    """The teacher or the guide; ValueError, under its own name, where it cannot be had or has no score head."""
+    try:
+        model = options.build(seed)
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from error
+    if getattr(model, "fresh_head", False):
+        raise ValueError(f"{role} {options.name_or_path} has no score head: train it first")
+    return model
+
+
 def build_trainer(
     settings: RunConfig,
     data: Data,
@@ -221,12 +232,10 @@ def build_trainer(
         assert isinstance(model, LLMReranker)
         model.returns_logsumexp = True
     frozen = {
-        role: options.build(settings.seed)
+        role: build_frozen(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
     }
-    if getattr(frozen.get("teacher"), "fresh_head", False):
-        raise ValueError(f"teacher {settings.teacher.name_or_path} has no score head: train it first")
     options = settings.trainer
     loader = make_loader(
         data,

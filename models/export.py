@@ -38,7 +38,8 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload an exported folder to the hub, making the repository where it is not there; returns its address.
+    """Upload an exported folder to the hub, making the repository where it is not there; returns its address. Its
+    model card names the repository in place of the folder.
 
     Raises ValueError, in one line, where the hub refuses (not logged in, no right, no network).
     """
@@ -49,7 +50,11 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
     try:
         api = HfApi()
         address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload by plackett")
+        card = (folder / "README.md").read_text(encoding="utf-8").replace(f'"{folder}"', f'"{repo_id}"')
+        api.upload_folder(
+            repo_id=repo_id, folder_path=str(folder), ignore_patterns="README.md", commit_message="Upload by plackett"
+        )
+        api.upload_file(repo_id=repo_id, path_or_fileobj=card.encode(), path_in_repo="README.md")
     except Exception as error:  # the network library under huggingface_hub, and its errors, differ between versions
         raise ValueError(f"hub {repo_id}: {first_line(error)} (log in: `hf auth login`, or no network?)") from error
     return str(address)

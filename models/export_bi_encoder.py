@@ -62,7 +62,7 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
         if model.scale is not None:
             whole_state(model.scale)  # refuses weights that are sharded away
             save_file(model.scale.values(), work / FILE)
-        _write_card(model, work, folder.name, card)
+        _write_card(model, work, str(folder), card)
 
 
 def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, adapter_only: bool) -> dict[str, Any]:

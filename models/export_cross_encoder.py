@@ -39,12 +39,12 @@ def export_cross_encoder(
         scale = f"the raw logit through {type(model.activation).__name__}"
         write_card(
             work,
-            name=folder.name,
+            name=str(folder),
             source=model.source,
             pipeline="text-ranking",
             tags=["cross-encoder", "reranker", "text-ranking"],
             body=card,
-            usage=USAGE.format(folder=folder.name, max_length=model.tokenizer.max_length, scale=scale),
+            usage=USAGE.format(folder=folder, max_length=model.tokenizer.max_length, scale=scale),
         )
 
 

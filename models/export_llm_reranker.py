@@ -99,7 +99,7 @@ def export_llm_reranker(
             write_json(work / "config.json", config | {"use_cache": True})  # off in training alone
         _write_tokenizer(model, work)
         _write_contract(model, work)
-        _write_card(model, work, folder.name, card)
+        _write_card(model, work, str(folder), card)
 
 
 def _write_tokenizer(model: LLMReranker, work: Path) -> None:

@@ -29,6 +29,7 @@ class FrozenModel:
 
     def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
         self.tokenizer: Any = model.tokenizer
+        self.source = str(model.source)  # the name or path that its weights came from
         self.name = name
         self.token_budget = token_budget
         self.device = device

@@ -29,7 +29,7 @@ def test_the_name_depends_on_what_the_folder_of_the_model_says(
     tiny_run: list[str], tiny_bert_dir: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_bert_dir, tmp_path / "model")
-    options = ["+exp=embedder_infonce", *tiny_run, f"model.name_or_path={folder}"]
+    options = ["+exp=embedder_infonce", *tiny_run, "eval.depth=100", f"model.name_or_path={folder}"]
     found = [folder_of(options)]
     entries = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     modules = [

@@ -175,8 +175,11 @@ def test_push_to_hub(tiny_bert_dir, tmp_path, monkeypatch):
             calls.append(("create", repo_id, private, exist_ok))
             return f"https://huggingface.co/{repo_id}"
 
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
+        def upload_folder(self, *, repo_id, folder_path, ignore_patterns, commit_message):
             calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+        def upload_file(self, *, repo_id, path_or_fileobj, path_in_repo):
+            calls.append((path_in_repo, repo_id, path_or_fileobj.decode()))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     with pytest.raises(ValueError, match="is no exported model"):
@@ -185,6 +188,9 @@ def test_push_to_hub(tiny_bert_dir, tmp_path, monkeypatch):
     assert push_to_hub(tmp_path / "export", "me/model") == "https://huggingface.co/me/model"
     assert calls[0] == ("create", "me/model", True, True)
     assert {"model.safetensors", "modules.json", "README.md", "1_Pooling"} <= set(calls[1][2])
+    assert f'SentenceTransformer("{tmp_path / "export"}")' in (tmp_path / "export" / "README.md").read_text()
+    assert calls[2][0] == "README.md"
+    assert 'SentenceTransformer("me/model")' in calls[2][2]
 
 
 def test_what_the_hub_refuses_is_one_line(tmp_path, monkeypatch):
