@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from launch.compose import CONF, Sources, compose
 from launch.errors import reported, set_run_folder
+from launch.stage_settings import spelled_out
 
 OWN_PACKAGES = ("launch", "trainers", "evaluation", "models", "data", "engines", "losses")
 
@@ -65,9 +66,10 @@ def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
 
 def show(config_name: str, arguments: argparse.Namespace) -> None:
     """Hydra's --cfg, --info and --help on rank 0, after the same checks as a run (but for --help)."""
-    if arguments.cfg:
-        compose(arguments.overrides, config_name, arguments.config_dir)
     forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
+    if arguments.cfg:
+        config = compose(arguments.overrides, config_name, arguments.config_dir)
+        forced = spelled_out(forced, config.get("stage") or {})
     if os.environ.get("RANK", "0") == "0":
         run_hydra(lambda _: None, config_name, arguments.overrides, forced)
 

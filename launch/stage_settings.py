@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from launch.schema import did_you_mean
@@ -40,6 +40,21 @@ def place_stages(plain: dict[str, Any], given: Collection[str]) -> dict[str, Any
         own = {key for key in trainer if f"stage.{name}.trainer.{key}" in given}
         nodes[name]["trainer"] = trainer | {key: shared[key] for key in shared if key in trainer and key not in own}
     return plain | {"loss": None, "trainer": None}
+
+
+def spelled_out(overrides: Sequence[str], nodes: Mapping[str, Any]) -> list[str]:
+    """The overrides with each `trainer.KEY=VALUE` written for the stages of `nodes` that it is meant for: what Hydra,
+    which knows nothing of stages, is to print."""
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    written: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if not key.startswith("trainer.") or not nodes:
+            written.append(override)
+            continue
+        meant = [f"stage.{name}.{key}" for name, node in nodes.items() if key.split(".")[1] in node["trainer"]]
+        written += [f"++{full}={value}" for full in meant if full not in given]
+    return written
 
 
 def _check_names(stages: list[Any], nodes: dict[str, Any], known: list[str]) -> None:

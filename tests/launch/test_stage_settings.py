@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.compose import compose
+from launch.stage_settings import spelled_out
 
 THREE = "+exp=reranker_three_stage"
 
@@ -66,3 +67,16 @@ def test_a_mistake_is_named_with_its_stage(override: str):
 def test_a_run_without_stages_says_so(override: str):
     with pytest.raises(ValueError, match=r"grpo is not a stage of this run: it has none \(\+stage@stage.NAME=FILE\)$"):
         compose(["+exp=reranker_grpo", override])
+
+
+def test_what_is_printed_says_what_every_stage_gets():
+    nodes = compose([THREE]).stage
+    given = ["+exp=x", "++trainer.max_steps=7", "++trainer.num_iterations=2", "++stage.grpo.trainer.max_steps=9"]
+    assert spelled_out(given, nodes) == [
+        "+exp=x",
+        "++stage.contrastive.trainer.max_steps=7",
+        "++stage.preference.trainer.max_steps=7",
+        "++stage.grpo.trainer.num_iterations=2",
+        "++stage.grpo.trainer.max_steps=9",
+    ]
+    assert spelled_out(given, {}) == given
