@@ -8,14 +8,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from engines import peers
 from engines.rendezvous import fresh_store
 
 
-def start(timeout_s: float = 1800.0) -> None:
+def start(timeout_s: float = 1800.0, end: peers.End | None = None) -> None:
     """Join the process group that torchrun's environment describes; without that environment do nothing.
 
     CPU tensors travel by gloo, GPU tensors by NCCL. A collective that waits longer than `timeout_s` seconds fails.
-    Raises ValueError where not all ranks come within that time.
+    With `end`, the ranks watch each other (`engines.peers`). Raises ValueError where not all ranks come within that
+    time, ConnectionError where they cannot reach each other.
     """
     if not under_torchrun() or dist.is_initialized():
         return
@@ -23,9 +25,18 @@ def start(timeout_s: float = 1800.0) -> None:
     if current.type == "cuda":
         torch.cuda.set_device(current)
     timeout = timedelta(seconds=timeout_s)
-    store, own, size = next(dist.rendezvous("env://", timeout=timeout))
-    store = fresh_store(store, own, size, timeout_s)
-    dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=timeout)
+    try:
+        store, own, size = next(dist.rendezvous("env://", timeout=timeout))
+        store = fresh_store(store, own, size, timeout_s)
+        dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=timeout)
+        if end is not None:
+            peers.watch(dist.PrefixStore("peers", store), own, size, timeout_s, end)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise ConnectionError(
+            f"the ranks cannot reach each other ({reason}): see that all nodes are up, and that GLOO_SOCKET_IFNAME and "
+            "NCCL_SOCKET_IFNAME name the network between them"
+        ) from error
 
 
 def start_alone() -> None:
@@ -35,6 +46,7 @@ def start_alone() -> None:
 
 def stop() -> None:
     """Leave the process group, if there is one."""
+    peers.leave()
     if dist.is_initialized():
         dist.destroy_process_group()
 

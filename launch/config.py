@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class RunConfig:
     seed: int = 42
     resume: str = "auto"  # "auto", "none" or the path of a checkpoint
     output_dir: str = "outputs"
+    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the run
     model: Any
     data: Any
     loss: Any  # None, as the trainer is, in a run with stages
@@ -42,3 +44,7 @@ class RunConfig:
     stages: list[str] = field(default_factory=list)
     stage: dict[str, StageConfig] = field(default_factory=dict)
     push_to_hub: str | None = None  # owner/name on the hub
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be at least 10 seconds and finite, got {self.timeout_s}")

@@ -25,6 +25,7 @@ SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 _run_folder: Path | None = None
 _interrupted = threading.Event()
+_leaving = threading.Lock()  # the process ends once, by its own error or by another rank's
 
 
 def set_run_folder(folder: Path | None) -> None:
@@ -77,36 +78,59 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def end_process(line: str, tell: bool) -> None:
+    """End this process, from any thread, because another rank has failed; `tell`: say so here."""
+    if _leaving.acquire(blocking=False):
+        line = f"{line}; {_how_to_resume()}"
+        _tell_torchrun(line, f"error: {line}")
+        if tell and _claim(0.0):
+            _end_progress_bars()
+            print(f"error: {line}", file=sys.stderr)
+        _exit(1)
+
+
 def _leave(error: BaseException) -> NoReturn:
     """Explain `error` on one rank, tell torchrun, and end the process without waiting for the other ranks."""
+    _leaving.acquire()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all once the first rank has ended
-    line = explain(error)
-    details = "".join(traceback.format_exception(error))
-    stopped = _interrupted.is_set() or isinstance(error, Preempted)
-    rank = int(os.environ.get("RANK", "0"))
+    line, details, tell = explain(error), "".join(traceback.format_exception(error)), True
+    peers = sys.modules.get("engines.peers")  # imported where ranks watch each other
+    if isinstance(error, Preempted) and peers is not None:
+        peers.leave()
+    elif peers is not None:
+        cause, tell = peers.conclude(error, line or f"{type(error).__name__}: {error}")
+        if peers.exchange_failed(error) and not _interrupted.is_set():
+            line = f"{cause}; {_how_to_resume()}"
     _tell_torchrun(line or f"{type(error).__name__}: {error}", f"error: {line}" if line else details)
-    if _claim():
-        where = f" (on rank {rank})" if rank else ""
-        kind = "" if isinstance(error, Preempted) else f"error{where}: "
-        saved = None if stopped or line is None else _save(details)
-        hint = f" (traceback: {saved})" if saved else ""
-        _end_progress_bars()
-        if SHOW_TRACEBACK or line is None:
-            print(details, end="", file=sys.stderr)
-        if line is not None:
-            print(f"{kind}{line}{hint}", file=sys.stderr)
+    if tell and _claim(0.0 if peers is not None and peers.watching() else GRACE_S):
+        _print(error, line, details)
     _exit(REQUEUE if isinstance(error, Preempted) else 130 if _interrupted.is_set() else 1)
 
 
-def _claim() -> bool:
+def _print(error: BaseException, line: str | None, details: str) -> None:
+    """The line, or the traceback of a bug, on stderr."""
+    rank = int(os.environ.get("RANK", "0"))
+    where = f" (on rank {rank})" if rank else ""
+    kind = "" if isinstance(error, Preempted) else f"error{where}: "
+    stopped = _interrupted.is_set() or isinstance(error, Preempted)
+    saved = None if stopped or line is None else _save(details)
+    hint = f" (traceback: {saved})" if saved else ""
+    _end_progress_bars()
+    if SHOW_TRACEBACK or line is None:
+        print(details, end="", file=sys.stderr)
+    if line is not None:
+        print(f"{kind}{line}{hint}", file=sys.stderr)
+
+
+def _claim(grace_s: float) -> bool:
     """Whether this rank is the one of its node that explains the error: rank 0, or who else fails while it does not."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file is None:
         return True
     marker = Path(error_file).parent.parent / "explained"  # the folder of this attempt, shared by the node's ranks
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         while not marker.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     try:

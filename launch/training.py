@@ -23,6 +23,7 @@ from launch.before import adopt_end, before_folder, read_before, read_dev, write
 from launch.checks import check_data, check_model, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
+from launch.errors import end_process
 from launch.finish import finish, print_results, record, upload
 from launch.stages import Stage, gather_results, join_summaries, stages_of, training_data
 from losses.contracts import compares_lists, reads_of
@@ -57,7 +58,7 @@ def train(config: DictConfig) -> float | None:
     for stage, data in zip(stages, training, strict=True):
         check_data(stage.settings, data)
     preemption.defer()
-    process_group.start()
+    process_group.start(settings.timeout_s, end_process)
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
     if run.finished:
         return show_finished(run, settings.push_to_hub)

@@ -15,6 +15,7 @@ from yaml import YAMLError
 # Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
 NEUTRAL = (
     "resume",
+    "timeout_s",
     "output_dir",
     "push_to_hub",
     "adapter_only",

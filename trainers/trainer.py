@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data.loader import ListLoader
 from data.rows import ListBatch, ListExample
-from engines import preemption
+from engines import peers, preemption
 from engines.checkpoints import CheckpointStore
 from engines.collectives import gather_objects
 from engines.interruptible import Interruptible
@@ -160,6 +160,7 @@ class Trainer(ABC):
     def next_batch(self) -> ListBatch:
         """The step's lists: every rank tokenises its share, all ranks get the whole."""
         self.started = time.perf_counter()
+        peers.at(self.step)
         number = (self.step - 1) // self.steps_per_batch
         if self.batch is None or self.batch.number != number:
             if self._shares is None:

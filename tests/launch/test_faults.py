@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,9 @@ def test_killed_restarted_preempted_and_resumed_is_as_undisturbed(
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(60) == REQUEUE, log.read_text()
     output = log.read_text()
+    assert re.search(r"error: rank 1 \(.+, process \d+\), last at step \d+, died or is cut off; the same", output), (
+        output
+    )
     assert f"resuming {run} from step" in output
     assert "preempted by SIGTERM at step" in output
     assert not (run / "summary.json").exists()
