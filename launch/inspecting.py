@@ -25,6 +25,8 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
         raise ValueError(f"{file} is a collection in BEIR's layout (it has a corpus.jsonl): data=beir data.path={file}")
     escaped = file.replace("\\", "\\\\").replace("'", "\\'")
     config = compose(["data=file", f"data.path='{escaped}'", *settings])
+    if config.get("stages"):
+        raise ValueError("+exp: the stages of an experiment have training lists of their own: give trainer.list_size")
     options: FileConfig = instantiate(config.data)
     records = list(options.records())
     collection = options.build()

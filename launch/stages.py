@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.collection import Collection, Split, normalised
 from data.keys import stable_hash
+from data.list_options import ListOptions
 from data.mixture import Mixture
 from launch.checks import FROZEN_INPUTS
 from launch.compose import as_dict
@@ -82,11 +83,7 @@ def stage_seed(seed: int, name: str) -> int:
 
 def _settings(settings: RunConfig, stage: StageConfig, common: Mapping[str, Any]) -> RunConfig:
     """`settings` as those of one stage. A teacher or guide goes to the stages whose losses read it."""
-    data = settings.data if stage.data is None else stage.data
-    if stage.lists is not None:
-        if not hasattr(data, "lists"):
-            raise ValueError(f"stage.lists: {type(data).__name__} has lists of its own for each source: set those")
-        data = replace(data, lists=stage.lists)
+    data = _with_lists(settings.data if stage.data is None else stage.data, stage.lists)
     changes = {**common, "data": data, "loss": stage.loss, "trainer": stage.trainer}
     unread: dict[str, Any] = {role: None for role, read in FROZEN_INPUTS.items() if read not in reads_of(stage.loss)}
     return replace(settings, **changes, **unread)
@@ -96,17 +93,28 @@ def _node(
     plain: Mapping[str, Any], stage: Mapping[str, Any], common: Mapping[str, Any], options: RunConfig
 ) -> dict[str, Any]:
     """The configuration that `_settings` is made of."""
-    data = stage.get("data") or plain["data"]
-    if stage.get("lists"):
-        data = {**data, "lists": stage["lists"]}
+    data, lists = stage.get("data") or plain["data"], stage.get("lists")
+    if lists and "sources" in data:
+        data = {**data, "sources": {name: {**source, "lists": lists} for name, source in data["sources"].items()}}
+    elif lists:
+        data = {**data, "lists": lists}
     unread = {role: None for role in FROZEN_INPUTS if role in plain and getattr(options, role) is None}
     return {**plain, **common, "data": data, "loss": stage["loss"], "trainer": stage["trainer"], **unread}
+
+
+def _with_lists(data: Any, lists: ListOptions | None) -> Any:
+    """A data set, its options, a mixture or its options, with training lists made in that way; None: as they are."""
+    if lists is None:
+        return data
+    if hasattr(data, "sources"):
+        return replace(data, sources={name: replace(source, lists=lists) for name, source in data.sources.items()})
+    return replace(data, lists=lists)
 
 
 def training_data(stage: Stage, options: StageConfig, data: Collection | Mixture) -> Collection | Mixture:
     """What the stage trains on: the run's `data`, or data of its own without the queries that the run holds out."""
     if options.data is None:
-        return data if isinstance(data, Mixture) else replace(data, lists=stage.settings.data.lists)
+        return _with_lists(data, options.lists)
     held_out = {normalised(text) for name in ("dev", "test") if name in data.splits for text in _texts(data, name)}
     own = stage.settings.data.build()
     if isinstance(own, Mixture):

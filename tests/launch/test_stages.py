@@ -255,6 +255,24 @@ def test_a_stage_has_lists_and_data_of_its_own_without_what_is_held_out(
     assert len({stage.settings.seed for stage in stages}) == 3
 
 
+def test_every_source_of_a_mixture_gets_the_lists_of_a_stage(tiny_beir_dir: Path, tmp_path: Path) -> None:
+    sources = ["+data@data.sources.a=beir", f"data.sources.a.path={tiny_beir_dir}"]
+    sources += [f"data.sources.a.cache_dir={tmp_path}"]
+    config = compose(["+exp=reranker_three_stage", "data=mixture", *sources])
+    settings = instantiate(config)
+    collection = settings.data.build()
+    grpo, contrastive, _ = stages_of(settings, config)
+    assert (
+        grpo.config.data.sources.a.lists.random_fraction,
+        contrastive.config.data.sources.a.lists.random_fraction,
+    ) == (
+        0.4,
+        0.0,
+    )
+    drawn = training_data(contrastive, settings.stage["contrastive"], collection)
+    assert drawn.sources["a"].lists == contrastive.settings.data.sources["a"].lists != collection.sources["a"].lists
+
+
 def test_a_language_model_goes_through_the_stages_on_adapters(
     tiny_run: list[str], tiny_models: ModuleType, tmp_path: Path
 ) -> None:

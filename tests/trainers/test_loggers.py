@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from trainers.loggers import NoLogger, TensorBoardConfig, WandbConfig, WandbLogger, logged_in, run_id
+from trainers.loggers import NoLogger, StageLogger, TensorBoardConfig, WandbConfig, WandbLogger, logged_in, run_id
 from trainers.run_directory import RunDirectory
 
 
@@ -126,3 +126,21 @@ def test_other_ranks_track_nothing(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert isinstance(WandbConfig().build(run, OmegaConf.create()), NoLogger)
     assert isinstance(TensorBoardConfig().build(run, OmegaConf.create()), NoLogger)
+
+
+def test_a_stage_counts_on_and_does_not_end_the_record():
+    class Kept(NoLogger):
+        def __init__(self):
+            self.lines = []
+
+        def log(self, metrics, step):
+            self.lines.append((step, dict(metrics)))
+
+        def finish(self, summary):
+            raise AssertionError("only the run ends the record")
+
+    kept = Kept()
+    stage = StageLogger(kept, number=2, first_step=100)
+    stage.log({"train/loss": 0.5}, 3)
+    stage.finish({})
+    assert kept.lines == [(103, {"train/loss": 0.5, "stage": 2})]
