@@ -6,8 +6,8 @@ Two ranks under torchrun's agent on CPU, a tiny model. A kill is SIGKILL to all 
 at a random time, or just after a checkpoint has begun to be written. After each, every visible checkpoint must be
 whole, and the same command goes on. When a run is through, its metrics, summary and export must equal the uninterrupted
 run's bit for bit; the next one then begins. Runs alternate between GRPO (two updates per batch, so that kills fall in
-between) and a mixture of data sets with dropout, with a data worker per rank, several chunks per step, and with and
-without `trainer.async_save`. Exit status 1 where anything differs.
+between), a mixture of data sets with dropout, and three stages, with a data worker per rank, several chunks per step,
+and with and without `trainer.async_save`. Exit status 1 where anything differs.
 
 Launches are forked from this process, which has imported everything already: they start in a second.
 """
@@ -46,27 +46,26 @@ TIMED = {"seconds", "rows_per_s", "tokens_per_s", "peak_memory_bytes"}
 
 def options(folder: Path) -> dict[str, list[str]]:
     """The overrides of each kind of run."""
+    trainer = ["save_every=1", "eval_every=4", "learning_rate=0.01", "token_budget=160", "kept_chunks=1", "workers=1"]
     common = [
-        f"trainer.max_steps={STEPS}",
-        "trainer.save_every=1",
-        "trainer.eval_every=4",
-        "trainer.learning_rate=0.01",
-        "trainer.token_budget=160",
-        "trainer.kept_chunks=1",
-        "trainer.workers=1",
         "model.max_length=48",
         f"model.name_or_path={folder / 'bert'}",
         "logger=none",
         f"output_dir={folder / 'outputs'}",
     ]
+    one = [*common, f"trainer.max_steps={STEPS}", *(f"trainer.{option}" for option in trainer)]
     beir = [f"path={folder / 'beir'}", f"cache_dir={folder / 'cache'}"]
     grpo = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", "data=beir", "data.candidates.depth=12"]
     mixture = ["model=bi_encoder", "loss=info_nce", "trainer=contrastive", "eval=retrieval", "data=mixture"]
     mixture += ["+data@data.sources.facts=beir", "+data@data.sources.pairs=file", "data.weights={facts: 1, pairs: 1}"]
     mixture += [f"data.sources.pairs.path={folder / 'pairs.jsonl'}", f"data.sources.pairs.cache_dir={folder / 'cache'}"]
+    stages = ["+exp=reranker_three_stage", "data=beir", "data.candidates.depth=12", *common]
+    for stage in ("grpo", "contrastive", "preference"):
+        stages += [f"stage.{stage}.trainer.{option}" for option in ("max_steps=4", "batch_size=3", *trainer)]
     return {
-        "grpo": [*grpo, *(f"data.{key}" for key in beir), *common, "trainer.batch_size=3", "eval.depth=8"],
-        "mixture": [*mixture, *(f"data.sources.facts.{key}" for key in beir), *common, "trainer.batch_size=6"],
+        "grpo": [*grpo, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=3", "eval.depth=8"],
+        "mixture": [*mixture, *(f"data.sources.facts.{key}" for key in beir), *one, "trainer.batch_size=6"],
+        "stages": [*stages, *(f"data.{key}" for key in beir), "eval.depth=8"],
     }
 
 
@@ -135,6 +134,7 @@ class CrashTest:
     """Kills of one engine's runs, and what came of them."""
 
     engine: str
+    kinds: list[str]  # of `options`
     folder: Path
     random: random.Random
     kills: int = 0
@@ -148,12 +148,12 @@ class CrashTest:
         """Runs, killed again and again until they are through, until there were `num_kills`; the last one is let
         through as well."""
         expected, seconds = {}, {}
-        for kind in options(self.folder):
+        for kind in self.kinds:
             begun = time.monotonic()
             self._launch(kind, "whole", finish=True)
             expected[kind], seconds[kind] = self._outcome(f"{self.engine}-{kind}-whole"), time.monotonic() - begun
         while (self.kills < num_kills or self.runs < len(expected)) and not self.problems:
-            kind = [*expected][self.runs % len(expected)]
+            kind = self.kinds[self.runs % len(self.kinds)]
             name = f"killed-{self.runs}"
             while self.kills < num_kills and not self._launch(kind, name, kill_within_s=seconds[kind]):
                 pass
@@ -168,8 +168,10 @@ class CrashTest:
         run_name = f"{self.engine}-{kind}-{name}"
         asynchronous = str(bool(self.launches % 2)).lower()
         overrides = [*options(self.folder)[kind], f"engine={self.engine}", f"run_name={run_name}"]
+        saving = ["stage.grpo.trainer", "stage.preference.trainer"] if kind == "stages" else ["trainer"]
+        overrides += [f"{trainer}.async_save={asynchronous}" for trainer in saving]
         log = self.folder / "logs" / f"{run_name}-{self.launches}.txt"
-        process = start([*overrides, f"trainer.async_save={asynchronous}"], log)
+        process = start(overrides, log)
         directory = self.folder / "outputs" / run_name
         through = ended(process, HANG_S) if finish else self._kill(process, directory, kill_within_s)
         if finish and not through:
@@ -207,7 +209,7 @@ class CrashTest:
         return False
 
     def _check(self, directory: Path, log: Path) -> None:
-        for checkpoint in directory.glob("checkpoints/step-*"):
+        for checkpoint in (*directory.glob("checkpoints/step-*"), *directory.glob("stages/*/checkpoints/step-*")):
             if checkpoint.suffix == ".broken" or first_problem(checkpoint):
                 self.problems.append(f"{checkpoint} is broken: {first_problem(checkpoint)}")
         if "is broken" in log.read_text():
@@ -232,7 +234,8 @@ def without_times(line: dict[str, Any]) -> dict[str, Any]:
 
 def unfinished(directory: Path) -> set[str]:
     """The checkpoints that are being written."""
-    return {path.name for path in directory.glob("checkpoints/.tmp-step-*")}
+    folders = (*directory.glob("checkpoints/.tmp-step-*"), *directory.glob("stages/*/checkpoints/.tmp-step-*"))
+    return {str(folder.relative_to(directory)) for folder in folders}
 
 
 def preload() -> None:
@@ -247,7 +250,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> Iterator[CrashTest]:
     (folder / "logs").mkdir()
     for engine in arguments.engines:
         begun = time.monotonic()
-        test = CrashTest(engine, folder, random.Random(f"{arguments.seed} {engine}"))
+        test = CrashTest(engine, arguments.kinds, folder, random.Random(f"{arguments.seed} {engine}"))
         test.perform(arguments.kills)
         seconds = time.monotonic() - begun
         print(
@@ -262,6 +265,7 @@ def perform(arguments: argparse.Namespace, folder: Path) -> Iterator[CrashTest]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=["torch", "zero1", "zero2", "zero3"])
+    parser.add_argument("--kinds", nargs="+", default=["grpo", "mixture", "stages"], help="of runs")
     parser.add_argument("--kills", type=int, default=20, help="per engine")
     parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8], help="of the moments")
     parser.add_argument("--folder", type=Path, help="where runs and logs stay (default: a temporary folder)")
