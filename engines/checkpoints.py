@@ -111,9 +111,15 @@ class CheckpointStore:
         return problem is None
 
     def best(self) -> Path | None:
-        """The checkpoint marked best, if there is one. Rank 0 decides."""
+        """The checkpoint marked best, if there is one. Raises ValueError on every rank where it is broken."""
         self.wait()
-        return broadcast_object(self._best())
+        folder = broadcast_object(self._best())
+        if folder is not None and (problem := self._problem(folder)):
+            raise ValueError(
+                f"the best checkpoint {folder} is broken: {problem}; remove that folder, and the same command takes "
+                "the newest instead"
+            )
+        return folder
 
     def _problem(self, folder: Path) -> str | None:
         """`first_problem` of the folder, the same on every rank, each of which reads a part of the files."""

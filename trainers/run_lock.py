@@ -25,7 +25,11 @@ def claim(folder: Path) -> None:
     if file in _held:  # opening it again would, on closing, give up the lock
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:  # a finished run may be shown from where nothing can be written
+        _warn(file, error)
+        return
     deadline = time.monotonic() + WAIT_S
     while not _lock(descriptor, file):
         if time.monotonic() > deadline:
@@ -44,5 +48,9 @@ def _lock(descriptor: int, file: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        print(f"warning: no lock on {file} ({error.strerror}): start no second run there", file=sys.stderr)
+        _warn(file, error)
     return True
+
+
+def _warn(file: Path, error: OSError) -> None:
+    print(f"warning: no lock on {file} ({error.strerror}): start no second run there", file=sys.stderr)

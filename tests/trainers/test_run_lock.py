@@ -68,3 +68,6 @@ def test_where_there_are_no_locks_a_warning(
     monkeypatch.setattr(run_lock.fcntl, "lockf", refuse)
     claim(tmp_path / "run")
     assert "no lock on" in capsys.readouterr().err
+    (tmp_path / ".other.lock").mkdir()
+    claim(tmp_path / "other")
+    assert ".other.lock (Is a directory)" in capsys.readouterr().err
