@@ -35,7 +35,7 @@ def before_folder(settings: RunConfig, config: DictConfig, collection: Collectio
     for folder in WHAT_MAKES_SCORES:
         for source in sorted((ROOT / folder).rglob("*.py")):
             digest.update(source.read_bytes())
-    for file in sorted(resolve(settings.model.name_or_path).rglob("*")):
+    for file in sorted(resolve(settings.model.name_or_path, code=settings.model.trust_remote_code).rglob("*")):
         if file.suffix in READ_OF_A_MODEL and file.is_file():  # prompts, pooling, tokenizer, ...
             digest.update(file.name.encode() + file.read_bytes())
     nodes = [OmegaConf.to_container(node, resolve=True) for node in (config.eval, config.model, config.engine)]

@@ -74,7 +74,7 @@ def check_adapter(model: Any) -> None:
         raise ValueError("adapter_only=true: there is no adapter without LoRA: choose a model with lora")
     if getattr(model, "separate_towers", False):
         raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
-    if (resolve(model.name_or_path) / "adapter_config.json").is_file():
+    if (resolve(model.name_or_path, code=model.trust_remote_code) / "adapter_config.json").is_file():
         raise ValueError(
             f"adapter_only=true: {model.name_or_path} is an adapter itself, and one on top of it loads nowhere: leave "
             "it out, or start from a merged model"
@@ -117,7 +117,7 @@ def check_scale(settings: RunConfig, name: str) -> None:
     for field, option in (("scale", "temperature"), ("bias", "bias")):
         given = [key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)]
         saved = isinstance(settings.model, BiEncoderConfig) and field in saved_scale(
-            resolve(settings.model.name_or_path)
+            resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
         )
         if field in reads and option not in given and not saved:
             raise ValueError(

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from engines.preemption import REQUEUE, SIGNALS, Preempted
+from trainers.redaction import redact
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, before it does so itself
@@ -94,15 +95,17 @@ def _leave(error: BaseException) -> NoReturn:
     _leaving.acquire()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all once the first rank has ended
-    line, details, tell = explain(error), "".join(traceback.format_exception(error)), True
+    line, details, tell = explain(error), redact("".join(traceback.format_exception(error))), True
+    line = None if line is None else redact(line)
+    bug = redact(f"{type(error).__name__}: {error}")
     peers = sys.modules.get("engines.peers")  # imported where ranks watch each other
     if isinstance(error, Preempted) and peers is not None:
         peers.leave()
     elif peers is not None:
-        cause, tell = peers.conclude(error, line or f"{type(error).__name__}: {error}")
+        cause, tell = peers.conclude(error, line or bug)
         if peers.exchange_failed(error) and not _interrupted.is_set():
             line = f"{cause}; {_how_to_resume()}"
-    _tell_torchrun(line or f"{type(error).__name__}: {error}", f"error: {line}" if line else details)
+    _tell_torchrun(line or bug, f"error: {line}" if line else details)
     if tell and _claim(0.0 if peers is not None and peers.watching() else GRACE_S):
         _print(error, line, details)
     _exit(REQUEUE if isinstance(error, Preempted) else 130 if _interrupted.is_set() else 1)

@@ -85,7 +85,8 @@ def evaluate(config: DictConfig) -> float:
     settings: EvaluationConfig = instantiate(config)
     process_group.start()
     if not isinstance(settings.model, BM25):
-        resolve(settings.model.name_or_path)  # a model that cannot be had is known before the data is read
+        # A model that cannot be had is known before the data is read.
+        resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
     collection = build_data(settings)
     collection.split(settings.split)
     summary = evaluate_bm25(settings, collection) if isinstance(settings.model, BM25) else compare(settings, collection)

@@ -30,6 +30,7 @@ from models.bi_encoder import BiEncoder
 from models.export import export, push_to_hub
 from models.export_folder import source_name
 from models.llm_reranker import LLMReranker
+from trainers.redaction import redact
 from trainers.run_directory import RunDirectory
 from trainers.trainer import Trainer
 
@@ -86,7 +87,8 @@ def finish(
     adopt_prompts(engine.model, Prompts.of(collection))
     with engine.full_weights():
         if process_group.is_main():
-            export(engine.model, run.path / "model", card=model_card(trainer, summary), adapter_only=adapter_only)
+            card = redact(model_card(trainer, summary))
+            export(engine.model, run.path / "model", card=card, adapter_only=adapter_only)
     if process_group.is_main():
         if run.joined is not None:
             write_end(run.path / "runs", after, dev)

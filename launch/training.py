@@ -50,7 +50,8 @@ def train(config: DictConfig) -> float | None:
     keep_freed_memory()
     for options in (settings.model, settings.teacher, settings.guide):
         if options is not None:
-            resolve(options.name_or_path)  # a model that cannot be had is known before the data is read
+            # A model that cannot be had is known before the data is read.
+            resolve(options.name_or_path, code=options.trust_remote_code)
     collection = settings.data.build()  # before the first collective, in which others would wait
     training = [collection]
     if settings.stages:

@@ -49,6 +49,7 @@ class BiEncoderConfig:
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
+    trust_remote_code: bool = False  # run the Python files of this model's folder
     separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
 
     def __post_init__(self) -> None:
@@ -71,7 +72,9 @@ class BiEncoderConfig:
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or embeds in another way.
         """
         quantization = quantization_config(self.quantization)
-        folder = ModelFolder.read(resolve(self.name_or_path))
+        folder = ModelFolder.read(
+            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
+        )
         if folder.kind not in ("SentenceTransformer", ""):
             raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
         similarity = self._similarity(folder)

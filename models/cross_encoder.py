@@ -36,6 +36,7 @@ class CrossEncoderConfig:
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
+    trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
@@ -46,7 +47,9 @@ class CrossEncoderConfig:
 
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or is not a reranker.
         """
-        folder = ModelFolder.read(resolve(self.name_or_path))
+        folder = ModelFolder.read(
+            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
+        )
         adapter = read_json(folder.path / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         with torch.random.fork_rng(devices=[]):

@@ -52,15 +52,16 @@ class ModelFolder:
     kind: str  # "CrossEncoder", "SentenceTransformer", ...; "" for a plain transformers folder
     settings: dict[str, Any]  # config_sentence_transformers.json
     transformer: dict[str, Any]  # sentence_bert_config.json
+    trusted: bool = False  # whether its Python files may be run (model.trust_remote_code)
 
     @classmethod
-    def read(cls, path: Path) -> ModelFolder:
+    def read(cls, path: Path, *, trusted: bool = False) -> ModelFolder:
         entries = read_json(path / "modules.json") or []
         modules = [(entry["type"].rsplit(".", 1)[-1], path / entry["path"]) for entry in entries]
         settings = read_json(path / "config_sentence_transformers.json") or {}
         kind = settings.get("model_type", "SentenceTransformer") if modules else ""
         backbone = modules[0][1] if modules else path
-        return cls(path, modules, kind, settings, _transformer_settings(backbone) if modules else {})
+        return cls(path, modules, kind, settings, _transformer_settings(backbone) if modules else {}, trusted)
 
     def routes(self) -> dict[str, ModelFolder]:
         """{"": itself}, or of a Router the modules of each task ("query", "document")."""

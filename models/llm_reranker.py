@@ -46,6 +46,7 @@ class LLMRerankerConfig:
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
     shared_prefix: bool = True  # score the common beginning of a list's prompts once, where the model can
+    trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
@@ -66,7 +67,9 @@ class LLMRerankerConfig:
         has no template, or its tokenizer does not fit the template.
         """
         quantization = quantization_config(self.quantization)
-        folder = ModelFolder.read(resolve(self.name_or_path))
+        folder = ModelFolder.read(
+            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
+        )
         adapter = read_json(folder.backbone / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         config = load_config(base)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from models.folder import ModelFolder, first_line
 logger = logging.getLogger(__name__)
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+
+_skips_weights: ContextVar[bool] = ContextVar("skips_weights", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, models are built on torch's meta device: shapes and modules, and not a byte of weights is read."""
+    token = _skips_weights.set(True)
+    try:
+        yield
+    finally:
+        _skips_weights.reset(token)
 
 
 @contextmanager
@@ -45,15 +58,29 @@ def quiet() -> Iterator[None]:
 def load_config(folder: ModelFolder) -> PretrainedConfig:
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
+            )
     except (ValueError, ImportError, OSError, KeyError) as error:
-        raise ValueError(f"model {folder.path}: {first_line(error)}") from error
+        raise refusal(folder, error) from error
+    if folder.trusted and getattr(config, "auto_map", None):
+        logger.warning("model %s: Python files of its folder are run (model.trust_remote_code=true)", folder.path)
     if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):  # T5's encoders do not say it
         raise ValueError(
             f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
         )
     config.use_cache = False
     return config
+
+
+def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
+    """What is said of a folder that transformers does not load."""
+    if not folder.trusted and "trust_remote_code" in str(error):
+        return ValueError(
+            f"model {folder.path} brings Python files of its own, which would be run: read them, and if you trust them "
+            "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)"
+        )
+    return ValueError(f"model {folder.path}: {first_line(error)}")
 
 
 def load_backbone(
@@ -77,13 +104,14 @@ def load_backbone(
                 dtype=torch.float32,  # "auto" would train in the checkpoint's own, often half, precision
                 attn_implementation=attention,
                 quantization_config=quantization,
+                device_map={"": "meta"} if _skips_weights.get() else None,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=folder.trusted,
                 local_files_only=True,
                 output_loading_info=True,
             )
     except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
-        raise ValueError(f"model {folder.path}: {first_line(error)}") from error
+        raise refusal(folder, error) from error
     missing = sorted(report["missing_keys"])
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:

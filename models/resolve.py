@@ -30,8 +30,9 @@ NEEDED_FILES = [
 UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]
 
 
-def resolve(name_or_path: str) -> Path:
+def resolve(name_or_path: str, *, code: bool = False) -> Path:
     """The folder that holds a model's files, looked for in the order: local path, hub cache, offline package, hub.
+    With `code` a download holds the Python files too.
 
     Raises FileNotFoundError (an absent path, a name that cannot be had; says what was tried) or ValueError (a folder
     or a download that is not a model), each in one line.
@@ -47,7 +48,7 @@ def resolve(name_or_path: str) -> Path:
     hub_id = DEFAULT_MODEL if name_or_path == DEFAULT_MODEL.split("/")[1] else name_or_path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
         raise ValueError(f"model {name_or_path!r} is neither a folder nor a hub id (owner/name)")
-    return _from_cache(hub_id) or _from_package(hub_id) or _from_hub(hub_id)
+    return _from_cache(hub_id, code) or _from_package(hub_id) or _from_hub(hub_id, code)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -62,7 +63,7 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _from_cache(hub_id: str) -> Path | None:
+def _from_cache(hub_id: str, code: bool) -> Path | None:
     """The snapshot in the hub's local cache, if it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -71,7 +72,7 @@ def _from_cache(hub_id: str) -> Path | None:
         path = Path(snapshot_download(hub_id, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return None if missing_files(path) else path
+    return None if missing_files(path) or (code and not any(path.rglob("*.py"))) else path
 
 
 def _from_package(hub_id: str) -> Path | None:
@@ -97,7 +98,7 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(hub_id: str) -> Path:
+def _from_hub(hub_id: str, code: bool) -> Path:
     """Download the needed files; asks first, with a short timeout, so that no network means seconds and one line."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -110,7 +111,10 @@ def _from_hub(hub_id: str) -> Path:
         HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
         path = Path(
             snapshot_download(
-                hub_id, etag_timeout=HUB_TIMEOUT_S, allow_patterns=NEEDED_FILES, ignore_patterns=UNNEEDED_FILES
+                hub_id,
+                etag_timeout=HUB_TIMEOUT_S,
+                allow_patterns=NEEDED_FILES + ["*.py"] * code,
+                ignore_patterns=UNNEEDED_FILES,
             )
         )
     except GatedRepoError as error:

@@ -12,7 +12,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.folder import ModelFolder
-from models.loading import check_max_length, position_limit, quiet
+from models.loading import check_max_length, position_limit, quiet, refusal
 
 # Token-level features that are not the transformer's.
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
@@ -154,8 +154,13 @@ def load_tokenizer(
 
     `pads_with_end`: where it has no padding token, its end token pads, for models that read the mask alone.
     """
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder.backbone, trust_remote_code=False, local_files_only=True)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
+            )
+    except (ValueError, ImportError, OSError, KeyError) as error:
+        raise refusal(folder, error) from error
     if pads_with_end and tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 
+from trainers.redaction import redact_command
+
 CODE = Path(__file__).resolve().parent.parent
 
 
@@ -23,7 +24,7 @@ def describe_environment(world_size: int) -> dict[str, Any]:
     """The content of environment.json (but for the data), in JSON types. Sizes are in bytes."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": redact_command([Path(sys.executable).name, *sys.argv]),
         "world_size": world_size,
         "git": git_revision(),
         "versions": {"python": platform.python_version(), **package_versions()},

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf
 
 from engines.process_group import is_main
+from trainers.redaction import redact_tree
 from trainers.run_directory import RunDirectory
 from trainers.run_files import write_whole
 
@@ -121,15 +122,25 @@ class WandbConfig:
         return wandb.init(
             project=self.project,
             entity=self.entity,
-            group=self.group,
-            tags=list(self.tags),
+            group=redact_tree(self.group),
+            tags=redact_tree(self.tags),
             name=run.name,
             id=run_id(run.wandb_id_file),
             resume="allow" if mode == "online" else None,
             dir=run.path,
             mode=mode,  # type: ignore[arg-type]
-            config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True, console="off", init_timeout=START_TIMEOUT_S),
+            config=redact_tree(OmegaConf.to_container(config, resolve=True)),
+            # Its own metadata hold the command line and the installed packages' addresses, secrets included: ours are
+            # in environment.json.
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=START_TIMEOUT_S,
+                x_disable_meta=True,
+                x_save_requirements=False,
+                disable_git=True,
+                disable_code=True,
+            ),
         )
 
 

@@ -17,6 +17,7 @@ from engines.collectives import all_agree, broadcast_object, gather_objects
 from engines.manifest import first_problem, flush
 from engines.process_group import is_main, world_size
 from trainers.environment import describe_environment
+from trainers.redaction import redact_tree
 from trainers.run_files import cut_metrics, json_safe, write_json, write_whole
 from trainers.run_lock import claim
 from trainers.run_settings import differences, read_config
@@ -157,7 +158,7 @@ def _prepare(
     config: DictConfig, folder: Path, source: Path | None, found: Found | None, neutral: Sequence[str]
 ) -> tuple[dict[str, Any] | None, Found | None]:
     """Make the directory fit to start, on rank 0. Returns the summary of a finished run, or where to go on."""
-    settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings: Any = redact_tree(OmegaConf.to_container(config, resolve=True))
     began: dict[str, Any] = {}
     if config.resume == "auto" and (folder / "config.yaml").is_file():
         finished = (folder / "summary.json").is_file()
