@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -40,4 +41,12 @@ def peak_memory_bytes() -> int:
     """The most this process has held: on the GPU where there is one, else resident in memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now (Linux; elsewhere the most that it has held)."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,64 @@
+"""Does a run fit? `python launch/plan.py +exp=NAME key=value ...`: its memory by engine and ranks, see --help."""
+
+from __future__ import annotations
+
+try:
+    import argparse
+    import json
+    import signal
+    import sys
+    from collections.abc import Sequence
+
+    from launch.entry import prepare_process
+    from launch.errors import USER_ERRORS, explain, reported
+    from launch.rerank import Parser
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; a user's mistake is one line and exit status 2."""
+    try:
+        options = parse_arguments(arguments)
+        from launch.compose import compose
+        from launch.plan_report import as_json, report
+        from launch.planning import Machine, make_plans
+
+        config = compose(options.settings, "train", options.config_dir)
+        machine = Machine.at_hand(options.device, options.memory, options.ranks_per_node)
+        plans = make_plans(config, machine, ranks=options.ranks, reads_data=not options.longest)
+        if options.json:
+            print(json.dumps({name: as_json(plan) for name, plan in plans.items()}, indent=1))
+        else:
+            print("\n\n".join("\n".join([f"{name}:", *report(plan)]) for name, plan in plans.items()))
+    except USER_ERRORS as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(prog="plan.py", description="The memory of a training run, by engine and number of ranks.")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py: +exp=NAME, ...")
+    parser.add_argument("--ranks", type=_ranks, default=[1, 2, 4, 8], metavar="N,N", help="default 1,2,4,8")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="of a GPU or of a CPU node; default: this one's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what this machine has")
+    parser.add_argument("--ranks-per-node", type=int, metavar="N", help="default: all on a CPU node, 8 GPUs on others")
+    parser.add_argument("--longest", action="store_true", help="without the data: all rows of model.max_length tokens")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--config-dir", metavar="DIR", help="as for launch/train.py")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _ranks(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text}: numbers of at least 1, such as 1,2,8")
+    return [int(part) for part in parts]
+
+
+if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `plan.py ... | head` ends quietly
+    with reported():
+        prepare_process(config_dir=None)
+        main()

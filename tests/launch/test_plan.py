@@ -1,0 +1,141 @@
+"""The memory plan: the step's arithmetic by hand, the command as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines.live_bytes import ChunkBytes, EmptyModel
+from engines.state_bytes import Parameters, StateBytes
+from engines.torch_engine import TorchEngineConfig
+from launch.compose import compose, instantiate
+from launch.plan import main
+from launch.plan_report import size
+from launch.plan_subject import ChunkCosts, chunk_shapes, find_subject
+from launch.planning import Estimate, Machine, estimate, process_bytes, step_peak
+
+CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)
+ALL = Parameters(total=1, trainable=1, largest=1)  # 4 bytes
+
+
+def test_a_step_whose_chunks_are_all_kept() -> None:
+    states = StateBytes(weights=4.0, gradients=4.0, optimizer=8.0, update=1.0)
+    # Three forwards hold 30; the first backward runs beside the other two chunks and makes the gradients.
+    assert step_peak([CHUNK] * 3, 3, states, ALL) == 20 + 15
+    assert step_peak([CHUNK], 1, states, ALL) == 15
+    large = StateBytes(weights=4.0, gradients=100.0, optimizer=8.0, update=50.0)
+    assert step_peak([CHUNK] * 3, 3, large, ALL) == 150
+
+
+def test_chunks_that_are_not_kept_hold_nothing() -> None:
+    states = StateBytes(weights=4.0, gradients=4.0, optimizer=8.0)
+    assert step_peak([CHUNK] * 100, 0, states, ALL) == 4 + 14
+    assert step_peak([CHUNK] * 100, 2, states, ALL) == 10 + 15  # as the first of the two kept ones ends
+
+
+def test_zero_2_holds_its_share_and_a_bucket() -> None:
+    share = StateBytes(weights=4.0, gradients=2.0, optimizer=4.0, reduction=5.0, update=1.0)
+    assert step_peak([CHUNK] * 2, 2, share, ALL) == 10 + 2 + 5 + 14
+
+
+def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]) -> None:
+    settings = instantiate(compose(["+exp=reranker_contrastive", *tiny_run]))
+    subject = find_subject(settings, reads_data=False, bf16=False)
+    costs = ChunkCosts(subject, [(2, 40), (3, 30), (4, 24), (6, 16), (5, 20), (8, 12), (3, 35)])
+    for shape in ((3, 33), (7, 14)):
+        found, exact = costs(shape), subject.model.chunk(subject.features, *shape)
+        assert found.held == pytest.approx(exact.held, rel=0.01)
+        assert found.first_backward == pytest.approx(exact.first_backward, rel=0.05)
+
+
+def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
+    settings = instantiate(compose(["+exp=reranker_contrastive", *tiny_run]))
+    subject = find_subject(settings, reads_data=True, bf16=False)
+    assert len(subject.batches) == 8
+    assert all(0 < length <= 48 for lengths in subject.batches for length in lengths)
+    longest = find_subject(settings, reads_data=False, bf16=False)
+    assert longest.batches == [[48] * 21]
+    assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
+
+
+def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
+    machine = Machine("cuda", 2.0**30, 8)
+
+    def found(ranks: int, *options: str) -> Estimate:
+        settings = instantiate(
+            compose([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
+        )
+        subject = find_subject(settings, reads_data=False, bf16=False)
+        assert isinstance(subject.model, EmptyModel)
+        costs = ChunkCosts(subject, [(3, 48), (2, 40)])
+        return estimate(subject, TorchEngineConfig(), ranks, costs, machine, 0.0)
+
+    kept = ["+exp=reranker_contrastive", "trainer.kept_chunks=8"]
+    alone = found(1, "+exp=reranker_preference", "trainer.reference=precomputed").peak
+    assert 6 * found(8, *kept).activations < found(1, *kept).activations
+    copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
+    parameters = find_subject(instantiate(compose([*kept, *tiny_run])), reads_data=False, bf16=False).parameters
+    assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)
+
+
+def test_a_process_is_measured() -> None:
+    assert 50 * 2**20 < process_bytes(TorchEngineConfig()) < 4 * 2**30
+
+
+def test_the_command(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["+exp=reranker_contrastive", *tiny_run, "engine=zero2"]
+    main(["--device", "cpu", "--ranks", "1,2", *settings])
+    printed = capsys.readouterr().out
+    assert "reranker_contrastive:" in printed
+    assert printed.count("<- engine=zero2") == 2
+    assert "on 2 rank(s): " in printed
+    main(["--json", "--ranks", "2", "--device", "cuda", "--memory", "0.000001", "--longest", *settings])
+    [plan] = json.loads(capsys.readouterr().out).values()
+    assert [row["engine"] for row in plan["estimates"]] == ["torch", "zero0", "zero1", "zero2", "zero3"]
+    assert not any(row["fits"] for row in plan["estimates"])
+    assert plan["parameters"]["total"] == 27_553
+
+
+def test_a_run_with_stages_has_a_plan_of_each(
+    tiny_overrides: Callable[[Path], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            "--json",
+            "--ranks",
+            "1",
+            "--device",
+            "cpu",
+            "--longest",
+            "+exp=reranker_three_stage",
+            *tiny_overrides(tmp_path),
+        ]
+    )
+    assert list(json.loads(capsys.readouterr().out)) == ["grpo", "contrastive", "preference"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["+exp=nope"], "+exp=nope is not a choice"),
+        (["--ranks", "0"], "--ranks: 0: numbers of at least 1"),
+        (["--lr", "3"], "--lr"),
+        (["--device", "cuda"], "say how large one is, --memory GIB"),
+        (["+exp=reranker_grpo", "model.name_or_path=./nowhere"], "./nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: ")
+    assert expected in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_sizes() -> None:
+    assert [size(count) for count in (0, 10, 1.5 * 2**20, 3 * 2**30)] == ["0", "<0.1 MiB", "1.5 MiB", "3.00 GiB"]
