@@ -13,12 +13,16 @@ SHORTEST = 8  # characters of an environment variable's value that is looked for
 
 # Names of settings, flags and variables that hold secrets, by their last word: token_budget is none.
 _NAME = r"(?:token|secrets?|password|passwd|passphrase|(?:api|access|secret|private)[_-]?key|credentials?)"
-_SECRET_NAME = re.compile(rf"(?:^|.*[^a-z]){_NAME}$", re.IGNORECASE)
-_BEFORE_VALUE = rf"(?P<kept>(?<![a-z0-9])(?:[\w.-]*[^a-z\s])?{_NAME}['\"]?\s*[=:]\s*['\"]?)"
+_SECRET_NAME = re.compile(rf"(?<![a-z]){_NAME}$", re.IGNORECASE)
+# No pattern begins by a repetition without bound: a traceback may hold a line of any length.
+_BEFORE_VALUE = rf"(?P<kept>(?<![a-z]){_NAME}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
 _PATTERNS = (
     # user:password@ in an address, then what grants access in its query
-    (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+@", re.I), rf"\g<kept>{HIDDEN}@"),
-    (re.compile(rf"(?P<kept>[?&](?:[\w-]*[_-])?(?:{_NAME}|key|sig|signature)=)[^&\s'\"]+", re.I), rf"\g<kept>{HIDDEN}"),
+    (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]+@", re.I), rf"\g<kept>{HIDDEN}@"),
+    (
+        re.compile(rf"(?P<kept>[?&](?:[\w-]{0, 40}[_-])?(?:{_NAME}|key|sig|signature)=)[^&\s'\"]+", re.I),
+        rf"\g<kept>{HIDDEN}",
+    ),
     (re.compile(r"(?P<kept>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{8,}", re.I), rf"\g<kept>{HIDDEN}"),
     # What issuers mark as theirs: Hugging Face, W&B, GitHub, GitLab, OpenAI and others, Slack, AWS.
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}|\bwandb_v1_\w{16,}"), HIDDEN),
@@ -26,13 +30,13 @@ _PATTERNS = (
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}|\bxox[abprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),
     # key=value, --key value, "key": "value"
     (re.compile(_BEFORE_VALUE + r"(?!\s|null\b|None\b)[^\s'\",}\]]+", re.I), rf"\g<kept>{HIDDEN}"),
-    (re.compile(rf"(?P<kept>(?<!\S)--?(?:[\w-]*[_-])?{_NAME}\s+)(?!-)\S+", re.I), rf"\g<kept>{HIDDEN}"),
+    (re.compile(rf"(?P<kept>(?<!\S)--?(?:[\w-]{{0,40}}[_-])?{_NAME}\s{{1,3}})(?!-)\S+", re.I), rf"\g<kept>{HIDDEN}"),
 )
 
 
 def is_secret(name: str) -> bool:
     """Whether a setting or variable of that name (its last part, if dotted) holds a secret."""
-    return _SECRET_NAME.fullmatch(name.rpartition(".")[2]) is not None
+    return _SECRET_NAME.search(name) is not None
 
 
 def redact(text: str) -> str:

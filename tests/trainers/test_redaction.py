@@ -1,5 +1,7 @@
 """What is a secret, and that the rest stays readable."""
 
+import time
+
 import pytest
 
 from launch.compose import compose
@@ -76,6 +78,15 @@ def test_what_is_hidden_and_what_stays(text: str, expected: str) -> None:
 )
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a.b-", "x_", "token", "token_", "a://", "&k_", "--k-", "token: ", "hf_", "secret =  "]
+)
+def test_a_long_line_takes_no_time(piece: str) -> None:
+    started = time.perf_counter()
+    redact(piece * (100_000 // len(piece)))
+    assert time.perf_counter() - started < 10  # seconds; quadratic ones take minutes
 
 
 def test_the_value_of_a_secret_variable_is_hidden_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
