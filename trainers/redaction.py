@@ -20,7 +20,7 @@ _PATTERNS = (
     # user:password@ in an address, then what grants access in its query
     (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]+@", re.I), rf"\g<kept>{HIDDEN}@"),
     (
-        re.compile(rf"(?P<kept>[?&](?:[\w-]{0, 40}[_-])?(?:{_NAME}|key|sig|signature)=)[^&\s'\"]+", re.I),
+        re.compile(rf"(?P<kept>[?&](?:[\w-]{{0,40}}[_-])?(?:{_NAME}|key|sig|signature)=)[^&\s'\"]+", re.I),
         rf"\g<kept>{HIDDEN}",
     ),
     (re.compile(r"(?P<kept>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{8,}", re.I), rf"\g<kept>{HIDDEN}"),
