@@ -302,7 +302,8 @@ def train_here(overrides: list[str]) -> float | None:
 def train_adapters(ranks: int, options: list[str], folder: Path) -> Path:
     """A contrastive and a preference stage on adapters, by that number of ranks."""
     stages = ["stages=[contrastive,preference]", "model=cross_encoder_lora"]
-    found = run_ranks(train_here, ranks, [THREE[0], *stages, *options, *THREE[1:], "trainer.learning_rate=0.5"])
+    overrides = [THREE[0], *stages, *options, *THREE[1:], "trainer.learning_rate=0.5"]
+    found = run_ranks(train_here, ranks, overrides, timeout_s=600)
     run = folder / "outputs" / "reranker_three_stage"
     assert found == [summary_of(run)["best_dev"]] * ranks
     return run
