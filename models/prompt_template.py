@@ -33,18 +33,18 @@ class PromptTemplate:
         found = _SLOT.findall(whole)
         for slot in ("query", "document"):
             if found.count(slot) != 1:
-                raise ValueError(f"template: the pieces hold {{{slot}}} {found.count(slot)} times, expected once")
+                raise ValueError(f"the pieces hold {{{slot}}} {found.count(slot)} times, expected once")
         if unknown := [slot for slot in found if slot not in SLOTS]:
-            raise ValueError(f"template: {{{unknown[0]}}} is no slot: choose {{instruction}}, {{query}}, {{document}}")
+            raise ValueError(f"{{{unknown[0]}}} is no slot: choose {{instruction}}, {{query}}, {{document}}")
         if found.count("instruction") > 1:
-            raise ValueError("template: the pieces hold {instruction} more than once")
+            raise ValueError("the pieces hold {instruction} more than once")
         if self.instruction and "instruction" not in found:
-            raise ValueError("template: there is an instruction and no {instruction} in the pieces")
+            raise ValueError("there is an instruction and no {instruction} in the pieces")
         if _SLOT.findall(self.instruction_format) != ["instruction"]:
-            raise ValueError(f"template: instruction_format={self.instruction_format!r} must hold {{instruction}} once")
+            raise ValueError(f"instruction_format={self.instruction_format!r} must hold {{instruction}} once")
         if not self.true_answer or self.true_answer == self.false_answer:
             raise ValueError(
-                f"template: true_answer={self.true_answer!r} and false_answer={self.false_answer!r} must be two texts"
+                f"true_answer={self.true_answer!r} and false_answer={self.false_answer!r} must be two texts"
             )
 
     @property
