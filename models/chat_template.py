@@ -20,7 +20,7 @@ def chat_template(template: PromptTemplate) -> str:
     values = {
         "instruction": f'({prefix} ~ instruction ~ {suffix} if instruction else "")',
         "query": "query",
-        "document": "document",
+        "document": f"{_literal(template.document_prompt)} ~ document" if template.document_prompt else "document",
     }
     parts = []
     for slot_or_text in _parts("".join(template.pieces)):

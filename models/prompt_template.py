@@ -27,6 +27,7 @@ class PromptTemplate:
     false_answer: str
     instruction: str = ""
     instruction_format: str = "{instruction}"
+    document_prompt: str = ""  # stands before a document that has no other
 
     def __post_init__(self) -> None:
         whole = "".join(self.pieces)
@@ -66,11 +67,6 @@ class PromptTemplate:
             raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")
         line = self.instruction_format.replace("{instruction}", instruction) if instruction else ""
         return [_fill(_SLOT.split(piece), line) for piece in self.pieces]
-
-    def before_documents(self, text: str) -> PromptTemplate:
-        """The template with `text` before every document."""
-        text_in_slot = f"{text}{{document}}"
-        return replace(self, pieces=[piece.replace("{document}", text_in_slot) for piece in self.pieces])
 
 
 def _fill(parts: list[str], line: str) -> list[str]:

@@ -18,7 +18,7 @@ class PromptTokenizer(ModelTokenizer):
 
     A query has at most `max_query_length` tokens, and at most three quarters of what the prompt leaves; then the
     document is cut so that a row has at most `max_length`. The instruction is never cut. `query_prompt` of a list is
-    its instruction (None: the template's own), `document_prompt` stands before its documents.
+    its instruction and `document_prompt` stands before its documents (None: the template's own).
     """
 
     template: PromptTemplate | None = None
@@ -27,20 +27,22 @@ class PromptTokenizer(ModelTokenizer):
     layout: ClassVar[str] = "pairs"
 
     def __call__(
-        self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
+        self,
+        queries: list[str],
+        documents: list[str],
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
     ) -> TokenIds:
         """{"input_ids": a row per pair, "truncated": [tokens that the row lost] per pair}.
 
         Raises ValueError where the instruction leaves no room, or has no place in the template.
         """
+        before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
         pieces = self._pieces(query_prompt)
         room = self._room(pieces, query_prompt)
         shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
-        texts = [
-            (shortened[query][0], document_prompt + document)
-            for query, document in zip(queries, documents, strict=True)
-        ]
-        rows, cut = self._join(pieces, texts, kept=len(document_prompt))
+        texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
+        rows, cut = self._join(pieces, texts, kept=len(before))
         lost = [[shortened[query][1] + more] for query, more in zip(queries, cut, strict=True)]
         return {"input_ids": rows, "truncated": lost}
 
@@ -48,7 +50,7 @@ class PromptTokenizer(ModelTokenizer):
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
         """A row per pair (query, document); prompts of None: the model's own."""
-        return self([query] * len(documents), documents, query_prompt, document_prompt or "")
+        return self([query] * len(documents), documents, query_prompt, document_prompt)
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +76,9 @@ class PromptTokenizer(ModelTokenizer):
         template = self.prompt_template
         if query_prompt is not None:
             template = replace(template, instruction=query_prompt)
-        return replace(self, template=template.before_documents(document_prompt or ""))
+        if document_prompt is not None:
+            template = replace(template, document_prompt=document_prompt)
+        return replace(self, template=template)
 
     def _single(self, name: str) -> int:
         answer = getattr(self.prompt_template, name)

@@ -24,6 +24,7 @@ OWN = PromptTemplate(
     false_answer="no",
     instruction="find a fruit.",
     instruction_format="Task: {instruction}\n",
+    document_prompt='text: "',
 )
 
 
