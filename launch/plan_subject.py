@@ -13,6 +13,7 @@ from torch import nn
 
 from data.chunks import plan_chunks
 from data.mixture import make_loader
+from data.rows import TokenRows
 from engines.live_bytes import ChunkBytes, EmptyModel
 from engines.memory import keep_freed_memory, peak_memory_bytes
 from engines.state_bytes import FLOAT, Parameters
@@ -21,6 +22,7 @@ from launch.config import RunConfig
 from losses.contracts import compares_lists, reads_of
 from models.bi_encoder import BiEncoder
 from models.dropout import disable_dropout
+from models.llm_reranker import LLMReranker
 from models.loading import without_weights
 from models.lora import has_adapters
 from models.tokenization import IS_QUERY
@@ -61,8 +63,8 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
     copied = "reference_scores" in reads_of(settings.loss) and not has_adapters(model)
     others += [model] if copied and settings.trainer.reference == "frozen" else []
     tokenizer = model.tokenizer
-    example = tokenizer.encode_list("a", ["b"])
-    rows = len(example["input_ids"]) - 1  # of a list, beside its documents: the query's own, of a bi-encoder
+    example = TokenRows.from_encoding(tokenizer.encode_list("a", ["b"]))
+    rows = len(example) - 1  # of a list, beside its documents: the query's own, of a bi-encoder
     batches = _batches(settings, collection, tokenizer) if collection is not None else None
     if batches is None:
         per_list = settings.trainer.list_size + rows
@@ -70,7 +72,7 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
     reading = peak_memory_bytes()
     parameters = count_parameters(model)
     prepare(model, settings)
-    names = {name: 0 for name in example if name != IS_QUERY}
+    names = {name: 0 for name in example.features if name != IS_QUERY}
     return Subject(
         settings,
         EmptyModel(model, bf16=bf16),
@@ -95,6 +97,8 @@ def prepare(model: nn.Module, settings: RunConfig) -> None:
         model.returns_layers = "query_layers" in reads_of(settings.loss)
         if isinstance(model.tower, SeparateTowers):
             model.tower = model.tower.query  # each row runs through one of two equal ones
+    if isinstance(model, LLMReranker):
+        model.returns_logsumexp = "logsumexp" in reads_of(settings.loss)
     if hasattr(settings.loss, "sample") or "reference_scores" in reads_of(settings.loss):
         disable_dropout(model)
 

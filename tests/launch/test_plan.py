@@ -61,6 +61,15 @@ def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
     assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
 
 
+@pytest.mark.parametrize("experiment", ["llm_reranker_sft", "llm_reranker_grpo"])
+def test_a_language_model_has_a_plan(experiment: str, tiny_run: list[str], tiny_models, tmp_path: Path) -> None:
+    folder = tiny_models.write_tiny_causal(tmp_path / "llm")
+    model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3"]
+    settings = instantiate(compose([f"+exp={experiment}", *tiny_run, *model]))
+    subject = find_subject(settings, reads_data=True, bf16=False)
+    assert subject.model.chunk(subject.features, 2, 100).held > 0
+
+
 def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
     machine = Machine("cuda", 2.0**30, 8)
 
