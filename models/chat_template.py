@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from models.prompt_template import PromptTemplate
+from models.prompt_template import SLOT, PromptTemplate
 
 MESSAGES = """\
 {%- set query = messages | selectattr("role", "eq", "query") | map(attribute="content") | first -%}
@@ -23,17 +23,11 @@ def chat_template(template: PromptTemplate) -> str:
         "document": f"{_literal(template.document_prompt)} ~ document" if template.document_prompt else "document",
     }
     parts = []
-    for slot_or_text in _parts("".join(template.pieces)):
-        parts.append(values[slot_or_text[1:-1]] if slot_or_text[1:-1] in values else _literal(slot_or_text))
+    for piece in template.pieces:
+        for index, part in enumerate(SLOT.split(piece)):  # text, slot, text, ...
+            parts.append(values[part] if index % 2 else _literal(part))
     expression = " ~ ".join(part for part in parts if part != '""')
     return MESSAGES.replace("INSTRUCTION", _literal(template.instruction)) + "{{- " + expression + " -}}"
-
-
-def _parts(text: str) -> list[str]:
-    """The text cut before and after its slots."""
-    for slot in ("{instruction}", "{query}", "{document}"):
-        text = text.replace(slot, f"\0{slot}\0")
-    return text.split("\0")
 
 
 def _literal(text: str) -> str:

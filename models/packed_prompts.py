@@ -11,6 +11,8 @@ MASKED_ATTENTIONS = ("sdpa", "eager")  # that take a mask of their own for every
 
 def can_pack(config: PretrainedConfig) -> bool:
     """Whether every layer attends to all earlier tokens, by position ids and a mask alone."""
+    if getattr(config, "alibi", False) or getattr(config, "attention_types", None):
+        return False  # distances along the packed row (Falcon), a local mask of its own layers (GPT-Neo)
     layers = getattr(config, "layer_types", None)
     everywhere = set(layers) == {"full_attention"} if layers else not getattr(config, "sliding_window", None)
     return everywhere and config._attn_implementation in MASKED_ATTENTIONS

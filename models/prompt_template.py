@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 SLOTS = ("instruction", "query", "document")
-_SLOT = re.compile(r"\{(\w+)\}")
+SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class PromptTemplate:
     document_prompt: str = ""  # stands before a document that has no other
 
     def __post_init__(self) -> None:
-        whole = "".join(self.pieces)
-        found = _SLOT.findall(whole)
+        if isinstance(self.pieces, str):
+            raise ValueError(f"pieces={self.pieces[:40]!r} is one text: write it as a list of texts")
+        found = [slot for piece in self.pieces for slot in SLOT.findall(piece)]
         for slot in ("query", "document"):
             if found.count(slot) != 1:
                 raise ValueError(f"the pieces hold {{{slot}}} {found.count(slot)} times, expected once")
@@ -41,7 +42,7 @@ class PromptTemplate:
             raise ValueError("the pieces hold {instruction} more than once")
         if self.instruction and "instruction" not in found:
             raise ValueError("there is an instruction and no {instruction} in the pieces")
-        if _SLOT.findall(self.instruction_format) != ["instruction"]:
+        if SLOT.findall(self.instruction_format) != ["instruction"]:
             raise ValueError(f"instruction_format={self.instruction_format!r} must hold {{instruction}} once")
         if not self.true_answer or self.true_answer == self.false_answer:
             raise ValueError(
@@ -66,7 +67,7 @@ class PromptTemplate:
         if instruction and not self.takes_instruction:
             raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")
         line = self.instruction_format.replace("{instruction}", instruction) if instruction else ""
-        return [_fill(_SLOT.split(piece), line) for piece in self.pieces]
+        return [_fill(SLOT.split(piece), line) for piece in self.pieces]
 
 
 def _fill(parts: list[str], line: str) -> list[str]:

@@ -92,12 +92,16 @@ def test_what_cannot_be_packed_is_scored_row_by_row(tiny_causal_dir, tiny_models
     )
     instruction_last = replace(document_first, pieces=["{query}\n{document}\n{instruction}\n"])
     window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-    sliding = tiny_models.write_tiny_causal(tmp_path, **window)
+    sliding = tiny_models.write_tiny_causal(tmp_path / "sliding", **window)
+    local = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
+    distances = {"alibi": True, "new_decoder_architecture": False}
     models = {
         "document first": reranker(tiny_causal_dir, document_first),
         "instruction last": reranker(tiny_causal_dir, instruction_last),
         "switched off": reranker(tiny_causal_dir, shared_prefix=False),
         "sliding window": reranker(sliding),
+        "local layers": reranker(tiny_models.write_tiny_causal(tmp_path / "local", architecture="gpt_neo", **local)),
+        "alibi": reranker(tiny_models.write_tiny_causal(tmp_path / "alibi", architecture="falcon", **distances)),
     }
     for name, model in models.items():
         assert not model.reads_packs, name

@@ -28,6 +28,14 @@ OWN = PromptTemplate(
 )
 
 
+BRACKETED = PromptTemplate(
+    pieces=["{instruction}<query>{query}[document]{document}.\nRelevant (yes or no):\n"],
+    true_answer="yes",
+    false_answer="no",
+    instruction="find a fruit.",
+)
+
+
 def oracle(folder: Path):
     return pytest.importorskip("sentence_transformers").CrossEncoder(str(folder), device="cpu")
 
@@ -65,7 +73,7 @@ def assert_equal_everywhere(folder: Path, model: LLMReranker, **options) -> None
     torch.testing.assert_close(score(reloaded), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("template", ["mxbai", "qwen3", OWN], ids=["mxbai", "qwen3", "own"])
+@pytest.mark.parametrize("template", ["mxbai", "qwen3", OWN, BRACKETED], ids=["mxbai", "qwen3", "own", "bracketed"])
 @pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)], ids=["full", "lora"])
 def test_it_scores_alike_in_other_libraries(template, lora, tiny_causal_dir, tmp_path):
     model = build(tiny_causal_dir, template, lora=lora)

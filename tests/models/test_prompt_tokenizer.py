@@ -155,6 +155,8 @@ def test_templates_that_cannot_be_are_refused():
         ({"pieces": ["{document}"]}, "hold {query} 0 times"),
         ({"pieces": ["{query}{document}", "{document}"]}, "hold {document} 2 times"),
         ({"pieces": ["{query}{document}{doc}"]}, "{doc} is no slot"),
+        ({"pieces": ["{query}{docu", "ment}"]}, "hold {document} 0 times"),
+        ({"pieces": "{query}{document}"}, "is one text: write it as a list"),
         ({"pieces": ["{instruction}{query}{document}{instruction}"]}, "more than once"),
         ({"pieces": ["{query}{document}"], "instruction": "x"}, "no {instruction} in the pieces"),
         ({"pieces": ["{query}{document}"], "instruction_format": "x"}, "instruction_format='x'"),
