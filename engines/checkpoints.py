@@ -15,8 +15,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from engines import process_group
 from engines.collectives import broadcast_object, gather_objects
-from engines.manifest import describe, first_problem, flush, write_manifest
+from engines.manifest import MANIFEST_FILE, describe, first_problem, flush, write_manifest
 from engines.process_group import barrier, is_main, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class CheckpointStore:
         if self._token is None:
             self._token = broadcast_object(secrets.token_hex(4))
             if self.background and world_size() > 1:
-                self._group = dist.new_group(backend="gloo")
+                self._group = dist.new_group(backend="gloo", timeout=process_group.timeout())
         if self.background:
             self._thread = threading.Thread(target=self._keep_failure, args=(step, write, state, best), name="save")
             self._thread.start()
@@ -98,14 +99,16 @@ class CheckpointStore:
 
     def point_to(self, step: int, best_step: int | None) -> bool:
         """Make `step` the latest and `best_step` the best again: a kill may have come between a checkpoint and its
-        pointer. False where the best is gone or broken."""
+        pointer. None: none is the best. False where the best is gone or broken."""
         best = None if best_step is None else self.root / _name(best_step)
         problem = None if best is None or best_step == step else self._problem(best)
         if is_main():
             self._point("latest", _name(step))
-            if problem:
+            if best is None:
+                (self.root / "best").unlink(missing_ok=True)
+            elif problem:
                 logger.warning("the best checkpoint %s cannot be used: %s", best, problem)
-            elif best is not None:
+            else:
                 self._point("best", best.name)
         barrier()
         return problem is None
@@ -214,6 +217,13 @@ class CheckpointStore:
 def read_state(folder: Path) -> dict[str, Any]:
     """What `save` was given as state."""
     return json.loads((folder / STATE_FILE).read_text())
+
+
+def replace_state(folder: Path, state: dict[str, Any]) -> None:
+    """Give a checkpoint that no run goes on from yet another state."""
+    (folder / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
+    entries = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    write_manifest(folder, entries | describe([folder / STATE_FILE]))
 
 
 def _best_step(folder: Path) -> int | None:

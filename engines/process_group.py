@@ -11,6 +11,8 @@ import torch.distributed as dist
 from engines import peers
 from engines.rendezvous import fresh_store
 
+_timeout = timedelta(minutes=30)
+
 
 def start(timeout_s: float = 1800.0, end: peers.End | None = None) -> None:
     """Join the process group that torchrun's environment describes; without that environment do nothing.
@@ -24,11 +26,12 @@ def start(timeout_s: float = 1800.0, end: peers.End | None = None) -> None:
     current = device()
     if current.type == "cuda":
         torch.cuda.set_device(current)
-    timeout = timedelta(seconds=timeout_s)
+    global _timeout
+    _timeout = timedelta(seconds=timeout_s)
     try:
-        store, own, size = next(dist.rendezvous("env://", timeout=timeout))
+        store, own, size = next(dist.rendezvous("env://", timeout=_timeout))
         store = fresh_store(store, own, size, timeout_s)
-        dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=timeout)
+        dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=_timeout)
         if end is not None:
             peers.watch(dist.PrefixStore("peers", store), own, size, timeout_s, end)
     except RuntimeError as error:
@@ -49,6 +52,11 @@ def stop() -> None:
     peers.leave()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def timeout() -> timedelta:
+    """How long a collective may wait, as `start` was told."""
+    return _timeout
 
 
 def under_torchrun() -> bool:

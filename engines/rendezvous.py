@@ -9,6 +9,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from engines import preemption
+
 POLL_S = 0.1
 
 
@@ -33,6 +35,7 @@ def _lead(store: dist.Store, world_size: int, deadline: float) -> str:
     """Rank 0: offer a name until all others have taken it."""
     name, others, missing = secrets.token_hex(8), range(1, world_size), list(range(1, world_size))
     while missing:
+        _heed_signals()
         hellos = [f"hello/{other}" for other in others if store.check([f"hello/{other}"])]
         tokens = dict(zip(hellos, map(bytes.decode, store.multi_get(hellos)), strict=True)) if hellos else {}
         store.set("attempt", json.dumps([name, tokens]))
@@ -47,6 +50,7 @@ def _follow(store: dist.Store, rank: int, deadline: float) -> str:
     hello, token = f"hello/{rank}", secrets.token_hex(8)
     store.set(hello, token)
     while time.monotonic() < deadline:
+        _heed_signals()
         if store.check(["attempt"]):
             name, tokens = json.loads(store.get("attempt"))
             if tokens.get(hello) == token:
@@ -54,6 +58,11 @@ def _follow(store: dist.Store, rank: int, deadline: float) -> str:
                 return name
         time.sleep(POLL_S)
     raise _absent("rank 0")
+
+
+def _heed_signals() -> None:
+    if preemption.requested():  # nobody waits for this rank yet, who would have to be told first
+        raise preemption.Preempted("while the ranks met")
 
 
 def _absent(who: str) -> ValueError:

@@ -3,6 +3,7 @@ variables: they may hold secrets."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -26,10 +27,25 @@ def describe_environment(world_size: int) -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": redact_command([Path(sys.executable).name, *sys.argv]),
         "world_size": world_size,
+        "launch": launch_name(),
         "git": git_revision(),
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": describe_hardware(),
     }
+
+
+def launch_name() -> str | None:
+    """What the ranks' attempts under one torchrun have in common (on rank 0), and those under another have not."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if job is None:
+        return None
+    told = job if job != "none" else f"{platform.node()} {os.getppid()}"  # without --rdzv_id: rank 0's own torchrun
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def launched_before() -> bool:
+    """Whether torchrun (--max-restarts) has started this rank again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def git_revision() -> dict[str, Any] | None:

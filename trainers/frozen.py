@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from data.rows import ListBatch, ListExample
-from engines.collectives import broadcast_object
+from engines import preemption
+from engines.collectives import all_agree, broadcast_object
+from engines.manifest import flush
 from engines.precision import MixedPrecision
 from engines.process_group import is_main
 from engines.protocol import Engine
@@ -22,6 +24,7 @@ from evaluation.scoring import Forward, represent_rows
 from losses.contracts import Lists
 from models.lora import has_adapters, reference
 from trainers.inputs import make_lists
+from trainers.run_files import PART_OF_REFERENCE_FILE, REFERENCE_FILE
 
 
 class FrozenModel:
@@ -79,12 +82,19 @@ class Reference:
         values = self.of_batch.to(engine.device).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
-    def precompute(self, batches: Iterable[ListBatch], file: Path, engine: Engine) -> None:
-        """For all `batches`, each pair once; kept in `file`, from which a resumed run reads them."""
+    def precompute(self, batches: Iterable[ListBatch], folder: Path, engine: Engine) -> None:
+        """For all `batches`, each pair once; kept in `folder`, from which a resumed run reads them. A preemption ends
+        it after a batch, on all ranks alike, and what has been made is kept too."""
+        file, part = folder / REFERENCE_FILE, folder / PART_OF_REFERENCE_FILE
         self.known = broadcast_object(_read_known(file))
         if self.known is None:
-            known: dict[int, list[float]] = {}
+            known: dict[int, list[float]] = broadcast_object(_read_known(part) or {})
             for batch in batches:
+                all_agree(True)
+                if preemption.agreed():
+                    if is_main():
+                        _write_known(part, known)
+                    raise preemption.Preempted("while the reference was scored")
                 unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
                 if unknown:
                     found = self._look(ListBatch(batch.number, unknown), engine).tolist()
@@ -93,6 +103,7 @@ class Reference:
             self.known = known
             if is_main():
                 _write_known(file, known)
+                part.unlink(missing_ok=True)
         self.copy = None
 
     def _look_up(self, batch: ListBatch) -> Tensor:
@@ -134,4 +145,5 @@ def _read_known(file: Path) -> dict[int, list[float]] | None:
 def _write_known(file: Path, known: Mapping[int, list[float]]) -> None:
     unfinished = file.with_name(f".tmp-{file.name}")
     np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), values=np.array(list(known.values()), np.float32))
+    flush(unfinished)
     unfinished.replace(file)

@@ -8,19 +8,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from engines.checkpoints import STATE_FILE, CheckpointStore, Found, read_state
+from engines.checkpoints import CheckpointStore, Found
 from engines.collectives import all_agree, broadcast_object, gather_objects
-from engines.manifest import first_problem, flush
+from engines.manifest import flush
 from engines.process_group import is_main, world_size
-from trainers.environment import describe_environment
+from trainers.environment import describe_environment, launch_name, launched_before
 from trainers.redaction import redact_tree
-from trainers.run_files import cut_metrics, json_safe, write_json, write_whole
+from trainers.run_files import (
+    PART_OF_REFERENCE_FILE,
+    REFERENCE_FILE,
+    cut_metrics,
+    json_safe,
+    write_json,
+    write_whole,
+)
 from trainers.run_lock import claim
 from trainers.run_settings import differences, read_config
+from trainers.run_source import find_checkpoint, relocate, start_from
 from trainers.stages import StageLines, begun_stages, drop_unbegun, settled
 
 T = TypeVar("T")
@@ -40,11 +48,15 @@ class RunDirectory:
         """The directory of `config` (run_name, output_dir, resume), ready to train in, or finished. Call on all ranks.
 
         resume=auto continues an unfinished run of that name from its newest checkpoint; resume=none moves an existing
-        directory aside; resume=PATH starts from a copy of that checkpoint. Raises ValueError on every rank where
+        directory aside; resume=PATH starts from a copy of that checkpoint; but where torchrun starts the ranks of one
+        launch again, both go on with the directory that it has made. Raises ValueError on every rank where
         run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's (with
         stages: one of a stage that has begun). `neutral` names further settings that may differ.
         """
         folder = _folder(config)
+        restarted = not all_agree(not launched_before())
+        if restarted and _is_of_this_launch(folder):
+            config = cast(DictConfig, OmegaConf.merge(config, {"resume": "auto"}))
         source, unfinished = _of_main(lambda: _look(config, folder))
         found = CheckpointStore(folder / "checkpoints").latest() if unfinished else None
         summary, found = _of_main(lambda: _prepare(config, folder, source, found, neutral))
@@ -143,7 +155,7 @@ def _of_main(function: Callable[[], T]) -> T:
 def _look(config: DictConfig, folder: Path) -> tuple[Path | None, bool]:
     """Lock the directory. Returns the checkpoint that resume=PATH means, and whether there is a run to go on with, of
     which not a stage but the run itself has checkpoints."""
-    source = None if config.resume in ("auto", "none") else _find_checkpoint(Path(config.resume))
+    source = None if config.resume in ("auto", "none") else find_checkpoint(Path(config.resume))
     if source is not None and config.get("stages"):
         raise ValueError(
             f"resume={config.resume}: a run with stages starts from no checkpoint: name the stages to train and what "
@@ -177,7 +189,9 @@ def _prepare(
         moved = _move_aside(folder)
         (folder / "checkpoints").mkdir(parents=True)
         if source is not None:
-            found = _start_from(_relocate(source, folder, moved), folder)
+            source = relocate(source, folder, moved)
+            found = start_from(source, folder, settings)
+            _say(f"{folder} starts from {source} (step {found[1]['step']})")
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     now = describe_environment(world_size())
     resumed = [*began.get("resumed", []), {key: now[key] for key in ("time", "command", "world_size", "git")}]
@@ -215,7 +229,8 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
     stopped before its first checkpoint, begun with other settings: a mistake that has been corrected)."""
     (folder / "traceback.txt").unlink(missing_ok=True)
     if anew:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", REFERENCE_FILE, PART_OF_REFERENCE_FILE):
+            (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
         drop_unbegun(folder)
     cut_metrics(folder / "metrics.jsonl", found[1] if found else None)
@@ -235,16 +250,6 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
         write_whole(wandb_id, state["wandb_run_id"] + "\n")
 
 
-def _find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that resume=PATH means: the folder, or the text files `latest` and `best` beside it."""
-    folder = path.parent / path.read_text().strip() if path.is_file() else path
-    if not (folder / STATE_FILE).is_file():
-        raise ValueError(f"resume={path} is not a checkpoint: expected auto, none or .../checkpoints/step-NNNNNN")
-    if problem := first_problem(folder):
-        raise ValueError(f"resume={path} is a broken checkpoint: {problem}")
-    return folder.resolve()
-
-
 def _move_aside(folder: Path) -> Path | None:
     if not folder.exists():
         return None
@@ -256,35 +261,21 @@ def _move_aside(folder: Path) -> Path | None:
     return moved
 
 
-def _relocate(path: Path, folder: Path, moved: Path | None) -> Path:
-    """`path`, where the folder it may lie in has just been moved."""
-    inside = moved is not None and path.is_relative_to(folder.resolve())
-    return moved / path.relative_to(folder.resolve()) if moved is not None and inside else path
-
-
-def _start_from(checkpoint: Path, folder: Path) -> Found:
-    """Copy the checkpoint, the best one until then and the metrics until then into the new `folder`."""
-    state = read_state(checkpoint)
-    best = checkpoint.with_name(f"step-{state.get('best_step') or 0:06d}")
-    for source in {checkpoint, best}:
-        if (source / STATE_FILE).is_file():
-            shutil.copytree(source, folder / "checkpoints" / source.name)
-    if (folder / "checkpoints" / best.name).is_dir():
-        (folder / "checkpoints" / "best").write_text(best.name + "\n")
-    metrics = checkpoint.parent.parent / "metrics.jsonl"
-    if metrics.is_file():
-        shutil.copy(metrics, folder / "metrics.jsonl")
-        cut_metrics(folder / "metrics.jsonl", state, keep_test=False)  # this run scores its own start
-    _say(f"{folder} starts from {checkpoint} (step {state['step']})")
-    return folder / "checkpoints" / checkpoint.name, state
-
-
 def _read_environment(folder: Path) -> dict[str, Any]:
     file = folder / "environment.json"
     try:
         return json.loads(file.read_text()) if file.is_file() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
+
+
+def _is_of_this_launch(folder: Path) -> bool:
+    """Whether the run there was begun by this very launch of torchrun."""
+    try:
+        begun_by = json.loads((folder / "environment.json").read_text()).get("launch")
+    except (OSError, ValueError):
+        return False
+    return begun_by is not None and begun_by == launch_name()
 
 
 def _say(line: str) -> None:

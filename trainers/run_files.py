@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+REFERENCE_FILE = "reference_scores.npz"  # of the model that training started from
+PART_OF_REFERENCE_FILE = "reference_scores.part.npz"  # those that a preempted run had made
+
 
 def write_whole(file: Path, text: str) -> None:
     """Write to a hidden file, wait until it is on disk, rename."""

@@ -150,7 +150,7 @@ class Trainer(ABC):
         self.engine.model.train()
         if self.reference is not None and self.config.reference == "precomputed":
             coming = tqdm(self.coming_batches(), desc="reference", unit="batch", delay=2, disable=not is_main())
-            self.reference.precompute(coming, self.run.path / "reference_scores.npz", self.engine)
+            self.reference.precompute(coming, self.run.path, self.engine)
         owed = self.owes_evaluation
         if self.best_metric is None or owed:
             self.evaluate(self.start_result if self.step == 0 else None)

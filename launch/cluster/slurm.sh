@@ -75,6 +75,10 @@ elif [[ -n $sweep ]]; then
     fail "--sweep needs an array: sbatch --array=0-3 $0"
 fi
 
+if ((${SLURM_RESTART_COUNT:-0} > 0)); then
+    settings+=("resume=auto") # put back into the queue: the run goes on, however it was begun
+fi
+
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node differ
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch.distributed as dist
 
+from engines import preemption
 from engines.rendezvous import fresh_store
 
 
@@ -33,6 +36,15 @@ def test_every_attempt_has_a_store_of_its_own(world_size: int, late: int) -> Non
     found = [attempt(store, world_size, late % world_size) for _ in range(3)]
     assert [len(set(addresses)) for addresses in found] == [1, 1, 1]
     assert len({addresses[0] for addresses in found}) == 3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_waits_for_others_ends_by_a_signal(rank: int) -> None:
+    with preemption.handled():
+        preemption.defer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(preemption.Preempted, match="by SIGTERM while the ranks met"):
+            fresh_store(dist.HashStore(), rank, 2, timeout_s=5)
 
 
 def test_ranks_that_do_not_come_are_named() -> None:

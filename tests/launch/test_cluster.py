@@ -139,6 +139,14 @@ def test_a_slurm_job_trains_on_two_nodes(
     assert not (tmp_path / "scontrol").exists()
 
 
+def test_a_job_put_back_into_the_queue_goes_on(environment: dict[str, str], clone: Path, tmp_path: Path) -> None:
+    again = environment | {"SLURM_RESTART_COUNT": "1"}
+    command = ["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x", "resume=none"]
+    done = run(command, again, clone)
+    assert done.returncode == 0, done.stderr
+    assert recorded(tmp_path) == [["1", "+exp=x", "resume=none", "resume=auto"]]
+
+
 def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(
     environment: dict[str, str], clone: Path, tmp_path: Path
 ) -> None:

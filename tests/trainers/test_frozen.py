@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from running import make_trainer, run_several
 
+from data.rows import ListBatch
+from engines import preemption
+from engines.protocol import Engine
 from engines.testing import run_ranks
 
 DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
@@ -44,6 +49,31 @@ def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_re
     assert again.reference.copy is None
     first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (trainer, again))
     assert second == pytest.approx(first)
+
+
+def test_a_preempted_reference_is_not_scored_twice(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}"]
+    trainer = make_trainer(options)
+    look, calls = trainer.reference._look, []
+
+    def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
+        calls.append(batch.number)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return look(batch, engine)
+
+    trainer.reference._look = looks
+    with preemption.handled():
+        preemption.defer()
+        with pytest.raises(preemption.Preempted, match="while the reference was scored"):
+            trainer.fit()
+    assert calls == [0, 1]
+    again = make_trainer(options)
+    look, calls = again.reference._look, []
+    again.reference._look = looks
+    again.start()
+    assert calls == [2]
+    assert sorted(file.name for file in again.run.path.glob("reference*")) == ["reference_scores.npz"]
 
 
 def test_dropout_that_was_asked_for_is_refused_beside_a_reference(tiny_run: list[str], tiny_reranker_dir: Path) -> None:

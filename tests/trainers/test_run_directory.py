@@ -100,6 +100,8 @@ def test_a_run_without_a_checkpoint_starts_again_with_its_first_test_scores(tmp_
 def test_a_corrected_mistake_is_no_other_run(tmp_path):
     run = RunDirectory.open(settings(tmp_path, trainer__max_steps=-1))
     run.describe_data("wrong", "abc")
+    for name in ("reference_scores.npz", "reference_scores.part.npz"):  # of another model
+        (run.path / name).touch()
     run.append_metrics({"step": 0, "split": "test", "nDCG@10": 0.1})
     (run.path / "traceback.txt").touch()
     (run.path / "runs").mkdir()
@@ -169,16 +171,51 @@ def test_resume_none_moves_the_earlier_run_aside(tmp_path, capsys):
     assert summaries == [{"after": 0}, {"after": 1}, {"after": 2}]
 
 
+def launched_again(monkeypatch: pytest.MonkeyPatch, count: int, job: str) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+
+
+@pytest.mark.parametrize("job", ["none", "job-7"])
+def test_resume_none_goes_on_where_torchrun_starts_it_again(tmp_path, monkeypatch, job):
+    launched_again(monkeypatch, 0, "an earlier job")
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    launched_again(monkeypatch, 1, job)  # whose first attempt did not come so far
+    assert RunDirectory.open(settings(tmp_path, resume="none")).checkpoint is None
+    assert (tmp_path / "first.1").exists()
+    train_until(RunDirectory.open(settings(tmp_path, resume="auto")), step=5, saved=3)
+    run = RunDirectory.open(settings(tmp_path, resume="none"))
+    assert run.checkpoint[1]["step"] == 3
+    assert not (tmp_path / "first.2").exists()
+    launched_again(monkeypatch, 0, job)  # started by hand, under the same name
+    assert RunDirectory.open(settings(tmp_path, resume="none")).checkpoint is None
+    assert (tmp_path / "first.2").exists()
+
+
+def test_a_restart_goes_on_with_what_began_from_another_runs_checkpoint(tmp_path, monkeypatch):
+    train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
+    path = tmp_path / "first" / "checkpoints" / "best"
+    launched_again(monkeypatch, 0, "none")
+    run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second"))
+    CheckpointStore(run.checkpoints).save(7, write, {"step": 7, "best_step": 3})
+    launched_again(monkeypatch, 1, "none")
+    assert RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second")).checkpoint[1]["step"] == 7
+
+
 @pytest.mark.parametrize("name", ["first", "second"])
 @pytest.mark.parametrize("pointer", ["step-000003", "best"])
-def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, pointer):
+@pytest.mark.parametrize("seed", [1, 7])
+def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, pointer, seed):
     train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
     CheckpointStore(tmp_path / "first" / "checkpoints").save(5, write, {"step": 5, "best_step": 3})
     path = tmp_path / "first" / "checkpoints" / pointer
-    run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name=name, seed=7))
+    run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name=name, seed=seed))
     folder, state = CheckpointStore(run.checkpoints).latest()
     assert (folder, state["step"]) == (tmp_path / name / "checkpoints" / "step-000003", 3)
-    assert CheckpointStore(run.checkpoints).best() == folder
+    # Of another run, its best metric may be another's: no mark to beat.
+    assert CheckpointStore(run.checkpoints).best() == (folder if seed == 1 else None)
+    assert state["best_step"] == run.checkpoint[1]["best_step"] == (3 if seed == 1 else None)
+    assert state.get("owes_evaluation", False) == (seed == 7)
     assert logged_steps(run)[-1] == ("train", 3)
     assert (tmp_path / "first.1").exists() == (name == "first")
     original = tmp_path / ("first.1" if name == "first" else "first") / "checkpoints"
