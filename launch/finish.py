@@ -28,7 +28,7 @@ from evaluation.table import format_table
 from launch.before import write_end
 from models.bi_encoder import BiEncoder
 from models.export import export, push_to_hub
-from models.export_folder import source_name
+from models.export_folder import shown_name
 from models.llm_reranker import LLMReranker
 from trainers.redaction import redact
 from trainers.run_directory import RunDirectory
@@ -87,7 +87,8 @@ def finish(
     adopt_prompts(engine.model, Prompts.of(collection))
     with engine.full_weights():
         if process_group.is_main():
-            card = redact(model_card(trainer, summary))
+            start, settings = str(trainer.engine.model.source), settings_of(trainer)
+            card = model_card(run.name, summary, start=start, seed=trainer.seed, settings=settings)
             export(engine.model, run.path / "model", card=card, adapter_only=adapter_only)
     if process_group.is_main():
         if run.joined is not None:
@@ -196,7 +197,7 @@ def settings_of(trainer: Trainer) -> dict[str, str]:
     config = trainer.config
     adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
     lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
-    frozen = {role: source_name(frozen.source) for role, frozen in trainer.frozen.items()}
+    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
     return {
         "loss": repr(trainer.loss),
         **frozen,
@@ -212,23 +213,28 @@ def adapters_in_words(model: PeftModel) -> str:
     return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
 
 
-def model_card(trainer: Trainer, summary: dict[str, Any]) -> str:
-    """What the exported model was trained on and with, and how it ranks."""
-    *earlier, _ = summary["stages"]
-    stages = {
+def model_card(
+    name: str, summary: Mapping[str, Any], *, start: str, seed: int, settings: Mapping[str, str] | None = None
+) -> str:
+    """What an exported model was trained on and with, and how it ranks. `settings` are those of the run or of its last
+    stage; None: every stage has a line with its own."""
+    stages = summary["stages"] if settings is None else summary["stages"][:-1]
+    lines = {
         f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
-        for number, stage in enumerate(earlier, start=1)
+        for number, stage in enumerate(stages, start=1)
     }
-    settings = {"start": source_name(str(trainer.engine.model.source)), **stages} | {
+    best = summary["best_step"]
+    exported = "the last" if best is None else f"step {best}, the best on dev"
+    lines = {"start": shown_name(start), **lines} | {
         "data": f"{summary['data']} (hash {summary['data_hash']})",
-        "steps": f"{summary['steps']} (exported: step {summary['best_step']}, the best on dev)",
-        **settings_of(trainer),
+        "steps": f"{summary['steps']} (exported: {exported})",
+        **(settings or {}),
         "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
-        "seed": str(trainer.seed),
+        "seed": str(seed),
     }
     table = format_table(result_rows(summary))
-    return (
-        f"# {trainer.run.name}\n\nTrained by plackett.\n\n"
-        + "\n".join(f"- {name}: {value}" for name, value in settings.items())
+    return redact(
+        f"# {name}\n\nTrained by plackett.\n\n"
+        + "\n".join(f"- {name}: {value}" for name, value in lines.items())
         + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
     )

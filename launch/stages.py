@@ -19,6 +19,7 @@ from launch.checks import FROZEN_INPUTS
 from launch.compose import as_dict
 from launch.config import RunConfig, StageConfig
 from losses.contracts import reads_of
+from models.export_folder import card_of
 from trainers.stages import stage_folder
 
 
@@ -143,27 +144,43 @@ def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         name: sum(summary[name] * summary["seconds"] for summary in summaries) / max(seconds, 1e-9)
         for name in ("rows_per_s", "tokens_per_s")
     }
-    best_step = last["best_step"]
     return {
         **last,
         **rates,
         "before": first["before"],
         "metrics": {**last["metrics"], "before": first["metrics"]["before"]},
-        "best_step": None if best_step is None else steps - last["steps"] + best_step,
+        "best_step": exported_step(summaries),
         "steps": steps,
         "seconds": seconds,
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
     }
 
 
-def gather_results(run: Path, stages: Sequence[Path]) -> None:
-    """Put the last stage's model, test scores and shown queries into the run's folder, as links where they can be."""
+def exported_step(summaries: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step of the run that the exported weights are of: a stage whose best is its start has passed on those of the
+    stage before. 0: the starting model; None: without a dev split, the last."""
+    first_step = sum(summary["steps"] for summary in summaries)
+    for summary in reversed(summaries):
+        first_step -= summary["steps"]
+        if summary["best_step"] is None:
+            return None
+        if summary["best_step"] > 0:
+            return first_step + summary["best_step"]
+    return 0
+
+
+def gather_results(run: Path, stages: Sequence[Path], *, source: str, card: str) -> None:
+    """Put the last stage's model, test scores and shown queries into the run's folder, as links where they can be. The
+    model card is the run's own: trained from `source`, `card` is its text."""
     for file in ("runs/before.run", "runs/before.json"):
         _link(stages[0] / file, run / file)
     for file in ("runs/after.run", "runs/fused.run", "queries.json"):
         _link(stages[-1] / file, run / file)
     shutil.rmtree(run / "model", ignore_errors=True)
-    shutil.copytree(stages[-1] / "model", run / "model", copy_function=_link)
+    last, readme = stages[-1] / "model", "README.md"
+    shutil.copytree(last, run / "model", copy_function=_link, ignore=shutil.ignore_patterns(readme))
+    text = card_of((last / readme).read_text(encoding="utf-8"), folder=run / "model", of=last, source=source, body=card)
+    (run / "model" / readme).write_text(text, encoding="utf-8")
 
 
 def _link(source: str | Path, target: str | Path) -> None:

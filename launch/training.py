@@ -24,7 +24,7 @@ from launch.checks import check_data, check_model, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
 from launch.errors import end_process
-from launch.finish import finish, print_results, record, upload
+from launch.finish import finish, model_card, print_results, record, upload
 from launch.stages import Stage, gather_results, join_summaries, stages_of, training_data
 from losses.contracts import compares_lists, reads_of
 from models.bi_encoder import BiEncoder
@@ -139,7 +139,9 @@ def train_stages(
         say_stage(stage, len(stages), directory.summary)
     summary = join_summaries(summaries)
     if process_group.is_main():
-        gather_results(run.path, folders)
+        source = settings.model.name_or_path
+        card = model_card(run.name, summary, start=source, seed=settings.seed)
+        gather_results(run.path, folders, source=source, card=card)
         write_report(run.path, summary)
     run.write_summary(summary)
     return logger, summary

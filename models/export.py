@@ -10,6 +10,7 @@ from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
 from models.export_bi_encoder import export_bi_encoder
 from models.export_cross_encoder import export_cross_encoder
+from models.export_folder import card_on_hub
 from models.export_llm_reranker import export_llm_reranker
 from models.folder import first_line
 from models.llm_reranker import LLMReranker
@@ -50,7 +51,7 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
     try:
         api = HfApi()
         address = api.create_repo(repo_id, private=private, exist_ok=True)
-        card = (folder / "README.md").read_text(encoding="utf-8").replace(f'"{folder}"', f'"{repo_id}"')
+        card = card_on_hub((folder / "README.md").read_text(encoding="utf-8"), folder, repo_id)
         api.upload_folder(
             repo_id=repo_id, folder_path=str(folder), ignore_patterns="README.md", commit_message="Upload by plackett"
         )

@@ -93,6 +93,29 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def card_of(card: str, *, folder: Path, of: Path, source: str, body: str) -> str:
+    """The model card of the copy in `folder` of a model exported to `of`: with a `body` of its own, and `source` as
+    what training started from."""
+    header, _, rest = card.partition("\n---\n")
+    lines = [line for line in header.splitlines() if not line.startswith("base_model: ")]
+    usage = rest.partition("\n## Use\n")[2].replace(f'"{of}', f'"{folder}')
+    lines += [] if Path(source).expanduser().exists() else [f"base_model: {source}"]
+    return "\n".join([*lines, "---", "", body.strip(), "", "## Use"]) + "\n" + usage
+
+
+def card_on_hub(card: str, folder: Path, repo_id: str) -> str:
+    """The model card of `folder` with the repository in the folder's place."""
+    template = f'"$(hf download --quiet {repo_id} chat_template.jinja)"'
+    card = card.replace(f'"{folder}/chat_template.jinja"', template)
+    return card.replace(f'"{folder}"', f'"{repo_id}"').replace(f"# {folder}\n", f"# {repo_id}\n")
+
+
+def shown_name(source: str) -> str:
+    """The hub id that training started from; of a folder the end of its path, as a card may leave the machine."""
+    path = Path(source).expanduser()
+    return f"{'/'.join(path.absolute().parts[-2:])} (a local folder)" if path.exists() else source
+
+
 def source_name(source: str) -> str:
     """The hub id that training started from, or the absolute path of the folder."""
     path = Path(source).expanduser()

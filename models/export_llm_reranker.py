@@ -36,8 +36,8 @@ ranking = model.rank("a query", ["a document", "another document"]{instructed})
 ```
 
 The score is the logit of {true!r} minus that of {false!r} after the prompt, {scale}. Prompts are cut at {max_length}
-tokens by shortening the document.{joined}
-
+tokens by shortening the document. Queries above {query} tokens are cut first, in training and by plackett alone.
+{joined}
 As a plain language model of transformers:
 
 ```python
@@ -58,7 +58,7 @@ SERVERS = """
 vLLM makes a classifier of the two answers' weights (`POST /rerank`, scores through a sigmoid):
 
 ```sh
-vllm serve {folder} --runner pooling --chat-template {folder}/chat_template.jinja \\
+vllm serve "{folder}" --runner pooling --chat-template "{folder}/chat_template.jinja" \\
     --hf-overrides '{overrides}'
 ```
 
@@ -71,16 +71,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 head = AutoModelForCausalLM.from_pretrained("{folder}").get_output_embeddings().weight.detach()
 classifier = AutoModelForSequenceClassification.from_pretrained("{folder}", num_labels=1)
 classifier.score.weight.data = (head[{yes}] - head[{no}]).unsqueeze(0).clone()
-classifier.save_pretrained("{folder}-classifier")
-AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}-classifier")
+classifier.save_pretrained("classifier")
+AutoTokenizer.from_pretrained("{folder}").save_pretrained("classifier")
 ```
 
 Its input is the whole prompt, `tokenizer.apply_chat_template(messages, tokenize=False)`: `inputs` of `POST /predict`.
 """
 JOINED = """
-
 It was trained on prompts whose parts are tokenised one by one (`prompt_template.json`). Other libraries tokenise the
-prompt as one text, so their scores differ a little where a query or document ends in punctuation."""
+prompt as one text, so their scores differ a little where a query or document ends in punctuation.
+"""
 
 
 def export_llm_reranker(
@@ -140,6 +140,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         false=template.false_answer,
         scale=f"through {type(model.activation).__name__}",
         max_length=model.tokenizer.max_length,
+        query=model.tokenizer.query_limit,
         joined=JOINED if len(template.pieces) > 1 else "",
     )
     if _is_linear(model):

@@ -66,6 +66,11 @@ class PromptTokenizer(ModelTokenizer):
         """The tokens of the true and the false answer. Raises ValueError where one is no single token."""
         return self._single("true_answer"), self._single("false_answer")
 
+    @property
+    def query_limit(self) -> int:
+        """Tokens of the longest query that is not cut, beside the template's own instruction."""
+        return self._most(self._room(self._pieces(None), None))
+
     def check(self) -> None:
         """Raises ValueError where the template does not fit the tokenizer or the length."""
         self.answer_ids()
@@ -103,9 +108,13 @@ class PromptTokenizer(ModelTokenizer):
             )
         return self.max_length - fixed
 
+    def _most(self, room: int) -> int:
+        """Tokens that a query may have where the prompt leaves `room`."""
+        return min(self.max_query_length or self.max_length * 3 // 4, room * 3 // 4)
+
     def _shorten(self, query: str, room: int) -> tuple[str, int]:
         """The query within its number of tokens, and how many it lost."""
-        most = min(self.max_query_length or self.max_length * 3 // 4, room * 3 // 4)
+        most = self._most(room)
         if len(query.encode()) <= most:  # no more tokens than bytes
             return query, 0
         offsets = self._encoding(query)["offset_mapping"]

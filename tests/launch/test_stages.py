@@ -19,9 +19,10 @@ from engines.testing import run_ranks
 from evaluation.reranking import RerankingEvaluator
 from launch import training
 from launch.compose import compose, instantiate
-from launch.stages import stage_seed, stages_of, training_data
+from launch.stages import exported_step, stage_seed, stages_of, training_data
 from launch.training import train
 from models.cross_encoder import CrossEncoder
+from models.export_folder import card_on_hub
 
 THREE = ["+exp=reranker_three_stage", "trainer.max_steps=2", "trainer.eval_every=2", "trainer.learning_rate=0.2"]
 TIMES = ("seconds", "rows_per_s", "tokens_per_s", "peak_memory_bytes")
@@ -94,7 +95,19 @@ def test_a_run_of_three_stages_is_one_run_measured_once(
     page = (run / "report.html").read_text()
     assert "<h2>Stages</h2>" in page
     assert "after contrastive" in page
-    assert "stage 2, contrastive" in (run / "model" / "README.md").read_text()
+    card = (run / "model" / "README.md").read_text()
+    assert "# reranker_three_stage\n" in card
+    assert "- stage 3, preference: 2 steps; " in card
+    assert f'CrossEncoder("{run / "model"}")' in card
+    assert str(tmp_path.parent) not in card_on_hub(card, run / "model", "me/model")
+    assert "# 3-preference\n" in (run / "stages" / "3-preference" / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"), [((2, 1), 5), ((2, 0), 2), ((3, 0, 0), 3), ((1, 2, 0), 6), ((0, 0), 0), ((None, None), None)]
+)
+def test_the_exported_step_is_of_the_last_stage_that_moved(best: tuple[int | None, ...], expected: int | None) -> None:
+    assert exported_step([{"steps": 4, "best_step": step} for step in best]) == expected
 
 
 def test_stages_are_what_their_runs_would_be_one_after_the_other(staged: list[str], tmp_path: Path) -> None:

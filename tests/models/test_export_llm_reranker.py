@@ -14,6 +14,7 @@ from llm_rerankers import DOCUMENTS, QUERIES, build, logits_at_end, padded, scor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.export import export
+from models.export_folder import card_on_hub
 from models.llm_reranker import LLMReranker
 from models.lora import LoRAConfig, reference
 from models.prompt_template import PromptTemplate
@@ -236,11 +237,17 @@ def test_the_card_s_code_runs(tiny_causal_dir, tmp_path, monkeypatch):
     assert float(names["score"]) == pytest.approx(float(expected[0]), abs=1e-4)
     exec(converted, {})
     rows = model.tokenizer(QUERIES, DOCUMENTS)["input_ids"]
-    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "export-classifier")
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier")
     with torch.no_grad():
         found = torch.stack([classifier(torch.tensor([row])).logits[0, 0] for row in rows])
     torch.testing.assert_close(found, score(model), atol=1e-4, rtol=0)
-    (overrides,) = re.findall("--hf-overrides '(.*)'", (tmp_path / "export" / "README.md").read_text())
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert f"Queries above {model.tokenizer.query_limit} tokens are cut" in card
+    uploaded = card_on_hub(card, tmp_path / "export", "me/model")
+    assert str(tmp_path) not in uploaded
+    template = '"$(hf download --quiet me/model chat_template.jinja)"'
+    assert f'vllm serve "me/model" --runner pooling --chat-template {template} ' in uploaded
+    (overrides,) = re.findall("--hf-overrides '(.*)'", card)
     assert json.loads(overrides) == {
         "architectures": ["Qwen2ForSequenceClassification"],
         "classifier_from_token": ["no", "yes"],
