@@ -125,9 +125,21 @@ class CheckpointStore:
         return folder
 
     def _problem(self, folder: Path) -> str | None:
-        """`first_problem` of the folder, the same on every rank, each of which reads a part of the files."""
-        problems = gather_objects(first_problem(folder, rank(), world_size()))
-        return next((found for found in problems if found is not None), None)
+        """`first_problem` of the folder, the same on every rank, each of which reads a part of the files. Raises
+        OSError on all of them where one cannot read: that may pass, and is no reason to give up a checkpoint."""
+        problem: str | None = None
+        failure: str | None = None
+        try:
+            problem = first_problem(folder, rank(), world_size())
+        except OSError as error:
+            failure = f"rank {rank()}: {error}"
+        outcomes = gather_objects((problem, failure))
+        if failure := next((text for _, text in outcomes if text), None):
+            raise OSError(
+                f"the checkpoint {folder} cannot be read ({failure}): start the same command again once it can, or "
+                "remove that folder to use the one before it"
+            )
+        return next((found for found, _ in outcomes if found is not None), None)
 
     def _keep_failure(self, *arguments: Any) -> None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 MANIFEST_FILE = "manifest.json"
 BLOCK_BYTES = 2**22
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 Entry = dict[str, int | str]  # {"bytes": ..., "sha256": ...}
 
@@ -32,13 +33,13 @@ def write_manifest(folder: Path, entries: dict[str, Entry]) -> None:
 
 def first_problem(folder: Path, part: int = 0, of: int = 1) -> str | None:
     """What is wrong with the checkpoint in `folder`, naming the file; None where it is whole. Of its files, the
-    `part`-th of every `of` is read."""
+    `part`-th of every `of` is read. Raises OSError where one cannot be read now, whatever it holds."""
     try:
         listed = json.loads((folder / MANIFEST_FILE).read_text())["files"]
         entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in sorted(listed.items())}
-    except FileNotFoundError:
+    except ABSENT:
         return f"{MANIFEST_FILE} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST_FILE} cannot be read ({type(error).__name__})"
     for name in [*entries][part::of]:
         if problem := _problem_of(folder / name, *entries[name]):
@@ -52,10 +53,8 @@ def _problem_of(file: Path, size: int, digest: str) -> str | None:
         if found != size:
             return f"has {found:,} bytes instead of {size:,}"
         return None if sha256(file) == digest else "has other content than was written (SHA-256)"
-    except FileNotFoundError:
+    except ABSENT:
         return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
 
 
 def sha256(file: Path) -> str:

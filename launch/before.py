@@ -16,6 +16,7 @@ from torch import nn
 from data.collection import Collection
 from data.mixture import Mixture
 from data.run_files import write_trec_run
+from engines.manifest import flush
 from evaluation.evaluator import EvaluationResult, Prompts
 from evaluation.metrics import Metrics
 from launch.config import RunConfig
@@ -91,4 +92,5 @@ def _copy(source: Path, target: Path) -> None:
 def _place(file: Path, content: bytes) -> None:
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     unfinished.write_bytes(content)
+    flush(unfinished)
     unfinished.replace(file)

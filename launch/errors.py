@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -19,7 +20,9 @@ from typing import NoReturn
 
 from engines.preemption import REQUEUE, SIGNALS, Preempted
 from trainers.redaction import redact
+from trainers.run_lock import InUse
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, before it does so itself
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -69,9 +72,21 @@ def explain(error: BaseException) -> str | None:
             "model.max_length; "
             f"{_first_sentence(error)}"
         )
+    if _is_full_disk(error):
+        return (
+            f"a disk is full ({' '.join(str(error).split())}): make room, first where {_run_folder or 'the run'} lies; "
+            f"{_how_to_resume()}"
+        )
     if isinstance(error, USER_ERRORS):
         return " ".join(str(error).split()) or type(error).__name__
     return None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Of the disk or of the user's share of it. safetensors reports the system's error in words."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return type(error).__name__ == "SafetensorError" and any(f"os error {number})" in str(error) for number in FULL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -117,7 +132,7 @@ def _print(error: BaseException, line: str | None, details: str) -> None:
     where = f" (on rank {rank})" if rank else ""
     kind = "" if isinstance(error, Preempted) else f"error{where}: "
     stopped = _interrupted.is_set() or isinstance(error, Preempted)
-    saved = None if stopped or line is None else _save(details)
+    saved = None if stopped or line is None or isinstance(error, InUse) else _save(details)
     hint = f" (traceback: {saved})" if saved else ""
     _end_progress_bars()
     if SHOW_TRACEBACK or line is None:

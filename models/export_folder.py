@@ -31,9 +31,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
     work.mkdir(parents=True)
     try:
         yield work
+        _flush(work)
         _replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until all below `folder` is on disk: what names it as finished may be there before it otherwise."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _replace(work: Path, folder: Path) -> None:

@@ -113,9 +113,11 @@ class WandbConfig:
                 "puts it online",
                 file=sys.stderr,
             )
-        return WandbLogger(lambda: self.start(run, config, mode))
+        # The other ranks wait for this one, at most timeout_s.
+        limit_s = min(START_TIMEOUT_S, config.get("timeout_s", float("inf")) / 3)
+        return WandbLogger(lambda: self.start(run, config, mode, limit_s), limit_s)
 
-    def start(self, run: RunDirectory, config: DictConfig, mode: str) -> Any:
+    def start(self, run: RunDirectory, config: DictConfig, mode: str, limit_s: float) -> Any:
         """The W&B run. Takes seconds (imports, a background process) and may raise anything."""
         import wandb
 
@@ -135,7 +137,7 @@ class WandbConfig:
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                init_timeout=START_TIMEOUT_S,
+                init_timeout=limit_s,
                 x_disable_meta=True,
                 x_save_requirements=False,
                 disable_git=True,

@@ -11,14 +11,19 @@ import time
 from pathlib import Path
 
 WAIT_S = 5.0  # for a process that is just ending
+LEASE_S = 120.0  # for another host's: a server of files keeps a dead host's locks until its lease is over (NFS: 90 s)
 
 _held: dict[Path, int] = {}  # lock file -> its open descriptor
+
+
+class InUse(ValueError):
+    """Another process trains in the run directory: nothing there is this one's."""
 
 
 def claim(folder: Path) -> None:
     """Lock the run directory `folder` for this process, until it ends, however it ends.
 
-    Raises ValueError, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
+    Raises InUse, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
     beside the folder, which may be moved; children do not inherit it. Where the file system has no locks, a warning.
     """
     file = folder.parent.resolve() / f".{folder.name}.lock"
@@ -30,12 +35,17 @@ def claim(folder: Path) -> None:
     except OSError as error:  # a finished run may be shown from where nothing can be written
         _warn(file, error)
         return
-    deadline = time.monotonic() + WAIT_S
+    began, told = time.monotonic(), False
     while not _lock(descriptor, file):
-        if time.monotonic() > deadline:
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        is_here = not holder or holder.endswith(f" on {socket.gethostname()}")
+        waited_s = time.monotonic() - began
+        if waited_s > (WAIT_S if is_here else LEASE_S):
             os.close(descriptor)
-            raise ValueError(f"{folder} is in use by {holder}: let it end, or choose another run_name")
+            raise InUse(f"{folder} is in use by {holder or 'another process'}: let it end, or choose another run_name")
+        if waited_s > WAIT_S and not told:
+            print(f"{folder} is locked by {holder}: waiting up to {LEASE_S:.0f} s", file=sys.stderr, flush=True)
+            told = True
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+
+from launch import errors
+from trainers.run_lock import InUse
 
 ENVIRONMENT = {
     name: value
@@ -87,6 +92,29 @@ def test_a_mistake_in_a_run_keeps_its_traceback_in_the_run_directory(stand_in_fo
     assert done.returncode == 1
     assert done.stderr == "error: corpus.jsonl:7 is not JSON (traceback: outputs/job/traceback.txt)\n"
     assert "raise ValueError" in (tmp_path / "outputs" / "job" / "traceback.txt").read_text()
+
+
+def test_a_refused_second_process_leaves_nothing_in_the_run_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(errors, "_run_folder", tmp_path)
+    errors._print(InUse("outputs/x is in use by process 1 on h"), "outputs/x is in use by process 1 on h", "details")
+    assert capsys.readouterr().err == "error: outputs/x is in use by process 1 on h\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "a/metrics.jsonl"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_explained(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(errors, "_run_folder", tmp_path)
+    line = errors.explain(error)
+    assert line.startswith(f"a disk is full ({error}): make room, first where {tmp_path} lies; ")
+    assert line.endswith("the same command starts again")
+    assert not errors.explain(OSError(errno.EIO, "I/O error")).startswith("a disk")
 
 
 def test_a_bug_keeps_its_traceback(stand_in_folder, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_a_directory_in_use_is_refused_naming_who_uses_it(tmp_path: Path, monkey
     process.communicate()
     claim(tmp_path / "run")
     assert (tmp_path / ".run.lock").read_text().startswith(f"process {os.getpid()} on")
+
+
+def test_another_hosts_lock_is_waited_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_lock, "WAIT_S", 0.2)
+    process = holder(tmp_path / "run")
+    (tmp_path / ".run.lock").write_text("process 1 on another-host\n")
+    monkeypatch.setattr(run_lock, "LEASE_S", 0.5)
+    with pytest.raises(run_lock.InUse, match="in use by process 1 on another-host"):
+        claim(tmp_path / "run")
+    assert "run is locked by process 1 on another-host: waiting" in capsys.readouterr().err
+    monkeypatch.setattr(run_lock, "LEASE_S", 60.0)
+    threading.Timer(0.6, process.kill).start()
+    claim(tmp_path / "run")
+    process.communicate()
 
 
 def test_a_process_may_come_back_and_keeps_others_out(tmp_path: Path) -> None:
