@@ -45,19 +45,20 @@ def before_folder(settings: RunConfig, config: DictConfig, collection: Collectio
     return Path(settings.output_dir) / ".before" / digest.hexdigest()
 
 
-def read_before(folder: Path, known: Path) -> Metrics | None:
+def read_before(folder: Path, known: Path | None) -> Metrics | None:
     """The metrics in a run's `folder`, where those of another run (`known`) are copied first; None: neither has any."""
-    if not (folder / "before.json").is_file() and (known / "before.json").is_file():
+    if known is not None and not (folder / "before.json").is_file() and (known / "before.json").is_file():
         _copy(known, folder)
     return Metrics(**json.loads((folder / "before.json").read_text())) if (folder / "before.json").is_file() else None
 
 
-def write_before(folder: Path, known: Path, result: EvaluationResult) -> None:
+def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> None:
     """Metrics and run file, for a resumed run and for other runs."""
     folder.mkdir(parents=True, exist_ok=True)
     write_trec_run(folder / "before.run", result.run, tag="before")
     _place(folder / "before.json", json.dumps(asdict(result.metrics)).encode())
-    _copy(folder, known)
+    if known is not None:
+        _copy(folder, known)
 
 
 def write_end(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:

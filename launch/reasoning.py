@@ -11,16 +11,20 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers.trainer import TRAINER_STATE_NAME
 
 from data.collection import Collection
 from data.mixture import Mixture
 from engines import process_group
+from engines.collectives import broadcast_object
 from engines.memory import peak_memory_bytes
 from engines.precision import uses_bf16
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.metrics import Metrics
 from evaluation.report import print_table, result_rows
 from evaluation.reranking import RerankingConfig
 from evaluation.table import format_table
+from launch.before import read_before, write_before
 from launch.compose import instantiate
 from launch.finish import adopt_prompts, store_run
 from models.export import export
@@ -105,7 +109,7 @@ def check_trl() -> None:
 
 def newest_checkpoint(folder: Path, config: DictConfig) -> Path | None:
     """TRL's newest checkpoint of an unfinished run. Raises ValueError where the run was begun with other settings."""
-    found = sorted((folder / TRL_FOLDER).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted(filter(_is_whole, (folder / TRL_FOLDER).glob("checkpoint-*")), key=_step)
     if config.resume != "auto" or not found or (folder / "summary.json").is_file():
         return None
     changed, _ = differences(read_config(folder), OmegaConf.to_container(config, resolve=True), [])
@@ -115,6 +119,18 @@ def newest_checkpoint(folder: Path, config: DictConfig) -> Path | None:
             "run_name, or resume=none to move it aside"
         )
     return found[-1]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the file that transformers writes last is there, and whole."""
+    try:
+        return json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"] == _step(checkpoint)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def train(
@@ -139,11 +155,9 @@ def train(
         settings.trainer.max_completion_length,
     )
     test = settings.eval.build(collection.split("test"), collection.documents, prompts, prompts=Prompts.of(collection))
-    before = test.evaluate(reasoner, device)
+    before = score_before(test, reasoner, run)
     if checkpoint is not None and process_group.is_main():
         print(f"{run.path} goes on from TRL's {checkpoint.name}", flush=True)
-    if not run.has_line("test", 0):
-        record_test(run, 0, "before", before)
     logger = settings.logger.build(run, config)
 
     def log(metrics: Mapping[str, float], step: int) -> None:
@@ -170,7 +184,7 @@ def train(
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - started
     after = test.evaluate(reasoner, device)
-    record_test(run, settings.trainer.max_steps, "after", after)
+    record_test(run, settings.trainer.max_steps, "after", after.metrics)
     store_run(run, "after", after.run)
     summary = summarise(run, test, before, after, steps=settings.trainer.max_steps, seconds=seconds)
     summary |= {"data": collection.name, "data_hash": collection.fingerprint}
@@ -185,8 +199,22 @@ def plain_language_model(model: LLMReranker) -> None:
     del head.forward
 
 
-def record_test(run: RunDirectory, step: int, name: str, result: EvaluationResult) -> None:
-    run.append_metrics({"step": step, "split": "test", "name": name, **result.metrics.mean})
+def score_before(test: Evaluator, reasoner: Reasoner, run: RunDirectory) -> Metrics:
+    """The starting model's metrics on test: those that this run had before it was interrupted, or new ones."""
+    folder = run.path / "runs"
+    metrics = broadcast_object(read_before(folder, None) if process_group.is_main() else None)
+    if metrics is None:
+        result = test.evaluate(reasoner, process_group.device())
+        metrics = result.metrics
+        if process_group.is_main():
+            write_before(folder, None, result)
+    if not run.has_line("test", 0):
+        record_test(run, 0, "before", metrics)
+    return metrics
+
+
+def record_test(run: RunDirectory, step: int, name: str, metrics: Metrics) -> None:
+    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
 
 
 def trained_line(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -210,13 +238,16 @@ def trained_line(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise(
-    run: RunDirectory, test: Evaluator, before: EvaluationResult, after: EvaluationResult, *, steps: int, seconds: float
+    run: RunDirectory, test: Evaluator, before: Metrics, after: EvaluationResult, *, steps: int, seconds: float
 ) -> dict[str, Any]:
     metric = test.config.metric
-    results = {"first_stage": test.first_stage, "before": before.metrics, "after": after.metrics}
+    results = {"first_stage": test.first_stage, "before": before, "after": after.metrics}
     return {
         "metric": metric,
         **{name: result.mean[metric] for name, result in results.items()},
+        "fused": None,
+        "best_dev": None,  # the last model is exported: generating is too slow to choose one on dev
+        "best_step": None,
         "stages": [{"name": run.name, "metric": after.metrics.mean[metric]}],
         "metrics": {name: result.mean for name, result in results.items()},
         "recall_ceiling": test.recall_ceiling,
@@ -224,6 +255,8 @@ def summarise(
         "test_queries": len(test.queries),
         "steps": steps,
         "seconds": seconds,
+        "rows_per_s": None,
+        "tokens_per_s": None,
         "peak_memory_bytes": peak_memory_bytes(),
         "engine": "trl",
         "world_size": process_group.world_size(),

@@ -80,7 +80,8 @@ def rank_documents(
     )
     if rows.truncated is not None and rows.truncated.any():
         count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
-        print(f"note: {count} of {len(rows)} documents were cut, the prompt has {length} tokens", file=sys.stderr)
+        what = f"note: query or document was cut in {count} of {len(rows)} pairs"
+        print(f"{what} (a pair has at most {length} tokens)", file=sys.stderr)
     logits = score_lists(model, rows, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
     scores = logits if raw else model.activation(logits)
     order = logits.argsort(descending=True, stable=True).tolist()

@@ -1,4 +1,4 @@
-"""Train a reranker: `torchrun launch/train.py +exp=reranker_grpo [key=value ...]`, or `python` for one process."""
+"""Train a retrieval model: `torchrun launch/train.py +exp=reranker_grpo [key=value ...]`; `python`: one process."""
 
 from __future__ import annotations
 

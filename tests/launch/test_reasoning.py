@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evaluation.reranking import RerankingEvaluator
 from launch.compose import compose, instantiate
 from launch.reasoning import ReasonConfig, plain_language_model, reason
 from models.llm_reranker import LLMReranker
@@ -64,6 +64,8 @@ def test_a_run_leaves_what_every_run_does(
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"] == after
     assert (summary["steps"], summary["engine"]) == (2, "trl")
+    none = ("fused", "best_dev", "best_step", "rows_per_s", "tokens_per_s")
+    assert [summary[name] for name in none] == [None] * len(none), "what every summary has"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["split"], line["step"]) for line in lines] == [("test", 0), ("train", 1), ("train", 2), ("test", 2)]
     trained = [line for line in lines if line["split"] == "train"]
@@ -94,13 +96,18 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             reason(compose([*options, "run_name=cut"], "reason"))
     cut = tmp_path / "outputs" / "cut"
-    last = cut / "trl" / "checkpoint-2"
-    assert last.is_dir()
-    shutil.rmtree(last)
+    state = cut / "trl" / "checkpoint-2" / "trainer_state.json"
+    assert state.is_file()
+    state.write_text(state.read_text()[:40])  # killed while it was written
     with pytest.raises(ValueError, match=r"cut was begun with other settings: trainer.beta 0.0 -> 0.1"):
         reason(compose([*options, "run_name=cut", "trainer.beta=0.1"], "reason"))
     capsys.readouterr()
+    measured, evaluate = [], RerankingEvaluator.evaluate
+    monkeypatch.setattr(
+        RerankingEvaluator, "evaluate", lambda self, *inputs: measured.append(self) or evaluate(self, *inputs)
+    )
     reason(compose([*options, "run_name=cut"], "reason"))
+    assert len(measured) == 1, "the start is not measured again"
     assert "goes on from TRL's checkpoint-1" in capsys.readouterr().out
     runs = [tmp_path / "outputs" / name / "metrics.jsonl" for name in ("whole", "cut")]
     expected, found = ([json.loads(line) for line in file.read_text().splitlines()] for file in runs)
