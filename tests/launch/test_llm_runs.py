@@ -70,3 +70,22 @@ def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
     with pytest.raises(ValueError, match="the prompt takes"):
         main([folder, "--query", "apple", *documents, "--instruction", "long " * 100])
     assert LLMReranker.load(folder).tokenizer.max_length == 192
+
+
+def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
+    from launch.compose import instantiate
+    from launch.plan_subject import find_subject
+
+    options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
+    subject = find_subject(
+        instantiate(compose(["+exp=llm_reranker_sft", *tiny_run, *options])), reads_data=True, bf16=False
+    )
+    assert set(subject.features) == {"input_ids", "attention_mask"}
+    assert subject.model.chunk(subject.features, 2, 150).held > 0
+
+
+def test_an_llm_reranker_teaches_a_cross_encoder(tiny_run, tiny_causal_dir, tmp_path):
+    teacher = ["model@teacher=llm_reranker", f"teacher.name_or_path={tiny_causal_dir}", "teacher.template=qwen3"]
+    train(compose(["+exp=reranker_distill", *tiny_run, *teacher, "teacher.max_length=192", "trainer.max_steps=2"]))
+    lines = (tmp_path / "outputs" / "reranker_distill" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] > 0 for line in lines if '"train"' in line] == [True, True]
