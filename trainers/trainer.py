@@ -121,6 +121,7 @@ class Trainer(ABC):
             return
         folder, state = self.run.checkpoint
         self.load(folder)
+        self.saved_step = self.best_result = None  # of a trainer that goes back
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
         self.totals, self.owes_evaluation = state["totals"], state["owes_evaluation"]
         if not self.checkpoints.point_to(self.step, self.best_step):

@@ -92,7 +92,8 @@ def test_killed_restarted_preempted_and_resumed_is_as_undisturbed(
     kill_at, stop_at = random.randint(8, 18), random.randint(22, 34)
     log = tmp_path / "log"
 
-    with launched(settings["disturbed"], log, "--max-restarts=1") as launcher:
+    # resume=none begins anew once: torchrun's restart goes on with what was begun.
+    with launched([*settings["disturbed"], "resume=none"], log, "--max-restarts=1") as launcher:
         wait_for(kill_at, run, launcher)
         os.kill(ranks_of(launcher)[1], signal.SIGKILL)
         wait_for(stop_at, run, launcher)

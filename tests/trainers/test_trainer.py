@@ -211,3 +211,20 @@ def test_wrong_loss_for_the_trainer_is_refused(tiny_run: list[str], tmp_path: Pa
     with pytest.raises(ValueError, match=r"trainer=ranking needs a loss such as loss=softmax_cross_entropy"):
         make_trainer(["+exp=reranker_contrastive", "loss=plackett_luce_grpo", *tiny_run])
     assert not (tmp_path / "outputs").exists()
+
+
+def test_from_another_runs_checkpoint_the_mark_is_measured_anew(tiny_run, tmp_path):
+    common = ["+exp=reranker_contrastive", *tiny_run, "trainer.max_steps=2", "trainer.eval_every=1"]
+    first = make_trainer([*common, "run_name=first"])
+    first.fit()
+    path = first.checkpoints.best()
+    trainer = make_trainer([*common, "run_name=second", f"resume={path}", "eval.metric=MRR@10", "trainer.max_steps=3"])
+    trainer.saved_step, trainer.best_result = 9, first.best_result  # as if it had gone on and gone back
+    trainer.resume()
+    assert (trainer.saved_step, trainer.best_result) == (None, None)
+    assert (trainer.step, trainer.best_metric, trainer.best_step) == (first.best_step, None, None)
+    trainer.start()
+    measured = [line for line in metrics_of(trainer) if line["split"] == "dev" and line["step"] == first.best_step]
+    assert [line["MRR@10"] for line in measured] == [trainer.best_metric]
+    assert trainer.checkpoints.best().name == path.name
+    assert not trainer.owes_evaluation
