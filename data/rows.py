@@ -107,6 +107,15 @@ class ListBatch:
         """The rows of all lists, one list after the other."""
         return TokenRows.concatenate([example.rows for example in self.examples])
 
+    def row_ids(self, row: int) -> tuple[str, str | None]:
+        """The query's and the document's id of a row of `rows`; of a query's own row, None for the document's."""
+        for example in self.examples:
+            if row < len(example.rows):
+                first = len(example.rows) - len(example.document_ids)  # 1 in rows of texts: the query's own
+                return example.query_id, example.document_ids[row - first] if row >= first else None
+            row -= len(example.rows)
+        raise IndexError(row)
+
     def frozen_rows(self, name: str) -> TokenRows:
         """The rows of all lists for the frozen model of that name."""
         return TokenRows.concatenate([example.frozen[name] for example in self.examples])

@@ -37,6 +37,17 @@ def return_freed_memory() -> None:
             trim(0)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's or the CPU's allocator has refused."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def allocator_says(error: BaseException) -> str:
+    """The sentence of such an error that says how much was asked for."""
+    sentences = " ".join(str(error).split()).split(". ")
+    return next((sentence for sentence in sentences if "allocate" in sentence), sentences[0])
+
+
 def peak_memory_bytes() -> int:
     """The most this process has held: on the GPU where there is one, else resident in memory."""
     if torch.cuda.is_available():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -38,8 +38,8 @@ class Engine(Protocol):
     def step(self) -> float:
         """Agree that the gradient is finite, clip, update, advance the schedule, zero the gradients.
 
-        Returns the global gradient norm before clipping. Raises FloatingPointError on every rank, with the weights
-        untouched, where the gradient of any rank is not finite.
+        Returns the global gradient norm before clipping. Raises `NotFinite` on every rank, with the weights
+        and the schedule untouched, where the gradient of any rank is not finite.
         """
 
     def learning_rate(self) -> float:
@@ -64,9 +64,15 @@ class EngineConfig(Protocol):
         """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
 
 
-def not_finite(norm: float) -> FloatingPointError:
+class NotFinite(FloatingPointError):
+    """The loss or a gradient is not finite: raised on every rank alike, with weights, optimizer and schedule as they
+    were. `rows`: those of the global step whose representations or gradients are not, where this is known."""
+
+    def __init__(self, reason: str, rows: Sequence[int] = ()):
+        super().__init__(reason)
+        self.rows = rows
+
+
+def not_finite(norm: float) -> NotFinite:
     """The error of every engine for a gradient that must not reach the weights."""
-    return FloatingPointError(
-        f"the gradient is not finite (norm {norm}), the weights are left as they were: lower trainer.learning_rate or "
-        f"continue from an earlier checkpoint"
-    )
+    return NotFinite(f"the gradient of the weights is not finite (norm {norm})")

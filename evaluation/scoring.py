@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data.chunks import chunks_of_rank, plan_chunks
 from data.rows import TokenRows
 from engines.collectives import gather_objects, gather_rows
+from engines.memory import allocator_says, is_out_of_memory
 from engines.process_group import is_main, rank, world_size
 
 TOKENIZER_BATCH = 1024  # rows per call
@@ -64,11 +65,26 @@ def represent_rows(
         hidden = None if is_main() else True  # None: shown on terminals alone
         for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
             features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
-            output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
+            with _memory_explained(features):
+                output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
             outputs.append({name: output[name][: len(chunk)].float() for name in names or output})
     indices = [row for chunk in own for row in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
     return gather_rows(local, indices, len(rows))
+
+
+@contextmanager
+def _memory_explained(features: Mapping[str, Tensor]) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        shape = " x ".join(map(str, features["input_ids"].shape))
+        raise MemoryError(
+            f"out of memory while scoring {shape} tokens (rows x longest): lower eval.token_budget (in training "
+            f"trainer.token_budget), then model.max_length; {allocator_says(error)}"
+        ) from error
 
 
 @contextmanager

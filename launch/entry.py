@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from launch.compose import CONF, Sources, compose
-from launch.errors import reported, set_run_folder
+from launch.errors import leave_hung_tracker, reported, set_run_folder
 from launch.stage_settings import spelled_out
 
 OWN_PACKAGES = ("launch", "trainers", "evaluation", "models", "data", "engines", "losses")
@@ -41,6 +41,7 @@ def run(main: Main, config_name: str = "train") -> None:
             show(config_name, arguments)
         else:
             start(main, compose(arguments.overrides, config_name, arguments.config_dir))
+    leave_hung_tracker()
 
 
 def start(main: Main, config: DictConfig) -> object:

@@ -66,6 +66,8 @@ def explain(error: BaseException) -> str | None:
         return f"interrupted: {_how_to_resume()}"
     if isinstance(error, Preempted):
         return f"{error}: {_how_to_resume()}"
+    if isinstance(error, MemoryError) and str(error):
+        return str(error)
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
             "out of memory: lower trainer.kept_chunks, then trainer.token_budget (tokens per chunk), then "
@@ -201,12 +203,22 @@ def _end_progress_bars() -> None:
         bar.close()
 
 
+def leave_hung_tracker() -> None:
+    """End the process now if W&B's thread hangs: its clean-up at the interpreter's end would wait for it."""
+    if _tracker_hangs():
+        _exit(0)
+
+
+def _tracker_hangs() -> bool:
+    return any(thread.name == "wandb" for thread in threading.enumerate())
+
+
 def _exit(status: int) -> NoReturn:
     """End the process with everything printed; at once beside other ranks, where a clean-up would wait for them."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _tracker_hangs():
         logging.shutdown()
         for child in multiprocessing.active_children():
             child.kill()  # data workers ignore SIGTERM

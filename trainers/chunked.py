@@ -14,7 +14,8 @@ from data.rows import TokenRows
 from engines.collectives import all_agree, gather_rows
 from engines.memory import return_freed_memory
 from engines.process_group import rank, world_size
-from engines.protocol import Engine
+from engines.protocol import Engine, NotFinite
+from trainers.out_of_memory import chunk_named
 
 Representations = dict[str, Tensor]
 Objective = Callable[[Representations], tuple[Tensor, dict[str, Tensor]]]
@@ -46,7 +47,8 @@ class ChunkedBackward:
         self.seed = seed
 
     def __call__(self, rows: TokenRows, objective: Objective, *, step: int) -> ChunkedStep:
-        """Forward, objective, backward. Raises FloatingPointError on every rank where the loss is not finite."""
+        """Forward, objective, backward. Raises `NotFinite` on every rank where a representation, the loss or its
+        gradient is not finite, and `ChunkOutOfMemory` where a chunk does not fit."""
         chunks = plan_chunks(rows.lengths.tolist(), self.token_budget)
         own = chunks_of_rank(chunks, rank(), world_size())
         first_kept = len(own) - self.kept_chunks
@@ -58,6 +60,10 @@ class ChunkedBackward:
                 return_freed_memory()
 
         leaves = self._gather(outputs, own, total=len(rows))
+        if broken := _broken_rows(leaves):  # on every rank: all hold the same
+            raise NotFinite(
+                f"step {step}: the model's output is not finite in {len(broken)} of {len(rows)} rows", broken
+            )
         loss, statistics = objective(leaves)
         gradients = self._gradients(loss, leaves, step)
 
@@ -66,7 +72,8 @@ class ChunkedBackward:
             kept = outputs[index] if index >= first_kept else self._forward(rows, own[index], step)
             surrogate = self._surrogate(kept, gradients, own[index])
             outputs[index] = {}  # the graph goes with its chunk
-            self.engine.backward(surrogate, last=position == len(own) - 1)
+            with chunk_named(rows, own[index] or [0]):
+                self.engine.backward(surrogate, last=position == len(own) - 1)
             if first_kept > 0:
                 return_freed_memory()  # the step is larger than what may be held
         return ChunkedStep(
@@ -82,7 +89,8 @@ class ChunkedBackward:
         chunk = chunk or [int(rows.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, step, chunk[0]))
         features = rows.pad(chunk, self.padding)
-        return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
+        with chunk_named(rows, chunk):
+            return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
 
     def _gather(self, outputs: list[Representations], own: list[list[int]], *, total: int) -> Representations:
         """Leaves with every row of the global step, in global order."""
@@ -100,10 +108,8 @@ class ChunkedBackward:
         gradients = dict(zip(leaves, found, strict=True))
         finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
         if not all_agree(bool(finite)):
-            raise FloatingPointError(
-                f"step {step}: the loss or its gradient is not finite (loss {loss.item()}): "
-                "lower trainer.learning_rate or continue from an earlier checkpoint"
-            )
+            reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
+            raise NotFinite(reason, _broken_rows(gradients))
         return gradients
 
     @staticmethod
@@ -112,3 +118,10 @@ class ChunkedBackward:
         if not chunk:
             return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
         return sum((value * gradients[name][chunk]).sum() for name, value in output.items())  # type: ignore[return-value]
+
+
+def _broken_rows(values: Representations) -> list[int]:
+    """The rows in which any of the values is not finite."""
+    broken = [~value.detach().isfinite().flatten(1).all(dim=1) for value in values.values() if value.ndim > 1]
+    broken += [~value.detach().isfinite() for value in values.values() if value.ndim == 1]
+    return torch.stack(broken).any(dim=0).nonzero().flatten().tolist()

@@ -54,14 +54,16 @@ class GRPOTrainer(Trainer):
     def __init__(self, config: GRPOTrainerConfig, *, model: nn.Module, loss: Any, **parts: Any):
         # Else the policy that is scored is not the one that sampled, and the ratio not 1.
         run_without_dropout(model, "trainer=grpo")
-        super().__init__(config, model=model, loss=loss, **parts)
         self.steps_per_batch = config.num_iterations
+        super().__init__(config, model=model, loss=loss, **parts)
         self.old: dict[str, Tensor] | None = None
+        self.old_batch: int | None = None  # the number of the batch that `old` is of
 
     def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
         inputs = inputs_of(self.loss, lists)
         policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.represents}}
-        if (self.step - 1) % self.config.num_iterations == 0:
+        if self.old_batch != batch.number:
+            self.old_batch = batch.number
             self.old = {name: value.detach() for name, value in policy.items()}
         assert self.old is not None
         keys = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
@@ -70,8 +72,9 @@ class GRPOTrainer(Trainer):
         return self.loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
 
     def family_state(self) -> dict[str, Any]:
-        return {"old": self.old and {name: value.tolist() for name, value in self.old.items()}}
+        return {"old": self.old and {name: value.tolist() for name, value in self.old.items()}, "batch": self.old_batch}
 
     def load_family_state(self, state: dict[str, Any]) -> None:
         old, device = state["old"], self.engine.device
+        self.old_batch = state["batch"]
         self.old = old and {name: torch.tensor(value, device=device) for name, value in old.items()}

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from engines.optimizers import OptimizerOptions
 
 SCHEDULES = ("linear", "cosine", "constant")
+ON_NONFINITE = ("stop", "skip", "rollback")
 REFERENCES = ("frozen", "precomputed")
 
 
@@ -23,6 +24,8 @@ class TrainerConfig(ABC):
     `reference`: where a loss reads the scores of the model that training started from, they are precomputed for the
     whole run before the first step, each pair once, so that no copy is held; or come from a frozen copy (under LoRA,
     the model without its adapters) at every step, which starts at once and looks at pairs again that it has seen.
+    `on_nonfinite`: a batch without a finite loss or gradient ends the run, or is left out as if it were not in the
+    data: from then on (skip), or from the newest checkpoint on, to which the run goes back (rollback).
     """
 
     max_steps: int = 300
@@ -44,6 +47,8 @@ class TrainerConfig(ABC):
     async_save: bool = False
     workers: int = 1
     reference: str = "precomputed"
+    on_nonfinite: str = "stop"
+    max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
         for name in (
@@ -58,7 +63,7 @@ class TrainerConfig(ABC):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("kept_chunks", "workers", "learning_rate", "weight_decay"):
+        for name in ("kept_chunks", "workers", "max_nonfinite", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not self.max_grad_norm > 0:
@@ -69,6 +74,10 @@ class TrainerConfig(ABC):
             raise ValueError(f"trainer.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if self.reference not in REFERENCES:
             raise ValueError(f"trainer.reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
+        if self.on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"trainer.on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {self.on_nonfinite!r}"
+            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"trainer.betas must be two numbers in [0, 1), got {self.betas}")
         self.optimizer_options()  # checks the optimizer's name

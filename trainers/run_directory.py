@@ -99,6 +99,13 @@ class RunDirectory:
             if self.joined is not None:
                 self.joined.append(json_safe(ordered))
 
+    def cut_metrics(self, state: Mapping[str, Any]) -> None:
+        """Drop the lines past a checkpoint's `state`, to which the run goes back."""
+        if is_main():
+            cut_metrics(self.metrics_file, state)
+            if self.joined is not None:
+                self.joined.renew(self.metrics_file)
+
     def flush_metrics(self) -> None:
         """Wait until metrics.jsonl is on disk: no checkpoint is ahead of it."""
         if is_main() and self.metrics_file.is_file():

@@ -24,6 +24,8 @@ NEUTRAL = (
     "trainer.save_every",
     "trainer.keep_checkpoints",
     "trainer.async_save",
+    "trainer.on_nonfinite",
+    "trainer.max_nonfinite",
     "trainer.kept_chunks",
     "trainer.workers",
     "model.gradient_checkpointing",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.run_files import write_whole
+
 STAGES = "stages"
 
 
@@ -84,6 +86,12 @@ class StageLines:
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
         with self.file.open("a") as file:
             file.writelines(self._joined(map(json.loads, lines)))
+
+    def renew(self, metrics: Path) -> None:
+        """The stage's own metrics.jsonl was cut: its lines are made anew."""
+        lines = self.file.read_text().splitlines(keepends=True)
+        write_whole(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
+        self.copy(metrics)
 
     def _joined(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for record in records:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,22 +15,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.loader import ListLoader
-from data.rows import ListBatch, ListExample
+from data.rows import ListBatch
 from engines import peers, preemption
 from engines.checkpoints import CheckpointStore
-from engines.collectives import gather_objects
 from engines.interruptible import Interruptible
 from engines.process_group import is_main, world_size
-from engines.protocol import Engine
+from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult, Evaluator
 from losses.contracts import Lists, Statistics, compares_lists, reads_of
 from models.dropout import disable_dropout
+from trainers.batches import Batches
 from trainers.chunked import ChunkedBackward, Representations
 from trainers.first_update import check_adapters_moved
 from trainers.frozen import FrozenModel, Reference, frozen_inputs
 from trainers.inputs import make_lists
 from trainers.loggers import Logger
+from trainers.nonfinite import write_down
 from trainers.options import TrainerConfig
+from trainers.out_of_memory import explained
 from trainers.run_directory import RunDirectory
 
 
@@ -91,8 +93,8 @@ class Trainer(ABC):
         self.saved_step: int | None = None
         self.owes_evaluation = False  # of the step that a preempted run was resumed from
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
-        self.batch: ListBatch | None = None
-        self._shares: Iterator[list[ListExample]] | None = None
+        # Workers are not forked beside a thread that writes.
+        self.batches = Batches(loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
 
     @abstractmethod
     def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
@@ -103,7 +105,11 @@ class Trainer(ABC):
         self.start()
         while self.step < self.config.max_steps:
             self.step += 1
-            statistics = self.train_step(self.next_batch())
+            try:
+                statistics = self.train_step(self.next_batch())
+            except NotFinite as error:
+                self.pass_over(error)
+                continue
             if self.due("log"):
                 self.log(statistics)
             if preemption.agreed():
@@ -126,7 +132,38 @@ class Trainer(ABC):
         self.totals, self.owes_evaluation = state["totals"], state["owes_evaluation"]
         if not self.checkpoints.point_to(self.step, self.best_step):
             self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
+        self.batches.passed_over = state["passed_over"]
         self.load_family_state(state["family"])
+
+    def pass_over(self, error: NotFinite) -> None:
+        """Write the batch down, and leave it out as `trainer.on_nonfinite` says, or raise."""
+        batch, passed_over, config = self.batches.of(self.step), self.batches.passed_over, self.config
+        is_left_out = config.on_nonfinite != "stop" and len(passed_over) < config.max_nonfinite
+        action = config.on_nonfinite if is_left_out else "stop"
+        if is_main():
+            write_down(self.run.path / "nonfinite.jsonl", batch, error, step=self.step, action=action)
+            self.progress.write(f"warning: step {self.step}, batch {batch.number}: {action}: {error}", file=sys.stderr)
+        if not is_left_out:
+            raise FloatingPointError(
+                f"{error}: nonfinite.jsonl names the batch; {len(passed_over)} were left out before it: lower "
+                "trainer.learning_rate, or leave out more by trainer.on_nonfinite=skip or rollback and "
+                f"trainer.max_nonfinite ({config.max_nonfinite})"
+            ) from error
+        self.batches.pass_over()
+        if config.on_nonfinite == "skip":
+            self.step -= 1
+        else:
+            self.go_back(self.batches.passed_over)
+
+    def go_back(self, passed_over: list[int]) -> None:
+        """To the newest checkpoint, as a resumed run, and from there without the batches `passed_over`."""
+        self.checkpoints.wait()
+        self.run.checkpoint = self.checkpoints.latest()
+        assert self.run.checkpoint is not None, "a run that may go back begins with a checkpoint"
+        self.run.cut_metrics(self.run.checkpoint[1])
+        self.resume()
+        self.batches.passed_over = passed_over
+        self.progress.update(self.step - self.progress.n)
 
     def load(self, folder: Path) -> None:
         """Weights, optimizer and schedule of a checkpoint; ValueError with the remedy where a file of it is broken."""
@@ -150,32 +187,21 @@ class Trainer(ABC):
         )
         self.engine.model.train()
         if self.reference is not None and self.config.reference == "precomputed":
-            coming = tqdm(self.coming_batches(), desc="reference", unit="batch", delay=2, disable=not is_main())
+            spare = self.config.max_nonfinite
+            batches = self.batches.coming(self.step + 1, self.config.max_steps, spare)
+            coming = tqdm(batches, desc="reference", unit="batch", delay=2, disable=not is_main())
             self.reference.precompute(coming, self.run.path, self.engine)
         owed = self.owes_evaluation
         if self.best_metric is None or owed:
             self.evaluate(self.start_result if self.step == 0 else None)
-        if owed:
+        if owed or (self.config.on_nonfinite == "rollback" and self.run.checkpoint is None):
             self.save()
 
     def next_batch(self) -> ListBatch:
-        """The step's lists: every rank tokenises its share, all ranks get the whole."""
+        """The step's lists, the same on all ranks."""
         self.started = time.perf_counter()
         peers.at(self.step)
-        number = (self.step - 1) // self.steps_per_batch
-        if self.batch is None or self.batch.number != number:
-            if self._shares is None:
-                self.checkpoints.wait()  # workers are not forked beside a thread that writes
-                self._shares = self.loader.iterate(number)
-            self.batch = gather_batch(number, next(self._shares))
-        return self.batch
-
-    def coming_batches(self) -> Iterator[ListBatch]:
-        """All batches from the next step to the last."""
-        first, last = self.step // self.steps_per_batch, (self.config.max_steps - 1) // self.steps_per_batch
-        shares = self.loader.iterate(first)
-        for number in range(first, last + 1):
-            yield gather_batch(number, next(shares))
+        return self.batches.of(self.step)
 
     def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """`objective` of all that losses may read, and the checksum of the scores."""
@@ -189,7 +215,8 @@ class Trainer(ABC):
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Gradients by chunks, then the update. Returns what to log; tensors are read only when logging is due."""
-        done = self.backward(batch.rows, lambda leaves: self.loss_of(leaves, batch), step=self.step)
+        with explained(batch, self.config):
+            done = self.backward(batch.rows, lambda leaves: self.loss_of(leaves, batch), step=self.step)
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
         if not self.has_updated and learning_rate > 0 and grad_norm > 0:
@@ -232,7 +259,8 @@ class Trainer(ABC):
 
     def log(self, statistics: dict[str, Any]) -> None:
         metrics = {name: float(value) for name, value in statistics.items()}
-        source = {"source": self.batch.source} if self.batch is not None and self.batch.source else {}
+        batch = self.batches.current
+        source = {"source": batch.source} if batch is not None and batch.source else {}
         self.run.append_metrics({"step": self.step, "split": "train", **source, **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, self.step)
         shown = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_per_s": "rows/s"}
@@ -281,6 +309,7 @@ class Trainer(ABC):
             "best_step": self.best_step,
             "totals": self.totals,
             "owes_evaluation": self.owes_evaluation,
+            "passed_over": self.batches.passed_over,
             "family": self.family_state(),
             "engine": self.engine.name,
             "world_size": world_size(),
@@ -313,13 +342,6 @@ def run_without_dropout(model: nn.Module, what: str) -> None:
     if asked := getattr(model, "asked_dropout", 0.0):
         raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
     disable_dropout(model)
-
-
-def gather_batch(number: int, share: list[ListExample]) -> ListBatch:
-    """The whole batch from the ranks' shares, in its own order."""
-    shares = gather_objects(share)
-    size = sum(len(share) for share in shares)
-    return ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])
 
 
 def checksum(scores: Tensor) -> Tensor:

@@ -72,6 +72,12 @@ def main(config):
         raise KeyError("a bug")
     if what == "memory":
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB.")
+    if what in ("tracker", "tracker fails"):
+        import atexit, threading
+        atexit.register(time.sleep, 60)
+        threading.Thread(target=time.sleep, args=(60,), name="wandb", daemon=True).start()
+        if what == "tracker fails":
+            raise ValueError("another mistake")
     if what == "interrupt":
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
         os.kill(os.getpid(), signal.SIGINT)

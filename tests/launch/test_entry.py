@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 def start(folder: Path, *arguments: str, cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, str(folder / "main.py"), "--config-dir", str(folder / "conf"), *arguments]
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(folder)}
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -131,6 +132,15 @@ def test_ctrl_c_says_how_to_resume(stand_in_folder, tmp_path):
         "error: interrupted: the same command with resume=auto (the default) continues from "
         "outputs/job/checkpoints/step-000002\n"
     )
+
+
+@pytest.mark.parametrize(("what", "status"), [("tracker", 0), ("tracker fails", 1)])
+def test_a_tracker_that_hangs_does_not_hold_the_process(stand_in_folder, tmp_path, what, status):
+    began = time.monotonic()
+    done = start(stand_in_folder, f"tool.path={what}", cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert time.monotonic() - began < 45
+    assert done.stdout.startswith("run_name=job")
 
 
 def test_torchrun_shows_a_mistake_once_and_names_it_as_root_cause(stand_in_folder, tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from omegaconf import OmegaConf
@@ -75,6 +77,36 @@ def test_a_tracker_that_hangs_does_not_hold_the_run(capsys):
     logger.finish({})
     assert time.monotonic() - began < 30
     assert "W&B: it did not start in 0 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+@pytest.mark.parametrize("fault", ["raises", "hangs"])
+def test_wandb_gone_or_slow_holds_no_step(call, fault, run, monkeypatch, capsys):
+    """A stand-in for the module itself, whose network is gone or never answers."""
+    hanging = threading.Event()
+
+    def break_down(*_: object, **__: object) -> None:
+        if fault == "raises":
+            raise ConnectionError("api.wandb.ai is unreachable")
+        hanging.wait(30)
+
+    tracker = Tracker()
+    module = ModuleType("wandb")
+    module.init = lambda **_: tracker
+    module.Settings = lambda **_: None
+    setattr(module if call == "init" else tracker, call, break_down)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setattr("trainers.loggers.START_TIMEOUT_S", 0.3)
+    logger = WandbConfig(mode="online").build(run, OmegaConf.create())
+    began = time.monotonic()
+    for step in range(1000):
+        logger.log({"train/loss": 1.0}, step)
+    assert time.monotonic() - began < 1
+    logger.finish({"after": 0.5}, timeout_s=0.3)
+    assert time.monotonic() - began < 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("warning: the run goes on without W&B: ")]) == 1, lines
+    hanging.set()
 
 
 def test_a_login_is_found_without_asking(tmp_path, monkeypatch):
