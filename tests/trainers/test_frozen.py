@@ -12,6 +12,7 @@ from running import make_trainer, run_several
 
 from data.rows import ListBatch
 from engines import preemption
+from engines.process_group import rank, world_size
 from engines.protocol import Engine
 from engines.testing import run_ranks
 
@@ -51,29 +52,40 @@ def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_re
     assert second == pytest.approx(first)
 
 
-def test_a_preempted_reference_is_not_scored_twice(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
-    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}"]
-    trainer = make_trainer(options)
-    look, calls = trainer.reference._look, []
+def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[int]]:
+    """The batches scored until a signal to the last rank ends it, what is said, and those scored by the run after."""
 
-    def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
-        calls.append(batch.number)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return look(batch, engine)
+    def scored(signal_at: int | None) -> list[int]:
+        trainer = make_trainer(options)
+        look, numbers = trainer.reference._look, trainers.setdefault(signal_at, [])
 
-    trainer.reference._look = looks
+        def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
+            numbers.append(batch.number)
+            if len(numbers) == signal_at and rank() == world_size() - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return look(batch, engine)
+
+        trainer.reference._look = looks
+        trainer.resume()
+        trainer.start()
+        return numbers
+
+    trainers: dict[int | None, list[int]] = {}
     with preemption.handled():
         preemption.defer()
-        with pytest.raises(preemption.Preempted, match="while the reference was scored"):
-            trainer.fit()
-    assert calls == [0, 1]
-    again = make_trainer(options)
-    look, calls = again.reference._look, []
-    again.reference._look = looks
-    again.start()
-    assert calls == [2]
-    assert sorted(file.name for file in again.run.path.glob("reference*")) == ["reference_scores.npz"]
+        with pytest.raises(preemption.Preempted) as caught:
+            scored(signal_at=2)
+    return trainers[2], str(caught.value), scored(signal_at=None)
+
+
+def test_a_preempted_reference_is_not_scored_twice(
+    tiny_run: list[str], tiny_reranker_dir: Path, tmp_path: Path
+) -> None:
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}"]
+    for first, said, second in run_ranks(preempted_while_scoring, 2, options):
+        assert (first, second) == ([0, 1], [2])
+        assert "while the reference was scored" in said
+    assert [file.name for file in tmp_path.rglob("reference_scores*")] == ["reference_scores.npz"]
 
 
 def test_dropout_that_was_asked_for_is_refused_beside_a_reference(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
