@@ -36,11 +36,24 @@ def test_a_run_goes_on_in_the_middle_of_a_batch(loss: str, tiny_run: list[str]) 
     assert all(line["grad_norm"] > 0 for line in expected)
 
 
+def language_model(folder: Path) -> list[str]:
+    return [f"model.name_or_path={folder}", "model.max_length=192", "trainer.token_budget=1024"]
+
+
+@pytest.mark.parametrize("loss", ["plackett_luce_grpo", "subset_grpo"])
+def test_policies_of_lists_train_a_language_model(loss: str, tiny_run: list[str], tiny_causal_dir: Path) -> None:
+    options = ["+exp=llm_reranker_grpo", f"loss={loss}", *tiny_run, *language_model(tiny_causal_dir)]
+    trainer = make_trainer([*options, "trainer.max_steps=2"])
+    trainer.fit()
+    lines = [line for line in metrics_of(trainer) if line["split"] == "train"]
+    assert all(line["grad_norm"] > 0 and 0 < line["reward_mean"] < 1 for line in lines)
+    assert lines[0]["score_checksum"] != lines[1]["score_checksum"]
+
+
 def test_a_language_model_learns_among_its_vocabulary(tiny_run: list[str], tiny_causal_dir: Path) -> None:
     """The reference, precomputed, has the vocabulary too, and the divergence from it begins at 0."""
     options = ["+exp=llm_reranker_grpo", "loss=token_policy_vocabulary", "loss.beta=0.1", *tiny_run]
-    model = [f"model.name_or_path={tiny_causal_dir}", "model.max_length=192", "trainer.token_budget=1024"]
-    trainer = make_trainer([*options, *model, "trainer.max_steps=3"])
+    trainer = make_trainer([*options, *language_model(tiny_causal_dir), "trainer.max_steps=3"])
     trainer.fit()
     first, *_, last = (line for line in metrics_of(trainer) if line["split"] == "train")
     assert first["kl"] == pytest.approx(0, abs=1e-6)
