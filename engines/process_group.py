@@ -12,6 +12,7 @@ from engines import peers
 from engines.rendezvous import fresh_store
 
 _timeout = timedelta(minutes=30)
+_alone = False  # whether the group is one of this process only, of `start_alone`
 
 
 def start(timeout_s: float = 1800.0, end: peers.End | None = None) -> None:
@@ -44,13 +45,16 @@ def start(timeout_s: float = 1800.0, end: peers.End | None = None) -> None:
 
 def start_alone() -> None:
     """A group of this process only, without address or port: DeepSpeed wants a group even for one process."""
+    global _alone
     dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)
+    _alone = True
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one. A group of this process only stays: DeepSpeed holds on to it, and the
+    next run of the process (a sweep's) would find it gone."""
     peers.leave()
-    if dist.is_initialized():
+    if dist.is_initialized() and not _alone:
         dist.destroy_process_group()
 
 

@@ -197,6 +197,6 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
 )
 def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, monkeypatch):
     monkeypatch.setattr("models.cross_encoder.CrossEncoderConfig.build", None)
-    monkeypatch.setattr("launch.evaluating.resolve", lambda name: None)
+    monkeypatch.setattr("launch.evaluating.resolve", lambda name, **options: None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _evaluate(_arguments(beir, *arguments))

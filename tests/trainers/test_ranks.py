@@ -50,7 +50,8 @@ def test_two_ranks_equal_one(engine: str, tiny_run: list[str], one_process: Runs
         for one, two in zip(expected, found, strict=True):
             assert one.keys() == two.keys()
             for name in one.keys() & {*COMPARED, "nDCG@10"}:
-                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (name, one, two)
+                floor = 1e-4 if name == "score_checksum" else 1e-5  # a sum of scores of up to 20 that may cancel
+                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=floor), (name, one, two)
         torch.testing.assert_close(found_weights, weights, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(other_rank, found_weights, rtol=0, atol=0)
 
