@@ -104,8 +104,8 @@ class Watch:
         found: list[tuple[str, bool]] = []
 
         def decide() -> None:
-            cause = self._find_cause() if exchange_failed(error) else own
-            first, tell = self._announce(cause or own)
+            cause = self._find_cause(error) if exchange_failed(error) else own
+            first, tell = self._announce(cause)
             found.append((line if first == own else first, tell))
 
         self._in_time(decide, LOOK_S + 3)
@@ -129,7 +129,7 @@ class Watch:
         first, node, teller = json.loads(self.spare.compare_set("fault", "", record))
         return first, teller == self.rank or node != self.node
 
-    def _find_cause(self) -> str | None:
+    def _find_cause(self, error: BaseException) -> str:
         """After an exchange failed: another rank's failure, or the rank whose heartbeat stands still."""
         before, deadline = self._read(self.spare), time.monotonic() + LOOK_S
         while time.monotonic() < deadline:
@@ -141,7 +141,8 @@ class Watch:
         if still := [rank for rank, beat in others.items() if beat == before[rank]]:
             return f"{self._named(still, now)}, died or is cut off"
         behind = [rank for rank in others if _step_of(now[rank]) == min(map(_step_of, others.values()))]
-        return f"an exchange failed though all ranks live; furthest behind: {self._named(behind, now)}"
+        reason = " ".join(str(error).split()).split(". ")[0]
+        return f"an exchange failed though all ranks live ({reason}); furthest behind: {self._named(behind, now)}"
 
     def _beat(self) -> None:
         count, look_at = 0, 0.0

@@ -100,7 +100,7 @@ def end_process(line: str, tell: bool) -> None:
     """End this process, from any thread, because another rank has failed; `tell`: say so here."""
     if _leaving.acquire(blocking=False):
         line = f"{line}; {_how_to_resume()}"
-        _tell_torchrun(line, f"error: {line}")
+        _tell_torchrun(line, f"error: {line}", is_cause=False)
         if tell and _claim(0.0):
             _end_progress_bars()
             print(f"error: {line}", file=sys.stderr)
@@ -109,7 +109,7 @@ def end_process(line: str, tell: bool) -> None:
 
 def _leave(error: BaseException) -> NoReturn:
     """Explain `error` on one rank, tell torchrun, and end the process without waiting for the other ranks."""
-    _leaving.acquire()
+    _leaving.acquire(timeout=2 * GRACE_S)  # held where another rank's failure is just ending this process
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all once the first rank has ended
     line, details, tell = explain(error), redact("".join(traceback.format_exception(error))), True
@@ -118,12 +118,14 @@ def _leave(error: BaseException) -> NoReturn:
     peers = sys.modules.get("engines.peers")  # imported where ranks watch each other
     if isinstance(error, Preempted) and peers is not None:
         peers.leave()
-    elif peers is not None:
+    is_watched = peers is not None and peers.watching()
+    is_victim = False
+    if peers is not None and is_watched:
+        is_victim = peers.exchange_failed(error) and not _interrupted.is_set()
         cause, tell = peers.conclude(error, line or bug)
-        if peers.exchange_failed(error) and not _interrupted.is_set():
-            line = f"{cause}; {_how_to_resume()}"
-    _tell_torchrun(line or bug, f"error: {line}" if line else details)
-    if tell and _claim(0.0 if peers is not None and peers.watching() else GRACE_S):
+        line = f"{cause}; {_how_to_resume()}" if is_victim else line
+    _tell_torchrun(line or bug, f"error: {line}" if line else details, is_cause=not is_victim)
+    if tell and _claim(0.0 if is_watched else GRACE_S):
         _print(error, line, details)
     _exit(REQUEUE if isinstance(error, Preempted) else 130 if _interrupted.is_set() else 1)
 
@@ -137,6 +139,8 @@ def _print(error: BaseException, line: str | None, details: str) -> None:
     saved = None if stopped or line is None or isinstance(error, InUse) else _save(details)
     hint = f" (traceback: {saved})" if saved else ""
     _end_progress_bars()
+    if rank:
+        print(file=sys.stderr)  # rank 0's bar stands in this line
     if SHOW_TRACEBACK or line is None:
         print(details, end="", file=sys.stderr)
     if line is not None:
@@ -162,12 +166,15 @@ def _claim(grace_s: float) -> bool:
     return True
 
 
-def _tell_torchrun(message: str, details: str) -> None:
-    """The file that torchrun's summary shows, as torch.distributed.elastic's ErrorHandler writes it."""
+def _tell_torchrun(message: str, details: str, *, is_cause: bool = True) -> None:
+    """The file that torchrun's summary shows, as torch.distributed.elastic's ErrorHandler writes it.
+
+    Of several torchrun calls the earliest the root cause, to the second: who fails because of another is dated later.
+    """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file is None:
         return
-    extra = {"py_callstack": details, "timestamp": str(int(time.time()))}
+    extra = {"py_callstack": details, "timestamp": str(int(time.time()) + (not is_cause))}
     with suppress(OSError):
         Path(error_file).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
 

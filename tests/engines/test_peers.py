@@ -31,6 +31,8 @@ class Ranks:
 
     def die(self, rank: int) -> None:
         self.watches[rank].stopped.set()
+        for thread in self.watches[rank].threads:  # a dead process beats no more
+            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def test_a_failure_is_told_to_all_and_named() -> None:
     line, tell = ranks.watches[1].conclude(ValueError("bad"), "bad")
     assert (line, tell) == ("bad", True), "it tells its own story in its own words"
     for other in (0, 2):
-        line, tell = ranks.ended[other].get(timeout=5)
+        line, tell = ranks.ended[other].get(timeout=20)
         assert line.startswith("rank 1 (")
         assert line.endswith(") stopped at step 7: bad")
         assert not tell, "the failed rank of this node does"
@@ -55,7 +57,7 @@ def test_another_node_tells_it_too() -> None:
     ranks = Ranks(2)
     ranks.watches[1].node = "other host"
     ranks.watches[0].conclude(ValueError("bad"), "bad")
-    assert ranks.ended[1].get(timeout=5)[1]
+    assert ranks.ended[1].get(timeout=20)[1]
 
 
 def test_a_broken_exchange_names_the_rank_that_failed_before() -> None:
@@ -81,18 +83,18 @@ def test_a_broken_exchange_names_the_rank_whose_heart_stands_still() -> None:
 def test_a_rank_that_lives_and_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(3)
     line, _ = ranks.watches[0].conclude(dist.DistBackendError("NCCL timeout"), "nccl")
-    assert line.startswith("an exchange failed though all ranks live; furthest behind: rank 1 (")
+    assert line.startswith("an exchange failed though all ranks live (NCCL timeout); furthest behind: rank 1 (")
 
 
 def test_silence_ends_the_others_within_the_time_limit_but_not_those_that_left() -> None:
-    ranks = Ranks(3, timeout_s=3.0)
+    ranks = Ranks(3, timeout_s=8.0)
     ranks.watches[1].leave()
     time.sleep(0.3)
     began = time.monotonic()
     ranks.die(2)
-    line, _ = ranks.ended[0].get(timeout=5)
-    assert time.monotonic() - began < 3.0
-    assert line.startswith("nothing heard for 2 s of rank 2 (")
+    line, _ = ranks.ended[0].get(timeout=20)
+    assert time.monotonic() - began < 8.0
+    assert line.startswith("nothing heard for 5 s of rank 2 (")
     assert "last at step 7" in line
     assert ranks.ended[1].empty()
 
@@ -106,7 +108,7 @@ def test_a_store_that_does_not_answer_ends_the_rank(monkeypatch: pytest.MonkeyPa
         return {}
 
     monkeypatch.setattr(ranks.watches[1], "_read", read)
-    line, tell = ranks.ended[1].get(timeout=5)
+    line, tell = ranks.ended[1].get(timeout=20)
     assert "on the node of rank 0, does not answer" in line
     assert line.endswith("at step 7")
     assert tell
