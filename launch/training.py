@@ -26,7 +26,7 @@ from launch.config import RunConfig
 from launch.errors import end_process
 from launch.finish import finish, model_card, print_results, record, upload
 from launch.stages import Stage, gather_results, join_summaries, stages_of, training_data
-from losses.contracts import compares_lists, reads_of
+from losses.contracts import compares_lists, ignores_shifts, reads_of
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
 from models.llm_reranker import LLMReranker
@@ -235,6 +235,8 @@ def build_trainer(
     if "logsumexp" in reads_of(settings.loss):
         assert isinstance(model, LLMReranker)
         model.returns_logsumexp = True
+    if isinstance(model, CrossEncoder) and ignores_shifts(settings.loss):
+        model.hold_level()
     frozen = {
         role: build_frozen(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))

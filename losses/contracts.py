@@ -97,7 +97,8 @@ class Loss(ABC):
 
     @property
     def shift_invariant(self) -> bool:
-        """False: the level of a list's scores matters, not their differences alone."""
+        """False: the level of a list's scores matters, not their differences alone. True: a cross-encoder's level is
+        not trained (`CrossEncoder.hold_level`)."""
         return True
 
     @property
@@ -227,6 +228,11 @@ def compares_embeddings(loss: Any) -> bool:
 def compares_lists(loss: Any) -> bool:
     """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
     return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))
+
+
+def ignores_shifts(loss: Any) -> bool:
+    """Whether the level of a list's scores means nothing to a loss and those inside it, only their differences."""
+    return all(getattr(each, "shift_invariant", False) for each in all_losses(loss))
 
 
 def requirements(loss: Any) -> frozenset[str]:

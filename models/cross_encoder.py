@@ -133,6 +133,18 @@ class CrossEncoder(nn.Module):
         padding may be anywhere the mask is 0. Under autocast too the score is computed in float32."""
         return {"score": self.backbone(**features).logits.squeeze(-1)}
 
+    def hold_level(self) -> None:
+        """Leave the bias that is added to every score as it is.
+
+        For a loss that a shift of the scores does not change: there the bias's gradient is 0, of which rounding leaves
+        noise of either sign, and AdamW, which divides a gradient by its size, would walk by it at the full rate.
+        """
+        backbone: Any = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+        for name in _head_modules(backbone):
+            for layer in backbone.get_submodule(name).modules():
+                if isinstance(layer, nn.Linear) and layer.out_features == 1 and layer.bias is not None:
+                    layer.bias.requires_grad_(False)
+
 
 def _refuse_other_rerankers(folder: ModelFolder) -> None:
     """Rerankers whose score is not the one logit of a sequence classifier over the plain pair."""

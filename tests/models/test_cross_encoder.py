@@ -246,6 +246,21 @@ def test_gradient_checkpointing_gives_equal_gradients_with_dropout(tiny_bert_dir
         torch.testing.assert_close(gradient, checkpointed[name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])
+def test_the_level_of_the_scores_can_be_held(tiny_bert_dir, lora):
+    model = build(tiny_bert_dir, lora=lora).eval()
+
+    def trained() -> set[str]:
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    before, scores = trained(), score(model)
+    model.hold_level()
+    (held,) = before - trained()
+    with torch.no_grad():
+        model.get_parameter(held).add_(3.0)
+    torch.testing.assert_close(score(model), scores + 3.0)
+
+
 def test_load_refuses_a_model_without_head(tiny_bert_dir, tiny_reranker_dir):
     assert not CrossEncoder.load(tiny_reranker_dir).training
     with pytest.raises(ValueError, match="has no score head: it is no reranker yet"):

@@ -12,8 +12,8 @@ from running import run_several, run_until
 
 from engines.testing import run_ranks
 
-STEPS = 8
-COMMON = [f"trainer.max_steps={STEPS}", "trainer.save_every=5", "trainer.eval_every=4"]
+STEPS = 16
+COMMON = [f"trainer.max_steps={STEPS}", "trainer.save_every=5", "trainer.eval_every=8"]
 EXPERIMENTS = {
     "supervised": ["+exp=reranker_contrastive"],  # with dropout
     # Saved at step 5 and left at step 6: in the middle of a batch, and of an epoch.
@@ -30,7 +30,7 @@ Runs = dict[tuple[str, str], tuple[list[dict[str, float]], dict[str, torch.Tenso
 def commands(change: str, part: int, tiny_run: list[str]) -> list[list[str]]:
     engine = {**CHANGES, "whole": ("torch",)}[change][part]
     return [
-        [*options, *tiny_run, *COMMON, f"engine={engine}", f"run_name={change}-{name}", "trainer.optimizer=adamw"]
+        [*options, *tiny_run, *COMMON, f"engine={engine}", f"run_name={change}-{name}"]
         for name, options in EXPERIMENTS.items()
     ]
 
@@ -38,7 +38,11 @@ def commands(change: str, part: int, tiny_run: list[str]) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callable[[Path], list[str]]) -> Runs:
     """Every run: those left at step 6 on two ranks or one, taken up on one or two."""
-    tiny_run = [*tiny_overrides(tmp_path_factory.mktemp("runs")), "trainer.learning_rate=0.001"]
+    tiny_run = [
+        option
+        for option in tiny_overrides(tmp_path_factory.mktemp("runs"))
+        if not option.startswith(("trainer.optimizer=", "trainer.learning_rate="))  # AdamW at the trainer's own rate
+    ]
 
     def left(*changes: str) -> list[tuple[list[str], int]]:
         return [(command, 6) for change in changes for command in commands(change, 0, tiny_run)]
@@ -63,9 +67,8 @@ def test_the_run_goes_on_as_if_nothing_had_changed(runs: Runs, change: str, expe
     for one, two in zip(expected, found, strict=True):
         assert one.keys() == two.keys()
         for name in one.keys() & {*COMPARED}:
-            smallest = 1e-4 if name == "score_checksum" else 1e-5  # a sum of scores of order 1 that cancel
-            assert two[name] == pytest.approx(one[name], rel=1e-4, abs=smallest), (name, one, two)
+            assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-5), (name, one, two)
         assert [one.get(name) for name in SAME] == [two.get(name) for name in SAME]
     for name, value in weights.items():
-        if value.ndim > 1:  # the gradient of some biases is 0, whose rounding AdamW amplifies; they change no loss
-            torch.testing.assert_close(found_weights[name], value, rtol=1e-3, atol=1e-4)
+        if not name.endswith("key.bias"):  # softmax ignores it: AdamW steps by the rounding of a gradient of 0
+            torch.testing.assert_close(found_weights[name], value, rtol=1e-4, atol=1e-5)

@@ -38,6 +38,14 @@ def test_the_same_seed_gives_identical_metrics(experiment: list[str], tiny_run: 
     assert first[0] != other[0]
 
 
+@pytest.mark.parametrize(("loss", "trained"), [("softmax_cross_entropy", False), ("bce", True)])
+def test_the_level_of_the_scores_is_trained_where_the_loss_sees_it(
+    loss: str, trained: bool, tiny_run: list[str]
+) -> None:
+    trainer = make_trainer([*SUPERVISED, *tiny_run, f"loss={loss}"])
+    assert trainer.engine.model.backbone.classifier.bias.requires_grad == trained
+
+
 def test_chunked_equals_whole_without_dropout(tiny_run: list[str]) -> None:
     plain = [*SUPERVISED, *tiny_run, "model.dropout=0.0"]
     chunked = run_to_the_end([*plain, "run_name=chunked"])
