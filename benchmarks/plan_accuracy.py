@@ -2,7 +2,8 @@
 
 Each case is a real run of a few updates, alone on the torch engine and on two ranks of a ZeRO stage, whose peak
 resident memory (`peak_memory_bytes` of summary.json, the larger of the ranks') is compared with what launch/plan.py
-says of the same settings. A model of 110 million random weights is written for it; MiniLM is the default model.
+says of the same settings. Models of random weights are written for it; MiniLM is the default model. `--only unseen`
+are the cases that nothing in the prediction was fitted to.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
 
 from models.resolve import DEFAULT_MODEL, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ["logger=none", "eval.max_queries=3", "eval.dev_max_queries=3", "trainer.workers=0"]
-ENGINES = (("torch", 1), ("zero2", 2))
 
 
 def cases(folder: Path) -> dict[str, list[str]]:
     """Settings by name."""
-    large = write_large(folder / "bert_base")
+    large = write(folder / "bert_base", BertModel(BertConfig()))
+    modern = ModernBertConfig(
+        vocab_size=30_522, hidden_size=512, intermediate_size=768, num_hidden_layers=8, num_attention_heads=8,
+        pad_token_id=0, bos_token_id=101, eos_token_id=102, cls_token_id=101, sep_token_id=102,
+    )  # fmt: skip
+    modernbert = write(folder / "modernbert", ModernBertModel(modern))
+    causal = write_causal(folder / "qwen3")
     retrieval = ["eval=reranking"]  # of few queries: a corpus is not what is measured
     return {
         "MiniLM cross-encoder": ["+exp=reranker_contrastive"],
@@ -39,18 +45,43 @@ def cases(folder: Path) -> dict[str, list[str]]:
             "trainer.kept_chunks=2",
             *retrieval,
         ],
+        "unseen: ModernBERT cross-encoder, LambdaRank": [
+            "+exp=reranker_listwise",
+            f"model.name_or_path={modernbert}",
+            "model.max_length=128",
+            "trainer.batch_size=2",
+            "trainer.list_size=32",
+            "trainer.token_budget=4096",
+        ],
+        "unseen: Qwen3 LLM reranker, GRPO": [
+            "+exp=llm_reranker_grpo",
+            f"model.name_or_path={causal}",
+            "model.max_length=384",
+            "trainer.batch_size=2",
+            "trainer.token_budget=2048",
+        ],
+        "unseen: MiniLM cross-encoder, GRPO": ["+exp=reranker_grpo", "trainer.token_budget=4096"],
     }
 
 
-def write_large(folder: Path) -> Path:
-    """BERT-base's shape with random weights and MiniLM's tokenizer, which is BERT's own."""
+def write(folder: Path, model: PreTrainedModel) -> Path:
+    """A model of random weights with MiniLM's tokenizer, which is BERT's own."""
     source = resolve(DEFAULT_MODEL)
     folder.mkdir(parents=True)
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         if (source / file).is_file():
             shutil.copy(source / file, folder)
-    BertModel(BertConfig()).save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
+
+
+def write_causal(folder: Path) -> Path:
+    """A causal language model of the tests, as large as a small encoder."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny_models import write_tiny_causal
+
+    sizes = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "head_dim": 64}
+    return write_tiny_causal(folder, architecture="qwen3", vocab_size=30_000, max_position_embeddings=1024, **sizes)
 
 
 def run(command: list[str], log: Path) -> str:
@@ -80,8 +111,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", default="", help="cases whose names hold this")
+    parser.add_argument("--engines", default="torch:1,zero2:2", metavar="NAME:RANKS,...")
     parser.add_argument("settings", nargs="*", help="further settings of all runs: data=beir data.path=...")
     options = parser.parse_args()
+    engines = [(name, int(ranks)) for name, ranks in (choice.split(":") for choice in options.engines.split(","))]
     print(
         "| model | engine | ranks | predicted MiB | measured MiB | difference |\n|---|---|---|---|---|---|", flush=True
     )
@@ -92,7 +125,7 @@ def main() -> None:
                 continue
             settings = [*own, *COMMON, f"trainer.max_steps={options.steps}", *options.settings]
             plan = predicted(settings, folder / "log")
-            for engine, ranks in ENGINES:
+            for engine, ranks in engines:
                 found, expected = measured(settings, engine, ranks, folder), plan[engine, ranks]
                 print(
                     f"| {case} | {engine} | {ranks} | {expected / 2**20:,.0f} | {found / 2**20:,.0f} "

@@ -47,11 +47,14 @@ class Batches:
         assert self.current is not None
         self.passed_over = sorted({*self.passed_over, self.current.number})
 
-    def coming(self, step: int, last_step: int, spare: int) -> Iterator[ListBatch]:
-        """All batches from that step's to the last one's, and `spare` more that may take the places of others."""
-        first = self.number(step)
-        shares = self.loader.iterate(first)
-        for number in range(first, self.number(last_step) + spare + 1):
+    def coming(self, step: int, last_step: int, spare: int) -> range:
+        """Numbers of all batches from that step's to the last one's, and `spare` more that may take others' places."""
+        return range(self.number(step), self.number(last_step) + spare + 1)
+
+    def read(self, numbers: range) -> Iterator[ListBatch]:
+        """The batches of these numbers, apart from the training's."""
+        shares = self.loader.iterate(numbers.start) if numbers else iter(())
+        for number in numbers:
             yield gather_batch(number, next(shares))
 
 

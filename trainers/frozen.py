@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from data.rows import ListBatch, ListExample
 from engines import preemption
@@ -24,7 +25,9 @@ from evaluation.scoring import Forward, represent_rows
 from losses.contracts import Lists
 from models.lora import has_adapters, reference
 from trainers.inputs import make_lists
-from trainers.run_files import PART_OF_REFERENCE_FILE, REFERENCE_FILE
+from trainers.run_files import REFERENCE_FILE
+
+ReadBatches = Callable[[range], Iterator[ListBatch]]
 
 
 class FrozenModel:
@@ -82,28 +85,26 @@ class Reference:
         values = self.of_batch.to(engine.device).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
-    def precompute(self, batches: Iterable[ListBatch], folder: Path, engine: Engine) -> None:
-        """For all `batches`, each pair once; kept in `folder`, from which a resumed run reads them. A preemption ends
-        it after a batch, on all ranks alike, and what has been made is kept too."""
-        file, part = folder / REFERENCE_FILE, folder / PART_OF_REFERENCE_FILE
-        self.known = broadcast_object(_read_known(file))
-        if self.known is None:
-            known: dict[int, list[float]] = broadcast_object(_read_known(part) or {})
-            for batch in batches:
-                all_agree(True)
-                if preemption.agreed():
-                    if is_main():
-                        _write_known(part, known)
-                    raise preemption.Preempted("while the reference was scored")
-                unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
-                if unknown:
-                    found = self._look(ListBatch(batch.number, unknown), engine).tolist()
-                    for example, row in zip(unknown, found, strict=True):
-                        known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
-            self.known = known
-            if is_main():
-                _write_known(file, known)
-                part.unlink(missing_ok=True)
+    def precompute(self, numbers: range, read: ReadBatches, folder: Path, engine: Engine) -> None:
+        """For all batches of these numbers, each pair once; kept in `folder`, from which a resumed run reads them and
+        goes on where it needs more. A preemption ends it after a batch, on all ranks alike."""
+        file = folder / REFERENCE_FILE
+        covered, known = broadcast_object(_read_known(file))
+        left = range(max(numbers.start, covered), numbers.stop)
+        for batch in tqdm(read(left), desc="reference", total=len(left), unit="batch", delay=2, disable=not is_main()):
+            all_agree(True)
+            if preemption.agreed():
+                if is_main():
+                    _write_known(file, batch.number, known)
+                raise preemption.Preempted("while the reference was scored")
+            unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
+            if unknown:
+                found = self._look(ListBatch(batch.number, unknown), engine).tolist()
+                for example, row in zip(unknown, found, strict=True):
+                    known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
+        if left and is_main():
+            _write_known(file, numbers.stop, known)
+        self.known = known
         self.copy = None
 
     def _look_up(self, batch: ListBatch) -> Tensor:
@@ -135,15 +136,18 @@ def _pairs(example: ListExample) -> list[int]:
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
-def _read_known(file: Path) -> dict[int, list[float]] | None:
+def _read_known(file: Path) -> tuple[int, dict[int, list[float]]]:
+    """The number of the first batch that is not scored, and the values of each pair."""
     if not file.is_file():
-        return None
+        return 0, {}
     with np.load(file) as stored:
-        return dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
+        known = dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
+        return int(stored["covered"]), known
 
 
-def _write_known(file: Path, known: Mapping[int, list[float]]) -> None:
+def _write_known(file: Path, covered: int, known: Mapping[int, list[float]]) -> None:
     unfinished = file.with_name(f".tmp-{file.name}")
-    np.savez(unfinished, pairs=np.array(list(known), dtype=np.int64), values=np.array(list(known.values()), np.float32))
+    pairs, values = np.array(list(known), dtype=np.int64), np.array(list(known.values()), np.float32)
+    np.savez(unfinished, covered=covered, pairs=pairs, values=values)
     flush(unfinished)
     unfinished.replace(file)

@@ -19,7 +19,6 @@ from engines.process_group import is_main, world_size
 from trainers.environment import describe_environment, launch_name, launched_before
 from trainers.redaction import redact_tree
 from trainers.run_files import (
-    PART_OF_REFERENCE_FILE,
     REFERENCE_FILE,
     cut_metrics,
     json_safe,
@@ -236,7 +235,7 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
     stopped before its first checkpoint, begun with other settings: a mistake that has been corrected)."""
     (folder / "traceback.txt").unlink(missing_ok=True)
     if anew:
-        for name in ("metrics.jsonl", REFERENCE_FILE, PART_OF_REFERENCE_FILE):
+        for name in ("metrics.jsonl", REFERENCE_FILE):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
         drop_unbegun(folder)

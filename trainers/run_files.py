@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE_FILE = "reference_scores.npz"  # of the model that training started from
-PART_OF_REFERENCE_FILE = "reference_scores.part.npz"  # those that a preempted run had made
 
 
 def write_whole(file: Path, text: str) -> None:

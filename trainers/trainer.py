@@ -187,10 +187,9 @@ class Trainer(ABC):
         )
         self.engine.model.train()
         if self.reference is not None and self.config.reference == "precomputed":
-            spare = self.config.max_nonfinite
-            batches = self.batches.coming(self.step + 1, self.config.max_steps, spare)
-            coming = tqdm(batches, desc="reference", unit="batch", delay=2, disable=not is_main())
-            self.reference.precompute(coming, self.run.path, self.engine)
+            spare = 0 if self.config.on_nonfinite == "stop" else self.config.max_nonfinite
+            numbers = self.batches.coming(self.step + 1, self.config.max_steps, spare)
+            self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
         owed = self.owes_evaluation
         if self.best_metric is None or owed:
             self.evaluate(self.start_result if self.step == 0 else None)

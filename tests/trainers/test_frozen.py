@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from running import make_trainer, run_several
+from running import make_trainer, run_several, run_until
 
 from data.rows import ListBatch
 from engines import preemption
@@ -38,18 +39,41 @@ def test_dpo_begins_at_log_2_and_precomputed_scores_are_those_of_the_frozen_mode
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
+def resumed_after_a_step(options: list[str], *changes: str) -> tuple[Any, list[int]]:
+    """The trainer of a run stopped after its first checkpoint, resumed with `changes`, and the batches whose reference
+    it scores."""
+    run_until([(options, 2)])
+    trainer = make_trainer([*options, *changes])
+    scored, look = [], trainer.reference._look
+    trainer.reference._look = lambda batch, engine: scored.append(batch.number) or look(batch, engine)
+    trainer.resume()
+    assert trainer.step == 1
+    trainer.start()
+    assert trainer.reference.copy is None
+    return trainer, scored
+
+
 def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
     options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
-    trainer = make_trainer(options)
-    trainer.config.__dict__["max_steps"] = 2  # stopped early
-    trainer.fit()
-    again = make_trainer(options)
-    again.resume()
-    assert again.step == 2
-    again.start()
-    assert again.reference.copy is None
-    first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (trainer, again))
+    again, scored = resumed_after_a_step(options)
+    assert scored == []
+    whole = make_trainer([*options, "run_name=whole"])
+    whole.start()
+    first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (whole, again))
     assert second == pytest.approx(first)
+
+
+def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_places(
+    tiny_run: list[str], tiny_reranker_dir: Path
+) -> None:
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
+    again, scored = resumed_after_a_step(options, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2")
+    assert scored == [3, 4], "the three batches of the run were scored before"
+    assert again.batches.of(3).number == 2
+    again.batches.pass_over()
+    batch = again.batches.of(3)
+    assert batch.number == 3
+    assert again.reference.inputs(batch, again.engine)["reference_scores"].isfinite().any()
 
 
 def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[int]]:
@@ -81,7 +105,7 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
 def test_a_preempted_reference_is_not_scored_twice(
     tiny_run: list[str], tiny_reranker_dir: Path, tmp_path: Path
 ) -> None:
-    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.max_nonfinite=0"]
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}"]
     for first, said, second in run_ranks(preempted_while_scoring, 2, options):
         assert (first, second) == ([0, 1], [2])
         assert "while the reference was scored" in said
