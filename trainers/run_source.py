@@ -11,6 +11,9 @@ from engines.manifest import first_problem
 from trainers.run_files import cut_metrics
 from trainers.run_settings import differences, read_config
 
+# Settings that decide which lists the number of a batch stands for.
+BATCHES = ("data.", "seed ", "trainer.batch_size ", "trainer.list_size ")
+
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint folder that resume=PATH means: the folder, or the text files `latest` and `best` beside it."""
@@ -32,10 +35,12 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
     """Copy the checkpoint and the metrics until then into the new `folder`.
 
     The best checkpoint until then and its metric stay the mark to beat if the run that they are of has these
-    `settings`; else dev, or what is measured of it, may be another: the new run measures its start."""
+    `settings`; else dev, or what is measured of it, may be another: the new run measures its start. Batches that were
+    left out stay so where their numbers stand for the same lists."""
     state, copied = read_state(checkpoint), folder / "checkpoints" / checkpoint.name
     shutil.copytree(checkpoint, copied)
-    if _is_of(checkpoint.parent.parent, settings):
+    changed = _changes(checkpoint.parent.parent, settings)
+    if not changed:
         best = checkpoint.with_name(f"step-{state.get('best_step') or 0:06d}")
         if best != checkpoint and (best / STATE_FILE).is_file():
             shutil.copytree(best, folder / "checkpoints" / best.name)
@@ -43,6 +48,8 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
             (folder / "checkpoints" / "best").write_text(best.name + "\n")
     else:
         state |= {"best_metric": None, "best_step": None, "owes_evaluation": True}
+        if any(line.startswith(BATCHES) for line in changed):
+            state["passed_over"] = []
         replace_state(copied, state)
     metrics = checkpoint.parent.parent / "metrics.jsonl"
     if metrics.is_file():
@@ -51,6 +58,7 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
     return copied, state
 
 
-def _is_of(run: Path, settings: Any) -> bool:
-    """Whether the run in that folder has these settings, up to what does not change its result."""
-    return (run / "config.yaml").is_file() and not differences(read_config(run), settings, ["run_name"])[0]
+def _changes(run: Path, settings: Any) -> list[str]:
+    """The settings that differ from those of the run in that folder and change its result."""
+    config = run / "config.yaml"
+    return differences(read_config(run), settings, ["run_name"])[0] if config.is_file() else ["data. of an unknown run"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from engines.checkpoints import STATE_FILE, CheckpointStore
+from engines.checkpoints import STATE_FILE, CheckpointStore, read_state
 from engines.testing import run_ranks
 from trainers.run_directory import RunDirectory
 
@@ -142,6 +142,16 @@ def test_a_broken_checkpoint_is_not_started_from(tmp_path):
     with pytest.raises(ValueError, match=r"best is a broken checkpoint: weights is missing"):
         RunDirectory.open(settings(tmp_path, resume=str(run.checkpoints / "best"), run_name="second"))
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize(("changes", "left_out"), [({"trainer__betas": [0.5, 0.9]}, [2]), ({"seed": 2}, [])])
+def test_batches_that_were_left_out_stay_so_where_they_are_the_same(tmp_path, changes, left_out):
+    run = RunDirectory.open(settings(tmp_path))
+    CheckpointStore(run.checkpoints).save(3, write, {"step": 3, "best_step": 3, "passed_over": [2]}, best=True)
+    source = str(run.checkpoints / "best")
+    run = RunDirectory.open(settings(tmp_path, resume=source, run_name="second", **changes))
+    assert run.checkpoint[1]["passed_over"] == left_out
+    assert read_state(run.checkpoint[0])["passed_over"] == left_out
 
 
 def test_other_data_is_refused(tmp_path):
