@@ -28,8 +28,10 @@ def below_first_stage(rows: Rows, metric: str) -> str | None:
     first_stage = rows.get("first stage")
     if model is None or first_stage is None or model[metric] >= first_stage[metric]:
         return None
-    remedy = "use the fused score" + (", or rerank fewer candidates (eval.depth)" if CEILING in rows else "")
+    fused = rows.get("fused", {})
+    remedies = ["use the fused score"] if fused.get(metric, 0.0) > model[metric] else []
+    remedies += ["rerank fewer candidates (eval.depth)"] if CEILING in rows else []
     return (
         f"warning: the model ranks worse than the first stage ({metric} {model[metric]:.4f} < "
-        f"{first_stage[metric]:.4f}): {remedy}"
+        f"{first_stage[metric]:.4f}): {', or '.join([*remedies, 'train longer'])}"
     )
