@@ -52,6 +52,13 @@ def disable_dropout(model: nn.Module) -> None:
             set_dropout(config, 0.0)
 
 
+def run_without_dropout(model: nn.Module, what: str) -> None:
+    """Dropout off, for good; ValueError where the user asked for some."""
+    if asked := getattr(model, "asked_dropout", 0.0):
+        raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
+    disable_dropout(model)
+
+
 @contextmanager
 def dropout_as_loaded(model: nn.Module) -> Iterator[None]:
     """Inside, the model's configuration states the dropout that it was loaded with: training that ran without it does

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from data.keys import stable_hash
 from data.rows import ListBatch
 from losses.contracts import Lists, Statistics, inputs_of
+from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig
-from trainers.trainer import Trainer, run_without_dropout
+from trainers.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,8 +21,8 @@ from engines.interruptible import Interruptible
 from engines.process_group import is_main, world_size
 from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult, Evaluator
-from losses.contracts import Lists, Statistics, compares_lists, reads_of
-from models.dropout import disable_dropout
+from losses.contracts import Lists, Statistics, reads_of
+from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.chunked import ChunkedBackward, Representations
 from trainers.first_update import check_adapters_moved
@@ -34,6 +33,7 @@ from trainers.nonfinite import write_down
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explained
 from trainers.run_directory import RunDirectory
+from trainers.step_statistics import batch_statistics, checksum
 
 
 class Trainer(ABC):
@@ -234,7 +234,7 @@ class Trainer(ABC):
             "loss": done.loss,
             "grad_norm": grad_norm,
             **done.statistics,
-            **self._batch_statistics(batch),
+            **batch_statistics(batch, self.loss),
             "learning_rate": learning_rate,
             "num_chunks": done.num_chunks,
             "padding_share": 1 - tokens / done.padded_tokens,
@@ -242,15 +242,6 @@ class Trainer(ABC):
             "tokens_per_s": tokens / seconds,
             "seconds": self.totals["seconds"],
         }
-
-    def _batch_statistics(self, batch: ListBatch) -> dict[str, float]:
-        """What documents a query is compared with: of the whole batch where the loss compares lists, else its own."""
-        documents, queries = int(batch.sizes.sum()), len(batch.sizes)
-        lost = batch.rows.truncated
-        truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
-        if not compares_lists(self.loss):
-            return {"documents_per_query": documents / queries, **truncated}
-        return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates), **truncated}
 
     def due(self, what: str) -> bool:
         """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""
@@ -334,16 +325,3 @@ class Trainer(ABC):
                 file=sys.stderr,
             )
         self.warned_idle_ranks = True
-
-
-def run_without_dropout(model: nn.Module, what: str) -> None:
-    """Dropout off, for good; ValueError where the user asked for some."""
-    if asked := getattr(model, "asked_dropout", 0.0):
-        raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
-    disable_dropout(model)
-
-
-def checksum(scores: Tensor) -> Tensor:
-    """Float64 sum of the scores times fixed weights cos(1), cos(2), ...: compares engines where a loss is always 0."""
-    weights = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).cos()
-    return (scores.double() * weights).sum()

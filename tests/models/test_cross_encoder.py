@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.dropout import disable_dropout
 from models.export import export_cross_encoder
-from models.lora import LoRAConfig
+from models.lora import LoRAConfig, reference
 
 QUERIES = ["what is python?", "green apple", "rank the list of documents", "value"]
 DOCUMENTS = ["a red apple", "python returns the value of a list " * 12, "x", "train to rank documents in python"]
@@ -259,6 +259,10 @@ def test_the_level_of_the_scores_can_be_held(tiny_bert_dir, lora):
     with torch.no_grad():
         model.get_parameter(held).add_(3.0)
     torch.testing.assert_close(score(model), scores + 3.0)
+    if lora is not None:
+        with reference(model):
+            torch.testing.assert_close(score(model), scores)
+        assert held not in trained()
 
 
 def test_load_refuses_a_model_without_head(tiny_bert_dir, tiny_reranker_dir):

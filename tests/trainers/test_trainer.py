@@ -12,7 +12,7 @@ import pytest
 import torch
 from running import make_trainer, metrics_of, run_to_the_end
 
-from trainers.trainer import checksum
+from trainers.step_statistics import checksum
 
 SUPERVISED = ["+exp=reranker_contrastive", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", *SUPERVISED[1:]]
