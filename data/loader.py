@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -77,6 +79,15 @@ def _start_worker(number: int) -> None:
     """Signals are for the rank: it needs its workers until it has stopped, and then ends them itself."""
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kill the workers that are left when the process ends: they ignore the signal by which multiprocessing would stop
+    them, and it would wait for them for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager

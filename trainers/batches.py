@@ -47,6 +47,10 @@ class Batches:
         assert self.current is not None
         self.passed_over = sorted({*self.passed_over, self.current.number})
 
+    def close(self) -> None:
+        """Stop the loader's processes."""
+        self._shares, self._coming = iter(()), None
+
     def coming(self, step: int, last_step: int, spare: int) -> range:
         """Numbers of all batches from that step's to the last one's, and `spare` more that may take others' places."""
         return range(self.number(step), self.number(last_step) + spare + 1)

@@ -119,6 +119,7 @@ class Trainer(ABC):
             if self.due("save"):
                 self.save()
         self.checkpoints.wait()
+        self.batches.close()
         self.progress.close()
 
     def resume(self) -> None:
