@@ -1,6 +1,8 @@
 import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -78,6 +80,26 @@ def test_workers_give_the_same_batches_and_stop(lists: TrainingLists, monkeypatc
     assert multiprocessing.active_children()
     batches.close()
     assert not multiprocessing.active_children()
+
+
+HELD_AT_EXIT = """
+from data.batches import Plan
+from data.loader import ListLoader
+
+class Numbers:
+    def __getitem__(self, key): return key
+    def plan(self, **options): return self
+    def batch(self, number): return [number]
+
+batches = ListLoader(Numbers(), batch_size=1, seed=0, rank=0, world_size=1, workers=1).iterate(0)
+print(next(batches))
+__import__("sys").batches = batches  # nobody closes it
+"""
+
+
+def test_a_process_ends_with_a_worker_that_nobody_has_stopped():
+    done = subprocess.run([sys.executable, "-c", HELD_AT_EXIT], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[0]\n"), done.stderr
 
 
 def test_bad_options(lists: TrainingLists):
