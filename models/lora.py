@@ -95,11 +95,11 @@ def reference(model: Model) -> Iterator[Model]:
         raise ValueError("reference scores from the model itself need LoRA, and nothing trained beside it")
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     with ExitStack() as stack:
+        for parameter, trains in trained.items():  # peft would train all of the head again, also what is held
+            stack.callback(parameter.requires_grad_, trains)
         for wrapped in _wrapped(model):
             stack.enter_context(wrapped.disable_adapter())
         yield model
-    for parameter, trains in trained.items():  # peft trains all of the head again, also what is held
-        parameter.requires_grad_(trains)
 
 
 def _wrapped(model: nn.Module) -> list[PeftModel]:

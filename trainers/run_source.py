@@ -40,7 +40,7 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
     state, copied = read_state(checkpoint), folder / "checkpoints" / checkpoint.name
     shutil.copytree(checkpoint, copied)
     changed = _changes(checkpoint.parent.parent, settings)
-    if not changed:
+    if changed == []:
         best = checkpoint.with_name(f"step-{state.get('best_step') or 0:06d}")
         if best != checkpoint and (best / STATE_FILE).is_file():
             shutil.copytree(best, folder / "checkpoints" / best.name)
@@ -48,7 +48,7 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
             (folder / "checkpoints" / "best").write_text(best.name + "\n")
     else:
         state |= {"best_metric": None, "best_step": None, "owes_evaluation": True}
-        if any(line.startswith(BATCHES) for line in changed):
+        if changed is None or any(line.startswith(BATCHES) for line in changed):
             state["passed_over"] = []
         replace_state(copied, state)
     metrics = checkpoint.parent.parent / "metrics.jsonl"
@@ -58,7 +58,7 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
     return copied, state
 
 
-def _changes(run: Path, settings: Any) -> list[str]:
-    """The settings that differ from those of the run in that folder and change its result."""
+def _changes(run: Path, settings: Any) -> list[str] | None:
+    """The settings that differ from those of the run in that folder and change its result; None: it has none."""
     config = run / "config.yaml"
-    return differences(read_config(run), settings, ["run_name"])[0] if config.is_file() else ["data. of an unknown run"]
+    return differences(read_config(run), settings, ["run_name"])[0] if config.is_file() else None
