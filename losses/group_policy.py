@@ -76,9 +76,11 @@ class GroupPolicy(PolicyOptions, ABC):
         """Positions of the longest action; None: as many as the batch has."""
         return None
 
-    def on_policy_surrogate(self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor) -> Surrogate:
-        """The loss of an estimator without advantages and ratio (`on_policy_only`)."""
-        raise NotImplementedError
+    def on_policy_surrogate(
+        self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor
+    ) -> Surrogate | None:
+        """The loss of an estimator without advantages (`on_policy_only`); None: it is the policy gradient's."""
+        return None
 
     def __call__(
         self,
@@ -117,9 +119,8 @@ class GroupPolicy(PolicyOptions, ABC):
         outcome = self.outcome(actions, labels, mask)
         existing, teaching = self.groups(labels, mask)
         counted = teaching & ~(all_equal(outcome.total) & self.skip_zero_std)
-        if self.on_policy_only:
-            surrogate = self.on_policy_surrogate(policy, labels, mask, ratio)
-        else:
+        surrogate = self.on_policy_surrogate(policy, labels, mask, ratio)
+        if surrogate is None:
             penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.charge(old, reference)
             surrogate = self._policy_gradient(policy, self._advantages(outcome, penalty, counted), ratio)
         kl = None if reference is None else self._kl(policy, reference, ratio)

@@ -65,8 +65,12 @@ class PlackettLuceGRPO(RankingPolicyOptions, GroupPolicy):
         kl = old.kl(reference)
         return torch.cat([kl[..., 1:], torch.zeros_like(kl[..., :1])], dim=-1)
 
-    def on_policy_surrogate(self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor) -> Surrogate:
+    def on_policy_surrogate(
+        self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor
+    ) -> Surrogate | None:
         """PL-Rank-2's."""
+        if not self.on_policy_only:
+            return None
         assert isinstance(policy, PositionDistributions)
         objective = torch.zeros_like(policy.log_probs)
         for reward, weight in zip(self.rewards.rewards, self.rewards.weights, strict=True):
