@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,7 @@ def measured(settings: list[str], engine: str, ranks: int, folder: Path) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=1, help="the heap differs from run to run: median and range")
     parser.add_argument("--only", default="", help="cases whose names hold this")
     parser.add_argument("--engines", default="torch:1,zero2:2", metavar="NAME:RANKS,...")
     parser.add_argument("settings", nargs="*", help="further settings of all runs: data=beir data.path=...")
@@ -126,12 +128,15 @@ def main() -> None:
             settings = [*own, *COMMON, f"trainer.max_steps={options.steps}", *options.settings]
             plan = predicted(settings, folder / "log")
             for engine, ranks in engines:
-                found, expected = measured(settings, engine, ranks, folder), plan[engine, ranks]
-                print(
-                    f"| {case} | {engine} | {ranks} | {expected / 2**20:,.0f} | {found / 2**20:,.0f} "
-                    f"| {expected / found - 1:+.1%} |",
-                    flush=True,
-                )
+                found = sorted(measured(settings, engine, ranks, folder) for _ in range(options.repeats))
+                print(f"| {case} | {engine} | {ranks} | {table_cells(plan[engine, ranks], found)} |", flush=True)
+
+
+def table_cells(expected: float, found: list[float]) -> str:
+    """The prediction, the median of the sorted runs with their range, and the difference of the two."""
+    middle = statistics.median(found)
+    width = f" ({found[0] / 2**20:,.0f} to {found[-1] / 2**20:,.0f})" if len(found) > 1 else ""
+    return f"{expected / 2**20:,.0f} | {middle / 2**20:,.0f}{width} | {expected / middle - 1:+.1%}"
 
 
 if __name__ == "__main__":
