@@ -9,6 +9,12 @@ from typing import Any
 from data.list_options import ListOptions
 
 
+def check_timeout(timeout_s: float) -> None:
+    """Raise ValueError for a number of seconds that is too short, or endless."""
+    if not 10 <= timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be at least 10 seconds and finite, got {timeout_s}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage of a run: what it optimises, for how long, on which training lists. All else is the run's."""
@@ -46,5 +52,4 @@ class RunConfig:
     push_to_hub: str | None = None  # owner/name on the hub
 
     def __post_init__(self) -> None:
-        if not 10 <= self.timeout_s < math.inf:
-            raise ValueError(f"timeout_s must be at least 10 seconds and finite, got {self.timeout_s}")
+        check_timeout(self.timeout_s)

@@ -191,9 +191,10 @@ def _save(details: str) -> Path | None:
 
 
 def _how_to_resume() -> str:
-    places = ("checkpoints/step-*", "stages/*/checkpoints/step-*")
-    found = [step for place in places for step in sorted(_run_folder.glob(place))] if _run_folder else []
+    places = ("checkpoints/step-*", "stages/*/checkpoints/step-*", "trl/checkpoint-*")
+    found = [step for place in places for step in _run_folder.glob(place)] if _run_folder else []
     steps = [step for step in found if not step.suffix]  # without those set aside as .broken
+    steps.sort(key=lambda step: (step.parent, len(step.name), step.name))
     if steps:
         return f"the same command with resume=auto (the default) continues from {steps[-1]}"
     return "no checkpoint was written yet, the same command starts again"

@@ -23,6 +23,8 @@ from evaluation.retrieval import BM25
 from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import paired_test
 from launch.compose import instantiate
+from launch.config import check_timeout
+from launch.errors import end_process
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
@@ -41,9 +43,11 @@ class EvaluationConfig:
     precision: str = "auto"
     seed: int = 42
     output: str | None = None
+    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the others
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        check_timeout(self.timeout_s)
         if self.retrieves and isinstance(self.model, CrossEncoderConfig | LLMRerankerConfig):
             raise ValueError("eval=retrieval needs embeddings, a reranker has none: choose eval=reranking")
         if isinstance(self.model, BM25) and not self.retrieves:
@@ -83,7 +87,7 @@ class CandidatesOf:
 def evaluate(config: DictConfig) -> float:
     """Print the table and write `output`; returns the model's `eval.metric`."""
     settings: EvaluationConfig = instantiate(config)
-    process_group.start()
+    process_group.start(settings.timeout_s, end_process)
     if not isinstance(settings.model, BM25):
         # A model that cannot be had is known before the data is read.
         resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)

@@ -15,6 +15,8 @@ from typing import Any
 from data.collection import Collection
 from data.keys import stable_hash
 from data.lists import TrainingLists
+from engines import peers, preemption
+from engines.collectives import all_agree
 from models.prompt_tokenizer import PromptTokenizer
 from models.reasoning_template import ReasoningTemplate
 
@@ -182,15 +184,24 @@ def make_trl_trainer(
     tokenizer: Any,
     log: Callable[[Mapping[str, float], int], None],
 ) -> Any:
-    """TRL's `GRPOTrainer`; `log(metrics, step)` gets what it logs, and what a resumed run has logged before."""
+    """TRL's `GRPOTrainer`; `log(metrics, step)` gets what it logs, and what a resumed run has logged before. It saves
+    and stops at the step at which the ranks agree on a preemption."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
-    class Log(TrainerCallback):
+    class Watched(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             for logs in state.log_history:
                 log(logs, logs["step"])
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            peers.at(state.global_step + 1)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            all_agree(True)
+            if preemption.agreed():
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             if "loss" in given["logs"]:
@@ -207,5 +218,5 @@ def make_trl_trainer(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[Log()],
+        callbacks=[Watched()],
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from engines.preemption import Preempted
 from evaluation.reranking import RerankingEvaluator
 from launch.compose import compose, instantiate
 from launch.reasoning import ReasonConfig, plain_language_model, reason
@@ -114,6 +117,28 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
     assert [(line["split"], line["step"]) for line in found] == [(line["split"], line["step"]) for line in expected]
     for one, two in zip(expected, found, strict=True):
         assert two.get("reward_mean") == one.get("reward_mean")
+
+
+def test_a_preempted_run_saves_its_step_and_goes_on(options: list[str], tmp_path: Path, monkeypatch) -> None:
+    def preempted(*given: Any) -> Any:
+        reward = first_token_is_even(*given)
+
+        def correctness(completion_ids: list[list[int]], relevant: list[bool], **_: Any) -> list[float]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return reward(completion_ids, relevant)
+
+        return correctness
+
+    options = [*options, "trainer.save_every=50"]
+    with monkeypatch.context() as patch:
+        patch.setattr(reasoning, "correctness_reward", preempted)
+        with pytest.raises(Preempted, match="preempted by SIGTERM at step 1"):
+            reason(compose(options, "reason"))
+    run = tmp_path / "outputs" / "reason"
+    assert [folder.name for folder in (run / "trl").glob("checkpoint-*")] == ["checkpoint-1"]
+    monkeypatch.setattr(reasoning, "correctness_reward", first_token_is_even)
+    reason(compose(options, "reason"))
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
 
 
 def test_rewards_are_of_answers_in_format(tiny_causal_dir: Path) -> None:
