@@ -79,7 +79,10 @@ class Collection:
                 "file or use data/candidates=bm25"
             )
         if name not in self.splits:
-            raise ValueError(f"data {self.name} has no {name} split (it has: {', '.join(self.splits)})")
+            raise ValueError(
+                f"data {self.name} has no {name} split (it has: {', '.join(self.splits)}): add its "
+                "judgements, or choose other data"
+            )
         split = self.splits[name]
         if name == "train" and self.keeps_unlabelled:
             return split

@@ -39,7 +39,9 @@ def read_json_lines(path: Path) -> Iterator[Record]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: malformed JSON ({error.msg} at column {error.colno})") from None
+            raise ValueError(
+                f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+            ) from None
         except RecursionError:
             raise ValueError(f"{where}: malformed JSON (nested too deeply)") from None
         except ValueError as error:  # an integer of thousands of digits

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -15,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.batches import Plan
 from data.rows import ListExample
+
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class Lists(Protocol):
@@ -76,9 +80,12 @@ def _as_they_are(examples: list[ListExample]) -> list[ListExample]:
 
 
 def _start_worker(number: int) -> None:
-    """Signals are for the rank: it needs its workers until it has stopped, and then ends them itself."""
+    """Signals are for the rank: it needs its workers until it has stopped, and then ends them itself. Where the rank is
+    killed, the kernel (Linux) kills them with it: they would wait for ever for somebody to take their last lists."""
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @atexit.register

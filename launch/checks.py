@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from data.collection import JUDGED_LISTS
 from data.mixture import Mixture
 from evaluation.reranking import RerankingConfig
 from launch.config import RunConfig
-from launch.fit import check_fit
+from launch.fit import check_fit, lacking
 from losses.contracts import all_losses, compares_embeddings, compares_lists, reads_of
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
@@ -170,5 +171,12 @@ def check_data(settings: RunConfig, collection: Any) -> None:
     provides = set(collection.provided(settings.trainer.list_size))
     if settings.teacher is not None:
         provides.add("teacher_scores")
+    if (
+        settings.trainer.list_size == 1
+        and lacking(settings.loss, provides)
+        and not lacking(settings.loss, JUDGED_LISTS)
+    ):
+        name = type(settings.loss).__name__
+        raise ValueError(f"trainer.list_size=1: loss {name} learns from several documents of a query: raise it")
     embeddings = isinstance(settings.model, BiEncoderConfig)
     check_fit(settings.loss, frozenset(provides), collection.name, embeddings=embeddings)

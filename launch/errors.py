@@ -20,7 +20,6 @@ from typing import NoReturn
 
 from engines.preemption import REQUEUE, SIGNALS, Preempted
 from trainers.redaction import redact
-from trainers.run_lock import InUse
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -28,14 +27,21 @@ GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, be
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 _run_folder: Path | None = None
+_begun = False  # whether this process trains in the run folder
 _interrupted = threading.Event()
 _leaving = threading.Lock()  # the process ends once, by its own error or by another rank's
 
 
 def set_run_folder(folder: Path | None) -> None:
-    """Where `reported` leaves `traceback.txt` and looks for checkpoints; nothing is written while it does not exist."""
-    global _run_folder
-    _run_folder = folder
+    """Where `reported` looks for checkpoints, and once `run_begun` leaves `traceback.txt`."""
+    global _run_folder, _begun
+    _run_folder, _begun = folder, False
+
+
+def run_begun() -> None:
+    """The run folder is this process's: before, it may be that of another run, which a mistake must not touch."""
+    global _begun
+    _begun = True
 
 
 @contextmanager
@@ -136,7 +142,7 @@ def _print(error: BaseException, line: str | None, details: str) -> None:
     where = f" (on rank {rank})" if rank else ""
     kind = "" if isinstance(error, Preempted) else f"error{where}: "
     stopped = _interrupted.is_set() or isinstance(error, Preempted)
-    saved = None if stopped or line is None or isinstance(error, InUse) else _save(details)
+    saved = None if stopped or line is None else _save(details)
     hint = f" (traceback: {saved})" if saved else ""
     _end_progress_bars()
     if rank:
@@ -180,8 +186,8 @@ def _tell_torchrun(message: str, details: str, *, is_cause: bool = True) -> None
 
 
 def _save(details: str) -> Path | None:
-    """Leave the traceback in the run directory, where there is one that is not finished."""
-    if _run_folder is None or not _run_folder.is_dir() or (_run_folder / "summary.json").exists():
+    """Leave the traceback in the run directory, where this process has begun one that is not finished."""
+    if not _begun or _run_folder is None or not _run_folder.is_dir() or (_run_folder / "summary.json").exists():
         return None
     file = _run_folder / "traceback.txt"
     with suppress(OSError):

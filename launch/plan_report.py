@@ -106,7 +106,10 @@ def _suggestion(plan: Plan, found: Estimate) -> str:
         return f"too large: trainer.kept_chunks={max(int(kept + free / chunk), 0)}"
     possible = min(int(kept + free / chunk), found.num_chunks)
     if possible > kept:
-        return f"room for trainer.kept_chunks={possible} of the rank's {found.num_chunks} chunks: fewer run twice"
+        twice = found.num_chunks - possible
+        return (
+            f"fits, even trainer.kept_chunks={possible}: then {twice} of the rank's {found.num_chunks} chunks run twice"
+        )
     if machine.device == "cuda" and found.num_chunks > 1:
         fitting = options.token_budget
         while fitting * 2 <= MAX_BUDGET and plan.token_bytes * 2 * fitting * min(kept, 1) <= free:

@@ -27,7 +27,7 @@ from evaluation.table import format_table
 from launch.before import read_before, write_before
 from launch.compose import instantiate
 from launch.config import check_timeout
-from launch.errors import end_process
+from launch.errors import end_process, run_begun
 from launch.finish import adopt_prompts, store_run
 from models.export import export
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -89,6 +89,7 @@ def reason(config: DictConfig) -> float:
         bf16=uses_bf16("auto", device),
     )
     run = RunDirectory.open(config)  # after what a user may have to correct
+    run_begun()
     if run.finished:
         assert run.summary is not None
         if process_group.is_main():

@@ -19,7 +19,8 @@ def place_stages(plain: dict[str, Any], given: Collection[str]) -> dict[str, Any
     if not isinstance(nodes, dict):
         return plain
     if not isinstance(stages, list):
-        raise ValueError(f"stages={stages!r} is not a list of names: write stages=[{stages}]")
+        names = stages if stages in nodes else ",".join(nodes)
+        raise ValueError(f"stages={stages!r} is not a list of names: write stages=[{names}]")
     known = [name for name, node in nodes.items() if isinstance(node, dict) and "_target_" in node]
     _check_names(stages, nodes, known)
     if not known:

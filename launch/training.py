@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from launch.before import adopt_end, before_folder, read_before, read_dev, write
 from launch.checks import check_data, check_model, check_parts
 from launch.compose import instantiate
 from launch.config import RunConfig
-from launch.errors import end_process
+from launch.errors import end_process, run_begun
 from launch.finish import finish, model_card, print_results, record, upload
 from launch.stages import Stage, gather_results, join_summaries, stages_of, training_data
 from losses.contracts import compares_lists, ignores_shifts, reads_of
@@ -61,6 +62,7 @@ def train(config: DictConfig) -> float | None:
     preemption.defer()
     process_group.start(settings.timeout_s, end_process)
     run = RunDirectory.open(config)  # after what a user may have to correct: resume=none moves an older run aside
+    run_begun()
     if run.finished:
         return show_finished(run, settings.push_to_hub)
     run.describe_data(collection.name, collection.fingerprint)
@@ -276,6 +278,8 @@ def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Pa
     folder = run.path / "runs"
     metrics = broadcast_object(read_before(folder, known) if process_group.is_main() else None)
     if metrics is None:
+        if process_group.is_main():
+            print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
         result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
         metrics = result.metrics
         if process_group.is_main():

@@ -90,7 +90,9 @@ class PromptTokenizer(ModelTokenizer):
         ids = self._ids(answer)
         if len(ids) != 1:
             pieces = ", ".join(self.tokenizer.convert_ids_to_tokens(ids))
-            raise ValueError(f"template.{name}={answer!r} is {len(ids)} tokens of this model ({pieces}): choose one")
+            raise ValueError(
+                f"template.{name}={answer!r} is {len(ids)} tokens of this model ({pieces}): choose a text that is one"
+            )
         return ids[0]
 
     def _pieces(self, instruction: str | None) -> list[list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -167,7 +169,8 @@ def _look(config: DictConfig, folder: Path) -> tuple[Path | None, bool]:
             f"resume={config.resume}: a run with stages starts from no checkpoint: name the stages to train and what "
             "they start from, stages=[...] model.name_or_path=RUN/stages/1-NAME/model"
         )
-    claim(folder)
+    with _writable(config):
+        claim(folder)
     begun, finished = (folder / "config.yaml").is_file(), (folder / "summary.json").is_file()
     return source, config.resume == "auto" and begun and not finished and not begun_stages(folder)
 
@@ -193,7 +196,8 @@ def _prepare(
             _continue(folder, found, rounding, anew=bool(changed))
     else:
         moved = _move_aside(folder)
-        (folder / "checkpoints").mkdir(parents=True)
+        with _writable(config):
+            (folder / "checkpoints").mkdir(parents=True)
         if source is not None:
             source = relocate(source, folder, moved)
             found = start_from(source, folder, settings)
@@ -211,6 +215,19 @@ def _folder(config: DictConfig) -> Path:
     if not name or name.startswith(".") or len(name) > 200 or not name.isprintable() or set(name) & set("/\\"):
         raise ValueError(f"run_name={name!r} is not a folder's name: at most 200 characters, no / or \\, no . in front")
     return Path(config.output_dir) / name
+
+
+@contextmanager
+def _writable(config: DictConfig) -> Iterator[None]:
+    """Name the option where the block can make no folder or file. A full disk is told as what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"output_dir={config.output_dir}: {error.filename} cannot be made ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _refusal(folder: Path, changed: Sequence[str], stages: Sequence[str]) -> str:

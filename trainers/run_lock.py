@@ -16,14 +16,10 @@ LEASE_S = 120.0  # for another host's: a server of files keeps a dead host's loc
 _held: dict[Path, int] = {}  # lock file -> its open descriptor
 
 
-class InUse(ValueError):
-    """Another process trains in the run directory: nothing there is this one's."""
-
-
 def claim(folder: Path) -> None:
     """Lock the run directory `folder` for this process, until it ends, however it ends.
 
-    Raises InUse, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
+    Raises ValueError, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
     beside the folder, which may be moved; children do not inherit it. Where the file system has no locks, a warning.
     """
     file = folder.parent.resolve() / f".{folder.name}.lock"
@@ -42,7 +38,9 @@ def claim(folder: Path) -> None:
         waited_s = time.monotonic() - began
         if waited_s > (WAIT_S if is_here else LEASE_S):
             os.close(descriptor)
-            raise InUse(f"{folder} is in use by {holder or 'another process'}: let it end, or choose another run_name")
+            raise ValueError(
+                f"{folder} is in use by {holder or 'another process'}: let it end, or choose another run_name"
+            )
         if waited_s > WAIT_S and not told:
             print(f"{folder} is locked by {holder}: waiting up to {LEASE_S:.0f} s", file=sys.stderr, flush=True)
             told = True

@@ -276,6 +276,7 @@ class Trainer(ABC):
         value = metrics[self.evaluator.config.metric]
         if is_main():
             self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
+        self.progress.unpause()  # the time left is that of training steps
         if self.best_metric is None or value > self.best_metric:
             self.best_metric, self.best_step, self.best_result = value, self.step, result
             self.save(best=True)

@@ -3,7 +3,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +102,41 @@ __import__("sys").batches = batches  # nobody closes it
 def test_a_process_ends_with_a_worker_that_nobody_has_stopped():
     done = subprocess.run([sys.executable, "-c", HELD_AT_EXIT], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "[0]\n"), done.stderr
+
+
+KILLED = """
+import multiprocessing, time
+from data.loader import ListLoader
+
+class Large:
+    def __getitem__(self, key): return bytes(1 << 20)  # more than a pipe holds: the worker waits to hand it on
+    def plan(self, **options): return self
+    def batch(self, number): return [number]
+
+batches = ListLoader(Large(), batch_size=1, seed=0, rank=0, world_size=1, workers=1).iterate(0)
+next(batches)
+print(multiprocessing.active_children()[0].pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's doing")
+def test_a_worker_dies_with_its_killed_rank():
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout is not None
+        worker = Path(f"/proc/{rank.stdout.readline().strip()}/stat")
+        rank.kill()
+    deadline = time.monotonic() + 20
+    while is_alive(worker):
+        assert time.monotonic() < deadline, "it waits for ever"
+        time.sleep(0.05)
+
+
+def is_alive(process: Path) -> bool:
+    try:
+        return process.read_text().rpartition(")")[2].split()[0] != "Z"  # nobody may have taken its exit status
+    except OSError:
+        return False
 
 
 def test_bad_options(lists: TrainingLists):

@@ -65,8 +65,11 @@ def main(config):
     rank = int(os.environ.get("RANK", "0"))
     print(f"run_name={job.run_name} size={job.tool.size}", flush=True)
     what = job.tool.path
-    if what == "mistake":
+    if what in ("mistake", "refusal"):
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
+        if what == "mistake":
+            from launch.errors import run_begun
+            run_begun()
         raise ValueError("corpus.jsonl:7\\nis not JSON")
     if what == "bug":
         raise KeyError("a bug")

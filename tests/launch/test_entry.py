@@ -14,7 +14,6 @@ import pytest
 from safetensors import SafetensorError
 
 from launch import errors
-from trainers.run_lock import InUse
 
 ENVIRONMENT = {
     name: value
@@ -95,11 +94,11 @@ def test_a_mistake_in_a_run_keeps_its_traceback_in_the_run_directory(stand_in_fo
     assert "raise ValueError" in (tmp_path / "outputs" / "job" / "traceback.txt").read_text()
 
 
-def test_a_refused_second_process_leaves_nothing_in_the_run_directory(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(errors, "_run_folder", tmp_path)
-    errors._print(InUse("outputs/x is in use by process 1 on h"), "outputs/x is in use by process 1 on h", "details")
-    assert capsys.readouterr().err == "error: outputs/x is in use by process 1 on h\n"
-    assert list(tmp_path.iterdir()) == []
+def test_a_refused_command_leaves_nothing_in_the_run_directory(stand_in_folder, tmp_path):
+    """Before it has begun, the run there may be another's, perhaps another process trains in it."""
+    done = start(stand_in_folder, "tool.path=refusal", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: corpus.jsonl:7 is not JSON\n")
+    assert [child.name for child in (tmp_path / "outputs" / "job").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,12 @@ def test_a_wrong_name_or_path_is_refused(tmp_path, changes, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"output_dir=.*file: .*file cannot be made \(.*\); choose another folder"):
+        RunDirectory.open(settings(tmp_path / "file"))
+
+
 def open_on_every_rank(root: str) -> list[str]:
     """What each of four calls gives: a run, the refusal, the finished run."""
     run = RunDirectory.open(settings(Path(root)))
