@@ -208,10 +208,20 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     for name in dims:
         if dev := _series(lines, "dev", name):
             figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
-    for name, title in (CURVES | parts).items():
+    titles = CURVES | parts
+    if _has(lines, "reward_mean"):
+        titles["loss"] = "Loss (of a policy: zero in value at ratio 1, read the reward)"
+    for name, title in titles.items():
+        if name == "clip_fraction" and not _has(lines, name):
+            continue  # one update per batch: nothing can be clipped
         if series := _series(lines, "train", name):
             figures.append(draw(title, series, smooth=name != "learning_rate"))
     return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
+
+
+def _has(lines: list[dict[str, Any]], name: str) -> bool:
+    """Whether the metric is anywhere different from zero."""
+    return any(line.get(name) for line in lines)
 
 
 def _series(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:

@@ -80,6 +80,10 @@ def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
             f"model {folder.path} brings Python files of its own, which would be run: read them, and if you trust them "
             "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)"
         )
+    if isinstance(error, SafetensorError):
+        return ValueError(
+            f"model {folder.path}: its weights are no whole safetensors file ({first_line(error)}): copy them again"
+        )
     return ValueError(f"model {folder.path}: {first_line(error)}")
 
 
