@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
 BLOCK = 8192  # tokens of the vocabulary whose logits are held at a time
 
 
@@ -31,10 +32,13 @@ class LogitTransform:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> LogitTransform:
-        """From `final_logit_softcapping` (Gemma), `logit_scale` (Cohere) and `logits_scaling` (Granite)."""
-        scale = getattr(config, "logit_scale", None) or 1.0
-        divisor = getattr(config, "logits_scaling", None) or 1.0
-        return cls(scale / divisor, getattr(config, "final_logit_softcapping", None))
+        """From `final_logit_softcapping` (Gemma), `logits_soft_cap` (RecurrentGemma), `logit_scale` (Cohere),
+        `lm_head_multiplier` (Falcon-H1) and `logits_scaling`, by which HyperCLOVA X multiplies and Granite divides."""
+        factor = getattr(config, "logits_scaling", None) or 1.0
+        scale = factor if config.model_type.startswith("hyperclovax") else 1.0 / factor
+        for name in ("logit_scale", "lm_head_multiplier"):
+            scale *= getattr(config, name, None) or 1.0
+        return cls(scale, next(filter(None, (getattr(config, name, None) for name in CAPS)), None))
 
     def __call__(self, logits: Tensor) -> Tensor:
         scaled = logits * self.scale
@@ -45,6 +49,34 @@ class LogitTransform:
         if self.cap is None:
             return self.scale
         return self.scale * (1 - torch.tanh(logits * self.scale / self.cap).square())
+
+
+@torch.no_grad()
+def check_transform(model: PreTrainedModel, transform: LogitTransform) -> None:
+    """Raise ValueError where the logits of `model` are not `transform` of its head's, which scores would silently miss.
+
+    Compared on a few tokens, with the head's output enlarged to where a cap shows; not for a model without data.
+    """
+    head: Any = model.get_output_embeddings()
+    if head.weight.is_meta:
+        return
+    was_training, own, hook = model.training, head.forward, vars(head).get("forward")
+    ids = torch.arange(8, device=head.weight.device).unsqueeze(0)
+    try:
+        model.eval()
+        raw = own(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        gain = 100.0 / raw.abs().max().clamp(min=1e-6)
+        head.forward = lambda hidden: own(hidden) * gain
+        found = model(input_ids=ids, use_cache=False).logits
+    finally:
+        vars(head).pop("forward", None)
+        if hook is not None:  # a library's own
+            head.forward = hook
+        model.train(was_training)
+    expected = transform(raw * gain).to(found.device)
+    if (found - expected).abs().max() > 0.02 * expected.abs().max():
+        kind = model.config.model_type
+        raise ValueError(f"{kind} computes its logits in a way that is not read here: choose another model")
 
 
 def answer_with(head: nn.Module, yes: int, no: int, transform: LogitTransform) -> None:

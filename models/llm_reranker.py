@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from models.answer_head import LogitTransform, answer_with
+from models.answer_head import LogitTransform, answer_with, check_transform
 from models.dropout import ask_dropout, check_dropout
 from models.folder import ModelFolder, read_json
 from models.loading import activation_of, load_backbone, load_config, recompute_activations
@@ -82,9 +82,10 @@ class LLMRerankerConfig:
                 backbone = merge_saved(backbone, folder.backbone)
             tokenizer = self._tokenizer(folder, backbone)
             yes, no = tokenizer.answer_ids()
-            head = _output_head(backbone, folder)
+            head, transform = _output_head(backbone, folder), LogitTransform.of(config)
+            check_transform(backbone, transform)
             wrapped = self.lora.wrap(backbone, "CAUSAL_LM", unused=[head]) if self.lora else backbone
-        answer_with(backbone.get_submodule(head), yes, no, LogitTransform.of(config))
+        answer_with(backbone.get_submodule(head), yes, no, transform)
         if self.gradient_checkpointing:
             recompute_activations(wrapped)
         activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()

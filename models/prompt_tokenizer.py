@@ -39,7 +39,7 @@ class PromptTokenizer(ModelTokenizer):
         """
         before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
         pieces = self._pieces(query_prompt)
-        room = self._room(pieces, query_prompt)
+        room = self._room(pieces, query_prompt, before)
         shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
         texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
         rows, cut = self._join(pieces, texts, kept=len(before))
@@ -69,12 +69,12 @@ class PromptTokenizer(ModelTokenizer):
     @property
     def query_limit(self) -> int:
         """Tokens of the longest query that is not cut, beside the template's own instruction."""
-        return self._most(self._room(self._pieces(None), None))
+        return self._most(self._room(self._pieces(None), None, self.prompt_template.document_prompt))
 
     def check(self) -> None:
         """Raises ValueError where the template does not fit the tokenizer or the length."""
         self.answer_ids()
-        self._room(self._pieces(None), None)
+        self._room(self._pieces(None), None, self.prompt_template.document_prompt)
 
     def adopting(self, query_prompt: str | None, document_prompt: str | None) -> PromptTokenizer:
         """A tokenizer whose own instruction and whose text before documents are those."""
@@ -99,14 +99,15 @@ class PromptTokenizer(ModelTokenizer):
         template = self.prompt_template
         return template.instructed(template.instruction if instruction is None else instruction)
 
-    def _room(self, pieces: list[list[str]], instruction: str | None) -> int:
-        """Tokens that the prompt leaves to query and document."""
-        fixed = sum(len(self._ids("".join(piece[::2]))) for piece in pieces)
+    def _room(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
+        """Tokens that the prompt, with the text `before` the document, leaves to query and document."""
+        fixed = sum(map(len, self._batch_ids(["".join(piece[::2]) for piece in pieces] + [before] * bool(before))))
         if self.max_length - fixed < LEAST_ROOM:
             given = self.prompt_template.instruction if instruction is None else instruction
+            more = f" and {before[:40]!r} before the document" if before else ""
             raise ValueError(
                 f"model.max_length={self.max_length}: the prompt takes {fixed} tokens with its instruction "
-                f"{given[:40]!r} and is never cut: raise it to {fixed + LEAST_ROOM} or more"
+                f"{given[:40]!r}{more} and is never cut: raise it to {fixed + LEAST_ROOM} or more"
             )
         return self.max_length - fixed
 

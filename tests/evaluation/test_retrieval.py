@@ -43,6 +43,7 @@ def test_bm25_reproduces_the_known_figures_as_a_model_and_as_the_first_stage(nam
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", FIGURES)
 def test_minilm_reproduces_the_known_figures(name, tmp_path):
     documents, split = _test_split(name, tmp_path)

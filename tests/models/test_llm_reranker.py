@@ -13,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from models.answer_head import LogitTransform
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
 from models.prompt_template import PromptTemplate
 
+MAMBA = {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 ARCHITECTURES = {
     "qwen2": {},
     "qwen3": {"tie_word_embeddings": False},
@@ -24,6 +26,18 @@ ARCHITECTURES = {
     "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "initializer_range": 2.0},  # logits far beyond the cap
     "cohere": {"logit_scale": 3.0},
     "granite": {"logits_scaling": 2.0},
+    "hyperclovax": {"logits_scaling": 2.0, "head_dim": 8},  # multiplied, not divided
+    "falcon_h1": {"lm_head_multiplier": 3.0, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, **MAMBA},
+    "recurrent_gemma": {
+        "num_hidden_layers": 3,
+        "block_types": ["recurrent", "recurrent", "attention"],
+        "lru_width": 32,
+        "attention_window_size": 2048,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "logits_soft_cap": 1.0,
+        "initializer_range": 1.0,
+    },
     "gpt_neox": {"tie_word_embeddings": False, "initializer_range": 1.0},
     "phi": {"tie_word_embeddings": False},  # its head has a bias
 }
@@ -53,6 +67,16 @@ def test_the_score_is_the_difference_of_plain_logits(architecture, tiny_models, 
         found = model(**padded(rows))
     torch.testing.assert_close(found["score"], expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(found["logsumexp"], logits.logsumexp(-1) - logits[:, no], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (2.0, 3.0), (1.0, 30.0)])
+def test_logits_that_are_not_read_are_refused(scale, cap, tiny_models, tmp_path, monkeypatch):
+    settings = {"head_dim": 8, "final_logit_softcapping": 3.0}
+    folder = tiny_models.write_tiny_causal(tmp_path, architecture="gemma2", **settings)
+    build(folder, "qwen3")
+    monkeypatch.setattr(LogitTransform, "of", lambda config: LogitTransform(scale, cap))
+    with pytest.raises(ValueError, match="gemma2 computes its logits in a way that is not read here"):
+        build(folder, "qwen3")
 
 
 @pytest.mark.parametrize("template", ["mxbai", "qwen3"])

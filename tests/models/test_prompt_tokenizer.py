@@ -140,6 +140,8 @@ def test_prompts_of_a_list_are_its_instruction_and_stand_before_its_documents(ow
     assert adopted.fingerprint != tokenizer.fingerprint
     cut = tokenizer.encode_list("what", ["apple " * 500], document_prompt="title: ")["input_ids"][0]
     assert "Document: title: apple" in own_tokenizer.decode(cut)
+    with pytest.raises(ValueError, match=r"the prompt takes 6\d\d tokens .* and 'title: title.*' before the document"):
+        tokenizer.encode_list("what", ["apple"], document_prompt="title: " * 150)
 
 
 def test_it_travels_to_workers(own_tokenizer):
