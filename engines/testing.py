@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Imported once, not by every rank: seconds each. One that is not installed is passed over.
+PRELOADED = ["torch.distributed", "transformers.models.bert.modeling_bert", "peft", "deepspeed"]
 
 
 def run_ranks(
@@ -57,9 +61,20 @@ class _Rank:
 
 
 def _forkserver() -> Any:
-    """Processes forked from a clean one that has imported torch: quick to start, safe with torch's threads."""
+    """Processes forked from a clean one that has imported what they use: quick to start, safe with torch's threads.
+
+    It sees no GPU: DeepSpeed looks for one as it is imported, and these ranks are of the CPU whatever the machine.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context.set_forkserver_preload(PRELOADED)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
     return context
 
 
@@ -97,8 +112,8 @@ def _run_rank(
     store: Path,
     timeout_s: float,
 ) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ranks on the CPU, whatever the machine
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # the ranks begin alike, and every time
     try:
         dist.init_process_group(
             "gloo",
