@@ -11,6 +11,7 @@ Points = Sequence[tuple[float, float]]  # (step, value)
 
 INK, FAINT, LINE, PALE = "#24292f", "#d8dee4", "#0b62c4", "#a9c8ec"
 DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
+AXES = (0.15, 0.17, 0.83, 0.74)  # left, bottom, width, height: room for labels of 8 characters, and stages above
 MAX_POINTS = 1000
 
 
@@ -25,8 +26,8 @@ def draw(
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(4.6, 2.5))
+        axes = figure.add_axes(AXES)  # a layout by the labels' sizes would draw everything three times
         for number, (name, points) in enumerate(parts.items()):
             points = points[:: -(-len(points) // MAX_POINTS)]
             steps, values = [step for step, _ in points], [value for _, value in points]
@@ -43,6 +44,8 @@ def draw(
         if best is not None:
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("step", color=INK)
+        axes.locator_params(axis="x", nbins=7, integer=True)
+        axes.yaxis.get_offset_text().set_x(-0.17)  # left of the names of stages
         axes.grid(color=FAINT, linewidth=0.6)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,10 @@ def compose(overrides: Sequence[str], config_name: str = "train", config_dir: st
     sources = Sources.find(overrides, config_name, config_dir)
     with one_line_errors(sources), searching(sources.folders):
         composed = hydra_compose(config_name, sources.forced, return_hydra_config=True)
-        loader = GlobalHydra.instance().config_loader()
-        defaults = loader.compute_defaults_list(config_name, sources.forced, RunMode.RUN)
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
         plain = place_stages(as_dict(composed), sources.keys)
-    files = [(entry.config_path, entry.package or "") for entry in defaults.defaults if entry.config_path]
-    checked = check(plain, config_name, sources, files)
+    checked = check(plain, config_name, sources)
     if "run_name" in checked and checked["run_name"] is None:
         checked["run_name"] = (experiment or config_name).replace("/", "-")
     return OmegaConf.create(checked)
@@ -80,17 +78,18 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def check(plain: dict[str, Any], config_name: str, sources: Sources, files: list[tuple[str, str]]) -> dict[str, Any]:
-    """`plain` with values converted to their fields' types. `files`: (path below conf/, package), in merge order."""
+def check(plain: dict[str, Any], config_name: str, sources: Sources) -> dict[str, Any]:
+    """`plain` with values converted to their fields' types."""
+    files = cache(lambda: sources.files(config_name))  # for messages alone: as much work as composing
 
     def origin(key: str) -> str:
-        file = None if sources.from_command_line(key) else sources.file_setting(key, files)
+        file = None if sources.from_command_line(key) else sources.file_setting(key, files())
         return f" (set in {file})" if file else ""
 
     def advice(key: str) -> str:
         if "." not in key and (choices := sources.choices(key)):
             return f"one of {', '.join(choices)}"
-        file = sources.file_setting(key, files)
+        file = sources.file_setting(key, files())
         comment = file and re.search(rf"^\s*{key.rpartition('.')[2]}:[^#\n]*#\s*(.+)$", Path(file).read_text(), re.M)
         return comment.group(1).strip() if comment else ""
 
@@ -124,6 +123,13 @@ class Sources:
     def from_command_line(self, key: str) -> bool:
         settings = [given for given in self.keys if not is_group_name(given, self.folders)]
         return any(key == given or key.startswith(f"{given}.") for given in settings)
+
+    def files(self, config_name: str) -> list[tuple[str, str]]:
+        """What is composed: (path below conf/, package), in merge order."""
+        with searching(self.folders):
+            loader = GlobalHydra.instance().config_loader()
+            found = loader.compute_defaults_list(config_name, self.forced, RunMode.RUN).defaults
+        return [(entry.config_path, entry.package or "") for entry in found if entry.config_path]
 
     def file_setting(self, key: str, files: list[tuple[str, str]]) -> str | None:
         """The last of `files` that sets `key`, relative to the working directory."""

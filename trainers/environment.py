@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def git_revision() -> dict[str, Any] | None:
         return None
 
 
+@cache  # the stages of a run are described one by one
 def package_versions() -> dict[str, str]:
     """The installed version of every package that setup.py names."""
     versions = {}

@@ -133,7 +133,7 @@ def test_a_run_with_stages_has_a_plan_of_each(
         (["--ranks", "0"], "--ranks: 0: numbers of at least 1"),
         (["--lr", "3"], "--lr"),
         (["--device", "cuda"], "say how large one is, --memory GIB"),
-        (["+exp=reranker_grpo", "model.name_or_path=./nowhere"], "./nowhere"),
+        (["--longest", "+exp=reranker_grpo", "model.name_or_path=./nowhere"], "./nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ TEXTS = ["what is python?", "python returns the value of a list " * 12, "x", "Gr
 
 
 def many_texts(count: int = 100) -> list[str]:
-    """Of 1 to 60 words."""
+    """Of 1 to 20 words."""
     words = ["what", "is", "the", "red", "apple", "train", "rank", "document", "python", "returns", "value", "7"]
     rng = random.Random(0)
-    return [" ".join(rng.choices(words, k=rng.randint(1, 60))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=rng.randint(1, 20))) for _ in range(count)]
 
 
 def features(model: BiEncoder, texts: list[str], role: str | None = None, *, side: str = "right", prompt=None):

@@ -11,7 +11,7 @@ from running import run_several
 
 from engines.testing import run_ranks
 
-STEPS = 20
+STEPS = 10
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.num_generations=16", "loss.beta=0.1"]
 SUPERVISED = ["+exp=reranker_contrastive"]  # with dropout: every chunk's is keyed by what it is
 # With duplicates to mask over the ranks, and a temperature that is learned.
@@ -37,7 +37,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callab
 
 
 def runs(tiny_run: list[str], engine: str) -> list[list[str]]:
-    common = [f"trainer.max_steps={STEPS}", "trainer.eval_every=10", f"engine={engine}", *tiny_run]
+    common = [f"trainer.max_steps={STEPS}", "trainer.eval_every=5", f"engine={engine}", *tiny_run]
     return [[*common, f"run_name={i}", *options] for i, options in enumerate((GRPO, SUPERVISED, EMBEDDER))]
 
 

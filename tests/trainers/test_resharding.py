@@ -12,7 +12,7 @@ from running import run_several, run_until
 
 from engines.testing import run_ranks
 
-STEPS = 16
+STEPS = 12
 COMMON = [f"trainer.max_steps={STEPS}", "trainer.save_every=5", "trainer.eval_every=8"]
 EXPERIMENTS = {
     "supervised": ["+exp=reranker_contrastive"],  # with dropout
