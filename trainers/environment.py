@@ -36,7 +36,8 @@ def describe_environment(world_size: int) -> dict[str, Any]:
 
 
 def launch_name() -> str | None:
-    """What the ranks' attempts under one torchrun have in common (on rank 0), and those under another have not."""
+    """What the attempts of one launch have in common (on rank 0), and those of another have not: a torchrun's, and
+    under launch/cluster/slurm.sh those of a job that was put back into the queue, whose number is torchrun's name."""
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     if job is None:
         return None
@@ -45,8 +46,8 @@ def launch_name() -> str | None:
 
 
 def launched_before() -> bool:
-    """Whether torchrun (--max-restarts) has started this rank again."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun (--max-restarts) has started this rank again, or Slurm its job."""
+    return any(os.environ.get(f"{who}_RESTART_COUNT", "0") != "0" for who in ("TORCHELASTIC", "SLURM"))
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -75,10 +75,6 @@ elif [[ -n $sweep ]]; then
     fail "--sweep needs an array: sbatch --array=0-3 $0"
 fi
 
-if ((${SLURM_RESTART_COUNT:-0} > 0)); then
-    settings+=("resume=auto") # put back into the queue: the run goes on, however it was begun
-fi
-
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node differ
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -90,13 +86,14 @@ stop() {
     kill -USR1 "$srun_pid" 2>/dev/null # srun passes it on to every node
 }
 
+# The job's number as torchrun's name: put back into the queue, the run knows by it what it has begun, and goes on.
 # A node that has ended does not kill the others, which may still be writing their part of the checkpoint.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     --kill-on-bad-exit=0 --wait=300 \
     bash "$NODE" \
     --nnodes="$SLURM_JOB_NUM_NODES" --nproc_per_node="$ranks_per_node" \
     --rdzv_backend=c10d --rdzv_endpoint="$head_node:$port" \
-    --rdzv_id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --max_restarts="$max_restarts" \
+    --rdzv_id="$SLURM_JOB_ID" --max_restarts="$max_restarts" \
     launch/train.py "${settings[@]}" &
 srun_pid=$!
 trap stop USR1 TERM

@@ -37,7 +37,8 @@ tasks = options.get("--array", "none")
 tasks = range(int(tasks.split("-")[0]), int(tasks.split("-")[-1]) + 1) if tasks != "none" else [None]
 status = 0
 for task in tasks:
-    slurm = {"SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": asked["--job-name"],
+    slurm = {"SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_JOB_ID": os.environ.get("SLURM_JOB_ID", str(os.getpid())),
+             "SLURM_JOB_NAME": asked["--job-name"],
              "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": asked["--nodes"],
              "SLURM_CPUS_PER_TASK": asked["--cpus-per-task"]}
     if task is not None:
@@ -139,12 +140,26 @@ def test_a_slurm_job_trains_on_two_nodes(
     assert not (tmp_path / "scontrol").exists()
 
 
-def test_a_job_put_back_into_the_queue_goes_on(environment: dict[str, str], clone: Path, tmp_path: Path) -> None:
-    again = environment | {"SLURM_RESTART_COUNT": "1"}
-    command = ["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x", "resume=none"]
-    done = run(command, again, clone)
-    assert done.returncode == 0, done.stderr
-    assert recorded(tmp_path) == [["1", "+exp=x", "resume=none", "resume=auto"]]
+def test_a_job_put_back_into_the_queue_is_known_as_the_same_launch(
+    environment: dict[str, str], clone: Path, tmp_path: Path
+) -> None:
+    (clone / "launch" / "train.py").write_text(
+        "import json, os\n"
+        "from trainers.environment import launch_name, launched_before\n"
+        "with open(os.path.join(os.environ['SPOOL'], 'arguments'), 'a') as file:\n"
+        "    file.write(json.dumps([launch_name(), launched_before()]) + '\\n')\n"
+    )
+    for job, restarts in (("7", "0"), ("7", "1"), ("8", "0")):
+        slurm = {"SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": restarts}
+        done = run(
+            ["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x"],
+            environment | slurm,
+            clone,
+        )
+        assert done.returncode == 0, done.stderr
+    (name, at_first), (name_again, at_second), (other, _) = recorded(tmp_path)
+    assert (name_again, at_first, at_second) == (name, False, True)
+    assert other != name
 
 
 def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(

@@ -180,23 +180,23 @@ def test_resume_none_moves_the_earlier_run_aside(tmp_path, capsys):
     assert summaries == [{"after": 0}, {"after": 1}, {"after": 2}]
 
 
-def launched_again(monkeypatch: pytest.MonkeyPatch, count: int, job: str) -> None:
+def launched_again(monkeypatch: pytest.MonkeyPatch, count: int, job: str, by: str = "TORCHELASTIC") -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+    monkeypatch.setenv(f"{by}_RESTART_COUNT", str(count))
 
 
-@pytest.mark.parametrize("job", ["none", "job-7"])
-def test_resume_none_goes_on_where_torchrun_starts_it_again(tmp_path, monkeypatch, job):
-    launched_again(monkeypatch, 0, "an earlier job")
+@pytest.mark.parametrize(("job", "by"), [("none", "TORCHELASTIC"), ("job-7", "TORCHELASTIC"), ("7", "SLURM")])
+def test_resume_none_goes_on_where_the_launch_is_started_again(tmp_path, monkeypatch, job, by):
+    launched_again(monkeypatch, 0, "an earlier job", by)
     train_until(RunDirectory.open(settings(tmp_path)), step=5, saved=3)
-    launched_again(monkeypatch, 1, job)  # whose first attempt did not come so far
+    launched_again(monkeypatch, 1, job, by)  # whose first attempt did not come so far
     assert RunDirectory.open(settings(tmp_path, resume="none")).checkpoint is None
     assert (tmp_path / "first.1").exists()
     train_until(RunDirectory.open(settings(tmp_path, resume="auto")), step=5, saved=3)
     run = RunDirectory.open(settings(tmp_path, resume="none"))
     assert run.checkpoint[1]["step"] == 3
     assert not (tmp_path / "first.2").exists()
-    launched_again(monkeypatch, 0, job)  # started by hand, under the same name
+    launched_again(monkeypatch, 0, job, by)  # started by hand, under the same name
     assert RunDirectory.open(settings(tmp_path, resume="none")).checkpoint is None
     assert (tmp_path / "first.2").exists()
 
