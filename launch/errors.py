@@ -52,6 +52,7 @@ def reported() -> Iterator[None]:
     line `error: ...`, anything else keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if it
     fails too, and torchrun's summary repeats it. Exit status 1, after Ctrl-C 130, after a preemption REQUEUE.
     """
+    _mark_preempted(False)
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, _interrupt) if is_main_thread else None
     try:
@@ -122,8 +123,10 @@ def _leave(error: BaseException) -> NoReturn:
     line = None if line is None else redact(line)
     bug = redact(f"{type(error).__name__}: {error}")
     peers = sys.modules.get("engines.peers")  # imported where ranks watch each other
-    if isinstance(error, Preempted) and peers is not None:
-        peers.leave()
+    if isinstance(error, Preempted):
+        _mark_preempted(True)
+        if peers is not None:
+            peers.leave()
     is_watched = peers is not None and peers.watching()
     is_victim = False
     if peers is not None and is_watched:
@@ -134,6 +137,13 @@ def _leave(error: BaseException) -> NoReturn:
     if tell and _claim(0.0 if is_watched else GRACE_S):
         _print(error, line, details)
     _exit(REQUEUE if isinstance(error, Preempted) else 130 if _interrupted.is_set() else 1)
+
+
+def _mark_preempted(is_so: bool) -> None:
+    """For launch/cluster/node.sh: torchrun says 1 whatever its ranks say."""
+    if file := os.environ.get("PLACKETT_PREEMPTED_FILE"):
+        with suppress(OSError):
+            Path(file).touch() if is_so else Path(file).unlink(missing_ok=True)
 
 
 def _print(error: BaseException, line: str | None, details: str) -> None:

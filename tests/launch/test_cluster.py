@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -224,11 +225,48 @@ def test_a_job_whose_time_is_up_saves_on_all_nodes_and_is_put_back_into_the_queu
     assert (tmp_path / "scontrol").read_text() == f"requeue {os.getpid()}\n"
 
 
-@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(3)", 1), ("", 0)])
-def test_a_node_keeps_the_status_of_a_run_that_nobody_stopped(environment, tmp_path, code, expected) -> None:
+# As launch/train.py ends where another node was signalled, at first and when it is started again.
+PREEMPTED = """
+import os
+from engines.preemption import Preempted
+from launch.errors import reported
+with reported():
+    raise {0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("raise SystemExit(3)", 1),
+        ("", 0),
+        (PREEMPTED.format("Preempted('at step 3')"), 75),
+        (PREEMPTED.format("OSError() if os.environ['TORCHELASTIC_RESTART_COUNT'] == '1' else Preempted('')"), 1),
+    ],
+    ids=["failed", "through", "preempted with another node", "failed after that"],
+)
+def test_a_node_that_nobody_signalled_says_what_its_ranks_said(environment, tmp_path, code, expected) -> None:
     (tmp_path / "train.py").write_text(code)
-    done = run(["bash", str(CLUSTER / "node.sh"), "--standalone", str(tmp_path / "train.py")], environment)
-    assert done.returncode == expected
+    options = ["--standalone", "--max_restarts=1", "--monitor-interval=0.1"]
+    done = run(["bash", str(CLUSTER / "node.sh"), *options, str(tmp_path / "train.py")], environment)
+    assert done.returncode == expected, done.stderr
+
+
+def test_a_node_waits_for_its_ranks_though_torchrun_does_not(environment, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PATIENT)
+    command = ["bash", str(CLUSTER / "node.sh"), "--standalone", "--nproc_per_node=2", str(tmp_path / "train.py")]
+    node = subprocess.Popen(command, env=environment)
+    ranks = [tmp_path / "rank0", tmp_path / "rank1"]
+    while not all(rank.exists() and rank.read_text() for rank in ranks):
+        assert node.poll() is None
+        time.sleep(0.05)
+    [torchrun] = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    for process in (node.pid, int(torchrun), int(torchrun), node.pid):  # as Slurm does, step and script and srun
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+        time.sleep(0.3)
+    assert node.wait(60) == 75
+    assert [rank.read_text() for rank in ranks] == ["saved", "saved"]
 
 
 def manifest() -> dict[str, dict]:
