@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 
 
@@ -35,7 +36,28 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
             try:
                 temporary = workspace / path.name
                 make(temporary)
+                for made in (*temporary.rglob("*"), temporary):
+                    _flush(made)  # a host may lose its power: the name must not be on disk before the content
                 os.replace(temporary, path)
             finally:
                 shutil.rmtree(workspace, ignore_errors=True)
     return path
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """What an .npz file holds, by name. ValueError that names the file where it is broken."""
+    try:
+        with file.open("rb") as stream, np.load(stream) as arrays:
+            return dict(arrays)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the first broken byte belongs to
+        raise ValueError(f"{file} is broken ({error}): remove it, and it is made again") from None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

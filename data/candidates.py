@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from data.bm25 import bm25_top
-from data.cache import cached
+from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
 from data.run_files import read_run
 
@@ -56,8 +56,8 @@ class BM25Candidates:
             np.savez(path, best=best, scores=scores)
 
         identifiers = list(documents)
-        with np.load(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make)) as arrays:
-            rows = zip(arrays["best"].tolist(), arrays["scores"].tolist(), strict=True)
+        arrays = read_arrays(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make))
+        rows = zip(arrays["best"].tolist(), arrays["scores"].tolist(), strict=True)
         found = ([(identifiers[i], score) for i, score in zip(*row, strict=True)] for row in rows)
         return {name: {query_id: next(found) for query_id in split} for name, split in queries.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         raise ValueError(
             f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}): convert it (iconv -f latin1 -t utf8)"
         ) from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}:{number + 1}: broken gzip file ({error}); make it again") from None
 
 

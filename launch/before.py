@@ -21,6 +21,7 @@ from evaluation.evaluator import EvaluationResult, Prompts
 from evaluation.metrics import Metrics
 from launch.config import RunConfig
 from models.resolve import resolve
+from trainers.run_files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WHAT_MAKES_SCORES = ("data", "engines", "evaluation", "models")  # whose sources are edited in place
@@ -49,7 +50,7 @@ def read_before(folder: Path, known: Path | None) -> Metrics | None:
     """The metrics in a run's `folder`, where those of another run (`known`) are copied first; None: neither has any."""
     if known is not None and not (folder / "before.json").is_file() and (known / "before.json").is_file():
         _copy(known, folder)
-    return Metrics(**json.loads((folder / "before.json").read_text())) if (folder / "before.json").is_file() else None
+    return Metrics(**read_json(folder / "before.json")) if (folder / "before.json").is_file() else None
 
 
 def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> None:
@@ -80,7 +81,7 @@ def read_dev(folder: Path) -> EvaluationResult | None:
     """The dev result of a stage's last model; None where there is no dev split."""
     if not (folder / "dev.json").is_file():
         return None
-    found = json.loads((folder / "dev.json").read_text())
+    found = read_json(folder / "dev.json")
     return EvaluationResult(Metrics(**found["metrics"]), found["run"])
 
 

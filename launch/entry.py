@@ -13,11 +13,12 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from launch.compose import CONF, Sources, compose
 from launch.errors import leave_hung_tracker, reported, set_run_folder
 from launch.stage_settings import spelled_out
+from trainers.redaction import redact_tree
 
 OWN_PACKAGES = ("launch", "trainers", "evaluation", "models", "data", "engines", "losses")
 
@@ -55,6 +56,7 @@ def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
 
     def job(_: DictConfig) -> object:
         with reported():  # here, and not around Hydra alone, which would print a line of its own first
+            hide_secrets(Path(HydraConfig.get().sweep.dir))
             overrides = list(HydraConfig.get().overrides.task)
             config = compose(overrides, config_name, arguments.config_dir)
             own = sorted(override.lstrip("+") for override in overrides if override not in forced)
@@ -62,7 +64,18 @@ def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
             return start(main, config)
 
     forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
-    run_hydra(job, config_name, arguments.overrides, forced)
+    try:
+        run_hydra(job, config_name, arguments.overrides, forced)
+    finally:  # no job may have come so far
+        given = [override.partition("=")[2] for override in arguments.overrides if override.startswith("output_dir=")]
+        hide_secrets(Path(given[-1] if given else "outputs"))
+
+
+def hide_secrets(sweep_folder: Path) -> None:
+    """In the file to which Hydra's sweeper writes what it was called with, as it was given."""
+    file = sweep_folder / "multirun.yaml"
+    if os.environ.get("RANK", "0") == "0" and file.is_file():
+        OmegaConf.save(OmegaConf.create(redact_tree(OmegaConf.to_container(OmegaConf.load(file)))), file)
 
 
 def show(config_name: str, arguments: argparse.Namespace) -> None:

@@ -35,7 +35,8 @@ from models.reasoner import Reasoner
 from models.reasoning_template import ReasoningTemplate
 from models.resolve import resolve
 from trainers.reasoning import ReasoningGRPOConfig, make_trl_trainer, training_prompts
-from trainers.run_directory import RunDirectory
+from trainers.redaction import redact_tree
+from trainers.run_directory import RunDirectory, as_started_again
 from trainers.run_settings import differences, read_config
 
 TRL_FOLDER = "trl"  # of a run directory: TRL's checkpoints
@@ -78,6 +79,7 @@ def reason(config: DictConfig) -> float:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
     preemption.defer()
     process_group.start(settings.timeout_s, end_process)
+    config = as_started_again(config)
     folder = Path(config.output_dir) / str(config.run_name)
     checkpoint = newest_checkpoint(folder, config)
     device = process_group.device()
@@ -119,7 +121,7 @@ def newest_checkpoint(folder: Path, config: DictConfig) -> Path | None:
     found = sorted(filter(_is_whole, (folder / TRL_FOLDER).glob("checkpoint-*")), key=_step)
     if config.resume != "auto" or not found or (folder / "summary.json").is_file():
         return None
-    changed, _ = differences(read_config(folder), OmegaConf.to_container(config, resolve=True), [])
+    changed, _ = differences(read_config(folder), redact_tree(OmegaConf.to_container(config, resolve=True)))
     if changed:
         raise ValueError(
             f"{folder} was begun with other settings: {', '.join(changed)}. Repeat them to go on, choose another "

@@ -190,11 +190,14 @@ class CrashTest:
         saves = self.random.choice([None, self.random.randrange(4)])
         through = ended(process, self.random.uniform(0, within_s)) if saves is None else False
         seen: set[str] = set()
-        while saves is not None and not through and len(seen) <= saves:
+        deadline = time.monotonic() + HANG_S
+        while saves is not None and not through and len(seen) <= saves and time.monotonic() < deadline:
             seen |= unfinished(directory)
             through = ended(process, 0.002)
         if through or (saves is not None and ended(process, self.random.uniform(0, 0.02))):
             return True
+        if time.monotonic() >= deadline:
+            self.problems.append(f"{directory.name} hangs before its save {saves}: {log}")
         ranks = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         if self.random.random() < 0.25 and len(ranks) == 2:
             os.kill(int(self.random.choice(ranks)), signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.cache import read_arrays
 from data.rows import ListBatch, ListExample
 from engines import preemption
 from engines.collectives import all_agree, broadcast_object
@@ -26,6 +28,8 @@ from losses.contracts import Lists
 from models.lora import has_adapters, reference
 from trainers.inputs import make_lists
 from trainers.run_files import REFERENCE_FILE
+
+logger = logging.getLogger(__name__)
 
 ReadBatches = Callable[[range], Iterator[ListBatch]]
 
@@ -89,7 +93,7 @@ class Reference:
         """For all batches of these numbers, each pair once; kept in `folder`, from which a resumed run reads them and
         goes on where it needs more. A preemption ends it after a batch, on all ranks alike."""
         file = folder / REFERENCE_FILE
-        covered, known = broadcast_object(_read_known(file))
+        covered, known = broadcast_object(_read_known(file) if is_main() else (0, {}))
         left = range(max(numbers.start, covered), numbers.stop)
         for batch in tqdm(read(left), desc="reference", total=len(left), unit="batch", delay=2, disable=not is_main()):
             all_agree(True)
@@ -140,9 +144,12 @@ def _read_known(file: Path) -> tuple[int, dict[int, list[float]]]:
     """The number of the first batch that is not scored, and the values of each pair."""
     if not file.is_file():
         return 0, {}
-    with np.load(file) as stored:
-        known = dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
-        return int(stored["covered"]), known
+    try:
+        stored = read_arrays(file)
+    except ValueError as error:
+        logger.warning("the reference is scored again: %s", error)
+        return 0, {}
+    return int(stored["covered"]), dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
 
 
 def _write_known(file: Path, covered: int, known: Mapping[int, list[float]]) -> None:

@@ -80,15 +80,28 @@ class TensorBoardConfig:
 
 
 class TensorBoardLogger:
+    """What fails there (a full disk) is told once and ends its part."""
+
     def __init__(self, writer: Any):
         self.writer = writer
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
+        try:
+            for name, value in metrics.items() if self.writer else ():
+                self.writer.add_scalar(name, value, step)
+        except Exception as error:
+            self._give_up(error)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self.writer.close()
+        try:
+            if self.writer:
+                self.writer.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.writer = None
+        print(f"warning: the run goes on without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

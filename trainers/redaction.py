@@ -11,11 +11,13 @@ from typing import Any
 HIDDEN = "***"
 SHORTEST = 8  # characters of an environment variable's value that is looked for elsewhere: shorter ones hit by chance
 
-# Names of settings, flags and variables that hold secrets, by their last word: token_budget is none.
-_NAME = r"(?:token|secrets?|password|passwd|passphrase|(?:api|access|secret|private)[_-]?key|credentials?)"
-_SECRET_NAME = re.compile(rf"(?<![a-z]){_NAME}$", re.IGNORECASE)
+# Names of settings, flags and variables that hold secrets, by their last word: token_budget is none. Some words are
+# that in whatever they end (PGPASSWORD), others only as a word of their own (accessToken, auth_token).
+_OWN_WORD = r"(?:(?<![a-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:token|(?:api|access|secret|private)[_-]?key)"
+_NAME = rf"(?:secrets?|password|passwd|passphrase|credentials?|{_OWN_WORD})"
+_SECRET_NAME = re.compile(rf"{_NAME}$", re.IGNORECASE)
 # No pattern begins by a repetition without bound: a traceback may hold a line of any length.
-_BEFORE_VALUE = rf"(?P<kept>(?<![a-z]){_NAME}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
+_BEFORE_VALUE = rf"(?P<kept>{_NAME}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
 _PATTERNS = (
     # user:password@ in an address, then what grants access in its query
     (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]+@", re.I), rf"\g<kept>{HIDDEN}@"),

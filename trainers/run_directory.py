@@ -24,6 +24,7 @@ from trainers.run_files import (
     REFERENCE_FILE,
     cut_metrics,
     json_safe,
+    read_json,
     write_json,
     write_whole,
 )
@@ -54,10 +55,7 @@ class RunDirectory:
         run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's (with
         stages: one of a stage that has begun). `neutral` names further settings that may differ.
         """
-        folder = _folder(config)
-        restarted = not all_agree(not launched_before())
-        if restarted and _is_of_this_launch(folder):
-            config = cast(DictConfig, OmegaConf.merge(config, {"resume": "auto"}))
+        config, folder = as_started_again(config), _folder(config)
         source, unfinished = _of_main(lambda: _look(config, folder))
         found = CheckpointStore(folder / "checkpoints").latest() if unfinished else None
         summary, found = _of_main(lambda: _prepare(config, folder, source, found, neutral))
@@ -120,7 +118,7 @@ class RunDirectory:
             raise ValueError(f"data {name} differs between ranks: give all nodes the same files and packages")
         message = None
         if is_main():
-            environment = json.loads(file.read_text())
+            environment = read_json(file)
             data = {"name": name, "fingerprint": fingerprint}
             if environment.get("data", data) != data:
                 message = (
@@ -144,6 +142,14 @@ class RunDirectory:
         self.summary = json_safe(dict(summary))
         if is_main():
             write_json(self.path / "summary.json", self.summary)
+
+
+def as_started_again(config: DictConfig) -> DictConfig:
+    """`config`, with resume=auto where torchrun or Slurm starts this launch again and it has begun the run. Call on all
+    ranks."""
+    folder = _folder(config)
+    begun = not all_agree(not launched_before()) and _of_main(lambda: _is_of_this_launch(folder))
+    return cast(DictConfig, OmegaConf.merge(config, {"resume": "auto"})) if begun else config
 
 
 def _of_main(function: Callable[[], T]) -> T:
@@ -188,7 +194,7 @@ def _prepare(
         if changed and (found is not None or finished or stages):
             raise ValueError(_refusal(folder, changed, stages))
         if finished and len(stages) == len(settings.get("stages") or ()):
-            return json.loads((folder / "summary.json").read_text()), None
+            return read_json(folder / "summary.json"), None
         began = {} if changed else _read_environment(folder)
         if stages:
             _go_on_after(folder, stages)
@@ -286,10 +292,7 @@ def _move_aside(folder: Path) -> Path | None:
 
 def _read_environment(folder: Path) -> dict[str, Any]:
     file = folder / "environment.json"
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
+    return read_json(file) if file.is_file() else {}
 
 
 def _is_of_this_launch(folder: Path) -> bool:

@@ -26,6 +26,14 @@ def write_json(file: Path, content: Any) -> None:
     write_whole(file, json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n")
 
 
+def read_json(file: Path) -> Any:
+    """The content of a file of a run; ValueError that names it where it is broken."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
+
+
 def json_safe(value: Any) -> Any:
     """`value` in JSON types: tensors' and numpy's scalars as numbers, what is not finite as null."""
     if isinstance(value, Mapping):
@@ -47,11 +55,13 @@ def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool 
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
+        if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
+            continue  # a broken disk's
         before_training = keep_test and record["step"] == 0
         if before_training if record["split"] == "test" else record["step"] <= last[record["split"]]:
             kept.append(line + "\n")

@@ -28,6 +28,15 @@ def test_bm25_per_split_and_from_the_cache(tmp_path: Path, monkeypatch: pytest.M
     assert not calls
 
 
+def test_a_broken_cache_is_named(tmp_path: Path):
+    BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)
+    [file] = (tmp_path / "candidates").glob("*.npz")
+    for content in (file.read_bytes()[:100], b"", b"x" * 100):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{file} is broken \(.*\): remove it, and it is made again"):
+            BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)
+
+
 @pytest.mark.parametrize("change", ["documents", "queries", "options"])
 def test_bm25_is_not_taken_from_another_cache(tmp_path: Path, change: str):
     BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)

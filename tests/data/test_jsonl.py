@@ -49,7 +49,10 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path):
 def test_broken_gzip_is_named(tmp_path: Path):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"line\n" * 100)[:-9])
     (tmp_path / "plain.gz").write_bytes(b"line\n")
-    for name in ("cut.gz", "plain.gz"):
+    whole = bytearray(gzip.compress(b"line\n" * 100))
+    whole[12] ^= 0xFF
+    (tmp_path / "flipped.gz").write_bytes(whole)
+    for name in ("cut.gz", "plain.gz", "flipped.gz"):
         with pytest.raises(ValueError, match=rf"{name}:\d+: broken gzip file \(.*\); make it again"):
             list(read_lines(tmp_path / name))
 

@@ -47,6 +47,14 @@ def test_multirun_names_each_job_after_what_sets_it_apart(stand_in_folder, tmp_p
     assert lines == ["run_name=good-tool.size=5 size=5", "run_name=good-tool.size=6 size=6"]
 
 
+def test_what_hydra_writes_of_a_multirun_holds_no_secret(stand_in_folder, tmp_path):
+    done = start(stand_in_folder, "-m", "tool.size=5,6", "tool.path=https://me:PASSWORD@host/", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [file] = tmp_path.rglob("multirun.yaml")
+    assert "https://***@host/" in file.read_text()
+    assert "PASSWORD" not in file.read_text()
+
+
 def test_cfg_shows_the_configuration_and_help_the_groups(stand_in_folder, tmp_path):
     shown = start(stand_in_folder, "+exp=good", "--cfg", "job", "tool.size=5", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr

@@ -88,6 +88,8 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
     options: list[str], tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(reasoning, "correctness_reward", first_token_is_even)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
+    options = [*options, "+trainer.trl.hub_token=what-nobody-may-read"]  # config.yaml holds *** instead
     whole = [*options, "run_name=whole"]
     reason(compose(whole, "reason"))
 
@@ -109,7 +111,8 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
     monkeypatch.setattr(
         RerankingEvaluator, "evaluate", lambda self, *inputs: measured.append(self) or evaluate(self, *inputs)
     )
-    reason(compose([*options, "run_name=cut"], "reason"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # this launch goes on with what it has begun
+    reason(compose([*options, "run_name=cut", "resume=none"], "reason"))
     assert len(measured) == 1, "the start is not measured again"
     assert "goes on from TRL's checkpoint-1" in capsys.readouterr().out
     runs = [tmp_path / "outputs" / name / "metrics.jsonl" for name in ("whole", "cut")]

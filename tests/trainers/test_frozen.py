@@ -16,6 +16,7 @@ from engines import preemption
 from engines.process_group import rank, world_size
 from engines.protocol import Engine
 from engines.testing import run_ranks
+from trainers.run_files import REFERENCE_FILE
 
 DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
 
@@ -61,6 +62,22 @@ def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_re
     whole.start()
     first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (whole, again))
     assert second == pytest.approx(first)
+
+
+def test_broken_precomputed_scores_are_made_again(tiny_run: list[str], tiny_reranker_dir: Path, caplog) -> None:
+    options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
+    run_until([(options, 2)])
+    trainer = make_trainer(options)
+    file = trainer.run.path / REFERENCE_FILE
+    file.write_bytes(file.read_bytes()[:100])
+    trainer.resume()
+    trainer.start()
+    assert "reference_scores.npz is broken (" in caplog.text
+    whole = make_trainer([*options, "run_name=whole"])
+    whole.start()
+    first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (whole, trainer))
+    assert 0 < len(second) < len(first), "of the steps to come"
+    assert second == pytest.approx({pair: first[pair] for pair in second})
 
 
 def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_places(

@@ -153,6 +153,18 @@ def test_tensorboard_writes_event_files(run):
     assert len(list((run.path / "tensorboard").glob("events.*"))) == 1
 
 
+def test_a_tensorboard_that_fails_ends_no_run(run, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    logger = TensorBoardConfig().build(run, OmegaConf.create())
+    monkeypatch.setattr(logger.writer, "add_scalar", full)
+    for step in (1, 2):
+        logger.log({"train/loss": 1.0}, step)
+    logger.finish({})
+    assert capsys.readouterr().err.count("warning: the run goes on without TensorBoard: OSError: [Errno 28]") == 1
+
+
 def test_other_ranks_track_nothing(run, monkeypatch):
     monkeypatch.setattr("trainers.loggers.is_main", lambda: False)
     assert isinstance(WandbConfig().build(run, OmegaConf.create()), NoLogger)

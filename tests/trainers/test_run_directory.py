@@ -285,3 +285,18 @@ def test_a_broken_file_is_named(tmp_path, name):
     (tmp_path / "first" / name).write_text("{[")
     with pytest.raises(ValueError, match=f"{name} is broken .*resume=none"):
         RunDirectory.open(settings(tmp_path))
+
+
+def test_a_broken_summary_is_named(tmp_path):
+    RunDirectory.open(settings(tmp_path)).write_summary({"after": 1.0})
+    (tmp_path / "first" / "summary.json").write_bytes(b"\x00\xff")
+    with pytest.raises(ValueError, match=r"summary.json is broken .*remove it"):
+        RunDirectory.open(settings(tmp_path))
+
+
+def test_what_is_no_line_of_metrics_is_dropped(tmp_path):
+    run = RunDirectory.open(settings(tmp_path))
+    train_until(run, step=5, saved=3)
+    with run.metrics_file.open("ab") as file:
+        file.write(b'1\n{}\n{"step": 1, "spl\n\x00\xff\n')
+    assert logged_steps(RunDirectory.open(settings(tmp_path)))[-1] == ("train", 3)
