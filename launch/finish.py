@@ -116,13 +116,15 @@ def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
 
 
 def upload(folder: Path, name: str | None) -> None:
-    """To the hub, where `name` says so; a hub that refuses does not take back a finished run."""
-    if name is None or not process_group.is_main():
+    """To the hub, where `name` says so; a hub that refuses does not take back a finished run. All ranks call it."""
+    if name is None:
         return
-    try:
-        print(f"uploaded: {push_to_hub(folder, name)}")
-    except ValueError as error:
-        logger.warning("%s is not uploaded (the same command tries again): %s", folder, error)
+    if process_group.is_main():
+        try:
+            print(f"uploaded: {push_to_hub(folder, name)}")
+        except ValueError as error:
+            logger.warning("%s is not uploaded (the same command tries again): %s", folder, error)
+    process_group.barrier()  # srun ends the node of rank 0 some minutes after the others have left
 
 
 def best_on_dev(trainer: Trainer) -> EvaluationResult | None:

@@ -33,6 +33,7 @@ while arguments[0].startswith("--"):
     options[name] = value
 script = arguments[0]
 asked = dict(re.findall(r"^#SBATCH (--[a-z-]+)(?:=(.*))?$", open(script).read(), re.M)) | options
+assert asked["--signal"].startswith("B:USR1@") and asked["--open-mode"] == "append" and "--requeue" in asked, asked
 copy = shutil.copy(script, os.path.join(os.environ["SPOOL"], "slurm_script"))
 tasks = options.get("--array", "none")
 tasks = range(int(tasks.split("-")[0]), int(tasks.split("-")[-1]) + 1) if tasks != "none" else [None]
@@ -55,7 +56,7 @@ options = []
 while arguments[0].startswith("--"):
     options.append(arguments.pop(0))
 nodes = int(next(option for option in options if option.startswith("--nodes=")).partition("=")[2])
-assert "--ntasks-per-node=1" in options, options
+assert {"--ntasks-per-node=1", "--cpus-per-task=32", "--kill-on-bad-exit=0", "--wait=300"} <= {*options}, options
 started = [subprocess.Popen(arguments, start_new_session=True) for _ in range(nodes)]
 for number in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, lambda number, frame: [os.killpg(process.pid, number) for process in started])
@@ -146,21 +147,15 @@ def test_a_job_put_back_into_the_queue_is_known_as_the_same_launch(
 ) -> None:
     (clone / "launch" / "train.py").write_text(
         "import json, os\n"
-        "from trainers.environment import launch_name, launched_before\n"
         "with open(os.path.join(os.environ['SPOOL'], 'arguments'), 'a') as file:\n"
-        "    file.write(json.dumps([launch_name(), launched_before()]) + '\\n')\n"
+        "    known = [os.environ[name] for name in ('TORCHELASTIC_RUN_ID', 'SLURM_RESTART_COUNT')]\n"
+        "    file.write(json.dumps(known) + '\\n')\n"
     )
-    for job, restarts in (("7", "0"), ("7", "1"), ("8", "0")):
-        slurm = {"SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": restarts}
-        done = run(
-            ["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x"],
-            environment | slurm,
-            clone,
-        )
+    for restarts in ("0", "1"):
+        slurm = environment | {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts}
+        done = run(["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1"], slurm, clone)
         assert done.returncode == 0, done.stderr
-    (name, at_first), (name_again, at_second), (other, _) = recorded(tmp_path)
-    assert (name_again, at_first, at_second) == (name, False, True)
-    assert other != name
+    assert recorded(tmp_path) == [["7", "0"], ["7", "1"]]  # trainers.environment reads them
 
 
 def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(
@@ -209,15 +204,18 @@ def states(folder: Path) -> list[str]:
     return [file.read_text() for file in sorted(folder.glob("rank*"))]
 
 
-def test_a_job_whose_time_is_up_saves_on_all_nodes_and_is_put_back_into_the_queue(environment, clone, tmp_path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])  # the time is nearly up; a preemption
+def test_a_job_that_is_signalled_saves_on_all_nodes_and_is_put_back_into_the_queue(
+    environment, clone, tmp_path, number
+) -> None:
     (clone / "launch" / "train.py").write_text(PATIENT)
     slurm = {"SLURM_SUBMIT_DIR": str(clone), "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "x"}
-    slurm |= {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    slurm |= {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "32"}
     command = ["bash", "launch/cluster/slurm.sh", "--ranks-per-node", "1", "+exp=x"]
     job = subprocess.Popen(command, env=environment | slurm, cwd=clone)
     try:
         wait_for(lambda: states(tmp_path) == ["started"] * 2, "the ranks have not started")
-        job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@300 does: to the script alone
+        job.send_signal(number)  # as --signal=B:USR1@300 does: to the script alone
         assert job.wait(60) == 75
     finally:
         job.kill()
@@ -250,6 +248,14 @@ def test_a_node_that_nobody_signalled_says_what_its_ranks_said(environment, tmp_
     options = ["--standalone", "--max_restarts=1", "--monitor-interval=0.1"]
     done = run(["bash", str(CLUSTER / "node.sh"), *options, str(tmp_path / "train.py")], environment)
     assert done.returncode == expected, done.stderr
+
+
+def test_a_job_of_which_a_rank_alone_was_signalled_is_put_back_too(environment, clone, tmp_path) -> None:
+    (clone / "launch" / "train.py").write_text(PREEMPTED.format("Preempted('at step 3')"))
+    script = ["launch/cluster/slurm.sh", "--ranks-per-node", "1", "--max-restarts", "0"]
+    done = run(["sbatch", "--nodes=2", *script, "+exp=x"], environment, clone)
+    assert done.returncode == 75, done.stderr
+    assert (tmp_path / "scontrol").read_text().startswith("requeue ")
 
 
 def test_a_node_waits_for_its_ranks_though_torchrun_does_not(environment, tmp_path: Path) -> None:
