@@ -242,7 +242,10 @@ def without_times(line: dict[str, Any]) -> dict[str, Any]:
 
 def unfinished(directory: Path) -> set[str]:
     """The checkpoints that are being written."""
-    folders = (*directory.glob("checkpoints/.tmp-step-*"), *directory.glob("stages/*/checkpoints/.tmp-step-*"))
+    try:
+        folders = (*directory.glob("checkpoints/.tmp-step-*"), *directory.glob("stages/*/checkpoints/.tmp-step-*"))
+    except FileNotFoundError:  # a run with stages replaced its folder of checkpoints just now
+        return set()
     return {str(folder.relative_to(directory)) for folder in folders}
 
 
