@@ -1,6 +1,6 @@
 """`pip install -e .`: the repository is cloned and extended in place, so conf/ lies beside the packages."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="plackett",
@@ -8,7 +8,7 @@ setup(
     description="Trains rerankers and embedding models with listwise, preference and GRPO objectives, at any scale",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["data", "engines", "evaluation", "launch", "losses", "models", "trainers"],
+    packages=find_packages(exclude=["tests*", "benchmarks*", "docs*"]),
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",

@@ -19,7 +19,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from engines.memory import peak_memory_bytes
+from engines.memory.allocator import peak_memory_bytes
 from models.answer_head import LogitTransform, answer_with
 
 VOCABULARIES = (1_500, 15_000, 150_000)

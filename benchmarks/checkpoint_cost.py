@@ -42,8 +42,8 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    from engines.checkpoints import CheckpointStore
-    from engines.manifest import first_problem
+    from engines.checkpoint.manifest import first_problem
+    from engines.checkpoint.store import CheckpointStore
     from engines.optimizers import OptimizerOptions
     from engines.torch_engine import TorchEngineConfig
 

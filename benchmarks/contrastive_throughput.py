@@ -161,10 +161,10 @@ def triples_only(data: Any) -> Any:
 
 def make_triples(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     """The batches that plackett's loader gives, one after the other, as columns of texts."""
-    from data.rows import ListBatch
+    from data.batch import ListBatch
 
-    config, settings = configured(overrides(arguments, folder))
-    loader = make_trainer(config, settings, triples_only(settings.data.build())).loader
+    settings = configured(overrides(arguments, folder))
+    loader = make_trainer(settings, triples_only(settings.data.build())).loader
     batches = loader.iterate(0)
     found = [ListBatch(number, next(batches)) for number in range(arguments.steps)]
     examples = [example for batch in found for example in batch.examples]
@@ -184,12 +184,12 @@ def make_triples(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def train_plackett(arguments: argparse.Namespace, folder: str) -> Figures:
-    from engines.memory import keep_freed_memory
+    from engines.memory.allocator import keep_freed_memory
 
     keep_freed_memory()
-    config, settings = configured(overrides(arguments, folder))
+    settings = configured(overrides(arguments, folder))
     data = triples_only(settings.data.build())
-    trainer = make_trainer(config, settings, data)
+    trainer = make_trainer(settings, data)
     ends, losses = fit(trainer)
     if arguments.quality:
         return {**test_metrics(settings, data, trainer.engine.model), "losses": losses}
@@ -202,9 +202,9 @@ def train_sentence_transformers(arguments: argparse.Namespace, folder: str) -> F
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
-    from models.resolve import resolve
+    from models.loading.resolve import resolve
 
-    _, settings = configured(overrides(arguments, folder))
+    settings = configured(overrides(arguments, folder))
     options = settings.trainer
     model = SentenceTransformer(str(resolve(settings.model.name_or_path)))
     model.max_seq_length = settings.model.max_length
@@ -268,7 +268,7 @@ def speed(ends: list[float], arguments: argparse.Namespace) -> Figures:
 
 def measure_start(arguments: argparse.Namespace, folder: str) -> Figures:
     """The model before training."""
-    _, settings = configured(overrides(arguments, folder))
+    settings = configured(overrides(arguments, folder))
     return test_metrics(settings, settings.data.build(), settings.model.build(settings.seed))
 
 

@@ -59,7 +59,7 @@ def in_a_process(size: int, steps: int) -> dict[str, Any]:
 
 
 def run(size: int, steps: int) -> dict[str, Any]:
-    from engines.memory import keep_freed_memory, peak_memory_bytes
+    from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,11 +79,12 @@ def run(size: int, steps: int) -> dict[str, Any]:
 
 
 def make_trainer(folder: str, size: int) -> Any:
-    from launch.compose import compose, instantiate
-    from launch.training import make_trainer
-    from trainers.run_directory import RunDirectory
+    from launch.cli.compose import load
+    from recipes.training_run import make_trainer
+    from runs.directory import RunDirectory
+    from runs.settings_tree import as_tree
 
-    config = compose(
+    settings = load(
         [
             "+exp=embedder_large_batch",
             f"output_dir={folder}",
@@ -95,9 +96,8 @@ def make_trainer(folder: str, size: int) -> Any:
             "trainer.workers=0",
         ]
     )
-    settings = instantiate(config)
     data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
+    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
     trainer.engine.model.train()
     return trainer
 

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def train_plackett(arguments: argparse.Namespace) -> Figures:
-    from engines.memory import keep_freed_memory
+    from engines.memory.allocator import keep_freed_memory
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,8 +64,8 @@ def train_plackett(arguments: argparse.Namespace) -> Figures:
 
 
 def our_trainer(arguments: argparse.Namespace, folder: str) -> Any:
-    config, settings = configured(overrides(arguments, folder))
-    return make_trainer(config, settings, settings.data.build())
+    settings = configured(overrides(arguments, folder))
+    return make_trainer(settings, settings.data.build())
 
 
 def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
@@ -86,7 +86,7 @@ def train_sentence_transformers(arguments: argparse.Namespace) -> Figures:
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import LambdaLoss
 
-    from models.resolve import resolve
+    from models.loading.resolve import resolve
 
     columns = lists_as_columns(arguments)
     folder = str(resolve("sentence-transformers/all-MiniLM-L6-v2"))

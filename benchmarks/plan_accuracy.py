@@ -20,7 +20,7 @@ from pathlib import Path
 
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
 
-from models.resolve import DEFAULT_MODEL, resolve
+from models.loading.resolve import DEFAULT_MODEL, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ["logger=none", "eval.max_queries=3", "eval.dev_max_queries=3", "trainer.workers=0"]

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.rows import TokenRows
-from engines.process_group import device as own_device
-from evaluation.scoring import score_rows
-from evaluation.shared_prefix import score_lists
+from data.batch import TokenRows
+from engines.distributed.process_group import device as own_device
+from inference.score import score_rows
+from inference.shared_prefix import score_lists
 from models.answer_head import LogitTransform, answer_with
 from models.llm_reranker import LLMReranker
-from models.prompt_template import QWEN3
-from models.prompt_tokenizer import PromptTokenizer
+from models.prompts.template import QWEN3
+from models.prompts.tokenizer import PromptTokenizer
 
 
 def main() -> None:

@@ -28,20 +28,20 @@ def in_a_process(*arguments: str) -> Figures:
     return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
-def configured(overrides: Sequence[str]) -> tuple[Any, Any]:
-    """The composed configuration and its objects."""
-    from launch.compose import compose, instantiate
+def configured(overrides: Sequence[str]) -> Any:
+    """The settings of a training run."""
+    from launch.cli.compose import load
 
-    config = compose(overrides)
-    return config, instantiate(config)
+    return load(overrides)
 
 
-def make_trainer(config: Any, settings: Any, data: Any) -> Any:
+def make_trainer(settings: Any, data: Any) -> Any:
     """plackett's trainer, which does not evaluate."""
-    from launch.training import make_trainer
-    from trainers.run_directory import RunDirectory
+    from recipes.training_run import make_trainer
+    from runs.directory import RunDirectory
+    from runs.settings_tree import as_tree
 
-    trainer = make_trainer(settings, config, data, RunDirectory.open(config), settings.model.build(settings.seed))
+    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed))
     trainer.evaluator = None
     return trainer
 
@@ -83,7 +83,7 @@ def now() -> float:
 
 def figures_of(ends: list[float], *, rows_per_step: int, tokens_per_row: float, flops_per_row: float) -> Figures:
     """Speed over the steps after the first WARM_UP_STEPS, on unpadded tokens; to be called in the measured process."""
-    from engines.memory import peak_memory_bytes
+    from engines.memory.allocator import peak_memory_bytes
 
     peak_memory = peak_memory_bytes()
     rows_per_s = (len(ends) - WARM_UP_STEPS) * rows_per_step / (ends[-1] - ends[WARM_UP_STEPS - 1])

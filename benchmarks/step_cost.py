@@ -6,7 +6,7 @@
 
 Memory is the peak of a whole process (one for each length) at a token budget for 16 documents. Step times alternate
 between the two numbers of rankings on the same model and lists, or between processes with and without
-`engines.memory.keep_freed_memory`; medians are compared.
+`engines.memory.allocator.keep_freed_memory`; medians are compared.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def compare_memory() -> None:
 
 
 def peak_memory_mib(list_size: int) -> float:
-    from engines.memory import keep_freed_memory, peak_memory_bytes
+    from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,7 @@ def peak_memory_mib(list_size: int) -> float:
 
 
 def compare_generations() -> None:
-    from engines.memory import keep_freed_memory
+    from engines.memory.allocator import keep_freed_memory
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def compare_allocators() -> None:
 
 
 def seconds_per_step(keep: bool) -> float:
-    from engines.memory import keep_freed_memory
+    from engines.memory.allocator import keep_freed_memory
 
     if keep:
         keep_freed_memory()
@@ -119,16 +119,16 @@ def in_a_process(*arguments: str) -> float:
 
 
 def make_trainer(folder: str, *overrides: str) -> Any:
-    from launch.compose import compose, instantiate
-    from launch.training import make_trainer
-    from trainers.run_directory import RunDirectory
+    from launch.cli.compose import load
+    from recipes.training_run import make_trainer
+    from runs.directory import RunDirectory
+    from runs.settings_tree import as_tree
 
     common = ["+exp=reranker_grpo", f"output_dir={folder}", "logger=none", f"model.max_length={MAX_LENGTH}"]
     common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
-    config = compose([*common, *overrides])
-    settings = instantiate(config)
+    settings = load([*common, *overrides])
     data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, config, data, RunDirectory.open(config), model)
+    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
     trainer.engine.model.train()
     return trainer
 

@@ -3,7 +3,7 @@
 `+exp=reranker_three_stage` with its own settings: whole, each stage left out, each stage alone, and GRPO alone for as
 many updates as the three have together. What two of these share is trained once: the model after GRPO is the one from
 which `stages=[grpo,preference]` goes on as well, since a stage is the same whatever else the list holds
-(tests/launch/test_stages.py). A run that is finished is not run again: the command continues where it was stopped.
+(tests/recipes/test_stages.py). A run that is finished is not run again: the command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def summary_of(part: str, seed: int, arguments: argparse.Namespace) -> dict[str,
 
 def updates_of_all(overrides: list[str]) -> int:
     """The updates of the three stages together."""
-    from launch.compose import compose
+    from launch.cli.compose import compose
 
     stages = compose(["+exp=reranker_three_stage", *overrides]).stage
     return sum(stages[name].trainer.max_steps for name in WHOLE)

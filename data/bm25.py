@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import bm25s
 import numpy as np
 import Stemmer
 
 
-def bm25_candidates(
-    documents: Mapping[str, str], queries: Mapping[str, str], *, depth: int, k1: float, b: float
-) -> dict[str, list[tuple[str, float]]]:
-    """`bm25_top` by ids: per query the `depth` best (document, score), best first."""
-    identifiers = list(documents)
-    best, scores = bm25_top(list(documents.values()), list(queries.values()), depth=depth, k1=k1, b=b)
-    return {
-        query_id: [(identifiers[i], score) for i, score in zip(best[row].tolist(), scores[row].tolist(), strict=True)]
-        for row, query_id in enumerate(queries)
-    }
+@dataclass(frozen=True)
+class BM25:
+    """Lucene's BM25 by `bm25s`: English stop words, Snowball stemmer."""
+
+    k1: float = 0.9  # saturation of the term frequency
+    b: float = 0.4  # normalisation by document length, 0 to 1
+
+    def retrieve(
+        self, documents: Mapping[str, str], queries: Mapping[str, str], depth: int
+    ) -> dict[str, dict[str, float]]:
+        """The `depth` best documents of every query and their scores, best first."""
+        names = list(documents)
+        best, scores = bm25_top(list(documents.values()), list(queries.values()), depth=depth, k1=self.k1, b=self.b)
+        return {
+            query: {names[i]: score for i, score in zip(best[row].tolist(), scores[row].tolist(), strict=True)}
+            for row, query in enumerate(queries)
+        }
 
 
 def bm25_top(

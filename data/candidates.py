@@ -14,7 +14,7 @@ import numpy as np
 from data.bm25 import bm25_top
 from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
-from data.run_files import read_run
+from data.formats.trec import read_run
 
 logger = logging.getLogger(__name__)
 

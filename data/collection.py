@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from data.list_options import ListOptions
+from data.sampling.list_options import ListOptions
 
 SPLITS = ("train", "dev", "test")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
 from data.collection import JUDGED_LISTS, SPLITS, Collection, Judgements, Split, content_hash, normalised
-from data.keys import stable_hash
-from data.list_options import ListOptions
+from data.hashing import stable_hash
+from data.sampling.list_options import ListOptions
 
 logger = logging.getLogger(__name__)
 

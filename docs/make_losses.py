@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from launch.compose import CONF, compose, instantiate
-from launch.schema import locate
+from launch.cli.compose import CONF, load
+from launch.cli.schema import locate
 from losses.contracts import REQUIREMENTS, Lists, reads_of, requirements
 
 PAGE = Path(__file__).parent / "losses.md"
@@ -60,7 +60,7 @@ class Entry:
                 f"as does the opening comment of conf/loss/{name}.yaml; docs/losses.md shows them (CONTRIBUTING.md)"
             )
         title = comment.partition("\n")[0].removesuffix(".").removesuffix(":") + "."
-        loss = instantiate(compose([f"loss={name}"]).loss)
+        loss = load([f"loss={name}"]).loss
         return cls(name, loss, title, lines)
 
     @property

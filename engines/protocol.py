@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from engines.checkpoint.shards import Shard
 from engines.optimizers import OptimizerOptions, Schedule
-from engines.shards import Shard
 
 
 class Engine(Protocol):

@@ -13,12 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from engines.optimizers import OptimizerOptions, Schedule
-from engines.precision import MixedPrecision, check_precision, uses_bf16
-from engines.process_group import device as rank_device
-from engines.process_group import world_size
-from engines.protocol import not_finite
-from engines.shards import (
+from engines.checkpoint.shards import (
     Fragment,
     Shard,
     StoredState,
@@ -29,6 +24,11 @@ from engines.shards import (
     reset_optimizer,
     restore_schedule,
 )
+from engines.distributed.process_group import device as rank_device
+from engines.distributed.process_group import world_size
+from engines.optimizers import OptimizerOptions, Schedule
+from engines.precision import MixedPrecision, check_precision, uses_bf16
+from engines.protocol import not_finite
 
 BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for the bandwidth, small beside the model
 

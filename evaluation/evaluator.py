@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from data.collection import Collection, Split
-from data.keys import stable_hash
-from data.mixture import Mixture
+from data.hashing import stable_hash
+from data.sampling.mixture import Mixture
 from evaluation.metrics import Metrics, Qrels, Run, parse_metric
-from evaluation.scoring import Forward
+from inference.score import Forward
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 
-from engines.process_group import is_main
+from engines.distributed.process_group import is_main
 from evaluation.metrics import Qrels, Run, measure
 
 logger = logging.getLogger(__name__)

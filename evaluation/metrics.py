@@ -11,7 +11,7 @@ from functools import cached_property
 
 import ir_measures
 
-from data.keys import stable_hash
+from data.hashing import stable_hash
 
 Qrels = Mapping[str, Mapping[str, int]]  # query -> document -> grade
 Run = Mapping[str, Mapping[str, float]]  # query -> document -> score

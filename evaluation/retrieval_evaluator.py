@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from data.batch import TokenRows
 from data.collection import Split
-from data.keys import stable_hash
-from data.rows import TokenRows
-from evaluation.embedding import comparable, embed, tokenize_texts
+from data.hashing import stable_hash
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
 from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric
-from evaluation.scoring import Forward
-from evaluation.search import SEARCHES, BlockSearch, check_search
+from inference.encode import comparable, embed, tokenize_texts
+from inference.score import Forward
+from inference.search import SEARCHES, BlockSearch, check_search
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 try:
-    import signal
     import sys
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from launch.entry import prepare_process
-    from launch.errors import USER_ERRORS, explain, reported
-    from launch.inspecting import inspect_file
-    from launch.rerank import Parser
+    from data.formats.file import FileConfig
+    from data.inspection import describe_file, examples
+    from launch.cli.arguments import Parser, run_command
+    from launch.cli.catalog import configured_losses
+    from launch.cli.compose import compose, instantiate
+    from launch.cli.errors import USER_ERRORS, explain
+    from losses.contracts import REQUIREMENTS, missing_requirements
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
@@ -30,9 +33,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
+def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
+    """The lines of the report on `file`, read with `settings` of a training configuration."""
+    if (Path(file).expanduser() / "corpus.jsonl").is_file():
+        raise ValueError(f"{file} is a collection in BEIR's layout (it has a corpus.jsonl): data=beir data.path={file}")
+    escaped = file.replace("\\", "\\\\").replace("'", "\\'")
+    tree = compose(["data=file", f"data.path='{escaped}'", *settings])
+    if tree["stages"]:
+        raise ValueError("+exp: the stages of an experiment have training lists of their own: give trainer.list_size")
+    options: FileConfig = instantiate(tree["data"])
+    records, collection = list(options.records()), options.build()
+    provided = collection.provided(tree["trainer"]["list_size"])
+    return [*describe_file(file, records, collection), *fit_lines(provided), *examples(records)]
+
+
+def fit_lines(provided: frozenset[str]) -> Iterator[str]:
+    """What the lists give, the losses that fit, and the others by what they lack."""
+    yield "training lists give: " + ("; ".join(f"{n} ({REQUIREMENTS[n]})" for n in sorted(provided)) or "nothing")
+    by_lack: dict[tuple[str, ...], list[str]] = {}
+    for name, loss in configured_losses().items():
+        by_lack.setdefault(tuple(missing_requirements(loss, provided)), []).append(name)
+    yield f"losses that fit: {', '.join(by_lack.pop((), [])) or 'none'}"
+    for lack, names in sorted(by_lack.items()):
+        yield f"losses that do not fit, for want of {' and '.join(lack)}: {', '.join(names)}"
+
+
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `inspect_data.py ... | head` ends quietly
-    with reported():
-        prepare_process(config_dir=None)
-        main()
+    run_command(main)

@@ -5,13 +5,11 @@ from __future__ import annotations
 try:
     import argparse
     import json
-    import signal
     import sys
     from collections.abc import Sequence
 
-    from launch.entry import prepare_process
-    from launch.errors import USER_ERRORS, explain, reported
-    from launch.rerank import Parser
+    from launch.cli.arguments import Parser, run_command
+    from launch.cli.errors import USER_ERRORS, explain
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
@@ -20,13 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; a user's mistake is one line and exit status 2."""
     try:
         options = parse_arguments(arguments)
-        from launch.compose import compose
-        from launch.plan_report import as_json, report
-        from launch.planning import Machine, make_plans
+        from launch.cli.catalog import naming_losses_that_fit
+        from launch.cli.compose import load
+        from recipes.memory_plan.estimate import Machine, make_plans
+        from recipes.memory_plan.report import as_json, report
 
-        config = compose(options.settings, "train", options.config_dir)
+        settings = load(options.settings, "train", options.config_dir)
         machine = Machine.at_hand(options.device, options.memory, options.ranks_per_node)
-        plans = make_plans(config, machine, ranks=options.ranks, reads_data=not options.longest)
+        with naming_losses_that_fit():
+            plans = make_plans(settings, machine, ranks=options.ranks, reads_data=not options.longest)
         if options.json:
             print(json.dumps({name: as_json(plan) for name, plan in plans.items()}, indent=1))
         else:
@@ -57,8 +57,4 @@ def _ranks(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `plan.py ... | head` ends quietly
-    with reported():
-        prepare_process(config_dir=None)
-        main()
+    run_command(main)

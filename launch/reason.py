@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    from launch.entry import run
+    from launch.cli.entry import run
+    from launch.cli.errors import end_process, run_begun
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from recipes.reasoning_run import ReasonConfig
 
 
-def main(config: DictConfig) -> float:
-    from launch.reasoning import reason  # torch and transformers only once the command line is known to be right
+def main(settings: ReasonConfig) -> float:
+    from recipes.reasoning_run import reason  # torch and transformers only once the command line is known to be right
 
-    return reason(config)
+    return reason(settings, on_lost_rank=end_process, on_begin=run_begun)
 
 
 if __name__ == "__main__":

@@ -6,35 +6,17 @@ try:
     import argparse
     import json
     import shutil
-    import signal
-    import sys
-    from collections.abc import Iterator, Mapping, Sequence
-    from dataclasses import asdict, dataclass
-    from pathlib import Path
-    from typing import Any, NoReturn
+    from collections.abc import Sequence
+    from dataclasses import asdict
+    from typing import TYPE_CHECKING
 
-    from data.jsonl import field_of, read_json_lines, read_lines
-    from launch.entry import prepare_process
-    from launch.errors import reported
+    from data.formats.documents import Document, read_documents
+    from launch.cli.arguments import Parser, run_command
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
-TOKEN_BUDGET = 8192  # padded tokens per forward pass
-ID_KEYS = ("_id", "id", "docid")
-
-
-@dataclass(frozen=True)
-class Document:
-    id: str
-    text: str
-
-
-@dataclass(frozen=True)
-class RankedDocument:
-    rank: int
-    score: float
-    id: str
-    text: str
+if TYPE_CHECKING:
+    from inference.rank import RankedDocument
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_text("--query", options.query)
     for document in documents:
         check_text(f"document {document.id!r}", document.id + document.text)
+    from inference.rank import rank_documents  # torch and transformers only once the arguments are known to be right
+
     ranking = rank_documents(
         options.model, options.query, documents, options.max_length, options.raw, options.instruction
     )[: options.top_k]
@@ -54,87 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         print("\n".join(table(ranking, shutil.get_terminal_size().columns)))
-
-
-def rank_documents(
-    name_or_path: str,
-    query: str,
-    documents: Sequence[Document],
-    max_length: int | None = None,
-    raw: bool = False,
-    instruction: str | None = None,
-) -> list[RankedDocument]:
-    """`documents`, best first, ties in their own order; `instruction` takes the place of the model's own.
-
-    The score is the one that sentence-transformers' `CrossEncoder.predict` gives: the logit after the model's own
-    activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
-    """
-    from data.rows import TokenRows
-    from engines.process_group import device
-    from evaluation.shared_prefix import score_lists
-    from models.reranker import load_reranker
-
-    model = load_reranker(name_or_path, max_length).to(device())
-    rows = TokenRows.from_encoding(
-        model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
-    )
-    if rows.truncated is not None and rows.truncated.any():
-        count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
-        what = f"note: query or document was cut in {count} of {len(rows)} pairs"
-        print(f"{what} (a pair has at most {length} tokens)", file=sys.stderr)
-    logits = score_lists(model, rows, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
-    scores = logits if raw else model.activation(logits)
-    order = logits.argsort(descending=True, stable=True).tolist()
-    return [
-        RankedDocument(rank, float(scores[index]), documents[index].id, documents[index].text)
-        for rank, index in enumerate(order, start=1)
-    ]
-
-
-def read_documents(file: str) -> Iterator[Document]:
-    """Documents of a .txt file (one a line; "-" is standard input), a .jsonl file or a .json list, each entry a text
-    or an object with text, title and _id. Raises ValueError naming file and line (or entry)."""
-    path = Path(file)
-    if file != "-" and path.is_dir():
-        raise IsADirectoryError(f"--documents {file}: is a directory, expected a file")
-    if file != "-" and not path.exists():
-        raise FileNotFoundError(f"--documents {file}: no such file")
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if file == "-":
-        lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
-        yield from (Document(str(number), line) for number, line in enumerate(lines, start=1))
-    elif kind == "jsonl":
-        for where, record in read_json_lines(path):
-            yield document_of(where, record, where.rpartition(":")[2])
-    elif kind == "json":
-        yield from read_json_list(path)
-    else:
-        yield from (Document(where.rpartition(":")[2], line) for where, line in read_lines(path))
-
-
-def read_json_list(path: Path) -> Iterator[Document]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: malformed JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of texts or objects, got {type(entries).__name__}")
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}: entry {number}"
-        if isinstance(entry, str):
-            yield Document(str(number), entry)
-        elif isinstance(entry, dict):
-            yield document_of(where, entry, str(number))
-        else:
-            raise ValueError(f"{where}: expected a text or an object, got {type(entry).__name__}")
-
-
-def document_of(where: str, record: Mapping[str, Any], number: str) -> Document:
-    """An object with text, maybe title and id (else `number`). The model reads title and text, as in a collection."""
-    key = next((key for key in ID_KEYS if key in record), None)
-    title = field_of(where, record, "title") if record.get("title") else ""
-    text = f"{title} {field_of(where, record, 'text')}".strip()
-    return Document(field_of(where, record, key) if key else number, text)
 
 
 def check_text(what: str, text: str) -> None:
@@ -154,13 +57,6 @@ def table(ranking: Sequence[RankedDocument], width: int) -> list[str]:
         text, space = " ".join(row.text.split()), max(width - len(head), 10)
         lines.append(head + (text if len(text) <= space else text[: space - 1] + "…"))
     return lines
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, whose errors are one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (--help shows the usage)")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -192,8 +88,4 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `rerank.py ... | head` ends quietly
-    with reported():
-        prepare_process(config_dir=None)
-        main()
+    run_command(main)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
-    from launch.entry import run
+    from launch.cli.catalog import naming_losses_that_fit
+    from launch.cli.entry import run
+    from launch.cli.errors import end_process, run_begun
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from recipes.run_config import RunConfig
 
 
-def main(config: DictConfig) -> float | None:
-    from launch.training import train  # torch and transformers only once the command line is known to be right
+def main(settings: RunConfig) -> float | None:
+    from recipes.training_run import train
 
-    return train(config)
+    with naming_losses_that_fit():
+        return train(settings, on_lost_rank=end_process, on_begin=run_begun)
 
 
 if __name__ == "__main__":

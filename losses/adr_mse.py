@@ -10,8 +10,8 @@ from torch import Tensor
 
 from losses.approx import approximate_ranks
 from losses.contracts import ListLoss
-from losses.lists import above_zero
-from losses.pairs import label_pairs
+from losses.math.masking import above_zero
+from losses.math.pairs import label_pairs
 
 
 @dataclass(frozen=True)

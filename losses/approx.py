@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, one_of
-from losses.pairs import differences, label_pairs
+from losses.math.masking import above_zero, one_of
+from losses.math.pairs import differences, label_pairs
 from losses.rewards import NDCG
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import at_least_float32, check_positive_weight, positive_weights
+from losses.math.masking import at_least_float32, check_positive_weight, positive_weights
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ Further inputs come by keyword: those that the loss names in `reads`, fields of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -239,6 +240,25 @@ def requirements(loss: Any) -> frozenset[str]:
     """What a loss and those inside it require of the data."""
     own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "requires", ("comparison",)))
     return own.union(*(requirements(inner) for inner in getattr(loss, "losses", ())))
+
+
+class MissingRequirements(ValueError):
+    """A loss requires what the training lists of a data set do not give."""
+
+    def __init__(self, loss: Any, available: Collection[str], data: str, *, embeddings: bool):
+        """`available`: what the lists give; `embeddings`: whether the model gives embeddings."""
+        missing = [f"{need} ({REQUIREMENTS[need]})" for need in missing_requirements(loss, available)]
+        super().__init__(
+            f"loss {type(loss).__name__} does not fit data {data}, whose training lists lack {' and '.join(missing)}"
+        )
+        self.available = frozenset(available)
+        self.embeddings = embeddings
+
+
+def missing_requirements(loss: Any, available: Collection[str]) -> list[str]:
+    """What `loss` requires and the data does not give, names of REQUIREMENTS."""
+    required = requirements(loss)
+    return [need for need in REQUIREMENTS if need in required and need not in available]
 
 
 def mean_over_lists(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
-from losses.lists import above_zero, at_least_float32
+from losses.math.masking import above_zero, at_least_float32
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
-from losses.in_batch import IN_BATCH, InBatch
-from losses.lists import above_zero, at_least, finite, one_of
+from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.masking import above_zero, at_least, finite, one_of
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 

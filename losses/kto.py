@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from losses.answers import two_token_kl, two_token_log_prob
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least, at_least_float32
+from losses.math.answers import two_token_kl, two_token_log_prob
+from losses.math.masking import above_zero, at_least, at_least_float32
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least, at_least_float32, one_of
-from losses.pairs import differences, label_pairs, mean_over_pairs, real_pairs, sum_over_pairs
+from losses.math.masking import above_zero, at_least, at_least_float32, one_of
+from losses.math.pairs import differences, label_pairs, mean_over_pairs, real_pairs, sum_over_pairs
 from losses.rewards import NDCG
 
 SCHEMES = ("lambda_rank", "ndcg_loss1", "ndcg_loss2", "ndcg_loss2pp")

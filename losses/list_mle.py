@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least, at_least_float32, one_of
-from losses.pairs import label_pairs
-from losses.plackett_luce import place, position_distributions
+from losses.math.masking import above_zero, at_least, at_least_float32, one_of
+from losses.math.pairs import label_pairs
+from losses.math.plackett_luce import place, position_distributions
 
 POSITION_WEIGHTS = ("uniform", "exponential")
 

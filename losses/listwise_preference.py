@@ -10,7 +10,7 @@ from torch import Tensor
 from losses.contracts import ListLoss
 from losses.lambda_loss import lambda_loss
 from losses.list_mle import draw_tie_breaks, list_mle
-from losses.lists import above_zero, at_least, one_of
+from losses.math.masking import above_zero, at_least, one_of
 from losses.preference import log_ratios
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.pairs import differences, label_pairs, mean_over_pairs
+from losses.math.pairs import differences, label_pairs, mean_over_pairs
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import Lists, Statistics, WrapperLoss, apply, mean_over_lists, reads_of
-from losses.lists import above_zero, at_least, at_least_float32, finite, one_of
+from losses.math.masking import above_zero, at_least, at_least_float32, finite, one_of
 
 SMALLEST_DIM = 32
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero
-from losses.neural_sort import hard_sort, neural_sort
-from losses.pairs import label_pairs
+from losses.math.masking import above_zero
+from losses.math.neural_sort import hard_sort, neural_sort
+from losses.math.pairs import label_pairs
 from losses.rewards import NDCG
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.plackett_luce import PositionDistributions, place, reverse_cumsum
+from losses.math.plackett_luce import PositionDistributions, place, reverse_cumsum
 
 
 def pl_rank_2(policy: PositionDistributions, gains: Tensor, discounts: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least, at_least_float32, finite
-from losses.pairs import differences, label_pairs, mean_over_pairs
+from losses.math.masking import above_zero, at_least, at_least_float32, finite
+from losses.math.pairs import differences, label_pairs, mean_over_pairs
 
 
 class PairLoss(ListLoss):

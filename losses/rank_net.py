@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero
-from losses.pairs import differences, label_pairs, mean_over_pairs
+from losses.math.masking import above_zero
+from losses.math.pairs import differences, label_pairs, mean_over_pairs
 
 
 @dataclass(frozen=True)

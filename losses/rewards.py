@@ -20,8 +20,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from losses.lists import at_least, one_of
-from losses.plackett_luce import place
+from losses.math.masking import at_least, one_of
+from losses.math.plackett_luce import place
 
 Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
 

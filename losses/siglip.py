@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss, mean_over_lists
-from losses.in_batch import IN_BATCH, InBatch
-from losses.lists import above_zero, finite, one_of
+from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.masking import above_zero, finite, one_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, masked_logits
+from losses.math.masking import above_zero, masked_logits
 
 
 @dataclass(frozen=True)

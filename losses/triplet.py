@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
-from losses.in_batch import IN_BATCH, InBatch
-from losses.lists import finite, one_of
+from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.masking import finite, one_of
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
 

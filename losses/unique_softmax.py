@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.lists import above_zero, at_least_float32, masked_logits, one_of
-from losses.pairs import label_pairs
+from losses.math.masking import above_zero, at_least_float32, masked_logits, one_of
+from losses.math.pairs import label_pairs
 
 
 @dataclass(frozen=True)

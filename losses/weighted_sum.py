@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from losses.contracts import Lists, Statistics, WrapperLoss, apply
-from losses.lists import finite
-from losses.schedules import Schedule
+from losses.math.masking import finite
+from losses.math.schedules import Schedule
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, BitsAndBytesConfig
 
 from models.dropout import ask_dropout, check_dropout
-from models.folder import ModelFolder, read_json
-from models.head import Head
-from models.loading import load_backbone, load_config, recompute_activations
+from models.loading.backbone import load_backbone, load_config, recompute_activations
+from models.loading.embedding_modules import Head
+from models.loading.folder import ModelFolder, read_json
+from models.loading.quantization import check_quantization, quantization_config
+from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
 from models.pooling import check_mode
-from models.quantization import check_quantization, quantization_config
-from models.resolve import DEFAULT_MODEL, resolve
 from models.scale import Scale, ScaleOptions
 from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, Tower, towers_of

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.dropout import ask_dropout, check_dropout
-from models.folder import ModelFolder, read_json
-from models.loading import activation_of, load_backbone, load_config, recompute_activations
+from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
+from models.loading.folder import ModelFolder, read_json
+from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
-from models.resolve import DEFAULT_MODEL, resolve
 from models.tokenization import PairTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)

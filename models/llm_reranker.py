@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models.answer_head import LogitTransform, answer_with, check_transform
+from models.attention import can_pack, pack_mask
 from models.dropout import ask_dropout, check_dropout
-from models.folder import ModelFolder, read_json
-from models.loading import activation_of, load_backbone, load_config, recompute_activations
+from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
+from models.loading.folder import ModelFolder, read_json
+from models.loading.quantization import check_quantization, quantization_config
+from models.loading.resolve import resolve
 from models.lora import LoRAConfig, merge_saved
-from models.packed_prompts import can_pack, pack_mask
-from models.prompt_folder import read_template
-from models.prompt_template import PUBLISHED, TEMPLATES, PromptTemplate
-from models.prompt_tokenizer import PromptTokenizer
-from models.quantization import check_quantization, quantization_config
-from models.resolve import resolve
+from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
+from models.prompts.template_folder import read_template
+from models.prompts.tokenizer import PromptTokenizer
 from models.tokenization import load_tokenizer
 
 DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
@@ -54,7 +54,7 @@ class LLMRerankerConfig:
         if isinstance(self.template, str) and self.template not in TEMPLATES:
             raise ValueError(
                 f"model.template={self.template}: choose null (as the folder says), {', '.join(TEMPLATES)}, or give "
-                "one with _target_: models.prompt_template.PromptTemplate"
+                "one with _target_: models.prompts.template.PromptTemplate"
             )
         if self.max_query_length is not None and self.max_query_length < 1:
             raise ValueError(f"model.max_query_length={self.max_query_length} must be null or at least 1")

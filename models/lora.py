@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
-from models.loading import quiet
-from models.quantization import dequantized
+from models.loading.backbone import quiet
+from models.loading.quantization import dequantized
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.reasoning_template import ReasoningTemplate
+from models.prompts.reasoning_template import ReasoningTemplate
 
 
 class Reasoner(nn.Module):

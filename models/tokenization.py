@@ -11,8 +11,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.folder import ModelFolder
-from models.loading import check_max_length, position_limit, quiet, refusal
+from models.loading.backbone import check_max_length, position_limit, quiet, refusal
+from models.loading.folder import ModelFolder
 
 # Token-level features that are not the transformer's.
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
@@ -30,7 +30,7 @@ class ModelTokenizer:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
 
-    layout: ClassVar[str]  # of the rows of a list: "pairs" or "texts" (data.rows.ListExample)
+    layout: ClassVar[str]  # of the rows of a list: "pairs" or "texts" (data.batch.ListExample)
 
     @property
     def padding(self) -> dict[str, int]:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.folder import read_json
-from models.loading import activation_named
+from models.loading.backbone import activation_named
+from models.loading.folder import read_json
 from models.pooling import pool
 from models.tokenization import IS_QUERY, POOLED
 

@@ -34,9 +34,9 @@ os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARAL
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from engines.deepspeed_options import import_deepspeed
-from engines.manifest import first_problem, sha256
-from launch.entry import run
+from engines.checkpoint.manifest import first_problem, sha256
+from engines.deepspeed.options import import_deepspeed
+from launch.cli.entry import run
 from launch.train import main as train
 
 STEPS = 12
@@ -252,7 +252,7 @@ def unfinished(directory: Path) -> set[str]:
 def preload() -> None:
     """Import what launches need, once."""
     import_deepspeed()
-    for name in ("launch.training", "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
+    for name in ("recipes.training_run", "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
         importlib.import_module(name)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from data.loader import ListLoader
-from data.rows import ListBatch, ListExample
-from engines.collectives import gather_objects
+from data.batch import ListBatch, ListExample
+from data.sampling.loader import ListLoader
+from engines.distributed.collectives import gather_objects
 
 
 class Batches:

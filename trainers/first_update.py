@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from engines.collectives import all_agree
+from engines.distributed.collectives import all_agree
 
 
 def check_adapters_moved(model: nn.Module) -> None:

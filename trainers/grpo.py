@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.keys import stable_hash
-from data.rows import ListBatch
+from data.batch import ListBatch
+from data.hashing import stable_hash
 from losses.contracts import Lists, Statistics, inputs_of
 from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from data.rows import ListBatch
+from data.batch import ListBatch
 from engines.protocol import NotFinite
-from trainers.run_files import json_safe
+from runs.files import json_safe
 
 
 def write_down(file: Path, batch: ListBatch, error: NotFinite, *, step: int, action: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from data.rows import ListBatch, TokenRows
-from engines.memory import allocator_says, is_out_of_memory
+from data.batch import ListBatch, TokenRows
+from engines.memory.allocator import allocator_says, is_out_of_memory
 from trainers.options import TrainerConfig
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.rows import ListBatch
+from data.batch import ListBatch
 from losses.contracts import compares_lists
 
 

@@ -13,26 +13,26 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.loader import ListLoader
-from data.rows import ListBatch
-from engines import peers, preemption
-from engines.checkpoints import CheckpointStore
-from engines.interruptible import Interruptible
-from engines.process_group import is_main, world_size
+from data.batch import ListBatch
+from data.sampling.loader import ListLoader
+from engines.checkpoint.store import CheckpointStore
+from engines.distributed import heartbeat, preemption
+from engines.distributed.process_group import is_main, world_size
 from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult, Evaluator
+from inference.interruptible import Interruptible
 from losses.contracts import Lists, Statistics, reads_of
 from models.dropout import run_without_dropout
+from runs.directory import RunDirectory
+from runs.loggers.loggers import Logger
 from trainers.batches import Batches
-from trainers.chunked import ChunkedBackward, Representations
 from trainers.first_update import check_adapters_moved
-from trainers.frozen import FrozenModel, Reference, frozen_inputs
-from trainers.inputs import make_lists
-from trainers.loggers import Logger
+from trainers.loss_inputs import make_lists
 from trainers.nonfinite import write_down
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explained
-from trainers.run_directory import RunDirectory
+from trainers.reference import FrozenModel, Reference, frozen_inputs
+from trainers.step import ChunkedBackward, Representations
 from trainers.step_statistics import batch_statistics, checksum
 
 
@@ -200,7 +200,7 @@ class Trainer(ABC):
     def next_batch(self) -> ListBatch:
         """The step's lists, the same on all ranks."""
         self.started = time.perf_counter()
-        peers.at(self.step)
+        heartbeat.at(self.step)
         return self.batches.of(self.step)
 
     def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:

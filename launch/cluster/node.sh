@@ -12,7 +12,7 @@ set -u
 readonly REQUEUE=75
 # How long the ranks may take for that checkpoint before torchrun kills them (its own default is 30 s).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
-# Made by a rank that was preempted, removed by one that starts (launch/errors.py).
+# Made by a rank that was preempted, removed by one that starts (launch/cli/errors.py).
 PLACKETT_PREEMPTED_FILE=$(mktemp -u "${TMPDIR:-/tmp}/plackett-preempted-XXXXXXXX")
 export PLACKETT_PREEMPTED_FILE
 

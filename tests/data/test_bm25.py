@@ -4,8 +4,8 @@ import ir_measures
 import numpy as np
 import pytest
 
-from data.beir import read_folder
-from data.bm25 import bm25_candidates, bm25_top
+from data.bm25 import BM25, bm25_top
+from data.formats.beir import read_folder
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -19,8 +19,7 @@ def test_figures_of_the_real_collections(name: str, ndcg: float, recall: float):
     texts = read_folder(SHARED / name)
     qrels = texts.qrels["test"]
     queries = {query: texts.queries[query] for query in qrels}
-    found = bm25_candidates(texts.documents, queries, depth=100, k1=0.9, b=0.4)
-    run = {query: dict(ranked) for query, ranked in found.items()}
+    run = BM25().retrieve(texts.documents, queries, 100)
     measures = [ir_measures.nDCG @ 10, ir_measures.R @ 100]
     values = ir_measures.calc_aggregate(measures, qrels, run)
     assert [values[measure] for measure in measures] == pytest.approx([ndcg, recall], abs=0.002)
@@ -52,4 +51,4 @@ def test_documents_without_a_word_are_refused():
 
 
 def test_fewer_documents_than_the_depth():
-    assert bm25_candidates({"a": "wing", "b": "heat"}, {"q": "heats"}, depth=100, k1=0.9, b=0.4)["q"][0][0] == "b"
+    assert next(iter(BM25().retrieve({"a": "wing", "b": "heat"}, {"q": "heats"}, 100)["q"])) == "b"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data import candidates as module
-from data.beir import BEIRConfig
 from data.candidates import BM25Candidates, RunFileCandidates
+from data.formats.beir import BEIRConfig
 
 DOCUMENTS = {"a": "wing flutter", "b": "heat transfer", "c": "jet nozzle"}
 QUERIES = {"train": {"q1": "heat", "q2": "wing"}, "test": {"q3": "nozzle"}}

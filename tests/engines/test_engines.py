@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.optim.lr_scheduler import LambdaLR
 
-from engines import process_group
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed import process_group
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.protocol import Engine
-from engines.testing import run_ranks
 from engines.torch_engine import TorchEngineConfig
 
 NUM_CHUNKS = 5  # over two ranks: three rounds, of which one rank's last is a dummy

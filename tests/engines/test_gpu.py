@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from engines import process_group
-from engines.collectives import _gather_ragged, all_agree, gather_rows
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed import process_group
+from engines.distributed.collectives import _gather_ragged, all_agree, gather_rows
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
 

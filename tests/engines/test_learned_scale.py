@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from engines import process_group
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed import process_group
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.protocol import Engine
-from engines.testing import run_ranks
 from engines.torch_engine import TorchEngineConfig
 from models.bi_encoder import BiEncoderConfig
 

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.protocol import Engine
-from engines.testing import run_ranks
 from engines.torch_engine import TorchEngineConfig
 
 NUM_CHUNKS = 3

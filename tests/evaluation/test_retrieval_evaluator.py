@@ -11,8 +11,8 @@ import yaml
 from torch import nn
 
 from data.collection import Collection, Split
-from data.mixture import Mixture
-from engines.testing import run_ranks
+from data.sampling.mixture import Mixture
+from engines.distributed.testing import run_ranks
 from evaluation.evaluator import Prompts
 from evaluation.metrics import measure
 from evaluation.retrieval_evaluator import RetrievalConfig, reduced_corpus

@@ -57,8 +57,8 @@ def grade(rankings, labels, mask):
 MAIN = """
 import os, signal, time
 from pathlib import Path
-from launch.compose import instantiate
-from launch.entry import run
+from launch.cli.compose import instantiate
+from launch.cli.entry import run
 
 def main(config):
     job = instantiate(config)
@@ -68,7 +68,7 @@ def main(config):
     if what in ("mistake", "refusal"):
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
         if what == "mistake":
-            from launch.errors import run_begun
+            from launch.cli.errors import run_begun
             run_begun()
         raise ValueError("corpus.jsonl:7\\nis not JSON")
     if what == "bug":
@@ -86,8 +86,8 @@ def main(config):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     if what == "rank1":
-        from engines.collectives import gather_objects
-        from engines.process_group import start
+        from engines.distributed.collectives import gather_objects
+        from engines.distributed.process_group import start
         start()
         if rank == 1:
             raise ValueError("only rank 1 fails")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.compose import compose, instantiate
+from launch.cli.compose import compose, load
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "launch" / "cluster"
@@ -155,7 +155,7 @@ def test_a_job_put_back_into_the_queue_is_known_as_the_same_launch(
         slurm = environment | {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts}
         done = run(["sbatch", "--nodes=1", "launch/cluster/slurm.sh", "--ranks-per-node", "1"], slurm, clone)
         assert done.returncode == 0, done.stderr
-    assert recorded(tmp_path) == [["7", "0"], ["7", "1"]]  # trainers.environment reads them
+    assert recorded(tmp_path) == [["7", "0"], ["7", "1"]]  # runs.environment reads them
 
 
 def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(
@@ -226,8 +226,8 @@ def test_a_job_that_is_signalled_saves_on_all_nodes_and_is_put_back_into_the_que
 # As launch/train.py ends where another node was signalled, at first and when it is started again.
 PREEMPTED = """
 import os
-from engines.preemption import Preempted
-from launch.errors import reported
+from engines.distributed.preemption import Preempted
+from launch.cli.errors import reported
 with reported():
     raise {0}
 """
@@ -352,7 +352,7 @@ def test_the_commands_in_the_comments_compose(file: str) -> None:
         script = command[start - 1] if file == "hostfile" else "launch/cluster/slurm.sh"
         assert script in command
         assert (ROOT / script).is_file()
-        instantiate(compose(command[start:]))
+        load(command[start:])
 
 
 def test_the_lines_of_the_sweep_compose() -> None:

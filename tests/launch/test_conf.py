@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.compose import CONF, EXPERIMENTS, compose, instantiate
-from launch.schema import locate, type_hints
+from launch.cli.compose import CONF, EXPERIMENTS, compose, load
+from launch.cli.schema import locate, type_hints
 
 # An experiment chooses these groups and sets no key inside: another choice on the command line would get that key.
 # (The budget of a run, under trainer, is the experiment's own.)
@@ -60,7 +60,7 @@ def test_an_experiment_composes_under_its_own_command(file):
     assert f"+exp={experiment}" in lines[1]
     command = lines[1].removeprefix("# ").split("launch/", 1)[1].split()
     entry, overrides = Path(command[0]).stem, command[1:]
-    run = instantiate(compose(overrides, entry))
+    run = load(overrides, entry)
     assert getattr(run, "run_name", None) == experiment.replace("/", "-")
 
 
@@ -76,11 +76,11 @@ def test_every_choice_of_a_group_can_be_chosen(file):
     if len(file.relative_to(CONF).parts) != 2:
         pytest.skip("a part of a group, chosen by its members")
     if group == "stage":
-        config = compose(["+exp=reranker_three_stage", f"+stage@stage.x={file.stem}", "stages=[x]"])
-        assert config.stage.x._target_ == node_of(file)["_target_"]
+        tree = compose(["+exp=reranker_three_stage", f"+stage@stage.x={file.stem}", "stages=[x]"])
+        assert tree["stage"]["x"]["_target_"] == node_of(file)["_target_"]
         return
     missing = ["data.path=x"] if "???" in file.read_text() else []
-    assert getattr(compose([f"{group}={file.stem}", *missing]), group)._target_ == node_of(file)["_target_"]
+    assert compose([f"{group}={file.stem}", *missing])[group]["_target_"] == node_of(file)["_target_"]
 
 
 def test_a_group_inside_a_group_is_chosen_and_checked_too():
@@ -93,4 +93,4 @@ def test_a_group_inside_a_group_is_chosen_and_checked_too():
 @pytest.mark.parametrize("experiment", [file.stem for file in EXPERIMENT_FILES if file.stem.startswith("embedder")])
 def test_embedders_take_a_mixture(experiment):
     sources = ["data=mixture", "+data@data.sources.a=file", "data.sources.a.path=x"]
-    assert compose([f"+exp={experiment}", *sources]).data.sources.a.path == "x"
+    assert compose([f"+exp={experiment}", *sources])["data"]["sources"]["a"]["path"] == "x"

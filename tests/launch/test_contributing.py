@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from launch.compose import compose, instantiate
-from launch.training import train
+from launch.cli.compose import compose, load
+from recipes.training_run import train
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -60,11 +60,10 @@ def test_the_property_suite_finds_a_loss_out_that_forgets_the_mask(written: Path
 
 def test_the_experiment_trains(written: Path, tiny_run: list[str]):
     run = ["+exp=reranker_hinge", "loss.margin=0.5", *tiny_run, "trainer.max_steps=2"]
-    config = compose(run, config_dir=written / "my_conf")
-    settings = instantiate(config)
+    settings = load(run, config_dir=written / "my_conf")
     assert (settings.run_name, settings.loss.margin) == ("reranker_hinge", 0.5)
-    assert instantiate(compose(["+exp=reranker_hinge"], config_dir=written / "my_conf")).trainer.max_steps == 500
-    train(config)
+    assert load(["+exp=reranker_hinge"], config_dir=written / "my_conf").trainer.max_steps == 500
+    train(settings)
     assert (written / "outputs" / "reranker_hinge" / "summary.json").is_file()
 
 
@@ -79,6 +78,6 @@ def test_the_reward_is_a_reward_with_an_option(monkeypatch: pytest.MonkeyPatch):
     exec(compile(REWARD, "CONTRIBUTING.md", "exec"), module.__dict__)
     node = "{_target_: rewards_of_the_document.first_is_relevant, grade: 2}"
     overrides = ["loss=plackett_luce_grpo", f"loss.reward={node}", "loss.reward_to_go=false"]
-    reward = instantiate(compose(overrides)).loss.reward
+    reward = load(overrides).loss.reward
     labels = torch.tensor([1.0, 2.0])
     assert reward(torch.tensor([[0, 1], [1, 0]]), labels, labels > 0).tolist() == [0.0, 1.0]

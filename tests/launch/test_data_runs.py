@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.compose import compose
-from launch.training import train
+from launch.cli.compose import load
+from recipes.training_run import train
 
 WORDS = ("red", "green", "blue", "apple", "pear", "train", "rank", "list", "query", "document")
 
@@ -53,16 +53,16 @@ def losses(folder: Path) -> list[float]:
 
 def test_triplets_train_a_reranker(files: dict[str, str], tiny_bert_dir: Path, tmp_path: Path):
     data = ["data=file", f"data.path={files['triplets']}"]
-    train(compose(["loss=rank_net", *data, *common(tiny_bert_dir, tmp_path)]))
+    train(load(["loss=rank_net", *data, *common(tiny_bert_dir, tmp_path)]))
     assert len(losses(tmp_path)) == 4
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     with pytest.raises(ValueError, match=r"^loss MarginMSE does not fit data triplets.jsonl, .* lack teacher_scores"):
-        train(compose(["loss=margin_mse", *data, *common(tiny_bert_dir, tmp_path / "other")]))
+        train(load(["loss=margin_mse", *data, *common(tiny_bert_dir, tmp_path / "other")]))
     assert not (tmp_path / "other").exists()
 
 
 def test_a_mixture_of_layouts_trains_an_embedder(files: dict[str, str], tiny_bert_dir: Path, tmp_path: Path):
-    """That two ranks draw the same batches is tests/data/test_batches.py."""
+    """That two ranks draw the same batches is tests/data/sampling/test_epoch_plan.py."""
     sources = [
         "data=mixture",
         *(f"+data@data.sources.{name}=file" for name in files),
@@ -72,6 +72,6 @@ def test_a_mixture_of_layouts_trains_an_embedder(files: dict[str, str], tiny_ber
         "data.weights={triplets: 1, pairs: 1}",
     ]
     model = ["model=bi_encoder", "model.temperature=0.05", "eval=retrieval", "loss=info_nce", "loss.temperature=null"]
-    train(compose([*model, *sources, *common(tiny_bert_dir, tmp_path)]))
+    train(load([*model, *sources, *common(tiny_bert_dir, tmp_path)]))
     assert all(0 < loss < 20 for loss in losses(tmp_path))
     assert (tmp_path / "run" / "model" / "modules.json").is_file()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from data import candidates
-from evaluation.search import BlockSearch
-from launch.compose import compose
-from launch.evaluating import evaluate
+from inference.search import BlockSearch
+from launch.cli.compose import load
 from models.bi_encoder import BiEncoder
+from recipes.evaluation_run import evaluate
 
 ROOT = Path(__file__).parents[2]
 WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905
@@ -41,7 +41,7 @@ def _arguments(beir: Path, *more: str) -> list[str]:
 
 
 def _evaluate(arguments: list[str]) -> float:
-    return evaluate(compose(arguments, "evaluate"))
+    return evaluate(load(arguments, "evaluate"))
 
 
 def test_bm25_stands_alone(beir, capsys):
@@ -197,6 +197,6 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
 )
 def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, monkeypatch):
     monkeypatch.setattr("models.cross_encoder.CrossEncoderConfig.build", None)
-    monkeypatch.setattr("launch.evaluating.resolve", lambda name, **options: None)
+    monkeypatch.setattr("recipes.evaluation_run.resolve", lambda name, **options: None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _evaluate(_arguments(beir, *arguments))

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from engines.preemption import REQUEUE
-from engines.testing import run_ranks
-from launch.compose import compose
-from launch.training import train
+from engines.distributed.preemption import REQUEUE
+from engines.distributed.testing import run_ranks
+from launch.cli.compose import load
+from recipes.training_run import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -29,7 +29,7 @@ TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
 
 
 def train_here(overrides: list[str]) -> None:
-    train(compose(overrides))
+    train(load(overrides))
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from data.collection import JUDGED_LISTS
-from data.file import FileConfig
-from launch.compose import CONF
-from launch.fit import check_fit, configured_losses, fitting_losses, lacking
+from data.formats.file import FileConfig
+from launch.cli.catalog import check_fit, configured_losses, fitting_losses, lacking
+from launch.cli.compose import CONF
 from launch.inspect_data import main
 from losses.contracts import REQUIREMENTS, requirements
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from data.run_files import read_trec_run
-from engines.testing import run_ranks
-from launch.compose import compose
+from data.formats.trec import read_trec_run
+from engines.distributed.testing import run_ranks
+from launch.cli.compose import load
 from launch.rerank import Document, main, rank_documents
-from launch.training import train
 from models.llm_reranker import LLMReranker
+from recipes.training_run import train
 
 MODEL = ["model.max_length=192", "trainer.token_budget=1024", "trainer.max_steps=3", "trainer.eval_every=3"]
 
 
 def train_here(overrides: list[str]) -> float | None:
     """A whole run on this rank; the best dev metric."""
-    return train(compose(overrides))
+    return train(load(overrides))
 
 
 def texts_of(folder: Path) -> dict[str, str]:
@@ -54,7 +54,7 @@ def test_adapters_under_zero3_on_two_ranks_move_and_are_saved_whole(
 
 
 def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
-    from models.export import export
+    from models.export.hub import export
     from models.llm_reranker import LLMRerankerConfig
 
     model = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=192).build(0)
@@ -73,19 +73,17 @@ def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
 
 
 def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
-    from launch.compose import instantiate
-    from launch.plan_subject import find_subject
+    from launch.cli.compose import load
+    from recipes.memory_plan.workload import find_subject
 
     options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
-    subject = find_subject(
-        instantiate(compose(["+exp=llm_reranker_sft", *tiny_run, *options])), reads_data=True, bf16=False
-    )
+    subject = find_subject(load(["+exp=llm_reranker_sft", *tiny_run, *options]), reads_data=True, bf16=False)
     assert set(subject.features) == {"input_ids", "attention_mask"}
     assert subject.model.chunk(subject.features, 2, 150).held > 0
 
 
 def test_an_llm_reranker_teaches_a_cross_encoder(tiny_run, tiny_causal_dir, tmp_path):
     teacher = ["model@teacher=llm_reranker", f"teacher.name_or_path={tiny_causal_dir}", "teacher.template=qwen3"]
-    train(compose(["+exp=reranker_distill", *tiny_run, *teacher, "teacher.max_length=192", "trainer.max_steps=2"]))
+    train(load(["+exp=reranker_distill", *tiny_run, *teacher, "teacher.max_length=192", "trainer.max_steps=2"]))
     lines = (tmp_path / "outputs" / "reranker_distill" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] > 0 for line in lines if '"train"' in line] == [True, True]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from engines.live_bytes import ChunkBytes, EmptyModel
-from engines.state_bytes import Parameters, StateBytes
+from engines.memory.live_bytes import ChunkBytes, EmptyModel
+from engines.memory.state_bytes import Parameters, StateBytes
 from engines.torch_engine import TorchEngineConfig
-from launch.compose import compose, instantiate
+from launch.cli.compose import load
 from launch.plan import main
-from launch.plan_report import size
-from launch.plan_subject import ChunkCosts, chunk_shapes, find_subject
-from launch.planning import Estimate, Machine, estimate, process_bytes, step_peak
+from recipes.memory_plan.estimate import Estimate, Machine, estimate, process_bytes, step_peak
+from recipes.memory_plan.report import size
+from recipes.memory_plan.workload import ChunkCosts, chunk_shapes, find_subject
 
 CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)
 ALL = Parameters(total=1, trainable=1, largest=1)  # 4 bytes
@@ -42,7 +42,7 @@ def test_zero_2_holds_its_share_and_a_bucket() -> None:
 
 
 def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]) -> None:
-    settings = instantiate(compose(["+exp=reranker_contrastive", *tiny_run]))
+    settings = load(["+exp=reranker_contrastive", *tiny_run])
     subject = find_subject(settings, reads_data=False, bf16=False)
     costs = ChunkCosts(subject, [(2, 40), (3, 30), (4, 24), (6, 16), (5, 20), (8, 12), (3, 35)])
     for shape in ((3, 33), (7, 14)):
@@ -52,7 +52,7 @@ def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]
 
 
 def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
-    settings = instantiate(compose(["+exp=reranker_contrastive", *tiny_run]))
+    settings = load(["+exp=reranker_contrastive", *tiny_run])
     subject = find_subject(settings, reads_data=True, bf16=False)
     assert len(subject.batches) == 8
     assert all(0 < length <= 48 for lengths in subject.batches for length in lengths)
@@ -65,7 +65,7 @@ def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
 def test_a_language_model_has_a_plan(experiment: str, tiny_run: list[str], tiny_models, tmp_path: Path) -> None:
     folder = tiny_models.write_tiny_causal(tmp_path / "llm")
     model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3"]
-    settings = instantiate(compose([f"+exp={experiment}", *tiny_run, *model]))
+    settings = load([f"+exp={experiment}", *tiny_run, *model])
     subject = find_subject(settings, reads_data=True, bf16=False)
     assert subject.model.chunk(subject.features, 2, 100).held > 0
 
@@ -74,9 +74,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
     machine = Machine("cuda", 2.0**30, 8)
 
     def found(ranks: int, *options: str) -> Estimate:
-        settings = instantiate(
-            compose([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
-        )
+        settings = load([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
         subject = find_subject(settings, reads_data=False, bf16=False)
         assert isinstance(subject.model, EmptyModel)
         costs = ChunkCosts(subject, [(3, 48), (2, 40)])
@@ -86,7 +84,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
     alone = found(1, "+exp=reranker_preference", "trainer.reference=precomputed").peak
     assert 6 * found(8, *kept).activations < found(1, *kept).activations
     copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
-    parameters = find_subject(instantiate(compose([*kept, *tiny_run])), reads_data=False, bf16=False).parameters
+    parameters = find_subject(load([*kept, *tiny_run]), reads_data=False, bf16=False).parameters
     assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)
 
 

@@ -14,20 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.run_files import write_trec_run
-from evaluation.report import write_report
-from launch.compose import compose
-from launch.training import train
+from data.formats.trec import write_trec_run
+from launch.cli.compose import load
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
-from models.resolve import resolve
+from models.loading.resolve import resolve
+from recipes.training_run import train
+from runs.report.html import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "engines", "evaluation", "launch", "losses", "models", "trainers", "benchmarks", "docs")
 SOURCES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "zipfile", "tarfile"}
 # Between the ranks of a test, over a pipe of its own; and the name of an error that safetensors' files do not raise.
-ALLOWED = {("engines/testing.py", "pickle")}
+ALLOWED = {("engines/distributed/testing.py", "pickle")}
 
 
 def name_of(node: ast.expr) -> str:
@@ -119,9 +119,9 @@ def test_code_of_a_model_is_run_only_where_it_is_asked_for(kind, with_code: Path
 
 def test_trust_is_of_one_model_alone() -> None:
     settings = ["+exp=reranker_distill", "teacher.name_or_path=x", "model.trust_remote_code=true"]
-    config = compose(settings)
-    assert config.model.trust_remote_code is True
-    assert config.teacher.trust_remote_code is False
+    run = load(settings)
+    assert run.model.trust_remote_code is True
+    assert run.teacher.trust_remote_code is False
 
 
 def test_a_pickle_in_place_of_weights_is_refused_unread(tiny_bert_dir: Path, tmp_path: Path) -> None:
@@ -161,20 +161,20 @@ def test_a_run_writes_no_secret_down(tiny_run: list[str], with_secrets: list[str
     settings = [setting for setting in tiny_run if not setting.startswith("logger=")]
     common = ["+exp=reranker_contrastive", *settings, "logger=wandb", "logger.tags=[]", "logger.group=null"]
     common += ["trainer.optimizer=sgd", "trainer.max_steps=1"]
-    train(compose([*common, *with_secrets]))
+    train(load([*common, *with_secrets]))
     run = tmp_path / "outputs" / "reranker_contrastive"
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     written = {name: files_with(secret, tmp_path / "outputs") for name, secret in SECRETS.items()}
     assert written == {name: [] for name in SECRETS}
     assert "hub.token=***" in json.loads((run / "environment.json").read_text())["command"]
     assert "https://***@host/***" in (run / "config.yaml").read_text()
-    train(compose([*common, *with_secrets]))  # and its settings are still known as the same
+    train(load([*common, *with_secrets]))  # and its settings are still known as the same
 
 
 FAILING = """
 import os, sys
 from pathlib import Path
-from launch.errors import reported, set_run_folder
+from launch.cli.errors import reported, set_run_folder
 set_run_folder(Path(sys.argv[1]))
 with reported():
     raise {kind}("no access to " + os.environ["ADDRESS"] + " with " + os.environ["SOME_API_KEY"])
@@ -208,7 +208,7 @@ EVIL = ["../../outside", "/etc/outside", "a/../../b", "..", "<script>alert(1)</s
 def test_a_run_name_leads_nowhere_else(name: str, tiny_run: list[str], tmp_path: Path) -> None:
     before = sorted(tmp_path.parent.iterdir())
     with pytest.raises(ValueError, match="is not a folder's name"):
-        train(compose(["+exp=reranker_contrastive", *tiny_run, f"run_name='{name}'"]))
+        train(load(["+exp=reranker_contrastive", *tiny_run, f"run_name='{name}'"]))
     assert sorted(tmp_path.parent.iterdir()) == before
     assert not (tmp_path / "outputs").exists() or list((tmp_path / "outputs").iterdir()) == []
 
@@ -237,7 +237,7 @@ def test_ids_and_texts_of_the_data_neither_leave_the_run_directory_nor_run_in_it
 ) -> None:
     data = evil_collection(tmp_path / "data")
     settings = [setting for setting in tiny_run if not setting.startswith("data.path=")]
-    train(compose(["+exp=reranker_contrastive", *settings, f"data.path={data}", "trainer.max_steps=1"]))
+    train(load(["+exp=reranker_contrastive", *settings, f"data.path={data}", "trainer.max_steps=1"]))
     assert {path.name for path in tmp_path.iterdir()} == {"data", "cache", "outputs"}
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {
         *("reranker_contrastive", ".before", ".reranker_contrastive.lock")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from engines.testing import run_ranks
-from launch.compose import compose
-from launch.training import train
+from engines.distributed.testing import run_ranks
+from launch.cli.compose import load
+from recipes.training_run import train
 
 TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
 
@@ -30,7 +30,7 @@ def two_hosts() -> ModuleType:
 
 
 def train_here(overrides: list[str]) -> None:
-    train(compose(overrides))
+    train(load(overrides))
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

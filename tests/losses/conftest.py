@@ -12,7 +12,7 @@ from loss_samples import Case, configured, flagged, kinds, make
 from policies import VARIANTS, Policy
 from torch import Tensor
 
-from losses.plackett_luce import Rankings, position_distributions, sample_rankings
+from losses.math.plackett_luce import Rankings, position_distributions, sample_rankings
 
 ASKED = pytest.StashKey[dict[str, Case]]()  # by the property suite, in this run
 EXEMPTIONS = ("couples_lists", "shift_invariant", "saturates", "masks_misordered", "differentiable")

@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from launch.compose import CONF, compose, instantiate
-from launch.schema import locate
+from launch.cli.compose import CONF, load
+from launch.cli.schema import locate
 from losses.contracts import Lists, Statistics, all_losses, apply, reads_of
 
 PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
@@ -51,7 +51,7 @@ def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
 @cache
 def make(name: str, config_dir: Path | None = None) -> Any:
     """What the command line makes of `loss=NAME`."""
-    return instantiate(compose([f"loss={name}"], config_dir=config_dir).loss)
+    return load([f"loss={name}"], config_dir=config_dir).loss
 
 
 def flagged(loss: Any, flag: str) -> bool:

@@ -10,12 +10,12 @@ from loss_samples import Sample
 from torch import Tensor
 
 from losses.contracts import Statistics, requirements
-from losses.plackett_luce import Rankings, position_mask
-from losses.ranking_policy import PlackettLuceGRPO
+from losses.math.plackett_luce import Rankings, position_mask
+from losses.policies.ranking_policy import PlackettLuceGRPO
+from losses.policies.set_policy import SelectionGRPO, SubsetGRPO
+from losses.policies.set_rewards import SetF, SetPrecision, SetRecall
+from losses.policies.token_policy import TokenPolicyGRPO
 from losses.rewards import MAP, MRR, NDCG, Recall
-from losses.set_policy import SelectionGRPO, SubsetGRPO
-from losses.set_rewards import SetF, SetPrecision, SetRecall
-from losses.token_policy import TokenPolicyGRPO
 
 SMALL = PlackettLuceGRPO(num_generations=8, temperature=0.7, reward=NDCG(k=2))
 TOKEN = TokenPolicyGRPO(num_generations=8, temperature=0.7)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses import in_batch
 from losses.info_nce import DIRECTIONS, InfoNCE
+from losses.math import in_batch
 
 SIX = torch.arange(6)
 

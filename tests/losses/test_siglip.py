@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import in_batch
+from losses.math import in_batch
 from losses.siglip import SigLIP
 
 

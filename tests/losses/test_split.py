@@ -14,13 +14,13 @@ from policies import Policy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR
 
-from data.rows import ListBatch, ListExample, TokenRows
+from data.batch import ListBatch, ListExample, TokenRows
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
-from engines.testing import run_ranks
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import apply
-from trainers.chunked import ChunkedBackward, Representations
-from trainers.inputs import make_lists
+from trainers.loss_inputs import make_lists
+from trainers.step import ChunkedBackward, Representations
 
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
 ONE_CHUNK, SEVERAL_CHUNKS = 10_000, 30  # tokens

@@ -16,8 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.answers import two_token_kl
 from losses.kto import KTO
+from losses.math.answers import two_token_kl
 from losses.preference import DPO, IPO, ORPO, BradleyTerry, ConservativeDPO, Hinge, RobustDPO, SimPO
 
 NUM_PAIRS = 6

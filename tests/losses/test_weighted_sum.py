@@ -9,11 +9,11 @@ import pytest
 import torch
 from running import run_to_the_end
 
-from launch.compose import compose, instantiate
+from launch.cli.compose import load
 from losses.contracts import Lists, MatrixLoss, apply, reads_of, requirements
+from losses.math.schedules import Schedule
+from losses.policies.ranking_policy import PlackettLuceGRPO
 from losses.preference import DPO, BradleyTerry
-from losses.ranking_policy import PlackettLuceGRPO
-from losses.schedules import Schedule
 from losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from losses.weighted_sum import Term, WeightedSum
 
@@ -102,7 +102,7 @@ def test_what_is_refused(terms, message):
 
 
 def composed(*overrides: str):
-    return instantiate(compose(["trainer=ranking", *overrides])).loss
+    return load(["trainer=ranking", *overrides]).loss
 
 
 def test_a_sum_is_made_on_the_command_line():
@@ -136,7 +136,7 @@ def test_a_sum_in_a_file_of_ones_own(tmp_path):
         "  dpo: {weight: 0.5, loss: {beta: 0.3}}\n"
         "  pairs: {loss: {_target_: losses.preference.BradleyTerry}, schedule: {end: 0.5}}\n"
     )
-    loss = instantiate(compose(["trainer=ranking", "loss=mine"], config_dir=tmp_path)).loss
+    loss = load(["trainer=ranking", "loss=mine"], config_dir=tmp_path).loss
     assert loss.terms == {"dpo": Term(DPO(0.3), 0.5), "pairs": Term(BradleyTerry(), schedule=Schedule(end=0.5))}
 
 

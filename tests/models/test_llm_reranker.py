@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.answer_head import LogitTransform
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
-from models.prompt_template import PromptTemplate
+from models.prompts.template import PromptTemplate
 
 MAMBA = {"mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 ARCHITECTURES = {

@@ -10,13 +10,13 @@ from llm_rerankers import DOCUMENTS, QUERIES, build, padded
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from data.rows import TokenRows
-from engines import process_group
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from data.batch import TokenRows
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed import process_group
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
-from engines.testing import run_ranks
 from engines.torch_engine import TorchEngineConfig
-from evaluation.shared_prefix import score_lists
+from inference.shared_prefix import score_lists
 
 PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # also these small weights
 SIZES = [3, 5]

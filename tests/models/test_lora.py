@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
-from models.export import export_cross_encoder
+from models.export.hub import export_cross_encoder
 from models.lora import LoRAConfig, reference
 
 

@@ -17,20 +17,20 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
-from data.chunks import plan_chunks
-from data.keys import stable_hash
-from data.rows import ListBatch, ListExample, TokenRows
-from engines.deepspeed_engine import DeepSpeedEngineConfig
+from data.batch import ListBatch, ListExample, TokenRows
+from data.collate import plan_chunks
+from data.hashing import stable_hash
+from engines.deepspeed.engine import DeepSpeedEngineConfig
+from engines.distributed.process_group import rank, world_size
 from engines.optimizers import OptimizerOptions
-from engines.process_group import rank, world_size
 from engines.torch_engine import TorchEngineConfig
 from losses.contracts import apply
 from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
 from models.bi_encoder import BiEncoder, BiEncoderConfig
-from trainers.chunked import ChunkedBackward, Representations
-from trainers.inputs import make_lists
+from trainers.loss_inputs import make_lists
+from trainers.step import ChunkedBackward, Representations
 
 SEED, STEP, LEARNING_RATE = 7, 3, 0.1
 NUM_LISTS = 10

@@ -12,15 +12,15 @@ TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
 
 
 def make_trainer(overrides: list[str]) -> Any:
-    from launch.compose import compose, instantiate
-    from launch.training import make_trainer
-    from trainers.run_directory import RunDirectory
+    from launch.cli.compose import load
+    from recipes.training_run import make_trainer
+    from runs.directory import RunDirectory
+    from runs.settings_tree import as_tree
 
-    config = compose(overrides)
-    settings = instantiate(config)
+    settings = load(overrides)
     settings.trainer.check(settings.loss)
     data, model = settings.data.build(), settings.model.build(settings.seed)
-    return make_trainer(settings, config, data, RunDirectory.open(config), model)
+    return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

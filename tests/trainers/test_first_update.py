@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from launch.compose import compose
-from launch.training import train
+from launch.cli.compose import load
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
+from recipes.training_run import train
 from trainers.first_update import check_adapters_moved
 
 
@@ -28,4 +28,4 @@ def test_a_run_whose_engine_updates_nothing_ends_at_the_first_step(tiny_run, tin
     monkeypatch.setattr("engines.torch_engine.TorchEngine.step", lambda engine: 1.0)
     options = [f"model.name_or_path={tiny_reranker_dir}", "trainer.max_steps=2"]
     with pytest.raises(RuntimeError, match="first update did not reach"):
-        train(compose(["+exp=reranker_contrastive", *tiny_run, "model=cross_encoder_lora", *options]))
+        train(load(["+exp=reranker_contrastive", *tiny_run, "model=cross_encoder_lora", *options]))

@@ -26,7 +26,7 @@ from gradient_cases import (
 )
 from torch import Tensor
 
-from engines.testing import run_ranks
+from engines.distributed.testing import run_ranks
 
 TOLERANCE = 1e-5
 Measured = Callable[[Case], Result]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from running import make_trainer, run_several
 
-from engines.testing import run_ranks
+from engines.distributed.testing import run_ranks
 
 KL = ["+exp=reranker_grpo", "loss.beta=0.1", "trainer.max_steps=2", "trainer.reference=frozen"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from running import run_several
 
-from engines.testing import run_ranks
+from engines.distributed.testing import run_ranks
 
 WORDS = ("red", "green", "blue", "apple", "pear", "train", "rank", "list", "query", "document")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from running import make_trainer, metrics_of
 
-from engines.process_group import rank
-from engines.testing import run_ranks
+from engines.distributed.process_group import rank
+from engines.distributed.testing import run_ranks
 
 SETTINGS = ["trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
 SUPERVISED = ["+exp=reranker_contrastive", *SETTINGS]

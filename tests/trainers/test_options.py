@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainers.grpo import GRPOTrainerConfig
-from trainers.ranking import RankingTrainerConfig
+from trainers.supervised import RankingTrainerConfig
 
 
 def rates(**options: object) -> list[float]:

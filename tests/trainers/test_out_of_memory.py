@@ -9,7 +9,7 @@ import pytest
 import torch
 from running import make_trainer
 
-from launch.errors import explain
+from launch.cli.errors import explain
 
 
 def refuse(trainer: Any, call: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from running import make_trainer, metrics_of, run_to_the_end
 
-from engines import preemption
-from engines.process_group import rank
-from engines.testing import run_ranks
+from engines.distributed import preemption
+from engines.distributed.process_group import rank
+from engines.distributed.testing import run_ranks
 
 SETTINGS = ["trainer.max_steps=7", "trainer.eval_every=3", "trainer.save_every=100"]
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.beta=0.1", *SETTINGS]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from running import run_several
 
-from engines.testing import run_ranks
+from engines.distributed.testing import run_ranks
 
 STEPS = 10
 GRPO = ["+exp=reranker_grpo", "trainer.num_iterations=2", "loss.num_generations=16", "loss.beta=0.1"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import run_several, run_until
 
-from engines.testing import run_ranks
+from engines.distributed.testing import run_ranks
 
 STEPS = 12
 COMMON = [f"trainer.max_steps={STEPS}", "trainer.save_every=5", "trainer.eval_every=8"]

@@ -10,14 +10,14 @@ import torch
 from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_model
 from torch import Tensor
 
-from data.rows import ListExample, TokenRows
+from data.batch import ListExample, TokenRows
+from engines.distributed.process_group import rank, world_size
+from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
-from engines.process_group import rank, world_size
-from engines.testing import run_ranks
 from losses.contracts import apply
 from trainers.batches import gather_batch
-from trainers.chunked import ChunkedBackward
-from trainers.inputs import make_lists
+from trainers.loss_inputs import make_lists
+from trainers.step import ChunkedBackward
 
 # Tokens of a text, for each list; list i is made by rank i mod 2.
 SHARES = {

@@ -1,0 +1,297 @@
+"""Rows of a data file as lists of documents: columns are recognised by their names, never by their order."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.formats.jsonl import Record
+
+# What a column may be called. `prompt` is the query where there is no other (TRL), else what stands before the query.
+NAMES = {
+    "query": ("query", "anchor", "question", "query_text", "sentence1", "messages"),
+    "document": ("document", "passage", "doc", "text", "sentence2", "completion"),
+    "documents": ("documents", "docs", "passages", "candidates"),
+    "positive": ("positive", "positives", "pos", "answer", "positive_passages", "positive_messages"),
+    "negative": ("negative", "negatives", "neg", "negative_passages", "negative_messages"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "label": ("label", "labels", "relevance"),
+    "score": ("score", "scores", "teacher_scores"),
+    "positive_scores": ("positive_scores", "pos_scores", "score_chosen"),
+    "negative_scores": ("negative_scores", "neg_scores", "score_rejected"),
+    "weight": ("weight",),
+    "prompt": ("prompt",),
+    "id": ("id", "_id", "query_id", "qid", "idx"),
+}
+FIELDS = {name: field for field, names in NAMES.items() for name in names}
+NUMBERED = re.compile(r"(?:negative|neg)_\d+")
+LAYOUTS = (
+    "query, document (label or score)",
+    "query, positive (negative, or negative_1 ... negative_n, and scores)",
+    "query, documents, labels or scores",
+    "prompt, chosen, rejected",
+    "prompt, completion, label",
+)
+
+
+@dataclass(frozen=True)
+class ListRecord:
+    """One row of a file: a query and documents, with labels or teacher scores or both."""
+
+    where: str
+    kind: str  # pairs, tuples, lists or preferences
+    query: str
+    documents: list[str]
+    labels: list[float] | None
+    scores: list[float] | None = None
+    weight: float = 1.0
+    prompt: str | None = None
+    labelled: bool = True  # False: the labels are what a positive and a negative mean, no column says them
+
+
+def read_records(
+    rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = ()
+) -> Iterator[ListRecord]:
+    """Every row, of whatever layout; `mapping` says which column is which field. ValueError names file and line, or an
+    ignored column that no row has."""
+    layouts: dict[tuple[str, ...], Layout] = {}
+    for where, row in rows:
+        names = tuple(row)
+        if names not in layouts:
+            layouts[names] = Layout.recognise(where, names, mapping, ignored)
+        yield Row(where, row, layouts[names]).record()
+    present = dict.fromkeys(name for names in layouts for name in names)
+    if layouts and (absent := [f"{field}={column}" for field, column in mapping.items() if column not in present]):
+        raise ValueError(f"data.columns.{absent[0]} is no column of {where}: columns are {', '.join(present)}")
+    if layouts and (unknown := [name for name in ignored if name not in present]):
+        raise ValueError(f"data.ignore={unknown[0]} is no column of {where}: columns are {', '.join(present)}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a row is read: `columns` maps a field of NAMES to its column (several for "negative")."""
+
+    kind: str  # pairs, tuples, lists or preferences
+    columns: Mapping[str, list[str]]
+
+    @classmethod
+    def recognise(
+        cls, where: str, names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str] = ()
+    ) -> Layout:
+        """The layout of columns called `names`.
+
+        ValueError where a column is unknown, a field has two, or the fields make no layout.
+        """
+        own = {column: field for field, column in mapping.items()}
+        absent = [
+            f"data.columns.{field}={column} is not there" for field, column in mapping.items() if column not in names
+        ]
+        hint = f" ({absent[0]})" if absent else ""
+        columns: dict[str, list[str]] = {}
+        for name in [name for name in names if name not in set(ignored)]:
+            found = own.get(name) or ("negative" if NUMBERED.fullmatch(name) else FIELDS.get(name))
+            if found is None:
+                raise ValueError(
+                    f"{where}: unknown column {name!r}{hint}: say what it is (data.columns.FIELD={name}, FIELD one of "
+                    f"{', '.join(NAMES)}) or 'data.ignore=[{name}]'; recognised: {'; '.join(LAYOUTS)}"
+                )
+            columns.setdefault(found, []).append(name)
+        if "query" not in columns and {"chosen", "document"} & set(columns) and "prompt" in columns:
+            columns["query"] = columns.pop("prompt")
+        for found, several in columns.items():
+            if len(several) > 1 and not all(map(NUMBERED.fullmatch, several)):
+                raise ValueError(
+                    f"{where}: columns {' and '.join(several)} both name the {found}: leave one out with "
+                    f"'data.ignore=[{several[1]}]'"
+                )
+        kind = _kind(set(columns))
+        if kind is None:
+            raise ValueError(
+                f"{where}: columns {', '.join(names)} make no layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
+                "data.columns.FIELD=COLUMN says what a column is"
+            )
+        columns["negative"] = sorted(columns.get("negative", ()), key=_number_in)
+        return cls(kind, columns)
+
+
+def _kind(fields: set[str]) -> str | None:
+    optional = {"weight", "prompt", "id"}
+    kinds = {
+        "pairs": ({"query", "document"}, {"label", "score"}),
+        "tuples": ({"query", "positive"}, {"negative", "positive_scores", "negative_scores"}),
+        "lists": ({"query", "documents"}, {"label", "score"}),
+        "preferences": ({"query", "chosen", "rejected"}, {"positive_scores", "negative_scores"}),
+    }
+    if {"positive", "negative"} <= fields:
+        kinds["tuples"][1].update({"label", "score"})  # a teacher's, of the positive and the negatives
+    for kind, (required, further) in kinds.items():
+        if required <= fields <= required | further | optional:
+            return kind
+    return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, read field by field."""
+
+    where: str
+    row: Mapping[str, Any]
+    layout: Layout
+
+    def record(self) -> ListRecord:
+        documents, labels, scores = getattr(self, f"_{self.layout.kind}")()
+        if not documents:
+            raise ValueError(f"{self.where}: no document")
+        query = self._one("query")
+        if not query.strip():
+            raise ValueError(f"{self.where}: {self._column('query')!r} is empty")
+        weight = self._number("weight") if self._has("weight") else 1.0
+        if weight < 0:
+            raise ValueError(f"{self.where}: {self._column('weight')!r} must be at least 0, got {weight:g}")
+        prompt = self._one("prompt") if self._has("prompt") else None
+        labelled = self.layout.kind in ("pairs", "lists") and bool({"label", "score"} & set(self.layout.columns))
+        return ListRecord(self.where, self.layout.kind, query, documents, labels, scores, weight, prompt, labelled)
+
+    def _pairs(self) -> tuple[list[str], list[float] | None, list[float] | None]:
+        document = [self._one("document")]
+        if "label" in self.layout.columns:
+            return document, self._labels("label", 1), self._scores("score", 1)
+        return document, self._labels("score", 1) if "score" in self.layout.columns else [1.0], None
+
+    def _tuples(self) -> tuple[list[str], list[float] | None, list[float] | None]:
+        positives, negatives = self._texts("positive"), self._texts("negative") if self._has("negative") else []
+        scores = self._halves(len(positives), len(negatives))
+        teacher = "score" if "score" in self.layout.columns else "label"
+        if teacher in self.layout.columns:
+            scores = self._numbers(teacher)
+            if len(scores) == 1 and len(positives) == len(negatives) == 1:
+                scores = [scores[0], 0.0]  # the teacher's margin, as MarginMSE's data have it
+            self._check_number_of(teacher, scores, len(positives) + len(negatives))
+        return positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), scores or self._inline()
+
+    def _lists(self) -> tuple[list[str], list[float] | None, list[float] | None]:
+        documents = self._texts("documents")
+        labels = self._labels("label", len(documents))
+        scores = self._scores("score", len(documents)) or self._inline()
+        if labels is None and scores is None:
+            raise ValueError(f"{self.where}: the documents have neither labels nor scores: add a column of either name")
+        return documents, labels, scores
+
+    def _preferences(self) -> tuple[list[str], list[float] | None, list[float] | None]:
+        return [self._one("chosen"), self._one("rejected")], [1.0, 0.0], self._halves(1, 1)
+
+    def _halves(self, positives: int, negatives: int) -> list[float] | None:
+        """Scores of the positives and of the negatives, in columns of their own."""
+        first, second = self._scores("positive_scores", positives), self._scores("negative_scores", negatives)
+        if first is None and second is None:
+            return None
+        if first is None or (second is None and negatives):
+            missing = "positive_scores" if first is None else "negative_scores"
+            raise ValueError(f"{self.where}: no {missing}: either all documents have a score or none has")
+        return first + (second or [])
+
+    def _inline(self) -> list[float] | None:
+        """Scores that stand in the documents, where these are objects."""
+        columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
+        items = [item for column in columns for item in _as_list(self.row.get(column))]
+        if not all(isinstance(item, Mapping) and item.get("score") is not None for item in items):
+            return None
+        return [self._to_number("score", item["score"]) for item in items]
+
+    def _has(self, name: str) -> bool:
+        return any(self.row.get(column) is not None for column in self.layout.columns.get(name, ()))
+
+    def _column(self, name: str) -> str:
+        return self.layout.columns[name][0]
+
+    def _value(self, name: str) -> Any:
+        value = self.row.get(self._column(name))
+        if value is None:
+            raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
+        return value
+
+    def _one(self, name: str) -> str:
+        return text_of(f"{self.where}: {self._column(name)!r}", self._value(name))
+
+    def _texts(self, name: str) -> list[str]:
+        """All texts of a field: one, a list of them, or one per column."""
+        values = [(column, self.row.get(column)) for column in self.layout.columns[name]]
+        texts = [
+            text_of(f"{self.where}: {column!r}", item)
+            for column, value in values
+            if value is not None
+            for item in _as_list(value)
+        ]
+        if not texts and name != "negative":
+            raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
+        return texts
+
+    def _numbers(self, name: str) -> list[float]:
+        value = self._value(name)
+        return [self._to_number(self._column(name), item) for item in (value if isinstance(value, list) else [value])]
+
+    def _number(self, name: str) -> float:
+        return self._to_number(self._column(name), self._value(name))
+
+    def _scores(self, name: str, count: int) -> list[float] | None:
+        """A number for each of `count` documents; None where the row has none."""
+        if not self._has(name):
+            return None
+        numbers = self._numbers(name)
+        self._check_number_of(name, numbers, count)
+        return numbers
+
+    def _labels(self, name: str, count: int) -> list[float] | None:
+        if name in self.layout.columns and not self._has(name):
+            self._value(name)  # says that it is missing
+        labels = self._scores(name, count)
+        if labels is not None and min(labels, default=0) < 0:
+            raise ValueError(
+                f"{self.where}: {self._column(name)!r} is {min(labels):g}: labels start at 0 (not relevant); shift them"
+            )
+        return labels
+
+    def _check_number_of(self, name: str, numbers: Sequence[float], count: int) -> None:
+        if len(numbers) != count:
+            raise ValueError(f"{self.where}: {self._column(name)!r} has {len(numbers)} numbers for {count} documents")
+
+    def _to_number(self, column: str, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.where}: {column!r} must be a number, got {value!r}") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{self.where}: {column!r} must be finite, got {number}")
+        return number
+
+
+def text_of(what: str, value: Any) -> str:
+    """A text; of an object its title and text, of messages what they say. ValueError where `what` is none of these."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "content" in item for item in value):
+        return "\n".join(text_of(what, message["content"]) for message in value)
+    if isinstance(value, Mapping):
+        key = next((key for key in ("text", "contents", "content", "segment", "body", "doc") if key in value), None)
+        if key is not None:
+            title = value.get("title") or ""
+            return f"{title} {text_of(what, value[key])}".strip()
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a text, got {type(value).__name__} (a number? write it in quotes)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can escape and no tokenizer reads
+        raise ValueError(f"{what} is not valid Unicode (lone surrogate at character {error.start + 1})") from None
+    return value
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Several texts, or one: a list of messages is one text."""
+    is_messages = isinstance(value, list) and any(isinstance(item, Mapping) and "role" in item for item in value)
+    return value if isinstance(value, list) and not is_messages else [value]
+
+
+def _number_in(column: str) -> int:
+    return int(column.rpartition("_")[2]) if NUMBERED.fullmatch(column) else 0

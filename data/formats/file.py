@@ -1,0 +1,145 @@
+"""Lists of documents in jsonl, csv, tsv or parquet files, of whatever layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
+from data.collection import Candidates, Collection, Split, content_hash
+from data.formats.columns import NAMES, ListRecord, read_records
+from data.formats.grouping import Listed, gather, hold_out, provided
+from data.formats.tables import find_files, read_rows
+from data.hashing import stable_hash
+from data.sampling.list_options import ListOptions
+from data.source import SourceOptions, drop_leaks
+
+FRACTIONS = 100  # labels that are no integers are graded in hundredths: nDCG of linear gain does not change by a factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileConfig(SourceOptions):
+    """Labelled or positive pairs, tuples, graded or scored lists, or preferences (see `data.formats.columns`).
+
+    A training list holds documents that its rows list, others only as `lists` and `candidates` say. Held-out queries
+    rank their own documents where half of them or more list a better and a worse one, else BM25's candidates.
+    """
+
+    path: str
+    dev_path: str | None = None
+    test_path: str | None = None
+    test_fraction: float = 0.1
+    max_held_out: int = 1000
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    candidates: CandidateSource = field(default_factory=ListedCandidates)
+    lists: ListOptions = field(default_factory=lambda: ListOptions(random_fraction=0.0, hard_depth=1000))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.test_fraction < 1 - self.dev_fraction:
+            raise ValueError(f"data.test_fraction={self.test_fraction} must be in [0, 1 - data.dev_fraction)")
+        if self.max_held_out < 1:
+            raise ValueError(f"data.max_held_out={self.max_held_out} must be at least 1")
+        unknown = [name for name in self.columns if name not in NAMES]
+        if unknown:
+            raise ValueError(f"data.columns.{unknown[0]} is no field of a row: valid: {', '.join(NAMES)}")
+        if isinstance(self.candidates, RunFileCandidates):
+            raise ValueError(
+                "data/candidates=run names queries and documents by ids, which data=file does not have: put scores "
+                "beside the documents in the file, or use data=beir"
+            )
+
+    def records(self, split: str = "train") -> Iterator[ListRecord]:
+        """The rows of the files of one split."""
+        key = "path" if split == "train" else f"{split}_path"
+        for file in find_files(f"data.{key}", getattr(self, key)):
+            yield from read_records(read_rows(file), self.columns, self.ignore)
+
+    def build(self) -> Collection:
+        documents: dict[str, str] = {}
+        lists = gather(self.records(), documents)
+        if not lists:
+            raise ValueError(f"data.path={self.path}: no row in it")
+        paths = {"test": self.test_path, "dev": self.dev_path}
+        shares = {"test": self.test_fraction, "dev": self.dev_fraction}
+        shares = {split: share for split, share in shares.items() if paths[split] is None}
+        splits = hold_out(lists, shares, self.max_held_out)
+        for split in [split for split, path in paths.items() if path is not None]:
+            own = gather(self.records(split), documents)
+            lists = {**lists, **own}
+            splits[split] = [query_id for query_id, entry in own.items() if entry.can_be_evaluated]
+        name = Path(self.path).name
+        texts = {query_id: entry.query for query_id, entry in lists.items()}
+        kept = drop_leaks(name, texts, {split: {query: {} for query in ids} for split, ids in splits.items()})
+        members = {split: {query_id: lists[query_id] for query_id in ids} for split, ids in kept.items()}
+        return self._collection(name, documents, members)
+
+    def _collection(
+        self, name: str, documents: dict[str, str], members: Mapping[str, Mapping[str, Listed]]
+    ) -> Collection:
+        levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
+        scale = 1 if all(level.is_integer() for level in levels) else FRACTIONS
+        splits = {
+            split: Split(
+                queries={query_id: entry.query for query_id, entry in lists.items()},
+                qrels={query_id: entry.grades(scale) for query_id, entry in lists.items()},
+                candidates=self._candidates(split, documents, lists),
+                weights={query_id: entry.weight for query_id, entry in lists.items() if entry.weight != 1},
+                prompts={query_id: entry.prompt for query_id, entry in lists.items() if entry.prompt is not None},
+                labels={query_id: entry.labels for query_id, entry in lists.items()} if split == "train" else {},
+            )
+            for split, lists in members.items()
+        }
+        parts = [
+            part
+            for split in splits.values()
+            for part in (split.queries, split.labels or split.qrels, split.candidates, split.weights, split.prompts)
+        ]
+        train = list(members.get("train", {}).values())
+        return Collection(
+            name,
+            documents,
+            splits,
+            content_hash(documents, *parts),
+            lists=self.lists,
+            provides=provided(train, self._adds_candidates or self.lists.random_fraction > 0),
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+            keeps_unlabelled=not all(entry.has_positive for entry in train),
+        )
+
+    @property
+    def _adds_candidates(self) -> bool:
+        return not isinstance(self.candidates, ListedCandidates)
+
+    def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, Listed]) -> Candidates:
+        """Of train the listed documents with the teacher's scores, then those that another source adds; of dev and test
+        the listed ones in random order, scored 0 unless there is a teacher beside the labels, or the source's."""
+        train = split == "train"
+        own = train or (not self._adds_candidates and sum(e.compares for e in lists.values()) * 2 >= len(lists))
+        found: Candidates = {}
+        if self._adds_candidates or not own:
+            queries = {split: {query_id: entry.query for query_id, entry in lists.items()}}
+            found = self.candidates.build(documents, queries, self.cache)[split]
+        if not own:
+            return found
+        if train:
+            return {
+                query_id: [*entry.scores.items(), *_unscored(found.get(query_id, []), entry)]
+                for query_id, entry in lists.items()
+            }
+        return {query_id: _ranked(query_id, entry) for query_id, entry in lists.items()}
+
+
+def _unscored(found: list[tuple[str, float]], entry: Listed) -> list[tuple[str, float]]:
+    return [(document, math.nan) for document, _ in found if document not in entry.labels]
+
+
+def _ranked(query_id: str, entry: Listed) -> list[tuple[str, float]]:
+    """By the teacher's scores where the labels do not come from them, ties in an order that says nothing."""
+    scored = entry.labelled and not any(map(math.isnan, entry.scores.values()))
+    scores = entry.scores if scored else dict.fromkeys(entry.scores, 0.0)
+    return sorted(scores.items(), key=lambda item: (-item[1], stable_hash("place", query_id, item[0])))

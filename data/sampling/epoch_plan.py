@@ -1,0 +1,176 @@
+"""Which training lists make which batch: a function of the seed and the batch's number, the same on every rank."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from data.hashing import stable_hash, text_key
+
+if TYPE_CHECKING:
+    from data.sampling.training_lists import TrainingLists
+
+logger = logging.getLogger(__name__)
+
+Entry = tuple[int, set[int]]  # query index, the texts that may stand in one list of a batch only
+
+
+class Plan(Protocol):
+    """The batches of a run."""
+
+    def batch(self, number: int) -> list[Any]:
+        """The keys of all lists of that global batch; in order it is quick, elsewhere it plans the epoch again."""
+
+
+class EpochPlan:
+    """Each epoch is a permutation keyed by (seed, epoch), cut into batches; the rest of the queries sits it out.
+
+    With `couples_lists`, lists that would bring a text twice into a batch wait for a later one of the epoch (see
+    `Texts`). At its end, where those that wait have too much in common, lists met before fill the batches.
+    """
+
+    def __init__(self, lists: TrainingLists, *, batch_size: int, seed: int, couples_lists: bool) -> None:
+        if not 1 <= batch_size <= len(lists):
+            raise ValueError(
+                f"trainer.batch_size={batch_size} must be between 1 and the {len(lists)} training queries there are"
+                f" (data {lists.source})"
+            )
+        self.batch_size, self.seed, self.num_lists = batch_size, seed, len(lists)
+        self.texts = Texts(lists) if couples_lists else None
+        self.source, self.warned = lists.source, False
+        self.batches_per_epoch = len(lists) // batch_size
+        self.epoch, self.position = -1, 0
+        self.batches: Iterator[tuple[list[int], int]] = iter(())
+        distinct = next(self._plan(0))[1]
+        if distinct < batch_size:
+            shared = "query or document" if lists.options.no_duplicates else "query or relevant document"
+            wider = " or set data.lists.no_duplicates=false" if lists.options.no_duplicates else ""
+            raise ValueError(
+                f"trainer.batch_size={batch_size} is too large for data {lists.source}: its lists have so much in "
+                f"common that only {distinct} without a common {shared} were found; lower it{wider}"
+            )
+
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """The (epoch, query index) keys."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if epoch != self.epoch or position < self.position:
+            self.epoch, self.position, self.batches = epoch, 0, self._plan(epoch)
+        while True:
+            batch, distinct = next(self.batches)
+            self.position += 1
+            if self.position > position:
+                break
+        if distinct < self.batch_size and not self.warned:
+            self.warned = True
+            logger.warning("%s: batch %d holds a text twice: too few lists have none in common", self.source, number)
+        return [(epoch, index) for index in batch]
+
+    def _plan(self, epoch: int) -> Iterator[tuple[list[int], int]]:
+        """Per batch its query indices, and how many of them share no text with one before."""
+        fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
+        waiting: dict[int, deque[Entry]] = {}  # by the text that they waited for: of each at most one can join a batch
+        for _ in range(self.batches_per_epoch):
+            batch = Batch(self.batch_size)
+            for text in list(waiting):
+                if not batch.full and batch.add(waiting[text][0]) is None:
+                    waiting[text].popleft()
+                    if not waiting[text]:
+                        del waiting[text]
+            while not batch.full and (index := next(fresh, None)) is not None:
+                entry = self._entry(epoch, index)
+                common = batch.add(entry)
+                if common is not None:
+                    waiting.setdefault(common, deque()).append(entry)
+            for index in islice(again, 0 if batch.full else self.num_lists):
+                batch.add(self._entry(epoch, index))
+                if batch.full:
+                    break
+            distinct = len(batch.indices)
+            others = (index for index in islice(again, self.num_lists) if index not in batch.indices)
+            yield batch.indices + list(islice(others, self.batch_size - distinct)), distinct
+
+    def _entry(self, epoch: int, index: int) -> Entry:
+        return index, self.texts.of(epoch, index) if self.texts is not None else set()
+
+    def _order(self, epoch: int, name: str) -> list[int]:
+        return np.random.default_rng(stable_hash(name, self.seed, epoch)).permutation(self.num_lists).tolist()
+
+
+class Batch:
+    """At most `size` lists that have no text in common."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.indices: list[int] = []
+        self.taken: set[int] = set()
+
+    @property
+    def full(self) -> bool:
+        return len(self.indices) == self.size
+
+    def add(self, entry: Entry) -> int | None:
+        """Add the list, or return a text that is there already."""
+        index, own = entry
+        common = own & self.taken
+        if common:
+            return min(common)
+        self.indices.append(index)
+        self.taken |= own
+        return None
+
+
+class Texts:
+    """Keys of what may stand in one list of a batch only: the query, the relevant documents that are drawn, and with
+    `data.lists.no_duplicates` all documents that are."""
+
+    def __init__(self, lists: TrainingLists) -> None:
+        self.lists = lists
+        self.keys: dict[str, int] = {}  # of documents
+
+    def of(self, epoch: int, index: int) -> set[int]:
+        query_id = self.lists.query_ids[index]
+        relevant = self.lists.relevant.get(query_id, {})
+        drawn: list[str] | Mapping[str, float]
+        if self.lists.options.no_duplicates:
+            drawn = self.lists.draw(epoch, query_id)
+        elif len(relevant) > 1:
+            drawn = [document_id for document_id in self.lists.draw(epoch, query_id) if document_id in relevant]
+        else:
+            drawn = relevant
+        query = -1 - text_key(self.lists.queries[query_id])  # below 0: a query may read like a document
+        return {query, *map(self._key, drawn)}
+
+    def _key(self, document_id: str) -> int:
+        key = self.keys.get(document_id)
+        if key is None:
+            key = self.keys[document_id] = text_key(self.lists.documents[document_id])
+        return key
+
+
+class MixturePlan:
+    """Each batch comes from one data set, drawn by (seed, number) with the given shares, and is its next one."""
+
+    def __init__(self, plans: Mapping[str, EpochPlan], shares: Mapping[str, float], *, seed: int) -> None:
+        self.plans, self.seed = plans, seed
+        self.names, self.bounds = list(shares), np.cumsum(list(shares.values())) / sum(shares.values())
+        self.number, self.counts = 0, dict.fromkeys(self.names, 0)  # batches of each source before `number`
+
+    def source(self, number: int) -> str:
+        """The name of the data set of that batch."""
+        place = np.searchsorted(self.bounds, stable_hash("source", self.seed, number) / 2**63, side="right")
+        return self.names[min(int(place), len(self.names) - 1)]
+
+    def batch(self, number: int) -> list[tuple[str, int, int]]:
+        """The (source, epoch, query index) keys."""
+        if number < self.number:
+            self.number, self.counts = 0, dict.fromkeys(self.names, 0)
+        while self.number < number:
+            self.counts[self.source(self.number)] += 1
+            self.number += 1
+        name = self.source(number)
+        return [(name, *key) for key in self.plans[name].batch(self.counts[name])]

@@ -1,0 +1,179 @@
+"""Several data sets in one run, one of them in each global step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from data.batch import ListExample
+from data.collection import Collection, Split, content_hash
+from data.sampling.epoch_plan import MixturePlan
+from data.sampling.loader import ListLoader
+from data.sampling.training_lists import ListTokenizer, TrainingLists
+from data.source import SourceOptions
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Collections by name, the share of the steps that each has, and the one that is evaluated."""
+
+    sources: Mapping[str, Collection]
+    shares: Mapping[str, float]
+    evaluated: Collection
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        parts = {name: collection.fingerprint for name, collection in self.sources.items()}
+        return content_hash(parts, self.shares)
+
+    @property
+    def documents(self) -> Mapping[str, str]:
+        """Those of the evaluated collection."""
+        return self.evaluated.documents
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """What is held out is the evaluated collection's; what is trained on is `sources`."""
+        return {name: split for name, split in self.evaluated.splits.items() if name != "train"}
+
+    def split(self, name: str) -> Split:
+        """Dev or test of the evaluated collection."""
+        return self.evaluated.split(name)
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What the training lists of every source give a loss."""
+        return frozenset.intersection(*(source.provides for source in self.sources.values()))
+
+    def provided(self, list_size: int) -> frozenset[str]:
+        """The same, with lists of that length."""
+        return frozenset.intersection(*(source.provided(list_size) for source in self.sources.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Data sets by name. Each global step draws from one, chosen by (seed, number of the batch): with `weights`, or
+    in proportion to (number of training queries) ** (1 / temperature)."""
+
+    sources: Mapping[str, Any] = field(default_factory=dict)  # name: a node of the group data, with its _target_
+    weights: Mapping[str, float] | None = None
+    temperature: float = 1.0
+    evaluate_on: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, source in self.sources.items():
+            if not isinstance(source, SourceOptions):
+                raise ValueError(
+                    f"data.sources.{name} has no _target_ of a data set: such as data.formats.beir.BEIRConfig or "
+                    f"data.formats.file.FileConfig; or +data@data.sources.{name}=file"
+                )
+        if self.weights is not None:
+            if set(self.weights) != set(self.sources):
+                raise ValueError(
+                    f"data.weights names {_listed(self.weights)}, expected a weight for each of data.sources: "
+                    f"{_listed(self.sources)}"
+                )
+            if not all(0 < weight < float("inf") for weight in self.weights.values()):
+                raise ValueError(f"data.weights={dict(self.weights)} must be above 0 and finite")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"data.temperature={self.temperature} must be above 0 and finite")
+        if self.weights is not None and self.temperature != 1.0:
+            raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
+        if self.evaluate_on is not None and self.evaluate_on not in self.sources:
+            raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+
+    def build(self) -> Mixture:
+        if not self.sources:
+            raise ValueError(
+                "data.sources is empty: name data sets, such as +data@data.sources.a=beir data.sources.a.path=FOLDER "
+                "+data@data.sources.b=file data.sources.b.path=FILE"
+            )
+        collections = {name: _build(name, source) for name, source in self.sources.items()}
+        sizes = {name: len(collection.split("train").queries) for name, collection in collections.items()}
+        shares = self.weights or {name: size ** (1 / self.temperature) for name, size in sizes.items()}
+        return Mixture(collections, dict(shares), collections[self.evaluate_on or _first_held_out(collections)])
+
+
+class MixtureLists(Dataset):
+    """`lists[name, epoch, index]`: a training list of one of the sources."""
+
+    def __init__(self, sources: Mapping[str, TrainingLists], shares: Mapping[str, float]) -> None:
+        self.sources, self.shares = sources, shares
+
+    def __getitem__(self, key: tuple[str, int, int]) -> ListExample:
+        name, epoch, index = key
+        return self.sources[name][epoch, index]
+
+    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> MixturePlan:
+        plans = {
+            name: lists.plan(batch_size=batch_size, seed=seed, couples_lists=couples_lists)
+            for name, lists in self.sources.items()
+        }
+        return MixturePlan(plans, self.shares, seed=seed)
+
+
+def make_loader(
+    data: Collection | Mixture,
+    tokenizer: ListTokenizer,
+    *,
+    list_size: int,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+    workers: int,
+    couples_lists: bool,
+    frozen: Mapping[str, ListTokenizer] | None = None,
+) -> ListLoader:
+    """The training batches of a collection or a mixture; `couples_lists` and `frozen` as in `ListLoader` and
+    `TrainingLists`."""
+
+    def lists(collection: Collection, name: str) -> TrainingLists:
+        return TrainingLists(
+            collection,
+            tokenizer,
+            list_size=list_size,
+            seed=seed,
+            options=collection.lists,
+            frozen=frozen,
+            source=name,
+        )
+
+    if isinstance(data, Mixture):
+        sources = {name: lists(collection, name) for name, collection in data.sources.items()}
+        drawn: MixtureLists | TrainingLists = MixtureLists(sources, data.shares)
+    else:
+        drawn = lists(data, data.name)
+    return ListLoader(
+        drawn,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        workers=workers,
+        couples_lists=couples_lists,
+    )
+
+
+def _build(name: str, source: SourceOptions) -> Collection:
+    try:
+        return source.build()
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"data.sources.{name}: {error}") from error
+
+
+def _first_held_out(collections: Mapping[str, Collection]) -> str:
+    """The first source with a dev and a test split, else with one of them, else the first."""
+    held_out = {name: len({"dev", "test"} & set(collection.splits)) for name, collection in collections.items()}
+    return max(held_out, key=lambda name: held_out[name])
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -1,0 +1,190 @@
+"""Rerank the first stage's candidates of held-out queries and measure the order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import groupby
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data.batch import TokenRows
+from data.collection import Split
+from engines.distributed.process_group import is_main
+from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
+from evaluation.metrics import Metrics, Qrels, Run, measure
+from inference.encode import comparable, embed, tokenize_texts
+from inference.score import Forward, tokenize_sharded
+from inference.shared_prefix import score_lists
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankingConfig(EvaluatorConfig):
+    """How rerankers are measured."""
+
+    depth: int = 30
+    always_rerank_positives: bool = False
+
+    counts: ClassVar[tuple[str, ...]] = (*EvaluatorConfig.counts, "depth")
+
+    def build(
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        *,
+        dev: bool = False,
+        prompts: Prompts | None = None,
+    ) -> RerankingEvaluator:
+        """The evaluator of one split; `dev` limits it to `dev_max_queries`, else to `max_queries`."""
+        limit = self.dev_max_queries if dev else self.max_queries
+        return RerankingEvaluator(split, documents, tokenizer, self, max_queries=limit, prompts=prompts or Prompts())
+
+
+class RerankingEvaluator:
+    """Scores the first `depth` candidates of each query; every judged query counts, whatever its candidates.
+
+    Relevant documents that the first stage missed are lost, as they are in use (`always_rerank_positives` appends
+    them: an upper bound on the reranker alone, not a result). The tokenizer is asked once, at the first evaluation, a
+    share per rank: `tokenizer(queries, documents)` of layout "pairs" gives the rows that a cross-encoder scores,
+    `tokenizer(texts, role=...)` of layout "texts" those that a bi-encoder embeds: there similarity is the score.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        documents: Mapping[str, str],
+        tokenizer: Any,
+        config: RerankingConfig,
+        *,
+        max_queries: int | None,
+        prompts: Prompts,
+    ):
+        self.config = config
+        self.documents = documents
+        self.tokenizer = tokenizer
+        self.queries = judged_queries(split, max_queries)
+        self.query_prompts = dict(zip(self.queries, prompts.of_queries(split, self.queries), strict=True))
+        self.document_prompt = prompts.document
+        self.qrels = {query: split.qrels[query] for query in self.queries}
+        self.first_stage_run = {query: self._candidates(query, split) for query in self.queries}
+        if not any(self.first_stage_run.values()):
+            raise ValueError(f"no candidates to rerank for any of the {len(self.queries)} judged queries")
+        longest = max(len(split.candidates.get(query, [])) for query in self.queries)
+        if longest < min(config.depth, len(documents)) and is_main():
+            _warn_depth(config.depth, longest)
+        if not self._any_relevant_candidate() and is_main():
+            logger.warning(
+                "none of the candidates of %d queries (%s ...) is judged relevant: every metric will be 0",
+                len(self.queries),
+                next(iter(self.queries)),
+            )
+
+    @cached_property
+    def first_stage(self) -> Metrics:
+        """The first stage's own order of the same candidates."""
+        return measure(self.qrels, self.first_stage_run, self.config.metrics)
+
+    @cached_property
+    def ceiling(self) -> Metrics:
+        """What a perfect reranker of these candidates would reach: each metric under the ideal order."""
+        ideal = {
+            query: {document: float(self.qrels[query].get(document, 0)) for document in scores}
+            for query, scores in self.first_stage_run.items()
+        }
+        return measure(self.qrels, ideal, self.config.metrics)
+
+    @cached_property
+    def recall_ceiling(self) -> float:
+        """The share of relevant documents that can be ranked at all, `candidate_recall`."""
+        return candidate_recall(self.qrels, self.first_stage_run)
+
+    @cached_property
+    def rows(self) -> TokenRows:
+        """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
+        pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
+        rows = tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
+        if rows.truncated is not None and rows.truncated.any() and is_main():
+            _warn_truncated(int((rows.truncated > 0).sum()), len(rows), self.tokenizer.max_length)
+        return rows
+
+    @cached_property
+    def text_rows(self) -> TokenRows:
+        """The tokenised queries, then the documents of `candidates`."""
+        queries, documents = list(self.queries.values()), [self.documents[document] for document in self.candidates]
+        query_rows = tokenize_texts(self.tokenizer, queries, "query", list(self.query_prompts.values()))
+        prompts = [self.document_prompt] * len(documents)
+        return TokenRows.concatenate([query_rows, tokenize_texts(self.tokenizer, documents, "document", prompts)])
+
+    @cached_property
+    def candidates(self) -> dict[str, int]:
+        """Every document that is a candidate of some query, with its position among them."""
+        names = dict.fromkeys(document for scores in self.first_stage_run.values() for document in scores)
+        return {document: position for position, document in enumerate(names)}
+
+    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
+        """Metrics of `forward(features)`, a module's or an engine's: its "score" of pairs or the similarity of its
+        "embedding" of texts. All ranks must call it together."""
+        score = self._similarities if self.tokenizer.layout == "texts" else self._scores
+        values = iter(score(forward, device).tolist())
+        run = {query: {doc: next(values) for doc in docs} for query, docs in self.first_stage_run.items()}
+        return EvaluationResult(measure(self.qrels, run, self.config.metrics), run)
+
+    def _tokenize_pairs(self, pairs: list[tuple[str, str]]) -> dict[str, list[list[int]]]:
+        encoded = []
+        for prompt, group in groupby(pairs, key=lambda pair: self.query_prompts[pair[0]]):
+            queries, documents = zip(*group, strict=True)
+            prompts = {"query_prompt": prompt, "document_prompt": self.document_prompt}
+            given = {name: value for name, value in prompts.items() if value is not None}
+            texts = [self.queries[query] for query in queries], [self.documents[document] for document in documents]
+            encoded.append(self.tokenizer(*texts, **given))
+        return {name: [row for part in encoded for row in part[name]] for name in encoded[0]}
+
+    def _scores(self, forward: Forward, device: torch.device) -> Tensor:
+        sizes = [len(documents) for documents in self.first_stage_run.values()]
+        return score_lists(forward, self.rows, sizes, self.tokenizer.padding, self.config.token_budget, device)
+
+    def _similarities(self, forward: Forward, device: torch.device) -> Tensor:
+        embeddings = embed(forward, self.text_rows, self.tokenizer, self.config.token_budget, device)
+        queries, documents = comparable(embeddings, forward).split([len(self.queries), len(self.candidates)])
+        chosen = [[self.candidates[document] for document in docs] for docs in self.first_stage_run.values()]
+        return torch.cat([documents[own] @ query for query, own in zip(queries, chosen, strict=True)])
+
+    def _any_relevant_candidate(self) -> bool:
+        runs = self.first_stage_run.items()
+        return any(self.qrels[query].get(document, 0) > 0 for query, scores in runs for document in scores)
+
+    def _candidates(self, query: str, split: Split) -> dict[str, float]:
+        scores = dict(split.candidates.get(query, [])[: self.config.depth])
+        if self.config.always_rerank_positives:
+            bottom = min(scores.values(), default=0.0) - 1.0
+            relevant = (document for document, grade in split.qrels[query].items() if grade > 0)
+            scores |= {document: bottom for document in relevant if document not in scores}
+        return scores
+
+
+def candidate_recall(qrels: Qrels, run: Run) -> float:
+    """recall@depth: the mean over queries of the share of their relevant documents that are candidates."""
+    longest = max(map(len, run.values()))
+    return measure(qrels, run, [f"recall@{longest}"])[f"recall@{longest}"]
+
+
+def _warn_truncated(count: int, total: int, max_length: int) -> None:
+    logger.warning(
+        "%d of %d evaluated pairs are longer than model.max_length=%d tokens and were cut", count, total, max_length
+    )
+
+
+@cache  # once, not for every split
+def _warn_depth(depth: int, longest: int) -> None:
+    logger.warning(
+        "eval.depth=%d: the first stage gives at most %d candidates, no more are reranked; raise data.candidates.depth",
+        depth,
+        longest,
+    )

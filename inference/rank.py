@@ -1,0 +1,53 @@
+"""Rank documents for one query with a trained reranker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.batch import TokenRows
+from data.formats.documents import Document
+from engines.distributed.process_group import device
+from inference.shared_prefix import score_lists
+from models.loading.reranker import load_reranker
+
+TOKEN_BUDGET = 8192  # padded tokens per forward pass
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    rank: int
+    score: float
+    id: str
+    text: str
+
+
+def rank_documents(
+    name_or_path: str,
+    query: str,
+    documents: Sequence[Document],
+    max_length: int | None = None,
+    raw: bool = False,
+    instruction: str | None = None,
+) -> list[RankedDocument]:
+    """`documents`, best first, ties in their own order; `instruction` takes the place of the model's own.
+
+    The score is the one that sentence-transformers' `CrossEncoder.predict` gives: the logit after the model's own
+    activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
+    """
+    model = load_reranker(name_or_path, max_length).to(device())
+    rows = TokenRows.from_encoding(
+        model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
+    )
+    if rows.truncated is not None and rows.truncated.any():
+        count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
+        what = f"note: query or document was cut in {count} of {len(rows)} pairs"
+        print(f"{what} (a pair has at most {length} tokens)", file=sys.stderr)
+    logits = score_lists(model, rows, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
+    scores = logits if raw else model.activation(logits)
+    order = logits.argsort(descending=True, stable=True).tolist()
+    return [
+        RankedDocument(rank, float(scores[index]), documents[index].id, documents[index].text)
+        for rank, index in enumerate(order, start=1)
+    ]

@@ -1,0 +1,66 @@
+"""NeuralSort, a relaxation of the sorting operator, its hard limit, and Sinkhorn scaling of its matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losses.math.masking import masked_logits
+from losses.math.pairs import differences
+
+
+def _ranks(mask: Tensor, k: int) -> Tensor:
+    """1, ..., k."""
+    return torch.arange(1, k + 1, device=mask.device)
+
+
+def _filled_ranks(mask: Tensor, k: int) -> Tensor:
+    """[..., k] bool: the list has a document of that rank. mask (bool): [..., n]."""
+    return _ranks(mask, k) <= mask.sum(dim=-1, keepdim=True)
+
+
+def neural_sort(scores: Tensor, mask: Tensor, *, temperature: float, k: int) -> Tensor:
+    """Log of the relaxed permutation matrix, whose row r says which document has rank r (best first).
+
+    log softmax_i(((N + 1 - 2r) s_i - sum_j |s_i - s_j|) / temperature), N the list's own documents  (Grover et al.
+    2019, eq. 5). Each row is a distribution over documents, the columns need not sum to 1. `finfo.min` stands at
+    padding and in the rows beyond N. Memory n^2 a list.
+
+    scores, mask (bool): [..., n] -> [..., k, n], the ranks 1 to k.
+    """
+    scores = masked_logits(scores, mask, 1.0).masked_fill(~mask, 0.0)  # rows ignore the constant, rounding does not
+    distances = differences(scores, mask).abs().masked_fill(~mask.unsqueeze(-2), 0.0).sum(dim=-1)
+    factors = mask.sum(dim=-1, keepdim=True) + 1 - 2 * _ranks(mask, k)
+    logits = (factors.unsqueeze(-1) * scores.unsqueeze(-2) - distances.unsqueeze(-2)) / temperature
+    lowest = torch.finfo(logits.dtype).min
+    rows = logits.masked_fill(~mask.unsqueeze(-2), lowest).log_softmax(dim=-1)
+    return rows.masked_fill(~(_filled_ranks(mask, k).unsqueeze(-1) & mask.unsqueeze(-2)), lowest)
+
+
+def hard_sort(scores: Tensor, mask: Tensor, *, k: int) -> Tensor:
+    """The limit of `exp(neural_sort)` as temperature -> 0, without gradient; documents of equal score share ranks.
+
+    So gains sorted by it are the mean over the orders of the ties, and the order of the documents is of no matter.
+    scores, mask (bool): [..., n] -> [..., k, n].
+    """
+    margins = differences(scores.detach(), mask)
+    above = ((margins < 0) & mask.unsqueeze(-2)).sum(dim=-1).unsqueeze(-2)
+    level = ((margins == 0) & mask.unsqueeze(-2)).sum(dim=-1).unsqueeze(-2)
+    ranks = _ranks(mask, k).unsqueeze(-1)
+    shared = (above < ranks) & (ranks <= above + level) & mask.unsqueeze(-2)
+    return shared / level.clamp(min=1).to(margins.dtype)
+
+
+def sinkhorn(log_rows: Tensor, mask: Tensor, *, num_iterations: int) -> Tensor:
+    """Scale columns and rows in turn to sum to 1  (Sinkhorn 1964), in the log domain, where nothing underflows.
+
+    The rows are exact, the columns as good as the iterations make them; both over the list's own ranks and documents,
+    0 elsewhere. Padding is a block of its own that takes no part. Memory n^2 num_iterations a list, for the backward.
+
+    log_rows: [..., n, n] with ranks 1 to n as rows; mask (bool): [..., n] -> [..., n, n].
+    """
+    rows, columns = _filled_ranks(mask, mask.shape[-1]).unsqueeze(-1), mask.unsqueeze(-2)
+    logits = log_rows.masked_fill(~(rows | columns), 0.0).masked_fill(rows ^ columns, torch.finfo(log_rows.dtype).min)
+    for _ in range(num_iterations):
+        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
+    return logits.exp().masked_fill(~(rows & columns), 0.0)

@@ -1,0 +1,69 @@
+"""Advantages of a group of G sampled rankings, with TRL's names.
+
+none    r - mean                         expectation (G-1)/G of the policy gradient
+group   (r - mean) / (std + 1e-4)        std of the group, Bessel; reweights the lists (GRPO, arXiv 2402.03300)
+batch   (r - mean) / (std + 1e-4)        std of all rewards of the batch
+rloo    r - mean of the other G - 1      unbiased (Ahmadian et al., arXiv 2402.14740)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losses.math.masking import one_of
+from losses.math.plackett_luce import reverse_cumsum
+
+ADVANTAGE_ESTIMATORS = ("rloo", "none", "group", "batch")
+EPSILON = 1e-4
+
+
+def advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
+    """Advantages of whole rankings. Equal rewards in a group give exactly 0, whatever the rounding of their mean.
+
+    Args:
+        rewards: [..., G].
+        estimator: one of `ADVANTAGE_ESTIMATORS`.
+        list_mask: [...] bool, the lists that count in the std of "batch" (None: all).
+
+    Returns:
+        [..., G].
+    """
+    return _centred(rewards, estimator) / _scale(rewards, estimator, list_mask)
+
+
+def reward_to_go_advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
+    """Advantages of each position: the rewards from there on, minus their baseline over the group at that position.
+
+    A choice cannot change the rewards before it, which only add variance. The std of "group" and "batch" is that of the
+    whole rankings' rewards, so that the first position's advantage is that of `advantages`.
+
+    rewards: [..., G, k], additive over positions -> [..., G, k].
+    """
+    to_go = reverse_cumsum(rewards).transpose(-1, -2)
+    centred = _centred(to_go, estimator).transpose(-1, -2)
+    return centred / _scale(rewards.sum(dim=-1), estimator, list_mask).unsqueeze(-1)
+
+
+def all_equal(rewards: Tensor) -> Tensor:
+    """[..., G] -> [...] bool: the group's rewards do not differ, so that it teaches nothing."""
+    return (rewards == rewards[..., :1]).all(dim=-1)
+
+
+def _centred(values: Tensor, estimator: str) -> Tensor:
+    one_of("advantage estimator", estimator, ADVANTAGE_ESTIMATORS)
+    group_size = values.shape[-1]
+    centred = values - values.mean(dim=-1, keepdim=True)
+    if estimator == "rloo":
+        centred = centred * group_size / (group_size - 1)
+    return centred.masked_fill(all_equal(values).unsqueeze(-1), 0.0)
+
+
+def _scale(rewards: Tensor, estimator: str, list_mask: Tensor | None) -> Tensor:
+    """What the centred rewards are divided by, broadcastable to [..., G]."""
+    if estimator == "group":
+        return rewards.std(dim=-1, keepdim=True) + EPSILON
+    if estimator == "batch":
+        counted = rewards if list_mask is None else rewards[list_mask]
+        return (counted.std() if counted.numel() > 1 else counted.new_zeros(())) + EPSILON
+    return torch.ones_like(rewards[..., :1])

@@ -1,0 +1,80 @@
+"""GRPO for rankers: the policy is a Plackett-Luce distribution over rankings, given by one score per document.
+
+One scoring pass of a list serves any number of sampled rankings, and the old and the reference policy are one stored
+float per document. A position of a ranking stands where a token of a completion stands in TRL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from losses.math.plackett_luce import (
+    PositionDistributions,
+    Rankings,
+    gumbel_noise,
+    position_distributions,
+    sample_rankings,
+)
+from losses.pl_rank import pl_rank_2
+from losses.policies.group_policy import Distribution, GroupPolicy, orderable
+from losses.policies.ranking_options import RankingPolicyOptions
+from losses.policies.surrogate import Surrogate
+from losses.rewards import DiscountedMetric, Outcome
+
+
+@dataclass(frozen=True)
+class PlackettLuceGRPO(RankingPolicyOptions, GroupPolicy):
+    """Sampling and loss of the Plackett-Luce ranking policy; the options are those of `RankingPolicyOptions`.
+
+    The default is the sum over positions, the mean over rankings, the mean over lists, so that its gradient is that of
+    -E[reward] per list. Lists with fewer than two documents or a single label value teach nothing: they are left out of
+    every sum and denominator.
+
+    Use: any reward of the ranking, differentiable or not (nDCG, MRR, one of yours), after a warm start; trainer=grpo.
+    Cost: num_generations n log n.
+    Source: GRPO, Shao et al. 2024, arXiv 2402.03300, with TRL's options; RLOO, Ahmadian et al. 2024, arXiv 2402.14740.
+    """
+
+    @torch.no_grad()
+    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Rankings:
+        """Sample `num_generations` rankings of each list. scores, mask: [lists, n]; keys: one integer per list."""
+        noise = gumbel_noise(keys, self.num_generations, mask)
+        num_positions = self.num_positions(scores.shape[-1])
+        return Rankings(*sample_rankings(scores, mask, noise, temperature=self.temperature, k=num_positions))
+
+    def distribution(
+        self, scores: Tensor, mask: Tensor, actions: Rankings, **represented: Tensor
+    ) -> PositionDistributions:
+        return position_distributions(scores, mask, actions.rankings, temperature=self.temperature)
+
+    def outcome(self, actions: Rankings, labels: Tensor, mask: Tensor) -> Outcome:
+        return self.rewards.evaluate(actions.rankings, labels, mask, per_position=self.per_position)
+
+    def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return mask.any(dim=-1), orderable(labels, mask)
+
+    def charge(self, old: Distribution, reference: Distribution) -> Tensor:
+        """The Rao-Blackwell term of a position depends on the choices *before* it: each choice is charged with the next
+        position's, and the loss adds the derivative of the terms themselves."""
+        if self.kl_estimator == "k1":
+            return super().charge(old, reference)
+        kl = old.kl(reference)
+        return torch.cat([kl[..., 1:], torch.zeros_like(kl[..., :1])], dim=-1)
+
+    def on_policy_surrogate(
+        self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor
+    ) -> Surrogate | None:
+        """PL-Rank-2's."""
+        if not self.on_policy_only:
+            return None
+        assert isinstance(policy, PositionDistributions)
+        objective = torch.zeros_like(policy.log_probs)
+        for reward, weight in zip(self.rewards.rewards, self.rewards.weights, strict=True):
+            assert isinstance(reward, DiscountedMetric)
+            gains, discounts = reward.gains(labels, mask), reward.discounts(policy.rankings)
+            objective = objective + weight * pl_rank_2(policy, gains, discounts)
+        return Surrogate(-objective, ratio, torch.zeros_like(ratio, dtype=torch.bool))

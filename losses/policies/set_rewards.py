@@ -1,0 +1,59 @@
+"""Rewards of sets of documents, whatever their order.
+
+A reward is any callable (selected [..., G, n] bool, labels [..., n], mask [..., n]) -> [..., G]. Documents with a label
+above 0 are relevant; a list without any earns 0, and so does the empty set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losses.math.masking import above_zero
+
+
+def _counts(selected: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Relevant documents in the set [..., G], documents in the set [..., G], relevant documents [..., 1]; float32."""
+    relevant = ((labels > 0) & mask).unsqueeze(-2)
+    return (selected & relevant).sum(dim=-1).float(), selected.sum(dim=-1).float(), relevant.sum(dim=-1).float()
+
+
+@dataclass(frozen=True)
+class SetPrecision:
+    """Relevant documents of the set over its documents."""
+
+    name: ClassVar[str] = "set_precision"
+
+    def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        found, size, _ = _counts(selected, labels, mask)
+        return found / size.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class SetRecall:
+    """Relevant documents of the set over those of the list."""
+
+    name: ClassVar[str] = "set_recall"
+
+    def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        found, _, relevant = _counts(selected, labels, mask)
+        return found / relevant.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class SetF:
+    """(1 + beta^2) P R / (beta^2 P + R) of precision and recall (van Rijsbergen 1979): beta > 1 weighs recall more."""
+
+    name: ClassVar[str] = "set_f"
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero("SetF.beta", self.beta)
+
+    def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        found, size, relevant = _counts(selected, labels, mask)
+        weight = self.beta**2
+        return (1 + weight) * found / (weight * relevant + size).clamp(min=1e-9)

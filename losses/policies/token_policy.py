@@ -1,0 +1,156 @@
+"""GRPO for LLM rerankers that judge one document at a time: the action is the relevance token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from losses.contracts import Statistics
+from losses.math.answers import NO, OTHER, YES, AnswerDistribution, answer_distribution, sample_answers
+from losses.math.masking import check_positive_weight, finite, positive_weights
+from losses.math.noise import uniform_noise
+from losses.policies.group_policy import GroupPolicy
+from losses.rewards import Outcome
+
+# What sampling and its ratio need, and a sum over all answers does not.
+SAMPLED_ONLY = (
+    "num_generations",
+    "advantage_estimator",
+    "skip_zero_std",
+    "loss_type",
+    "importance_sampling_level",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "kl_in",
+)
+
+
+@dataclass(frozen=True)
+class TokenPolicyGRPO(GroupPolicy):
+    """-E[r(a)] over the answer a to each document, r(a) = w_c 1[a = y] + w_f 1[a in {yes, no}]  (Shao et al. 2024).
+
+    y is yes where the document's label lies above `relevant_above`: grades count by that alone. Each document is a
+    prompt of its own and its `num_generations` answers are the group: advantages never compare documents. The loss is
+    the mean over the documents of the global step, as TRL's is over completions, and every document counts.
+
+    correctness_weight, format_weight: w_c and w_f.
+    relevant_above: labels above it are relevant.
+    pos_weight: w_c of a relevant document is multiplied by it: a number, None for 1, or "auto", the list's own number
+        of other documents per relevant one. Without it, nine documents to be refused for one to be found teach to
+        refuse.
+    vocabulary: the policy is over all tokens, of which all but the two are one answer, "anything else", that earns
+        nothing; else over the two tokens, P(yes) = sigmoid(s), where w_f rewards every answer and is refused.
+    expected: the sum over all answers instead of samples: J = sum_a P(a) r(a), of which the sampled gradient is an
+        unbiased estimate; over two tokens dJ/ds = P(yes) P(no) (r_yes - r_no). Nothing is sampled: the options of
+        samples and their ratio are refused.
+
+    Divergence (`kl_estimator=exact`) and entropy are sums over the answers. An answer has one position: all loss types
+    but "cispo" are the same, and so are the importance sampling levels.
+
+    Use: an LLM reranker's first stage, or one that is to answer in the right words (vocabulary); trainer=grpo.
+    Cost: num_generations n; expected: n.
+    Source: GRPO, Shao et al. 2024, arXiv 2402.03300; as a warm-up of rerankers, ProRank, arXiv 2506.03487.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    shift_invariant: ClassVar[bool] = False  # P("yes") is absolute
+
+    num_generations: int = 16
+    correctness_weight: float = 1.0
+    format_weight: float = 0.0
+    relevant_above: float = 0.0
+    pos_weight: float | Literal["auto"] | None = None
+    vocabulary: bool = False
+    expected: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("correctness_weight", "format_weight", "relevant_above"):
+            finite(name, getattr(self, name))
+        check_positive_weight(self.pos_weight)
+        if self.correctness_weight == 0 and self.format_weight == 0:
+            raise ValueError("correctness_weight and format_weight are both 0: nothing is rewarded")
+        if not self.vocabulary:
+            self._refuse_unused(("format_weight",), "vocabulary=false (every answer is yes or no)")
+        elif self.temperature != 1:
+            raise ValueError(
+                f"temperature={self.temperature} would need the logits of the whole vocabulary: with vocabulary=true "
+                "leave it at 1"
+            )
+        if self.expected:
+            self._refuse_unused(SAMPLED_ONLY, "expected=true (nothing is sampled)")
+            if self.kl_estimator != "exact":
+                raise ValueError(f"kl_estimator={self.kl_estimator} is of samples: with expected=true it is exact")
+
+    @property
+    def represents(self) -> tuple[str, ...]:
+        return ("logsumexp",) if self.vocabulary else ()
+
+    @torch.no_grad()
+    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Tensor:
+        """[lists, n, G] int64 answers (losses/math/answers.py), of no generation where the expectation is taken."""
+        if self.expected:
+            return torch.zeros(*mask.shape, 0, dtype=torch.int64, device=mask.device)
+        nothing = torch.zeros(*mask.shape, 0, dtype=torch.int64, device=mask.device)
+        outcomes = self.distribution(scores, mask, nothing, **represented).outcomes
+        return sample_answers(outcomes, uniform_noise(keys, self.num_generations, mask))
+
+    def distribution(self, scores: Tensor, mask: Tensor, actions: Tensor, **represented: Tensor) -> AnswerDistribution:
+        logsumexp = represented.get("logsumexp")
+        return answer_distribution(scores, mask, actions, temperature=self.temperature, logsumexp=logsumexp)
+
+    def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Every document is one."""
+        return mask, mask
+
+    def outcome(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
+        """[..., n, G]."""
+        rewards = self.rewards(labels, mask)
+        values = {name: torch.take_along_dim(reward, actions, dim=-1) for name, reward in rewards.items()}
+        return Outcome(self._total(values, labels, mask), values, None)
+
+    def rewards(self, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Unweighted, of every possible answer: [..., n, 2 or 3] in the order NO, YES, OTHER, by name."""
+        relevant = ((labels > self.relevant_above) & mask).float()
+        answers = [relevant.new_zeros(relevant.shape)] * (3 if self.vocabulary else 2)
+        answers[NO], answers[YES] = 1 - relevant, relevant
+        rewards = {"correctness": torch.stack(answers, dim=-1)}
+        if self.vocabulary:
+            in_format = torch.ones_like(rewards["correctness"])
+            in_format[..., OTHER] = 0.0
+            rewards["format"] = in_format
+        return rewards
+
+    def _total(self, values: dict[str, Tensor], labels: Tensor, mask: Tensor) -> Tensor:
+        """The weighted sum of rewards [..., n, any]."""
+        relevant = (labels > self.relevant_above) & mask
+        weights = 1 + relevant.float() * (positive_weights(relevant, mask, self.pos_weight) - 1)
+        total = self.correctness_weight * weights.unsqueeze(-1) * values["correctness"]
+        return total + self.format_weight * values["format"] if "format" in values else total
+
+    def __call__(
+        self, scores: Tensor, labels: Tensor, mask: Tensor, *, actions: Tensor, **inputs: Any
+    ) -> tuple[Tensor, Statistics]:
+        """As `GroupPolicy`; `expected` leaves out of the statistics what is of samples."""
+        if not self.expected:
+            return super().__call__(scores, labels, mask, actions=actions, **inputs)
+        policy = self.distribution(scores, mask, actions, **{name: inputs[name] for name in self.represents})
+        rewards = self.rewards(labels, mask)
+        objective = policy.expectation(self._total(rewards, labels, mask))
+
+        def mean(values: Tensor) -> Tensor:
+            return self.reduce(values, policy, mask, "sum")
+
+        loss = -mean(objective) - self.entropy_coef * mean(policy.entropy())
+        statistics = {"reward_mean": mean(objective), "entropy": mean(policy.entropy())}
+        if inputs.get("reference_scores") is not None:
+            kl = mean(policy.kl(self._at("reference_", inputs, mask, actions).detach()))
+            loss, statistics["kl"] = loss + self.beta * kl, kl
+        if len(rewards) > 1:
+            statistics |= {f"reward_mean/{name}": mean(policy.expectation(value)) for name, value in rewards.items()}
+        return loss, {name: value.detach() for name, value in statistics.items()}

@@ -1,0 +1,151 @@
+"""Write a bi-encoder as a folder that SentenceTransformer loads as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from models.bi_encoder import BiEncoder
+from models.export.folder import (
+    new_folder,
+    versions,
+    whole_state,
+    write_backbone,
+    write_card,
+    write_json,
+    write_tokenizer,
+)
+from models.pooling import pooling_config
+from models.scale import FILE
+from models.tokenization import TextTokenizer
+from models.towers import Dense, Tower, towers_of
+
+MODULE = "sentence_transformers.models."  # the name that old and new releases know
+USAGE = """## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{folder}")
+queries = model.encode_query(["a query"])
+documents = model.encode_document(["a document", "another document"])
+similarities = model.similarity(queries, documents)
+```
+
+{dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.{prompts}
+"""
+
+
+def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
+    """Write weights (safetensors), modules, prompts, tokenizer and model card to `folder`, replacing it in one rename.
+
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
+    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and what was trained beside
+    it, and loads where the base model does. A temperature and bias that belong to the model are kept for further
+    training. `card` is Markdown put below the card's header, before the usage. Raises ValueError where an adapter by
+    itself would load nowhere.
+    """
+    towers = towers_of(model.tower)
+    if adapter_only and len(towers) > 1:
+        raise ValueError("adapter_only: sentence-transformers loads no adapters of two towers: export them merged")
+    with new_folder(folder) as work:
+        if len(towers) == 1:
+            modules = _write_modules(model, towers[""], work, prefix="", adapter_only=adapter_only)
+            entries = [{"idx": i, "name": str(i), "path": p, "type": kind} for i, (p, kind) in enumerate(modules)]
+        else:
+            entries = [{"idx": 0, "name": "0", "path": "", "type": f"{MODULE}Router"}]
+            write_json(work / "router_config.json", _write_routes(model, towers, work, adapter_only=adapter_only))
+        write_json(work / "modules.json", entries)
+        write_json(work / "config_sentence_transformers.json", _settings(model))
+        if model.scale is not None:
+            whole_state(model.scale)  # refuses weights that are sharded away
+            save_file(model.scale.values(), work / FILE)
+        _write_card(model, work, str(folder), card)
+
+
+def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, adapter_only: bool) -> dict[str, Any]:
+    """The modules of every tower; returns the Router's configuration. A text without a task is a document."""
+    routes = {
+        route: _write_modules(model, tower, work, prefix=f"{route}_", adapter_only=adapter_only)
+        for route, tower in towers.items()
+    }
+    return {
+        "types": {path: kind for modules in routes.values() for path, kind in modules},
+        "structure": {route: [path for path, _ in modules] for route, modules in routes.items()},
+        "parameters": {"default_route": "document", "allow_empty_key": True},
+    }
+
+
+def _write_modules(
+    model: BiEncoder, tower: Tower, work: Path, *, prefix: str, adapter_only: bool
+) -> list[tuple[str, str]]:
+    """The modules of one tower, with `prefix` all in subfolders; (path, type) in order."""
+    transformer = f"{prefix}0_Transformer" if prefix else ""
+    modules = [(transformer, f"{MODULE}Transformer"), (f"{prefix}1_Pooling", f"{MODULE}Pooling")]
+    (work / transformer).mkdir(exist_ok=True)
+    write_backbone(tower.backbone, work / transformer, source=tower.source, adapter_only=adapter_only)
+    write_tokenizer(model.tokenizer.tokenizer, model.tokenizer.max_length, work / transformer)
+    options = {"max_seq_length": model.tokenizer.max_length, "do_lower_case": False}
+    write_json(work / transformer / "sentence_bert_config.json", options)
+    hidden = tower.backbone.config.hidden_size
+    pooling = pooling_config(tower.modes) | {"include_prompt": model.tokenizer.include_prompt}
+    write_json(work / modules[1][0] / "config.json", {"word_embedding_dimension": hidden} | pooling)
+    for layer in tower.dense:
+        assert isinstance(layer, Dense)
+        modules.append((f"{prefix}{len(modules)}_Dense", f"{MODULE}Dense"))
+        _write_dense(layer, work / modules[-1][0])
+    if model.unit_length:
+        modules.append((f"{prefix}{len(modules)}_Normalize", f"{MODULE}Normalize"))
+        (work / modules[-1][0]).mkdir()
+    return modules
+
+
+def _write_dense(layer: Dense, folder: Path) -> None:
+    activation = type(layer.activation)
+    config = {
+        "in_features": layer.linear.in_features,
+        "out_features": layer.linear.out_features,
+        "bias": layer.linear.bias is not None,
+        "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+    }
+    write_json(folder / "config.json", config)
+    save_file(whole_state(layer), folder / "model.safetensors")
+
+
+def _settings(model: BiEncoder) -> dict[str, Any]:
+    return {
+        "__version__": versions(),
+        "prompts": _prompts(model.tokenizer),
+        "default_prompt_name": model.tokenizer.default_prompt,
+        "similarity_fn_name": model.similarity,
+    }
+
+
+def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
+    """With those of both roles by their own names: releases differ in what stands in for a missing one."""
+    if not tokenizer.prompts:
+        return {}
+    return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}
+
+
+def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> None:
+    prompts = {role: text for role, text in _prompts(model.tokenizer).items() if text}
+    listed = "".join(f"\n- {role}: `{text!r}`" for role, text in prompts.items())
+    usage = USAGE.format(
+        folder=name,
+        dimension=model.dimension,
+        similarity=model.similarity,
+        max_length=model.tokenizer.max_length,
+        prompts=f" Prompts that are put before them:\n{listed}" if listed else "",
+    )
+    write_card(
+        work,
+        name=name,
+        source=model.source,
+        pipeline="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction"],
+        body=card,
+        usage=usage,
+    )

@@ -1,0 +1,76 @@
+"""Write a cross-encoder as a folder that sentence-transformers and transformers load as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.cross_encoder import CrossEncoder
+from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
+from models.loading.folder import read_json
+
+TRANSFORMER_MODULE = "sentence_transformers.base.modules.transformer.Transformer"
+USAGE = """## Use
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{folder}")
+scores = model.predict([("a query", "a document"), ("a query", "another document")])
+ranking = model.rank("a query", ["a document", "another document"])
+```
+
+Pairs are cut at {max_length} tokens. Higher scores are better; they are {scale}.
+"""
+
+
+def export_cross_encoder(
+    model: CrossEncoder, folder: Path, *, card: str | None = None, adapter_only: bool = False
+) -> None:
+    """Write weights (safetensors), configuration, tokenizer and model card to `folder`, replacing it in one rename.
+
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
+    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and head alone, and loads
+    where the base model does. `card` is Markdown put below the card's header, before the usage.
+    """
+    with new_folder(folder) as work:
+        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
+        write_tokenizer(model.tokenizer.tokenizer, model.tokenizer.max_length, work)
+        _write_contract(model, work)
+        scale = f"the raw logit through {type(model.activation).__name__}"
+        write_card(
+            work,
+            name=str(folder),
+            source=model.source,
+            pipeline="text-ranking",
+            tags=["cross-encoder", "reranker", "text-ranking"],
+            body=card,
+            usage=USAGE.format(folder=folder, max_length=model.tokenizer.max_length, scale=scale),
+        )
+
+
+def _write_contract(model: CrossEncoder, work: Path) -> None:
+    """The activation and the prompts: in config.json for sentence-transformers 4 and 5 and for other servers, in
+    modules.json and its companions for 6, which would else put a chat template on a decoder's pairs."""
+    activation = f"{type(model.activation).__module__}.{type(model.activation).__qualname__}"
+    if config := read_json(work / "config.json"):
+        config.pop("sbert_ce_default_activation_function", None)
+        write_json(work / "config.json", config | {"sentence_transformers": {"activation_fn": activation}})
+    write_json(work / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": TRANSFORMER_MODULE}])
+    write_json(
+        work / "sentence_bert_config.json",
+        {
+            "transformer_task": "sequence-classification",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+            "module_output_name": "scores",
+        },
+    )
+    write_json(
+        work / "config_sentence_transformers.json",
+        {
+            "__version__": versions(),
+            "model_type": "CrossEncoder",
+            "activation_fn": activation,
+            "prompts": dict(model.tokenizer.prompts),
+            "default_prompt_name": model.tokenizer.default_prompt,
+        },
+    )

@@ -1,0 +1,142 @@
+"""What every export shares: a folder replaced in one rename, whole weights, the tokenizer, the frame of a card."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.dropout import dropout_as_loaded
+from models.loading.backbone import quiet
+from models.loading.folder import read_json
+from models.lora import merge
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A working folder to write to, which becomes `folder` at the end; after an error the old one stays."""
+    folder = folder.absolute()
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        _flush(work)
+        _replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until all below `folder` is on disk: what names it as finished may be there before it otherwise."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(work: Path, folder: Path) -> None:
+    """`work` becomes `folder`; readers find the old folder, the new one, or for a moment none: never half of one."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the module's weights on the CPU."""
+    state = {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+    if empty := [name for name, value in state.items() if value.numel() == 0]:
+        raise AssertionError(f"{empty[0]} is empty: export inside engine.full_weights()")
+    return state
+
+
+def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, source: str, adapter_only: bool) -> None:
+    """Weights in safetensors and configuration; LoRA merged, or the adapter alone, which names `source` as its base.
+
+    Raises ValueError where there is no adapter, or training started from one, which is no base for another.
+    """
+    if adapter_only and not isinstance(backbone, PeftModel):
+        raise ValueError("adapter_only: this model was trained without LoRA")
+    state = whole_state(backbone)
+    with quiet(), dropout_as_loaded(backbone):
+        if not isinstance(backbone, PeftModel):
+            backbone.save_pretrained(folder, state_dict=state)
+        elif adapter_only:
+            if (Path(source).expanduser() / "adapter_config.json").exists():
+                raise ValueError(f"{source} is an adapter itself, so an adapter on it loads nowhere: export it merged")
+            backbone.save_pretrained(str(folder), state_dict=state)
+            config = read_json(folder / "adapter_config.json")
+            write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": source_name(source)})
+        else:
+            merge(backbone, state).save_pretrained(folder)
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+    with quiet():
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_max_length = max_length
+        tokenizer.save_pretrained(folder)
+
+
+def write_card(
+    folder: Path, *, name: str, source: str, pipeline: str, tags: Sequence[str], body: str | None, usage: str
+) -> None:
+    """README.md: the hub's header, `body` in Markdown, the usage."""
+    base = source_name(source)
+    header = ["---", "library_name: sentence-transformers", f"pipeline_tag: {pipeline}"]
+    header += ["tags:", *(f"- {tag}" for tag in (*tags, "plackett"))]
+    header += [] if Path(base).exists() else [f"base_model: {base}"]
+    text = "\n".join([*header, "---", "", (body or f"# {name}\n").strip(), "", usage])
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def card_of(card: str, *, folder: Path, of: Path, source: str, body: str) -> str:
+    """The model card of the copy in `folder` of a model exported to `of`: with a `body` of its own, and `source` as
+    what training started from."""
+    header, _, rest = card.partition("\n---\n")
+    lines = [line for line in header.splitlines() if not line.startswith("base_model: ")]
+    usage = rest.partition("\n## Use\n")[2].replace(f'"{of}', f'"{folder}')
+    lines += [] if Path(source).expanduser().exists() else [f"base_model: {source}"]
+    return "\n".join([*lines, "---", "", body.strip(), "", "## Use"]) + "\n" + usage
+
+
+def card_on_hub(card: str, folder: Path, repo_id: str) -> str:
+    """The model card of `folder` with the repository in the folder's place."""
+    template = f'"$(hf download --quiet {repo_id} chat_template.jinja)"'
+    card = card.replace(f'"{folder}/chat_template.jinja"', template)
+    return card.replace(f'"{folder}"', f'"{repo_id}"').replace(f"# {folder}\n", f"# {repo_id}\n")
+
+
+def shown_name(source: str) -> str:
+    """The hub id that training started from; of a folder the end of its path, as a card may leave the machine."""
+    path = Path(source).expanduser()
+    return f"{'/'.join(path.absolute().parts[-2:])} (a local folder)" if path.exists() else source
+
+
+def source_name(source: str) -> str:
+    """The hub id that training started from, or the absolute path of the folder."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def versions() -> dict[str, str]:
+    return {"pytorch": metadata.version("torch"), "transformers": metadata.version("transformers")}
+
+
+def write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""Trained models as folders that others load, and those folders on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from models.bi_encoder import BiEncoder
+from models.cross_encoder import CrossEncoder
+from models.export.bi_encoder import export_bi_encoder
+from models.export.cross_encoder import export_cross_encoder
+from models.export.folder import card_on_hub
+from models.export.llm_reranker import export_llm_reranker
+from models.llm_reranker import LLMReranker
+from models.loading.folder import first_line
+
+
+def export(model: nn.Module, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
+    """`export_bi_encoder`, `export_cross_encoder` or `export_llm_reranker`, as the model is."""
+    if isinstance(model, BiEncoder):
+        export_bi_encoder(model, folder, card=card, adapter_only=adapter_only)
+    elif isinstance(model, CrossEncoder):
+        export_cross_encoder(model, folder, card=card, adapter_only=adapter_only)
+    elif isinstance(model, LLMReranker):
+        export_llm_reranker(model, folder, card=card, adapter_only=adapter_only)
+    else:
+        raise TypeError(f"no export for {type(model).__name__}: known are BiEncoder, CrossEncoder and LLMReranker")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError, in one line, where this can be no repository's name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"push_to_hub={repo_id}: {first_line(error)}") from None
+
+
+def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
+    """Upload an exported folder to the hub, making the repository where it is not there; returns its address. Its
+    model card names the repository in place of the folder.
+
+    Raises ValueError, in one line, where the hub refuses (not logged in, no right, no network).
+    """
+    from huggingface_hub import HfApi
+
+    if not (folder / "README.md").is_file():
+        raise ValueError(f"{folder} is no exported model: it has no README.md")
+    try:
+        api = HfApi()
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        card = card_on_hub((folder / "README.md").read_text(encoding="utf-8"), folder, repo_id)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=str(folder), ignore_patterns="README.md", commit_message="Upload by plackett"
+        )
+        api.upload_file(repo_id=repo_id, path_or_fileobj=card.encode(), path_in_repo="README.md")
+    except Exception as error:  # the network library under huggingface_hub, and its errors, differ between versions
+        raise ValueError(f"hub {repo_id}: {first_line(error)} (log in: `hf auth login`, or no network?)") from error
+    return str(address)

@@ -1,0 +1,170 @@
+"""Write an LLM reranker as a folder that sentence-transformers and transformers load as it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from models.answer_head import LogitTransform
+from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
+from models.llm_reranker import LLMReranker
+from models.loading.folder import read_json
+from models.prompts.chat_template import chat_template
+from models.prompts.template_folder import FILE
+
+PACKAGE = "sentence_transformers"
+MODULES = [
+    ("", f"{PACKAGE}.base.modules.transformer.Transformer"),
+    ("1_LogitScore", f"{PACKAGE}.cross_encoder.modules.logit_score.LogitScore"),
+]
+FORWARD = {"method": "forward", "method_output_name": "logits"}
+TRANSFORMER = {
+    "transformer_task": "text-generation",
+    "modality_config": {"text": FORWARD, "message": FORWARD | {"format": "flat"}},
+    "module_output_name": "causal_logits",
+}
+USAGE = """## Use
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{folder}")
+scores = model.predict([("a query", "a document"), ("a query", "another document")])
+ranking = model.rank("a query", ["a document", "another document"]{instructed})
+```
+
+The score is the logit of {true!r} minus that of {false!r} after the prompt, {scale}. Prompts are cut at {max_length}
+tokens by shortening the document. Queries above {query} tokens are cut first, in training and by plackett alone.
+{joined}
+As a plain language model of transformers:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+with torch.no_grad():
+    logits = model(**inputs).logits[0, -1]
+score = logits[{yes}] - logits[{no}]
+```
+"""
+SERVERS = """
+## Serve
+
+vLLM makes a classifier of the two answers' weights (`POST /rerank`, scores through a sigmoid):
+
+```sh
+vllm serve "{folder}" --runner pooling --chat-template "{folder}/chat_template.jinja" \\
+    --hf-overrides '{overrides}'
+```
+
+text-embeddings-inference reads sequence classifiers alone. This makes one of the same raw score, for whichever of its
+backends has the architecture ([Qwen3: issue 643](https://github.com/huggingface/text-embeddings-inference/issues/643)):
+
+```python
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+head = AutoModelForCausalLM.from_pretrained("{folder}").get_output_embeddings().weight.detach()
+classifier = AutoModelForSequenceClassification.from_pretrained("{folder}", num_labels=1)
+classifier.score.weight.data = (head[{yes}] - head[{no}]).unsqueeze(0).clone()
+classifier.save_pretrained("classifier")
+AutoTokenizer.from_pretrained("{folder}").save_pretrained("classifier")
+```
+
+Its input is the whole prompt, `tokenizer.apply_chat_template(messages, tokenize=False)`: `inputs` of `POST /predict`.
+"""
+JOINED = """
+It was trained on prompts whose parts are tokenised one by one (`prompt_template.json`). Other libraries tokenise the
+prompt as one text, so their scores differ a little where a query or document ends in punctuation.
+"""
+
+
+def export_llm_reranker(
+    model: LLMReranker, folder: Path, *, card: str | None = None, adapter_only: bool = False
+) -> None:
+    """Write weights (safetensors), modules, prompt template, tokenizer and model card to `folder`, replacing it in one
+    rename.
+
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
+    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter alone, and loads where the
+    base model does. `card` is Markdown put below the card's header, before the usage.
+    """
+    with new_folder(folder) as work:
+        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
+        if config := read_json(work / "config.json"):
+            write_json(work / "config.json", config | {"use_cache": True})  # off in training alone
+        _write_tokenizer(model, work)
+        _write_contract(model, work)
+        _write_card(model, work, str(folder), card)
+
+
+def _write_tokenizer(model: LLMReranker, work: Path) -> None:
+    """With the chat template; it pads on the left, so that the last position is a row's last token."""
+    template, tokenizer = model.tokenizer.prompt_template, copy.deepcopy(model.tokenizer.tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = chat_template(template)
+    write_tokenizer(tokenizer, model.tokenizer.max_length, work)
+
+
+def _write_contract(model: LLMReranker, work: Path) -> None:
+    yes, no = model.tokenizer.answer_ids()
+    write_json(work / FILE, asdict(model.tokenizer.prompt_template))
+    modules = [{"idx": index, "name": str(index), "path": p, "type": kind} for index, (p, kind) in enumerate(MODULES)]
+    write_json(work / "modules.json", modules)
+    write_json(work / "sentence_bert_config.json", TRANSFORMER)
+    answers = {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"}
+    write_json(work / MODULES[1][0] / "config.json", answers)
+    activation = f"{type(model.activation).__module__}.{type(model.activation).__qualname__}"
+    settings = {
+        "__version__": versions(),
+        "model_type": "CrossEncoder",
+        "activation_fn": activation,
+        "prompts": {},  # the instruction is in the chat template
+        "default_prompt_name": None,
+    }
+    write_json(work / "config_sentence_transformers.json", settings)
+
+
+def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
+    template, (yes, no) = model.tokenizer.prompt_template, model.tokenizer.answer_ids()
+    usage = USAGE.format(
+        folder=name,
+        yes=yes,
+        no=no,
+        instructed=', prompt="another instruction"' if template.takes_instruction else "",
+        true=template.true_answer,
+        false=template.false_answer,
+        scale=f"through {type(model.activation).__name__}",
+        max_length=model.tokenizer.max_length,
+        query=model.tokenizer.query_limit,
+        joined=JOINED if len(template.pieces) > 1 else "",
+    )
+    if _is_linear(model):
+        usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=_vllm_overrides(model))
+    write_card(
+        work,
+        name=name,
+        source=model.source,
+        pipeline="text-ranking",
+        tags=["cross-encoder", "reranker", "text-ranking"],
+        body=card,
+        usage=usage,
+    )
+
+
+def _is_linear(model: LLMReranker) -> bool:
+    """Whether the score is (w_yes - w_no) h and no more, as a classifier without a bias has it."""
+    head = model.language_model.get_output_embeddings()
+    return getattr(head, "bias", None) is None and LogitTransform.of(model.language_model.config) == LogitTransform()
+
+
+def _vllm_overrides(model: LLMReranker) -> str:
+    """vLLM's `--hf-overrides` that take the classifier from the two tokens."""
+    no_and_yes = reversed(model.tokenizer.answer_ids())
+    name = type(model.language_model).__name__.replace("ForCausalLM", "ForSequenceClassification")
+    tokens = [model.tokenizer.tokenizer.convert_ids_to_tokens(token) for token in no_and_yes]
+    return json.dumps({"architectures": [name], "classifier_from_token": tokens, "method": "from_2_way_softmax"})

@@ -1,0 +1,170 @@
+"""Load pretrained weights in float32, from safetensors, without foreign code and without chatter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from models.loading.folder import ModelFolder, first_line
+
+logger = logging.getLogger(__name__)
+
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+
+_skips_weights: ContextVar[bool] = ContextVar("skips_weights", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, models are built on torch's meta device: shapes and modules, and not a byte of weights is read."""
+    token = _skips_weights.set(True)
+    try:
+        yield
+    finally:
+        _skips_weights.reset(token)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' progress bars, load reports and deprecations off: what matters is raised or logged by us."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # saving imports DeepSpeed where it is installed, which tells about accelerators
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(disabled)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_config(folder: ModelFolder) -> PretrainedConfig:
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
+            )
+    except (ValueError, ImportError, OSError, KeyError) as error:
+        raise refusal(folder, error) from error
+    if folder.trusted and getattr(config, "auto_map", None):
+        logger.warning("model %s: Python files of its folder are run (model.trust_remote_code=true)", folder.path)
+    if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):  # T5's encoders do not say it
+        raise ValueError(
+            f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
+        )
+    config.use_cache = False
+    return config
+
+
+def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
+    """What is said of a folder that transformers does not load."""
+    if not folder.trusted and "trust_remote_code" in str(error):
+        return ValueError(
+            f"model {folder.path} brings Python files of its own, which would be run: read them, and if you trust them "
+            "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)"
+        )
+    if isinstance(error, SafetensorError):
+        return ValueError(
+            f"model {folder.path}: its weights are no whole safetensors file ({first_line(error)}): copy them again"
+        )
+    return ValueError(f"model {folder.path}: {first_line(error)}")
+
+
+def load_backbone(
+    auto_class: Any,
+    folder: ModelFolder,
+    config: PretrainedConfig,
+    attention: str | None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in float32 on the CPU, and the parameters that the checkpoint lacks (a new head, a new pooler).
+
+    Weights are drawn from torch's CPU generator where the checkpoint lacks them. Raises ValueError in one line.
+    """
+    if attention is not None and attention not in ATTENTIONS:
+        raise ValueError(f"model.attention={attention}: choose null (the best the model has), {', '.join(ATTENTIONS)}")
+    try:
+        with quiet():
+            model, report = auto_class.from_pretrained(
+                folder.backbone,
+                config=config,
+                dtype=torch.float32,  # "auto" would train in the checkpoint's own, often half, precision
+                attn_implementation=attention,
+                quantization_config=quantization,
+                device_map={"": "meta"} if _skips_weights.get() else None,
+                use_safetensors=True,
+                trust_remote_code=folder.trusted,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
+        raise refusal(folder, error) from error
+    missing = sorted(report["missing_keys"])
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
+        raise ValueError(f"model {folder.path}: the weights lack {len(lost)} tensors of the backbone, as {lost[0]}")
+    return model, missing
+
+
+def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
+    """Gradient checkpointing: activations are computed again in backward."""
+    with quiet():
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if isinstance(model, PeftModel):
+        model.enable_input_require_grads()  # else checkpoints of frozen inputs would cut the graph
+
+
+def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn.Module:
+    """The activation that a folder names, "torch.nn...."; never imports what a folder names: another is `default`, as
+    in sentence-transformers."""
+    found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
+    if found is None and name:
+        logger.warning("%s names the activation %s, which is not torch's: %s is used", folder, name, default.__name__)
+    return (found or default)()
+
+
+def activation_of(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
+    """What sentence-transformers' CrossEncoder would put on the score: named by the folder, else Sigmoid."""
+    options = [
+        folder.settings.get("activation_fn") if folder.kind == "CrossEncoder" else None,
+        (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),
+        getattr(config, "sbert_ce_default_activation_function", None),  # written before sentence-transformers 4
+    ]
+    name = next((option for option in options if option), "")
+    return activation_named(name, folder.path, default=nn.Sigmoid)
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """The longest row in tokens that the position embeddings allow (RoBERTa's begin after the padding's index)."""
+    limit = getattr(model.config, "max_position_embeddings", None) or -1
+    if limit < 0:
+        return 1 << 30
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return limit - module.padding_idx - 1
+    return limit
+
+
+def check_max_length(folder: ModelFolder, model: PreTrainedModel, max_length: int) -> int:
+    if not 8 <= max_length <= position_limit(model):
+        raise ValueError(
+            f"model.max_length={max_length}: {folder.path} reads rows of 8 to {position_limit(model)} tokens"
+        )
+    return max_length

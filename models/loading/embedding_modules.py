@@ -1,0 +1,35 @@
+"""What follows the transformer in the folder of an embedding model: pooling, linear layers, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.loading.folder import ModelFolder, read_json
+from models.pooling import pooling_modes
+
+
+@dataclass(frozen=True)
+class Head:
+    """Modules of sentence-transformers: Transformer > Pooling (> Dense ...) (> Normalize)."""
+
+    modes: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True
+    dense: tuple[Path, ...] = ()
+    normalized: bool = False
+
+    @classmethod
+    def read(cls, folder: ModelFolder) -> Head:
+        """Of a folder without modules.json: mean pooling, nothing else. Raises ValueError for other modules."""
+        names = [name for name, _ in folder.modules]
+        if not names:
+            return cls()
+        normalized = names[-1] == "Normalize"
+        dense = folder.modules[2 : len(names) - normalized]
+        if names[:2] != ["Transformer", "Pooling"] or any(name != "Dense" for name, _ in dense):
+            raise ValueError(
+                f"model {folder.path} is {' > '.join(names)}; read are Transformer > Pooling (> Dense) (> Normalize)"
+            )
+        config = read_json(folder.modules[1][1] / "config.json") or {}
+        modes = tuple(pooling_modes(config))
+        return cls(modes, config.get("include_prompt", True), tuple(path for _, path in dense), normalized)

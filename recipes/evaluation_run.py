@@ -1,0 +1,202 @@
+"""What an evaluation does: rank held-out queries, measure, fuse with the first stage, test, print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.bm25 import BM25
+from data.candidates import BM25Candidates, CandidateSource, Queries
+from data.collection import Candidates, Collection, Split
+from engines.distributed import process_group
+from engines.distributed.heartbeat import OnLostRank
+from engines.precision import MixedPrecision, check_precision, uses_bf16
+from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries
+from evaluation.fusion import fit_weight, fuse
+from evaluation.metrics import Metrics, Run, measure
+from evaluation.reranking_evaluator import RerankingConfig, candidate_recall
+from evaluation.retrieval_evaluator import RetrievalConfig
+from evaluation.significance import paired_test
+from models.bi_encoder import BiEncoderConfig
+from models.cross_encoder import CrossEncoderConfig
+from models.llm_reranker import LLMRerankerConfig
+from models.loading.resolve import resolve
+from recipes.run_config import check_timeout
+from runs.report.html import print_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The root of conf/evaluate.yaml."""
+
+    model: BM25 | BiEncoderConfig | CrossEncoderConfig | LLMRerankerConfig
+    data: Any
+    eval: EvaluatorConfig
+    split: str = "test"
+    fusion_weight: float | None = None
+    precision: str = "auto"
+    seed: int = 42
+    output: str | None = None
+    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the others
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_timeout(self.timeout_s)
+        if self.retrieves and isinstance(self.model, CrossEncoderConfig | LLMRerankerConfig):
+            raise ValueError("eval=retrieval needs embeddings, a reranker has none: choose eval=reranking")
+        if isinstance(self.model, BM25) and not self.retrieves:
+            raise ValueError("model=bm25 finds the candidates that eval=reranking reorders: choose eval=retrieval")
+        if isinstance(self.model, BM25) and self.fusion_weight is not None:
+            raise ValueError(f"fusion_weight={self.fusion_weight}: model=bm25 is fused with nothing, leave it out")
+        if self.fusion_weight is not None and not 0 <= self.fusion_weight <= 1:
+            raise ValueError(f"fusion_weight={self.fusion_weight} must lie in [0, 1] (1: the model alone)")
+        if self.output is not None and not Path(self.output).absolute().parent.is_dir():
+            raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
+
+    @property
+    def retrieves(self) -> bool:
+        return isinstance(self.eval, RetrievalConfig)
+
+    @property
+    def splits(self) -> list[str]:
+        """The split, and dev where the fusion weight is fitted on it: not if it is given or dev itself is evaluated."""
+        fits = self.fusion_weight is None and self.split != "dev" and not isinstance(self.model, BM25)
+        return [self.split, "dev"] if fits else [self.split]
+
+
+@dataclass(frozen=True)
+class CandidatesOf:
+    """The candidates of some splits; the queries of the others get none."""
+
+    source: CandidateSource
+    splits: tuple[str, ...]
+
+    def build(self, documents: dict[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        wanted = {name: texts for name, texts in queries.items() if name in self.splits}
+        none: dict[str, Candidates] = {name: {query: [] for query in texts} for name, texts in queries.items()}
+        others = {name: found for name, found in none.items() if name not in wanted}
+        return others | (self.source.build(documents, wanted, cache_dir) if wanted else {})
+
+
+def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
+    """Print the table and write `output`; returns the model's `eval.metric`."""
+    process_group.start(settings.timeout_s, on_lost_rank)
+    if not isinstance(settings.model, BM25):
+        # A model that cannot be had is known before the data is read.
+        resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
+    collection = build_data(settings)
+    collection.split(settings.split)
+    summary = evaluate_bm25(settings, collection) if isinstance(settings.model, BM25) else compare(settings, collection)
+    summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split} | summary
+    if process_group.is_main():
+        print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
+        print_table(summary)
+        if settings.output is not None:
+            Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    process_group.stop()
+    return summary["bm25" if isinstance(settings.model, BM25) else "model"]
+
+
+def build_data(settings: EvaluationConfig) -> Collection:
+    """The collection. Beside retrieval BM25 returns as many documents as the model, of the evaluated queries alone."""
+    data, source = settings.data, getattr(settings.data, "candidates", None)
+    if not isinstance(settings.eval, RetrievalConfig) or not isinstance(source, BM25Candidates):
+        return data.build()
+    source = replace(source, depth=max(source.depth, settings.eval.depth))
+    splits = () if isinstance(settings.model, BM25) else tuple(settings.splits)
+    return replace(data, candidates=CandidatesOf(source, splits)).build()
+
+
+def evaluate_bm25(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of BM25 alone."""
+    assert isinstance(settings.model, BM25)
+    assert isinstance(settings.eval, RetrievalConfig)
+    split = collection.split(settings.split)
+    queries = judged_queries(split, settings.eval.max_queries)
+    run = settings.model.retrieve(collection.documents, queries, settings.eval.depth)
+    results = {"bm25": measure({query: split.qrels[query] for query in queries}, run, settings.eval.metrics)}
+    return {"name_or_path": "bm25", **describe(settings, results), "test_queries": len(queries)}
+
+
+def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of a model beside the first stage and fused with it; JSON types."""
+    assert not isinstance(settings.model, BM25)
+    split = collection.split(settings.split)
+    dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
+    queries = judged_queries(split, settings.eval.max_queries)
+    fitted = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
+    device = process_group.device()
+    model = settings.model.build(settings.seed).to(device)
+    # The queries of both splits at once: a corpus is embedded once.
+    together = replace(settings.eval, max_queries=None)
+    both, prompts = join(collection, queries | fitted), Prompts.of(collection)
+    evaluator = together.build(both, collection.documents, model.tokenizer, prompts=prompts)
+    result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)).forward, device)
+
+    qrels = {query: evaluator.qrels[query] for query in queries}
+    first_stage, ranked = only(evaluator.first_stage_run, queries), only(result.run, queries)
+    results = {baseline(settings): evaluator.first_stage.over(queries), "model": result.metrics.over(queries)}
+    weight = fit_fusion(settings, evaluator, result.run, fitted)
+    if weight is not None:
+        results["fused"] = measure(qrels, fuse(first_stage, ranked, weight), settings.eval.metrics)
+    source, fresh = settings.model.name_or_path, getattr(model, "fresh_head", False)
+    return {
+        "name_or_path": source,
+        **describe(settings, results),
+        "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
+        "ceiling": evaluator.ceiling.over(queries).mean or None,
+        "fusion_weight": weight,
+        "test_queries": len(queries),
+        "warnings": [f"{source} has no score head: an untrained one was drawn"] if fresh else [],
+    }
+
+
+def baseline(settings: EvaluationConfig) -> str:
+    """The key of the first stage: "bm25" beside retrieval where it is that, else "first_stage"."""
+    is_bm25 = isinstance(getattr(settings.data, "candidates", None), BM25Candidates)
+    return "bm25" if settings.retrieves and is_bm25 else "first_stage"
+
+
+def fit_fusion(settings: EvaluationConfig, evaluator: Evaluator, run: Run, queries: Mapping[str, str]) -> float | None:
+    """The given weight, else the best one for `queries`, those of dev; None where there are none."""
+    if not queries:
+        return settings.fusion_weight
+    qrels = {query: evaluator.qrels[query] for query in queries}
+    return fit_weight(only(evaluator.first_stage_run, queries), only(run, queries), qrels, settings.eval.metric)
+
+
+def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[str, Any]:
+    """Metrics and paired tests of all rankers, the first of which is the baseline, with the keys of summary.json."""
+    metric = settings.eval.metric
+    first = next(iter(results))
+    values = {name: result.per_query[metric] for name, result in results.items()}
+    depth = f"reranked to depth {settings.eval.depth}" if isinstance(settings.eval, RerankingConfig) else None
+    return {
+        "method": depth or "retrieved from the whole corpus",
+        "metric": metric,
+        **{name: result.mean[metric] for name, result in results.items()},
+        "metrics": {name: result.mean for name, result in results.items()},
+        "tests": {
+            f"{name}_vs_{first}": asdict(paired_test(values[first], values[name]))
+            for name in ("model", "fused")
+            if name in results
+        },
+    }
+
+
+def join(collection: Collection, queries: Mapping[str, str]) -> Split:
+    """Some queries of any splits as a split of their own."""
+
+    def of(name: str) -> dict[str, Any]:
+        values = (getattr(split, name).items() for split in collection.splits.values())
+        return {query: value for items in values for query, value in items if query in queries}
+
+    return Split(dict(queries), of("qrels"), of("candidates"), prompts=of("prompts"))
+
+
+def only(run: Run, queries: Mapping[str, str]) -> Run:
+    """The run of some queries."""
+    return {query: run[query] for query in queries}

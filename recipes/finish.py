@@ -1,0 +1,242 @@
+"""How a run, or one stage of it, ends: the best checkpoint measured on test, fused, exported and summarised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+from torch import nn
+
+from data.collection import Collection
+from data.formats.trec import write_trec_run
+from data.sampling.mixture import Mixture
+from engines.distributed import process_group
+from engines.distributed.collectives import gather_objects
+from engines.memory.allocator import peak_memory_bytes
+from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.fusion import fit_weight, fuse
+from evaluation.metrics import Metrics, Run, measure
+from evaluation.significance import paired_test
+from inference.interruptible import Interruptible
+from models.bi_encoder import BiEncoder
+from models.export.folder import shown_name
+from models.export.hub import export, push_to_hub
+from models.llm_reranker import LLMReranker
+from recipes.baseline import write_end
+from runs.directory import RunDirectory
+from runs.redaction import redact
+from runs.report.html import print_table, result_rows, write_report
+from runs.report.queries import write_queries
+from runs.report.table import format_table
+from trainers.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def store_run(run: RunDirectory, name: str, scores: Run) -> None:
+    """Test scores as a TREC run file."""
+    if process_group.is_main():
+        (run.path / "runs").mkdir(exist_ok=True)
+        write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
+
+
+def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: Metrics) -> None:
+    """Test metrics as a line of metrics.jsonl."""
+    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
+    trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
+
+
+def finish(
+    trainer: Trainer,
+    test: Evaluator,
+    before: Metrics,
+    run: RunDirectory,
+    *,
+    collection: Collection | Mixture,
+    training: Collection | Mixture,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    adapter_only: bool = False,
+) -> dict[str, Any]:
+    """Load the best checkpoint, score test, fuse with the weight fitted on dev, export, report.
+
+    `collection` is measured on and `training` was trained on; `earlier` are the summaries of the stages before.
+    """
+    engine, metrics = trainer.engine, test.config.metrics
+    best = trainer.checkpoints.best()
+    if best is not None:
+        trainer.load(best)
+    after = test.evaluate(Interruptible(engine).forward, engine.device)
+    dev = best_on_dev(trainer)
+    weight = fit_fusion(trainer, dev)
+    fused = fuse(test.first_stage_run, after.run, weight)
+    results = {
+        "first_stage": test.first_stage,
+        "before": before,
+        "after": after.metrics,
+        "fused": measure(test.qrels, fused, metrics),
+    }
+    for name, scores in (("after", after.run), ("fused", fused)):
+        store_run(run, name, scores)
+        record(run, trainer, trainer.step, name, results[name])
+    summary = {"data": training.name, "data_hash": training.fingerprint}
+    summary |= summarise(trainer, test, results, weight, earlier)
+    adopt_prompts(engine.model, Prompts.of(collection))
+    with engine.full_weights():
+        if process_group.is_main():
+            start, settings = str(trainer.engine.model.source), settings_of(trainer)
+            card = model_card(run.name, summary, start=start, seed=trainer.seed, settings=settings)
+            export(engine.model, run.path / "model", card=card, adapter_only=adapter_only)
+    if process_group.is_main():
+        if run.joined is not None:
+            write_end(run.path / "runs", after, dev)
+        write_queries(run.path / "queries.json", test, after)
+        write_report(run.path, summary)
+    run.write_summary(summary)  # last: from now on the run counts as finished
+    return summary
+
+
+def print_results(run: RunDirectory, summary: Mapping[str, Any]) -> None:
+    """The table of a finished run and where its files are."""
+    if process_group.is_main():
+        print_table(summary)
+        print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
+
+
+def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
+    """The data's prompts become the model's: the export embeds texts as they were trained and evaluated."""
+    given = {role: text for role, text in asdict(prompts).items() if text is not None}
+    if given and isinstance(model, BiEncoder):
+        model.tokenizer = replace(model.tokenizer, prompts={**model.tokenizer.prompts, **given})
+    if given and isinstance(model, LLMReranker):
+        model.tokenizer = model.tokenizer.adopting(prompts.query, prompts.document)
+
+
+def upload(folder: Path, name: str | None) -> None:
+    """To the hub, where `name` says so; a hub that refuses does not take back a finished run. All ranks call it."""
+    if name is None:
+        return
+    if process_group.is_main():
+        try:
+            print(f"uploaded: {push_to_hub(folder, name)}")
+        except ValueError as error:
+            logger.warning("%s is not uploaded (the same command tries again): %s", folder, error)
+    process_group.barrier()  # srun ends the node of rank 0 some minutes after the others have left
+
+
+def best_on_dev(trainer: Trainer) -> EvaluationResult | None:
+    """The loaded best model on dev, measured anew where another process did; None where there is no dev split."""
+    if trainer.evaluator is None:
+        return None
+    forward = Interruptible(trainer.engine).forward
+    return trainer.best_result or trainer.evaluator.evaluate(forward, trainer.engine.device)
+
+
+def fit_fusion(trainer: Trainer, result: EvaluationResult | None) -> float:
+    """The weight of the model beside the first stage that is best on dev; 1/2 where there is no dev split."""
+    dev = trainer.evaluator
+    if dev is None or result is None:
+        return 0.5
+    return fit_weight(dev.first_stage_run, result.run, dev.qrels, dev.config.metric)
+
+
+def summarise(
+    trainer: Trainer,
+    test: Evaluator,
+    results: dict[str, Metrics],
+    weight: float,
+    earlier: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    metric = test.config.metric
+    values = {name: result.per_query[metric] for name, result in results.items()}
+    totals = trainer.totals
+    return {
+        "metric": metric,
+        **{name: result.mean[metric] for name, result in results.items()},
+        "best_dev": trainer.best_metric,
+        "best_step": trainer.best_step,
+        "stages": [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, results, metric)],
+        "metrics": {name: result.mean for name, result in results.items()},
+        "recall_ceiling": test.recall_ceiling,
+        "ceiling": test.ceiling.mean,
+        "fusion_weight": weight,
+        "tests": {
+            "after_vs_first_stage": asdict(paired_test(values["first_stage"], values["after"])),
+            "fused_vs_first_stage": asdict(paired_test(values["first_stage"], values["fused"])),
+        },
+        "test_queries": len(test.queries),
+        "steps": trainer.step,
+        "seconds": totals["seconds"],
+        "rows_per_s": totals["rows"] / max(totals["seconds"], 1e-9),
+        "tokens_per_s": totals["tokens"] / max(totals["seconds"], 1e-9),
+        "peak_memory_bytes": max(gather_objects(peak_memory_bytes())),
+        "engine": trainer.engine.name,
+        "world_size": process_group.world_size(),
+    }
+
+
+def stage_entry(trainer: Trainer, results: dict[str, Metrics], metric: str) -> dict[str, Any]:
+    """The line of summary.json's `stages` for this trainer's stage: what it was and where it ended, on test."""
+    joined = trainer.run.joined
+    entry = {"name": joined.stage if joined else trainer.run.name, "metric": results["after"].mean[metric]}
+    if joined is None:
+        return entry
+    return entry | {
+        "metrics": results["after"].mean,
+        "best_dev": trainer.best_metric,
+        "best_step": trainer.best_step,  # of the stage's own; 0: it has passed on the model that it began with
+        "steps": trainer.step,
+        "seconds": trainer.totals["seconds"],
+        "settings": settings_of(trainer),
+    }
+
+
+def settings_of(trainer: Trainer) -> dict[str, str]:
+    """How it was trained, in words."""
+    config = trainer.config
+    adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
+    lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
+    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
+    return {
+        "loss": repr(trainer.loss),
+        **frozen,
+        **lora,
+        "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
+        "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
+    }
+
+
+def adapters_in_words(model: PeftModel) -> str:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+
+
+def model_card(
+    name: str, summary: Mapping[str, Any], *, start: str, seed: int, settings: Mapping[str, str] | None = None
+) -> str:
+    """What an exported model was trained on and with, and how it ranks. `settings` are those of the run or of its last
+    stage; None: every stage has a line with its own."""
+    stages = summary["stages"] if settings is None else summary["stages"][:-1]
+    lines = {
+        f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
+        for number, stage in enumerate(stages, start=1)
+    }
+    best = summary["best_step"]
+    exported = "the last" if best is None else f"step {best}, the best on dev"
+    lines = {"start": shown_name(start), **lines} | {
+        "data": f"{summary['data']} (hash {summary['data_hash']})",
+        "steps": f"{summary['steps']} (exported: {exported})",
+        **(settings or {}),
+        "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
+        "seed": str(seed),
+    }
+    table = format_table(result_rows(summary))
+    return redact(
+        f"# {name}\n\nTrained by plackett.\n\n"
+        + "\n".join(f"- {name}: {value}" for name, value in lines.items())
+        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
+    )

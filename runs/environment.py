@@ -1,0 +1,99 @@
+"""What a run was made with: the command, the versions, the code's revision and the machine. Never its environment
+variables: they may hold secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import datetime, timezone
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runs.redaction import redact_command
+from runs.source_tree import ROOT
+
+
+def describe_environment(world_size: int) -> dict[str, Any]:
+    """The content of environment.json (but for the data), in JSON types. Sizes are in bytes."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": redact_command([Path(sys.executable).name, *sys.argv]),
+        "world_size": world_size,
+        "launch": launch_name(),
+        "git": git_revision(),
+        "versions": {"python": platform.python_version(), **package_versions()},
+        "hardware": describe_hardware(),
+    }
+
+
+def launch_name() -> str | None:
+    """What the attempts of one launch have in common (on rank 0), and those of another have not: a torchrun's, and
+    under launch/cluster/slurm.sh those of a job that was put back into the queue, whose number is torchrun's name."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID")
+    if job is None:
+        return None
+    told = job if job != "none" else f"{platform.node()} {os.getppid()}"  # without --rdzv_id: rank 0's own torchrun
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def launched_before() -> bool:
+    """Whether torchrun (--max-restarts) has started this rank again, or Slurm its job."""
+    return any(os.environ.get(f"{who}_RESTART_COUNT", "0") != "0" for who in ("TORCHELASTIC", "SLURM"))
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The commit of the code and whether tracked files differ from it; None outside a git clone."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache  # the stages of a run are described one by one
+def package_versions() -> dict[str, str]:
+    """The installed version of every package that setup.py names."""
+    versions = {}
+    for requirement in metadata.requires("plackett") or []:
+        found = re.match(r"[\w.-]+", requirement)
+        assert found is not None
+        try:
+            versions[found.group()] = metadata.version(found.group())
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+    return versions
+
+
+def describe_hardware() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cuda": torch.version.cuda,
+        "gpus": [
+            {"name": gpu.name, "memory_bytes": gpu.total_memory}
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
+    }
+
+
+def cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()

@@ -1,0 +1,230 @@
+"""Where metrics go besides metrics.jsonl: W&B, TensorBoard or nowhere. Tracking never prompts, fails or delays."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import queue
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from engines.distributed.process_group import is_main
+from runs.directory import RunDirectory
+from runs.files import write_whole
+from runs.redaction import redact_tree
+
+START_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 120.0
+
+
+class Logger(Protocol):
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Named values of one step; "split/name" groups them."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The end of a whole run, with the content of summary.json."""
+
+
+class NoLogger:
+    """Drops everything: for logger=none, and on every rank but 0."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        pass
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class StageLogger:
+    """One stage's part in the record of the whole run: its steps are counted on from `first_step`, and curves carry the
+    number of the stage."""
+
+    logger: Logger
+    number: int
+    first_step: int
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.logger.log({**metrics, "stage": self.number}, self.first_step + step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """A stage does not end the run's record."""
+
+
+@dataclass(frozen=True)
+class NoneConfig:
+    """metrics.jsonl alone."""
+
+    def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
+        return NoLogger()
+
+
+@dataclass(frozen=True)
+class TensorBoardConfig:
+    """Event files in the run directory's tensorboard/: `tensorboard --logdir outputs`."""
+
+    def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("logger=tensorboard needs a package: pip install tensorboard, or logger=none") from None
+        return TensorBoardLogger(SummaryWriter(str(run.path / "tensorboard"))) if is_main() else NoLogger()
+
+
+class TensorBoardLogger:
+    """What fails there (a full disk) is told once and ends its part."""
+
+    def __init__(self, writer: Any):
+        self.writer = writer
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        try:
+            for name, value in metrics.items() if self.writer else ():
+                self.writer.add_scalar(name, value, step)
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        try:
+            if self.writer:
+                self.writer.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.writer = None
+        print(f"warning: the run goes on without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases, with its files in the run directory's wandb/. A resumed run keeps its id there."""
+
+    project: str = "plackett"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    mode: Literal["auto", "online", "offline"] = "auto"
+
+    def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
+        if not is_main():
+            return NoLogger()
+        mode = (
+            os.environ.get("WANDB_MODE", "online" if logged_in() else "offline") if self.mode == "auto" else self.mode
+        )
+        if mode == "offline":
+            print(
+                f"W&B is offline: `wandb login` before a run, or `wandb sync {run.path}/wandb/offline-run-*` after it, "
+                "puts it online",
+                file=sys.stderr,
+            )
+        # The other ranks wait for this one, at most timeout_s.
+        limit_s = min(START_TIMEOUT_S, settings.get("timeout_s", float("inf")) / 3)
+        return WandbLogger(lambda: self.start(run, settings, mode, limit_s), limit_s)
+
+    def start(self, run: RunDirectory, settings: Mapping[str, Any], mode: str, limit_s: float) -> Any:
+        """The W&B run. Takes seconds (imports, a background process) and may raise anything."""
+        import wandb
+
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=redact_tree(self.group),
+            tags=redact_tree(self.tags),
+            name=run.name,
+            id=run_id(run.wandb_id_file),
+            resume="allow" if mode == "online" else None,
+            dir=run.path,
+            mode=mode,  # type: ignore[arg-type]
+            config=redact_tree(settings),
+            # Its own metadata hold the command line and the installed packages' addresses, secrets included: ours are
+            # in environment.json.
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=limit_s,
+                x_disable_meta=True,
+                x_save_requirements=False,
+                disable_git=True,
+                disable_code=True,
+            ),
+        )
+
+
+class WandbLogger:
+    """Talks to W&B from a thread of its own: what goes wrong or slowly there is told once and costs no step."""
+
+    def __init__(self, start: Callable[[], Any], start_timeout_s: float = START_TIMEOUT_S):
+        self._jobs: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._started = threading.Event()
+        self._failed = False
+        self._thread = threading.Thread(target=self._work, args=(start,), name="wandb", daemon=True)
+        self._thread.start()
+        # Waits, so that the data loader's workers are not forked in the middle of W&B's imports.
+        if not self._started.wait(start_timeout_s):
+            self._give_up(f"it did not start in {start_timeout_s:.0f} s")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if not self._failed:
+            values = {**metrics, "step": step}
+            self._jobs.put(lambda run: run.log(values))
+
+    def finish(self, summary: Mapping[str, Any], timeout_s: float = FINISH_TIMEOUT_S) -> None:
+        if self._failed:
+            return
+
+        def end(run: Any) -> None:
+            run.summary.update(dict(summary))
+            run.finish()
+
+        self._jobs.put(end)
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._give_up(f"it did not finish in {timeout_s:.0f} s")
+
+    def _work(self, start: Callable[[], Any]) -> None:
+        try:
+            run = start()
+            # The trainer's own step: W&B's must not go back, as a resumed run's does.
+            run.define_metric("*", step_metric="step")
+            self._started.set()
+            while (job := self._jobs.get()) is not None and not self._failed:
+                job(run)
+        except BaseException as error:  # whatever a tracker raises, SystemExit included, is not the run's business
+            self._give_up(" ".join(f"{type(error).__name__}: {error}".split()))
+            self._started.set()
+
+    def _give_up(self, reason: str) -> None:
+        if not self._failed:
+            self._failed = True
+            print(f"warning: the run goes on without W&B: {reason}", file=sys.stderr)
+
+
+def logged_in() -> bool:
+    """Whether W&B has credentials, found without importing it, asking or going online."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in files:
+        try:
+            if file.is_file() and netrc.netrc(file).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def run_id(file: Path) -> str:
+    """The id kept in `file`, made at the first call: the resumed run is the same one in W&B."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, secrets.token_hex(4) + "\n")
+    return file.read_text().strip()

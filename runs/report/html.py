@@ -1,0 +1,285 @@
+"""report.html: one page, one file, that shows a run without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.significance import PairedTest
+from runs.report.charts import Points, draw
+from runs.report.table import CEILING, below_first_stage, format_table
+
+RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" are those of launch/evaluate.py
+    "bm25": "BM25",
+    "first_stage": "first stage",
+    "before": "before",
+    "model": "model",
+    "after": "after",
+    "fused": "fused",
+}
+DIM = "/dim"  # in the names of metrics by the first dimensions: "nDCG@10/dim128"
+CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
+    "reward_mean": "Reward (mean over sampled rankings)",
+    "loss": "Loss",
+    "grad_norm": "Gradient norm, before clipping",
+    "learning_rate": "Learning rate",
+    "kl": "KL to the reference (nats per position)",
+    "entropy": "Entropy of the policy (nats per position)",
+    "frac_reward_zero_std": "Share of lists whose rewards are all equal",
+    "clip_fraction": "Share of ratios clipped",
+}
+STYLE = """
+:root { color-scheme: light dark; --ink: #24292f; --dim: #59636e; --line: #d8dee4; --page: #fff; --accent: #0b62c4;
+  --good: #1a7f37; --bad: #b3261e }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4af; --line: #373e47; --page: #12161c;
+  --accent: #6cb2ff; --good: #56d364; --bad: #ff8a80 } }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
+  background: var(--page); max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem }
+p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
+td.top { font-weight: 650; color: var(--accent) } .ceiling td { color: var(--dim) }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
+figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
+.query { border-top: 1px solid var(--line); padding: .75rem 0 }
+.query ol { list-style: none; padding: 0; margin: .4rem 0 }
+.query li { margin: .35rem 0; font-size: .92rem } .query b { font-weight: 600 }
+.rank { display: inline-block; min-width: 11.5rem; color: var(--dim); font-variant-numeric: tabular-nums }
+.up { color: var(--good) } .down { color: var(--bad) } .relevant { color: var(--good); font-weight: 600 }
+.settings td { text-align: left; font: .85rem ui-monospace, monospace; padding: .15rem .9rem .15rem 0; border: 0;
+  overflow-wrap: anywhere }
+summary { cursor: pointer; color: var(--accent) }
+"""
+
+
+def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
+    """Build `run_dir/report.html` from the content of summary.json, metrics.jsonl and config.yaml, and, where they
+    exist, queries.json (`runs.report.queries.write_queries`) and environment.json. Returns its path."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) or {}
+    name = html.escape(str(config.get("run_name") or run_dir.name))
+    body = [
+        f'<h1>{name}</h1><p class="lead">{_lead(summary)}</p>',
+        _results(summary),
+        _stages(summary),
+        _curves(lines, summary),
+        _queries(_read_json(run_dir / "queries.json")),
+        _settings("Settings", config),
+        _settings("Environment", _read_json(run_dir / "environment.json")),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+    content = "\n".join(body)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{content}</body></html>\n'
+    )
+    file = run_dir / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def print_table(summary: Mapping[str, Any]) -> None:
+    """Print a summary.json's results on test: rankers by metrics, then what there is to say about them."""
+    print(format_table(result_rows(summary)))
+    for remark in remarks(summary):
+        print(remark)
+
+
+def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The rankers of a summary with their metrics: all of them (`metrics`), else the chosen one; then the ceiling."""
+    every = summary.get("metrics") or {}
+    rows: dict[str, dict[str, float]] = {}
+    for key, name in RANKERS.items():
+        if key == "after":
+            for stage in (summary.get("stages") or ())[:-1]:  # the last one is the row `after` itself
+                rows |= by_dimension(f"after {stage['name']}", stage["metrics"])
+        if summary.get(key) is not None:
+            rows |= by_dimension(name, every.get(key) or {summary["metric"]: summary[key]})
+    return rows | ({CEILING: summary["ceiling"]} if summary.get("ceiling") else {})
+
+
+def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The row of a ranker, and one for each number of first dimensions: "MAP/dim64" is MAP of row "after, dim 64"."""
+    rows: dict[str, dict[str, float]] = {}
+    for metric, value in metrics.items():
+        plain, _, dim = metric.partition(DIM)
+        rows.setdefault(f"{name}, dim {dim}" if dim else name, {})[plain] = value
+    return rows
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, notes, a warning."""
+    queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
+    tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
+    first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
+    lines = [
+        f"{queries:,} queries" if queries else "",
+        f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
+        f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
+        *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
+        *_unbeaten(summary),
+        below_first_stage(result_rows(summary), summary["metric"]) or "",
+        *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
+    ]
+    return [line for line in lines if line]
+
+
+def _unbeaten(summary: Mapping[str, Any]) -> list[str]:
+    """A note for every training that has left the model that it started from."""
+    stages = summary.get("stages") or ()
+    if len(stages) < 2:
+        unbeaten = "note: no checkpoint beat the starting model on dev, which is what is exported"
+        return [unbeaten] if summary.get("best_step") == 0 else []
+    return [
+        f"note: in stage {stage['name']} no checkpoint beat its start on dev, which it has passed on"
+        for stage in stages
+        if stage["best_step"] == 0
+    ]
+
+
+def _test_name(key: str) -> str:
+    """ "after_vs_first_stage" -> "after vs first stage"."""
+    return " vs ".join(RANKERS.get(side, side) for side in key.split("_vs_"))
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    facts = [
+        f"{summary['steps']:,} steps" if "steps" in summary else "",
+        _duration(summary["seconds"]) if "seconds" in summary else "",
+        f"{summary['rows_per_s']:,.1f} rows/s" if summary.get("rows_per_s") else "",
+        f"peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB" if summary.get("peak_memory_bytes") else "",
+        f"engine {summary['engine']}" if "engine" in summary else "",
+        f"{summary['world_size']} process{'es' * (summary['world_size'] > 1)}" if "world_size" in summary else "",
+    ]
+    return html.escape(" · ".join(filter(None, facts)))
+
+
+def _results(summary: Mapping[str, Any]) -> str:
+    rows = result_rows(summary)
+    metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
+    top = {metric: max(v[metric] for name, v in rows.items() if metric in v and name != CEILING) for metric in metrics}
+    lines = []
+    for name, values in rows.items():
+        cells = [_cell(values.get(metric), name != CEILING and values.get(metric) == top[metric]) for metric in metrics]
+        lines.append(f"<tr{' class=ceiling' if name == CEILING else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
+    header = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
+    notes = "".join(
+        f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'
+        for remark in remarks(summary)
+    )
+    return f"<h2>Test queries</h2>\n<table><tr><th></th>{header}</tr>\n{''.join(lines)}</table>{notes}"
+
+
+def _cell(value: float | None, is_top: bool) -> str:
+    return "<td></td>" if value is None else f'<td class="{"top" if is_top else ""}">{value:.4f}</td>'
+
+
+def _stages(summary: Mapping[str, Any]) -> str:
+    """A table of the stages, of a run that has several."""
+    stages, metric = summary.get("stages") or (), html.escape(summary["metric"])
+    if len(stages) < 2:
+        return ""
+    titles = ("stage", "steps", "best step", f"dev {metric}, best", f"test {metric}, after", "training")
+    rows = [("start", "", "", "", f"{summary['before']:.4f}", "")]
+    for stage in stages:
+        best, dev = stage["best_step"], stage["best_dev"]
+        steps = (f"{stage['steps']:,}", "" if best is None else f"{best:,}" if best > 0 else "its start")
+        measured = ("" if dev is None else f"{dev:.4f}", f"{stage['metric']:.4f}")
+        rows.append((html.escape(stage["name"]), *steps, *measured, _duration(stage["seconds"])))
+    header = "".join(f"<th>{title}</th>" for title in titles)
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
+    return f"<h2>Stages</h2>\n<table><tr>{header}</tr>\n{lines}</table>"
+
+
+def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
+    figures = []
+    if dev := _series(lines, "dev", summary["metric"]):
+        best = max((point for points in dev.values() for point in points), key=lambda point: point[1])[0]
+        figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
+    names = dict.fromkeys((line["split"], name) for line in lines for name in line)  # parts, in order of appearance
+    dims = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + DIM)]
+    parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
+    for name in dims:
+        if dev := _series(lines, "dev", name):
+            figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
+    titles = CURVES | parts
+    if _has(lines, "reward_mean"):
+        titles["loss"] = "Loss (of a policy: zero in value at ratio 1, read the reward)"
+    for name, title in titles.items():
+        if name == "clip_fraction" and not _has(lines, name):
+            continue  # one update per batch: nothing can be clipped
+        if series := _series(lines, "train", name):
+            figures.append(draw(title, series, smooth=name != "learning_rate"))
+    return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
+
+
+def _has(lines: list[dict[str, Any]], name: str) -> bool:
+    """Whether the metric is anywhere different from zero."""
+    return any(line.get(name) for line in lines)
+
+
+def _series(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:
+    """The points of each stage ("" in a run without stages); nothing where they are fewer than two in all."""
+    parts: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if line["split"] == split and line.get(name) is not None:
+            parts.setdefault(line.get("stage", ""), []).append((line["step"], line[name]))
+    return dict(parts) if sum(map(len, parts.values())) > 1 else {}
+
+
+def _queries(queries: Mapping[str, Any] | None) -> str:
+    if not queries:
+        return ""
+    metric = html.escape(queries["metric"])
+    parts = [
+        f"<h2>{title}</h2>{''.join(_query(query, metric) for query in queries[key])}"
+        for key, title in (("best", "Queries it helped most"), ("worst", "Queries it harmed most"))
+        if queries[key]
+    ]
+    return "\n".join(parts)
+
+
+def _query(query: Mapping[str, Any], metric: str) -> str:
+    direction = "up" if query["after"] > query["first_stage"] else "down"
+    items = "".join(map(_document, query["documents"]))
+    return (
+        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric} {query["first_stage"]:.3f} → '
+        f'<span class="{direction}">{query["after"]:.3f}</span><ol>{items}</ol></div>'
+    )
+
+
+def _document(document: Mapping[str, Any]) -> str:
+    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank'] or 'none'}"
+    grade = f'<span class="relevant">grade {document["grade"]}</span> ' if document["grade"] > 0 else ""
+    return f'<li><span class="rank">{ranks}</span> {grade}{html.escape(document["text"])}</li>'
+
+
+def _settings(title: str, node: Mapping[str, Any] | None) -> str:
+    if not node:
+        return ""
+    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _flat(node))
+    return f'<h2>{title}</h2><details><summary>show all</summary><table class="settings">{rows}</table></details>'
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "null" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,112 @@
+"""The folders of a run with stages: each stage is a run directory of its own below stages/, and the run's metrics.jsonl
+joins theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runs.files import write_whole
+
+STAGES = "stages"
+
+
+def stage_folder(run: Path, number: int, name: str) -> Path:
+    """outputs/RUN/stages/1-NAME of the first stage."""
+    return run / STAGES / f"{number}-{name}"
+
+
+def begun_stages(run: Path) -> list[str]:
+    """The names of the stages that have a checkpoint or are finished, in their order; none in a run without stages.
+
+    Raises ValueError where a stage has begun from one that is not finished: from a model that is there no more.
+    """
+    names: list[str] = []
+    is_finished = True
+    before = ""
+    for number, name, folder in _folders(run):
+        if not _has_begun(folder):
+            continue
+        if number != len(names) + 1 or not is_finished:
+            raise ValueError(
+                f"{folder} was begun from the model of stage {number - 1}, which is {before or 'gone'}: remove that "
+                "folder too, and the same command trains both stages again"
+            )
+        names.append(name)
+        is_finished = (folder / "summary.json").is_file()
+        before = "" if is_finished else "not finished"
+    return names
+
+
+def settled(settings: Mapping[str, Any], begun: Sequence[str]) -> dict[str, Any]:
+    """The settings that what has begun was made with: without those of the stages to come."""
+    if not begun:
+        return dict(settings)
+    nodes, names = settings.get("stage") or {}, settings.get("stages") or []
+    return {**settings, "stages": names[: len(begun)], "stage": {name: nodes.get(name) for name in begun}}
+
+
+def drop_unbegun(run: Path) -> None:
+    """Remove the folders of stages that have no checkpoint: another stage may come in their place."""
+    for _, _, folder in _folders(run):
+        if not _has_begun(folder):
+            shutil.rmtree(folder)
+
+
+def show_checkpoints(run: Path, stage: Path) -> None:
+    """Make `run`/checkpoints a link to those of the stage."""
+    link = run / "checkpoints"
+    if link.is_symlink():
+        link.unlink()
+    elif link.is_dir():
+        link.rmdir()
+    link.symlink_to(os.path.relpath(stage / "checkpoints", run), target_is_directory=True)
+
+
+@dataclass(frozen=True)
+class StageLines:
+    """The lines of one stage in the run's metrics.jsonl: steps counted on from `first_step`, each with its stage."""
+
+    file: Path  # the run's
+    stage: str
+    first_step: int
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.writelines(self._joined([record]))
+
+    def copy(self, metrics: Path) -> None:
+        """Append all lines of the stage's own metrics.jsonl."""
+        lines = metrics.read_text().splitlines() if metrics.is_file() else []
+        with self.file.open("a") as file:
+            file.writelines(self._joined(map(json.loads, lines)))
+
+    def renew(self, metrics: Path) -> None:
+        """The stage's own metrics.jsonl was cut: its lines are made anew."""
+        lines = self.file.read_text().splitlines(keepends=True)
+        write_whole(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
+        self.copy(metrics)
+
+    def _joined(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        for record in records:
+            if self.first_step and record["split"] == "test" and record["step"] == 0:
+                continue  # the start of a later stage is the end of the one before, which is there
+            head = {"step": self.first_step + record["step"], "split": record["split"], "stage": self.stage}
+            yield json.dumps({**head, **{key: value for key, value in record.items() if key not in head}}) + "\n"
+
+
+def _folders(run: Path) -> list[tuple[int, str, Path]]:
+    """(number, name, folder) of every stage, in order."""
+    found = [(re.fullmatch(r"(\d+)-(.+)", path.name), path) for path in (run / STAGES).glob("*-*")]
+    return sorted((int(match[1]), match[2], path) for match, path in found if match)
+
+
+def _has_begun(folder: Path) -> bool:
+    checkpoints = (path.name for path in (folder / "checkpoints").glob("step-*"))
+    return (folder / "summary.json").is_file() or any(re.fullmatch(r"step-\d+", name) for name in checkpoints)

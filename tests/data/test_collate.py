@@ -1,0 +1,30 @@
+import pytest
+
+from data.collate import chunks_of_rank, plan_chunks
+
+LENGTHS = [5, 30, 7, 7, 12, 3, 30, 1, 100]
+
+
+def test_every_row_is_in_one_chunk_within_the_budget():
+    chunks = plan_chunks(LENGTHS, token_budget=60)
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(LENGTHS)))
+    assert all(len(chunk) * max(LENGTHS[row] for row in chunk) <= 60 for chunk in chunks[1:])
+    assert chunks[0] == [8]  # longer than the budget: alone
+    assert chunks[1] == [1, 6]
+
+
+def test_the_plan_has_no_more_chunks_than_it_needs():
+    assert len(plan_chunks([10] * 12, token_budget=40)) == 3
+
+
+def test_ranks_share_all_chunks_in_equal_rounds():
+    chunks = plan_chunks(LENGTHS, token_budget=40)
+    parts = [chunks_of_rank(chunks, rank, 3) for rank in range(3)]
+    assert len({len(part) for part in parts}) == 1
+    assert sorted(chunk for part in parts for chunk in part if chunk) == sorted(chunks)
+    assert chunks_of_rank([[0]], 1, 2) == [[]]
+
+
+def test_a_budget_below_one_is_refused():
+    with pytest.raises(ValueError, match="token_budget must be at least 1, got 0"):
+        plan_chunks(LENGTHS, token_budget=0)

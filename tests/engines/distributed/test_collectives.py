@@ -1,0 +1,87 @@
+"""Exchanges between ranks: exact copies in global order, whatever the shares."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.distributed.collectives import all_agree, broadcast_object, gather_objects, gather_rows
+from engines.distributed.process_group import rank
+from engines.distributed.testing import run_ranks
+
+SHARES = {
+    "even": [[0, 2, 4], [1, 3, 5]],
+    "ragged": [[5, 0, 2, 4], [3, 1]],
+    "one empty": [[3, 0, 2, 1], []],
+    "three ranks": [[4], [], [1, 0, 3, 2]],
+}
+
+
+def every_row(total: int) -> dict[str, Tensor]:
+    """Float rows with the bit patterns that arithmetic would change, a strided matrix, and other dtypes."""
+    generator = torch.Generator().manual_seed(total)
+    score = torch.randn(total, generator=generator)
+    score[:3] = torch.tensor([float("nan"), -0.0, float("-inf")])
+    return {
+        "score": score,
+        "embedding": torch.randn(4, total, generator=generator).T,
+        "layers": torch.randn(total, 2, 3, generator=generator).bfloat16(),
+        "flag": torch.arange(total) % 2 == 0,
+    }
+
+
+def gather_shares(name: str) -> dict[str, Tensor]:
+    rows = SHARES[name][rank()]
+    total = sum(len(share) for share in SHARES[name])
+    own = {key: value[rows].requires_grad_(key == "score") for key, value in every_row(total).items()}
+    # A column-major copy: its storage is not in the order of its elements.
+    own["embedding"] = own["embedding"].T.contiguous().T
+    gathered = gather_rows(own, rows, total)
+    assert not gathered["score"].requires_grad
+    return gathered
+
+
+def exchange_objects() -> tuple[list[dict[str, int]], bool, bool, str]:
+    return (
+        gather_objects({"rank": rank()}),
+        all_agree(True),
+        all_agree(rank() == 0),
+        broadcast_object(f"from {rank()}"),
+    )
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_gather_rows_copies_bits_in_global_order(name: str) -> None:
+    results = run_ranks(gather_shares, len(SHARES[name]), name)
+    expected = every_row(sum(len(share) for share in SHARES[name]))
+    for gathered in results:
+        assert list(gathered) == list(expected)
+        for key, value in expected.items():
+            assert gathered[key].dtype == value.dtype
+            assert gathered[key].contiguous().view(torch.uint8).equal(value.contiguous().view(torch.uint8)), key
+
+
+def test_gather_rows_of_one_process_orders_and_detaches() -> None:
+    values = {"score": torch.tensor([3.0, 1.0, 2.0], requires_grad=True)}
+    gathered = gather_rows(values, torch.tensor([2, 0, 1]), 3)["score"]
+    assert gathered.tolist() == [1.0, 2.0, 3.0]
+    assert not gathered.requires_grad
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 1], [0, 1, 3], [0, 1]])
+def test_gather_rows_refuses_shares_that_are_no_partition(rows: list[int]) -> None:
+    with pytest.raises(AssertionError, match="partition"):
+        gather_rows({"score": torch.zeros(len(rows))}, rows, 3)
+
+
+def test_objects_over_two_ranks() -> None:
+    for gathered, agreed, disagreed, broadcast in run_ranks(exchange_objects):
+        assert gathered == [{"rank": 0}, {"rank": 1}]
+        assert agreed
+        assert not disagreed
+        assert broadcast == "from 0"
+
+
+def test_objects_of_one_process() -> None:
+    assert exchange_objects() == ([{"rank": 0}], True, True, "from 0")

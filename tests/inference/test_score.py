@@ -1,0 +1,108 @@
+"""Scoring: whole = chunked = sharded over ranks, without dropout, modes restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from data.batch import TokenRows
+from engines.distributed.collectives import gather_objects
+from engines.distributed.testing import run_ranks
+from inference.score import score_rows, tokenize_sharded
+
+CPU = torch.device("cpu")
+
+
+class Bag(nn.Module):
+    """score: the sum of the row's token values; embedding: [sum, number of tokens]; counts its forward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.9)
+        self.frozen = nn.Dropout(0.5).eval()
+        self.calls = 0
+
+    def forward(self, input_ids, attention_mask):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        self.calls += 1
+        self.shape = tuple(input_ids.shape)
+        total = self.dropout((input_ids * attention_mask).sum(1).float())
+        return {"score": total, "embedding": torch.stack([total, attention_mask.sum(1).float()], dim=1)}
+
+
+class Engine:
+    """What an engine shows of itself: a model and a forward that takes the features."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def forward(self, features):
+        return self.model(**features)
+
+
+def _rows(count=13):
+    return TokenRows.from_encoding({"input_ids": [[row + 1] * (1 + row * 5 % 7) for row in range(count)]})
+
+
+EXPECTED = [float((row + 1) * (1 + row * 5 % 7)) for row in range(13)]
+
+
+@pytest.mark.parametrize("token_budget", [1, 9, 1000])
+def test_every_row_has_its_own_score_whatever_the_chunks(token_budget):
+    scores = score_rows(Bag(), _rows(), {"input_ids": 77}, token_budget, CPU)
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == EXPECTED
+
+
+def test_chunks_stay_within_the_budget():
+    model = Bag()
+    score_rows(model, _rows(), {}, 14, CPU)
+    assert model.shape[0] * model.shape[1] <= 14
+    assert model.calls > 3
+
+
+def test_other_representations_keep_their_trailing_axes():
+    embeddings = score_rows(Bag(), _rows(), {}, 9, CPU, key="embedding")
+    assert embeddings.shape == (13, 2)
+    assert embeddings[:, 0].tolist() == EXPECTED
+
+
+def test_the_modes_of_all_modules_are_restored_even_after_an_error():
+    model = Bag().train()
+    model.frozen.eval()
+    score_rows(Engine(model).forward, _rows(), {}, 9, CPU)
+    assert (model.training, model.dropout.training, model.frozen.training) == (True, True, False)
+    with pytest.raises(KeyError):
+        score_rows(model, _rows(), {}, 9, CPU, key="missing")
+    assert (model.training, model.frozen.training) == (True, False)
+
+
+def test_a_function_whose_module_is_unknown_is_refused():
+    """Its dropout could not be switched off."""
+    with pytest.raises(AssertionError, match="a module or an engine's forward"):
+        score_rows(lambda features: {}, _rows(), {}, 9, CPU)
+
+
+def _on_a_rank(token_budget: int) -> tuple[list[float], list[int], int]:
+    model = Bag()
+    scores = score_rows(model, _rows(), {}, token_budget, CPU).tolist()
+    asked = []
+
+    def tokenize(part: slice) -> dict[str, list[list[int]]]:
+        asked.append(part)
+        return {"input_ids": [[row] * (row + 1) for row in range(5)][part]}
+
+    rows = tokenize_sharded(tokenize, 5)
+    assert rows.lengths.tolist() == [1, 2, 3, 4, 5]
+    assert rows.features["input_ids"].tolist() == [row for row in range(5) for _ in range(row + 1)]
+    assert sum(gather_objects(sum(part.stop - part.start for part in asked))) == 5  # no row twice
+    return scores, rows.lengths.tolist(), model.calls
+
+
+@pytest.mark.parametrize("token_budget", [9, 1000])
+def test_two_ranks_agree_with_one_and_run_equally_many_forwards(token_budget):
+    results = run_ranks(_on_a_rank, 2, token_budget)
+    assert [scores for scores, _, _ in results] == [EXPECTED, EXPECTED]
+    assert len({calls for _, _, calls in results}) == 1  # with budget 1000 one rank has nothing to do but runs along

@@ -1,0 +1,79 @@
+"""Search: exact whatever the blocks, ties by the order of the documents, faiss alike, equal on two ranks."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.distributed.testing import run_ranks
+from inference.search import BlockSearch, check_search, exact, faiss, pack, unpack
+
+
+def _vectors(count: int, seed: int, dim: int = 8) -> Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def _search(queries, documents, depth, *, query_block=2, document_block=7, index=exact):
+    search = BlockSearch(queries, depth, query_block=query_block, index=index)
+    for block in documents.split(document_block):
+        search.add(block)
+    return search.result()
+
+
+@pytest.mark.parametrize("document_block", [1, 3, 7, 1000])
+@pytest.mark.parametrize("query_block", [1, 2, 1000])
+def test_search_in_blocks_is_exact(query_block, document_block):
+    queries, documents = _vectors(5, 0), _vectors(20, 1)
+    expected = (queries.double() @ documents.double().T).sort(dim=1, descending=True)
+    scores, indices = _search(queries, documents, 6, query_block=query_block, document_block=document_block)
+    assert indices.equal(expected.indices[:, :6])
+    assert torch.allclose(scores.double(), expected.values[:, :6], atol=1e-5)
+    assert _search(queries, documents, 50)[1].shape == (5, 20)
+
+
+@pytest.mark.parametrize("document_block", [1, 4, 1000])
+def test_equal_scores_stand_in_the_order_of_the_documents(document_block):
+    documents = torch.tensor([[1.0], [2.0], [1.0], [2.0], [-1.0], [1.0], [-1.0], [2.0]])
+    queries = torch.tensor([[1.0], [-1.0], [0.0]])
+    _, indices = _search(queries, documents, 5, document_block=document_block)
+    assert indices.tolist() == [[1, 3, 7, 0, 2], [4, 6, 0, 2, 5], [0, 1, 2, 3, 4]]
+
+
+def test_keys_sort_like_scores_and_give_them_back():
+    extremes = torch.tensor([float("-inf"), -3e38, -1.5, -1e-40, 0.0, 1e-40, 0.25, 3e38, float("inf")])
+    indices = torch.tensor([0, 2**32 - 1, 5, 6, 7, 8, 2**31, 9, 1])
+    keys = pack(extremes, indices)
+    assert keys.sort().values.equal(keys)
+    scores, back = unpack(keys)
+    assert scores.equal(extremes)
+    assert back.equal(indices)
+    assert pack(torch.tensor([-0.0]), torch.tensor([3])) == pack(torch.tensor([0.0]), torch.tensor([3]))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
+def test_faiss_finds_the_same():
+    queries, documents = _vectors(5, 0), _vectors(50, 1)
+    scores, indices = _search(queries, documents, 9, index=faiss)
+    expected_scores, expected = _search(queries, documents, 9)
+    assert indices.equal(expected)
+    assert torch.allclose(scores, expected_scores, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is not None, reason="faiss is installed")
+def test_missing_faiss_is_said():
+    with pytest.raises(ValueError, match=r"eval\.search=faiss needs the package faiss: pip install faiss-cpu"):
+        check_search("faiss")
+
+
+def _on_a_rank(num_queries: int) -> tuple[list, list]:
+    scores, indices = _search(_vectors(num_queries, 0), _vectors(40, 1), 9)
+    return scores.tolist(), indices.tolist()
+
+
+@pytest.mark.parametrize("num_queries", [7, 2])
+def test_two_ranks_agree_with_one_to_the_last_bit(num_queries):
+    """With 2 queries, one block, the second rank has none to search."""
+    assert run_ranks(_on_a_rank, 2, num_queries) == [_on_a_rank(num_queries)] * 2

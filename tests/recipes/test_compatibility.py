@@ -1,0 +1,129 @@
+"""Parts that do not fit each other are told in one line, before a weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from launch.cli.compose import load
+from recipes.compatibility import check_data, check_model, check_parts
+
+EMBEDDER = ["+exp=embedder_infonce"]
+RERANKER = ["+exp=reranker_contrastive"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*RERANKER, "loss=info_nce"], "loss InfoNCE compares embeddings: it needs model=bi_encoder"),
+        ([*RERANKER, "loss=matryoshka"], "loss Matryoshka compares embeddings"),
+        ([*RERANKER, "eval=retrieval"], "it is measured by eval=reranking"),
+        ([*RERANKER, "model=bm25"], "this model is for launch/evaluate.py"),
+        ([*RERANKER, "trainer=grpo"], "trainer=grpo needs a policy loss"),
+        ([*RERANKER, "trainer=grpo", "loss=token_policy_vocabulary"], "which only model=llm_reranker has: loss.vocab"),
+        ([*EMBEDDER, "loss=gist"], "loss InfoNCE needs a guide: add model@guide=bi_encoder"),
+        ([*EMBEDDER, "loss=gist", "model@guide=cross_encoder"], "a guide gives embeddings"),
+        ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE reads nothing of a guide"),
+        ([*EMBEDDER, "model@teacher=cross_encoder"], "loss InfoNCE reads nothing of a teacher"),
+        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose it by model@teacher=bi_encoder"),
+        ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
+        ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
+        ([*EMBEDDER, "model.learn_temperature=true"], "model.learn_temperature=True is not read by loss InfoNCE"),
+        ([*EMBEDDER, "model.prompts={query: 'a\\nb'}"], "model.prompts.query holds a backslash and an n"),
+        ([*EMBEDDER, "data.query_prompt='a\\nb'"], "data.query_prompt holds a backslash and an n"),
+        ([*EMBEDDER, "push_to_hub='a b/c'"], "push_to_hub=a b/c: "),
+        (
+            [*EMBEDDER, "model=bi_encoder_lora", "model.quantization=4bit"],
+            "model.quantization=4bit needs a CUDA device",
+        ),
+        ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
+        (
+            [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],
+            "adapter_only=true: sentence-transformers loads no adapters of two towers",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_parts(load(options))
+
+
+@pytest.mark.parametrize("name", ["embedder_infonce", "embedder_matryoshka", "reranker_listwise", "reranker_grpo"])
+def test_experiments_fit(name: str) -> None:
+    check_parts(load([f"+exp={name}"]))
+
+
+def test_a_temperature_that_nobody_has_is_refused_and_a_learned_one_goes_on(
+    tiny_bert_dir: Path, tmp_path: Path
+) -> None:
+    for file in tiny_bert_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = load([*EMBEDDER, "loss.temperature=null", f"model.name_or_path={tmp_path}"])
+    with pytest.raises(ValueError, match="loss InfoNCE: its temperature is null and the model has none"):
+        check_parts(settings)
+    save_file({"scale": torch.tensor(20.0)}, tmp_path / "loss_parameters.safetensors")
+    check_parts(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["eval.dims=[64]"], "eval.dims: 64 is not below the model's 32 dimensions"),
+        (["loss=matryoshka", "loss.dims=[64,16]"], "loss.dims: 64 is above the model's 32 dimensions"),
+    ],
+)
+def test_more_dimensions_than_there_are(options: list[str], message: str, tiny_bert_dir: Path) -> None:
+    settings = load([*EMBEDDER, f"model.name_or_path={tiny_bert_dir}", *options])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_model(settings, settings.model.build(seed=0))
+
+
+def test_a_learned_temperature_that_is_not_read_is_told(
+    tiny_bert_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "model")
+    save_file({"scale": torch.tensor(20.0)}, folder / "loss_parameters.safetensors")
+    check_parts(load([*EMBEDDER, f"model.name_or_path={folder}"]))
+    assert "has learned is not read by loss InfoNCE: loss.temperature=null would go on with it" in caplog.text
+
+
+def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_parts(load([*EMBEDDER, "loss=rank_net", "model=bi_encoder_scored"]))
+    assert not caplog.text
+    check_parts(load([*EMBEDDER, "loss=rank_net"]))
+    assert "loss RankNet gets similarities as they are" in caplog.text
+    caplog.clear()
+    check_parts(load([*EMBEDDER, "loss=matryoshka", "loss@loss.loss=list_net"]))
+    assert "loss ListNet gets similarities as they are" in caplog.text
+
+
+def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_parts(load(["+exp=embedder_distill", "model@teacher=bi_encoder_scored"]))
+    check_parts(load([*EMBEDDER, "loss=matryoshka"]))
+    assert not caplog.text
+    check_parts(load(["+exp=embedder_distill", "model@teacher=bi_encoder"]))
+    assert "the teacher's scores are similarities as they are" in caplog.text
+    check_parts(load([*EMBEDDER, "loss=matryoshka", "model.similarity=dot"]))
+    assert "trains embeddings of unit length" in caplog.text
+
+
+def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None:
+    rows = [{"query": f"q {i}", "pos": [f"p {i}"], "neg": [f"n {i}"], "weight": 1 + i % 2} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ["data=file", f"data.path={tmp_path / 'rows.jsonl'}", f"data.cache_dir={tmp_path}"]
+    collection = load(["+exp=reranker_grpo", *data]).data.build()
+    with pytest.raises(ValueError, match="weighs its rows, which trainer=grpo does not"):
+        check_data(load(["+exp=reranker_grpo", *data]), collection)
+    check_data(load([*RERANKER, *data]), collection)
+
+
+def test_lists_of_one_teach_nothing_to_losses_that_compare(tiny_run: list[str]) -> None:
+    settings = load([*RERANKER, *tiny_run, "loss=bce", "trainer.list_size=1"])
+    with pytest.raises(ValueError, match="list_size=1: loss BinaryCrossEntropy learns from several documents"):
+        check_data(settings, settings.data.build())

@@ -1,0 +1,25 @@
+"""The plain text table and its warning."""
+
+from runs.report.table import CEILING, below_first_stage, format_table
+
+ROWS = {"first stage": {"nDCG@10": 0.45, "MAP": 0.4}, "after": {"nDCG@10": 0.5}}
+
+
+def test_columns_are_aligned_and_missing_values_shown():
+    lines = format_table(ROWS).splitlines()
+    assert lines[0].split() == ["nDCG@10", "MAP"]
+    assert lines[2].split() == ["first", "stage", "0.4500", "0.4000"]
+    assert lines[3].split() == ["after", "0.5000", "-"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_model_below_its_first_stage_is_warned_of():
+    assert below_first_stage(ROWS, "nDCG@10") is None
+    worse = {**ROWS, "after": {"nDCG@10": 0.3}}
+    retrieved = below_first_stage(worse, "nDCG@10")
+    assert "0.3000 < 0.4500" in retrieved
+    assert "eval.depth" not in retrieved  # the depth of candidates is an option of rerankers
+    assert "eval.depth" in below_first_stage({**worse, CEILING: {"nDCG@10": 1.0}}, "nDCG@10")
+    for value, advised in ((0.4, True), (0.2, False)):
+        assert ("use the fused" in below_first_stage({**worse, "fused": {"nDCG@10": value}}, "nDCG@10")) == advised
+    assert below_first_stage({"bm25": ROWS["after"]}, "nDCG@10") is None

@@ -1,0 +1,37 @@
+"""Supervised training on candidate lists: contrastive, listwise, preference and distillation losses alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from data.batch import ListBatch
+from losses.contracts import Lists, Statistics, apply
+from trainers.options import TrainerConfig
+from trainers.trainer import Trainer
+
+CONTRACTS = ("list", "matrix", "wrapper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingTrainerConfig(TrainerConfig):
+    """Options of `RankingTrainer`."""
+
+    def check(self, loss: Any) -> None:
+        if getattr(loss, "contract", None) not in CONTRACTS or hasattr(loss, "sample"):
+            raise ValueError(
+                f"trainer=ranking needs a loss such as loss=softmax_cross_entropy, whose contract is one of "
+                f"{', '.join(CONTRACTS)}; got {type(loss).__name__} (policy losses go with trainer=grpo)"
+            )
+
+    def build(self, **parts: Any) -> RankingTrainer:
+        return RankingTrainer(self, **parts)
+
+
+class RankingTrainer(Trainer):
+    """Minimises a loss of any contract over the lists of the global step."""
+
+    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        return apply(self.loss, lists)
