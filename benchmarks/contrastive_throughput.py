@@ -227,7 +227,7 @@ def train_sentence_transformers(arguments: argparse.Namespace, folder: str) -> F
         ),
         train_dataset=Dataset.from_dict({name: known_triples(arguments)[name] for name in COLUMNS}),
         loss=MultipleNegativesRankingLoss(model, scale=1 / settings.loss.temperature),
-        optimizers=(optimizer, options.make_schedule(optimizer)),
+        optimizers=(optimizer, options.make_schedule().build(optimizer)),
         callbacks=[clock(ends)],
     )
     trainer.train()

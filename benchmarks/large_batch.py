@@ -80,7 +80,7 @@ def run(size: int, steps: int) -> dict[str, Any]:
 
 def make_trainer(folder: str, size: int) -> Any:
     from launch.cli.compose import load
-    from recipes.training_run import make_trainer
+    from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 

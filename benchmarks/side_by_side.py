@@ -37,7 +37,7 @@ def configured(overrides: Sequence[str]) -> Any:
 
 def make_trainer(settings: Any, data: Any) -> Any:
     """plackett's trainer, which does not evaluate."""
-    from recipes.training_run import make_trainer
+    from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 

@@ -120,7 +120,7 @@ def in_a_process(*arguments: str) -> float:
 
 def make_trainer(folder: str, *overrides: str) -> Any:
     from launch.cli.compose import load
-    from recipes.training_run import make_trainer
+    from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 

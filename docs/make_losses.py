@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from launch.cli.compose import CONF, load
+from launch.cli.compose import load
 from launch.cli.schema import locate
 from losses.contracts import REQUIREMENTS, Lists, reads_of, requirements
+from runs.source_tree import CONF
 
 PAGE = Path(__file__).parent / "losses.md"
 LINES = ("Formula", "Use", "Cost", "Source")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,13 +17,19 @@ from data.collection import Collection
 from data.formats.trec import write_trec_run
 from data.sampling.mixture import Mixture
 from engines.checkpoint.manifest import flush
-from evaluation.evaluator import EvaluationResult, Prompts
+from engines.distributed.collectives import broadcast_object
+from engines.distributed.process_group import is_main
+from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.metrics import Metrics
+from inference.interruptible import Interruptible
 from models.loading.resolve import resolve
+from recipes.results import record
 from recipes.run_config import RunConfig
+from runs.directory import RunDirectory
 from runs.files import read_json
 from runs.settings_tree import as_tree
 from runs.source_tree import from_package_down, hash_sources
+from trainers.trainer import Trainer
 
 READ_OF_A_MODEL = (".json", ".jinja", ".txt", ".model")  # of its folder, beside the weights
 
@@ -57,6 +64,23 @@ def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> 
     _place(folder / "before.json", json.dumps(asdict(result.metrics)).encode())
     if known is not None:
         _copy(folder, known)
+
+
+def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Metrics:
+    """The starting model's metrics on test: this run's own if it was interrupted, those of another run from the same
+    weights, or new ones."""
+    folder = run.path / "runs"
+    metrics = broadcast_object(read_before(folder, known) if is_main() else None)
+    if metrics is None:
+        if is_main():
+            print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
+        result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
+        metrics = result.metrics
+        if is_main():
+            write_before(folder, known, result)
+    if not run.has_line("test", 0):
+        record(run, trainer.logger, 0, "before", metrics)
+    return metrics
 
 
 def write_end(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:

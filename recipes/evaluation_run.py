@@ -25,7 +25,7 @@ from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.resolve import resolve
 from recipes.run_config import check_timeout
-from runs.report.html import print_table
+from runs.report.content import print_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,46 +8,31 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
 from torch import nn
 
 from data.collection import Collection
-from data.formats.trec import write_trec_run
 from data.sampling.mixture import Mixture
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import peak_memory_bytes
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.fusion import fit_weight, fuse
-from evaluation.metrics import Metrics, Run, measure
+from evaluation.metrics import Metrics, measure
 from evaluation.significance import paired_test
 from inference.interruptible import Interruptible
 from models.bi_encoder import BiEncoder
-from models.export.folder import shown_name
 from models.export.hub import export, push_to_hub
 from models.llm_reranker import LLMReranker
 from recipes.baseline import write_end
+from recipes.model_card import model_card, settings_of
+from recipes.results import record, store_run
 from runs.directory import RunDirectory
-from runs.redaction import redact
-from runs.report.html import print_table, result_rows, write_report
+from runs.report.content import print_table
+from runs.report.html import write_report
 from runs.report.queries import write_queries
-from runs.report.table import format_table
 from trainers.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-
-def store_run(run: RunDirectory, name: str, scores: Run) -> None:
-    """Test scores as a TREC run file."""
-    if process_group.is_main():
-        (run.path / "runs").mkdir(exist_ok=True)
-        write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
-
-
-def record(run: RunDirectory, trainer: Trainer, step: int, name: str, metrics: Metrics) -> None:
-    """Test metrics as a line of metrics.jsonl."""
-    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
-    trainer.logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
 
 
 def finish(
@@ -81,7 +66,7 @@ def finish(
     }
     for name, scores in (("after", after.run), ("fused", fused)):
         store_run(run, name, scores)
-        record(run, trainer, trainer.step, name, results[name])
+        record(run, trainer.logger, trainer.step, name, results[name])
     summary = {"data": training.name, "data_hash": training.fingerprint}
     summary |= summarise(trainer, test, results, weight, earlier)
     adopt_prompts(engine.model, Prompts.of(collection))
@@ -192,51 +177,3 @@ def stage_entry(trainer: Trainer, results: dict[str, Metrics], metric: str) -> d
         "seconds": trainer.totals["seconds"],
         "settings": settings_of(trainer),
     }
-
-
-def settings_of(trainer: Trainer) -> dict[str, str]:
-    """How it was trained, in words."""
-    config = trainer.config
-    adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
-    lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
-    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
-    return {
-        "loss": repr(trainer.loss),
-        **frozen,
-        **lora,
-        "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
-        "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
-    }
-
-
-def adapters_in_words(model: PeftModel) -> str:
-    config = model.peft_config["default"]
-    assert isinstance(config, LoraConfig)
-    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
-
-
-def model_card(
-    name: str, summary: Mapping[str, Any], *, start: str, seed: int, settings: Mapping[str, str] | None = None
-) -> str:
-    """What an exported model was trained on and with, and how it ranks. `settings` are those of the run or of its last
-    stage; None: every stage has a line with its own."""
-    stages = summary["stages"] if settings is None else summary["stages"][:-1]
-    lines = {
-        f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
-        for number, stage in enumerate(stages, start=1)
-    }
-    best = summary["best_step"]
-    exported = "the last" if best is None else f"step {best}, the best on dev"
-    lines = {"start": shown_name(start), **lines} | {
-        "data": f"{summary['data']} (hash {summary['data_hash']})",
-        "steps": f"{summary['steps']} (exported: {exported})",
-        **(settings or {}),
-        "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
-        "seed": str(seed),
-    }
-    table = format_table(result_rows(summary))
-    return redact(
-        f"# {name}\n\nTrained by plackett.\n\n"
-        + "\n".join(f"- {name}: {value}" for name, value in lines.items())
-        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
-    )

@@ -28,11 +28,12 @@ from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.reasoner import Reasoner
 from recipes.baseline import read_before, write_before
-from recipes.finish import adopt_prompts, store_run
+from recipes.finish import adopt_prompts
+from recipes.results import store_run
 from recipes.run_config import check_timeout
 from runs.directory import RunDirectory, as_started_again
 from runs.redaction import redact_tree
-from runs.report.html import print_table, result_rows
+from runs.report.content import print_table, result_rows
 from runs.report.table import format_table
 from runs.settings_diff import differences, read_config
 from runs.settings_tree import as_tree

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.collection import Collection
-from data.sampling.mixture import Mixture, make_loader
 from engines.distributed import preemption, process_group
 from engines.distributed.collectives import broadcast_object
 from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
-from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from evaluation.metrics import Metrics
-from inference.interruptible import Interruptible
-from losses.contracts import compares_lists, ignores_shifts, reads_of
-from models.bi_encoder import BiEncoder
-from models.cross_encoder import CrossEncoder
-from models.llm_reranker import LLMReranker
+from evaluation.evaluator import EvaluationResult, Evaluator
 from models.loading.resolve import resolve
-from recipes.baseline import adopt_end, before_folder, read_before, read_dev, write_before
+from recipes.baseline import adopt_end, before_folder, read_dev, score_before
+from recipes.build import Data, build_trainer, dev_evaluator, make_trainer, test_evaluator
 from recipes.compatibility import check_data, check_model, check_parts
-from recipes.finish import finish, model_card, print_results, record, upload
+from recipes.finish import finish, print_results, upload
+from recipes.model_card import model_card
 from recipes.run_config import RunConfig
 from recipes.stages import Stage, gather_results, join_summaries, stages_of, training_data
 from runs.directory import RunDirectory
-from runs.loggers.loggers import Logger, StageLogger
-from runs.report.html import print_table, write_report
+from runs.loggers.logger import Logger, StageLogger
+from runs.report.content import print_table
+from runs.report.html import write_report
 from runs.settings_tree import as_tree
 from runs.stage_folders import StageLines, show_checkpoints
-from trainers.trainer import Trainer
-
-Data = Collection | Mixture
-Model = CrossEncoder | LLMReranker | BiEncoder
 
 
 @preemption.handled()
@@ -192,106 +182,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: Model) -> Trainer:
-    """The trainer of a run without stages."""
-    evaluator = dev_evaluator(settings, collection, model)
-    return build_trainer(
-        settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, as_tree(settings))
-    )
-
-
-def dev_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator | None:
-    """Of the evaluations during training; None where there is no dev split."""
-    dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
-    return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
-
-
-def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator:
-    prompts = Prompts.of(collection)
-    return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
-
-
-def build_frozen(role: str, options: Any, seed: int) -> Model:
-    """The teacher or the guide; ValueError, under its own name, where it cannot be had or has no score head."""
-    try:
-        model = options.build(seed)
-    except ValueError as error:
-        raise ValueError(f"{role}: {error}") from error
-    if getattr(model, "fresh_head", False):
-        raise ValueError(f"{role} {options.name_or_path} has no score head: train it first")
-    return model
-
-
-def build_trainer(
-    settings: RunConfig,
-    data: Data,
-    run: RunDirectory,
-    model: Model,
-    *,
-    evaluator: Evaluator | None,
-    logger: Logger,
-    start_result: EvaluationResult | None = None,
-) -> Trainer:
-    """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
-    run.describe_data(data.name, data.fingerprint)
-    if "query_layers" in reads_of(settings.loss):
-        assert isinstance(model, BiEncoder)
-        model.returns_layers = True
-    if "logsumexp" in reads_of(settings.loss):
-        assert isinstance(model, LLMReranker)
-        model.returns_logsumexp = True
-    if isinstance(model, CrossEncoder) and ignores_shifts(settings.loss):
-        model.hold_level()
-    frozen = {
-        role: build_frozen(role, options, settings.seed)
-        for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
-        if options is not None
-    }
-    options = settings.trainer
-    loader = make_loader(
-        data,
-        model.tokenizer,
-        list_size=options.list_size,
-        batch_size=options.batch_size,
-        seed=settings.seed,
-        rank=process_group.rank(),
-        world_size=process_group.world_size(),
-        workers=options.workers,
-        couples_lists=compares_lists(settings.loss),
-        frozen={role: other.tokenizer for role, other in frozen.items()},
-    )
-    return options.build(
-        model=model,
-        engine_config=settings.engine,
-        loader=loader,
-        padding=model.tokenizer.padding,
-        loss=settings.loss,
-        evaluator=evaluator,
-        run=run,
-        logger=logger,
-        seed=settings.seed,
-        frozen=frozen,
-        start_result=start_result,
-    )
-
-
-def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Metrics:
-    """The starting model's metrics on test: this run's own if it was interrupted, those of another run from the same
-    weights, or new ones."""
-    folder = run.path / "runs"
-    metrics = broadcast_object(read_before(folder, known) if process_group.is_main() else None)
-    if metrics is None:
-        if process_group.is_main():
-            print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
-        result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
-        metrics = result.metrics
-        if process_group.is_main():
-            write_before(folder, known, result)
-    if not run.has_line("test", 0):
-        record(run, trainer, 0, "before", metrics)
-    return metrics
 
 
 def show_finished(run: RunDirectory, push_to_hub: str | None) -> float | None:

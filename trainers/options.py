@@ -7,12 +7,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-
 from engines.optimizers import OptimizerOptions
+from engines.schedules import Schedule
 
-SCHEDULES = ("linear", "cosine", "constant")
 ON_NONFINITE = ("stop", "skip", "rollback")
 REFERENCES = ("frozen", "precomputed")
 
@@ -68,10 +65,6 @@ class TrainerConfig(ABC):
                 raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"trainer.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if self.reference not in REFERENCES:
             raise ValueError(f"trainer.reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
         if self.on_nonfinite not in ON_NONFINITE:
@@ -81,6 +74,7 @@ class TrainerConfig(ABC):
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"trainer.betas must be two numbers in [0, 1), got {self.betas}")
         self.optimizer_options()  # checks the optimizer's name
+        self.make_schedule()  # checks the schedule's name
 
     def optimizer_options(self) -> OptimizerOptions:
         return OptimizerOptions(
@@ -90,21 +84,8 @@ class TrainerConfig(ABC):
             betas=(self.betas[0], self.betas[1]),
         )
 
-    def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Linear warm-up over `warmup_ratio` of the steps, then linear or cosine decay to 0, or constant.
-
-        Update u (from 0) has (u + 1) / (warm-up + 1) of the learning rate: the first is not lost on a rate of 0.
-        """
-        warmup = round(self.warmup_ratio * self.max_steps)
-
-        def factor(update: int) -> float:
-            if update < warmup:
-                return (update + 1) / (warmup + 1)
-            progress = min((update - warmup) / max(self.max_steps - warmup, 1), 1.0)
-            decay = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
-            return decay[self.schedule]
-
-        return LambdaLR(optimizer, factor)
+    def make_schedule(self) -> Schedule:
+        return Schedule(self.schedule, self.max_steps, self.warmup_ratio)
 
     @abstractmethod
     def check(self, loss: Any) -> None:

@@ -1,4 +1,4 @@
-"""Models that look at every batch and learn nothing: the reference that training started from, a teacher, a guide."""
+"""The reference: the model that training started from, whose scores some losses and divergences compare with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
 from inference.score import Forward, represent_rows
-from losses.contracts import Lists
 from models.lora import has_adapters, reference
 from runs.files import REFERENCE_FILE
 from trainers.loss_inputs import make_lists
@@ -32,35 +31,6 @@ from trainers.loss_inputs import make_lists
 logger = logging.getLogger(__name__)
 
 ReadBatches = Callable[[range], Iterator[ListBatch]]
-
-
-class FrozenModel:
-    """A model of its own beside the trained one (`model.tokenizer` makes its rows, under `name` in every list)."""
-
-    def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
-        self.tokenizer: Any = model.tokenizer
-        self.source = str(model.source)  # the name or path that its weights came from
-        self.name = name
-        self.token_budget = token_budget
-        self.device = device
-        self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
-
-    def look(self, batch: ListBatch) -> Lists:
-        """Its scores or embeddings of the batch, on every rank."""
-        rows = batch.frozen_rows(self.name)
-        found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
-        return make_lists(found, batch)
-
-
-def frozen_inputs(models: Mapping[str, FrozenModel], batch: ListBatch) -> dict[str, Tensor | None]:
-    """The fields of `Lists` that the teacher and the guide fill."""
-    inputs: dict[str, Tensor | None] = {}
-    if "teacher" in models:
-        inputs["teacher_scores"] = models["teacher"].look(batch).list_scores()
-    if "guide" in models:
-        seen = models["guide"].look(batch)
-        inputs |= {"guide_queries": seen.queries, "guide_documents": seen.documents}
-    return inputs
 
 
 class Reference:

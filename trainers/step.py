@@ -15,7 +15,7 @@ from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
 from engines.protocol import Engine, NotFinite
-from trainers.out_of_memory import chunk_named
+from trainers.guards import chunk_named
 
 Representations = dict[str, Tensor]
 Objective = Callable[[Representations], tuple[Tensor, dict[str, Tensor]]]

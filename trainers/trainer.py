@@ -24,16 +24,15 @@ from inference.interruptible import Interruptible
 from losses.contracts import Lists, Statistics, reads_of
 from models.dropout import run_without_dropout
 from runs.directory import RunDirectory
-from runs.loggers.loggers import Logger
+from runs.loggers.logger import Logger
 from trainers.batches import Batches
-from trainers.first_update import check_adapters_moved
+from trainers.guards import check_adapters_moved, explained, write_down
 from trainers.loss_inputs import make_lists
-from trainers.nonfinite import write_down
 from trainers.options import TrainerConfig
-from trainers.out_of_memory import explained
-from trainers.reference import FrozenModel, Reference, frozen_inputs
+from trainers.reference import Reference
 from trainers.step import ChunkedBackward, Representations
 from trainers.step_statistics import batch_statistics, checksum
+from trainers.teacher import FrozenModel, frozen_inputs
 
 
 class Trainer(ABC):
@@ -64,7 +63,10 @@ class Trainer(ABC):
             run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
         self.reference = Reference(model, padding, config.token_budget, referred) if referred else None
         self.engine: Engine = engine_config.build(
-            model, options=config.optimizer_options(), schedule=config.make_schedule, max_grad_norm=config.max_grad_norm
+            model,
+            options=config.optimizer_options(),
+            schedule=config.make_schedule().build,
+            max_grad_norm=config.max_grad_norm,
         )
         self.frozen = {
             name: FrozenModel(

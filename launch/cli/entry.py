@@ -16,8 +16,9 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from launch.cli.compose import Sources, compose, instantiate
+from launch.cli.compose import compose, instantiate
 from launch.cli.errors import leave_hung_tracker, reported, set_run_folder
+from launch.cli.overrides import Sources
 from runs.redaction import redact_tree
 from runs.source_tree import CONF, PACKAGES, ROOT
 

@@ -57,11 +57,9 @@ def grade(rankings, labels, mask):
 MAIN = """
 import os, signal, time
 from pathlib import Path
-from launch.cli.compose import instantiate
 from launch.cli.entry import run
 
-def main(config):
-    job = instantiate(config)
+def main(job):
     rank = int(os.environ.get("RANK", "0"))
     print(f"run_name={job.run_name} size={job.tool.size}", flush=True)
     what = job.tool.path

@@ -11,9 +11,9 @@ import pytest
 from data.collection import JUDGED_LISTS
 from data.formats.file import FileConfig
 from launch.cli.catalog import check_fit, configured_losses, fitting_losses, lacking
-from launch.cli.compose import CONF
 from launch.inspect_data import main
 from losses.contracts import REQUIREMENTS, requirements
+from runs.source_tree import CONF
 
 ENTRY = CONF.parent / "launch" / "inspect_data.py"
 PAIRS = [{"question": f"what is number {i}", "answer": f"a number above {i - 1}"} for i in range(20)]

@@ -12,9 +12,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from launch.cli.compose import CONF, load
+from launch.cli.compose import load
 from launch.cli.schema import locate
 from losses.contracts import Lists, Statistics, all_losses, apply, reads_of
+from runs.source_tree import CONF
 
 PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
 PER_DOCUMENT = (

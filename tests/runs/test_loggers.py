@@ -12,7 +12,9 @@ from types import ModuleType
 import pytest
 
 from runs.directory import RunDirectory
-from runs.loggers.loggers import NoLogger, StageLogger, TensorBoardConfig, WandbConfig, WandbLogger, logged_in, run_id
+from runs.loggers.logger import NoLogger, StageLogger
+from runs.loggers.tensorboard import TensorBoardConfig
+from runs.loggers.wandb import WandbConfig, WandbLogger, logged_in, run_id
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_wandb_gone_or_slow_holds_no_step(call, fault, run, monkeypatch, capsys)
     module.Settings = lambda **_: None
     setattr(module if call == "init" else tracker, call, break_down)
     monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setattr("runs.loggers.loggers.START_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("runs.loggers.wandb.START_TIMEOUT_S", 0.3)
     logger = WandbConfig(mode="online").build(run, {})
     began = time.monotonic()
     for step in range(1000):
@@ -128,7 +130,7 @@ def test_the_id_is_kept(tmp_path):
 def test_wandb_writes_offline_files_below_the_run_directory_and_prints_one_line(tmp_path):
     script = """
 import sys
-from runs.loggers.loggers import WandbConfig
+from runs.loggers.wandb import WandbConfig
 from runs.directory import RunDirectory
 config = {"run_name": "a", "output_dir": sys.argv[1], "resume": "auto"}
 logger = WandbConfig(mode="offline").build(RunDirectory.open(config), config)
@@ -164,7 +166,8 @@ def test_a_tensorboard_that_fails_ends_no_run(run, monkeypatch, capsys):
 
 
 def test_other_ranks_track_nothing(run, monkeypatch):
-    monkeypatch.setattr("runs.loggers.loggers.is_main", lambda: False)
+    for module in ("wandb", "tensorboard"):
+        monkeypatch.setattr(f"runs.loggers.{module}.is_main", lambda: False)
     assert isinstance(WandbConfig().build(run, {}), NoLogger)
     assert isinstance(TensorBoardConfig().build(run, {}), NoLogger)
 

@@ -13,7 +13,7 @@ TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
 
 def make_trainer(overrides: list[str]) -> Any:
     from launch.cli.compose import load
-    from recipes.training_run import make_trainer
+    from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 

@@ -12,7 +12,7 @@ from trainers.supervised import RankingTrainerConfig
 def rates(**options: object) -> list[float]:
     config = RankingTrainerConfig(learning_rate=1.0, **options)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = config.make_schedule(optimizer)
+    schedule = config.make_schedule().build(optimizer)
     found = []
     for _ in range(config.max_steps):
         found.append(optimizer.param_groups[0]["lr"])

@@ -15,7 +15,8 @@ from evaluation.metrics import measure
 from evaluation.reranking_evaluator import RerankingConfig
 from evaluation.retrieval_evaluator import RetrievalConfig
 from runs.report.charts import draw, running_mean
-from runs.report.html import print_table, result_rows, write_report
+from runs.report.content import print_table, result_rows
+from runs.report.html import write_report
 from runs.report.queries import extreme_queries, write_queries
 
 METRICS = {"first_stage": 0.45, "before": 0.19, "after": 0.5, "fused": 0.53}

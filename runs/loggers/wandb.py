@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.jsonl: W&B, TensorBoard or nowhere. Tracking never prompts, fails or delays."""
+"""Weights & Biases, in a thread of its own: it never prompts, fails or delays a run."""
 
 from __future__ import annotations
 
@@ -11,95 +11,17 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
 from runs.files import write_whole
+from runs.loggers.logger import Logger, NoLogger
 from runs.redaction import redact_tree
 
 START_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 120.0
-
-
-class Logger(Protocol):
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Named values of one step; "split/name" groups them."""
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """The end of a whole run, with the content of summary.json."""
-
-
-class NoLogger:
-    """Drops everything: for logger=none, and on every rank but 0."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        pass
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class StageLogger:
-    """One stage's part in the record of the whole run: its steps are counted on from `first_step`, and curves carry the
-    number of the stage."""
-
-    logger: Logger
-    number: int
-    first_step: int
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.logger.log({**metrics, "stage": self.number}, self.first_step + step)
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """A stage does not end the run's record."""
-
-
-@dataclass(frozen=True)
-class NoneConfig:
-    """metrics.jsonl alone."""
-
-    def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
-        return NoLogger()
-
-
-@dataclass(frozen=True)
-class TensorBoardConfig:
-    """Event files in the run directory's tensorboard/: `tensorboard --logdir outputs`."""
-
-    def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("logger=tensorboard needs a package: pip install tensorboard, or logger=none") from None
-        return TensorBoardLogger(SummaryWriter(str(run.path / "tensorboard"))) if is_main() else NoLogger()
-
-
-class TensorBoardLogger:
-    """What fails there (a full disk) is told once and ends its part."""
-
-    def __init__(self, writer: Any):
-        self.writer = writer
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        try:
-            for name, value in metrics.items() if self.writer else ():
-                self.writer.add_scalar(name, value, step)
-        except Exception as error:
-            self._give_up(error)
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        try:
-            if self.writer:
-                self.writer.close()
-        except Exception as error:
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self.writer = None
-        print(f"warning: the run goes on without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""The parts of a training run, made of its settings: evaluators, teacher and guide, data loader, trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.collection import Collection
+from data.sampling.mixture import Mixture, make_loader
+from engines.distributed import process_group
+from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from losses.contracts import compares_lists, ignores_shifts, reads_of
+from models.bi_encoder import BiEncoder
+from models.cross_encoder import CrossEncoder
+from models.llm_reranker import LLMReranker
+from recipes.run_config import RunConfig
+from runs.directory import RunDirectory
+from runs.loggers.logger import Logger
+from runs.settings_tree import as_tree
+from trainers.trainer import Trainer
+
+Data = Collection | Mixture
+Model = CrossEncoder | LLMReranker | BiEncoder
+
+
+def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: Model) -> Trainer:
+    """The trainer of a run without stages."""
+    evaluator = dev_evaluator(settings, collection, model)
+    return build_trainer(
+        settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, as_tree(settings))
+    )
+
+
+def dev_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator | None:
+    """Of the evaluations during training; None where there is no dev split."""
+    dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
+    return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
+
+
+def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator:
+    prompts = Prompts.of(collection)
+    return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
+
+
+def build_frozen(role: str, options: Any, seed: int) -> Model:
+    """The teacher or the guide; ValueError, under its own name, where it cannot be had or has no score head."""
+    try:
+        model = options.build(seed)
+    except ValueError as error:
+        raise ValueError(f"{role}: {error}") from error
+    if getattr(model, "fresh_head", False):
+        raise ValueError(f"{role} {options.name_or_path} has no score head: train it first")
+    return model
+
+
+def build_trainer(
+    settings: RunConfig,
+    data: Data,
+    run: RunDirectory,
+    model: Model,
+    *,
+    evaluator: Evaluator | None,
+    logger: Logger,
+    start_result: EvaluationResult | None = None,
+) -> Trainer:
+    """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
+    run.describe_data(data.name, data.fingerprint)
+    if "query_layers" in reads_of(settings.loss):
+        assert isinstance(model, BiEncoder)
+        model.returns_layers = True
+    if "logsumexp" in reads_of(settings.loss):
+        assert isinstance(model, LLMReranker)
+        model.returns_logsumexp = True
+    if isinstance(model, CrossEncoder) and ignores_shifts(settings.loss):
+        model.hold_level()
+    frozen = {
+        role: build_frozen(role, options, settings.seed)
+        for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
+        if options is not None
+    }
+    options = settings.trainer
+    loader = make_loader(
+        data,
+        model.tokenizer,
+        list_size=options.list_size,
+        batch_size=options.batch_size,
+        seed=settings.seed,
+        rank=process_group.rank(),
+        world_size=process_group.world_size(),
+        workers=options.workers,
+        couples_lists=compares_lists(settings.loss),
+        frozen={role: other.tokenizer for role, other in frozen.items()},
+    )
+    return options.build(
+        model=model,
+        engine_config=settings.engine,
+        loader=loader,
+        padding=model.tokenizer.padding,
+        loss=settings.loss,
+        evaluator=evaluator,
+        run=run,
+        logger=logger,
+        seed=settings.seed,
+        frozen=frozen,
+        start_result=start_result,
+    )

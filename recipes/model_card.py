@@ -1,0 +1,62 @@
+"""The model card of an export: what it was trained on and with, and how it ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+
+from models.export.folder import shown_name
+from runs.redaction import redact
+from runs.report.content import result_rows
+from runs.report.table import format_table
+from trainers.trainer import Trainer
+
+
+def model_card(
+    name: str, summary: Mapping[str, Any], *, start: str, seed: int, settings: Mapping[str, str] | None = None
+) -> str:
+    """What an exported model was trained on and with, and how it ranks. `settings` are those of the run or of its last
+    stage; None: every stage has a line with its own."""
+    stages = summary["stages"] if settings is None else summary["stages"][:-1]
+    lines = {
+        f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
+        for number, stage in enumerate(stages, start=1)
+    }
+    best = summary["best_step"]
+    exported = "the last" if best is None else f"step {best}, the best on dev"
+    lines = {"start": shown_name(start), **lines} | {
+        "data": f"{summary['data']} (hash {summary['data_hash']})",
+        "steps": f"{summary['steps']} (exported: {exported})",
+        **(settings or {}),
+        "engine": f"{summary['engine']} on {summary['world_size']} rank(s)",
+        "seed": str(seed),
+    }
+    table = format_table(result_rows(summary))
+    return redact(
+        f"# {name}\n\nTrained by plackett.\n\n"
+        + "\n".join(f"- {name}: {value}" for name, value in lines.items())
+        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
+    )
+
+
+def settings_of(trainer: Trainer) -> dict[str, str]:
+    """How it was trained, in words."""
+    config = trainer.config
+    adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
+    lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
+    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
+    return {
+        "loss": repr(trainer.loss),
+        **frozen,
+        **lora,
+        "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
+        "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
+    }
+
+
+def adapters_in_words(model: PeftModel) -> str:
+    config = model.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"

@@ -1,0 +1,44 @@
+"""The teacher and the guide: models beside the trained one that score or embed every batch and learn nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.batch import ListBatch
+from engines.precision import MixedPrecision
+from inference.score import represent_rows
+from losses.contracts import Lists
+from trainers.loss_inputs import make_lists
+
+
+class FrozenModel:
+    """A model of its own beside the trained one (`model.tokenizer` makes its rows, under `name` in every list)."""
+
+    def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
+        self.tokenizer: Any = model.tokenizer
+        self.source = str(model.source)  # the name or path that its weights came from
+        self.name = name
+        self.token_budget = token_budget
+        self.device = device
+        self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
+
+    def look(self, batch: ListBatch) -> Lists:
+        """Its scores or embeddings of the batch, on every rank."""
+        rows = batch.frozen_rows(self.name)
+        found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
+        return make_lists(found, batch)
+
+
+def frozen_inputs(models: Mapping[str, FrozenModel], batch: ListBatch) -> dict[str, Tensor | None]:
+    """The fields of `Lists` that the teacher and the guide fill."""
+    inputs: dict[str, Tensor | None] = {}
+    if "teacher" in models:
+        inputs["teacher_scores"] = models["teacher"].look(batch).list_scores()
+    if "guide" in models:
+        seen = models["guide"].look(batch)
+        inputs |= {"guide_queries": seen.queries, "guide_documents": seen.documents}
+    return inputs
