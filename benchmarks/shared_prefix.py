@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from engines.distributed.process_group import device as own_device
 from inference.score import score_rows
 from inference.shared_prefix import score_lists
@@ -59,14 +59,14 @@ def main() -> None:
     print(f"largest difference {difference:.1e}, scores' standard deviation {scores['plain'].std():.2f}")
 
 
-def make_rows(arguments: argparse.Namespace) -> TokenRows:
+def make_rows(arguments: argparse.Namespace) -> TokenSequences:
     draw, rows = np.random.default_rng(0), []
     for _ in range(arguments.lists):
         prefix = draw.integers(5, 30_000, arguments.prefix).tolist()
         for _ in range(arguments.documents):
             factor = 1 + arguments.spread * draw.uniform(-1, 1)
             rows.append(prefix + draw.integers(5, 30_000, max(1, round(arguments.document_length * factor))).tolist())
-    return TokenRows.from_encoding({"input_ids": rows})
+    return TokenSequences.from_encoding({"input_ids": rows})
 
 
 def make_model(hidden_size: int, layers: int) -> LLMReranker:

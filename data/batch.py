@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class TokenSequences:
     """Ragged tokenised rows: `features[name]` holds the rows one after the other, `lengths[r]` tokens each.
 
     `truncated`: how many tokens each row lost, where its tokenizer counts them.
@@ -23,7 +23,7 @@ class TokenRows:
     truncated: np.ndarray | None = None
 
     @classmethod
-    def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenRows:
+    def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenSequences:
         """From a tokenizer's unpadded output (lists of lists); the attention mask is implied by the lengths, and
         "truncated" holds one number per row."""
         lengths = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
@@ -36,7 +36,7 @@ class TokenRows:
         return cls(features, lengths, None if lost is None else np.array([row[0] for row in lost], dtype=np.int32))
 
     @classmethod
-    def concatenate(cls, parts: Sequence[TokenRows]) -> TokenRows:
+    def concatenate(cls, parts: Sequence[TokenSequences]) -> TokenSequences:
         names = parts[0].features.keys()
         features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
         lost = [part.truncated for part in parts if part.truncated is not None]
@@ -45,19 +45,6 @@ class TokenRows:
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    def pad(self, rows: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:
-        """The chosen rows as int64 tensors [len(rows), longest], right-padded with `padding[name]` (0 where unnamed),
-        with `attention_mask`."""
-        lengths = self.lengths[list(rows)]
-        starts = np.concatenate([[0], np.cumsum(self.lengths)])[list(rows)]
-        mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-        batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        for name, values in self.features.items():
-            padded = np.full(mask.shape, padding.get(name, 0), dtype=np.int64)
-            padded[mask] = np.concatenate([values[s : s + n] for s, n in zip(starts, lengths, strict=True)])
-            batch[name] = torch.from_numpy(padded)
-        return batch
 
 
 @dataclass(frozen=True)
@@ -72,11 +59,11 @@ class ListExample:
     document_ids: list[str]
     labels: np.ndarray  # [n] float32 relevance, 0 = not relevant or not judged
     teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN where it has none
-    rows: TokenRows
-    query_key: int  # hash of the query's text: equal texts have equal keys
-    document_keys: np.ndarray  # [n] int64, likewise
+    rows: TokenSequences
+    query_hash: int  # hash of the query's text: equal texts have equal keys
+    document_hashes: np.ndarray  # [n] int64, likewise
     weight: float = 1.0  # of this list in the loss
-    frozen: Mapping[str, TokenRows] = field(default_factory=dict)
+    frozen: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
 
 
@@ -98,14 +85,14 @@ class ListBatch:
     @cached_property
     def num_duplicates(self) -> int:
         """How many queries repeat another list's, plus in how many lists documents stand beyond the first, by text."""
-        texts = [(False, example.query_key) for example in self.examples]
-        texts += [(True, key) for example in self.examples for key in set(example.document_keys.tolist())]
+        texts = [(False, example.query_hash) for example in self.examples]
+        texts += [(True, key) for example in self.examples for key in set(example.document_hashes.tolist())]
         return len(texts) - len(set(texts))
 
     @cached_property
-    def rows(self) -> TokenRows:
+    def rows(self) -> TokenSequences:
         """The rows of all lists, one list after the other."""
-        return TokenRows.concatenate([example.rows for example in self.examples])
+        return TokenSequences.concatenate([example.rows for example in self.examples])
 
     def row_ids(self, row: int) -> tuple[str, str | None]:
         """The query's and the document's id of a row of `rows`; of a query's own row, None for the document's."""
@@ -116,9 +103,9 @@ class ListBatch:
             row -= len(example.rows)
         raise IndexError(row)
 
-    def frozen_rows(self, name: str) -> TokenRows:
+    def auxiliary_sequences(self, name: str) -> TokenSequences:
         """The rows of all lists for the frozen model of that name."""
-        return TokenRows.concatenate([example.frozen[name] for example in self.examples])
+        return TokenSequences.concatenate([example.frozen[name] for example in self.examples])
 
     @cached_property
     def sizes(self) -> Tensor:
@@ -141,14 +128,14 @@ class ListBatch:
         return self._documents("teacher_scores")
 
     @cached_property
-    def document_keys(self) -> Tensor:
+    def document_hashes(self) -> Tensor:
         """[lists, longest list] int64: equal where the texts are; 0 at padding."""
-        return self._documents("document_keys")
+        return self._documents("document_hashes")
 
     @cached_property
-    def query_keys(self) -> Tensor:
+    def query_hashes(self) -> Tensor:
         """[lists] int64: equal where the texts are."""
-        return torch.tensor([example.query_key for example in self.examples])
+        return torch.tensor([example.query_hash for example in self.examples])
 
     @cached_property
     def weights(self) -> Tensor | None:

@@ -1,6 +1,55 @@
-"""Cut rows into chunks by padded tokens: the unit of one forward pass, of memory and of dropout's random key."""
+"""The collator: cut sequences into chunks, and make the padded tensors of a chunk.
 
-from collections.abc import Sequence
+A chunk is the unit of one forward pass, of memory and of dropout's random key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batch import TokenSequences
+
+
+@dataclass(frozen=True)
+class Collator:
+    """How sequences are cut into chunks and laid out: padded to the longest of a chunk.
+
+    `padding`: the value per feature, 0 if a feature has none. `token_budget`: tokens of a chunk, padding included.
+    """
+
+    padding: Mapping[str, int]
+    token_budget: int
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        """The chunks of sequences of these lengths, as indices (see `plan_chunks`)."""
+        return plan_chunks(lengths, self.token_budget)
+
+    def cost(self, lengths: Sequence[int]) -> int:
+        """The tokens, padding included, of one chunk of sequences of these lengths."""
+        return len(lengths) * max(lengths, default=0)
+
+    def collate(self, sequences: TokenSequences, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of a chunk (see `pad`)."""
+        return pad(sequences, chosen, self.padding)
+
+
+def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:
+    """The chosen sequences as int64 tensors [chosen, longest], right-padded with `padding[name]` (0 without), and
+    their `attention_mask`."""
+    lengths = sequences.lengths[list(chosen)]
+    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])[list(chosen)]
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    for name, values in sequences.features.items():
+        padded = np.full(mask.shape, padding.get(name, 0), dtype=np.int64)
+        padded[mask] = np.concatenate([values[s : s + n] for s, n in zip(starts, lengths, strict=True)])
+        batch[name] = torch.from_numpy(padded)
+    return batch
 
 
 def plan_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -40,7 +40,7 @@ class Collection:
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
     `without_candidates` names the splits that the data has but the source of candidates knows nothing of.
-    `lists` says how training lists are drawn, `provides` what they give a loss (names of
+    `lists` says how training lists are drawn, `available` what they give a loss (names of
     losses.contracts.REQUIREMENTS), the prompts what stands before its texts (None: what the model says).
     Raises ValueError where two splits share a query, by id or by text, or a query has no candidate list.
     """
@@ -52,10 +52,10 @@ class Collection:
     excluded: dict[str, set[str]] = field(default_factory=dict)
     without_candidates: tuple[str, ...] = ()
     lists: ListOptions = field(default_factory=ListOptions)
-    provides: frozenset[str] = JUDGED_LISTS
+    available: frozenset[str] = JUDGED_LISTS
     query_prompt: str | None = None
     document_prompt: str | None = None
-    keeps_unlabelled: bool = False  # training lists without a relevant document are kept: BCE, KTO, distillation
+    keep_queries_without_positives: bool = False  # in training lists: for BCE, KTO, distillation
 
     def __post_init__(self) -> None:
         owner: dict[str, tuple[str, str]] = {}
@@ -84,7 +84,7 @@ class Collection:
                 "judgements, or choose other data"
             )
         split = self.splits[name]
-        if name == "train" and self.keeps_unlabelled:
+        if name == "train" and self.keep_queries_without_positives:
             return split
         if not any(grade > 0 for judged in split.qrels.values() for grade in judged.values()):
             raise ValueError(
@@ -93,12 +93,14 @@ class Collection:
             )
         return split
 
-    def provided(self, list_size: int) -> frozenset[str]:
+    def available_with(self, list_size: int) -> frozenset[str]:
         """What training lists of that length give a loss."""
         if list_size > 1:
-            return self.provides
-        lost = {"comparison", "several"} | (set() if self.keeps_unlabelled else {"labels"})  # else all are relevant
-        return self.provides - lost
+            return self.available
+        lost = {"comparison", "several"}
+        if not self.keep_queries_without_positives:
+            lost.add("labels")  # all documents are relevant
+        return self.available - lost
 
 
 def normalised(text: str) -> str:

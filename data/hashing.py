@@ -13,6 +13,6 @@ def stable_hash(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def text_key(text: str) -> int:
+def text_hash(text: str) -> int:
     """Equal for texts that are equal up to surrounding white space: how duplicates are found without the texts."""
     return stable_hash("text", text.strip())

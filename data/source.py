@@ -58,7 +58,7 @@ class SourceOptions(ABC):
         qrels = {split: texts.qrels[split] for split in SPLITS if split in texts.qrels}
         if "train" in qrels and "dev" not in qrels:
             qrels = hold_out_dev(qrels, self.dev_fraction)
-        qrels = drop_leaks(name, texts.queries, qrels)
+        qrels = remove_train_test_overlap(name, texts.queries, qrels)
         queries = {split: {query: texts.queries[query] for query in judged} for split, judged in qrels.items()}
         candidates = self.candidates.build(texts.documents, queries, self.cache)
         splits = {split: Split(queries[split], qrels[split], found) for split, found in candidates.items()}
@@ -74,7 +74,7 @@ class SourceOptions(ABC):
             texts.excluded,
             without,
             lists=self.lists,
-            provides=JUDGED_LISTS | self._scores(),
+            available=JUDGED_LISTS | self._scores(),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
         )
@@ -98,7 +98,9 @@ def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Jud
     return parts | {split: judged for split, judged in qrels.items() if split not in parts}
 
 
-def drop_leaks(name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]) -> dict[str, Judgements]:
+def remove_train_test_overlap(
+    name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]
+) -> dict[str, Judgements]:
     """Without the queries of train that are also in dev or test, and those of dev that are in test (by id or text)."""
     seen: set[str] = set()
     kept: dict[str, Judgements] = {}

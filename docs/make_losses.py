@@ -18,7 +18,7 @@ import yaml
 
 from launch.cli.compose import load
 from launch.cli.schema import locate
-from losses.contracts import REQUIREMENTS, Lists, reads_of, requirements
+from losses.contracts import REQUIREMENTS, LossInputs, input_names, requirements
 from runs.source_tree import CONF
 
 PAGE = Path(__file__).parent / "losses.md"
@@ -70,7 +70,7 @@ class Entry:
 
     @property
     def inputs(self) -> str:
-        return ", ".join([INPUTS[self.loss.contract], *(f"`{name}`" for name in reads_of(self.loss))])
+        return ", ".join([INPUTS[self.loss.contract], *(f"`{name}`" for name in input_names(self.loss))])
 
     def section(self) -> str:
         module, kind = type(self.loss).__module__, type(self.loss).__name__
@@ -108,8 +108,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def inputs_read(entries: list[Entry]) -> str:
     """The further inputs, as the comments of losses.contracts.Lists say what they are."""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Lists), re.MULTILINE))
-    names = [name for name in comments if any(name in reads_of(entry.loss) for entry in entries)]
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(LossInputs), re.MULTILINE))
+    names = [name for name in comments if any(name in input_names(entry.loss) for entry in entries)]
     return table(["input", "what it is"], [[f"`{name}`", comments[name]] for name in names])
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from data.collection import Split
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
@@ -106,7 +106,7 @@ class RerankingEvaluator:
         return candidate_recall(self.qrels, self.first_stage_run)
 
     @cached_property
-    def rows(self) -> TokenRows:
+    def rows(self) -> TokenSequences:
         """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
         pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
         rows = tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
@@ -115,12 +115,12 @@ class RerankingEvaluator:
         return rows
 
     @cached_property
-    def text_rows(self) -> TokenRows:
+    def text_rows(self) -> TokenSequences:
         """The tokenised queries, then the documents of `candidates`."""
         queries, documents = list(self.queries.values()), [self.documents[document] for document in self.candidates]
         query_rows = tokenize_texts(self.tokenizer, queries, "query", list(self.query_prompts.values()))
         prompts = [self.document_prompt] * len(documents)
-        return TokenRows.concatenate([query_rows, tokenize_texts(self.tokenizer, documents, "document", prompts)])
+        return TokenSequences.concatenate([query_rows, tokenize_texts(self.tokenizer, documents, "document", prompts)])
 
     @cached_property
     def candidates(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from data.collection import Split
 from data.hashing import stable_hash
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
@@ -118,11 +118,11 @@ class RetrievalEvaluator:
         return measure(self.qrels, self.first_stage_run, self.config.metrics)
 
     @cached_property
-    def query_rows(self) -> TokenRows:
+    def query_rows(self) -> TokenSequences:
         return tokenize_texts(self.tokenizer, list(self.queries.values()), "query", self.query_prompts)
 
     @cached_property
-    def document_rows(self) -> list[TokenRows]:
+    def document_rows(self) -> list[TokenSequences]:
         """The tokenised documents, a block each."""
         texts, size = list(self.documents.values()), self.config.document_block
         blocks = (texts[start : start + size] for start in range(0, len(texts), size))
@@ -153,7 +153,7 @@ class RetrievalEvaluator:
                 search.add(comparable(documents, forward, dim))
         return {dim: self._run(*search.result()) for dim, search in searches.items()}
 
-    def _embed(self, forward: Forward, rows: TokenRows, device: torch.device) -> Tensor:
+    def _embed(self, forward: Forward, rows: TokenSequences, device: torch.device) -> Tensor:
         return embed(forward, rows, self.tokenizer, self.config.token_budget, device)
 
     def _search(self, queries: Tensor) -> BlockSearch:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from inference.score import Forward, module_of, score_rows, tokenize_sharded
 
 
-def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenRows:
+def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
     """The rows of queries or documents (`role`), of which each rank tokenises its share; a prompt for each text,
     None: what the model says."""
 
@@ -28,7 +28,7 @@ def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Seq
     return tokenize_sharded(tokenize, len(texts))
 
 
-def embed(forward: Forward, rows: TokenRows, tokenizer: Any, token_budget: int, device: torch.device) -> Tensor:
+def embed(forward: Forward, rows: TokenSequences, tokenizer: Any, token_budget: int, device: torch.device) -> Tensor:
     """[rows, dim] float32 on `device`, the same on all ranks: `forward(features)["embedding"]`."""
     return score_rows(forward, rows, tokenizer.padding, token_budget, device, key="embedding")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from data.formats.documents import Document
 from engines.distributed.process_group import device
 from inference.shared_prefix import score_lists
@@ -37,7 +37,7 @@ def rank_documents(
     activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
     """
     model = load_reranker(name_or_path, max_length).to(device())
-    rows = TokenRows.from_encoding(
+    rows = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )
     if rows.truncated is not None and rows.truncated.any():

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.batch import TokenRows
-from data.collate import chunks_of_rank, plan_chunks
+from data.batch import TokenSequences
+from data.collate import chunks_of_rank, pad, plan_chunks
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import is_main, rank, world_size
 from engines.memory.allocator import allocator_says, is_out_of_memory
@@ -21,19 +21,19 @@ TOKENIZER_BATCH = 1024  # rows per call
 Forward = nn.Module | Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenRows:
+def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenSequences:
     """All `total` tokenised rows on every rank, of which each made its share; `tokenize(part)` makes some."""
     begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
     own = [
-        TokenRows.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
+        TokenSequences.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
         for start in range(begin, end, TOKENIZER_BATCH)
     ]
-    return TokenRows.concatenate([part for share in gather_objects(own) for part in share])
+    return TokenSequences.concatenate([part for share in gather_objects(own) for part in share])
 
 
 def score_rows(
     forward: Forward,
-    rows: TokenRows,
+    rows: TokenSequences,
     padding: Mapping[str, int],
     token_budget: int,
     device: torch.device,
@@ -45,7 +45,7 @@ def score_rows(
 
 def represent_rows(
     forward: Forward,
-    rows: TokenRows,
+    rows: TokenSequences,
     padding: Mapping[str, int],
     token_budget: int,
     device: torch.device,
@@ -64,7 +64,7 @@ def represent_rows(
     with evaluating(module_of(forward)), torch.no_grad():
         hidden = None if is_main() else True  # None: shown on terminals alone
         for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
-            features = {name: values.to(device) for name, values in rows.pad(chunk or [0], padding).items()}
+            features = {name: values.to(device) for name, values in pad(rows, chunk or [0], padding).items()}
             with _memory_explained(features):
                 output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
             outputs.append({name: output[name][: len(chunk)].float() for name in names or output})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from data.collate import chunks_of_rank, plan_chunks
 from engines.distributed.collectives import gather_rows
 from engines.distributed.process_group import is_main, rank, world_size
@@ -33,7 +33,7 @@ class Pack:
 
 def score_lists(
     forward: Forward,
-    rows: TokenRows,
+    rows: TokenSequences,
     sizes: Sequence[int],
     padding: Mapping[str, int],
     token_budget: int,
@@ -59,7 +59,7 @@ def score_lists(
     return gather_rows({"score": torch.cat(outputs)}, indices, len(rows))["score"]
 
 
-def plan_packs(rows: TokenRows, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
+def plan_packs(rows: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
     """The lists as packs of at most `limit` tokens (of one row, where it alone is longer)."""
     starts = np.concatenate([[0], np.cumsum(rows.lengths)])
     tokens = rows.features["input_ids"]
@@ -90,7 +90,7 @@ def _common_prefix(rows: Sequence[np.ndarray]) -> int:
     return length
 
 
-def pack_features(rows: TokenRows, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
+def pack_features(rows: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
     """int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0: the
     prefix, 1, 2, ...: each row's own tokens); and ends [packs, most rows]: where each row ends, -1 where none is."""
     starts = np.concatenate([[0], np.cumsum(rows.lengths)])

@@ -43,7 +43,7 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
         raise ValueError("+exp: the stages of an experiment have training lists of their own: give trainer.list_size")
     options: FileConfig = instantiate(tree["data"])
     records, collection = list(options.records()), options.build()
-    provided = collection.provided(tree["trainer"]["list_size"])
+    provided = collection.available_with(tree["trainer"]["list_size"])
     return [*describe_file(file, records, collection), *fit_lines(provided), *examples(records)]
 
 

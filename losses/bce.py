@@ -28,7 +28,7 @@ class BinaryCrossEntropy(ListLoss):
     Source: torch's `binary_cross_entropy_with_logits`, by list.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
     shift_invariant: ClassVar[bool] = False  # scores are log-odds: their level is learned
 
     pos_weight: float | Literal["auto"] | None = None

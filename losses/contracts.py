@@ -4,9 +4,9 @@
 |---|---|---|
 | list | `loss(scores, labels, mask)`, the last axis is the candidate list | LambdaRank, DPO, KL distillation |
 | matrix | `loss(queries, documents, labels, mask)`, embeddings of the whole batch | InfoNCE, SigLIP, CoSENT |
-| wrapper | `loss(lists)`, the whole of `Lists`, for the losses that it holds | Matryoshka, weighted sums |
+| wrapper | `loss(lists)`, the whole of `LossInputs`, for the losses that it holds | Matryoshka, weighted sums |
 
-Further inputs come by keyword: those that the loss names in `reads`, fields of `Lists`.
+Further inputs come by keyword: those that the loss names in `inputs`, fields of `LossInputs`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 Statistics = dict[str, Tensor]
 
-# What the data gives, as `requires` of a loss and `provides` of a collection name it.
+# What the data gives, as `data_requirements` of a loss and `available` of a collection name it.
 REQUIREMENTS = {
     "positive": "lists with a relevant document (label above 0)",
     "comparison": "lists with two documents of different labels",
@@ -32,7 +32,7 @@ REQUIREMENTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lists:
+class LossInputs:
     """A global step as losses see it: Q candidate lists, padded to n documents.
 
     A cross-encoder gives `scores`, a bi-encoder `queries` and `documents`, whose dot products are the similarities (of
@@ -47,8 +47,8 @@ class Lists:
     documents: Tensor | None = None  # [Q, n, dim]
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
-    query_keys: Tensor | None = None  # [Q] int64: equal where the texts are
-    document_keys: Tensor | None = None  # [Q, n] int64
+    query_hashes: Tensor | None = None  # [Q] int64: equal where the texts are
+    document_hashes: Tensor | None = None  # [Q, n] int64
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n], NaN where there is none
     reference_scores: Tensor | None = None  # [Q, n] of the frozen model that training started from
@@ -79,7 +79,7 @@ class Loss(ABC):
     compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
 
     @property
-    def requires(self) -> tuple[str, ...]:
+    def data_requirements(self) -> tuple[str, ...]:
         """What of the data the loss needs, names of REQUIREMENTS: a ClassVar, or a property of the options."""
         return ("comparison",)
 
@@ -89,8 +89,8 @@ class Loss(ABC):
         return False
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Fields of `Lists` that `__call__` takes by keyword, beside those of the contract."""
+    def inputs(self) -> tuple[str, ...]:
+        """Fields of `LossInputs` that `__call__` takes by keyword, beside those of the contract."""
         return ()
 
     # Exemptions from what tests/losses/test_properties.py asks. A loss that needs one sets it, with the reason: as a
@@ -99,11 +99,11 @@ class Loss(ABC):
     @property
     def shift_invariant(self) -> bool:
         """False: the level of a list's scores matters, not their differences alone. True: a cross-encoder's level is
-        not trained (`CrossEncoder.hold_level`)."""
+        not trained (`CrossEncoder.freeze_score_bias`)."""
         return True
 
     @property
-    def couples_lists(self) -> bool:
+    def depends_on_other_lists(self) -> bool:
         """True: a list's gradient depends on the other lists beyond a common factor."""
         return False
 
@@ -147,10 +147,10 @@ class MatrixLoss(Loss):
 
     contract: ClassVar[str] = "matrix"
     compares_embeddings: ClassVar[bool] = True
-    couples_lists: ClassVar[bool] = True
+    depends_on_other_lists: ClassVar[bool] = True
 
     @property
-    def requires(self) -> tuple[str, ...]:
+    def data_requirements(self) -> tuple[str, ...]:
         return ("positive",)
 
     @abstractmethod
@@ -168,7 +168,7 @@ class MatrixLoss(Loss):
 
 
 class WrapperLoss(Loss):
-    """A loss made of other losses, of any contract; `requires` and `reads` are theirs."""
+    """A loss made of other losses, of any contract; `data_requirements` and `inputs` are theirs."""
 
     contract: ClassVar[str] = "wrapper"
 
@@ -178,22 +178,22 @@ class WrapperLoss(Loss):
         """The losses inside."""
 
     @abstractmethod
-    def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
+    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
         """The scalar loss, and its terms by name."""
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for loss in self.losses for name in reads_of(loss)))
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for loss in self.losses for name in input_names(loss)))
 
 
-def apply(loss: Any, lists: Lists) -> tuple[Tensor, Statistics]:
+def apply(loss: Any, lists: LossInputs) -> tuple[Tensor, Statistics]:
     """Call a loss of any contract with what it asks for; the scalar, and detached statistics by name.
 
     Raises ValueError where an input that it reads is not there.
     """
     if loss.contract == "wrapper":
         return loss(lists)
-    inputs = inputs_of(loss, lists)
+    inputs = inputs_for(loss, lists)
     if lists.weights is not None:
         inputs["weights"] = lists.weights
     if loss.contract == "list":
@@ -203,17 +203,17 @@ def apply(loss: Any, lists: Lists) -> tuple[Tensor, Statistics]:
     return result if isinstance(result, tuple) else (result, {})
 
 
-def inputs_of(loss: Any, lists: Lists) -> dict[str, Any]:
+def inputs_for(loss: Any, lists: LossInputs) -> dict[str, Any]:
     """What a loss reads, by name. Raises ValueError where one is not there."""
-    inputs = {name: getattr(lists, name) for name in reads_of(loss)}
+    inputs = {name: getattr(lists, name) for name in input_names(loss)}
     if missing := [name for name, value in inputs.items() if value is None]:
         raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
     return inputs
 
 
-def reads_of(loss: Any) -> tuple[str, ...]:
-    """`loss.reads`, empty for a loss of the user's that says nothing."""
-    return tuple(getattr(loss, "reads", ()))
+def input_names(loss: Any) -> tuple[str, ...]:
+    """`loss.inputs`, empty for a loss of the user's that says nothing."""
+    return tuple(getattr(loss, "inputs", ()))
 
 
 def all_losses(loss: Any) -> list[Any]:
@@ -226,19 +226,19 @@ def compares_embeddings(loss: Any) -> bool:
     return any(getattr(each, "compares_embeddings", False) for each in all_losses(loss))
 
 
-def compares_lists(loss: Any) -> bool:
+def has_in_batch_negatives(loss: Any) -> bool:
     """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
     return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))
 
 
-def ignores_shifts(loss: Any) -> bool:
+def is_shift_invariant(loss: Any) -> bool:
     """Whether the level of a list's scores means nothing to a loss and those inside it, only their differences."""
     return all(getattr(each, "shift_invariant", False) for each in all_losses(loss))
 
 
 def requirements(loss: Any) -> frozenset[str]:
     """What a loss and those inside it require of the data."""
-    own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "requires", ("comparison",)))
+    own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "data_requirements", ("comparison",)))
     return own.union(*(requirements(inner) for inner in getattr(loss, "losses", ())))
 
 

@@ -27,7 +27,7 @@ class CoSENT(MatrixLoss):
     Cost: Q n log(Q n).
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
 
     temperature: float | None = 0.05
 
@@ -36,7 +36,7 @@ class CoSENT(MatrixLoss):
             above_zero("temperature", self.temperature)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("scale",) if self.temperature is None else ()
 
     def __call__(

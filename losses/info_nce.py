@@ -104,7 +104,7 @@ class InfoNCE(MatrixLoss):
             raise ValueError(f"{mode} weighs negatives of query_to_doc: add it to directions")
 
     @property
-    def requires(self) -> tuple[str, ...]:
+    def data_requirements(self) -> tuple[str, ...]:
         return ("comparison",) if self.in_batch == "none" else ("positive",)
 
     @property
@@ -122,10 +122,10 @@ class InfoNCE(MatrixLoss):
         return self.in_batch != "none"
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return (
             *(("scale",) if self.temperature is None else ()),
-            *(("query_keys", "document_keys") if self.mask_duplicates else ()),
+            *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
             *(("guide_queries", "guide_documents") if self.guide_margin is not None else ()),
         )
 
@@ -141,10 +141,10 @@ class InfoNCE(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `reads` says: scale, a scalar; query_keys [Q] and document_keys [Q, n] int64, equal where the texts
+        Inputs, as `inputs` says: scale, a scalar; query_hashes [Q] and document_hashes [Q, n] int64, equal if the texts
         are; guide_queries [Q, any] and guide_documents [Q, n, any].
         """
-        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
         batch = InBatch.of(queries, documents, labels, mask, *keys)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         guide = None

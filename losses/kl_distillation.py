@@ -23,7 +23,7 @@ class KLDistillation(ListLoss):
     Cost: n.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "several")
+    data_requirements: ClassVar[tuple[str, ...]] = ("teacher_scores", "several")
 
     temperature: float = 1.0
     teacher_temperature: float | None = None
@@ -34,7 +34,7 @@ class KLDistillation(ListLoss):
             above_zero("teacher_temperature", self.teacher_temperature)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("teacher_scores",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

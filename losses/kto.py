@@ -28,9 +28,9 @@ class KTO(ListLoss):
     Source: Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
     shift_invariant: ClassVar[bool] = False  # P("yes") is absolute
-    couples_lists: ClassVar[bool] = True  # by z0
+    depends_on_other_lists: ClassVar[bool] = True  # by z0
     saturates: ClassVar[bool] = True  # log P("yes") of an irrelevant document is flat where the model is sure of it
     differentiable: ClassVar[bool] = False  # z0 changes the value and has no gradient
 
@@ -44,7 +44,7 @@ class KTO(ListLoss):
         at_least("undesirable_weight", self.undesirable_weight, 0.0)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("reference_scores",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

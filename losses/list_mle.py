@@ -59,15 +59,15 @@ def _exponential_weights(mask: Tensor, like: Tensor) -> Tensor:
     return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
 
 
-def draw_tie_breaks(document_keys: Tensor, *, seed: int, step: int, num_draws: int) -> Tensor:
+def draw_tie_breaks(document_hashes: Tensor, *, seed: int, step: int, num_draws: int) -> Tensor:
     """Random numbers [..., m, n] int64 that are functions of (seed, step, draw, document key [..., n]) alone.
 
     So a resumed run and every rank draw the same, and the order of the documents, padding and the other lists change
     nothing. Documents of equal text keep the order in which they come: their scores are equal too.
     """
-    draws = torch.arange(num_draws, device=document_keys.device).unsqueeze(-1)
+    draws = torch.arange(num_draws, device=document_hashes.device).unsqueeze(-1)
     stream = _mix(_mix(_mix(torch.full_like(draws, seed)) + step) + draws)
-    return _mix(document_keys.unsqueeze(-2) ^ stream)
+    return _mix(document_hashes.unsqueeze(-2) ^ stream)
 
 
 def _mix(values: Tensor) -> Tensor:
@@ -102,13 +102,13 @@ class ListMLE(ListLoss):
         one_of("position_weights", self.position_weights, POSITION_WEIGHTS)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return ("document_keys", "seed", "step")
+    def inputs(self) -> tuple[str, ...]:
+        return ("document_hashes", "seed", "step")
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
-        """scores, labels, mask, document_keys [..., n]; seed, step (int) -> values [...], valid [...] bool."""
+        """scores, labels, mask, document_hashes [..., n]; seed, step (int) -> values [...], valid [...] bool."""
         ties = draw_tie_breaks(
-            inputs["document_keys"], seed=inputs["seed"], step=inputs["step"], num_draws=self.num_draws
+            inputs["document_hashes"], seed=inputs["seed"], step=inputs["step"], num_draws=self.num_draws
         )
         return list_mle(
             scores,

@@ -22,7 +22,7 @@ class ListNet(ListLoss):
     Cost: n.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("positive", "several")
+    data_requirements: ClassVar[tuple[str, ...]] = ("positive", "several")
 
     temperature: float = 1.0
     label_temperature: float = 1.0

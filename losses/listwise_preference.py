@@ -34,14 +34,14 @@ class PLDPO(ListLoss):
         at_least("num_draws", self.num_draws, 1)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return ("reference_scores", "document_keys", "seed", "step")
+    def inputs(self) -> tuple[str, ...]:
+        return ("reference_scores", "document_hashes", "seed", "step")
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
-        """scores, labels, mask, reference_scores, document_keys [..., n]; seed, step (int) -> values, valid [...]."""
+        """scores, labels, mask, reference_scores, document_hashes [..., n]; seed, step (int) -> values, valid [...]."""
         rewards = self.beta * log_ratios(scores, inputs["reference_scores"])
         ties = draw_tie_breaks(
-            inputs["document_keys"], seed=inputs["seed"], step=inputs["step"], num_draws=self.num_draws
+            inputs["document_hashes"], seed=inputs["seed"], step=inputs["step"], num_draws=self.num_draws
         )
         return list_mle(rewards, labels, mask, tie_breaks=ties)
 
@@ -69,7 +69,7 @@ class LiPOLambda(ListLoss):
         one_of("gain", self.gain, ("linear", "exponential"))
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("reference_scores",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:

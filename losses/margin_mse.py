@@ -23,10 +23,10 @@ class MarginMSE(ListLoss):
     Cost: n^2.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("teacher_scores", "comparison")
+    data_requirements: ClassVar[tuple[str, ...]] = ("teacher_scores", "comparison")
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("teacher_scores",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

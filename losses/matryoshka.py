@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.contracts import Lists, Statistics, WrapperLoss, apply, mean_over_lists, reads_of
+from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, input_names, mean_over_lists
 from losses.math.masking import above_zero, at_least, at_least_float32, finite, one_of
 
 SMALLEST_DIM = 32
@@ -56,7 +56,7 @@ class Matryoshka(WrapperLoss):
     def losses(self) -> tuple[Any, ...]:
         return (self.loss,)
 
-    def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
+    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
         """The scalar sum, and the loss of each dimension."""
         dim = embeddings(self, lists)[0].shape[-1]
         if max(self.dims or (0,)) > dim:
@@ -72,7 +72,7 @@ class Matryoshka(WrapperLoss):
             statistics |= {f"dim_{size}/{name}": statistic for name, statistic in details.items()}
         return torch.stack(total).sum(), statistics
 
-    def cut(self, lists: Lists, size: int) -> Lists:
+    def cut(self, lists: LossInputs, size: int) -> LossInputs:
         queries, documents = (rows[..., :size] for rows in embeddings(self, lists))
         documents = documents.masked_fill(~lists.mask.unsqueeze(-1), 0.0)  # lest the gradient read padding
         if self.normalize:
@@ -121,15 +121,15 @@ class Matryoshka2D(WrapperLoss):
         return (self.loss,)
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return (*super().reads, "query_layers", "document_layers")
+    def inputs(self) -> tuple[str, ...]:
+        return (*super().inputs, "query_layers", "document_layers")
 
     @property
     def differentiable(self) -> bool:
         """False: the last layer is a constant target of the others."""
         return self.kl_div_weight == 0
 
-    def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
+    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
         """The scalar sum, and its parts."""
         query_layers, document_layers = lists.query_layers, lists.document_layers
         if query_layers is None or document_layers is None:
@@ -152,7 +152,7 @@ class Matryoshka2D(WrapperLoss):
     def weight_of(self, layer: int) -> float:
         return 1.0 if self.layer_weighting == "uniform" else 1 / (1 + math.log(1 + layer))
 
-    def divergence(self, lists: Lists, earlier: Lists) -> Tensor:
+    def divergence(self, lists: LossInputs, earlier: LossInputs) -> Tensor:
         """The mean over texts of KL(sg softmax(e^N / T) || softmax(e^l / T))."""
         target, student = (self._texts(one) / self.kl_temperature for one in (lists, earlier))
         terms = F.kl_div(student.log_softmax(-1), target.detach().log_softmax(-1), reduction="none", log_target=True)
@@ -162,7 +162,7 @@ class Matryoshka2D(WrapperLoss):
             weights = torch.cat([lists.weights[has_document], lists.weights[lists.mask.nonzero()[:, 0]]])
         return mean_over_lists(terms.sum(-1), torch.ones_like(terms[:, 0], dtype=torch.bool), weights)
 
-    def _texts(self, lists: Lists) -> Tensor:
+    def _texts(self, lists: LossInputs) -> Tensor:
         """The queries of lists that have a document, then all documents: [texts, dim]."""
         queries, documents = embeddings(self, lists)
         return at_least_float32(torch.cat([queries[lists.mask.any(dim=1)], documents[lists.mask]]))
@@ -171,11 +171,11 @@ class Matryoshka2D(WrapperLoss):
 def check_inner(loss: Any) -> None:
     if not hasattr(loss, "contract") or hasattr(loss, "sample"):
         raise ValueError(f"loss={type(loss).__name__} is not a loss of lists or embeddings: choose one of conf/loss")
-    if "query_layers" in reads_of(loss):
+    if "query_layers" in input_names(loss):
         raise ValueError("loss.loss=Matryoshka2D reads layers, which are not cut: put Matryoshka inside it instead")
 
 
-def embeddings(loss: WrapperLoss, lists: Lists) -> tuple[Tensor, Tensor]:
+def embeddings(loss: WrapperLoss, lists: LossInputs) -> tuple[Tensor, Tensor]:
     """[Q, dim] and [Q, n, dim]"""
     if lists.queries is None or lists.documents is None:
         raise ValueError(f"loss {type(loss).__name__} is of embeddings: it needs a bi-encoder, model=bi_encoder")
@@ -191,7 +191,7 @@ def default_dims(dim: int) -> tuple[int, ...]:
     return (*(power for power in powers if power < dim), dim)
 
 
-def draw(choices: list[int], number: int | None, what: str, lists: Lists) -> list[int]:
+def draw(choices: list[int], number: int | None, what: str, lists: LossInputs) -> list[int]:
     """`number` of the choices without replacement, the same for one (seed, step) everywhere; None: all of them."""
     if number is None or number >= len(choices):
         return choices

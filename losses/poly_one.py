@@ -23,7 +23,7 @@ class PolyOne(ListLoss):
     Source: Leng et al. 2022, arXiv 2204.12511; rax `poly1_softmax_loss`.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("positive", "several")
+    data_requirements: ClassVar[tuple[str, ...]] = ("positive", "several")
 
     epsilon: float = 1.0
     temperature: float = 1.0

@@ -45,7 +45,7 @@ class ReferencePairLoss(PairLoss):
         above_zero("beta", self.beta)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("reference_scores",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

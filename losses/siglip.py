@@ -45,11 +45,11 @@ class SigLIP(MatrixLoss):
         return True
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return (
             *(("scale",) if self.temperature is None else ()),
             *(("bias",) if self.bias is None else ()),
-            *(("query_keys", "document_keys") if self.mask_duplicates else ()),
+            *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
         )
 
     def __call__(
@@ -64,9 +64,9 @@ class SigLIP(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `reads` says: scale and bias, scalars; query_keys [Q] and document_keys [Q, n] int64.
+        Inputs, as `inputs` says: scale and bias, scalars; query_hashes [Q] and document_hashes [Q, n] int64.
         """
-        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
         batch = InBatch.of(queries, documents, labels, mask, *keys)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         bias = inputs["bias"] if self.bias is None else self.bias

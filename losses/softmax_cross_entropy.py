@@ -22,7 +22,7 @@ class SoftmaxCrossEntropy(ListLoss):
     Cost: n.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("positive", "several")
+    data_requirements: ClassVar[tuple[str, ...]] = ("positive", "several")
 
     temperature: float = 1.0
 

@@ -46,7 +46,7 @@ class Triplet(MatrixLoss):
         one_of("in_batch", self.in_batch, IN_BATCH)
 
     @property
-    def requires(self) -> tuple[str, ...]:
+    def data_requirements(self) -> tuple[str, ...]:
         return ("comparison",) if self.in_batch == "none" else ("positive",)
 
     @property
@@ -54,8 +54,8 @@ class Triplet(MatrixLoss):
         return self.in_batch != "none"
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return ("query_keys", "document_keys") if self.mask_duplicates else ()
+    def inputs(self) -> tuple[str, ...]:
+        return ("query_hashes", "document_hashes") if self.mask_duplicates else ()
 
     @property
     def masks_misordered(self) -> bool:
@@ -74,9 +74,9 @@ class Triplet(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `reads` says: query_keys [Q] and document_keys [Q, n] int64, equal where the texts are.
+        Inputs, as `inputs` says: query_hashes [Q] and document_hashes [Q, n] int64, equal where the texts are.
         """
-        keys = (inputs["query_keys"], inputs["document_keys"]) if self.mask_duplicates else (None, None)
+        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
         batch = InBatch.of(queries, documents, labels, mask, *keys)
 
         def values(rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.contracts import Lists, Statistics, WrapperLoss, apply
+from losses.contracts import LossInputs, Statistics, WrapperLoss, apply
 from losses.math.masking import finite
 from losses.math.schedules import Schedule
 
@@ -59,7 +59,7 @@ class WeightedSum(WrapperLoss):
     def losses(self) -> tuple[Any, ...]:
         return tuple(term.loss for term in self.terms.values())
 
-    def __call__(self, lists: Lists) -> tuple[Tensor, Statistics]:
+    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
         """The scalar sum, and its terms by name."""
         weighted: list[Tensor] = []
         statistics: Statistics = {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, BitsAndBytesConfig
 
-from models.dropout import ask_dropout, check_dropout
+from models.dropout import check_dropout, request_dropout
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder, read_json
@@ -103,7 +103,7 @@ class BiEncoderConfig:
             unit_length=similarity == "cosine" or normalized,
             source=self.name_or_path,
         )
-        model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
 
     def _scale_options(self) -> ScaleOptions:
@@ -122,7 +122,7 @@ class BiEncoderConfig:
         adapter = read_json(folder.backbone / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         config = load_config(base)
-        ask_dropout(config, self.dropout)
+        request_dropout(config, self.dropout)
         backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
         if adapter:
             backbone = merge_saved(backbone, folder.backbone)
@@ -176,7 +176,7 @@ class BiEncoder(nn.Module):
         self.similarity = similarity  # "cosine" or "dot"
         self.unit_length = unit_length
         self.source = source  # the name or path that the weights came from
-        self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
+        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
         self.returns_layers = False  # set by who wants "layers"
 
     @property

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from models.dropout import ask_dropout, check_dropout
+from models.dropout import check_dropout, request_dropout
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import DEFAULT_MODEL, resolve
@@ -76,7 +76,7 @@ class CrossEncoderConfig:
         )
         activation = nn.Identity() if missing else activation_of(folder, backbone.config)
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
-        model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
@@ -90,7 +90,7 @@ class CrossEncoderConfig:
                 f"model {folder.path} is a classifier of {config.num_labels} labels; a reranker has one: choose "
                 f"another, or its base model"
             )
-        ask_dropout(config, self.dropout)
+        request_dropout(config, self.dropout)
         return load_backbone(AutoModelForSequenceClassification, folder, config, self.attention)
 
 
@@ -117,7 +117,7 @@ class CrossEncoder(nn.Module):
         self.activation = activation
         self.fresh_head = fresh_head
         self.source = source  # the name or path that the weights came from
-        self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
+        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
@@ -133,7 +133,7 @@ class CrossEncoder(nn.Module):
         padding may be anywhere the mask is 0. Under autocast too the score is computed in float32."""
         return {"score": self.backbone(**features).logits.squeeze(-1)}
 
-    def hold_level(self) -> None:
+    def freeze_score_bias(self) -> None:
         """Leave the bias that is added to every score as it is.
 
         For a loss that a shift of the scores does not change: there the bias's gradient is 0, of which rounding leaves

@@ -18,7 +18,7 @@ def check_dropout(probability: float | None) -> None:
         raise ValueError(f"model.dropout={probability} must be null or in [0, 1)")
 
 
-def ask_dropout(config: PretrainedConfig, probability: float | None) -> None:
+def request_dropout(config: PretrainedConfig, probability: float | None) -> None:
     """`model.dropout`: None leaves what was pretrained. Raises ValueError where the model has no dropout."""
     if probability is not None and not set_dropout(config, probability):
         raise ValueError(f"model.dropout={probability}: {config.model_type} has no dropout; set it to null")
@@ -54,7 +54,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 def run_without_dropout(model: nn.Module, what: str) -> None:
     """Dropout off, for good; ValueError where the user asked for some."""
-    if asked := getattr(model, "asked_dropout", 0.0):
+    if asked := getattr(model, "requested_dropout", 0.0):
         raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
     disable_dropout(model)
 

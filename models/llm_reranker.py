@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from models.answer_head import LogitTransform, answer_with, check_transform
 from models.attention import can_pack, pack_mask
-from models.dropout import ask_dropout, check_dropout
+from models.dropout import check_dropout, request_dropout
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.quantization import check_quantization, quantization_config
@@ -74,7 +74,7 @@ class LLMRerankerConfig:
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         config = load_config(base)
         _refuse_others(folder, config)
-        ask_dropout(config, self.dropout)
+        request_dropout(config, self.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             backbone = _load(base, config, self.attention, quantization)
@@ -91,7 +91,7 @@ class LLMRerankerConfig:
         activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
         model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
-        model.asked_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
         return model.train()
 
     def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
@@ -125,7 +125,7 @@ class LLMReranker(nn.Module):
         self.tokenizer = tokenizer
         self.activation = activation
         self.source = source  # the name or path that the weights came from
-        self.asked_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
+        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
         self.returns_logsumexp = False  # set by who wants "logsumexp"
         self.reads_packs = False  # whether lists may be scored with their common prefix once
 

@@ -34,7 +34,7 @@ from trainers.trainer import Trainer
 READ_OF_A_MODEL = (".json", ".jinja", ".txt", ".model")  # of its folder, beside the weights
 
 
-def before_folder(settings: RunConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
+def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
     """Where the scores are kept, named after the weights, data, options and code that they come from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
@@ -50,14 +50,14 @@ def before_folder(settings: RunConfig, collection: Collection | Mixture, model: 
     return Path(settings.output_dir) / ".before" / digest.hexdigest()
 
 
-def read_before(folder: Path, known: Path | None) -> Metrics | None:
+def read_baseline(folder: Path, known: Path | None) -> Metrics | None:
     """The metrics in a run's `folder`, where those of another run (`known`) are copied first; None: neither has any."""
     if known is not None and not (folder / "before.json").is_file() and (known / "before.json").is_file():
         _copy(known, folder)
     return Metrics(**read_json(folder / "before.json")) if (folder / "before.json").is_file() else None
 
 
-def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> None:
+def save_baseline(folder: Path, known: Path | None, result: EvaluationResult) -> None:
     """Metrics and run file, for a resumed run and for other runs."""
     folder.mkdir(parents=True, exist_ok=True)
     write_trec_run(folder / "before.run", result.run, tag="before")
@@ -66,32 +66,32 @@ def write_before(folder: Path, known: Path | None, result: EvaluationResult) -> 
         _copy(folder, known)
 
 
-def score_before(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Metrics:
+def score_baseline(trainer: Trainer, test: Evaluator, run: RunDirectory, known: Path) -> Metrics:
     """The starting model's metrics on test: this run's own if it was interrupted, those of another run from the same
     weights, or new ones."""
     folder = run.path / "runs"
-    metrics = broadcast_object(read_before(folder, known) if is_main() else None)
+    metrics = broadcast_object(read_baseline(folder, known) if is_main() else None)
     if metrics is None:
         if is_main():
             print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
         result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
         metrics = result.metrics
         if is_main():
-            write_before(folder, known, result)
+            save_baseline(folder, known, result)
     if not run.has_line("test", 0):
         record(run, trainer.logger, 0, "before", metrics)
     return metrics
 
 
-def write_end(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:
-    """What a stage's last model is on test, and on dev: `adopt_end` makes it the start of the next stage."""
+def save_final_scores(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:
+    """What a stage's last model is on test, and on dev: `reuse_final_scores` makes it the start of the next stage."""
     write_trec_run(folder / "after.run", after.run, tag="after")
     _place(folder / "after.json", json.dumps(asdict(after.metrics)).encode())
     if dev is not None:
         _place(folder / "dev.json", json.dumps(asdict(dev)).encode())
 
 
-def adopt_end(folder: Path, earlier: Path) -> None:
+def reuse_final_scores(folder: Path, earlier: Path) -> None:
     """Let a stage's `folder` start from the test scores that the `earlier` one ended with: they are not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("run", "json"):

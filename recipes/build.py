@@ -8,7 +8,7 @@ from data.collection import Collection
 from data.sampling.mixture import Mixture, make_loader
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from losses.contracts import compares_lists, ignores_shifts, reads_of
+from losses.contracts import has_in_batch_negatives, input_names, is_shift_invariant
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder
 from models.llm_reranker import LLMReranker
@@ -41,7 +41,7 @@ def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evalu
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
 
-def build_frozen(role: str, options: Any, seed: int) -> Model:
+def build_auxiliary(role: str, options: Any, seed: int) -> Model:
     """The teacher or the guide; ValueError, under its own name, where it cannot be had or has no score head."""
     try:
         model = options.build(seed)
@@ -64,16 +64,16 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
     run.describe_data(data.name, data.fingerprint)
-    if "query_layers" in reads_of(settings.loss):
+    if "query_layers" in input_names(settings.loss):
         assert isinstance(model, BiEncoder)
         model.returns_layers = True
-    if "logsumexp" in reads_of(settings.loss):
+    if "logsumexp" in input_names(settings.loss):
         assert isinstance(model, LLMReranker)
         model.returns_logsumexp = True
-    if isinstance(model, CrossEncoder) and ignores_shifts(settings.loss):
-        model.hold_level()
+    if isinstance(model, CrossEncoder) and is_shift_invariant(settings.loss):
+        model.freeze_score_bias()
     frozen = {
-        role: build_frozen(role, options, settings.seed)
+        role: build_auxiliary(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
     }
@@ -87,7 +87,7 @@ def build_trainer(
         rank=process_group.rank(),
         world_size=process_group.world_size(),
         workers=options.workers,
-        couples_lists=compares_lists(settings.loss),
+        in_batch_negatives=has_in_batch_negatives(settings.loss),
         frozen={role: other.tokenizer for role, other in frozen.items()},
     )
     return options.build(

@@ -12,9 +12,9 @@ from losses.contracts import (
     MissingRequirements,
     all_losses,
     compares_embeddings,
-    compares_lists,
+    has_in_batch_negatives,
+    input_names,
     missing_requirements,
-    reads_of,
 )
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
@@ -40,12 +40,12 @@ def check_parts(settings: RunConfig) -> None:
     is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
     if compares_embeddings(settings.loss) and not is_bi_encoder:
         raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a reranker")
-    if "logsumexp" in reads_of(settings.loss) and not isinstance(settings.model, LLMRerankerConfig):
+    if "logsumexp" in input_names(settings.loss) and not isinstance(settings.model, LLMRerankerConfig):
         raise ValueError(
             f"loss {name} is a policy over a vocabulary, which only model=llm_reranker has: loss.vocabulary=false and "
             "loss.format_weight=0 (loss=token_policy) are over the score alone"
         )
-    if compares_lists(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
+    if has_in_batch_negatives(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if isinstance(settings.model, BiEncoderConfig):
         warn_of_dot_products(settings)
@@ -61,7 +61,7 @@ def check_parts(settings: RunConfig) -> None:
     if settings.adapter_only:
         check_adapter(settings.model)
     for role, given in FROZEN_INPUTS.items():
-        check_frozen(role, getattr(settings, role), given in reads_of(settings.loss), name)
+        check_frozen(role, getattr(settings, role), given in input_names(settings.loss), name)
 
 
 def check_line_breaks(settings: RunConfig) -> None:
@@ -102,7 +102,7 @@ def check_model(settings: RunConfig, model: Any) -> None:
 def warn_of_cosines(loss: Any) -> None:
     """One line where a loss made for logits gets similarities as they are, between -1 and 1."""
     for one in all_losses(loss):
-        distils = "teacher_scores" in reads_of(one)  # in whatever unit the teacher has
+        distils = "teacher_scores" in input_names(one)  # in whatever unit the teacher has
         if one.contract == "list" and getattr(one, "temperature", 1.0) == 1.0 and not distils:
             logger.warning(
                 "loss %s gets similarities as they are, -1 to 1 under cosine, which teach little: "
@@ -120,18 +120,18 @@ def warn_of_dot_products(settings: RunConfig) -> None:
 
 def check_scale(settings: RunConfig, name: str) -> None:
     """The temperature belongs to the loss or to the model, never to both."""
-    reads = reads_of(settings.loss)
+    inputs = input_names(settings.loss)
     for field, option in (("scale", "temperature"), ("bias", "bias")):
         given = [key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)]
         saved = isinstance(settings.model, BiEncoderConfig) and field in saved_scale(
             resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
         )
-        if field in reads and option not in given and not saved:
+        if field in inputs and option not in given and not saved:
             raise ValueError(
                 f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
             )
         of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
-        if field in reads or of_scores:
+        if field in inputs or of_scores:
             continue
         if given:
             value = getattr(settings.model, given[0])
@@ -174,16 +174,16 @@ def check_data(settings: RunConfig, collection: Any) -> None:
     sources = collection.sources.values() if isinstance(collection, Mixture) else [collection]
     if hasattr(settings.loss, "sample") and any(source.split("train").weights for source in sources):
         raise ValueError(f"data {collection.name} weighs its rows, which trainer=grpo does not: remove their weights")
-    provides = set(collection.provided(settings.trainer.list_size))
+    available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
-        provides.add("teacher_scores")
+        available.add("teacher_scores")
     if (
         settings.trainer.list_size == 1
-        and missing_requirements(settings.loss, provides)
+        and missing_requirements(settings.loss, available)
         and not missing_requirements(settings.loss, JUDGED_LISTS)
     ):
         name = type(settings.loss).__name__
         raise ValueError(f"trainer.list_size=1: loss {name} learns from several documents of a query: raise it")
-    if missing_requirements(settings.loss, provides):
+    if missing_requirements(settings.loss, available):
         embeddings = isinstance(settings.model, BiEncoderConfig)
-        raise MissingRequirements(settings.loss, provides, collection.name, embeddings=embeddings)
+        raise MissingRequirements(settings.loss, available, collection.name, embeddings=embeddings)

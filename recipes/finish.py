@@ -23,7 +23,7 @@ from inference.interruptible import Interruptible
 from models.bi_encoder import BiEncoder
 from models.export.hub import export, push_to_hub
 from models.llm_reranker import LLMReranker
-from recipes.baseline import write_end
+from recipes.baseline import save_final_scores
 from recipes.model_card import model_card, settings_of
 from recipes.results import record, store_run
 from runs.directory import RunDirectory
@@ -77,7 +77,7 @@ def finish(
             export(engine.model, run.path / "model", card=card, adapter_only=adapter_only)
     if process_group.is_main():
         if run.joined is not None:
-            write_end(run.path / "runs", after, dev)
+            save_final_scores(run.path / "runs", after, dev)
         write_queries(run.path / "queries.json", test, after)
         write_report(run.path, summary)
     run.write_summary(summary)  # last: from now on the run counts as finished

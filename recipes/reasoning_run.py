@@ -27,11 +27,11 @@ from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.reasoner import Reasoner
-from recipes.baseline import read_before, write_before
+from recipes.baseline import read_baseline, save_baseline
 from recipes.finish import adopt_prompts
 from recipes.results import store_run
 from recipes.run_config import check_timeout
-from runs.directory import RunDirectory, as_started_again
+from runs.directory import RunDirectory, after_restart
 from runs.redaction import redact_tree
 from runs.report.content import print_table, result_rows
 from runs.report.table import format_table
@@ -83,7 +83,7 @@ def reason(
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
     preemption.defer()
     process_group.start(settings.timeout_s, on_lost_rank)
-    tree = as_started_again(as_tree(settings))
+    tree = after_restart(as_tree(settings))
     folder = Path(settings.output_dir) / str(settings.run_name)
     checkpoint = newest_checkpoint(folder, tree)
     device = process_group.device()
@@ -167,7 +167,7 @@ def train(
         settings.trainer.max_completion_length,
     )
     test = settings.eval.build(collection.split("test"), collection.documents, prompts, prompts=Prompts.of(collection))
-    before = score_before(test, reasoner, run)
+    before = score_baseline(test, reasoner, run)
     if checkpoint is not None and process_group.is_main():
         print(f"{run.path} goes on from TRL's {checkpoint.name}", flush=True)
     logger = settings.logger.build(run, as_tree(settings))
@@ -213,15 +213,15 @@ def plain_language_model(model: LLMReranker) -> None:
     del head.forward
 
 
-def score_before(test: Evaluator, reasoner: Reasoner, run: RunDirectory) -> Metrics:
+def score_baseline(test: Evaluator, reasoner: Reasoner, run: RunDirectory) -> Metrics:
     """The starting model's metrics on test: those that this run had before it was interrupted, or new ones."""
     folder = run.path / "runs"
-    metrics = broadcast_object(read_before(folder, None) if process_group.is_main() else None)
+    metrics = broadcast_object(read_baseline(folder, None) if process_group.is_main() else None)
     if metrics is None:
         result = test.evaluate(reasoner, process_group.device())
         metrics = result.metrics
         if process_group.is_main():
-            write_before(folder, None, result)
+            save_baseline(folder, None, result)
     if not run.has_line("test", 0):
         record_test(run, 0, "before", metrics)
     return metrics

@@ -13,7 +13,7 @@ from data.collection import Collection, Split, normalised
 from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
-from losses.contracts import reads_of
+from losses.contracts import input_names
 from models.export.folder import card_of
 from recipes.compatibility import FROZEN_INPUTS
 from recipes.run_config import RunConfig, StageConfig
@@ -77,7 +77,7 @@ def stage_seed(seed: int, name: str) -> int:
 def _with_stage(settings: RunConfig, stage: StageConfig) -> RunConfig:
     """`settings` with a stage's data, loss and trainer. A teacher or guide goes to the stages whose losses read it."""
     data = _with_lists(settings.data if stage.data is None else stage.data, stage.lists)
-    unread: dict[str, Any] = {role: None for role, read in FROZEN_INPUTS.items() if read not in reads_of(stage.loss)}
+    unread: dict[str, Any] = {role: None for role, read in FROZEN_INPUTS.items() if read not in input_names(stage.loss)}
     return replace(settings, data=data, loss=stage.loss, trainer=stage.trainer, **unread)
 
 

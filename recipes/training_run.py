@@ -15,7 +15,7 @@ from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
 from evaluation.evaluator import EvaluationResult, Evaluator
 from models.loading.resolve import resolve
-from recipes.baseline import adopt_end, before_folder, read_dev, score_before
+from recipes.baseline import baseline_folder, read_dev, reuse_final_scores, score_baseline
 from recipes.build import Data, build_trainer, dev_evaluator, make_trainer, test_evaluator
 from recipes.compatibility import check_data, check_model, check_parts
 from recipes.finish import finish, print_results, upload
@@ -27,7 +27,7 @@ from runs.loggers.logger import Logger, StageLogger
 from runs.report.content import print_table
 from runs.report.html import write_report
 from runs.settings_tree import as_tree
-from runs.stage_folders import StageLines, show_checkpoints
+from runs.stage_folders import StageLines, link_checkpoints
 
 
 @preemption.handled()
@@ -79,10 +79,10 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tupl
     """A run without stages."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)
-    known = before_folder(settings, collection, model)
+    known = baseline_folder(settings, collection, model)
     trainer = make_trainer(settings, collection, run, model)
     test = test_evaluator(settings, collection, model)
-    before = score_before(trainer, test, run, known)
+    before = score_baseline(trainer, test, run, known)
     trainer.fit()
     summary = finish(
         trainer, test, before, run, collection=collection, training=collection, adapter_only=settings.adapter_only
@@ -115,7 +115,7 @@ def train_stages(
                 dev_evaluator(settings, collection, model),
                 test_evaluator(settings, collection, model),
             )
-            known = before_folder(settings, collection, model) if not folders else folders[-1] / "runs"
+            known = baseline_folder(settings, collection, model) if not folders else folders[-1] / "runs"
             trainer = build_trainer(
                 stage.settings,
                 data,
@@ -123,9 +123,9 @@ def train_stages(
                 model,
                 evaluator=evaluators[0],
                 logger=StageLogger(logger, stage.number, stage.first_step),
-                start_result=begin_where_it_ended(folders[-1], directory.path) if folders else None,
+                start_result=start_from_final_scores(folders[-1], directory.path) if folders else None,
             )
-            before = score_before(trainer, evaluators[1], directory, known)
+            before = score_baseline(trainer, evaluators[1], directory, known)
             trainer.fit()
             finish(trainer, evaluators[1], before, directory, collection=collection, training=data, earlier=summaries)
             del trainer, model
@@ -154,15 +154,15 @@ def open_stage(stage: Stage, run: RunDirectory, earlier: Sequence[Path], stages:
         run.metrics_file.unlink(missing_ok=True)
         for past, folder in zip(stages, [*earlier, directory.path], strict=False):
             StageLines(run.metrics_file, past.name, past.first_step).copy(folder / "metrics.jsonl")
-        show_checkpoints(run.path, directory.path)
+        link_checkpoints(run.path, directory.path)
     return directory
 
 
-def begin_where_it_ended(earlier: Path, folder: Path) -> EvaluationResult | None:
+def start_from_final_scores(earlier: Path, folder: Path) -> EvaluationResult | None:
     """Let the stage in `folder` know what the `earlier` one has ended with: on test, and on dev, which is returned."""
     if not process_group.is_main():
         return broadcast_object(None)
-    adopt_end(folder / "runs", earlier / "runs")
+    reuse_final_scores(folder / "runs", earlier / "runs")
     return broadcast_object(read_dev(earlier / "runs"))
 
 

@@ -18,19 +18,19 @@ from engines.checkpoint.manifest import flush
 from engines.checkpoint.store import CheckpointStore, Found
 from engines.distributed.collectives import all_agree, broadcast_object, gather_objects
 from engines.distributed.process_group import is_main, world_size
-from runs.environment import describe_environment, launch_name, launched_before
+from runs.environment import describe_environment, is_restart, launch_name
 from runs.files import (
     REFERENCE_FILE,
     cut_metrics,
     json_safe,
     read_json,
+    write_atomic,
     write_json,
-    write_whole,
 )
 from runs.lock import claim
 from runs.redaction import redact_tree
 from runs.settings_diff import differences, read_config
-from runs.stage_folders import StageLines, begun_stages, drop_unbegun, settled
+from runs.stage_folders import StageLines, remove_unstarted, started_settings, started_stages
 from runs.start_from import find_checkpoint, relocate, start_from
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class RunDirectory:
         run_name or PATH is wrong, or where a setting that changes the result differs from the existing run's (with
         stages: one of a stage that has begun). `neutral` names further settings that may differ.
         """
-        settings, folder = as_started_again(settings), _folder(settings)
+        settings, folder = after_restart(settings), _folder(settings)
         source, unfinished = _of_main(lambda: _look(settings, folder))
         found = CheckpointStore(folder / "checkpoints").latest() if unfinished else None
         summary, found = _of_main(lambda: _prepare(settings, folder, source, found, neutral))
@@ -146,13 +146,13 @@ class RunDirectory:
             write_json(self.path / "summary.json", self.summary)
 
 
-def as_started_again(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def after_restart(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """`settings`, with resume=auto if torchrun or Slurm starts this launch again and it has begun the run.
 
     Call on all ranks.
     """
     folder = _folder(settings)
-    begun = not all_agree(not launched_before()) and _of_main(lambda: _is_of_this_launch(folder))
+    begun = not all_agree(not is_restart()) and _of_main(lambda: _is_of_this_launch(folder))
     return {**settings, "resume": "auto"} if begun else settings
 
 
@@ -183,7 +183,7 @@ def _look(settings: Mapping[str, Any], folder: Path) -> tuple[Path | None, bool]
     with _writable(settings):
         claim(folder)
     begun, finished = (folder / "config.yaml").is_file(), (folder / "summary.json").is_file()
-    return source, resume == "auto" and begun and not finished and not begun_stages(folder)
+    return source, resume == "auto" and begun and not finished and not started_stages(folder)
 
 
 def _prepare(
@@ -194,8 +194,10 @@ def _prepare(
     began: dict[str, Any] = {}
     if settings["resume"] == "auto" and (folder / "config.yaml").is_file():
         finished = (folder / "summary.json").is_file()
-        stages = begun_stages(folder)
-        changed, rounding = differences(settled(read_config(folder), stages), settled(settings, stages), neutral)
+        stages = started_stages(folder)
+        changed, rounding = differences(
+            started_settings(read_config(folder), stages), started_settings(settings, stages), neutral
+        )
         if changed and (found is not None or finished or stages):
             raise ValueError(_refusal(folder, changed, stages))
         if finished and len(stages) == len(settings.get("stages") or ()):
@@ -213,7 +215,7 @@ def _prepare(
             source = relocate(source, folder, moved)
             found = start_from(source, folder, settings)
             _say(f"{folder} starts from {source} (step {found[1]['step']})")
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     now = describe_environment(world_size())
     resumed = [*began.get("resumed", []), {key: now[key] for key in ("time", "command", "world_size", "git")}]
     write_json(folder / "environment.json", {**began, "resumed": resumed} if began else now)
@@ -255,7 +257,7 @@ def _go_on_after(folder: Path, stages: Sequence[str]) -> None:
     """Make a run with begun stages fit to go on: each stage's own directory knows where."""
     (folder / "traceback.txt").unlink(missing_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # stages were added to a finished run
-    drop_unbegun(folder)
+    remove_unstarted(folder)
     _say(f"{folder} goes on: {', '.join(stages)} begun")
 
 
@@ -267,7 +269,7 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
         for name in ("metrics.jsonl", REFERENCE_FILE):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        drop_unbegun(folder)
+        remove_unstarted(folder)
     cut_metrics(folder / "metrics.jsonl", found[1] if found else None)
     if found is None:
         _say(f"{folder} stopped before its first checkpoint: starting it again")
@@ -282,7 +284,7 @@ def _continue(folder: Path, found: Found | None, rounding: list[str], anew: bool
     wandb_id = folder / "wandb" / "run_id"
     if state.get("wandb_run_id") and not wandb_id.is_file():
         wandb_id.parent.mkdir(exist_ok=True)
-        write_whole(wandb_id, state["wandb_run_id"] + "\n")
+        write_atomic(wandb_id, state["wandb_run_id"] + "\n")
 
 
 def _move_aside(folder: Path) -> Path | None:

@@ -44,7 +44,7 @@ def launch_name() -> str | None:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def launched_before() -> bool:
+def is_restart() -> bool:
     """Whether torchrun (--max-restarts) has started this rank again, or Slurm its job."""
     return any(os.environ.get(f"{who}_RESTART_COUNT", "0") != "0" for who in ("TORCHELASTIC", "SLURM"))
 

@@ -12,7 +12,7 @@ from typing import Any
 REFERENCE_FILE = "reference_scores.npz"  # of the model that training started from
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_atomic(file: Path, text: str) -> None:
     """Write to a hidden file, wait until it is on disk, rename."""
     unfinished = file.with_name(f".{file.name}")
     with unfinished.open("w") as stream:
@@ -23,7 +23,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    write_whole(file, json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n")
+    write_atomic(file, json.dumps(json_safe(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(file: Path) -> Any:
@@ -51,7 +51,7 @@ def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool 
     training is scored again."""
     last = {"train": -1, "dev": -1}
     if state is not None:
-        last = {"train": state["step"], "dev": state["step"] - state.get("owes_evaluation", False)}
+        last = {"train": state["step"], "dev": state["step"] - state.get("pending_evaluation", False)}
     if not file.is_file():
         return
     kept = []
@@ -65,4 +65,4 @@ def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool 
         before_training = keep_test and record["step"] == 0
         if before_training if record["split"] == "test" else record["step"] <= last[record["split"]]:
             kept.append(line + "\n")
-    write_whole(file, "".join(kept))
+    write_atomic(file, "".join(kept))

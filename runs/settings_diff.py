@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 # Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
-NEUTRAL = (
+RESUME_SAFE = (
     "resume",
     "timeout_s",
     "output_dir",
@@ -33,24 +33,24 @@ NEUTRAL = (
     "eval.token_budget",
 )
 # These change the order in which numbers are added, so the result up to rounding. The precision is not among them.
-ROUNDING = ("engine._target_", "engine.stage", "engine.offload", "engine.coalesce", "engine.config*")
+CHANGES_ROUNDING = ("engine._target_", "engine.stage", "engine.offload", "engine.coalesce", "engine.config*")
 
 _ABSENT = object()
 
 
 def differences(old: Any, new: Any, neutral: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """The settings that differ, as "key old -> new": those that change the result, and those that do so by rounding.
-    None that is in NEUTRAL or in `neutral`, be it a stage's."""
+    None that is in RESUME_SAFE or in `neutral`, be it a stage's."""
     old, new = flatten(old), flatten(new)
     changed = [
         key
         for key in {**old, **new}
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, (*NEUTRAL, *neutral))
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, (*RESUME_SAFE, *neutral))
     ]
     shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
     return (
-        [line for key, line in shown.items() if not _among(key, ROUNDING)],
-        [line for key, line in shown.items() if _among(key, ROUNDING)],
+        [line for key, line in shown.items() if not _among(key, CHANGES_ROUNDING)],
+        [line for key, line in shown.items() if _among(key, CHANGES_ROUNDING)],
     )
 
 

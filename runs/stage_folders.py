@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.files import write_whole
+from runs.files import write_atomic
 
 STAGES = "stages"
 
@@ -22,7 +22,7 @@ def stage_folder(run: Path, number: int, name: str) -> Path:
     return run / STAGES / f"{number}-{name}"
 
 
-def begun_stages(run: Path) -> list[str]:
+def started_stages(run: Path) -> list[str]:
     """The names of the stages that have a checkpoint or are finished, in their order; none in a run without stages.
 
     Raises ValueError where a stage has begun from one that is not finished: from a model that is there no more.
@@ -31,7 +31,7 @@ def begun_stages(run: Path) -> list[str]:
     is_finished = True
     before = ""
     for number, name, folder in _folders(run):
-        if not _has_begun(folder):
+        if not _has_started(folder):
             continue
         if number != len(names) + 1 or not is_finished:
             raise ValueError(
@@ -44,7 +44,7 @@ def begun_stages(run: Path) -> list[str]:
     return names
 
 
-def settled(settings: Mapping[str, Any], begun: Sequence[str]) -> dict[str, Any]:
+def started_settings(settings: Mapping[str, Any], begun: Sequence[str]) -> dict[str, Any]:
     """The settings that what has begun was made with: without those of the stages to come."""
     if not begun:
         return dict(settings)
@@ -52,14 +52,14 @@ def settled(settings: Mapping[str, Any], begun: Sequence[str]) -> dict[str, Any]
     return {**settings, "stages": names[: len(begun)], "stage": {name: nodes.get(name) for name in begun}}
 
 
-def drop_unbegun(run: Path) -> None:
+def remove_unstarted(run: Path) -> None:
     """Remove the folders of stages that have no checkpoint: another stage may come in their place."""
     for _, _, folder in _folders(run):
-        if not _has_begun(folder):
+        if not _has_started(folder):
             shutil.rmtree(folder)
 
 
-def show_checkpoints(run: Path, stage: Path) -> None:
+def link_checkpoints(run: Path, stage: Path) -> None:
     """Make `run`/checkpoints a link to those of the stage."""
     link = run / "checkpoints"
     if link.is_symlink():
@@ -90,7 +90,7 @@ class StageLines:
     def renew(self, metrics: Path) -> None:
         """The stage's own metrics.jsonl was cut: its lines are made anew."""
         lines = self.file.read_text().splitlines(keepends=True)
-        write_whole(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
+        write_atomic(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
         self.copy(metrics)
 
     def _joined(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -107,6 +107,6 @@ def _folders(run: Path) -> list[tuple[int, str, Path]]:
     return sorted((int(match[1]), match[2], path) for match, path in found if match)
 
 
-def _has_begun(folder: Path) -> bool:
+def _has_started(folder: Path) -> bool:
     checkpoints = (path.name for path in (folder / "checkpoints").glob("step-*"))
     return (folder / "summary.json").is_file() or any(re.fullmatch(r"step-\d+", name) for name in checkpoints)

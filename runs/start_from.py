@@ -47,9 +47,9 @@ def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
         if (folder / "checkpoints" / best.name).is_dir():
             (folder / "checkpoints" / "best").write_text(best.name + "\n")
     else:
-        state |= {"best_metric": None, "best_step": None, "owes_evaluation": True}
+        state |= {"best_metric": None, "best_step": None, "pending_evaluation": True}
         if changed is None or any(line.startswith(BATCHES) for line in changed):
-            state["passed_over"] = []
+            state["skipped_batches"] = []
         replace_state(copied, state)
     metrics = checkpoint.parent.parent / "metrics.jsonl"
     if metrics.is_file():

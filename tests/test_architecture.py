@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
+
+from runs.source_tree import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "architecture.md"
+MAX_FILES = 20  # flat in a folder
+MAX_LINES = 400  # of a file
+MAX_FUNCTION_LINES = 61  # with its docstring
 
 
 def read_table() -> dict[str, set[str]]:
@@ -44,12 +50,44 @@ TABLE = read_table()
 FILES = [file for folder in TABLE for file in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def test_the_table_names_the_house():
-    assert list(TABLE) == ["launch", "trainers", "evaluation", "models", "data", "engines", "losses"]
-    assert TABLE["losses"] == {"losses"}
-    assert TABLE["evaluation"] == {"evaluation", "models", "data", "engines"}
-    assert TABLE["launch"] == set(TABLE)
+def test_the_table_names_the_packages():
+    assert tuple(TABLE) == PACKAGES
+    assert set(find_packages(str(ROOT), exclude=["tests*", "benchmarks*", "docs*", "*.*"])) == set(PACKAGES)
+    for package in ("models", "data", "engines", "losses"):
+        assert TABLE[package] == {package}
+    assert TABLE["evaluation"] == {"evaluation", "inference", "models", "data", "engines", "losses"}
+    assert "runs" not in TABLE["trainers"]
     assert len(FILES) > 30
+
+
+def test_nobody_imports_launch():
+    assert not [file for file in FILES if "launch" in imported(file) and file.relative_to(ROOT).parts[0] != "launch"]
+
+
+def test_no_name_stands_at_the_top_of_two_packages():
+    stems: dict[str, str] = {}
+    for package in PACKAGES[1:]:  # a command in launch/ is named like its subject
+        for file in (ROOT / package).glob("[!_]*.py"):
+            assert file.stem not in stems, f"{package}/{file.name} and {stems[file.stem]}/{file.name}"
+            stems[file.stem] = package
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({file.parent for file in FILES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_few_files_lie_flat_in_a_folder(folder):
+    if folder in (ROOT / "losses", ROOT / "data" / "formats"):  # one file per loss, one per format
+        return
+    assert len(list(folder.glob("[!_]*.py"))) <= MAX_FILES
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_are_short(file):
+    text = file.read_text()
+    assert text.count("\n") <= MAX_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{file}:{node.lineno} {node.name}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -60,5 +98,5 @@ def test_imports_point_down_the_table(file):
 
 
 def test_losses_import_torch_and_the_standard_library_alone():
-    names = {name for file in (ROOT / "losses").glob("*.py") for name in imported(file)}
+    names = {name for file in (ROOT / "losses").rglob("*.py") for name in imported(file)}
     assert names <= {"torch", "losses"} | set(sys.stdlib_module_names)

@@ -12,7 +12,7 @@ from engines.distributed.collectives import gather_objects
 class Batches:
     """Which batch a step trains on, and its lists: every rank tokenises its share, all ranks get the whole.
 
-    `passed_over`: numbers of batches that are left out; each makes room for the next, as if it were not in the data.
+    `skipped_batches`: numbers of batches that are left out; the next ones move up, as if these were not in the data.
     `before_workers` is called before the loader starts its processes.
     """
 
@@ -20,7 +20,7 @@ class Batches:
         self.loader = loader
         self.steps_per_batch = steps_per_batch
         self.before_workers = before_workers
-        self.passed_over: list[int] = []
+        self.skipped_batches: list[int] = []
         self.current: ListBatch | None = None
         self._shares: Iterator[list[ListExample]] = iter(())
         self._coming: int | None = None  # the number of the batch that `_shares` gives next
@@ -28,7 +28,7 @@ class Batches:
     def number(self, step: int) -> int:
         """That of the step's batch (steps count from 1)."""
         number = (step - 1) // self.steps_per_batch
-        for passed in sorted(self.passed_over):
+        for passed in sorted(self.skipped_batches):
             number += passed <= number
         return number
 
@@ -42,10 +42,10 @@ class Batches:
             self._coming = number + 1
         return self.current
 
-    def pass_over(self) -> None:
+    def skip_batch(self) -> None:
         """Leave the current batch out."""
         assert self.current is not None
-        self.passed_over = sorted({*self.passed_over, self.current.number})
+        self.skipped_batches = sorted({*self.skipped_batches, self.current.number})
 
     def close(self) -> None:
         """Stop the loader's processes."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
-from losses.contracts import Lists, Statistics, inputs_of
+from losses.contracts import LossInputs, Statistics, inputs_for
 from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
@@ -60,9 +60,9 @@ class GRPOTrainer(Trainer):
         self.old: dict[str, Tensor] | None = None
         self.old_batch: int | None = None  # the number of the batch that `old` is of
 
-    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        inputs = inputs_of(self.loss, lists)
-        policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.represents}}
+    def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        inputs = inputs_for(self.loss, lists)
+        policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.policy_inputs}}
         if self.old_batch != batch.number:
             self.old_batch = batch.number
             self.old = {name: value.detach() for name, value in policy.items()}

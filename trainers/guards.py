@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from data.batch import ListBatch, TokenRows
+from data.batch import ListBatch, TokenSequences
 from engines.distributed.collectives import all_agree
 from engines.memory.allocator import allocator_says, is_out_of_memory
 from engines.protocol import NotFinite
@@ -26,7 +26,7 @@ class ChunkOutOfMemory(MemoryError):
 
 
 @contextmanager
-def chunk_named(rows: TokenRows, chunk: Sequence[int]) -> Iterator[None]:
+def chunk_named(rows: TokenSequences, chunk: Sequence[int]) -> Iterator[None]:
     """Memory exhausted inside raises `ChunkOutOfMemory`."""
     try:
         yield

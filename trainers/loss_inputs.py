@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import Lists
+from losses.contracts import LossInputs
 from trainers.step import Representations
 
 
-def make_lists(representations: Representations, batch: ListBatch, **inputs: Any) -> Lists:
-    """`Lists` of the whole global step; `inputs` are further fields of it, which come before those of the batch.
+def make_loss_inputs(representations: Representations, batch: ListBatch, **inputs: Any) -> LossInputs:
+    """`LossInputs` of the whole global step; `inputs` are further fields of it, which come before those of the batch.
 
     A cross-encoder's rows carry "score" [rows], an LLM reranker's perhaps "logsumexp" [rows] too. A bi-encoder's carry
     "embedding" [rows, dim], and may carry "layers" [rows, layers, dim], "scale" and "bias" [rows]: one value of the
@@ -23,16 +23,16 @@ def make_lists(representations: Representations, batch: ListBatch, **inputs: Any
     of_batch: dict[str, Any] = {
         "labels": batch.labels.to(device),
         "mask": batch.mask.to(device),
-        "query_keys": batch.query_keys.to(device),
-        "document_keys": batch.document_keys.to(device),
+        "query_hashes": batch.query_hashes.to(device),
+        "document_hashes": batch.document_hashes.to(device),
         "teacher_scores": batch.teacher_scores.to(device),
         "weights": None if batch.weights is None else batch.weights.to(device),
     }
-    return Lists(**(of_batch | _outputs(representations, batch) | inputs))
+    return LossInputs(**(of_batch | _outputs(representations, batch) | inputs))
 
 
 def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:
-    """What the model gave, by field of `Lists`."""
+    """What the model gave, by field of `LossInputs`."""
     if "score" in representations:
         fields = {"scores": batch.to_lists(representations["score"])}
         if "logsumexp" in representations:

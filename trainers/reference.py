@@ -26,7 +26,7 @@ from engines.protocol import Engine
 from inference.score import Forward, represent_rows
 from models.lora import has_adapters, reference
 from runs.files import REFERENCE_FILE
-from trainers.loss_inputs import make_lists
+from trainers.loss_inputs import make_loss_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Reference:
     """What the model that training started from says of every document: a frozen copy, or the trained one without its
     adapters.
 
-    `fields`: of `Lists`, those wanted ("scores", and "logsumexp" for a policy over the vocabulary). `precompute` makes
-    them for every list of the run before the first update and lets go of the copy. To be made before an engine wraps
+    `fields`: of `LossInputs`, those wanted ("scores", and "logsumexp" for a policy over the vocabulary). `precompute`
+    makes them for every list of the run before the first update and lets go of the copy. Made before an engine wraps
     `model`.
     """
 
@@ -54,7 +54,7 @@ class Reference:
     def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
         """reference_FIELD [lists, n] by name; kept for further updates on the same batch."""
         if self.number != batch.number or self.of_batch is None:
-            found = self._look(batch, engine) if self.known is None else self._look_up(batch)
+            found = self._look(batch, engine) if self.known is None else self._known_scores(batch)
             self.number, self.of_batch = batch.number, found
         values = self.of_batch.to(engine.device).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
@@ -81,7 +81,7 @@ class Reference:
         self.known = known
         self.copy = None
 
-    def _look_up(self, batch: ListBatch) -> Tensor:
+    def _known_scores(self, batch: ListBatch) -> Tensor:
         assert self.known is not None
         known = [self.known[pair] for example in batch.examples for pair in _pairs(example)]
         return batch.to_lists(torch.tensor(known))
@@ -96,7 +96,7 @@ class Reference:
             starting = reference(engine.model)
         with starting:
             found = represent_rows(forward, batch.rows, self.padding, self.token_budget, engine.device)
-        lists = make_lists(found, batch)
+        lists = make_loss_inputs(found, batch)
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
         )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.batch import TokenRows
-from data.collate import chunks_of_rank, plan_chunks
+from data.batch import TokenSequences
+from data.collate import chunks_of_rank, pad, plan_chunks
 from data.hashing import stable_hash
 from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
@@ -22,7 +22,7 @@ Objective = Callable[[Representations], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class ChunkedStep:
+class CachedGradients:
     """What one forward and backward over a global step gave; equal on every rank."""
 
     loss: float
@@ -32,7 +32,7 @@ class ChunkedStep:
     padded_tokens: int
 
 
-class ChunkedBackward:
+class GradientCache:
     """Accumulates d loss / d weights of a loss over *all* rows of a global step into an engine.
 
     Source: GradCache (Gao et al., 2021, arXiv:2101.06983), here for any representation and exact with dropout, since a
@@ -46,7 +46,7 @@ class ChunkedBackward:
         self.kept_chunks = kept_chunks
         self.seed = seed
 
-    def __call__(self, rows: TokenRows, objective: Objective, *, step: int) -> ChunkedStep:
+    def __call__(self, rows: TokenSequences, objective: Objective, *, step: int) -> CachedGradients:
         """Forward, objective, backward. Raises `NotFinite` on every rank where a representation, the loss or its
         gradient is not finite, and `ChunkOutOfMemory` where a chunk does not fit."""
         chunks = plan_chunks(rows.lengths.tolist(), self.token_budget)
@@ -76,7 +76,7 @@ class ChunkedBackward:
                 self.engine.backward(surrogate, last=position == len(own) - 1)
             if first_kept > 0:
                 return_freed_memory()  # the step is larger than what may be held
-        return ChunkedStep(
+        return CachedGradients(
             loss=loss.item(),
             statistics=statistics,
             representations={name: leaf.detach() for name, leaf in leaves.items()},
@@ -84,11 +84,11 @@ class ChunkedBackward:
             padded_tokens=sum(len(chunk) * int(rows.lengths[chunk[0]]) for chunk in chunks),
         )
 
-    def _forward(self, rows: TokenRows, chunk: list[int], step: int) -> Representations:
+    def _forward(self, rows: TokenSequences, chunk: list[int], step: int) -> Representations:
         """One chunk; an empty one runs the shortest row, so that every rank makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(rows.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, step, chunk[0]))
-        features = rows.pad(chunk, self.padding)
+        features = pad(rows, chunk, self.padding)
         with chunk_named(rows, chunk):
             return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
 

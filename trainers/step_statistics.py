@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import compares_lists
+from losses.contracts import has_in_batch_negatives
 
 
 def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
@@ -17,7 +17,7 @@ def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
     documents, queries = int(batch.sizes.sum()), len(batch.sizes)
     lost = batch.rows.truncated
     truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
-    if not compares_lists(loss):
+    if not has_in_batch_negatives(loss):
         return {"documents_per_query": documents / queries, **truncated}
     return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates), **truncated}
 

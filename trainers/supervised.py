@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import Lists, Statistics, apply
+from losses.contracts import LossInputs, Statistics, apply
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
 
@@ -16,8 +16,8 @@ CONTRACTS = ("list", "matrix", "wrapper")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingTrainerConfig(TrainerConfig):
-    """Options of `RankingTrainer`."""
+class SupervisedTrainerConfig(TrainerConfig):
+    """Options of `SupervisedTrainer`."""
 
     def check(self, loss: Any) -> None:
         if getattr(loss, "contract", None) not in CONTRACTS or hasattr(loss, "sample"):
@@ -26,12 +26,12 @@ class RankingTrainerConfig(TrainerConfig):
                 f"{', '.join(CONTRACTS)}; got {type(loss).__name__} (policy losses go with trainer=grpo)"
             )
 
-    def build(self, **parts: Any) -> RankingTrainer:
-        return RankingTrainer(self, **parts)
+    def build(self, **parts: Any) -> SupervisedTrainer:
+        return SupervisedTrainer(self, **parts)
 
 
-class RankingTrainer(Trainer):
+class SupervisedTrainer(Trainer):
     """Minimises a loss of any contract over the lists of the global step."""
 
-    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+    def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         return apply(self.loss, lists)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from data.batch import ListBatch
 from engines.precision import MixedPrecision
 from inference.score import represent_rows
-from losses.contracts import Lists
-from trainers.loss_inputs import make_lists
+from losses.contracts import LossInputs
+from trainers.loss_inputs import make_loss_inputs
 
 
-class FrozenModel:
+class AuxiliaryModel:
     """A model of its own beside the trained one (`model.tokenizer` makes its rows, under `name` in every list)."""
 
     def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
@@ -26,15 +26,15 @@ class FrozenModel:
         self.device = device
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
 
-    def look(self, batch: ListBatch) -> Lists:
+    def look(self, batch: ListBatch) -> LossInputs:
         """Its scores or embeddings of the batch, on every rank."""
-        rows = batch.frozen_rows(self.name)
+        rows = batch.auxiliary_sequences(self.name)
         found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
-        return make_lists(found, batch)
+        return make_loss_inputs(found, batch)
 
 
-def frozen_inputs(models: Mapping[str, FrozenModel], batch: ListBatch) -> dict[str, Tensor | None]:
-    """The fields of `Lists` that the teacher and the guide fill."""
+def auxiliary_inputs(models: Mapping[str, AuxiliaryModel], batch: ListBatch) -> dict[str, Tensor | None]:
+    """The fields of `LossInputs` that the teacher and the guide fill."""
     inputs: dict[str, Tensor | None] = {}
     if "teacher" in models:
         inputs["teacher_scores"] = models["teacher"].look(batch).list_scores()

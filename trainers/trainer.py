@@ -21,18 +21,18 @@ from engines.distributed.process_group import is_main, world_size
 from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult, Evaluator
 from inference.interruptible import Interruptible
-from losses.contracts import Lists, Statistics, reads_of
+from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 from trainers.batches import Batches
 from trainers.guards import check_adapters_moved, explained, write_down
-from trainers.loss_inputs import make_lists
+from trainers.loss_inputs import make_loss_inputs
 from trainers.options import TrainerConfig
 from trainers.reference import Reference
-from trainers.step import ChunkedBackward, Representations
+from trainers.step import GradientCache, Representations
 from trainers.step_statistics import batch_statistics, checksum
-from trainers.teacher import FrozenModel, frozen_inputs
+from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 
 
 class Trainer(ABC):
@@ -58,7 +58,7 @@ class Trainer(ABC):
     ):
         """`start_result`: what `evaluator` says of `model` as it is, where that is known."""
         self.config = config
-        referred = [name.removeprefix("reference_") for name in reads_of(loss) if name.startswith("reference_")]
+        referred = [name.removeprefix("reference_") for name in input_names(loss) if name.startswith("reference_")]
         if referred:  # else the model differs from its reference before the first update
             run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
         self.reference = Reference(model, padding, config.token_budget, referred) if referred else None
@@ -69,7 +69,7 @@ class Trainer(ABC):
             max_grad_norm=config.max_grad_norm,
         )
         self.frozen = {
-            name: FrozenModel(
+            name: AuxiliaryModel(
                 look, name, token_budget=config.token_budget, device=self.engine.device, bf16=self.engine.bf16
             )
             for name, look in (frozen or {}).items()
@@ -80,7 +80,7 @@ class Trainer(ABC):
         self.run = run
         self.logger = logger
         self.seed = seed
-        self.backward = ChunkedBackward(
+        self.backward = GradientCache(
             self.engine, padding, token_budget=config.token_budget, kept_chunks=config.kept_chunks, seed=seed
         )
         self.checkpoints = CheckpointStore(run.checkpoints, keep=config.keep_checkpoints, background=config.async_save)
@@ -93,13 +93,13 @@ class Trainer(ABC):
         self.best_result: EvaluationResult | None = None  # of dev at the best step, if this process has it
         self.start_result = start_result
         self.saved_step: int | None = None
-        self.owes_evaluation = False  # of the step that a preempted run was resumed from
+        self.pending_evaluation = False  # of the step that a preempted run was resumed from
         self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
         # Workers are not forked beside a thread that writes.
         self.batches = Batches(loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
 
     @abstractmethod
-    def objective(self, lists: Lists, batch: ListBatch) -> tuple[Tensor, Statistics]:
+    def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """The loss over the whole global step (a scalar) and detached statistics."""
 
     def fit(self) -> None:
@@ -110,7 +110,7 @@ class Trainer(ABC):
             try:
                 statistics = self.train_step(self.next_batch())
             except NotFinite as error:
-                self.pass_over(error)
+                self.skip_batch(error)
                 continue
             if self.due("log"):
                 self.log(statistics)
@@ -132,40 +132,40 @@ class Trainer(ABC):
         self.load(folder)
         self.saved_step = self.best_result = None  # of a trainer that goes back
         self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
-        self.totals, self.owes_evaluation = state["totals"], state["owes_evaluation"]
+        self.totals, self.pending_evaluation = state["totals"], state["pending_evaluation"]
         if not self.checkpoints.point_to(self.step, self.best_step):
             self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
-        self.batches.passed_over = state["passed_over"]
+        self.batches.skipped_batches = state["skipped_batches"]
         self.load_family_state(state["family"])
 
-    def pass_over(self, error: NotFinite) -> None:
+    def skip_batch(self, error: NotFinite) -> None:
         """Write the batch down, and leave it out as `trainer.on_nonfinite` says, or raise."""
-        batch, passed_over, config = self.batches.of(self.step), self.batches.passed_over, self.config
-        is_left_out = config.on_nonfinite != "stop" and len(passed_over) < config.max_nonfinite
+        batch, skipped_batches, config = self.batches.of(self.step), self.batches.skipped_batches, self.config
+        is_left_out = config.on_nonfinite != "stop" and len(skipped_batches) < config.max_nonfinite
         action = config.on_nonfinite if is_left_out else "stop"
         if is_main():
             write_down(self.run.path / "nonfinite.jsonl", batch, error, step=self.step, action=action)
             self.progress.write(f"warning: step {self.step}, batch {batch.number}: {action}: {error}", file=sys.stderr)
         if not is_left_out:
             raise FloatingPointError(
-                f"{error}: nonfinite.jsonl names the batch; {len(passed_over)} were left out before it: lower "
+                f"{error}: nonfinite.jsonl names the batch; {len(skipped_batches)} were left out before it: lower "
                 "trainer.learning_rate, or leave out more by trainer.on_nonfinite=skip or rollback and "
                 f"trainer.max_nonfinite ({config.max_nonfinite})"
             ) from error
-        self.batches.pass_over()
+        self.batches.skip_batch()
         if config.on_nonfinite == "skip":
             self.step -= 1
         else:
-            self.go_back(self.batches.passed_over)
+            self.rollback(self.batches.skipped_batches)
 
-    def go_back(self, passed_over: list[int]) -> None:
-        """To the newest checkpoint, as a resumed run, and from there without the batches `passed_over`."""
+    def rollback(self, skipped_batches: list[int]) -> None:
+        """To the newest checkpoint, as a resumed run, and from there without the batches `skipped_batches`."""
         self.checkpoints.wait()
         self.run.checkpoint = self.checkpoints.latest()
         assert self.run.checkpoint is not None, "a run that may go back begins with a checkpoint"
         self.run.cut_metrics(self.run.checkpoint[1])
         self.resume()
-        self.batches.passed_over = passed_over
+        self.batches.skipped_batches = skipped_batches
         self.progress.update(self.step - self.progress.n)
 
     def load(self, folder: Path) -> None:
@@ -193,7 +193,7 @@ class Trainer(ABC):
             spare = 0 if self.config.on_nonfinite == "stop" else self.config.max_nonfinite
             numbers = self.batches.coming(self.step + 1, self.config.max_steps, spare)
             self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
-        owed = self.owes_evaluation
+        owed = self.pending_evaluation
         if self.best_metric is None or owed:
             self.evaluate(self.start_result if self.step == 0 else None)
         if owed or (self.config.on_nonfinite == "rollback" and self.run.checkpoint is None):
@@ -207,11 +207,11 @@ class Trainer(ABC):
 
     def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """`objective` of all that losses may read, and the checksum of the scores."""
-        inputs: dict[str, Any] = frozen_inputs(self.frozen, batch)
+        inputs: dict[str, Any] = auxiliary_inputs(self.frozen, batch)
         if self.reference is not None:
             inputs |= self.reference.inputs(batch, self.engine)
         progress = (self.step - 1) / max(self.config.max_steps - 1, 1)
-        lists = make_lists(representations, batch, step=self.step, progress=progress, seed=self.seed, **inputs)
+        lists = make_loss_inputs(representations, batch, step=self.step, progress=progress, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)
         return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
 
@@ -271,7 +271,7 @@ class Trainer(ABC):
             result = known or self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
         except preemption.Preempted:
             self.leave()
-        self.owes_evaluation = False
+        self.pending_evaluation = False
         metrics = result.metrics.mean
         self.run.append_metrics({"step": self.step, "split": "dev", **metrics})
         self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, self.step)
@@ -286,7 +286,7 @@ class Trainer(ABC):
     def leave(self) -> NoReturn:
         """Save this step and end: the run was preempted."""
         if self.step > 0:
-            self.owes_evaluation = self.evaluator is not None and (self.owes_evaluation or self.due("eval"))
+            self.pending_evaluation = self.evaluator is not None and (self.pending_evaluation or self.due("eval"))
             self.save()
             self.checkpoints.wait()
         self.progress.close()
@@ -302,8 +302,8 @@ class Trainer(ABC):
             "best_metric": self.best_metric,
             "best_step": self.best_step,
             "totals": self.totals,
-            "owes_evaluation": self.owes_evaluation,
-            "passed_over": self.batches.passed_over,
+            "pending_evaluation": self.pending_evaluation,
+            "skipped_batches": self.batches.skipped_batches,
             "family": self.family_state(),
             "engine": self.engine.name,
             "world_size": world_size(),

@@ -164,27 +164,27 @@ class Row:
 
     def _tuples(self) -> tuple[list[str], list[float] | None, list[float] | None]:
         positives, negatives = self._texts("positive"), self._texts("negative") if self._has("negative") else []
-        scores = self._halves(len(positives), len(negatives))
+        scores = self._split_scores(len(positives), len(negatives))
         teacher = "score" if "score" in self.layout.columns else "label"
         if teacher in self.layout.columns:
             scores = self._numbers(teacher)
             if len(scores) == 1 and len(positives) == len(negatives) == 1:
                 scores = [scores[0], 0.0]  # the teacher's margin, as MarginMSE's data have it
             self._check_number_of(teacher, scores, len(positives) + len(negatives))
-        return positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), scores or self._inline()
+        return positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), scores or self._inline_scores()
 
     def _lists(self) -> tuple[list[str], list[float] | None, list[float] | None]:
         documents = self._texts("documents")
         labels = self._labels("label", len(documents))
-        scores = self._scores("score", len(documents)) or self._inline()
+        scores = self._scores("score", len(documents)) or self._inline_scores()
         if labels is None and scores is None:
             raise ValueError(f"{self.where}: the documents have neither labels nor scores: add a column of either name")
         return documents, labels, scores
 
     def _preferences(self) -> tuple[list[str], list[float] | None, list[float] | None]:
-        return [self._one("chosen"), self._one("rejected")], [1.0, 0.0], self._halves(1, 1)
+        return [self._one("chosen"), self._one("rejected")], [1.0, 0.0], self._split_scores(1, 1)
 
-    def _halves(self, positives: int, negatives: int) -> list[float] | None:
+    def _split_scores(self, positives: int, negatives: int) -> list[float] | None:
         """Scores of the positives and of the negatives, in columns of their own."""
         first, second = self._scores("positive_scores", positives), self._scores("negative_scores", negatives)
         if first is None and second is None:
@@ -194,7 +194,7 @@ class Row:
             raise ValueError(f"{self.where}: no {missing}: either all documents have a score or none has")
         return first + (second or [])
 
-    def _inline(self) -> list[float] | None:
+    def _inline_scores(self) -> list[float] | None:
         """Scores that stand in the documents, where these are objects."""
         columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
         items = [item for column in columns for item in _as_list(self.row.get(column))]

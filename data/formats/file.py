@@ -10,11 +10,11 @@ from pathlib import Path
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import Candidates, Collection, Split, content_hash
 from data.formats.columns import NAMES, ListRecord, read_records
-from data.formats.grouping import Listed, gather, hold_out, provided
+from data.formats.grouping import QueryGroup, gather, hold_out, provided
 from data.formats.tables import find_files, read_rows
 from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
-from data.source import SourceOptions, drop_leaks
+from data.source import SourceOptions, remove_train_test_overlap
 
 FRACTIONS = 100  # labels that are no integers are graded in hundredths: nDCG of linear gain does not change by a factor
 
@@ -73,12 +73,14 @@ class FileConfig(SourceOptions):
             splits[split] = [query_id for query_id, entry in own.items() if entry.can_be_evaluated]
         name = Path(self.path).name
         texts = {query_id: entry.query for query_id, entry in lists.items()}
-        kept = drop_leaks(name, texts, {split: {query: {} for query in ids} for split, ids in splits.items()})
+        kept = remove_train_test_overlap(
+            name, texts, {split: {query: {} for query in ids} for split, ids in splits.items()}
+        )
         members = {split: {query_id: lists[query_id] for query_id in ids} for split, ids in kept.items()}
         return self._collection(name, documents, members)
 
     def _collection(
-        self, name: str, documents: dict[str, str], members: Mapping[str, Mapping[str, Listed]]
+        self, name: str, documents: dict[str, str], members: Mapping[str, Mapping[str, QueryGroup]]
     ) -> Collection:
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else FRACTIONS
@@ -105,17 +107,17 @@ class FileConfig(SourceOptions):
             splits,
             content_hash(documents, *parts),
             lists=self.lists,
-            provides=provided(train, self._adds_candidates or self.lists.random_fraction > 0),
+            available=provided(train, self._adds_candidates or self.lists.random_fraction > 0),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
-            keeps_unlabelled=not all(entry.has_positive for entry in train),
+            keep_queries_without_positives=not all(entry.has_positive for entry in train),
         )
 
     @property
     def _adds_candidates(self) -> bool:
         return not isinstance(self.candidates, ListedCandidates)
 
-    def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, Listed]) -> Candidates:
+    def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, QueryGroup]) -> Candidates:
         """Of train the listed documents with the teacher's scores, then those that another source adds; of dev and test
         the listed ones in random order, scored 0 unless there is a teacher beside the labels, or the source's."""
         train = split == "train"
@@ -134,11 +136,11 @@ class FileConfig(SourceOptions):
         return {query_id: _ranked(query_id, entry) for query_id, entry in lists.items()}
 
 
-def _unscored(found: list[tuple[str, float]], entry: Listed) -> list[tuple[str, float]]:
+def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[str, float]]:
     return [(document, math.nan) for document, _ in found if document not in entry.labels]
 
 
-def _ranked(query_id: str, entry: Listed) -> list[tuple[str, float]]:
+def _ranked(query_id: str, entry: QueryGroup) -> list[tuple[str, float]]:
     """By the teacher's scores where the labels do not come from them, ties in an order that says nothing."""
     scored = entry.labelled and not any(map(math.isnan, entry.scores.values()))
     scores = entry.scores if scored else dict.fromkeys(entry.scores, 0.0)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from data.collection import normalised
 from data.formats.columns import ListRecord
-from data.hashing import stable_hash, text_key
+from data.hashing import stable_hash, text_hash
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Listed:
+class QueryGroup:
     """One query: labels (None where the rows have none) and teacher scores (NaN where there is none) by document."""
 
     query: str
@@ -52,13 +52,13 @@ class Listed:
         return {document: int(document == best) for document in self.labels}
 
 
-def gather(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, Listed]:
+def gather(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
     """Rows of the same query and prompt are one list, but for preferences, each of which is a list of its own.
 
     `documents` gets the texts by id. ValueError where a document has two labels in one list; of tuples, whose
     negatives are often mined, it is relevant where any row says so.
     """
-    found: dict[str, Listed] = {}
+    found: dict[str, QueryGroup] = {}
     places: dict[tuple[str, str], str] = {}
     rows_of_text: dict[str, int] = {}
     false_negatives = 0
@@ -67,13 +67,13 @@ def gather(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str
         if record.kind == "preferences":
             number = rows_of_text[query_id] = rows_of_text.get(query_id, 0) + 1
             query_id = f"{query_id}-{number}"
-        entry = found.setdefault(query_id, Listed(record.query, record.prompt, record.kind))
+        entry = found.setdefault(query_id, QueryGroup(record.query, record.prompt, record.kind))
         entry.labelled = entry.labelled and record.labels is not None
         entry.weights.append(record.weight)
         labels = record.labels or [0.0] * len(record.documents)
         scores = record.scores or [math.nan] * len(record.documents)
         for text, label, score in zip(record.documents, labels, scores, strict=True):
-            document = f"d{text_key(text):016x}"
+            document = f"d{text_hash(text):016x}"
             documents.setdefault(document, text)
             other = entry.labels.get(document, label)
             first = places.setdefault((query_id, document), record.where)
@@ -92,7 +92,7 @@ def gather(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str
     return found
 
 
-def hold_out(lists: Mapping[str, Listed], shares: Mapping[str, float], limit: int) -> dict[str, list[str]]:
+def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit: int) -> dict[str, list[str]]:
     """Query ids per split: of the queries that can be evaluated, those whose texts hash lowest, at most `limit` each.
 
     Queries of equal text stay together. At least one query per share, where there are more queries than shares.
@@ -113,7 +113,7 @@ def hold_out(lists: Mapping[str, Listed], shares: Mapping[str, float], limit: in
     return {"train": [query_id for query_id in lists if query_id not in held_out], **splits}
 
 
-def provided(lists: Sequence[Listed], adds_negatives: bool) -> frozenset[str]:
+def provided(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str]:
     """What training lists of these give a loss; `adds_negatives`: other documents come into the lists."""
     labelled = [entry for entry in lists if entry.labelled]
     levels = {label for entry in labelled for label in entry.labels.values()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from data.hashing import stable_hash, text_key
+from data.hashing import stable_hash, text_hash
 
 if TYPE_CHECKING:
     from data.sampling.training_lists import TrainingLists
@@ -30,18 +30,18 @@ class Plan(Protocol):
 class EpochPlan:
     """Each epoch is a permutation keyed by (seed, epoch), cut into batches; the rest of the queries sits it out.
 
-    With `couples_lists`, lists that would bring a text twice into a batch wait for a later one of the epoch (see
+    With `in_batch_negatives`, lists that would bring a text twice into a batch wait for a later one of the epoch (see
     `Texts`). At its end, where those that wait have too much in common, lists met before fill the batches.
     """
 
-    def __init__(self, lists: TrainingLists, *, batch_size: int, seed: int, couples_lists: bool) -> None:
+    def __init__(self, lists: TrainingLists, *, batch_size: int, seed: int, in_batch_negatives: bool) -> None:
         if not 1 <= batch_size <= len(lists):
             raise ValueError(
                 f"trainer.batch_size={batch_size} must be between 1 and the {len(lists)} training queries there are"
                 f" (data {lists.source})"
             )
         self.batch_size, self.seed, self.num_lists = batch_size, seed, len(lists)
-        self.texts = Texts(lists) if couples_lists else None
+        self.texts = Texts(lists) if in_batch_negatives else None
         self.source, self.warned = lists.source, False
         self.batches_per_epoch = len(lists) // batch_size
         self.epoch, self.position = -1, 0
@@ -142,13 +142,13 @@ class Texts:
             drawn = [document_id for document_id in self.lists.draw(epoch, query_id) if document_id in relevant]
         else:
             drawn = relevant
-        query = -1 - text_key(self.lists.queries[query_id])  # below 0: a query may read like a document
+        query = -1 - text_hash(self.lists.queries[query_id])  # below 0: a query may read like a document
         return {query, *map(self._key, drawn)}
 
     def _key(self, document_id: str) -> int:
         key = self.keys.get(document_id)
         if key is None:
-            key = self.keys[document_id] = text_key(self.lists.documents[document_id])
+            key = self.keys[document_id] = text_hash(self.lists.documents[document_id])
         return key
 
 

@@ -21,38 +21,38 @@ from data.sampling.epoch_plan import Plan
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
-class Lists(Protocol):
+class ListSource(Protocol):
     """A data set of training lists, or several of them, with a plan of its batches."""
 
     def __getitem__(self, key: Any) -> ListExample: ...
 
-    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> Plan:
+    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> Plan:
         """Which keys of `self` make batch 0, 1, 2, ..."""
 
 
 class ListLoader:
     """Batches of `batch_size` lists over all ranks, numbered 0, 1, 2, ... over the whole run.
 
-    The plan is made globally, a function of (seed, number) alone; each rank tokenises its share. `couples_lists`: the
-    loss compares the lists of a batch, so that no two of them may hold the same query or relevant document
-    (`data.lists.no_duplicates`: or any document).
+    The plan is made globally, a function of (seed, number) alone; each rank tokenises its share. With
+    `in_batch_negatives` the loss compares the lists of a batch, so that no two of them may hold the same query or
+    relevant document (`data.lists.no_duplicates`: or any document).
     """
 
     def __init__(
         self,
-        lists: Lists,
+        lists: ListSource,
         *,
         batch_size: int,
         seed: int,
         rank: int,
         world_size: int,
         workers: int,
-        couples_lists: bool = False,
+        in_batch_negatives: bool = False,
     ) -> None:
         if workers < 0:
             raise ValueError(f"trainer.workers={workers} must be at least 0 (0: the training process makes the lists)")
         self.lists, self.rank, self.world_size, self.workers = lists, rank, world_size, workers
-        self.plan = lists.plan(batch_size=batch_size, seed=seed, couples_lists=couples_lists)
+        self.plan = lists.plan(batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
 
     def iterate(self, first_batch: int) -> Iterator[list[ListExample]]:
         """This rank's lists of batch `first_batch` and of all that follow, without end; closing it stops workers."""

@@ -48,13 +48,13 @@ class Mixture:
         return self.evaluated.split(name)
 
     @property
-    def provides(self) -> frozenset[str]:
+    def available(self) -> frozenset[str]:
         """What the training lists of every source give a loss."""
-        return frozenset.intersection(*(source.provides for source in self.sources.values()))
+        return frozenset.intersection(*(source.available for source in self.sources.values()))
 
-    def provided(self, list_size: int) -> frozenset[str]:
+    def available_with(self, list_size: int) -> frozenset[str]:
         """The same, with lists of that length."""
-        return frozenset.intersection(*(source.provided(list_size) for source in self.sources.values()))
+        return frozenset.intersection(*(source.available_with(list_size) for source in self.sources.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class MixtureLists(Dataset):
         name, epoch, index = key
         return self.sources[name][epoch, index]
 
-    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> MixturePlan:
+    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> MixturePlan:
         plans = {
-            name: lists.plan(batch_size=batch_size, seed=seed, couples_lists=couples_lists)
+            name: lists.plan(batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
             for name, lists in self.sources.items()
         }
         return MixturePlan(plans, self.shares, seed=seed)
@@ -129,10 +129,10 @@ def make_loader(
     rank: int,
     world_size: int,
     workers: int,
-    couples_lists: bool,
+    in_batch_negatives: bool,
     frozen: Mapping[str, ListTokenizer] | None = None,
 ) -> ListLoader:
-    """The training batches of a collection or a mixture; `couples_lists` and `frozen` as in `ListLoader` and
+    """The training batches of a collection or a mixture; `in_batch_negatives` and `frozen` as in `ListLoader` and
     `TrainingLists`."""
 
     def lists(collection: Collection, name: str) -> TrainingLists:
@@ -158,7 +158,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
         workers=workers,
-        couples_lists=couples_lists,
+        in_batch_negatives=in_batch_negatives,
     )
 
 

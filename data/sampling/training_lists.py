@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
-from data.batch import ListExample, TokenRows
+from data.batch import ListExample, TokenSequences
 from data.collection import Collection
-from data.hashing import stable_hash, text_key
+from data.hashing import stable_hash, text_hash
 from data.sampling.epoch_plan import EpochPlan
 from data.sampling.list_options import ListOptions
 
@@ -61,7 +61,7 @@ class TrainingLists(Dataset):
         self.queries, self.candidates = self.split.queries, self.split.candidates
         judged: Mapping[str, Mapping[str, float]] = self.split.labels or self.split.qrels
         self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged.items()}
-        keeps_all = collection.keeps_unlabelled
+        keeps_all = collection.keep_queries_without_positives
         self.query_ids = [query for query in self.queries if keeps_all or self.relevant.get(query)]
         self.tokenizer, self.frozen = tokenizer, dict(frozen or {})
         self.list_size, self.seed, self.options = list_size, seed, options
@@ -85,20 +85,20 @@ class TrainingLists(Dataset):
             document_ids=document_ids,
             labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
             teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
-            rows=TokenRows.from_encoding(encoding),
-            query_key=text_key(query),
-            document_keys=np.array([text_key(text) for text in texts], dtype=np.int64),
+            rows=TokenSequences.from_encoding(encoding),
+            query_hash=text_hash(query),
+            document_hashes=np.array([text_hash(text) for text in texts], dtype=np.int64),
             weight=self.split.weights.get(query_id, 1.0),
             frozen={
-                name: TokenRows.from_encoding(tokenizer.encode_list(query, texts))
+                name: TokenSequences.from_encoding(tokenizer.encode_list(query, texts))
                 for name, tokenizer in self.frozen.items()
             },
             source=self.source,
         )
 
-    def plan(self, *, batch_size: int, seed: int, couples_lists: bool) -> EpochPlan:
+    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> EpochPlan:
         """Which lists make which batch."""
-        return EpochPlan(self, batch_size=batch_size, seed=seed, couples_lists=couples_lists)
+        return EpochPlan(self, batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
 
     def draw(self, epoch: int, query_id: str) -> list[str]:
         """The document ids of one list."""

@@ -64,7 +64,7 @@ def conclude(error: BaseException, line: str) -> tuple[str, bool]:
     return (line, True) if _watch is None else _watch.conclude(error, line)
 
 
-def exchange_failed(error: BaseException) -> bool:
+def collective_failed(error: BaseException) -> bool:
     """Whether the error is that of a collective: another rank's fault, most likely."""
     is_plain = type(error) is RuntimeError and EXCHANGE_FAILED.search(str(error)) is not None
     return is_plain or isinstance(error, dist.DistError)
@@ -104,13 +104,13 @@ class Watch:
         found: list[tuple[str, bool]] = []
 
         def decide() -> None:
-            cause = self._find_cause(error) if exchange_failed(error) else own
+            cause = self._find_cause(error) if collective_failed(error) else own
             first, tell = self._announce(cause)
             found.append((line if first == own else first, tell))
 
         self._in_time(decide, LOOK_S + 3)
         self.stopped.set()
-        return found[0] if found else (self._store_silent() if exchange_failed(error) else line, True)
+        return found[0] if found else (self._store_silent() if collective_failed(error) else line, True)
 
     def _in_time(self, work: Callable[[], None], timeout_s: float = 2.0) -> None:
         """Run `work`, which asks the store, and do not wait for it longer than that."""

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.cli.overrides import EXPERIMENTS, Sources, searching
 from launch.cli.schema import Schema, did_you_mean, locate
-from launch.cli.stages import place_stages
+from launch.cli.stages import apply_stage_overrides
 
 RETRIEVERS = ("bm25", "bi_encoder")  # what the names of conf/model/ begin with whose default is eval=retrieval
 
@@ -52,7 +52,7 @@ def compose(
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
         plain: Any = OmegaConf.to_container(composed, resolve=True)
-        plain = place_stages(plain, sources.keys)
+        plain = apply_stage_overrides(plain, sources.keys)
     checked = check(plain, config_name, sources)
     if "run_name" in checked and checked["run_name"] is None:
         checked["run_name"] = (experiment or config_name).replace("/", "-")

@@ -130,7 +130,7 @@ def _leave(error: BaseException) -> NoReturn:
     is_watched = peers is not None and peers.watching()
     is_victim = False
     if peers is not None and is_watched:
-        is_victim = peers.exchange_failed(error) and not _interrupted.is_set()
+        is_victim = peers.collective_failed(error) and not _interrupted.is_set()
         cause, tell = peers.conclude(error, line or bug)
         line = f"{cause}; {_how_to_resume()}" if is_victim else line
     _tell_torchrun(line or bug, f"error: {line}" if line else details, is_cause=not is_victim)

@@ -8,7 +8,7 @@ from typing import Any
 from launch.cli.schema import did_you_mean
 
 
-def place_stages(plain: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+def apply_stage_overrides(plain: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
     """The composed tree of a run with stages, without a loss and a trainer of its own: `trainer.KEY` is set in every
     stage whose trainer has that option, unless `stage.NAME.trainer.KEY` is among the keys `given` on the command line.
 

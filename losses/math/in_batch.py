@@ -45,8 +45,8 @@ class InBatch:
         documents: Tensor,
         labels: Tensor,
         mask: Tensor,
-        query_keys: Tensor | None = None,
-        document_keys: Tensor | None = None,
+        query_hashes: Tensor | None = None,
+        document_hashes: Tensor | None = None,
     ) -> InBatch:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], keys [Q] and [Q, n] or None."""
         relevant = labels[mask] > 0
@@ -60,8 +60,8 @@ class InBatch:
             relevant=relevant,
             pair_queries=list_of[pair_documents],
             pair_documents=pair_documents,
-            query_ids=_ids(query_keys, len(queries), mask.device),
-            document_ids=_ids(None if document_keys is None else document_keys[mask], len(relevant), mask.device),
+            query_ids=_ids(query_hashes, len(queries), mask.device),
+            document_ids=_ids(None if document_hashes is None else document_hashes[mask], len(relevant), mask.device),
         )
 
     def own(self, queries: Tensor) -> Tensor:

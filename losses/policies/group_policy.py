@@ -57,14 +57,14 @@ class GroupPolicy(PolicyOptions, ABC):
 
     @abstractmethod
     def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Any:
-        """`num_generations` actions of every group. scores, mask and `represents`: [lists, n]; keys: one per list."""
+        """Draw `num_generations` actions of every group. scores, mask, `policy_inputs`: [lists, n]; keys: 1 a list."""
 
     @abstractmethod
     def distribution(self, scores: Tensor, mask: Tensor, actions: Any, **represented: Tensor) -> Distribution:
-        """The policy that the scores (and `represents`) give, at the actions. scores, mask: [..., n]."""
+        """The policy that the scores (and `policy_inputs`) give, at the actions. scores, mask: [..., n]."""
 
     @abstractmethod
-    def outcome(self, actions: Any, labels: Tensor, mask: Tensor) -> Outcome:
+    def rewards_of(self, actions: Any, labels: Tensor, mask: Tensor) -> Outcome:
         """What the actions earn, [..., G]."""
 
     @abstractmethod
@@ -101,7 +101,7 @@ class GroupPolicy(PolicyOptions, ABC):
             actions: sampled from `old_scores`.
             old_scores: [..., n] of the policy that sampled (at the first update, the same as `scores`).
             reference_scores: [..., n] of the frozen reference: needed where beta > 0, else only for the statistics.
-            represented: what `represents` names, of the policy, the old one (old_NAME) and the reference
+            represented: what `policy_inputs` names, of the policy, the old one (old_NAME) and the reference
                 (reference_NAME).
 
         Returns:
@@ -116,18 +116,18 @@ class GroupPolicy(PolicyOptions, ABC):
         old = self._at("old_", given, mask, actions).detach()
         reference = None if reference_scores is None else self._at("reference_", given, mask, actions).detach()
         ratio = importance_ratio(policy.log_probs - old.log_probs, policy.position_mask, self.importance_sampling_level)
-        outcome = self.outcome(actions, labels, mask)
+        outcome = self.rewards_of(actions, labels, mask)
         existing, teaching = self.groups(labels, mask)
         counted = teaching & ~(all_equal(outcome.total) & self.skip_zero_std)
         surrogate = self.on_policy_surrogate(policy, labels, mask, ratio)
         if surrogate is None:
-            penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.charge(old, reference)
+            penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.kl_penalty(old, reference)
             surrogate = self._policy_gradient(policy, self._advantages(outcome, penalty, counted), ratio)
         kl = None if reference is None else self._kl(policy, reference, ratio)
         loss, statistics = self._with_regularisers(surrogate, kl, policy, counted)
         return loss, reward_statistics(outcome, existing, counted) | statistics
 
-    def charge(self, old: Distribution, reference: Distribution) -> Tensor:
+    def kl_penalty(self, old: Distribution, reference: Distribution) -> Tensor:
         """What each position's choice is charged with for its divergence, [..., G, k]: the log-ratio of the choice.
 
         It is that of the policy which sampled, so that advantages are the same at every update of the same actions.
@@ -136,7 +136,7 @@ class GroupPolicy(PolicyOptions, ABC):
 
     def _at(self, prefix: str, given: Mapping[str, Any], mask: Tensor, actions: Any) -> Distribution:
         """The policy of the inputs whose names begin with `prefix`."""
-        represented = {name: given[f"{prefix}{name}"] for name in self.represents}
+        represented = {name: given[f"{prefix}{name}"] for name in self.policy_inputs}
         return self.distribution(given[f"{prefix}scores"], mask, actions, **represented)
 
     def _kl(self, policy: Distribution, reference: Distribution, ratio: Tensor) -> Tensor:

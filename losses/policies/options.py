@@ -95,15 +95,15 @@ class PolicyOptions(Loss):
                 )
 
     @property
-    def represents(self) -> tuple[str, ...]:
-        """Fields of `Lists` that the policy is made of beside the scores."""
+    def policy_inputs(self) -> tuple[str, ...]:
+        """Fields of `LossInputs` that the policy is made of beside the scores."""
         return ()
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         """The policy's own fields, and those of the reference where the divergence from it has a weight."""
-        reference = ("scores", *self.represents) if self.beta > 0 else ()
-        return (*self.represents, *(f"reference_{name}" for name in reference))
+        reference = ("scores", *self.policy_inputs) if self.beta > 0 else ()
+        return (*self.policy_inputs, *(f"reference_{name}" for name in reference))
 
     @property
     def on_policy_only(self) -> bool:

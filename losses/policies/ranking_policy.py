@@ -51,17 +51,17 @@ class PlackettLuceGRPO(RankingPolicyOptions, GroupPolicy):
     ) -> PositionDistributions:
         return position_distributions(scores, mask, actions.rankings, temperature=self.temperature)
 
-    def outcome(self, actions: Rankings, labels: Tensor, mask: Tensor) -> Outcome:
+    def rewards_of(self, actions: Rankings, labels: Tensor, mask: Tensor) -> Outcome:
         return self.rewards.evaluate(actions.rankings, labels, mask, per_position=self.per_position)
 
     def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         return mask.any(dim=-1), orderable(labels, mask)
 
-    def charge(self, old: Distribution, reference: Distribution) -> Tensor:
+    def kl_penalty(self, old: Distribution, reference: Distribution) -> Tensor:
         """The Rao-Blackwell term of a position depends on the choices *before* it: each choice is charged with the next
         position's, and the loss adds the derivative of the terms themselves."""
         if self.kl_estimator == "k1":
-            return super().charge(old, reference)
+            return super().kl_penalty(old, reference)
         kl = old.kl(reference)
         return torch.cat([kl[..., 1:], torch.zeros_like(kl[..., :1])], dim=-1)
 

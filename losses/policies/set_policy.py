@@ -41,7 +41,7 @@ class SetPolicy(GroupPolicy):
         """The weighted sum of the rewards."""
         return RewardSum.of(self.reward, self.reward_weights)
 
-    def outcome(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
+    def rewards_of(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
         return self.rewards.evaluate(actions, labels, mask, per_position=False)
 
     def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

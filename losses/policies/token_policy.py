@@ -57,7 +57,7 @@ class TokenPolicyGRPO(GroupPolicy):
     Source: GRPO, Shao et al. 2024, arXiv 2402.03300; as a warm-up of rerankers, ProRank, arXiv 2506.03487.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
     shift_invariant: ClassVar[bool] = False  # P("yes") is absolute
 
     num_generations: int = 16
@@ -88,7 +88,7 @@ class TokenPolicyGRPO(GroupPolicy):
                 raise ValueError(f"kl_estimator={self.kl_estimator} is of samples: with expected=true it is exact")
 
     @property
-    def represents(self) -> tuple[str, ...]:
+    def policy_inputs(self) -> tuple[str, ...]:
         return ("logsumexp",) if self.vocabulary else ()
 
     @torch.no_grad()
@@ -108,7 +108,7 @@ class TokenPolicyGRPO(GroupPolicy):
         """Every document is one."""
         return mask, mask
 
-    def outcome(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
+    def rewards_of(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
         """[..., n, G]."""
         rewards = self.rewards(labels, mask)
         values = {name: torch.take_along_dim(reward, actions, dim=-1) for name, reward in rewards.items()}
@@ -139,7 +139,7 @@ class TokenPolicyGRPO(GroupPolicy):
         """As `GroupPolicy`; `expected` leaves out of the statistics what is of samples."""
         if not self.expected:
             return super().__call__(scores, labels, mask, actions=actions, **inputs)
-        policy = self.distribution(scores, mask, actions, **{name: inputs[name] for name in self.represents})
+        policy = self.distribution(scores, mask, actions, **{name: inputs[name] for name in self.policy_inputs})
         rewards = self.rewards(labels, mask)
         objective = policy.expectation(self._total(rewards, labels, mask))
 

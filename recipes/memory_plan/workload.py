@@ -11,13 +11,13 @@ import numpy as np
 from scipy.optimize import nnls
 from torch import nn
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from data.collate import plan_chunks
 from data.sampling.mixture import make_loader
 from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, EmptyModel
 from engines.memory.state_bytes import FLOAT, Parameters
-from losses.contracts import compares_lists, reads_of
+from losses.contracts import has_in_batch_negatives, input_names
 from models.bi_encoder import BiEncoder
 from models.dropout import disable_dropout
 from models.llm_reranker import LLMReranker
@@ -60,10 +60,10 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
     with without_weights():
         model = settings.model.build(settings.seed)
         others = [other.build(settings.seed) for other in (settings.teacher, settings.guide) if other is not None]
-    copied = "reference_scores" in reads_of(settings.loss) and not has_adapters(model)
+    copied = "reference_scores" in input_names(settings.loss) and not has_adapters(model)
     others += [model] if copied and settings.trainer.reference == "frozen" else []
     tokenizer = model.tokenizer
-    example = TokenRows.from_encoding(tokenizer.encode_list("a", ["b"]))
+    example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     rows = len(example) - 1  # of a list, beside its documents: the query's own, of a bi-encoder
     batches = _batches(settings, collection, tokenizer) if collection is not None else None
     if batches is None:
@@ -94,12 +94,12 @@ def count_parameters(model: nn.Module) -> Parameters:
 def prepare(model: nn.Module, settings: RunConfig) -> None:
     """What the trainer does to a model before the first step, as far as it changes activations."""
     if isinstance(model, BiEncoder):
-        model.returns_layers = "query_layers" in reads_of(settings.loss)
+        model.returns_layers = "query_layers" in input_names(settings.loss)
         if isinstance(model.tower, SeparateTowers):
             model.tower = model.tower.query  # each row runs through one of two equal ones
     if isinstance(model, LLMReranker):
-        model.returns_logsumexp = "logsumexp" in reads_of(settings.loss)
-    if hasattr(settings.loss, "sample") or "reference_scores" in reads_of(settings.loss):
+        model.returns_logsumexp = "logsumexp" in input_names(settings.loss)
+    if hasattr(settings.loss, "sample") or "reference_scores" in input_names(settings.loss):
         disable_dropout(model)
 
 
@@ -115,7 +115,7 @@ def _batches(settings: RunConfig, collection: Any, tokenizer: Any) -> list[list[
         rank=0,
         world_size=1,
         workers=0,
-        couples_lists=compares_lists(settings.loss),
+        in_batch_negatives=has_in_batch_negatives(settings.loss),
     )
     found: list[list[int]] = []
     for batch in islice(loader.iterate(0), SAMPLED_BATCHES):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
-from runs.files import write_whole
+from runs.files import write_atomic
 from runs.loggers.logger import Logger, NoLogger
 from runs.redaction import redact_tree
 
@@ -148,5 +148,5 @@ def run_id(file: Path) -> str:
     """The id kept in `file`, made at the first call: the resumed run is the same one in W&B."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, secrets.token_hex(4) + "\n")
+        write_atomic(file, secrets.token_hex(4) + "\n")
     return file.read_text().strip()

@@ -1,13 +1,14 @@
 import numpy as np
 import torch
 
-from data.batch import ListBatch, ListExample, TokenRows
+from data.batch import ListBatch, ListExample, TokenSequences
+from data.collate import pad
 
 
-def rows(*lengths: int, start: int = 1) -> TokenRows:
+def rows(*lengths: int, start: int = 1) -> TokenSequences:
     ids = [[start + i] * n for i, n in enumerate(lengths)]
     types = [[0] * (n - 1) + [1] for n in lengths]
-    return TokenRows.from_encoding(
+    return TokenSequences.from_encoding(
         {"input_ids": ids, "token_type_ids": types, "attention_mask": [[1] * n for n in lengths]}
     )
 
@@ -21,7 +22,7 @@ def example(name: str, *lengths: int, start: int = 1) -> ListExample:
 
 
 def test_padding_restores_the_chosen_rows():
-    batch = rows(2, 1, 3).pad([2, 1], {"input_ids": 9})
+    batch = pad(rows(2, 1, 3), [2, 1], {"input_ids": 9})
     assert batch["input_ids"].tolist() == [[3, 3, 3], [2, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 1], [1, 0, 0]]
@@ -29,9 +30,9 @@ def test_padding_restores_the_chosen_rows():
 
 
 def test_concatenation_keeps_rows():
-    joined = TokenRows.concatenate([rows(2, 1), rows(3, start=7)])
+    joined = TokenSequences.concatenate([rows(2, 1), rows(3, start=7)])
     assert len(joined) == 3
-    assert joined.pad([2, 0], {})["input_ids"].tolist() == [[7, 7, 7], [1, 1, 0]]
+    assert pad(joined, [2, 0], {})["input_ids"].tolist() == [[7, 7, 7], [1, 1, 0]]
 
 
 def test_a_batch_of_ragged_lists():
@@ -53,7 +54,7 @@ def test_lists_of_rows_carry_gradients():
 
 def test_duplicates_are_counted_by_text_across_lists():
     apart, same = example("b", 4, 4, start=5), example("c", 1, 1, start=1)
-    apart.document_keys[:] = [7, 7]  # twice in its own list
+    apart.document_hashes[:] = [7, 7]  # twice in its own list
     assert ListBatch(0, [example("a", 2, 1, 3), apart]).num_duplicates == 0
     assert ListBatch(0, [example("a", 2, 1, 3), same]).num_duplicates == 3  # a query and two documents
     assert ListBatch(0, [example("a", 2, 1, 3), same, apart, apart]).num_duplicates == 5

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data.collection import Collection
-from data.source import SourceOptions, Texts, drop_leaks, hold_out_dev
+from data.source import SourceOptions, Texts, hold_out_dev, remove_train_test_overlap
 
 QUERIES = {f"q{i}": f"text {i}" for i in range(20)}
 TRAIN = {f"q{i}": {"d": 1} for i in range(20)}
@@ -40,7 +40,7 @@ def test_held_out_queries_leave_train(caplog: pytest.LogCaptureFixture):
         "test": {"b": judged, "d": judged},
     }
     with caplog.at_level(logging.WARNING):
-        kept = drop_leaks("tiny", queries, qrels)
+        kept = remove_train_test_overlap("tiny", queries, qrels)
     assert {split: list(part) for split, part in kept.items()} == {"train": ["e"], "dev": ["c"], "test": ["b", "d"]}
     assert list(kept) == ["train", "dev", "test"]
     assert "tiny: 3 train queries are also held out (dev or test): dropped" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from engines.distributed.collectives import gather_objects
 from engines.distributed.testing import run_ranks
 from inference.score import score_rows, tokenize_sharded
@@ -43,7 +43,7 @@ class Engine:
 
 
 def _rows(count=13):
-    return TokenRows.from_encoding({"input_ids": [[row + 1] * (1 + row * 5 % 7) for row in range(count)]})
+    return TokenSequences.from_encoding({"input_ids": [[row + 1] * (1 + row * 5 % 7) for row in range(count)]})
 
 
 EXPECTED = [float((row + 1) * (1 + row * 5 % 7)) for row in range(13)]

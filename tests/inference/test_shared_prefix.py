@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from inference.score import score_rows
 from inference.shared_prefix import pack_features, plan_packs, score_lists
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -26,7 +26,7 @@ def reranker(folder: Path, template: Any = "qwen3", **options: Any) -> LLMRerank
     return LLMRerankerConfig(str(folder), template=template, max_length=256, **options).build(0)
 
 
-def lists_of(model: LLMReranker) -> TokenRows:
+def lists_of(model: LLMReranker) -> TokenSequences:
     """Rows of `SIZES` lists with documents of 0 to 60 words, one of which is the beginning of another."""
     draw = random.Random(0)
     words = ["what", "Python", "is.", "10", "red,", "日本"]
@@ -34,11 +34,11 @@ def lists_of(model: LLMReranker) -> TokenRows:
     for number, size in enumerate(filter(None, SIZES)):
         documents = [" ".join(draw.choices(words, k=draw.randint(0, 60))) for _ in range(size)]
         documents[-1] = documents[0] + " red"
-        parts.append(TokenRows.from_encoding(model.tokenizer.encode_list(f"query {number}.", documents)))
-    return TokenRows.concatenate(parts)
+        parts.append(TokenSequences.from_encoding(model.tokenizer.encode_list(f"query {number}.", documents)))
+    return TokenSequences.concatenate(parts)
 
 
-def both(model: LLMReranker, rows: TokenRows, budget: int = 700) -> tuple[Tensor, Tensor]:
+def both(model: LLMReranker, rows: TokenSequences, budget: int = 700) -> tuple[Tensor, Tensor]:
     padding = model.tokenizer.padding
     return score_rows(model, rows, padding, budget, CPU), score_lists(model, rows, SIZES, padding, budget, CPU)
 

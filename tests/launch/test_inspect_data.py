@@ -120,17 +120,17 @@ def test_every_configured_loss_says_what_it_needs():
 def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
     data = FileConfig(path=write(PAIRS)).build()
     losses = configured_losses()
-    check_fit(losses["info_nce"], data.provides, data.name)
+    check_fit(losses["info_nce"], data.available, data.name)
     with pytest.raises(
         ValueError,
         match=r"^loss LambdaLoss does not fit data rows.jsonl, whose training lists lack comparison \(lists with two "
         r"documents of different labels\); losses that fit: .*info_nce",
     ) as caught:
-        check_fit(losses["lambda_rank"], data.provides, data.name)
+        check_fit(losses["lambda_rank"], data.available, data.name)
     assert "lambda_rank" not in str(caught.value).partition("that fit")[2].split(", ")
 
 
 def test_what_files_give_has_known_names(write, tmp_path):
     for rows in (PAIRS, LABELLED, TEACHER):
         data = FileConfig(path=write(rows), cache_dir=str(tmp_path)).build()
-        assert data.provides <= set(REQUIREMENTS)
+        assert data.available <= set(REQUIREMENTS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from losses.math.plackett_luce import Rankings, position_distributions, sample_rankings
 
 ASKED = pytest.StashKey[dict[str, Case]]()  # by the property suite, in this run
-EXEMPTIONS = ("couples_lists", "shift_invariant", "saturates", "masks_misordered", "differentiable")
+EXEMPTIONS = ("depends_on_other_lists", "shift_invariant", "saturates", "masks_misordered", "differentiable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,7 +114,7 @@ def gradient_samples(enumeration):
         own_noise = noise[:, : loss.num_generations]
         k = loss.num_positions(4)
         rankings = Rankings(*sample_rankings(scores, mask, own_noise, temperature=loss.temperature, k=k))
-        reference = repeat(enumeration.reference_scores) if loss.reads else None
+        reference = repeat(enumeration.reference_scores) if loss.inputs else None
         value, _ = loss(scores, labels, mask, actions=rankings, old_scores=scores.detach(), reference_scores=reference)
         return torch.autograd.grad(value, scores)[0] * num_samples
 

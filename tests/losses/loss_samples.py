@@ -14,12 +14,12 @@ from torch import Tensor
 
 from launch.cli.compose import load
 from launch.cli.schema import locate
-from losses.contracts import Lists, Statistics, all_losses, apply, reads_of
+from losses.contracts import LossInputs, Statistics, all_losses, apply, input_names
 from runs.source_tree import CONF
 
-PER_LIST = ("queries", "query_layers", "query_keys", "weights", "guide_queries")
+PER_LIST = ("queries", "query_layers", "query_hashes", "weights", "guide_queries")
 PER_DOCUMENT = (
-    *("scores", "labels", "mask", "documents", "document_layers", "document_keys", "teacher_scores"),
+    *("scores", "labels", "mask", "documents", "document_layers", "document_hashes", "teacher_scores"),
     *("reference_scores", "guide_documents", "old_scores", "actions"),
     *("logsumexp", "old_logsumexp", "reference_logsumexp"),
 )
@@ -57,13 +57,13 @@ def make(name: str, config_dir: Path | None = None) -> Any:
 
 def flagged(loss: Any, flag: str) -> bool:
     """Whether a loss, or one inside it, claims the exemption `flag` of losses.contracts.Loss."""
-    exempt_value = flag in ("couples_lists", "saturates", "masks_misordered")
+    exempt_value = flag in ("depends_on_other_lists", "saturates", "masks_misordered")
     return any(getattr(one, flag, not exempt_value) is exempt_value for one in all_losses(loss))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Lists):
-    """Lists, of [...] lists where a loss takes free leading axes, and what a policy reads beside."""
+class Sample(LossInputs):
+    """LossInputs, of [...] lists where a loss takes free leading axes, and what a policy reads beside."""
 
     old_scores: Tensor | None = None  # [..., n]
     old_logsumexp: Tensor | None = None  # [..., n]
@@ -128,7 +128,7 @@ class Case:
     def sample(self) -> Sample:
         """Lists of 5, 3, 4 and 4 documents: of several grades, of one relevant document, of one label, of none."""
         sample = scored_lists() if self.kind == "scores" else embedded_lists()
-        if "seed" in reads_of(self.loss):  # ties may be broken by draws, which are other lists' when lists change
+        if "seed" in input_names(self.loss):  # ties may be broken by draws, which are other lists' when lists change
             labels = torch.tensor([[1, 3, 2, 0, 4], [2, 0, 1, 0, 0], [4, 1, 2, 3, 0], [3, 1, 0, 2, 0]])
             sample = replace(sample, labels=labels.float())
         return self.ready(sample)
@@ -160,8 +160,8 @@ def scored_lists() -> Sample:
         scores=scores,
         mask=torch.arange(5) < torch.tensor([[5], [3], [4], [4]]),
         labels=torch.tensor([[0, 2, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]).float(),
-        query_keys=torch.tensor([11, 12, 13, 14]),
-        document_keys=torch.arange(20).reshape(4, 5),
+        query_hashes=torch.tensor([11, 12, 13, 14]),
+        document_hashes=torch.arange(20).reshape(4, 5),
         teacher_scores=teacher,
         reference_scores=reference,
         old_scores=old,
@@ -181,7 +181,7 @@ def embedded_lists() -> Sample:
         return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
 
     scored = scored_lists()
-    documents, keys = unit(4, 5, DIM), scored.document_keys.clone()
+    documents, keys = unit(4, 5, DIM), scored.document_hashes.clone()
     documents[1, 2], keys[1, 2] = documents[0, 1], keys[0, 1]
     return replace(
         scored,
@@ -190,7 +190,7 @@ def embedded_lists() -> Sample:
         documents=documents,
         query_layers=unit(4, LAYERS, DIM),
         document_layers=unit(4, 5, LAYERS, DIM),
-        document_keys=keys,
+        document_hashes=keys,
         guide_queries=unit(4, 6),
         guide_documents=unit(4, 5, 6),
         scale=torch.tensor(20.0),
@@ -206,8 +206,8 @@ def misordered(kind: str) -> Sample:
         "mask": labels > -1,
         "teacher_scores": 3 * labels,
         "reference_scores": 0 * labels,
-        "query_keys": torch.tensor([1, 2]),
-        "document_keys": torch.arange(4).reshape(2, 2),
+        "query_hashes": torch.tensor([1, 2]),
+        "document_hashes": torch.arange(4).reshape(2, 2),
         **_progress(),
     }
     if kind == "scores":

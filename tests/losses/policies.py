@@ -73,24 +73,24 @@ class Policy:
 
     def __getattr__(self, name: str) -> Any:
         """What the policy says of itself."""
-        if name in ("saturates", "differentiable", "shift_invariant", "couples_lists", "masks_misordered"):
+        if name in ("saturates", "differentiable", "shift_invariant", "depends_on_other_lists", "masks_misordered"):
             return getattr(self.policy, name)
         raise AttributeError(name)
 
     @property
-    def requires(self) -> frozenset[str]:
+    def data_requirements(self) -> frozenset[str]:
         return requirements(self.policy)
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         """Also the reference where it has no weight: for the statistics."""
-        own = ("scores", *self.policy.represents)
+        own = ("scores", *self.policy.policy_inputs)
         prefixed = [f"{prefix}{name}" for prefix in ("old_", "reference_") for name in own]
-        return ("actions", *self.policy.represents, *prefixed)
+        return ("actions", *self.policy.policy_inputs, *prefixed)
 
     def draw(self, sample: Sample) -> Sample:
         """The sample with actions drawn from the old policy; list i has key i + 1."""
-        old = {name: getattr(sample, f"old_{name}") for name in ("scores", *self.policy.represents)}
+        old = {name: getattr(sample, f"old_{name}") for name in ("scores", *self.policy.policy_inputs)}
         drawn = self.policy.sample(mask=sample.mask, keys=range(1, len(sample.mask) + 1), **old)
         if isinstance(drawn, Rankings):
             places = torch.arange(drawn.rankings.shape[-1])

@@ -10,33 +10,33 @@ from torch import Tensor
 
 from losses.contracts import (
     ListLoss,
-    Lists,
+    LossInputs,
     MatrixLoss,
     WrapperLoss,
     all_losses,
     apply,
+    input_names,
     mean_over_lists,
-    reads_of,
     requirements,
 )
 
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 MASK = torch.tensor([[True, True], [False, True]])
-SCORED = Lists(labels=LABELS, mask=MASK, scores=torch.tensor([[3.0, 5.0], [torch.nan, 7.0]]))
+SCORED = LossInputs(labels=LABELS, mask=MASK, scores=torch.tensor([[3.0, 5.0], [torch.nan, 7.0]]))
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 DOCUMENTS = torch.tensor([[[4.0, 1.0], [1.0, 4.0]], [[torch.nan, 1.0], [1.0, 3.0]]])
-EMBEDDED = Lists(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS)
+EMBEDDED = LossInputs(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS)
 
 
 @dataclass(frozen=True)
 class Relevant(ListLoss):
     """The score of each list's relevant document, times the teacher's where it reads one."""
 
-    requires = ("positive",)
+    data_requirements = ("positive",)
     teacher: bool = False
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return ("teacher_scores",) if self.teacher else ()
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,10 +45,10 @@ class Relevant(ListLoss):
 
 
 class Norms(MatrixLoss):
-    reads = ("query_keys",)
+    inputs = ("query_hashes",)
 
     def __call__(self, queries, documents, labels, mask, *, weights=None, **inputs):
-        return queries.sum() + inputs["query_keys"].sum()
+        return queries.sum() + inputs["query_hashes"].sum()
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Twice(WrapperLoss):
 def test_list_losses_get_scores_or_scaled_similarities():
     assert apply(Relevant(), SCORED) == (torch.tensor(5.0), {})  # (3 + 7) / 2
     assert apply(Relevant(), EMBEDDED)[0] == (4 + 6) / 2
-    scaled = Lists(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, scale=torch.tensor(10.0))
+    scaled = LossInputs(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, scale=torch.tensor(10.0))
     assert apply(Relevant(), scaled)[0] == 50
 
 
 def test_padding_of_the_documents_does_not_reach_the_gradient_of_the_query():
     queries = QUERIES.clone().requires_grad_()
-    lists = Lists(labels=LABELS, mask=MASK, queries=queries, documents=DOCUMENTS)
+    lists = LossInputs(labels=LABELS, mask=MASK, queries=queries, documents=DOCUMENTS)
     (gradient,) = torch.autograd.grad(apply(Relevant(), lists)[0], queries)
     torch.testing.assert_close(gradient, torch.tensor([[4.0, 1.0], [1.0, 3.0]]) / 2)
 
@@ -81,16 +81,18 @@ def test_padding_of_the_documents_does_not_reach_the_gradient_of_the_query():
 def test_what_a_loss_reads_is_given_or_named():
     with pytest.raises(ValueError, match=r"^loss Relevant needs teacher_scores, which this run does not have$"):
         apply(Relevant(teacher=True), SCORED)
-    taught = Lists(labels=LABELS, mask=MASK, scores=SCORED.scores, teacher_scores=torch.full((2, 2), 2.0))
+    taught = LossInputs(labels=LABELS, mask=MASK, scores=SCORED.scores, teacher_scores=torch.full((2, 2), 2.0))
     assert apply(Relevant(teacher=True), taught)[0] == 10
-    keyed = Lists(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, query_keys=torch.tensor([3, 4]))
+    keyed = LossInputs(
+        labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, query_hashes=torch.tensor([3, 4])
+    )
     assert apply(Norms(), keyed)[0] == 3 + 7
 
 
 def test_a_wrapper_gets_everything_and_asks_for_what_its_losses_ask():
     both = Twice((Relevant(), Twice((Relevant(teacher=True), Norms()))))
     assert requirements(both) == {"positive"}
-    assert reads_of(both) == ("teacher_scores", "query_keys")
+    assert input_names(both) == ("teacher_scores", "query_hashes")
     assert all_losses(both) == [both, both.inner[0], both.inner[1], *both.inner[1].inner]
     value, statistics = apply(Twice((Relevant(), Relevant())), SCORED)
     assert (value, statistics) == (torch.tensor(20.0), {"once": torch.tensor(10.0)})
@@ -104,7 +106,7 @@ def test_a_loss_of_the_users_that_says_little_is_called_all_the_same():
             return scores[mask].sum()
 
     assert apply(Bare(), SCORED) == (torch.tensor(15.0), {})
-    assert (reads_of(Bare()), requirements(Bare())) == ((), {"comparison"})
+    assert (input_names(Bare()), requirements(Bare())) == ((), {"comparison"})
 
 
 def test_the_mean_is_over_the_lists_that_count_whatever_their_weights():

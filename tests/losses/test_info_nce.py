@@ -24,19 +24,19 @@ def lists():
     """5 lists of up to 4: two positives, none, ragged hard negatives; texts that recur within and across lists."""
     mask = torch.arange(4) < torch.tensor([[4], [2], [3], [1], [4]])
     labels = torch.tensor([[1, 0, 2, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1]])
-    query_keys = torch.tensor([70, 71, 72, 70, 74])  # the first and the fourth query are one text
-    document_keys = torch.arange(20).reshape(5, 4)
-    document_keys[1, 1] = document_keys[0, 0]  # a negative that is another list's positive
-    document_keys[4, 1] = document_keys[1, 0]  # two lists share a positive
-    document_keys[4, 0] = document_keys[3, 0]
-    document_keys[4, 3] = document_keys[4, 2]  # a positive twice
+    query_hashes = torch.tensor([70, 71, 72, 70, 74])  # the first and the fourth query are one text
+    document_hashes = torch.arange(20).reshape(5, 4)
+    document_hashes[1, 1] = document_hashes[0, 0]  # a negative that is another list's positive
+    document_hashes[4, 1] = document_hashes[1, 0]  # two lists share a positive
+    document_hashes[4, 0] = document_hashes[3, 0]
+    document_hashes[4, 3] = document_hashes[4, 2]  # a positive twice
     return {
         "queries": unit(5, 6),
         "documents": unit(5, 4, 6, seed=1),
         "labels": labels,
         "mask": mask,
-        "query_keys": query_keys,
-        "document_keys": document_keys,
+        "query_hashes": query_hashes,
+        "document_hashes": document_hashes,
         "guide_queries": unit(5, 3, seed=2) * 7,
         "guide_documents": unit(5, 4, 3, seed=3) / 5,
         "scale": torch.tensor(7.0, dtype=torch.float64),
@@ -45,7 +45,7 @@ def lists():
 
 def evaluate(loss: InfoNCE, lists: dict[str, Tensor], **changes: Tensor) -> Tensor:
     lists = {**lists, **changes}
-    inputs = {name: lists[name] for name in loss.reads}
+    inputs = {name: lists[name] for name in loss.inputs}
     return loss(
         *(lists[name] for name in ("queries", "documents", "labels", "mask")), weights=lists.get("weights"), **inputs
     )
@@ -64,8 +64,8 @@ def by_definition(loss: InfoNCE, lists: dict[str, Tensor]) -> float:
         if not loss.mask_duplicates:
             return document[0] == query and document in positives
         return any(
-            lists["query_keys"][query] == lists["query_keys"][p[0]]
-            and lists["document_keys"][document] == lists["document_keys"][p]
+            lists["query_hashes"][query] == lists["query_hashes"][p[0]]
+            and lists["document_hashes"][document] == lists["document_hashes"][p]
             for p in positives
         )
 
@@ -220,14 +220,14 @@ def test_padding_permutations_and_a_query_without_positive(lists):
     plain = evaluate(loss, lists)
     padded = {
         name: F.pad(lists[name], (0,) * (2 * lists[name].dim() - 4) + (0, 3), value=value)
-        for name, value in {"documents": math.nan, "labels": 1, "mask": False, "document_keys": 0}.items()
+        for name, value in {"documents": math.nan, "labels": 1, "mask": False, "document_hashes": 0}.items()
     }
     torch.testing.assert_close(evaluate(loss, lists, **padded), plain)
     order = torch.tensor([3, 0, 4, 1, 2])
     shuffled = {name: value[order] for name, value in lists.items() if value.dim()}
     torch.testing.assert_close(evaluate(loss, lists, **shuffled), plain)
     columns = torch.tensor([2, 0, 3, 1])
-    names = ("documents", "labels", "mask", "document_keys")
+    names = ("documents", "labels", "mask", "document_hashes")
     torch.testing.assert_close(evaluate(loss, lists, **{name: lists[name][:, columns] for name in names}), plain)
     weights = torch.ones(5).double().index_fill(0, torch.tensor([2]), 100.0)
     torch.testing.assert_close(evaluate(loss, lists, weights=weights), plain)
@@ -396,8 +396,8 @@ def test_options(options, message):
 
 
 def test_reads():
-    assert InfoNCE().reads == ("query_keys", "document_keys")
-    assert InfoNCE(temperature=None, mask_duplicates=False, guide_margin=0.0).reads == (
+    assert InfoNCE().inputs == ("query_hashes", "document_hashes")
+    assert InfoNCE(temperature=None, mask_duplicates=False, guide_margin=0.0).inputs == (
         "scale",
         "guide_queries",
         "guide_documents",

@@ -57,7 +57,7 @@ def test_at_the_reference_every_document_is_half_satisfied(lists):
 
 
 def test_a_list_needs_no_comparison(lists):
-    assert KTO.requires == ("labels",)
+    assert KTO.data_requirements == ("labels",)
     scores, reference, labels, mask = lists
     alone = evaluate(KTO(), scores[1], reference[1], labels[1], mask[1])
     assert alone[1][0] < 0

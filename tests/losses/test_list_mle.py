@@ -18,7 +18,7 @@ SCORES = torch.tensor([0.3, -0.6, 0.9, 0.1], dtype=torch.float64)
 LABELS = torch.tensor([0.0, 2.0, 1.0, 0.0])
 MASK = torch.ones(4, dtype=torch.bool)
 KEYS = torch.tensor([101, 7, 2**62, 5])
-DRAW = {"document_keys": KEYS, "seed": 1, "step": 2}
+DRAW = {"document_hashes": KEYS, "seed": 1, "step": 2}
 
 
 def negative_log_likelihood(order, weights=(1.0, 1.0, 1.0, 1.0)):
@@ -44,7 +44,7 @@ def test_the_mean_over_both_orders_of_the_tie(position_weights, weights):
 @pytest.mark.parametrize("position_weights", ["uniform", "exponential"])
 def test_oracle_8_two_documents_are_rank_net(position_weights):
     loss = ListMLE(temperature=0.5, position_weights=position_weights)(
-        SCORES[:2], LABELS[:2], MASK[:2], **{**DRAW, "document_keys": KEYS[:2]}
+        SCORES[:2], LABELS[:2], MASK[:2], **{**DRAW, "document_hashes": KEYS[:2]}
     )
     torch.testing.assert_close(loss, RankNet(sigma=2.0)(SCORES[:2], LABELS[:2], MASK[:2]))
 
@@ -52,7 +52,7 @@ def test_oracle_8_two_documents_are_rank_net(position_weights):
 def test_lists_of_one_label_do_not_count():
     labels = torch.stack([LABELS, torch.ones(4)])
     keys = KEYS.expand(2, 4)
-    whole = ListMLE()(SCORES.expand(2, 4), labels, MASK.expand(2, 4), **{**DRAW, "document_keys": keys})
+    whole = ListMLE()(SCORES.expand(2, 4), labels, MASK.expand(2, 4), **{**DRAW, "document_hashes": keys})
     torch.testing.assert_close(whole, ListMLE()(SCORES, LABELS, MASK, **DRAW))
 
 
@@ -74,7 +74,7 @@ def test_a_list_of_3000_documents_is_finite(position_weights):
     scores = torch.linspace(-20, 20, 3_000, requires_grad=True)
     labels, mask = torch.arange(3_000) % 3, torch.ones(3_000, dtype=torch.bool)
     loss = ListMLE(position_weights=position_weights)(
-        scores, labels, mask, document_keys=torch.arange(3_000), seed=0, step=1
+        scores, labels, mask, document_hashes=torch.arange(3_000), seed=0, step=1
     )
     (gradient,) = torch.autograd.grad(loss, scores)
     assert loss.isfinite()

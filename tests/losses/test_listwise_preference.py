@@ -26,8 +26,8 @@ def lists():
 def evaluate(loss, scores, labels, mask, reference=None):
     scores = scores.detach().clone().requires_grad_()
     inputs = {"reference_scores": reference, "seed": 7, "step": 3}
-    inputs["document_keys"] = torch.arange(scores.numel()).reshape(scores.shape)
-    value = loss(scores, labels, mask, **{name: inputs[name] for name in loss.reads})
+    inputs["document_hashes"] = torch.arange(scores.numel()).reshape(scores.shape)
+    value = loss(scores, labels, mask, **{name: inputs[name] for name in loss.inputs})
     return value.detach(), torch.autograd.grad(value, scores)[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.contracts import Lists, apply, requirements
+from losses.contracts import LossInputs, apply, requirements
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
 from losses.matryoshka import Matryoshka, Matryoshka2D, default_dims
@@ -25,7 +25,7 @@ def unit(*shape, seed=0):
 @pytest.fixture
 def lists():
     labels = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]])
-    return Lists(
+    return LossInputs(
         labels=labels,
         mask=torch.arange(3) < torch.tensor([[3], [2], [3], [1]]),
         queries=unit(4, 8),
@@ -72,7 +72,7 @@ def test_sentence_transformers(weights):
     queries, documents = unit(6, 8).requires_grad_(), unit(6, 1, 8, seed=1)
     ones = torch.ones(6, 1)
     ours = Matryoshka(InfoNCE(mask_duplicates=False), dims=(8, 4, 2), weights=weights)
-    value, _ = ours(Lists(labels=ones, mask=ones > 0, queries=queries, documents=documents))
+    value, _ = ours(LossInputs(labels=ones, mask=ones > 0, queries=queries, documents=documents))
     stub = Stub()
     theirs = MatryoshkaLoss(stub, MultipleNegativesRankingLoss(stub), [8, 4, 2], weights)
     columns = [{"sentence_embedding": queries}, {"sentence_embedding": documents[:, 0]}]
@@ -177,9 +177,9 @@ def test_padding_has_no_gradient_and_nothing_relevant_no_loss(loss, lists):
 
 
 def test_it_needs_what_its_loss_needs():
-    assert Matryoshka(CoSENT(temperature=None)).reads == ("scale",)
+    assert Matryoshka(CoSENT(temperature=None)).inputs == ("scale",)
     assert requirements(Matryoshka(CoSENT())) == {"labels"}
-    assert Matryoshka2D(Matryoshka(CoSENT())).reads == ("query_layers", "document_layers")
+    assert Matryoshka2D(Matryoshka(CoSENT())).inputs == ("query_layers", "document_layers")
     assert [default_dims(dim) for dim in (16, 32, 64, 384)] == [
         (16,),
         (32,),

@@ -29,7 +29,7 @@ def evaluate(loss, scores, labels=CHOSEN_FIRST, mask=BOTH, reference=None):
     """(value, gradient) with the reference where the loss reads one (zeros by default)."""
     scores = scores.detach().clone().requires_grad_()
     reference = torch.zeros_like(scores) if reference is None else reference
-    inputs = {"reference_scores": reference} if loss.reads else {}
+    inputs = {"reference_scores": reference} if loss.inputs else {}
     value = loss(scores, labels, mask, **inputs)
     return value.detach(), torch.autograd.grad(value, scores)[0]
 
@@ -40,8 +40,8 @@ def pair(margin: float) -> torch.Tensor:
 
 
 def test_which_losses_read_a_reference():
-    assert {type(loss).__name__ for loss in ALL if not loss.reads} == {"BradleyTerry", "SimPO", "ORPO"}
-    assert all(loss.reads == ("reference_scores",) for loss in ALL if loss.reads)
+    assert {type(loss).__name__ for loss in ALL if not loss.inputs} == {"BradleyTerry", "SimPO", "ORPO"}
+    assert all(loss.inputs == ("reference_scores",) for loss in ALL if loss.inputs)
 
 
 @pytest.mark.parametrize("beta", [0.1, 2.0])
@@ -148,7 +148,7 @@ def test_a_constant_cancels_except_in_orpo(loss):
     assert loss.shift_invariant == (not isinstance(loss, ORPO))
 
 
-@pytest.mark.parametrize("loss", [loss for loss in ALL if loss.reads], ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("loss", [loss for loss in ALL if loss.inputs], ids=lambda loss: type(loss).__name__)
 def test_the_reference_has_no_gradient_and_half_precision_is_not_subtracted(loss):
     """Neither 12 - 1/256 nor 8 + 1/256 is a number of bfloat16."""
     scores = torch.tensor([12.0, 8.0], dtype=torch.bfloat16, requires_grad=True)
@@ -176,7 +176,7 @@ def test_gradcheck(loss):
     generator = torch.Generator().manual_seed(4)
     scores, reference = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
     labels, mask = torch.tensor([[0, 2, 1, 0, 0]] * 3), torch.arange(5) < torch.tensor([[5], [3], [4]])
-    inputs = {"reference_scores": reference} if loss.reads else {}
+    inputs = {"reference_scores": reference} if loss.inputs else {}
     assert torch.autograd.gradcheck(lambda s: loss(s, labels, mask, **inputs), (scores.requires_grad_(),))
 
 

@@ -17,7 +17,7 @@ from loss_samples import REPRESENTATIONS, Case, Sample, configured, flagged, mis
 from policies import Policy
 from torch import Tensor
 
-from losses.contracts import REQUIREMENTS, ListLoss, Lists, reads_of, requirements
+from losses.contracts import REQUIREMENTS, ListLoss, LossInputs, input_names, requirements
 
 SIZES = (5, 3, 4, 4)
 PER_DOCUMENT = ("scores", "logsumexp", "documents", "document_layers")
@@ -35,7 +35,7 @@ def test_there_are_losses(request):
 def test_what_a_loss_says_of_itself(case: Case):
     names = REQUIREMENTS.keys()
     assert requirements(case.loss) <= names, f"requires: choose of {', '.join(names)}"
-    assert isinstance(case.loss, Policy) or set(reads_of(case.loss)) <= Lists.__dataclass_fields__.keys()
+    assert isinstance(case.loss, Policy) or set(input_names(case.loss)) <= LossInputs.__dataclass_fields__.keys()
     assert case.loss == case.loss, "a frozen dataclass compares by value"
     assert hash(type(case.loss)), "a frozen dataclass"
 
@@ -105,10 +105,10 @@ def test_the_other_lists_of_the_batch(case: Case):
     """They may change a list's gradient by a common factor only, the denominator, which their scores do not enter."""
     if case.loss.contract != "list":
         pytest.skip("list losses")
-    coupled = flagged(case.loss, "couples_lists")
+    coupled = flagged(case.loss, "depends_on_other_lists")
     found = [other_lists_change_nothing(case, row) for row in (0, 1)]
     assert coupled or all(found)
-    assert not (coupled and all(found)), "couples_lists = True is not needed"
+    assert not (coupled and all(found)), "depends_on_other_lists = True is not needed"
 
 
 def other_lists_change_nothing(case: Case, row: int) -> bool:

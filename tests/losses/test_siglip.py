@@ -46,7 +46,7 @@ def test_definition_and_derivative(which, monkeypatch):
     mask = torch.arange(3) < torch.tensor([[3], [2], [2], [1]])
     keys = torch.arange(12).reshape(4, 3)
     keys[2, 0] = keys[0, 0]  # a copy of the first query's positive
-    query_keys = torch.tensor([1, 2, 3, 2])  # two equal queries
+    query_hashes = torch.tensor([1, 2, 3, 2])  # two equal queries
     weights = torch.tensor([1.0, 3.0, 7.0, 0.5]).double()
     known = {(i, int(keys[i, j])) for i in range(4) for j in range(3) if mask[i, j] and labels[i, j] > 0}
     known |= {(1, int(keys[3, 0])), (3, int(keys[1, 1]))}
@@ -59,7 +59,7 @@ def test_definition_and_derivative(which, monkeypatch):
             logit = float(queries[i] @ documents[j, k]) * 5 - 2
             total += 0 if skip else float(weights[i]) * math.log1p(math.exp(-logit if positive else logit))
     loss, options = SigLIP(temperature=None, bias=None, in_batch=which), {"weights": weights}
-    inputs = {"query_keys": query_keys, "document_keys": keys}
+    inputs = {"query_hashes": query_hashes, "document_hashes": keys}
     parameters = torch.tensor([5.0, -2.0]).double().unbind()
 
     def value(queries, documents, scale, bias):
@@ -73,8 +73,8 @@ def test_definition_and_derivative(which, monkeypatch):
 
 
 def test_reads_and_options():
-    assert SigLIP().reads == ("query_keys", "document_keys")
-    assert SigLIP(temperature=None, bias=None, mask_duplicates=False).reads == ("scale", "bias")
+    assert SigLIP().inputs == ("query_hashes", "document_hashes")
+    assert SigLIP(temperature=None, bias=None, mask_duplicates=False).inputs == ("scale", "bias")
     for options in ({"temperature": -1.0}, {"bias": math.nan}, {"in_batch": "some"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             SigLIP(**options)

@@ -14,13 +14,14 @@ from policies import Policy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR
 
-from data.batch import ListBatch, ListExample, TokenRows
+from data.batch import ListBatch, ListExample, TokenSequences
+from data.collate import pad
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import apply
-from trainers.loss_inputs import make_lists
-from trainers.step import ChunkedBackward, Representations
+from trainers.loss_inputs import make_loss_inputs
+from trainers.step import GradientCache, Representations
 
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
 ONE_CHUNK, SEVERAL_CHUNKS = 10_000, 30  # tokens
@@ -67,9 +68,9 @@ def batch(kind: str) -> ListBatch:
             document_ids=[str(document) for document in range(size)],
             labels=np.array([0, 2, 1, 0, 0, 1] if number != 3 else [0] * 6, dtype=np.float32)[:size],
             teacher_scores=rng.normal(size=size).astype(np.float32),
-            rows=TokenRows.from_encoding({"input_ids": rows}),
-            query_key=number,
-            document_keys=10 * number + np.arange(size),
+            rows=TokenSequences.from_encoding({"input_ids": rows}),
+            query_hash=number,
+            document_hashes=10 * number + np.arange(size),
             weight=0.5 if number == 2 else 1.0,
         )
         examples.append(example)
@@ -93,7 +94,7 @@ def inputs(kind: str) -> dict[str, Any]:
 
 
 def objective(loss: Any, kind: str, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_lists(representations, batch(kind), **inputs(kind))
+    lists = make_loss_inputs(representations, batch(kind), **inputs(kind))
     if not hasattr(loss, "sample"):
         return apply(loss, lists)
     policy = Policy(loss)
@@ -111,7 +112,7 @@ def gradient(model: nn.Module) -> Tensor:
 def whole(loss: Any, kind: str) -> Tensor:
     """The gradient from one forward of all rows and one backward."""
     model, rows = Model(kind), batch(kind).rows
-    objective(loss, kind, model(**rows.pad(range(len(rows)), {})))[0].backward()
+    objective(loss, kind, model(**pad(rows, range(len(rows)), {})))[0].backward()
     return gradient(model)
 
 
@@ -124,7 +125,7 @@ def engine(kind: str) -> TorchEngine:
 def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
     engine(kind).optimizer.zero_grad()
-    backward = ChunkedBackward(engine(kind), {}, token_budget=token_budget, kept_chunks=kept_chunks, seed=0)
+    backward = GradientCache(engine(kind), {}, token_budget=token_budget, kept_chunks=kept_chunks, seed=0)
     done = backward(batch(kind).rows, lambda leaves: objective(loss, kind, leaves), step=3)
     assert (done.num_chunks == 1) == (token_budget == ONE_CHUNK)
     return gradient(engine(kind).model)

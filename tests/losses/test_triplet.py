@@ -68,7 +68,7 @@ def test_definition_and_derivative(distance, margin, negatives, in_batch):
     loss = Triplet(distance=distance, margin=margin, negatives=negatives, in_batch=in_batch)
 
     def value(queries, documents):
-        inputs = {"query_keys": torch.arange(4), "document_keys": keys}
+        inputs = {"query_hashes": torch.arange(4), "document_hashes": keys}
         return loss(queries, documents, labels, mask, weights=weights, **inputs)
 
     assert float(value(queries, documents)) == pytest.approx(total / 3)
@@ -91,8 +91,8 @@ def test_no_negatives_no_documents_and_a_document_equal_to_its_query(distance, n
 
 
 def test_options():
-    assert Triplet().requires == ("comparison",)
-    assert Triplet(in_batch="all").requires == ("positive",)
+    assert Triplet().data_requirements == ("comparison",)
+    assert Triplet(in_batch="all").data_requirements == ("positive",)
     for options in ({"distance": "chebyshev"}, {"margin": math.inf}, {"negatives": "easy"}, {"in_batch": "yes"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             Triplet(**options)

@@ -63,7 +63,7 @@ def pairs():
 
 def ours(loss, scores, reference):
     labels = torch.tensor([1.0, 0.0]).expand_as(scores)
-    inputs = {"reference_scores": reference} if loss.reads else {}
+    inputs = {"reference_scores": reference} if loss.inputs else {}
     return loss(scores, labels, labels >= 0, **inputs)
 
 
@@ -160,7 +160,7 @@ def test_cpo_trainer(loss_type, loss, pairs):
         simpo_gamma=getattr(loss, "gamma", 0.0),
         alpha=0.0,
     )
-    log_ratios = scores - reference if loss.reads else scores
+    log_ratios = scores - reference if loss.inputs else scores
     theirs = cpo.cpo_loss(*log_ratios.unbind(-1))[0].mean()
     assert_equal(ours(loss, scores, reference), theirs, scores)
 

@@ -10,7 +10,7 @@ import torch
 from running import run_to_the_end
 
 from launch.cli.compose import load
-from losses.contracts import Lists, MatrixLoss, apply, reads_of, requirements
+from losses.contracts import LossInputs, MatrixLoss, apply, input_names, requirements
 from losses.math.schedules import Schedule
 from losses.policies.ranking_policy import PlackettLuceGRPO
 from losses.preference import DPO, BradleyTerry
@@ -28,11 +28,11 @@ class Alignment(MatrixLoss):
 
 
 @pytest.fixture
-def lists() -> Lists:
+def lists() -> LossInputs:
     """Two lists of embeddings in float64; the second has no pair, so that the terms' denominators differ."""
     generator = torch.Generator().manual_seed(0)
     queries, documents = torch.randn(2, 4, generator=generator), torch.randn(2, 3, 4, generator=generator)
-    return Lists(
+    return LossInputs(
         labels=torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]),
         mask=torch.tensor([[True, True, True], [True, True, False]]),
         queries=queries.double().requires_grad_(),
@@ -82,7 +82,7 @@ def test_a_sum_within_a_sum(lists):
 def test_needs_and_inputs_are_those_of_the_terms(lists):
     sum_ = WeightedSum({"dpo": Term(DPO()), "cross_entropy": Term(SoftmaxCrossEntropy())})
     assert requirements(sum_) == {"comparison", "positive", "several"}
-    assert reads_of(sum_) == ("reference_scores",)
+    assert input_names(sum_) == ("reference_scores",)
     with pytest.raises(ValueError, match="loss DPO needs reference_scores, which this run does not have"):
         apply(sum_, replace(lists, reference_scores=None))
 

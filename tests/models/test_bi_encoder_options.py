@@ -91,11 +91,11 @@ def test_dropout(tiny_bert_dir):
     torch.manual_seed(0)
     model = build(tiny_bert_dir, dropout=0.5)
     inputs = features(model, TEXTS)
-    assert model.asked_dropout == 0.5
+    assert model.requested_dropout == 0.5
     assert not torch.equal(model(**inputs)["embedding"], model(**inputs)["embedding"])
     disable_dropout(model)
     assert torch.equal(model(**inputs)["embedding"], model(**inputs)["embedding"])
-    assert build(tiny_bert_dir, lora=LoRAConfig(dropout=0.1)).asked_dropout == 0.1
+    assert build(tiny_bert_dir, lora=LoRAConfig(dropout=0.1)).requested_dropout == 0.1
 
 
 @pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])

@@ -254,7 +254,7 @@ def test_the_level_of_the_scores_can_be_held(tiny_bert_dir, lora):
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     before, scores = trained(), score(model)
-    model.hold_level()
+    model.freeze_score_bias()
     (held,) = before - trained()
     with torch.no_grad():
         model.get_parameter(held).add_(3.0)

@@ -244,7 +244,7 @@ def test_loading_prints_nothing(tiny_causal_dir, capfd):
 def test_dropout_is_set_where_the_model_has_some(tiny_causal_dir):
     config = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", dropout=0.5, max_length=256, attention="eager")
     model = config.build(0)
-    assert model.asked_dropout == 0.5
+    assert model.requested_dropout == 0.5
     batch = padded(tokens(model))
     assert not torch.equal(model(**batch)["score"], model(**batch)["score"])
     torch.testing.assert_close(score(model.eval()), score(model), atol=0, rtol=0)

@@ -10,7 +10,7 @@ from llm_rerankers import DOCUMENTS, QUERIES, build, padded
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from data.batch import TokenRows
+from data.batch import TokenSequences
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed import process_group
 from engines.distributed.testing import run_ranks
@@ -40,7 +40,7 @@ def update_and_score(folder: Path, stage: int | None) -> tuple[dict[str, Tensor]
         weights = {name: value.detach().clone() for name, value in engine.model.named_parameters()}
     texts = {"what.": DOCUMENTS[:3], "x": [*QUERIES, "y"]}
     encoded = [model.tokenizer.encode_list(query, documents) for query, documents in texts.items()]
-    lists = TokenRows.concatenate([TokenRows.from_encoding(encoding) for encoding in encoded])
+    lists = TokenSequences.concatenate([TokenSequences.from_encoding(encoding) for encoding in encoded])
     scores = score_lists(engine.forward, lists, SIZES, model.tokenizer.padding, 300, engine.device)
     return weights, scores, norm
 

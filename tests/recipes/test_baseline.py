@@ -9,12 +9,12 @@ from pathlib import Path
 from evaluation.evaluator import EvaluationResult
 from evaluation.metrics import Metrics
 from launch.cli.compose import load
-from recipes.baseline import before_folder, read_before, write_before
+from recipes.baseline import baseline_folder, read_baseline, save_baseline
 
 
 def folder_of(options: list[str]) -> Path:
     settings = load(options)
-    return before_folder(settings, settings.data.build(), settings.model.build(settings.seed))
+    return baseline_folder(settings, settings.data.build(), settings.model.build(settings.seed))
 
 
 def test_the_name_depends_on_what_makes_the_scores(tiny_run: list[str]) -> None:
@@ -47,8 +47,8 @@ def test_the_name_depends_on_what_the_folder_of_the_model_says(
 def test_another_run_reads_what_one_wrote(tmp_path: Path) -> None:
     result = EvaluationResult(Metrics({"MAP": 0.5}, {"MAP": {"q": 0.5}}), {"q": {"d": 1.0}})
     known = tmp_path / "known"
-    assert read_before(tmp_path / "first", known) is None
-    write_before(tmp_path / "first", known, result)
-    assert read_before(tmp_path / "second", known) == result.metrics
+    assert read_baseline(tmp_path / "first", known) is None
+    save_baseline(tmp_path / "first", known, result)
+    assert read_baseline(tmp_path / "second", known) == result.metrics
     assert (tmp_path / "second" / "before.run").read_text() == (tmp_path / "first" / "before.run").read_text()
-    assert read_before(tmp_path / "first", tmp_path / "nowhere") == result.metrics
+    assert read_baseline(tmp_path / "first", tmp_path / "nowhere") == result.metrics

@@ -158,7 +158,7 @@ STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "in the first step": lambda patch: stop_inside(patch, "grpo", 1),
     "inside the second stage": lambda patch: stop_inside(patch, "contrastive", 1),
     "before the end of a stage is known": lambda patch: stop_between(patch, "recipes.finish.write_report", 1),
-    "between two stages": lambda patch: stop_between(patch, "recipes.training_run.show_checkpoints", 2),
+    "between two stages": lambda patch: stop_between(patch, "recipes.training_run.link_checkpoints", 2),
     "before the summary": lambda patch: stop_between(patch, "recipes.training_run.write_report", 1),
 }
 

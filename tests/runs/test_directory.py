@@ -148,11 +148,11 @@ def test_a_broken_checkpoint_is_not_started_from(tmp_path):
 @pytest.mark.parametrize(("changes", "left_out"), [({"trainer__betas": [0.5, 0.9]}, [2]), ({"seed": 2}, [])])
 def test_batches_that_were_left_out_stay_so_where_they_are_the_same(tmp_path, changes, left_out):
     run = RunDirectory.open(settings(tmp_path))
-    CheckpointStore(run.checkpoints).save(3, write, {"step": 3, "best_step": 3, "passed_over": [2]}, best=True)
+    CheckpointStore(run.checkpoints).save(3, write, {"step": 3, "best_step": 3, "skipped_batches": [2]}, best=True)
     source = str(run.checkpoints / "best")
     run = RunDirectory.open(settings(tmp_path, resume=source, run_name="second", **changes))
-    assert run.checkpoint[1]["passed_over"] == left_out
-    assert read_state(run.checkpoint[0])["passed_over"] == left_out
+    assert run.checkpoint[1]["skipped_batches"] == left_out
+    assert read_state(run.checkpoint[0])["skipped_batches"] == left_out
 
 
 def test_other_data_is_refused(tmp_path):
@@ -225,7 +225,7 @@ def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, point
     # Of another run, its best metric may be another's: no mark to beat.
     assert CheckpointStore(run.checkpoints).best() == (folder if seed == 1 else None)
     assert state["best_step"] == run.checkpoint[1]["best_step"] == (3 if seed == 1 else None)
-    assert state.get("owes_evaluation", False) == (seed == 7)
+    assert state.get("pending_evaluation", False) == (seed == 7)
     assert logged_steps(run)[-1] == ("train", 3)
     assert (tmp_path / "first.1").exists() == (name == "first")
     original = tmp_path / ("first.1" if name == "first" else "first") / "checkpoints"

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
-from data.batch import ListBatch, ListExample, TokenRows
-from data.collate import plan_chunks
+from data.batch import ListBatch, ListExample, TokenSequences
+from data.collate import pad, plan_chunks
 from data.hashing import stable_hash
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
@@ -29,8 +29,8 @@ from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
 from models.bi_encoder import BiEncoder, BiEncoderConfig
-from trainers.loss_inputs import make_lists
-from trainers.step import ChunkedBackward, Representations
+from trainers.loss_inputs import make_loss_inputs
+from trainers.step import GradientCache, Representations
 
 SEED, STEP, LEARNING_RATE = 7, 3, 0.1
 NUM_LISTS = 10
@@ -124,9 +124,9 @@ def make_batch(negatives: str, several: bool) -> ListBatch:
                 document_ids=[f"d{number}.{i}" for i in range(size)],
                 labels=np.array([i < relevant for i in range(size)], dtype=np.float32),
                 teacher_scores=draw.normal(size=size).astype(np.float32),
-                rows=TokenRows({"input_ids": ids.astype(np.int32)}, lengths.astype(np.int32)),
-                query_key=number,
-                document_keys=np.array([100 * number + i for i in range(size)]),
+                rows=TokenSequences({"input_ids": ids.astype(np.int32)}, lengths.astype(np.int32)),
+                query_hash=number,
+                document_hashes=np.array([100 * number + i for i in range(size)]),
             )
         )
     return ListBatch(0, examples)
@@ -158,7 +158,7 @@ def make_model(folder: Path, dropout: float) -> BiEncoder:
 
 
 def objective(case: Case, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_lists(representations, batch_of(case), step=STEP, progress=0.0, seed=SEED)
+    lists = make_loss_inputs(representations, batch_of(case), step=STEP, progress=0.0, seed=SEED)
     return apply(LOSSES[case.loss], lists)
 
 
@@ -182,7 +182,7 @@ def measure(folder: Path, case: Case) -> Result:
     )
     budget, plan = chunks_of(case)
     kept = len(plan) if case.kept == "whole" else 0
-    backward = ChunkedBackward(engine, model.tokenizer.padding, token_budget=budget, kept_chunks=kept, seed=SEED)
+    backward = GradientCache(engine, model.tokenizer.padding, token_budget=budget, kept_chunks=kept, seed=SEED)
     done = backward(batch_of(case).rows, lambda leaves: objective(case, leaves), step=STEP)
     gradients = accumulated_gradients(engine)
     norm = engine.step()
@@ -221,7 +221,7 @@ def _reference(folder: Path, case: Case, plan: tuple[tuple[int, ...], ...]) -> R
     outputs = []
     for chunk in plan:
         torch.manual_seed(stable_hash("chunk", SEED, STEP, chunk[0]))
-        outputs.append(model(**rows.pad(chunk, model.tokenizer.padding)))
+        outputs.append(model(**pad(rows, chunk, model.tokenizer.padding)))
     order = torch.tensor([row for chunk in plan for row in chunk]).argsort()
     representations = {name: torch.cat([output[name] for output in outputs])[order] for name in outputs[0]}
     value, _ = objective(case, representations)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from running import make_trainer, metrics_of
 
+from data.collate import pad
 from engines.distributed.process_group import rank
 from engines.distributed.testing import run_ranks
 
@@ -43,7 +44,7 @@ def break_gradient(trainer: Any, on_rank: int) -> None:
 
 def run(settings: list[str], breaks: Callable[[Any], None] | None = None, without: tuple[int, ...] = ()) -> Any:
     trainer = make_trainer(settings)
-    trainer.batches.passed_over = list(without)
+    trainer.batches.skipped_batches = list(without)
     if breaks is not None:
         breaks(trainer)
     trainer.fit()
@@ -74,7 +75,7 @@ def test_a_batch_that_is_left_out_might_as_well_not_be_in_the_data(policy: str, 
     expected = run([*settings, "run_name=without"], without=(1, BAD))
     found = run([*settings, "run_name=broken"], lambda trainer: break_loss(trainer, (1, BAD)))
     assert metrics_of(found) == metrics_of(expected)
-    assert found.batches.passed_over == [1, BAD]
+    assert found.batches.skipped_batches == [1, BAD]
     assert {record["action"] for record in records_of(found)} == {policy}
     assert found.engine.learning_rate() == expected.engine.learning_rate()
 
@@ -106,7 +107,7 @@ def test_between_the_updates_of_a_batch_and_resumed(policy: str, tiny_run: list[
         stopped.fit()
     resumed = run([*settings, "run_name=stopped"], breaks)
     assert metrics_of(resumed) == metrics_of(whole)
-    assert resumed.batches.passed_over == [1]
+    assert resumed.batches.skipped_batches == [1]
 
 
 def test_too_many_stop_the_run(tiny_run: list[str]) -> None:
@@ -123,7 +124,7 @@ def test_rows_that_are_not_finite_are_named(tiny_run: list[str]) -> None:
     forward = trainer.engine.forward
     batch = trainer.batches.of(1)
     bad = 4  # a row of the first batch
-    row = batch.rows.pad([bad], {})["input_ids"][0]
+    row = pad(batch.rows, [bad], {})["input_ids"][0]
 
     def broken(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = forward(features)

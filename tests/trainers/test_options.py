@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from trainers.grpo import GRPOTrainerConfig
-from trainers.supervised import RankingTrainerConfig
+from trainers.supervised import SupervisedTrainerConfig
 
 
 def rates(**options: object) -> list[float]:
-    config = RankingTrainerConfig(learning_rate=1.0, **options)
+    config = SupervisedTrainerConfig(learning_rate=1.0, **options)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = config.make_schedule().build(optimizer)
     found = []
@@ -52,7 +52,7 @@ def test_constant_schedule() -> None:
 )
 def test_errors_name_the_key(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RankingTrainerConfig(**options)
+        SupervisedTrainerConfig(**options)
 
 
 def test_num_iterations() -> None:

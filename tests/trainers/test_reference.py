@@ -87,7 +87,7 @@ def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_p
     again, scored = resumed_after_a_step(options, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2")
     assert scored == [3, 4], "the three batches of the run were scored before"
     assert again.batches.of(3).number == 2
-    again.batches.pass_over()
+    again.batches.skip_batch()
     batch = again.batches.of(3)
     assert batch.number == 3
     assert again.reference.inputs(batch, again.engine)["reference_scores"].isfinite().any()

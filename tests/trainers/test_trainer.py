@@ -235,4 +235,4 @@ def test_from_another_runs_checkpoint_the_mark_is_measured_anew(tiny_run, tmp_pa
     measured = [line for line in metrics_of(trainer) if line["split"] == "dev" and line["step"] == first.best_step]
     assert [line["MRR@10"] for line in measured] == [trainer.best_metric]
     assert trainer.checkpoints.best().name == path.name
-    assert not trainer.owes_evaluation
+    assert not trainer.pending_evaluation

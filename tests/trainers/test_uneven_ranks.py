@@ -10,14 +10,14 @@ import torch
 from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_model
 from torch import Tensor
 
-from data.batch import ListExample, TokenRows
+from data.batch import ListExample, TokenSequences
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from losses.contracts import apply
 from trainers.batches import gather_batch
-from trainers.loss_inputs import make_lists
-from trainers.step import ChunkedBackward
+from trainers.loss_inputs import make_loss_inputs
+from trainers.step import GradientCache
 
 # Tokens of a text, for each list; list i is made by rank i mod 2.
 SHARES = {
@@ -37,9 +37,9 @@ def example(number: int, tokens: int) -> ListExample:
         document_ids=[f"d{number}.{i}" for i in range(size)],
         labels=np.array([1] + [0] * (size - 1), dtype=np.float32),
         teacher_scores=np.zeros(size, dtype=np.float32),
-        rows=TokenRows({"input_ids": draw.integers(5, 120, size=int(lengths.sum())).astype(np.int32)}, lengths),
-        query_key=number,
-        document_keys=np.array([100 * number + i for i in range(size)]),
+        rows=TokenSequences({"input_ids": draw.integers(5, 120, size=int(lengths.sum())).astype(np.int32)}, lengths),
+        query_hash=number,
+        document_hashes=np.array([100 * number + i for i in range(size)]),
     )
 
 
@@ -53,10 +53,10 @@ def gradients(folder: Path, engine_name: str) -> dict[str, tuple[float, dict[str
     for name, tokens in SHARES.items():
         share = [example(number, tokens[number]) for number in range(rank(), len(tokens), world_size())]
         batch = gather_batch(0, share)
-        backward = ChunkedBackward(engine, model.tokenizer.padding, token_budget=64, kept_chunks=1, seed=SEED)
+        backward = GradientCache(engine, model.tokenizer.padding, token_budget=64, kept_chunks=1, seed=SEED)
 
         def objective(leaves: dict[str, Tensor], batch: object = batch) -> tuple[Tensor, dict[str, Tensor]]:
-            return apply(LOSSES["info_nce"], make_lists(leaves, batch, step=STEP, progress=0.0, seed=SEED))
+            return apply(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
 
         done = backward(batch.rows, objective, step=STEP)
         found[name] = (done.loss, accumulated_gradients(engine))

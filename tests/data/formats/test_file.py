@@ -136,7 +136,7 @@ def test_a_layout_is_read_by_the_names_of_its_columns(name: str, write: Write):
     approximately = {text: tuple(map(pytest.approx, pair)) for text, pair in expected.items()}
     assert content(data) == {"q": approximately}
     names = {"positive": {"positive"}, "all": {"positive", "comparison", "labels", "several"}}
-    assert data.provides == set().union(*(names.get(word, {word}) for word in given.split()))
+    assert data.available == set().union(*(names.get(word, {word}) for word in given.split()))
 
 
 def test_labelled_pairs_of_a_query_are_one_list(write: Write):
@@ -147,8 +147,8 @@ def test_labelled_pairs_of_a_query_are_one_list(write: Write):
     ]
     data = write(rows, **NOTHING_HELD_OUT).build()
     assert content(data) == {"q": {"x": GOOD, "y": BAD}, "r": {"y": BAD}}  # r has no relevant document, and stays
-    assert data.provides == {"positive", "comparison", "labels", "several"}
-    assert data.provided(list_size=1) == {"positive", "labels"}
+    assert data.available == {"positive", "comparison", "labels", "several"}
+    assert data.available_with(list_size=1) == {"positive", "labels"}
     likes = [{"prompt": r["query"], "completion": r["document"], "label": bool(r["label"])} for r in rows]
     assert content(write(likes, **NOTHING_HELD_OUT).build()) == content(data)
     with pytest.raises(ValueError, match=r"rows.jsonl:3: document 'x' of query 'q' has the label 0, at .*:1 it is 1;"):
@@ -158,7 +158,7 @@ def test_labelled_pairs_of_a_query_are_one_list(write: Write):
 def test_degrees_of_similarity_are_labels_and_nothing_else(write: Write):
     rows = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": i / 10} for i in range(5)]
     data = write(rows, **NOTHING_HELD_OUT).build()
-    assert data.provides == {"labels"}
+    assert data.available == {"labels"}
     assert content(data)["a3"] == {"b3": (pytest.approx(0.3), None)}
     held_out = write(rows, test_fraction=0.4, dev_fraction=0.0).build().splits["test"]
     assert {grade for judged in held_out.qrels.values() for grade in judged.values()} <= {10, 20, 30, 40}
@@ -243,11 +243,11 @@ def test_negatives_from_the_corpus_only_where_asked_for(write: Write):
     options = {"lists": ListOptions(random_fraction=0.5), **NOTHING_HELD_OUT}
     data = write(many(), **options).build()
     assert {len(e.document_ids) for e in examples(data, 4)} == {4}
-    assert data.provides == {"positive", "comparison", "labels", "several"}
+    assert data.available == {"positive", "comparison", "labels", "several"}
     hard = write(many(), candidates=BM25Candidates(depth=5), **NOTHING_HELD_OUT).build()
     assert {len(e.document_ids) for e in examples(hard, 4)} == {4}
     assert all(math.isnan(score) for e in examples(hard, 4) for score in e.teacher_scores)
-    assert hard.provides == data.provides
+    assert hard.available == data.available
 
 
 def test_files_for_dev_and_test(write: Write, tmp_path: Path):
@@ -297,7 +297,7 @@ def test_batches_of_two_layouts_from_files_to_batches_on_two_ranks(write: Write)
                 rank=rank,
                 world_size=world_size,
                 workers=0,
-                couples_lists=True,
+                in_batch_negatives=True,
             )
             return list(itertools.islice(loader.iterate(first), 8))
 

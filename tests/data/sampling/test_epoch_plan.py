@@ -30,8 +30,8 @@ def make_lists(topics: int = 20, queries: int = NUM_QUERIES, *, list_size: int =
     return TrainingLists(collection, Tokenizer(), list_size=list_size, seed=0, options=chosen)
 
 
-def plan(lists: TrainingLists, batch_size: int = 6, seed: int = 0, couples_lists: bool = True) -> EpochPlan:
-    return EpochPlan(lists, batch_size=batch_size, seed=seed, couples_lists=couples_lists)
+def plan(lists: TrainingLists, batch_size: int = 6, seed: int = 0, in_batch_negatives: bool = True) -> EpochPlan:
+    return EpochPlan(lists, batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
 
 
 def in_common(lists: TrainingLists, batch: list[tuple[int, int]], every_document: bool) -> int:
@@ -39,17 +39,21 @@ def in_common(lists: TrainingLists, batch: list[tuple[int, int]], every_document
     count = 0
     for first, second in combinations([lists[key] for key in batch], 2):
         documents = [
-            {key for key, label in zip(e.document_keys.tolist(), e.labels, strict=True) if every_document or label > 0}
+            {
+                key
+                for key, label in zip(e.document_hashes.tolist(), e.labels, strict=True)
+                if every_document or label > 0
+            }
             for e in (first, second)
         ]
-        count += first.query_key == second.query_key or bool(documents[0] & documents[1])
+        count += first.query_hash == second.query_hash or bool(documents[0] & documents[1])
     return count
 
 
 @pytest.mark.parametrize("every_document", [True, False])
 def test_no_two_lists_of_a_batch_have_a_text_in_common(every_document: bool):
     lists = make_lists(no_duplicates=every_document)
-    planned, free = plan(lists), plan(lists, couples_lists=False)
+    planned, free = plan(lists), plan(lists, in_batch_negatives=False)
     assert sum(in_common(lists, free.batch(number), every_document) for number in range(30)) > 10
     assert [in_common(lists, planned.batch(number), every_document) for number in range(30)] == [0] * 30
     duplicates = [ListBatch(n, [lists[key] for key in planned.batch(n)]).num_duplicates for n in range(30)]
@@ -100,7 +104,7 @@ def test_a_batch_size_that_cannot_be_is_refused():
         plan(lists, batch_size=12)
     with pytest.raises(ValueError, match=r"only 5 without a common query or relevant document were found; lower it$"):
         plan(make_lists(topics=5, no_duplicates=False), batch_size=6)
-    assert len(plan(lists, batch_size=12, couples_lists=False).batch(0)) == 12
+    assert len(plan(lists, batch_size=12, in_batch_negatives=False).batch(0)) == 12
     with pytest.raises(ValueError, match=r"trainer.batch_size=61 must be between 1 and the 60 training queries"):
         plan(lists, batch_size=61)
 
@@ -108,7 +112,13 @@ def test_a_batch_size_that_cannot_be_is_refused():
 def test_ranks_share_the_planned_batches():
     def take(rank: int, world_size: int) -> list[list[str]]:
         loader = ListLoader(
-            make_lists(), batch_size=6, seed=3, rank=rank, world_size=world_size, workers=0, couples_lists=True
+            make_lists(),
+            batch_size=6,
+            seed=3,
+            rank=rank,
+            world_size=world_size,
+            workers=0,
+            in_batch_negatives=True,
         )
         batches = loader.iterate(8)
         return [[example.query_id for example in next(batches)] for _ in range(4)]

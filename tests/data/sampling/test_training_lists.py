@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.batch import ListExample
+from data.collate import pad
 from data.collection import Collection, Split
 from data.sampling.list_options import ListOptions
 from data.sampling.training_lists import TrainingLists
@@ -107,7 +108,7 @@ def test_a_list_is_a_function_of_seed_epoch_and_query():
 
 def test_tokens_and_teacher_scores_follow_the_documents():
     example = lists()[0, 0]
-    batch = example.rows.pad(range(8), {})
+    batch = pad(example.rows, range(8), {})
     texts = collection().documents
     for row, name in enumerate(example.document_ids):
         ids = batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist()
@@ -130,7 +131,7 @@ def test_further_models_tokenise_the_same_list_without_the_prompts():
     seen = TrainingLists(
         data, Tokenizer(), list_size=4, seed=0, options=ListOptions(), frozen={"guide": Tokenizer()}, source="name"
     )[0, 0]
-    own, guide = seen.rows.pad(range(4), {})["input_ids"], seen.frozen["guide"].pad(range(4), {})["input_ids"]
+    own, guide = pad(seen.rows, range(4), {})["input_ids"], pad(seen.frozen["guide"], range(4), {})["input_ids"]
     assert own[:, 0].tolist() == [ord("A")] * 4
     assert own[:, 1:].tolist() == guide.tolist()
     assert (seen.source, lists()[0, 0].source) == ("name", "tiny")
@@ -145,7 +146,7 @@ def test_a_list_of_one_is_a_relevant_document():
 
 
 def test_lists_without_a_relevant_document_where_the_data_says_so():
-    data = lists(replace(collection(), keeps_unlabelled=True), random_fraction=0.0)
+    data = lists(replace(collection(), keep_queries_without_positives=True), random_fraction=0.0)
     assert data.query_ids == ["q0", "q1", "unjudged"]
     assert data[0, 2].labels.tolist() == [0] * 8
 

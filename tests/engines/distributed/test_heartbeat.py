@@ -116,7 +116,7 @@ def test_a_store_that_does_not_answer_ends_the_rank(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_counts_as_a_failed_exchange() -> None:
-    assert heartbeat.exchange_failed(GLOO)
-    assert heartbeat.exchange_failed(dist.DistNetworkError("reset"))
-    assert not heartbeat.exchange_failed(RuntimeError("shapes differ"))
-    assert not heartbeat.exchange_failed(torch.OutOfMemoryError("CUDA out of memory"))
+    assert heartbeat.collective_failed(GLOO)
+    assert heartbeat.collective_failed(dist.DistNetworkError("reset"))
+    assert not heartbeat.collective_failed(RuntimeError("shapes differ"))
+    assert not heartbeat.collective_failed(torch.OutOfMemoryError("CUDA out of memory"))

@@ -36,7 +36,7 @@ def test_without_keys_every_text_is_one_of_its_own():
 def test_equal_texts():
     """Queries 0 and 2 are one text: their positives are each other's. Document 1 is a copy of list 1's positive."""
     keys = torch.tensor([[-5, 40, 5], [40, 5, 5], [5, -6, -7]])
-    flat = batch(query_keys=torch.tensor([2**60, 3, 2**60]), document_keys=keys)
+    flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=keys)
     known = flat.known_documents(torch.tensor([0, 1, 2])).int().tolist()
     assert known == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
     assert flat.known_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]

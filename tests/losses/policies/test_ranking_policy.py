@@ -260,7 +260,7 @@ def test_leading_axes_are_free(lists, evaluate):
 def test_a_divergence_needs_reference_scores(lists, evaluate):
     scores, labels, mask, old, _ = lists
     loss = replace(SMALL, beta=0.5)
-    assert loss.reads == ("reference_scores",)
-    assert not SMALL.reads
+    assert loss.inputs == ("reference_scores",)
+    assert not SMALL.inputs
     with pytest.raises(ValueError, match=r"beta=0\.5 needs reference_scores"):
         evaluate(loss, scores, labels, mask, loss.sample(old, mask, [1, 2, 3]), old, None)

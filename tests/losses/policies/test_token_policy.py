@@ -27,7 +27,7 @@ ALL = TokenPolicyGRPO(num_generations=4, vocabulary=True, format_weight=0.5)
 def gradient(loss, actions, scores=SCORES, logsumexp=LOGSUMEXP, labels=LABELS, mask=MASK, **inputs):
     """d loss / d (scores, logsumexp), on policy unless an old one is given."""
     leaves = {"scores": scores.clone().requires_grad_(), "logsumexp": logsumexp.clone().requires_grad_()}
-    own = {name: leaves[name] for name in ("scores", *loss.represents)}
+    own = {name: leaves[name] for name in ("scores", *loss.policy_inputs)}
     old = {f"old_{name}": value.detach() for name, value in own.items()}
     value, _ = loss(labels=labels, mask=mask, actions=actions, **own, **(old | inputs))
     return torch.autograd.grad(value, list(own.values()))
@@ -77,7 +77,7 @@ def test_the_expected_reward_over_the_vocabulary_is_that_of_the_logits():
 def test_oracle_3_all_groups_of_four_sum_to_the_expected_gradient(loss, estimator, factor):
     """The group mean shrinks it to exactly (G-1)/G = 0.75; leaving one out does not."""
     outcomes = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)
-    sums = [torch.zeros_like(SCORES) for _ in ("scores", *loss.represents)]
+    sums = [torch.zeros_like(SCORES) for _ in ("scores", *loss.policy_inputs)]
     for group in product(range(outcomes.shape[-1]), repeat=4):
         actions = torch.tensor(group).expand(1, 3, 4)
         probability = torch.take_along_dim(outcomes, actions, dim=-1).sum(-1).exp()
@@ -93,7 +93,7 @@ def test_oracle_3_sampled_gradients_are_unbiased(loss, z_scores):
     """abs(z) < 4, over groups drawn by `sample`."""
     num_samples = 4_000
     own = {"scores": SCORES, "logsumexp": LOGSUMEXP}
-    repeated = {name: own[name].expand(num_samples, 3) for name in ("scores", *loss.represents)}
+    repeated = {name: own[name].expand(num_samples, 3) for name in ("scores", *loss.policy_inputs)}
     mask = MASK.expand(num_samples, 3)
     actions = loss.sample(mask=mask, keys=range(num_samples), **repeated)
     outcomes = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)[0].exp()
@@ -110,8 +110,8 @@ def test_oracle_3_sampled_gradients_are_unbiased(loss, z_scores):
 def test_divergence_and_entropy_are_torchs(vocabulary):
     loss = TokenPolicyGRPO(num_generations=4, vocabulary=vocabulary, beta=0.3, entropy_coef=0.2)
     others = {"scores": -SCORES, "logsumexp": F.softplus(-SCORES) + 0.4}
-    reference = {f"reference_{name}": others[name] for name in ("scores", *loss.represents)}
-    own = {name: {"scores": SCORES, "logsumexp": LOGSUMEXP}[name] for name in ("scores", *loss.represents)}
+    reference = {f"reference_{name}": others[name] for name in ("scores", *loss.policy_inputs)}
+    own = {name: {"scores": SCORES, "logsumexp": LOGSUMEXP}[name] for name in ("scores", *loss.policy_inputs)}
     old = {f"old_{name}": value for name, value in own.items()}
     same = torch.full((1, 3, 4), YES)
     value, statistics = loss(labels=LABELS, mask=MASK, actions=same, **own, **old, **reference)
@@ -189,6 +189,6 @@ def test_the_configuration_files_state_the_defaults(name, options):
 
 
 def test_reads():
-    assert TWO.reads == ()
-    assert replace(TWO, beta=0.1).reads == ("reference_scores",)
-    assert replace(ALL, beta=0.1).reads == ("logsumexp", "reference_scores", "reference_logsumexp")
+    assert TWO.inputs == ()
+    assert replace(TWO, beta=0.1).inputs == ("reference_scores",)
+    assert replace(ALL, beta=0.1).inputs == ("logsumexp", "reference_scores", "reference_logsumexp")

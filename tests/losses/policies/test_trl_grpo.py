@@ -94,7 +94,7 @@ def trl_loss(trainer_class, loss, policy, old, reference, outcome):
 
 def check_parity(trainer_class, loss):
     labels, mask, made = lists(loss)
-    own = ("scores", *loss.represents)
+    own = ("scores", *loss.policy_inputs)
     given = {f"{prefix}{name}": made[f"{prefix}{name}"] for prefix in ("", "old_", "reference_") for name in own}
     actions = loss.sample(mask=mask, keys=[1, 2], **{name: given[f"old_{name}"] for name in own})
     leaves = [given[name].requires_grad_() for name in own]
