@@ -358,7 +358,7 @@ def test_the_commands_in_the_comments_compose(file: str) -> None:
 def test_the_lines_of_the_sweep_compose() -> None:
     lines = [line for line in (CLUSTER / "sweep.txt").read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 4  # the array that the comments name
-    configs = [compose(["+exp=reranker_grpo", *line.split()]) for line in lines]
+    configs = [load(["+exp=reranker_grpo", *line.split()]) for line in lines]
     assert len({(config.seed, config.trainer.learning_rate) for config in configs}) == 4
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.cli.compose import CONF, EXPERIMENTS, compose, load
+from launch.cli.compose import compose, load
+from launch.cli.overrides import EXPERIMENTS
 from launch.cli.schema import locate, type_hints
+from runs.source_tree import CONF
 
 # An experiment chooses these groups and sets no key inside: another choice on the command line would get that key.
 # (The budget of a run, under trainer, is the experiment's own.)

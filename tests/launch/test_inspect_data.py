@@ -10,9 +10,9 @@ import pytest
 
 from data.collection import JUDGED_LISTS
 from data.formats.file import FileConfig
-from launch.cli.catalog import check_fit, configured_losses, fitting_losses, lacking
+from launch.cli.catalog import configured_losses, fitting_losses, naming_losses_that_fit
 from launch.inspect_data import main
-from losses.contracts import REQUIREMENTS, requirements
+from losses.contracts import REQUIREMENTS, MissingRequirements, missing_requirements, requirements
 from runs.source_tree import CONF
 
 ENTRY = CONF.parent / "launch" / "inspect_data.py"
@@ -114,19 +114,20 @@ def test_every_configured_loss_says_what_it_needs():
     assert all(requirements(loss) <= set(REQUIREMENTS) for loss in configured_losses().values())
     assert set(REQUIREMENTS) > JUDGED_LISTS
     assert fitting_losses(frozenset(REQUIREMENTS)) == sorted(configured_losses())
-    assert lacking(configured_losses()["margin_mse"], {"several"}) == ["comparison", "teacher_scores"]
+    assert missing_requirements(configured_losses()["margin_mse"], {"several"}) == ["comparison", "teacher_scores"]
 
 
 def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
     data = FileConfig(path=write(PAIRS)).build()
     losses = configured_losses()
-    check_fit(losses["info_nce"], data.available, data.name)
-    with pytest.raises(
+    assert not missing_requirements(losses["info_nce"], data.available)
+    refused = pytest.raises(
         ValueError,
         match=r"^loss LambdaLoss does not fit data rows.jsonl, whose training lists lack comparison \(lists with two "
         r"documents of different labels\); losses that fit: .*info_nce",
-    ) as caught:
-        check_fit(losses["lambda_rank"], data.available, data.name)
+    )
+    with refused as caught, naming_losses_that_fit():
+        raise MissingRequirements(losses["lambda_rank"], data.available, data.name, embeddings=True)
     assert "lambda_rank" not in str(caught.value).partition("that fit")[2].split(", ")
 
 

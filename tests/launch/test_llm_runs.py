@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from data.formats.documents import Document
 from data.formats.trec import read_trec_run
 from engines.distributed.testing import run_ranks
+from inference.rank import rank_documents
 from launch.cli.compose import load
-from launch.rerank import Document, main, rank_documents
+from launch.rerank import main
 from models.llm_reranker import LLMReranker
 from recipes.training_run import train
 

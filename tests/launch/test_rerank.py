@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.rerank import RankedDocument, main, read_documents, table
+from data.formats.documents import read_documents
+from inference.rank import RankedDocument
+from launch.rerank import main, table
 
 QUERY = "how are tokens counted"
 TEXTS = ["count the tokens of a text", "a list of numbers", "open a file and read its lines", "tokens"]

@@ -184,7 +184,7 @@ def test_refusals_are_one_line(options, message):
 )
 def test_the_configuration_files_state_the_defaults(name, options):
     node = OmegaConf.load(CONF / f"{name}.yaml")
-    assert instantiate(node) == TokenPolicyGRPO(**options)
+    assert instantiate(OmegaConf.to_container(node)) == TokenPolicyGRPO(**options)
     assert set(node) - {"_target_"} == {field.name for field in fields(TokenPolicyGRPO)}
 
 
