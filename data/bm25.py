@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import bm25s
 import numpy as np
@@ -12,7 +13,16 @@ import Stemmer
 
 @dataclass(frozen=True)
 class BM25:
-    """Lucene's BM25 by `bm25s`: English stop words, Snowball stemmer."""
+    """Lucene's BM25 by `bm25s`: English stop words, Snowball stemmer.
+
+    The class declares what it is as a kind of model does (models/capabilities.py).
+    """
+
+    name: ClassVar[str] = "bm25"
+    outputs: ClassVar[frozenset[str]] = frozenset()
+    default_evaluation: ClassVar[str] = "retrieval"
+    trainable: ClassVar[bool] = False
+    retrieves_by_itself: ClassVar[bool] = True
 
     k1: float = 0.9  # saturation of the term frequency
     b: float = 0.4  # normalisation by document length, 0 to 1

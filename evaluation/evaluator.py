@@ -85,6 +85,7 @@ class EvaluatorConfig(ABC):
     dev_max_queries: int | None = 100
     token_budget: int = 16384
 
+    required_outputs: ClassVar[frozenset[str]] = frozenset()  # of the model; empty: scores or embeddings, whichever
     counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")  # at least 1 each
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class RetrievalConfig(EvaluatorConfig):
     query_block: int = 256
     document_block: int = 16384
 
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     counts: ClassVar[tuple[str, ...]] = (
         *EvaluatorConfig.counts,
         "depth",

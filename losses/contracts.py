@@ -30,6 +30,23 @@ REQUIREMENTS = {
     "teacher_scores": "a teacher's score for every document",
 }
 
+# What a model gives per row, as `required_outputs` of a loss and `outputs` of a model name it.
+OUTPUTS = {
+    "score": "a score of each (query, document) pair",
+    "embedding": "an embedding of each text",
+    "layers": "the embeddings of the earlier layers",
+    "logsumexp": "a vocabulary, over which an answer has a probability",
+}
+
+# The fields of `LossInputs` that only one output can fill.
+OUTPUT_OF_INPUT = {
+    "logsumexp": "logsumexp",
+    "query_layers": "layers",
+    "document_layers": "layers",
+    "queries": "embedding",
+    "documents": "embedding",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
@@ -77,6 +94,7 @@ class Loss(ABC):
 
     contract: ClassVar[str]
     compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
+    samples_actions: ClassVar[bool] = False  # a policy: it has `sample`, and is trained by trainer=grpo
 
     @property
     def data_requirements(self) -> tuple[str, ...]:
@@ -99,7 +117,7 @@ class Loss(ABC):
     @property
     def shift_invariant(self) -> bool:
         """False: the level of a list's scores matters, not their differences alone. True: a cross-encoder's level is
-        not trained (`CrossEncoder.freeze_score_bias`)."""
+        not trained."""
         return True
 
     @property
@@ -226,6 +244,18 @@ def compares_embeddings(loss: Any) -> bool:
     return any(getattr(each, "compares_embeddings", False) for each in all_losses(loss))
 
 
+def is_policy(loss: Any) -> bool:
+    """Whether a loss samples actions from the scores and rewards them: it has `sample`, and trainer=grpo trains it."""
+    return getattr(loss, "samples_actions", False)
+
+
+def required_outputs(loss: Any) -> frozenset[str]:
+    """The outputs that a model must give for a loss and those inside it, names of OUTPUTS. Empty: any model will do,
+    since every one gives scores, or embeddings whose similarities are the scores."""
+    of_inputs = {OUTPUT_OF_INPUT[name] for name in input_names(loss) if name in OUTPUT_OF_INPUT}
+    return frozenset(of_inputs | ({"embedding"} if compares_embeddings(loss) else set()))
+
+
 def has_in_batch_negatives(loss: Any) -> bool:
     """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
     return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))
@@ -245,14 +275,14 @@ def requirements(loss: Any) -> frozenset[str]:
 class MissingRequirements(ValueError):
     """A loss requires what the training lists of a data set do not give."""
 
-    def __init__(self, loss: Any, available: Collection[str], data: str, *, embeddings: bool):
-        """`available`: what the lists give; `embeddings`: whether the model gives embeddings."""
+    def __init__(self, loss: Any, available: Collection[str], data: str, *, outputs: Collection[str]):
+        """`available`: what the lists give; `outputs`: what the model gives."""
         missing = [f"{need} ({REQUIREMENTS[need]})" for need in missing_requirements(loss, available)]
         super().__init__(
             f"loss {type(loss).__name__} does not fit data {data}, whose training lists lack {' and '.join(missing)}"
         )
         self.available = frozenset(available)
-        self.embeddings = embeddings
+        self.outputs = frozenset(outputs)
 
 
 def missing_requirements(loss: Any, available: Collection[str]) -> list[str]:

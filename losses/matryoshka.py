@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, input_names, mean_over_lists
+from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, input_names, is_policy, mean_over_lists
 from losses.math.masking import above_zero, at_least, at_least_float32, finite, one_of
 
 SMALLEST_DIM = 32
@@ -169,7 +169,7 @@ class Matryoshka2D(WrapperLoss):
 
 
 def check_inner(loss: Any) -> None:
-    if not hasattr(loss, "contract") or hasattr(loss, "sample"):
+    if not hasattr(loss, "contract") or is_policy(loss):
         raise ValueError(f"loss={type(loss).__name__} is not a loss of lists or embeddings: choose one of conf/loss")
     if "query_layers" in input_names(loss):
         raise ValueError("loss.loss=Matryoshka2D reads layers, which are not cut: put Matryoshka inside it instead")

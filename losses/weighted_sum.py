@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.contracts import LossInputs, Statistics, WrapperLoss, apply
+from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, is_policy
 from losses.math.masking import finite
 from losses.math.schedules import Schedule
 
@@ -46,7 +46,7 @@ class WeightedSum(WrapperLoss):
         if not self.terms:
             raise ValueError("terms is empty: give at least one, terms.NAME.loss with its weight")
         for name, term in self.terms.items():
-            if hasattr(term.loss, "sample"):
+            if is_policy(term.loss):
                 raise ValueError(
                     f"terms.{name}.loss={type(term.loss).__name__} samples rankings and cannot be a term of a sum: "
                     "it is a loss by itself, with trainer=grpo"

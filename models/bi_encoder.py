@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, BitsAndBytesConfig
 
+from models.capabilities import Layout, RankingModel
 from models.dropout import check_dropout, request_dropout
+from models.export.bi_encoder import export_bi_encoder
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder, read_json
@@ -17,7 +22,8 @@ from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
 from models.pooling import check_mode
-from models.scale import Scale, ScaleOptions
+from models.pretrained import PretrainedOptions
+from models.scale import Scale, ScaleOptions, saved_scale
 from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, Tower, towers_of
 
@@ -26,12 +32,16 @@ ROLES = ("query", "document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
-class BiEncoderConfig:
+class BiEncoderConfig(PretrainedOptions):
     """Which embedding model to start from, and how its texts are embedded and compared. `build` makes the model.
 
     None leaves an option to the model's folder; a plain transformers folder pools by the mean and compares by cosine,
     as sentence-transformers has it.
     """
+
+    outputs: ClassVar[frozenset[str]] = frozenset({"embedding", "layers"})
+    layout: ClassVar[Layout] = "texts"
+    default_evaluation: ClassVar[str] = "retrieval"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = None  # tokens per text
@@ -72,9 +82,7 @@ class BiEncoderConfig:
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or embeds in another way.
         """
         quantization = quantization_config(self.quantization)
-        folder = ModelFolder.read(
-            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
-        )
+        folder = self.read_folder()
         if folder.kind not in ("SentenceTransformer", ""):
             raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
         similarity = self._similarity(folder)
@@ -103,8 +111,24 @@ class BiEncoderConfig:
             unit_length=similarity == "cosine" or normalized,
             source=self.name_or_path,
         )
-        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = self.requested_dropout
         return model.train()
+
+    def starting_from(self, folder: Path) -> BiEncoderConfig:
+        learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
+        saved: dict[str, Any] = dict.fromkeys(learned)  # None: as saved in the folder
+        return replace(self, name_or_path=str(folder), **saved)
+
+    def saved_scale(self) -> Mapping[str, float]:
+        return saved_scale(self.folder())
+
+    def check_machine(self) -> None:
+        quantization_config(self.quantization)
+
+    def check_adapter_only(self) -> None:
+        if self.lora is not None and self.separate_towers:
+            raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
+        super().check_adapter_only()
 
     def _scale_options(self) -> ScaleOptions:
         return ScaleOptions(self.temperature, self.learn_temperature, self.bias, self.learn_bias)
@@ -156,8 +180,11 @@ class BiEncoderConfig:
         return [Dense(nn.Linear(dim, self.projection, bias=False), nn.Identity())]
 
 
-class BiEncoder(nn.Module):
-    """Embeddings of texts, whose dot products are their similarities: of unit length where `unit_length`."""
+class BiEncoder(RankingModel):
+    """Embeddings of texts, whose dot products are their similarities: of unit length if `unit_length`."""
+
+    outputs = BiEncoderConfig.outputs
+    tokenizer: TextTokenizer
 
     def __init__(
         self,
@@ -176,13 +203,13 @@ class BiEncoder(nn.Module):
         self.similarity = similarity  # "cosine" or "dot"
         self.unit_length = unit_length
         self.source = source  # the name or path that the weights came from
-        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
-        self.returns_layers = False  # set by who wants "layers"
+        self.dimension = next(iter(towers_of(tower).values())).dimension
 
-    @property
-    def dimension(self) -> int:
-        """Of an embedding."""
-        return next(iter(towers_of(self.tower).values())).dimension
+    @classmethod
+    def load(cls, name_or_path: str | Path, max_length: int | None = None) -> BiEncoder:
+        """A trained embedding model (an export, a sentence-transformers or transformers folder, a hub id), in
+        evaluation mode."""
+        return BiEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
         """Representations of input_ids, attention_mask, ... [rows, tokens], in float32:
@@ -190,12 +217,25 @@ class BiEncoder(nn.Module):
         - "embedding" [rows, dim];
         - "scale" [rows], where the model has a temperature: its inverse, the same in every row;
         - "bias" [rows], where it has one, likewise;
-        - "layers" [rows, layers, dim], in training with `returns_layers`: of the earlier layers, first to last but one.
+        - "layers" [rows, layers, dim], in training if they are wanted: of the earlier layers, first to last but one.
         """
-        returns_layers = self.returns_layers and self.training  # evaluations have no use for them
+        returns_layers = "layers" in self.wanted_outputs and self.training  # evaluations have no use for them
         layers = self.tower(features, layers=returns_layers)
         layers = normalize(layers, dim=-1) if self.unit_length else layers
         output = {"embedding": layers[:, -1]}
         if returns_layers:
             output["layers"] = layers[:, :-1]
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
+
+    def adopt_prompts(self, query: str | None, document: str | None) -> None:
+        given = {role: text for role, text in (("query", query), ("document", document)) if text is not None}
+        if given:
+            self.tokenizer = replace(self.tokenizer, prompts={**self.tokenizer.prompts, **given})
+
+    def simplify_for_tracing(self) -> None:
+        if isinstance(self.tower, SeparateTowers):
+            self.tower = self.tower.query  # each row runs through one of two equal ones
+            self.tokenizer = replace(self.tokenizer, marks_queries=False)
+
+    def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
+        export_bi_encoder(self, folder, card=card, adapter_only=adapter_only)

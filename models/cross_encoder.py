@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from models.capabilities import Layout, RankingModel
 from models.dropout import check_dropout, request_dropout
+from models.export.cross_encoder import export_cross_encoder
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
+from models.pretrained import PretrainedOptions
 from models.tokenization import PairTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CrossEncoderConfig:
+class CrossEncoderConfig(PretrainedOptions):
     """Which weights to start from, and how to run them. `build` makes the model.
 
     A reranker's folder keeps its head, activation and prompts; any other encoder or decoder gets a fresh head.
     """
+
+    outputs: ClassVar[frozenset[str]] = frozenset({"score"})
+    layout: ClassVar[Layout] = "pairs"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = 256  # tokens per (query, document) pair; None: as the folder says
@@ -47,9 +54,7 @@ class CrossEncoderConfig:
 
         Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or is not a reranker.
         """
-        folder = ModelFolder.read(
-            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
-        )
+        folder = self.read_folder()
         adapter = read_json(folder.path / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +81,7 @@ class CrossEncoderConfig:
         )
         activation = nn.Identity() if missing else activation_of(folder, backbone.config)
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
-        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = self.requested_dropout
         return model.train()
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
@@ -94,13 +99,16 @@ class CrossEncoderConfig:
         return load_backbone(AutoModelForSequenceClassification, folder, config, self.attention)
 
 
-class CrossEncoder(nn.Module):
+class CrossEncoder(RankingModel):
     """Scores of (query, document) pairs.
 
     `backbone` is the transformers sequence-classification model with one label (a PeftModel around it under LoRA);
     `activation` is what the pretrained reranker puts on the raw score for its users (Identity with a fresh head);
     training and ranking use the raw score.
     """
+
+    outputs = CrossEncoderConfig.outputs
+    tokenizer: PairTokenizer
 
     def __init__(
         self,
@@ -117,7 +125,6 @@ class CrossEncoder(nn.Module):
         self.activation = activation
         self.fresh_head = fresh_head
         self.source = source  # the name or path that the weights came from
-        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
@@ -133,11 +140,19 @@ class CrossEncoder(nn.Module):
         padding may be anywhere the mask is 0. Under autocast too the score is computed in float32."""
         return {"score": self.backbone(**features).logits.squeeze(-1)}
 
-    def freeze_score_bias(self) -> None:
-        """Leave the bias that is added to every score as it is.
+    def prepare(self, *, wanted_outputs: Collection[str] = (), shift_invariant: bool = False) -> None:
+        super().prepare(wanted_outputs=wanted_outputs)
+        if shift_invariant:
+            self._freeze_score_bias()
 
-        For a loss that a shift of the scores does not change: there the bias's gradient is 0, of which rounding leaves
-        noise of either sign, and AdamW, which divides a gradient by its size, would walk by it at the full rate.
+    def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
+        export_cross_encoder(self, folder, card=card, adapter_only=adapter_only)
+
+    def _freeze_score_bias(self) -> None:
+        """Do not train the bias that is added to every score.
+
+        If a loss is shift invariant, the gradient of this bias is 0. Rounding leaves noise of either sign, and AdamW,
+        which divides a gradient by its size, would follow the noise at the full learning rate.
         """
         backbone: Any = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
         for name in _head_modules(backbone):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -15,12 +15,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from models.answer_head import LogitTransform, answer_with, check_transform
 from models.attention import can_pack, pack_mask
+from models.capabilities import Layout, RankingModel
 from models.dropout import check_dropout, request_dropout
+from models.export.llm_reranker import export_llm_reranker
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig, merge_saved
+from models.pretrained import PretrainedOptions
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
 from models.prompts.template_folder import read_template
 from models.prompts.tokenizer import PromptTokenizer
@@ -30,11 +33,14 @@ DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
 
 
 @dataclass(frozen=True)
-class LLMRerankerConfig:
+class LLMRerankerConfig(PretrainedOptions):
     """Which causal language model to start from, how it is asked, and how to run it. `build` makes the model.
 
     `template` None: as the model's folder says, which a plain language model's does not.
     """
+
+    outputs: ClassVar[frozenset[str]] = frozenset({"score", "logsumexp"})
+    layout: ClassVar[Layout] = "pairs"
 
     name_or_path: str = DEFAULT_LLM  # folder or hub id
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
@@ -67,9 +73,7 @@ class LLMRerankerConfig:
         has no template, or its tokenizer does not fit the template.
         """
         quantization = quantization_config(self.quantization)
-        folder = ModelFolder.read(
-            resolve(self.name_or_path, code=self.trust_remote_code), trusted=self.trust_remote_code
-        )
+        folder = self.read_folder()
         adapter = read_json(folder.backbone / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         config = load_config(base)
@@ -91,8 +95,11 @@ class LLMRerankerConfig:
         activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
         model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
-        model.requested_dropout = max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+        model.requested_dropout = self.requested_dropout
         return model.train()
+
+    def check_machine(self) -> None:
+        quantization_config(self.quantization)
 
     def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, pads_with_end=True)
@@ -107,7 +114,7 @@ class LLMRerankerConfig:
         return prompts
 
 
-class LLMReranker(nn.Module):
+class LLMReranker(RankingModel):
     """Scores of (query, document) prompts: the logit of the true answer minus that of the false one.
 
     `backbone` is the transformers causal language model (a PeftModel around it under LoRA), whose head gives the score
@@ -115,7 +122,8 @@ class LLMReranker(nn.Module):
     and ranking use the raw score.
     """
 
-    fresh_head = False
+    outputs = LLMRerankerConfig.outputs
+    tokenizer: PromptTokenizer
 
     def __init__(
         self, backbone: PreTrainedModel | PeftModel, tokenizer: PromptTokenizer, activation: nn.Module, *, source: str
@@ -125,9 +133,6 @@ class LLMReranker(nn.Module):
         self.tokenizer = tokenizer
         self.activation = activation
         self.source = source  # the name or path that the weights came from
-        self.requested_dropout = 0.0  # the highest probability that the user asked for, beside the pretrained one
-        self.returns_logsumexp = False  # set by who wants "logsumexp"
-        self.reads_packs = False  # whether lists may be scored with their common prefix once
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> LLMReranker:
@@ -153,7 +158,7 @@ class LLMReranker(nn.Module):
         """Representations of input_ids, attention_mask [rows, tokens], in float32; padding may be left or right:
 
         - "score" [rows]: z_yes - z_no at each row's last token;
-        - "logsumexp" [rows], with `returns_logsumexp`: log sum_v exp(z_v) - z_no over the vocabulary.
+        - "logsumexp" [rows], if it is wanted: log sum_v exp(z_v) - z_no over the vocabulary.
 
         Of packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt: position_ids and
         segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts] too, and values [packs, prompts].
@@ -174,9 +179,15 @@ class LLMReranker(nn.Module):
         rows = torch.arange(len(ends), device=ends.device).unsqueeze(-1)
         at_ends = output.last_hidden_state[rows, ends.clamp(min=0)]
         head = self.language_model.get_output_embeddings()
-        score, logsumexp = head(at_ends.flatten(0, 1), self.returns_logsumexp)
+        score, logsumexp = head(at_ends.flatten(0, 1), "logsumexp" in self.wanted_outputs)
         values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
         return {name: value.view(ends.shape) for name, value in values.items()}
+
+    def adopt_prompts(self, query: str | None, document: str | None) -> None:
+        self.tokenizer = self.tokenizer.adopting(query, document)
+
+    def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
+        export_llm_reranker(self, folder, card=card, adapter_only=adapter_only)
 
 
 def _load(

@@ -85,6 +85,16 @@ def has_adapters(model: nn.Module) -> bool:
     return bool(inside) and all(id(parameter) in inside for parameter in model.parameters() if parameter.requires_grad)
 
 
+def describe_adapters(model: nn.Module) -> str | None:
+    """The adapters' options in words; None if there are no adapters."""
+    wrapped = _wrapped(model)
+    if not wrapped:
+        return None
+    config = wrapped[0].peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+
+
 @contextmanager
 def reference(model: Model) -> Iterator[Model]:
     """Inside, `model` is the one that training started from: adapters off, the head as it was.

@@ -11,6 +11,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from models.capabilities import Layout
 from models.loading.backbone import check_max_length, position_limit, quiet, refusal
 from models.loading.folder import ModelFolder
 
@@ -30,7 +31,7 @@ class ModelTokenizer:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
 
-    layout: ClassVar[str]  # of the rows of a list: "pairs" or "texts" (data.batch.ListExample)
+    layout: ClassVar[Layout]  # of the rows of a list (data.batch.ListExample)
 
     @property
     def padding(self) -> dict[str, int]:
@@ -77,7 +78,7 @@ class PairTokenizer(ModelTokenizer):
     `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
     """
 
-    layout: ClassVar[str] = "pairs"
+    layout: ClassVar[Layout] = "pairs"
 
     def __call__(
         self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
@@ -105,7 +106,7 @@ class TextTokenizer(ModelTokenizer):
     include_prompt: bool = True  # False: "pooled" marks the tokens after the prompt
     marks_queries: bool = False  # "is_query" tells the towers apart
 
-    layout: ClassVar[str] = "texts"
+    layout: ClassVar[Layout] = "texts"
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
         """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text; `prompt` of None: that

@@ -22,7 +22,6 @@ from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.metrics import Metrics
 from inference.interruptible import Interruptible
-from models.loading.resolve import resolve
 from recipes.results import record
 from recipes.run_config import RunConfig
 from runs.directory import RunDirectory
@@ -41,7 +40,8 @@ def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     digest.update(hash_sources(from_package_down("evaluation")).encode())
-    for file in sorted(resolve(settings.model.name_or_path, code=settings.model.trust_remote_code).rglob("*")):
+    start = settings.model.folder()
+    for file in sorted(start.rglob("*") if start else ()):
         if file.suffix in READ_OF_A_MODEL and file.is_file():  # prompts, pooling, tokenizer, ...
             digest.update(file.name.encode() + file.read_bytes())
     nodes = as_tree([settings.eval, settings.model, settings.engine])

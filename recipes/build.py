@@ -8,10 +8,8 @@ from data.collection import Collection
 from data.sampling.mixture import Mixture, make_loader
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from losses.contracts import has_in_batch_negatives, input_names, is_shift_invariant
-from models.bi_encoder import BiEncoder
-from models.cross_encoder import CrossEncoder
-from models.llm_reranker import LLMReranker
+from losses.contracts import has_in_batch_negatives, is_shift_invariant, required_outputs
+from models.capabilities import ModelOptions, RankingModel
 from recipes.run_config import RunConfig
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
@@ -19,10 +17,9 @@ from runs.settings_tree import as_tree
 from trainers.trainer import Trainer
 
 Data = Collection | Mixture
-Model = CrossEncoder | LLMReranker | BiEncoder
 
 
-def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: Model) -> Trainer:
+def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel) -> Trainer:
     """The trainer of a run without stages."""
     evaluator = dev_evaluator(settings, collection, model)
     return build_trainer(
@@ -30,24 +27,29 @@ def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model
     )
 
 
-def dev_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator | None:
+def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator | None:
     """Of the evaluations during training; None where there is no dev split."""
     dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
 
 
-def test_evaluator(settings: RunConfig, collection: Data, model: Model) -> Evaluator:
+def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator:
     prompts = Prompts.of(collection)
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
 
-def build_auxiliary(role: str, options: Any, seed: int) -> Model:
-    """The teacher or the guide; ValueError, under its own name, where it cannot be had or has no score head."""
+def prepare(model: RankingModel, loss: Any) -> None:
+    """Make `model` ready for `loss`: it gives what the loss reads, and trains nothing that the loss cannot teach."""
+    model.prepare(wanted_outputs=required_outputs(loss), shift_invariant=is_shift_invariant(loss))
+
+
+def build_auxiliary(role: str, options: ModelOptions, seed: int) -> RankingModel:
+    """The teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score head."""
     try:
-        model = options.build(seed)
+        model: RankingModel = options.build(seed)
     except ValueError as error:
         raise ValueError(f"{role}: {error}") from error
-    if getattr(model, "fresh_head", False):
+    if model.fresh_head:
         raise ValueError(f"{role} {options.name_or_path} has no score head: train it first")
     return model
 
@@ -56,7 +58,7 @@ def build_trainer(
     settings: RunConfig,
     data: Data,
     run: RunDirectory,
-    model: Model,
+    model: RankingModel,
     *,
     evaluator: Evaluator | None,
     logger: Logger,
@@ -64,14 +66,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
     run.describe_data(data.name, data.fingerprint)
-    if "query_layers" in input_names(settings.loss):
-        assert isinstance(model, BiEncoder)
-        model.returns_layers = True
-    if "logsumexp" in input_names(settings.loss):
-        assert isinstance(model, LLMReranker)
-        model.returns_logsumexp = True
-    if isinstance(model, CrossEncoder) and is_shift_invariant(settings.loss):
-        model.freeze_score_bias()
+    prepare(model, settings.loss)
     frozen = {
         role: build_auxiliary(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))

@@ -1,71 +1,87 @@
-"""Whether the chosen parts fit each other, told before a weight is loaded."""
+"""Whether the chosen parts fit each other, by what each of them declares, checked before a weight is loaded."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from data.collection import JUDGED_LISTS
 from data.sampling.mixture import Mixture
-from evaluation.reranking_evaluator import RerankingConfig
 from losses.contracts import (
+    OUTPUTS,
     MissingRequirements,
     all_losses,
-    compares_embeddings,
     has_in_batch_negatives,
     input_names,
+    is_policy,
     missing_requirements,
+    required_outputs,
 )
-from models.bi_encoder import BiEncoder, BiEncoderConfig
-from models.cross_encoder import CrossEncoderConfig
+from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
-from models.llm_reranker import LLMRerankerConfig
-from models.loading.quantization import quantization_config
-from models.loading.resolve import resolve
-from models.scale import saved_scale
 from recipes.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE = (CrossEncoderConfig, LLMRerankerConfig, BiEncoderConfig)
 FROZEN_INPUTS = {"teacher": "teacher_scores", "guide": "guide_queries"}  # what each frozen model gives
+MODELS_THAT_GIVE = {  # an output: what to choose for it
+    "score": "model=cross_encoder or llm_reranker",
+    "embedding": "model=bi_encoder",
+    "layers": "model=bi_encoder",
+    "logsumexp": "model=llm_reranker, or a policy over the score alone (loss=token_policy: loss.vocabulary=false, "
+    "loss.format_weight=0)",
+}
 
 
 def check_parts(settings: RunConfig) -> None:
-    """Raise ValueError, in one line, where model, loss, trainer, evaluation and frozen models do not fit."""
-    if not isinstance(settings.model, TRAINABLE):
+    """Raise ValueError, in one line, if model, loss, trainer, evaluation and frozen models do not fit."""
+    check_declares("model", settings.model)
+    if not settings.model.trainable:
         raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
     settings.trainer.check(settings.loss)
     name = type(settings.loss).__name__
-    is_bi_encoder = isinstance(settings.model, BiEncoderConfig)
-    if compares_embeddings(settings.loss) and not is_bi_encoder:
-        raise ValueError(f"loss {name} compares embeddings: it needs model=bi_encoder, not a reranker")
-    if "logsumexp" in input_names(settings.loss) and not isinstance(settings.model, LLMRerankerConfig):
-        raise ValueError(
-            f"loss {name} is a policy over a vocabulary, which only model=llm_reranker has: loss.vocabulary=false and "
-            "loss.format_weight=0 (loss=token_policy) are over the score alone"
-        )
+    check_outputs(f"loss {name}", required_outputs(settings.loss), settings.model)
     if has_in_batch_negatives(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
-    if isinstance(settings.model, BiEncoderConfig):
+    if "embedding" in settings.model.outputs:
         warn_of_dot_products(settings)
-        if settings.model.temperature is None:
+        if getattr(settings.model, "temperature", None) is None:
             warn_of_cosines(settings.loss)
-    if not is_bi_encoder and not isinstance(settings.eval, RerankingConfig):
-        raise ValueError("a reranker scores pairs and cannot search a corpus: it is measured by eval=reranking")
+    check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
     check_scale(settings, name)
     check_line_breaks(settings)
-    quantization_config(getattr(settings.model, "quantization", None))
+    settings.model.check_machine()
     if settings.push_to_hub:
         check_repo_id(settings.push_to_hub)
     if settings.adapter_only:
-        check_adapter(settings.model)
+        settings.model.check_adapter_only()
     for role, given in FROZEN_INPUTS.items():
         check_frozen(role, getattr(settings, role), given in input_names(settings.loss), name)
 
 
+def check_declares(role: str, options: Any) -> None:
+    """Raise ValueError if the class of `options` does not say what its models give."""
+    if not hasattr(options, "outputs"):
+        raise ValueError(
+            f"{role} is no model: choose one of conf/model, {'model' if role == 'model' else f'model@{role}'}=NAME, "
+            "or declare in its class what it gives (models/capabilities.py)"
+        )
+
+
+def check_outputs(what: str, required: Collection[str], options: ModelOptions, choose: str | None = None) -> None:
+    """Raise ValueError if `what` requires outputs that the model does not give; it says what to `choose` (None: a model
+    that gives them)."""
+    for output in OUTPUTS:
+        if output in required and output not in options.outputs:
+            raise ValueError(
+                f"{what} needs {OUTPUTS[output]}, and the model gives {' and '.join(sorted(options.outputs))}: choose "
+                f"{choose or MODELS_THAT_GIVE[output]}"
+            )
+
+
 def check_line_breaks(settings: RunConfig) -> None:
-    """Raise ValueError where a prompt of the command line holds a backslash and an n for a line break."""
+    """Raise ValueError if a prompt of the command line holds a backslash and an n for a line break."""
     prompts = {f"model.prompts.{role}": text for role, text in (getattr(settings.model, "prompts", None) or {}).items()}
     prompts |= {f"data.{name}": getattr(settings.data, name, None) for name in ("query_prompt", "document_prompt")}
     for key, prompt in prompts.items():
@@ -75,22 +91,9 @@ def check_line_breaks(settings: RunConfig) -> None:
             )
 
 
-def check_adapter(model: Any) -> None:
-    """Raise ValueError where `adapter_only` would export what nobody can load."""
-    if model.lora is None:
-        raise ValueError("adapter_only=true: there is no adapter without LoRA: choose a model with lora")
-    if getattr(model, "separate_towers", False):
-        raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
-    if (resolve(model.name_or_path, code=model.trust_remote_code) / "adapter_config.json").is_file():
-        raise ValueError(
-            f"adapter_only=true: {model.name_or_path} is an adapter itself, and one on top of it loads nowhere: leave "
-            "it out, or start from a merged model"
-        )
-
-
-def check_model(settings: RunConfig, model: Any) -> None:
-    """Raise ValueError, before anything is evaluated, where more dimensions are asked for than `model` has."""
-    if not isinstance(model, BiEncoder):
+def check_model(settings: RunConfig, model: RankingModel) -> None:
+    """Raise ValueError, before anything is evaluated, if more dimensions are asked for than `model` has."""
+    if model.dimension is None:
         return
     if (largest := max(getattr(settings.eval, "dims", None) or [0])) >= model.dimension:
         raise ValueError(f"eval.dims: {largest} is not below the model's {model.dimension} dimensions")
@@ -100,7 +103,7 @@ def check_model(settings: RunConfig, model: Any) -> None:
 
 
 def warn_of_cosines(loss: Any) -> None:
-    """One line where a loss made for logits gets similarities as they are, between -1 and 1."""
+    """Log one line if a loss made for logits gets similarities as they are, between -1 and 1."""
     for one in all_losses(loss):
         distils = "teacher_scores" in input_names(one)  # in whatever unit the teacher has
         if one.contract == "list" and getattr(one, "temperature", 1.0) == 1.0 and not distils:
@@ -112,20 +115,18 @@ def warn_of_cosines(loss: Any) -> None:
 
 
 def warn_of_dot_products(settings: RunConfig) -> None:
-    """One line where Matryoshka puts embeddings to unit length that are compared as they are."""
+    """Log one line if Matryoshka puts embeddings to unit length that are compared by their dot product."""
     normalizes = any(hasattr(loss, "dims") and loss.normalize for loss in all_losses(settings.loss))
-    if normalizes and settings.model.similarity == "dot":
+    if normalizes and getattr(settings.model, "similarity", None) == "dot":
         logger.warning("loss Matryoshka trains embeddings of unit length, model.similarity=dot: loss.normalize=false")
 
 
 def check_scale(settings: RunConfig, name: str) -> None:
     """The temperature belongs to the loss or to the model, never to both."""
-    inputs = input_names(settings.loss)
+    inputs, saved_scale = input_names(settings.loss), settings.model.saved_scale()
     for field, option in (("scale", "temperature"), ("bias", "bias")):
         given = [key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)]
-        saved = isinstance(settings.model, BiEncoderConfig) and field in saved_scale(
-            resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
-        )
+        saved = field in saved_scale
         if field in inputs and option not in given and not saved:
             raise ValueError(
                 f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
@@ -149,17 +150,19 @@ def check_scale(settings: RunConfig, name: str) -> None:
 
 
 def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
-    """A frozen model is there exactly where the loss reads what it gives (a teacher's scores may also be stored)."""
+    """Raise ValueError if a frozen model is there and the loss does not read what it gives, or the other way round (a
+    teacher's scores may also be stored)."""
     if model is None:
         if role == "guide" and read:
             raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
         return
-    if not isinstance(model, TRAINABLE):
-        raise ValueError(f"{role} is no model: choose it by model@{role}=bi_encoder, cross_encoder or llm_reranker")
-    if role == "guide" and not isinstance(model, BiEncoderConfig):
-        raise ValueError("a guide gives embeddings: model@guide=bi_encoder")
-    unscaled = isinstance(model, BiEncoderConfig) and model.temperature is None
-    if role == "teacher" and unscaled and "scale" not in saved_scale(resolve(model.name_or_path)):
+    check_declares(role, model)
+    if not model.trainable:
+        raise ValueError(f"{role} has no scores of its own: model@{role}=bi_encoder, cross_encoder or llm_reranker")
+    if role == "guide":
+        check_outputs("a guide", {"embedding"}, model, "model@guide=bi_encoder")
+    unscaled = "embedding" in model.outputs and getattr(model, "temperature", None) is None
+    if role == "teacher" and unscaled and "scale" not in model.saved_scale():
         logger.warning(
             "the teacher's scores are similarities as they are, a nearly flat target: teacher.temperature=0.05 "
             "(model@teacher=bi_encoder_scored) divides them"
@@ -169,10 +172,10 @@ def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
 
 
 def check_data(settings: RunConfig, collection: Any) -> None:
-    """Raise ValueError where the loss needs what the training lists do not give (`MissingRequirements`), or does not
+    """Raise ValueError if the loss needs what the training lists do not give (`MissingRequirements`), or does not
     read what they carry."""
     sources = collection.sources.values() if isinstance(collection, Mixture) else [collection]
-    if hasattr(settings.loss, "sample") and any(source.split("train").weights for source in sources):
+    if is_policy(settings.loss) and any(source.split("train").weights for source in sources):
         raise ValueError(f"data {collection.name} weighs its rows, which trainer=grpo does not: remove their weights")
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
@@ -185,5 +188,4 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         name = type(settings.loss).__name__
         raise ValueError(f"trainer.list_size=1: loss {name} learns from several documents of a query: raise it")
     if missing_requirements(settings.loss, available):
-        embeddings = isinstance(settings.model, BiEncoderConfig)
-        raise MissingRequirements(settings.loss, available, collection.name, embeddings=embeddings)
+        raise MissingRequirements(settings.loss, available, collection.name, outputs=settings.model.outputs)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.bm25 import BM25
 from data.candidates import BM25Candidates, CandidateSource, Queries
 from data.collection import Candidates, Collection, Split
 from engines.distributed import process_group
@@ -20,10 +19,7 @@ from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import RerankingConfig, candidate_recall
 from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import paired_test
-from models.bi_encoder import BiEncoderConfig
-from models.cross_encoder import CrossEncoderConfig
-from models.llm_reranker import LLMRerankerConfig
-from models.loading.resolve import resolve
+from recipes.compatibility import check_declares, check_outputs
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -32,7 +28,7 @@ from runs.report.content import print_table
 class EvaluationConfig:
     """The root of conf/evaluate.yaml."""
 
-    model: BM25 | BiEncoderConfig | CrossEncoderConfig | LLMRerankerConfig
+    model: Any  # models.capabilities.ModelOptions, or a class that retrieves by itself (data.bm25.BM25)
     data: Any
     eval: EvaluatorConfig
     split: str = "test"
@@ -45,12 +41,17 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         check_timeout(self.timeout_s)
-        if self.retrieves and isinstance(self.model, CrossEncoderConfig | LLMRerankerConfig):
-            raise ValueError("eval=retrieval needs embeddings, a reranker has none: choose eval=reranking")
-        if isinstance(self.model, BM25) and not self.retrieves:
-            raise ValueError("model=bm25 finds the candidates that eval=reranking reorders: choose eval=retrieval")
-        if isinstance(self.model, BM25) and self.fusion_weight is not None:
-            raise ValueError(f"fusion_weight={self.fusion_weight}: model=bm25 is fused with nothing, leave it out")
+        check_declares("model", self.model)
+        if not self.model.retrieves_by_itself:
+            check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
+        elif not self.retrieves:
+            raise ValueError(
+                f"model={self.model.name} finds the candidates that eval=reranking reorders: choose eval=retrieval"
+            )
+        elif self.fusion_weight is not None:
+            raise ValueError(
+                f"fusion_weight={self.fusion_weight}: model={self.model.name} is fused with nothing, leave it out"
+            )
         if self.fusion_weight is not None and not 0 <= self.fusion_weight <= 1:
             raise ValueError(f"fusion_weight={self.fusion_weight} must lie in [0, 1] (1: the model alone)")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
@@ -63,7 +64,7 @@ class EvaluationConfig:
     @property
     def splits(self) -> list[str]:
         """The split, and dev where the fusion weight is fitted on it: not if it is given or dev itself is evaluated."""
-        fits = self.fusion_weight is None and self.split != "dev" and not isinstance(self.model, BM25)
+        fits = self.fusion_weight is None and self.split != "dev" and not self.model.retrieves_by_itself
         return [self.split, "dev"] if fits else [self.split]
 
 
@@ -84,12 +85,12 @@ class CandidatesOf:
 def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
     """Print the table and write `output`; returns the model's `eval.metric`."""
     process_group.start(settings.timeout_s, on_lost_rank)
-    if not isinstance(settings.model, BM25):
-        # A model that cannot be had is known before the data is read.
-        resolve(settings.model.name_or_path, code=settings.model.trust_remote_code)
+    alone = settings.model.retrieves_by_itself
+    if not alone:
+        settings.model.folder()  # a model that is not found is reported before the data is read
     collection = build_data(settings)
     collection.split(settings.split)
-    summary = evaluate_bm25(settings, collection) if isinstance(settings.model, BM25) else compare(settings, collection)
+    summary = evaluate_alone(settings, collection) if alone else compare(settings, collection)
     summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split} | summary
     if process_group.is_main():
         print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
@@ -97,7 +98,7 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
         if settings.output is not None:
             Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     process_group.stop()
-    return summary["bm25" if isinstance(settings.model, BM25) else "model"]
+    return summary[settings.model.name if alone else "model"]
 
 
 def build_data(settings: EvaluationConfig) -> Collection:
@@ -106,24 +107,23 @@ def build_data(settings: EvaluationConfig) -> Collection:
     if not isinstance(settings.eval, RetrievalConfig) or not isinstance(source, BM25Candidates):
         return data.build()
     source = replace(source, depth=max(source.depth, settings.eval.depth))
-    splits = () if isinstance(settings.model, BM25) else tuple(settings.splits)
+    splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
     return replace(data, candidates=CandidatesOf(source, splits)).build()
 
 
-def evaluate_bm25(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
-    """The results of BM25 alone."""
-    assert isinstance(settings.model, BM25)
+def evaluate_alone(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of a model that retrieves by itself; JSON types."""
     assert isinstance(settings.eval, RetrievalConfig)
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
     run = settings.model.retrieve(collection.documents, queries, settings.eval.depth)
-    results = {"bm25": measure({query: split.qrels[query] for query in queries}, run, settings.eval.metrics)}
-    return {"name_or_path": "bm25", **describe(settings, results), "test_queries": len(queries)}
+    name = settings.model.name
+    results = {name: measure({query: split.qrels[query] for query in queries}, run, settings.eval.metrics)}
+    return {"name_or_path": name, **describe(settings, results), "test_queries": len(queries)}
 
 
 def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
     """The results of a model beside the first stage and fused with it; JSON types."""
-    assert not isinstance(settings.model, BM25)
     split = collection.split(settings.split)
     dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
     queries = judged_queries(split, settings.eval.max_queries)
@@ -142,7 +142,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     weight = fit_fusion(settings, evaluator, result.run, fitted)
     if weight is not None:
         results["fused"] = measure(qrels, fuse(first_stage, ranked, weight), settings.eval.metrics)
-    source, fresh = settings.model.name_or_path, getattr(model, "fresh_head", False)
+    source = settings.model.name_or_path
     return {
         "name_or_path": source,
         **describe(settings, results),
@@ -150,7 +150,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "ceiling": evaluator.ceiling.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
-        "warnings": [f"{source} has no score head: an untrained one was drawn"] if fresh else [],
+        "warnings": [f"{source} has no score head: an untrained one was drawn"] if model.fresh_head else [],
     }
 
 

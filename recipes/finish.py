@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from data.collection import Collection
 from data.sampling.mixture import Mixture
@@ -20,9 +18,8 @@ from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, measure
 from evaluation.significance import paired_test
 from inference.interruptible import Interruptible
-from models.bi_encoder import BiEncoder
-from models.export.hub import export, push_to_hub
-from models.llm_reranker import LLMReranker
+from models.capabilities import RankingModel
+from models.export.hub import push_to_hub
 from recipes.baseline import save_final_scores
 from recipes.model_card import model_card, settings_of
 from recipes.results import record, store_run
@@ -69,12 +66,13 @@ def finish(
         record(run, trainer.logger, trainer.step, name, results[name])
     summary = {"data": training.name, "data_hash": training.fingerprint}
     summary |= summarise(trainer, test, results, weight, earlier)
-    adopt_prompts(engine.model, Prompts.of(collection))
+    model: Any = engine.model  # a models.capabilities.RankingModel
+    adopt_prompts(model, Prompts.of(collection))
     with engine.full_weights():
         if process_group.is_main():
-            start, settings = str(trainer.engine.model.source), settings_of(trainer)
+            start, settings = str(model.source), settings_of(trainer)
             card = model_card(run.name, summary, start=start, seed=trainer.seed, settings=settings)
-            export(engine.model, run.path / "model", card=card, adapter_only=adapter_only)
+            model.export(run.path / "model", card=card, adapter_only=adapter_only)
     if process_group.is_main():
         if run.joined is not None:
             save_final_scores(run.path / "runs", after, dev)
@@ -91,13 +89,9 @@ def print_results(run: RunDirectory, summary: Mapping[str, Any]) -> None:
         print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
 
 
-def adopt_prompts(model: nn.Module, prompts: Prompts) -> None:
-    """The data's prompts become the model's: the export embeds texts as they were trained and evaluated."""
-    given = {role: text for role, text in asdict(prompts).items() if text is not None}
-    if given and isinstance(model, BiEncoder):
-        model.tokenizer = replace(model.tokenizer, prompts={**model.tokenizer.prompts, **given})
-    if given and isinstance(model, LLMReranker):
-        model.tokenizer = model.tokenizer.adopting(prompts.query, prompts.document)
+def adopt_prompts(model: RankingModel, prompts: Prompts) -> None:
+    """Make the data's prompts the model's: the export reads texts as they were in training and evaluation."""
+    model.adopt_prompts(prompts.query, prompts.document)
 
 
 def upload(folder: Path, name: str | None) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peft import LoraConfig, PeftModel
-
 from models.export.folder import shown_name
+from models.lora import describe_adapters
 from runs.redaction import redact
 from runs.report.content import result_rows
 from runs.report.table import format_table
@@ -44,8 +43,8 @@ def model_card(
 def settings_of(trainer: Trainer) -> dict[str, str]:
     """How it was trained, in words."""
     config = trainer.config
-    adapters = next((module for module in trainer.engine.model.modules() if isinstance(module, PeftModel)), None)
-    lora = {} if adapters is None else {"adapters": adapters_in_words(adapters)}
+    adapters = describe_adapters(trainer.engine.model)
+    lora = {} if adapters is None else {"adapters": adapters}
     frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
     return {
         "loss": repr(trainer.loss),
@@ -54,9 +53,3 @@ def settings_of(trainer: Trainer) -> dict[str, str]:
         "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
     }
-
-
-def adapters_in_words(model: PeftModel) -> str:
-    config = model.peft_config["default"]
-    assert isinstance(config, LoraConfig)
-    return f"LoRA of rank {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"

@@ -22,7 +22,6 @@ from engines.precision import uses_bf16
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.metrics import Metrics
 from evaluation.reranking_evaluator import RerankingConfig
-from models.export.hub import export
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
@@ -286,7 +285,7 @@ def finish(
     if process_group.is_main():
         table = format_table(result_rows(summary))
         card = f"Trained by plackett to reason before it answers (`reasoning_template.json`).\n\n```\n{table}\n```\n"
-        export(model.cpu(), run.path / "model", card=card)
+        model.cpu().export(run.path / "model", card=card)
         (run.path / "model" / "reasoning_template.json").write_text(json.dumps(asdict(template), indent=2) + "\n")
     run.write_summary(summary)
     if torch.cuda.is_available():

@@ -31,11 +31,8 @@ class Stage:
     settings: RunConfig
 
     def starting_from(self, folder: Path) -> Stage:
-        """The stage, begun from the model in `folder`, a learned temperature and bias included."""
-        model = self.settings.model
-        learned = [name for name in ("temperature", "bias") if getattr(model, f"learn_{name}", False)]
-        model = replace(model, name_or_path=str(folder), **dict.fromkeys(learned))
-        return replace(self, settings=replace(self.settings, model=model))
+        """The stage, started from the model in `folder`, a learned temperature and bias included."""
+        return replace(self, settings=replace(self.settings, model=self.settings.model.starting_from(folder)))
 
 
 def stages_of(settings: RunConfig) -> list[Stage]:

@@ -14,7 +14,6 @@ from engines.distributed.collectives import broadcast_object
 from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
 from evaluation.evaluator import EvaluationResult, Evaluator
-from models.loading.resolve import resolve
 from recipes.baseline import baseline_folder, read_dev, reuse_final_scores, score_baseline
 from recipes.build import Data, build_trainer, dev_evaluator, make_trainer, test_evaluator
 from recipes.compatibility import check_data, check_model, check_parts
@@ -48,8 +47,7 @@ def train(
     keep_freed_memory()
     for options in (settings.model, settings.teacher, settings.guide):
         if options is not None:
-            # A model that cannot be had is known before the data is read.
-            resolve(options.name_or_path, code=options.trust_remote_code)
+            options.folder()  # a model that is not found is reported before the data is read
     collection = settings.data.build()  # before the first collective, in which others would wait
     training = [collection]
     if settings.stages:

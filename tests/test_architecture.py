@@ -100,3 +100,27 @@ def test_imports_point_down_the_table(file):
 def test_losses_import_torch_and_the_standard_library_alone():
     names = {name for file in (ROOT / "losses").rglob("*.py") for name in imported(file)}
     assert names <= {"torch", "losses"} | set(sys.stdlib_module_names)
+
+
+def kinds_of_model() -> set[str]:
+    """The classes in models/ that derive from those of models/capabilities.py, and BM25, which declares the same."""
+    kinds = {"ModelOptions", "RankingModel", "PretrainedOptions"}
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "models").glob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return kinds | {c.name for c in classes if kinds & {b.id for b in c.bases if isinstance(b, ast.Name)}} | {"BM25"}
+
+
+def test_nobody_outside_models_asks_for_the_kind_of_a_model():
+    kinds = kinds_of_model()
+    assert {"BiEncoder", "BiEncoderConfig", "CrossEncoder", "CrossEncoderConfig", "LLMReranker"} < kinds
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] == "models":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1
+            if is_call and node.func.id in ("isinstance", "issubclass", "hasattr"):
+                asked = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                asked |= {name.attr for name in ast.walk(node.args[1]) if isinstance(name, ast.Attribute)}
+                asked |= {text.value for text in ast.walk(node.args[1]) if isinstance(text, ast.Constant)}
+                forbidden = asked & (kinds | {"sample"})  # a policy's: losses.contracts.is_policy
+                assert not forbidden, f"{file}:{node.lineno}: ask what it declares, not whether it is {forbidden}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
-from losses.contracts import LossInputs, Statistics, inputs_for
+from losses.contracts import LossInputs, Statistics, inputs_for, is_policy
 from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
@@ -28,7 +28,7 @@ class GRPOTrainerConfig(TrainerConfig):
             raise ValueError(f"trainer.num_iterations must be at least 1, got {self.num_iterations}")
 
     def check(self, loss: Any) -> None:
-        if not hasattr(loss, "sample"):
+        if not is_policy(loss):
             raise ValueError(
                 f"trainer=grpo needs a policy loss such as loss=plackett_luce_grpo, got {type(loss).__name__} "
                 f"(supervised losses go with trainer=ranking)"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import LossInputs, Statistics, apply
+from losses.contracts import LossInputs, Statistics, apply, is_policy
 from trainers.options import TrainerConfig
 from trainers.trainer import Trainer
 
@@ -20,7 +20,7 @@ class SupervisedTrainerConfig(TrainerConfig):
     """Options of `SupervisedTrainer`."""
 
     def check(self, loss: Any) -> None:
-        if getattr(loss, "contract", None) not in CONTRACTS or hasattr(loss, "sample"):
+        if getattr(loss, "contract", None) not in CONTRACTS or is_policy(loss):
             raise ValueError(
                 f"trainer=ranking needs a loss such as loss=softmax_cross_entropy, whose contract is one of "
                 f"{', '.join(CONTRACTS)}; got {type(loss).__name__} (policy losses go with trainer=grpo)"

@@ -12,7 +12,7 @@ import yaml
 
 from launch.cli.compose import compose, instantiate
 from launch.cli.schema import Schema, locate
-from losses.contracts import MissingRequirements, compares_embeddings, missing_requirements
+from losses.contracts import OUTPUTS, MissingRequirements, missing_requirements, required_outputs
 from runs.source_tree import CONF
 
 
@@ -22,17 +22,17 @@ def naming_losses_that_fit() -> Iterator[None]:
     try:
         yield
     except MissingRequirements as error:
-        fitting = ", ".join(fitting_losses(error.available, embeddings=error.embeddings))
+        fitting = ", ".join(fitting_losses(error.available, outputs=error.outputs))
         raise ValueError(f"{error}; losses that fit: {fitting or 'none'}") from error
 
 
-def fitting_losses(available: Names[str], *, embeddings: bool = True) -> list[str]:
-    """The names, under conf/loss, of the losses whose requirements are met; without those that compare embeddings if
-    the model has none."""
+def fitting_losses(available: Names[str], *, outputs: Names[str] = tuple(OUTPUTS)) -> list[str]:
+    """The names, under conf/loss, of the losses whose requirements are met by data that give `available` and a model
+    that gives `outputs`."""
     return [
         name
         for name, loss in configured_losses().items()
-        if not missing_requirements(loss, available) and (embeddings or not compares_embeddings(loss))
+        if not missing_requirements(loss, available) and required_outputs(loss) <= set(outputs)
     ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,23 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.cli.overrides import EXPERIMENTS, Sources, searching
+from launch.cli.overrides import EXPERIMENTS, Sources, searching, target_of
 from launch.cli.schema import Schema, did_you_mean, locate
 from launch.cli.stages import apply_stage_overrides
 
-RETRIEVERS = ("bm25", "bi_encoder")  # what the names of conf/model/ begin with whose default is eval=retrieval
+
+def evaluation_of(choice: str) -> str:
+    """The file of conf/eval that fits the file `choice` of conf/model: what the class declares that it names.
+
+    "reranking" for a file that is not there or names no class: the checks after composing report it.
+    """
+    with suppress(ValueError):
+        return getattr(locate(target_of("model", choice), "model"), "default_evaluation", "reranking")
+    return "reranking"
+
 
 # `- eval: ${evaluation_of:${model}}` in a defaults list
-OmegaConf.register_new_resolver(
-    "evaluation_of", lambda model: "retrieval" if model.startswith(RETRIEVERS) else "reranking", replace=True
-)
+OmegaConf.register_new_resolver("evaluation_of", evaluation_of, replace=True)
 
 
 def load(overrides: Sequence[str], config_name: str = "train", config_dir: str | Path | None = None) -> Any:

@@ -15,12 +15,14 @@ from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from runs.source_tree import CONF
 
@@ -144,6 +146,21 @@ def is_group_name(key: str, folders: Sequence[Path]) -> bool:
 
 def groups(folders: Sequence[Path]) -> list[str]:
     return sorted({child.name for folder in folders for child in folder.iterdir() if child.is_dir()})
+
+
+def target_of(group: str, choice: str) -> Any:
+    """The `_target_` that a file of a group gets, its own or that of the files in its defaults; None: it has none.
+    Inside `searching` or a run of Hydra's."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    found = loader.repository.load_config(f"{group}/{choice}")
+    if found is None:
+        return None
+    own: Any = OmegaConf.to_container(found.config)
+    if "_target_" in own:
+        return own["_target_"]
+    bases = [entry.path for entry in found.defaults_list or () if isinstance(entry, ConfigDefault) and entry.path]
+    targets = (target_of(group, base.removeprefix(f"/{group}/")) for base in reversed(bases) if base != "_self_")
+    return next((target for target in targets if target is not None), None)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class PolicyOptions(Loss):
     """
 
     contract: ClassVar[str] = "list"
+    samples_actions: ClassVar[bool] = True
     kl_estimators: ClassVar[Mapping[str, Sequence[str]]] = {"loss": ("exact", "k2", "k3"), "reward": ("k1",)}
 
     num_generations: int = 64

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from models.bi_encoder import BiEncoder
 from models.export.folder import (
     new_folder,
     versions,
@@ -21,6 +20,9 @@ from models.pooling import pooling_config
 from models.scale import FILE
 from models.tokenization import TextTokenizer
 from models.towers import Dense, Tower, towers_of
+
+if TYPE_CHECKING:
+    from models.bi_encoder import BiEncoder
 
 MODULE = "sentence_transformers.models."  # the name that old and new releases know
 USAGE = """## Use

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from models.cross_encoder import CrossEncoder
 from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
 from models.loading.folder import read_json
+
+if TYPE_CHECKING:
+    from models.cross_encoder import CrossEncoder
 
 TRANSFORMER_MODULE = "sentence_transformers.base.modules.transformer.Transformer"
 USAGE = """## Use

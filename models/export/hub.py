@@ -1,31 +1,11 @@
-"""Trained models as folders that others load, and those folders on the hub."""
+"""Exported models on the Hugging Face hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
-from models.bi_encoder import BiEncoder
-from models.cross_encoder import CrossEncoder
-from models.export.bi_encoder import export_bi_encoder
-from models.export.cross_encoder import export_cross_encoder
 from models.export.folder import card_on_hub
-from models.export.llm_reranker import export_llm_reranker
-from models.llm_reranker import LLMReranker
 from models.loading.folder import first_line
-
-
-def export(model: nn.Module, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
-    """`export_bi_encoder`, `export_cross_encoder` or `export_llm_reranker`, as the model is."""
-    if isinstance(model, BiEncoder):
-        export_bi_encoder(model, folder, card=card, adapter_only=adapter_only)
-    elif isinstance(model, CrossEncoder):
-        export_cross_encoder(model, folder, card=card, adapter_only=adapter_only)
-    elif isinstance(model, LLMReranker):
-        export_llm_reranker(model, folder, card=card, adapter_only=adapter_only)
-    else:
-        raise TypeError(f"no export for {type(model).__name__}: known are BiEncoder, CrossEncoder and LLMReranker")
 
 
 def check_repo_id(repo_id: str) -> None:

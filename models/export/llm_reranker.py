@@ -6,13 +6,16 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.answer_head import LogitTransform
 from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
-from models.llm_reranker import LLMReranker
 from models.loading.folder import read_json
 from models.prompts.chat_template import chat_template
 from models.prompts.template_folder import FILE
+
+if TYPE_CHECKING:
+    from models.llm_reranker import LLMReranker
 
 PACKAGE = "sentence_transformers"
 MODULES = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from models.capabilities import Layout
 from models.prompts.template import PromptTemplate
 from models.tokenization import ModelTokenizer, TokenIds
 
@@ -24,7 +25,7 @@ class PromptTokenizer(ModelTokenizer):
     template: PromptTemplate | None = None
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
 
-    layout: ClassVar[str] = "pairs"
+    layout: ClassVar[Layout] = "pairs"
 
     def __call__(
         self,

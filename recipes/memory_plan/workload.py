@@ -17,14 +17,12 @@ from data.sampling.mixture import make_loader
 from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, EmptyModel
 from engines.memory.state_bytes import FLOAT, Parameters
-from losses.contracts import has_in_batch_negatives, input_names
-from models.bi_encoder import BiEncoder
+from losses.contracts import has_in_batch_negatives, input_names, is_policy
+from models.capabilities import RankingModel
 from models.dropout import disable_dropout
-from models.llm_reranker import LLMReranker
 from models.loading.backbone import without_weights
 from models.lora import has_adapters
-from models.tokenization import IS_QUERY
-from models.towers import SeparateTowers
+from recipes.build import prepare
 from recipes.compatibility import check_data, check_parts
 from recipes.run_config import RunConfig
 
@@ -62,23 +60,24 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
         others = [other.build(settings.seed) for other in (settings.teacher, settings.guide) if other is not None]
     copied = "reference_scores" in input_names(settings.loss) and not has_adapters(model)
     others += [model] if copied and settings.trainer.reference == "frozen" else []
+    frozen_bytes = sum(FLOAT * count_parameters(other).total for other in others)
+    prepare(model, settings.loss)
+    parameters = count_parameters(model)
+    simplify(model, settings.loss)
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
-    rows = len(example) - 1  # of a list, beside its documents: the query's own, of a bi-encoder
+    rows = len(example) - 1  # of a list, beside its documents: the query's own, in the layout "texts"
     batches = _batches(settings, collection, tokenizer) if collection is not None else None
     if batches is None:
         per_list = settings.trainer.list_size + rows
         batches = [[tokenizer.max_length] * (settings.trainer.batch_size * per_list)]
     reading = peak_memory_bytes()
-    parameters = count_parameters(model)
-    prepare(model, settings)
-    names = {name: 0 for name in example.features if name != IS_QUERY}
     return Subject(
         settings,
         EmptyModel(model, bf16=bf16),
-        names | {"attention_mask": 1},
+        dict.fromkeys(example.features, 0) | {"attention_mask": 1},
         parameters,
-        sum(FLOAT * count_parameters(other).total for other in others),
+        frozen_bytes,
         batches,
         tokenizer.max_length,
         reading,
@@ -91,15 +90,10 @@ def count_parameters(model: nn.Module) -> Parameters:
     return Parameters(sum(size for size, _ in sizes), sum(trained), max(trained, default=0))
 
 
-def prepare(model: nn.Module, settings: RunConfig) -> None:
-    """What the trainer does to a model before the first step, as far as it changes activations."""
-    if isinstance(model, BiEncoder):
-        model.returns_layers = "query_layers" in input_names(settings.loss)
-        if isinstance(model.tower, SeparateTowers):
-            model.tower = model.tower.query  # each row runs through one of two equal ones
-    if isinstance(model, LLMReranker):
-        model.returns_logsumexp = "logsumexp" in input_names(settings.loss)
-    if hasattr(settings.loss, "sample") or "reference_scores" in input_names(settings.loss):
+def simplify(model: RankingModel, loss: Any) -> None:
+    """Make `model` one that can be traced, with dropout off if its trainer switches it off."""
+    model.simplify_for_tracing()
+    if is_policy(loss) or "reference_scores" in input_names(loss):
         disable_dropout(model)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from data import candidates
 from inference.search import BlockSearch
-from launch.cli.compose import load
+from launch.cli.compose import compose, load
 from models.bi_encoder import BiEncoder
 from recipes.evaluation_run import evaluate
 
@@ -179,6 +179,30 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
     assert list(results["metrics"]) == list(expected["metrics"])
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_model_gets_the_evaluation_that_fits(file):
+    settings = load([f"model={file.stem}"], "evaluate")
+    searches = settings.model.retrieves_by_itself or "embedding" in settings.model.outputs
+    assert settings.eval.required_outputs == ({"embedding"} if searches else set())
+    assert type(settings.eval).__name__ == ("RetrievalConfig" if searches else "RerankingConfig")
+
+
+def test_a_model_s_file_of_the_user_s_own_gets_the_evaluation_of_the_class_below_it(tmp_path):
+    (tmp_path / "model").mkdir()
+    bases = {"mine": "qwen3_embedding", "mine_too": "mine", "pairs": "/model/cross_encoder"}
+    for name, base in bases.items():
+        (tmp_path / "model" / f"{name}.yaml").write_text(f"defaults: [{base}]\nmax_length: 128\n")
+        tree = compose([f"model={name}"], "evaluate", tmp_path)
+        kind = "reranking_evaluator.Reranking" if name == "pairs" else "retrieval_evaluator.Retrieval"
+        assert tree["eval"]["_target_"] == f"evaluation.{kind}Config"
+        assert tree["model"]["max_length"] == 128
+    with pytest.raises(ValueError, match=r"model=absent is not a choice: valid: .*mine, mine_too, pairs"):
+        compose(["model=absent"], "evaluate", tmp_path)
+    (tmp_path / "model" / "broken.yaml").write_text("_target_: no.Such\n")
+    with pytest.raises(ValueError, match=r"model._target_=no.Such cannot be imported"):
+        compose(["model=broken"], "evaluate", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,7 +213,7 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
         (["model=bm25", "model.k2=1"], "model.k2 is not an option.*valid: k1, b"),
         (["model=bm25", "fusion_weight=0.5"], "fusion_weight=0.5: model=bm25 is fused with nothing"),
         (["model=bm25", "eval=reranking"], "model=bm25 finds the candidates that eval=reranking reorders"),
-        (["eval=retrieval"], "eval=retrieval needs embeddings, a reranker has none: choose eval=reranking"),
+        (["eval=retrieval"], "needs an embedding of each text, and the model gives score: choose eval=reranking"),
         (["model=bi_encoder", "eval.search=fais"], "eval.search='fais' is not one of exact, faiss"),
         (["model=bi_encoder", "eval.dims=[0]"], "eval.dims=\\[0\\]: each must be at least 1"),
         (["model=bi_encoder", "eval.always_rerank_positives=true"], "eval.always_rerank_positives is not an option"),
@@ -197,6 +221,6 @@ def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_di
 )
 def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, monkeypatch):
     monkeypatch.setattr("models.cross_encoder.CrossEncoderConfig.build", None)
-    monkeypatch.setattr("recipes.evaluation_run.resolve", lambda name, **options: None)
+    monkeypatch.setattr("models.pretrained.resolve", lambda name, **options: None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _evaluate(_arguments(beir, *arguments))

@@ -127,7 +127,7 @@ def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
         r"documents of different labels\); losses that fit: .*info_nce",
     )
     with refused as caught, naming_losses_that_fit():
-        raise MissingRequirements(losses["lambda_rank"], data.available, data.name, embeddings=True)
+        raise MissingRequirements(losses["lambda_rank"], data.available, data.name, outputs={"embedding"})
     assert "lambda_rank" not in str(caught.value).partition("that fit")[2].split(", ")
 
 

@@ -56,11 +56,10 @@ def test_adapters_under_zero3_on_two_ranks_move_and_are_saved_whole(
 
 
 def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
-    from models.export.hub import export
     from models.llm_reranker import LLMRerankerConfig
 
     model = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=192).build(0)
-    export(model, tmp_path / "model")
+    model.export(tmp_path / "model")
     folder = str(tmp_path / "model")
     documents = ["green apple", "red pear " * 100]
     main([folder, "--query", "apple", *documents, "--raw", "--json"])

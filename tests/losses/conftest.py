@@ -12,6 +12,7 @@ from loss_samples import Case, configured, flagged, kinds, make
 from policies import VARIANTS, Policy
 from torch import Tensor
 
+from losses.contracts import is_policy
 from losses.math.plackett_luce import Rankings, position_distributions, sample_rankings
 
 ASKED = pytest.StashKey[dict[str, Case]]()  # by the property suite, in this run
@@ -38,7 +39,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     name, kind = request.param
     config_dir = request.config.getoption("--config-dir", default=None)
     loss = VARIANTS[name] if kind == "variant" else make(name, config_dir)
-    case = Case(Policy(loss), "scores") if hasattr(loss, "sample") else Case(loss, kind)
+    case = Case(Policy(loss), "scores") if is_policy(loss) else Case(loss, kind)
     if kind != "variant":
         request.config.stash.setdefault(ASKED, {})[name] = case
     return case

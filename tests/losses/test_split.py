@@ -19,7 +19,7 @@ from data.collate import pad
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
-from losses.contracts import apply
+from losses.contracts import apply, is_policy
 from trainers.loss_inputs import make_loss_inputs
 from trainers.step import GradientCache, Representations
 
@@ -95,7 +95,7 @@ def inputs(kind: str) -> dict[str, Any]:
 
 def objective(loss: Any, kind: str, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
     lists = make_loss_inputs(representations, batch(kind), **inputs(kind))
-    if not hasattr(loss, "sample"):
+    if not is_policy(loss):
         return apply(loss, lists)
     policy = Policy(loss)
     own = {name: getattr(lists, name) for name in ("labels", "mask", "scores", "logsumexp", "reference_scores")}

@@ -45,7 +45,7 @@ def test_embeddings_have_unit_length_under_cosine(tiny_bert_dir):
 def test_earlier_layers(tiny_bert_dir):
     model = build(tiny_bert_dir, projection=8, dropout=0.0)
     assert set(model(**features(model, TEXTS))) == {"embedding"}
-    model.returns_layers = True
+    model.prepare(wanted_outputs={"layers"})
     assert set(model.eval()(**features(model, TEXTS))) == {"embedding"}
     model.train()
     inputs = features(model, TEXTS)

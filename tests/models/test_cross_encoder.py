@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel
 
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.dropout import disable_dropout
-from models.export.hub import export_cross_encoder
 from models.lora import LoRAConfig, reference
 
 QUERIES = ["what is python?", "green apple", "rank the list of documents", "value"]
@@ -109,7 +108,7 @@ def test_scores_are_computed_in_float32_under_autocast(tiny_reranker_dir, lora, 
     assert half.dtype == torch.float32
     assert not torch.equal(half, half.bfloat16().float())
     assert 0 < (half - full).abs().max() < 0.1, "the encoder runs in bf16"
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     reloaded = CrossEncoder.load(tmp_path / "export", max_length=64)
     torch.testing.assert_close(score(reloaded), full, atol=1e-5, rtol=0)
     if lora is None:
@@ -254,7 +253,7 @@ def test_the_level_of_the_scores_can_be_held(tiny_bert_dir, lora):
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     before, scores = trained(), score(model)
-    model.freeze_score_bias()
+    model.prepare(shift_invariant=True)
     (held,) = before - trained()
     with torch.no_grad():
         model.get_parameter(held).add_(3.0)

@@ -62,7 +62,7 @@ def test_the_score_is_the_difference_of_plain_logits(architecture, tiny_models, 
     assert model(**padded(rows))["score"].dtype == torch.float32
     for side in ("right", "left"):
         torch.testing.assert_close(score(model, side=side, extra=3), expected, atol=1e-4, rtol=0)
-    model.train().returns_logsumexp = True
+    model.train().prepare(wanted_outputs={"logsumexp"})
     with torch.no_grad():
         found = model(**padded(rows))
     torch.testing.assert_close(found["score"], expected, atol=1e-4, rtol=0)
@@ -123,7 +123,7 @@ def test_no_logits_of_the_vocabulary_are_made(logsumexp, tiny_causal_dir, tiny_m
     """A vocabulary of 30,000, 40 rows: their logits would be 1,200,000 numbers."""
     folder = tiny_models.write_tiny_causal(tmp_path, vocab_size=30_000, hidden_size=8, num_attention_heads=2)
     model = build(folder, "qwen3", max_length=160)
-    model.returns_logsumexp = logsumexp
+    model.prepare(wanted_outputs={"logsumexp"} if logsumexp else ())
     batch = padded(tokens(model, ["a"] * 40, ["b"] * 40))
     with LargestTensor() as seen:
         output = model(**batch)
@@ -136,7 +136,7 @@ def test_logsumexp_is_for_who_asks_for_it(tiny_causal_dir):
     model = build(tiny_causal_dir, "qwen3")
     batch = padded(tokens(model))
     assert set(model(**batch)) == {"score"}
-    model.returns_logsumexp = True
+    model.prepare(wanted_outputs={"logsumexp"})
     assert set(model(**batch)) == {"score", "logsumexp"}
     assert set(model.eval()(**batch)) == {"score", "logsumexp"}, "the reference, which is looked at, needs it too"
 
@@ -144,7 +144,7 @@ def test_logsumexp_is_for_who_asks_for_it(tiny_causal_dir):
 def test_gradients_are_those_of_the_plain_model(tiny_causal_dir):
     """Of log p(yes) over the whole vocabulary, tied head included."""
     model = build(tiny_causal_dir, "qwen3")
-    model.returns_logsumexp = True
+    model.prepare(wanted_outputs={"logsumexp"})
     rows, (yes, _) = tokens(model), model.tokenizer.answer_ids()
     output = model(**padded(rows))
     (output["score"] - output["logsumexp"]).sum().backward()

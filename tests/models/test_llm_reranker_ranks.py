@@ -26,7 +26,7 @@ def update_and_score(folder: Path, stage: int | None) -> tuple[dict[str, Tensor]
     """The weights after an update by log p(yes) over the vocabulary, two chunks shared by the ranks; the scores of two
     lists then, and the gradient's norm."""
     model = build(folder, "qwen3")
-    model.returns_logsumexp = True
+    model.prepare(wanted_outputs={"logsumexp"})
     config: Any = TorchEngineConfig() if stage is None else DeepSpeedEngineConfig(stage=stage, config=PARTITION_ALL)
     options = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.0)
     engine = config.build(model, options, lambda optimizer: LambdaLR(optimizer, lambda step: 1.0), max_grad_norm=1e9)

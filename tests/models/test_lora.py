@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
-from models.export.hub import export_cross_encoder
 from models.lora import LoRAConfig, reference
 
 
@@ -90,7 +89,7 @@ def test_the_head_is_found_whatever_its_name(architecture, tiny_bert_dir, tmp_pa
     assert all("modules_to_save" in name for name in head)
     train(model)
     expected = scores(model.eval())
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     torch.testing.assert_close(scores(CrossEncoder.load(tmp_path / "export")), expected, atol=1e-5, rtol=0)
 
 
@@ -113,7 +112,7 @@ def test_reference_is_the_starting_model(tiny_reranker_dir):
 def test_saved_and_reloaded_scores_are_equal(adapter_only, fresh, tiny_bert_dir, tiny_reranker_dir, tmp_path):
     model = train(build(tiny_bert_dir if fresh else tiny_reranker_dir, dropout=0.1)).eval()
     expected, state = scores(model), copy.deepcopy(model.state_dict())
-    export_cross_encoder(model, tmp_path / "export", adapter_only=adapter_only)
+    model.export(tmp_path / "export", adapter_only=adapter_only)
     reloaded = CrossEncoder.load(tmp_path / "export")
     torch.testing.assert_close(scores(reloaded), expected, atol=1e-5, rtol=0)
     assert type(reloaded.activation) is type(model.activation)
@@ -124,7 +123,7 @@ def test_saved_and_reloaded_scores_are_equal(adapter_only, fresh, tiny_bert_dir,
 
 def test_training_goes_on_from_a_saved_adapter(tiny_reranker_dir, tmp_path):
     model = train(build(tiny_reranker_dir))
-    export_cross_encoder(model, tmp_path / "export", adapter_only=True)
+    model.export(tmp_path / "export", adapter_only=True)
     continued = build(tmp_path / "export")
     with reference(continued):
         torch.testing.assert_close(scores(continued), scores(model), atol=1e-5, rtol=0)

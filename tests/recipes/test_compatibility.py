@@ -16,22 +16,36 @@ from recipes.compatibility import check_data, check_model, check_parts
 
 EMBEDDER = ["+exp=embedder_infonce"]
 RERANKER = ["+exp=reranker_contrastive"]
+EMBEDDING = "an embedding of each text, and the model gives score: choose"
+VOCABULARY = "needs a vocabulary, over which an answer has a probability, and the model gives score: choose"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([*RERANKER, "loss=info_nce"], "loss InfoNCE compares embeddings: it needs model=bi_encoder"),
-        ([*RERANKER, "loss=matryoshka"], "loss Matryoshka compares embeddings"),
-        ([*RERANKER, "eval=retrieval"], "it is measured by eval=reranking"),
+        (
+            [*RERANKER, "loss=info_nce"],
+            f"loss InfoNCE needs {EMBEDDING} model=bi_encoder",
+        ),
+        ([*RERANKER, "loss=matryoshka"], "loss Matryoshka needs an embedding of each text"),
+        (
+            [*RERANKER, "eval=retrieval"],
+            f"this evaluation needs {EMBEDDING} eval=reranking",
+        ),
         ([*RERANKER, "model=bm25"], "this model is for launch/evaluate.py"),
         ([*RERANKER, "trainer=grpo"], "trainer=grpo needs a policy loss"),
-        ([*RERANKER, "trainer=grpo", "loss=token_policy_vocabulary"], "which only model=llm_reranker has: loss.vocab"),
+        (
+            [*RERANKER, "trainer=grpo", "loss=token_policy_vocabulary"],
+            f"{VOCABULARY} model=llm_reranker",
+        ),
         ([*EMBEDDER, "loss=gist"], "loss InfoNCE needs a guide: add model@guide=bi_encoder"),
-        ([*EMBEDDER, "loss=gist", "model@guide=cross_encoder"], "a guide gives embeddings"),
+        (
+            [*EMBEDDER, "loss=gist", "model@guide=cross_encoder"],
+            f"a guide needs {EMBEDDING} model@guide=bi_encoder",
+        ),
         ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE reads nothing of a guide"),
         ([*EMBEDDER, "model@teacher=cross_encoder"], "loss InfoNCE reads nothing of a teacher"),
-        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose it by model@teacher=bi_encoder"),
+        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose one of conf/model, model@teacher=NAME"),
         ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
         ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
         ([*EMBEDDER, "model.learn_temperature=true"], "model.learn_temperature=True is not read by loss InfoNCE"),

@@ -11,8 +11,7 @@ from bi_encoders import TEXTS, assert_equal_to_oracle, embed, features, many_tex
 
 from engines.distributed.testing import run_ranks
 from models.bi_encoder import BiEncoder, BiEncoderConfig
-from models.export.bi_encoder import export_bi_encoder
-from models.export.hub import export, push_to_hub
+from models.export.hub import push_to_hub
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig
 
@@ -33,7 +32,7 @@ def build(folder: Path, **options) -> BiEncoder:
 def assert_travels(model: BiEncoder, folder: Path, texts: list[str] = TEXTS, **options) -> BiEncoder:
     """Exported to `folder`, it is the same in sentence-transformers and in our loader; the loaded one."""
     state = copy.deepcopy(model.state_dict())
-    export(model, folder, **options)
+    model.export(folder, **options)
     assert_equal_to_oracle(model, folder, texts)
     ours = BiEncoderConfig(str(folder)).build(seed=5).eval()
     for role in ("query", "document"):
@@ -64,18 +63,18 @@ def test_adapters_merged_or_alone(adapter_only, separate, tiny_bert_dir, tmp_pat
 
 
 def test_training_goes_on_from_an_adapter(tiny_bert_dir, tmp_path):
-    export(build(tiny_bert_dir, lora=LoRAConfig(r=4)), tmp_path / "export", adapter_only=True)
+    build(tiny_bert_dir, lora=LoRAConfig(r=4)).export(tmp_path / "export", adapter_only=True)
     again = build(tmp_path / "export", lora=LoRAConfig(r=2))
     assert_travels(again, tmp_path / "second")
     with pytest.raises(ValueError, match="is an adapter itself"):
-        export_bi_encoder(again, tmp_path / "third", adapter_only=True)
+        again.export(tmp_path / "third", adapter_only=True)
 
 
 def test_an_adapter_that_nobody_loads_is_refused(tiny_bert_dir, tmp_path):
     """sentence-transformers 6.2 looks for the base model's weights in the adapter's subfolder."""
     for options, message in (({"lora": LoRAConfig(), "separate_towers": True}, "two towers"), ({}, "without LoRA")):
         with pytest.raises(ValueError, match=message):
-            export_bi_encoder(build(tiny_bert_dir, **options), tmp_path / "export", adapter_only=True)
+            build(tiny_bert_dir, **options).export(tmp_path / "export", adapter_only=True)
     assert not [*tmp_path.iterdir()]
 
 
@@ -105,7 +104,7 @@ def test_default_prompt_and_prompts_out_of_the_pooling_travel(tiny_bert_dir, tmp
     saved[1].include_prompt = False
     saved.save(str(tmp_path / "saved"), create_model_card=False)
     model = build(tmp_path / "saved")
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     assert_equal_to_oracle(model, tmp_path / "export")
     theirs = oracle(tmp_path / "export")
     assert theirs.default_prompt_name == "web"
@@ -117,7 +116,7 @@ def test_a_decoder_travels(tmp_path, tiny_models):
     source = tiny_models.write_tiny_decoder(tmp_path / "decoder")
     model = build(source, lora=LoRAConfig(r=4), max_length=20)
     assert_travels(model, tmp_path / "export", many_texts(20))
-    export(model, tmp_path / "adapter", adapter_only=True)
+    model.export(tmp_path / "adapter", adapter_only=True)
     assert_equal_to_oracle(model, tmp_path / "adapter")
 
 
@@ -138,7 +137,7 @@ def test_learned_temperature_and_bias_travel(tiny_bert_dir, tmp_path):
 
 def test_the_folder_holds_safetensors_and_a_card(tiny_bert_dir, tmp_path):
     model = build(tiny_bert_dir, prompts=PROMPTS)
-    export(model, tmp_path / "export", card="# An embedder\n\nnDCG@10 .50\n")
+    model.export(tmp_path / "export", card="# An embedder\n\nnDCG@10 .50\n")
     assert not [file for file in (tmp_path / "export").rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
     card = (tmp_path / "export" / "README.md").read_text()
     header = card.split("---")[1]
@@ -153,18 +152,13 @@ def test_the_folder_holds_safetensors_and_a_card(tiny_bert_dir, tmp_path):
 
 def test_a_failed_export_leaves_the_old_one(tiny_bert_dir, tmp_path, monkeypatch):
     model = build(tiny_bert_dir)
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "export").iterdir()}
     model.tower.backbone.embeddings.LayerNorm.weight.data = torch.empty(0)  # as ZeRO-3 leaves it
     with pytest.raises(AssertionError, match="full_weights"):
-        export(model, tmp_path / "export")
+        model.export(tmp_path / "export")
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "export").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
-
-
-def test_other_models_are_not_exported(tmp_path):
-    with pytest.raises(TypeError, match="no export for Linear"):
-        export(torch.nn.Linear(2, 2), tmp_path / "export")
 
 
 def test_push_to_hub(tiny_bert_dir, tmp_path, monkeypatch):
@@ -184,7 +178,7 @@ def test_push_to_hub(tiny_bert_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     with pytest.raises(ValueError, match="is no exported model"):
         push_to_hub(tmp_path, "me/model")
-    export(build(tiny_bert_dir), tmp_path / "export")
+    build(tiny_bert_dir).export(tmp_path / "export")
     assert push_to_hub(tmp_path / "export", "me/model") == "https://huggingface.co/me/model"
     assert calls[0] == ("create", "me/model", True, True)
     assert {"model.safetensors", "modules.json", "README.md", "1_Pooling"} <= set(calls[1][2])
@@ -233,7 +227,7 @@ def train_sharded_and_export(base: Path, folder: Path) -> list[torch.Tensor]:
     trained = [embed(model, role="query"), embed(model, role="document")]
     with engine.full_weights():
         if dist.get_rank() == 0:
-            export_bi_encoder(model, folder)
+            model.export(folder)
     return [start, *trained]
 
 

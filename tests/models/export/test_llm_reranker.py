@@ -14,7 +14,6 @@ from llm_rerankers import DOCUMENTS, QUERIES, build, logits_at_end, padded, scor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.export.folder import card_on_hub
-from models.export.hub import export
 from models.llm_reranker import LLMReranker
 from models.lora import LoRAConfig, reference
 from models.prompts.template import PromptTemplate
@@ -82,7 +81,7 @@ def test_it_scores_alike_in_other_libraries(template, lora, tiny_causal_dir, tmp
     train(model.train())
     assert (score(model.eval()) - start).abs().min() > 1e-2
     state = copy.deepcopy(model.state_dict())
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     assert_equal_everywhere(tmp_path / "export", model)
     assert json.loads((tmp_path / "export" / "config.json").read_text())["tie_word_embeddings"]
     for name, value in model.state_dict().items():
@@ -91,7 +90,7 @@ def test_it_scores_alike_in_other_libraries(template, lora, tiny_causal_dir, tmp
 
 def test_an_instruction_reaches_other_libraries(tiny_causal_dir, tmp_path):
     model = build(tiny_causal_dir, OWN).eval()
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     theirs, pair = oracle(tmp_path / "export"), [("what", "an apple.")]
     for instruction in ("rank lists.", None):
         rows = model.tokenizer(["what"], ["an apple."], instruction)["input_ids"]
@@ -100,7 +99,7 @@ def test_an_instruction_reaches_other_libraries(tiny_causal_dir, tmp_path):
 
 def test_a_prompt_joined_of_pieces_says_what_others_do_with_it(tiny_causal_dir, tmp_path):
     model = build(tiny_causal_dir, "mxbai_joined").eval()
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     torch.testing.assert_close(score(LLMReranker.load(tmp_path / "export")), score(model), atol=1e-5, rtol=0)
     assert "tokenise the\nprompt as one text" in (tmp_path / "export" / "README.md").read_text()
 
@@ -108,14 +107,14 @@ def test_a_prompt_joined_of_pieces_says_what_others_do_with_it(tiny_causal_dir, 
 def test_untied_heads_and_long_contexts_are_written(tiny_models, tmp_path):
     folder = tiny_models.write_tiny_causal(tmp_path / "start", architecture="qwen3", tie_word_embeddings=False)
     model = train(build(folder, "qwen3"))
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     assert_equal_everywhere(tmp_path / "export", model)
     assert json.loads((tmp_path / "export" / "config.json").read_text())["use_cache"]
 
 
 def test_an_adapter_alone_loads_where_its_base_does(tiny_causal_dir, tmp_path):
     model = train(build(tiny_causal_dir, "mxbai", lora=LoRAConfig(r=4))).eval()
-    export(model, tmp_path / "adapter", adapter_only=True)
+    model.export(tmp_path / "adapter", adapter_only=True)
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     torch.testing.assert_close(score(LLMReranker.load(tmp_path / "adapter")), score(model), atol=1e-5, rtol=0)
     continued = build(tmp_path / "adapter", lora=LoRAConfig(r=2))
@@ -188,7 +187,7 @@ def test_folders_of_sentence_transformers_are_read(chat, tiny_causal_dir, tmp_pa
     expected = theirs.predict(short, convert_to_tensor=True)  # sigmoid, as there is no activation_fn
     found = score(model, *map(list, zip(*short, strict=True)))
     torch.testing.assert_close(model.activation(found), expected, atol=1e-5, rtol=0)
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     assert_equal_everywhere(tmp_path / "export", model)
 
 
@@ -212,7 +211,7 @@ def test_folders_that_cannot_be_read_say_why(tiny_causal_dir, tmp_path):
         with pytest.raises(ValueError, match=match) as caught:
             build(folder)
         assert "\n" not in str(caught.value)
-    export(build(tiny_causal_dir, "qwen3"), tmp_path / "broken")
+    build(tiny_causal_dir, "qwen3").export(tmp_path / "broken")
     (tmp_path / "broken" / "prompt_template.json").write_text('{"pieces": ["{query}"], "true_answer": "a"}')
     with pytest.raises(ValueError, match=r"prompt_template\.json"):
         build(tmp_path / "broken")
@@ -227,7 +226,7 @@ def test_the_card_s_code_runs(tiny_causal_dir, tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.chdir(tmp_path)
     model = train(build(tiny_causal_dir, "qwen3")).eval()
-    export(model, tmp_path / "export")
+    model.export(tmp_path / "export")
     used, plain, converted = snippets(tmp_path / "export")
     names: dict = {}
     exec(used, names)
@@ -258,5 +257,5 @@ def test_the_card_s_code_runs(tiny_causal_dir, tmp_path, monkeypatch):
 def test_servers_are_not_named_for_scores_that_they_would_not_give(tiny_models, tmp_path):
     options = {"head_dim": 8, "final_logit_softcapping": 3.0}
     folder = tiny_models.write_tiny_causal(tmp_path / "start", architecture="gemma2", **options)
-    export(build(folder, "qwen3"), tmp_path / "export")
+    build(folder, "qwen3").export(tmp_path / "export")
     assert "vllm" not in (tmp_path / "export" / "README.md").read_text()

@@ -1,0 +1,39 @@
+"""What the options of all models have in common that transformers loads: a folder, adapters, dropout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.capabilities import ModelOptions
+from models.loading.folder import ModelFolder
+from models.loading.resolve import resolve
+from models.lora import LoRAConfig
+
+
+class PretrainedOptions(ModelOptions):
+    """Options of a model whose folder has the files of transformers."""
+
+    dropout: float | None
+    lora: LoRAConfig | None
+    trust_remote_code: bool
+
+    def folder(self) -> Path:
+        return resolve(self.name_or_path, code=self.trust_remote_code)
+
+    def read_folder(self) -> ModelFolder:
+        """What the folder says about itself."""
+        return ModelFolder.read(self.folder(), trusted=self.trust_remote_code)
+
+    @property
+    def requested_dropout(self) -> float:
+        """The highest probability that the user asked for."""
+        return max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+
+    def check_adapter_only(self) -> None:
+        if self.lora is None:
+            super().check_adapter_only()
+        if (self.folder() / "adapter_config.json").is_file():
+            raise ValueError(
+                f"adapter_only=true: {self.name_or_path} is an adapter itself, and one on top of it loads nowhere: "
+                "leave it out, or start from a merged model"
+            )
