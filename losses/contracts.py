@@ -67,7 +67,7 @@ class LossInputs:
     query_hashes: Tensor | None = None  # [Q] int64: equal where the texts are
     document_hashes: Tensor | None = None  # [Q, n] int64
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
-    teacher_scores: Tensor | None = None  # [Q, n], NaN where there is none
+    teacher_scores: Tensor | None = None  # [Q, n], NaN if a document has none
     reference_scores: Tensor | None = None  # [Q, n] of the frozen model that training started from
     reference_logsumexp: Tensor | None = None  # [Q, n] likewise
     guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
@@ -207,7 +207,7 @@ class WrapperLoss(Loss):
 def apply(loss: Any, lists: LossInputs) -> tuple[Tensor, Statistics]:
     """Call a loss of any contract with what it asks for; the scalar, and detached statistics by name.
 
-    Raises ValueError where an input that it reads is not there.
+    Raises ValueError if an input that it reads is not there.
     """
     if loss.contract == "wrapper":
         return loss(lists)
@@ -222,7 +222,7 @@ def apply(loss: Any, lists: LossInputs) -> tuple[Tensor, Statistics]:
 
 
 def inputs_for(loss: Any, lists: LossInputs) -> dict[str, Any]:
-    """What a loss reads, by name. Raises ValueError where one is not there."""
+    """What a loss reads, by name. Raises ValueError if one is not there."""
     inputs = {name: getattr(lists, name) for name in input_names(loss)}
     if missing := [name for name, value in inputs.items() if value is None]:
         raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")

@@ -45,7 +45,7 @@ class LogitTransform:
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
     def derivative(self, logits: Tensor) -> Tensor | float:
-        """Of `__call__`, at untransformed logits."""
+        """The derivative of `__call__` at untransformed logits."""
         if self.cap is None:
             return self.scale
         return self.scale * (1 - torch.tanh(logits * self.scale / self.cap).square())
@@ -53,9 +53,10 @@ class LogitTransform:
 
 @torch.no_grad()
 def check_transform(model: PreTrainedModel, transform: LogitTransform) -> None:
-    """Raise ValueError where the logits of `model` are not `transform` of its head's, which scores would silently miss.
+    """Raise ValueError if the logits of `model` are not `transform` of its head's: the scores would be silently wrong.
 
-    Compared on a few tokens, with the head's output enlarged to where a cap shows; not for a model without data.
+    They are compared on a few tokens, with the head's output enlarged until a cap would show. A model on the meta
+    device is not checked.
     """
     head: Any = model.get_output_embeddings()
     if head.weight.is_meta:
@@ -82,7 +83,7 @@ def check_transform(model: PreTrainedModel, transform: LogitTransform) -> None:
 def answer_with(head: nn.Module, yes: int, no: int, transform: LogitTransform) -> None:
     """Make `head(hidden [rows, dim], logsumexp: bool)` give (score [rows], logsumexp [rows] or None) in float32.
 
-    The method of the instance is replaced: its weights are gathered by ZeRO-3 where the module is called, its name and
+    The method of the instance is replaced: its weights are gathered by ZeRO-3 when the module is called, its name and
     class, which saving and peft go by, stay, and weights tied to the embeddings stay tied.
     """
     head.forward = partial(_answer, head, yes, no, transform)

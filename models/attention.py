@@ -19,8 +19,8 @@ def can_pack(config: PretrainedConfig) -> bool:
 
 
 def pack_mask(segment_ids: Tensor, attention_mask: Tensor, attention: str) -> Tensor:
-    """[packs, 1, tokens, tokens]: a token sees the earlier ones of the prefix (segment 0) and of its own segment. True
-    where it does for sdpa; for eager attention what is added to its logits."""
+    """[packs, 1, tokens, tokens]: a token sees the earlier ones of the prefix (segment 0) and of its own segment. For
+    sdpa: True if it does; for eager attention: what is added to its logits."""
     tokens = segment_ids.shape[1]
     earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=segment_ids.device).tril()
     keys = segment_ids.unsqueeze(1)

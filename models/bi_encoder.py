@@ -47,7 +47,7 @@ class BiEncoderConfig(PretrainedOptions):
     max_length: int | None = None  # tokens per text
     pooling: str | None = None  # cls, mean, max, weightedmean, lasttoken, mean_sqrt_len_tokens
     similarity: str | None = None  # cosine (embeddings have unit length) or dot
-    normalize: bool | None = None  # unit length; None: under cosine, and where the folder says so
+    normalize: bool | None = None  # unit length; None: under cosine, and if the folder says so
     projection: int | None = None  # dimension of a linear layer after the pooling
     prompts: dict[str, str] | None = None  # by role (query, document): put before the text
     temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
@@ -69,7 +69,7 @@ class BiEncoderConfig(PretrainedOptions):
         if self.similarity not in (None, *SIMILARITIES):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if unknown := set(self.prompts or {}) - set(ROLES):
-            raise ValueError(f"model.prompts.{min(unknown)} is no role of a text: choose {', '.join(ROLES)}")
+            raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
         if self.projection is not None and self.projection < 1:
             raise ValueError(f"model.projection={self.projection} must be null or a dimension of at least 1")
         check_quantization(self.quantization, has_adapters=self.lora is not None)
@@ -79,7 +79,7 @@ class BiEncoderConfig(PretrainedOptions):
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`, so
         that they are equal on every rank.
 
-        Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or embeds in another way.
+        Raises FileNotFoundError or ValueError, in one line, if the model is not found or embeds in another way.
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
@@ -215,8 +215,8 @@ class BiEncoder(RankingModel):
         """Representations of input_ids, attention_mask, ... [rows, tokens], in float32:
 
         - "embedding" [rows, dim];
-        - "scale" [rows], where the model has a temperature: its inverse, the same in every row;
-        - "bias" [rows], where it has one, likewise;
+        - "scale" [rows], if the model has a temperature: its inverse, the same in every row;
+        - "bias" [rows], if it has one, the same in every row;
         - "layers" [rows, layers, dim], in training if they are wanted: of the earlier layers, first to last but one.
         """
         returns_layers = "layers" in self.wanted_outputs and self.training  # evaluations have no use for them

@@ -52,7 +52,7 @@ class CrossEncoderConfig(PretrainedOptions):
         """The model in float32 on the CPU, in training mode; what the checkpoint lacks is drawn from `seed`, so that
         it is equal on every rank.
 
-        Raises FileNotFoundError or ValueError, in one line, where the model cannot be had or is not a reranker.
+        Raises FileNotFoundError or ValueError, in one line, if the model is not found or is not a reranker.
         """
         folder = self.read_folder()
         adapter = read_json(folder.path / "adapter_config.json")
@@ -129,7 +129,7 @@ class CrossEncoder(RankingModel):
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
         """A trained reranker (an export of ours, a sentence-transformers or transformers folder, a hub id) to score
-        with, in evaluation mode. Raises ValueError where it has no trained head."""
+        with, in evaluation mode. Raises ValueError if it has no trained head."""
         model = CrossEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0)
         if model.fresh_head:
             raise ValueError(f"model {name_or_path} has no score head: it is no reranker yet; train it first")
@@ -162,7 +162,7 @@ class CrossEncoder(RankingModel):
 
 
 def _refuse_other_rerankers(folder: ModelFolder) -> None:
-    """Rerankers whose score is not the one logit of a sequence classifier over the plain pair."""
+    """Raise ValueError for a reranker whose score is not the one logit of a sequence classifier over the plain pair."""
     others = [name for name, _ in folder.modules if name != "Transformer"]
     reads_messages = "message" in folder.transformer.get("modality_config", {})
     if folder.kind == "CrossEncoder" and (others or reads_messages or folder.transformer.get("processing_kwargs")):
@@ -174,7 +174,7 @@ def _refuse_other_rerankers(folder: ModelFolder) -> None:
 
 
 def _run_in_float32(module: nn.Module) -> None:
-    """Take `module` out of autocast: a score in bf16 has 8 bits, and ties that are none.
+    """Take `module` out of autocast: a score in bf16 has 8 bits, so different scores would become equal.
 
     The method of the instance is replaced, so that names and class, which saving and peft go by, stay; a deep copy
     (of peft, of the reference model) gets its own.
@@ -196,6 +196,6 @@ def _head_modules(backbone: PreTrainedModel) -> list[str]:
 
 
 def _missing_pooler(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
-    """The name of the encoder's pooler, where the checkpoint lacks it: then LoRA trains it in full, as the head."""
+    """The name of the encoder's pooler, if the checkpoint lacks it: then LoRA trains it in full, as the head."""
     inside = f"{backbone.base_model_prefix}."
     return sorted({key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(inside)})

@@ -13,20 +13,20 @@ LOADED = "dropout_of_the_loaded_model"  # attribute of a module whose dropout is
 
 
 def check_dropout(probability: float | None) -> None:
-    """Raises ValueError where `model.dropout` is no probability below 1."""
+    """Raises ValueError if `model.dropout` is not a probability below 1."""
     if probability is not None and not 0 <= probability < 1:
         raise ValueError(f"model.dropout={probability} must be null or in [0, 1)")
 
 
 def request_dropout(config: PretrainedConfig, probability: float | None) -> None:
-    """`model.dropout`: None leaves what was pretrained. Raises ValueError where the model has no dropout."""
+    """Set `model.dropout`; None leaves the pretrained one. Raises ValueError if the model has no dropout."""
     if probability is not None and not set_dropout(config, probability):
         raise ValueError(f"model.dropout={probability}: {config.model_type} has no dropout; set it to null")
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> bool:
-    """Every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...);
-    whether there is one."""
+    """Set every dropout probability of the configuration, whatever its name (hidden_dropout_prob, attn_pdrop, ...).
+    Returns whether there is one."""
     names = _names(config)
     for name in names:
         setattr(config, name, probability)
@@ -38,8 +38,9 @@ def _names(config: PretrainedConfig) -> list[str]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an attention
-    kernel, their own (attention_dropout, ...) or their configuration's. `dropout_as_loaded` undoes the last."""
+    """Switch dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an
+    attention kernel, their own (attention_dropout, ...) or their configuration's. `dropout_as_loaded` undoes the last.
+    """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -53,16 +54,18 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def run_without_dropout(model: nn.Module, what: str) -> None:
-    """Dropout off, for good; ValueError where the user asked for some."""
-    if asked := getattr(model, "requested_dropout", 0.0):
-        raise ValueError(f"{what} runs without dropout, got {asked}: set model.dropout (null or 0) or lora.dropout (0)")
+    """Switch dropout off for the rest of the run. Raises ValueError if the user asked for some."""
+    if requested := getattr(model, "requested_dropout", 0.0):
+        raise ValueError(
+            f"{what} runs without dropout, got {requested}: set model.dropout (null or 0) or lora.dropout (0)"
+        )
     disable_dropout(model)
 
 
 @contextmanager
 def dropout_as_loaded(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's configuration states the dropout that it was loaded with: training that ran without it does
-    not decide that the exported model, which may be trained on, has none."""
+    """Inside, the model's configuration states the dropout that it was loaded with: the exported model keeps it for
+    further training, even if this training ran without."""
     config: Any = getattr(model, "config", None)
     for name, value in getattr(model, LOADED, {}).items():
         setattr(config, name, value)

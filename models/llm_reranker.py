@@ -51,7 +51,7 @@ class LLMRerankerConfig(PretrainedOptions):
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
-    shared_prefix: bool = True  # score the common beginning of a list's prompts once, where the model can
+    shared_prefix: bool = True  # score the common beginning of a list's prompts once, if the model can
     trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class LLMRerankerConfig(PretrainedOptions):
         """The model in float32 on the CPU, in training mode; adapters are drawn from `seed`, so that they are equal on
         every rank.
 
-        Raises FileNotFoundError or ValueError, in one line, where the model cannot be had, is no causal language model,
-        has no template, or its tokenizer does not fit the template.
+        Raises FileNotFoundError or ValueError, in one line, if the model is not found, is no causal language model, has
+        no template, or its tokenizer does not fit the template.
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
@@ -160,8 +160,8 @@ class LLMReranker(RankingModel):
         - "score" [rows]: z_yes - z_no at each row's last token;
         - "logsumexp" [rows], if it is wanted: log sum_v exp(z_v) - z_no over the vocabulary.
 
-        Of packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt: position_ids and
-        segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts] too, and values [packs, prompts].
+        Packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt, come with position_ids and
+        segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts]; the values are [packs, prompts].
         """
         if segment_ids is None or ends is None:
             mask, position_ids = attention_mask, (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
@@ -200,7 +200,7 @@ def _load(
 
 
 def _refuse_others(folder: ModelFolder, config: PretrainedConfig) -> None:
-    """Models that answer no token: encoders, classifiers, embedding models."""
+    """Raise ValueError for a model that answers no token: an encoder, a classifier, an embedding model."""
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, no causal language model")
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):

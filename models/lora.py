@@ -46,7 +46,7 @@ class LoRAConfig:
         """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full; none
         in the `unused` modules.
 
-        Raises ValueError where `target_modules` names a layer that the model has not.
+        Raises ValueError if `target_modules` names a layer that the model does not have.
         """
         outside = tuple(f"{name}." for name in (*head, *unused))
         linear = [
@@ -105,7 +105,7 @@ def reference(model: Model) -> Iterator[Model]:
         raise ValueError("reference scores from the model itself need LoRA, and nothing trained beside it")
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     with ExitStack() as stack:
-        for parameter, trains in trained.items():  # peft would train all of the head again, also what is held
+        for parameter, trains in trained.items():  # peft would train all of the head again, frozen parameters too
             stack.callback(parameter.requires_grad_, trains)
         for wrapped in _wrapped(model):
             stack.enter_context(wrapped.disable_adapter())

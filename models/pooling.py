@@ -75,7 +75,7 @@ def pooling_modes(config: Mapping[str, Any]) -> list[str]:
 
 
 def pooling_config(modes: list[str]) -> dict[str, Any]:
-    """The inverse: old booleans, which every release reads; where their order does not hold, the new name."""
+    """The inverse: old booleans, which every release reads; if their order does not hold, the new name."""
     if modes != [name for name in OLD_NAMES.values() if name in modes]:
         return {"pooling_mode": modes}
     return {old: name in modes for old, name in OLD_NAMES.items()}

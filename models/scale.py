@@ -20,7 +20,7 @@ LARGEST_SCALE = 100.0  # CLIP's: a learned temperature is at least 0.01
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """`temperature` and `bias` None: as learned before and saved in the model's folder; none where it has none."""
+    """`temperature` and `bias` None: as learned before and saved in the model's folder, if it has them."""
 
     temperature: float | None
     learn_temperature: bool
@@ -38,7 +38,7 @@ class ScaleOptions:
             raise ValueError(f"model.bias={self.bias} must be null or a finite number")
 
     def build(self, folder: Path) -> Scale | None:
-        """Raises ValueError where something is to be learned that starts nowhere."""
+        """Raises ValueError if something is to be learned that has no starting value."""
         saved = saved_scale(folder)
         scale = saved.get("scale") if self.temperature is None else 1 / self.temperature
         bias = saved.get("bias") if self.bias is None else self.bias
@@ -51,7 +51,7 @@ class ScaleOptions:
 
 
 def saved_scale(folder: Path) -> dict[str, float]:
-    """ "scale" and "bias" as an earlier training has learned them, of what there is."""
+    """The "scale" and "bias" that an earlier training has learned, if there are any."""
     file = folder / FILE
     return {name: value.item() for name, value in load_file(file).items()} if file.is_file() else {}
 
@@ -68,7 +68,7 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.tensor([float(bias)])) if learn_bias and bias is not None else None
 
     def forward(self, rows: int, device: torch.device) -> dict[str, Tensor]:
-        """{"scale": [rows], "bias": [rows]} of what there is, the same in every row."""
+        """{"scale": [rows], "bias": [rows]}, whichever the model has, the same in every row."""
         values = {"scale": self._scale(), "bias": self.fixed_bias if self.bias is None else self.bias}
         return {
             name: torch.as_tensor(value, dtype=torch.float32, device=device).expand(rows)
@@ -77,7 +77,7 @@ class Scale(nn.Module):
         }
 
     def values(self) -> dict[str, Tensor]:
-        """{"scale": [], "bias": []} of what there is, to be saved."""
+        """{"scale": [], "bias": []}, whichever the model has, to be saved."""
         with torch.no_grad():
             return {name: value[0].clone() for name, value in self(1, torch.device("cpu")).items()}
 

@@ -41,16 +41,16 @@ class ModelTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where the same texts give the same rows."""
+        """A text that is equal for two tokenizers if they give the same rows."""
         return f"{self.max_length} {self.tokenizer.padding_side} {self.tokenizer.backend_tokenizer.to_str()}"
 
     def check_prompts(self) -> None:
-        """`check_prompt` of the model's own."""
+        """Check the model's own prompts by `check_prompt`."""
         for prompt in self.prompts.values():
             self.check_prompt(prompt)
 
     def check_prompt(self, prompt: str | None) -> None:
-        """Raises ValueError where a prompt leaves no room for the text."""
+        """Raises ValueError if a prompt leaves no room for the text."""
         if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
             return
         if (tokens := len(self.tokenizer(prompt).input_ids)) >= self.max_length:
@@ -59,8 +59,8 @@ class ModelTokenizer:
             )
 
     def _encode(self, first: list[str], second: list[str] | None = None) -> TokenIds:
-        """A row of nothing, of an empty text where the tokenizer adds no token of its own, is one padding token that is
-        read: no row is without a token."""
+        """Tokenise texts or pairs. No row is empty: an empty text becomes one padding token that is read, if the
+        tokenizer adds no token of its own."""
         encoding = self.tokenizer(
             first,
             second,
@@ -73,7 +73,7 @@ class ModelTokenizer:
 
 
 class PairTokenizer(ModelTokenizer):
-    """(query, document) pairs to rows of ids, unpadded, the longer text cut first where a pair exceeds `max_length`.
+    """(query, document) pairs to rows of ids, unpadded, the longer text cut first if a pair exceeds `max_length`.
 
     `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
     """
@@ -83,14 +83,14 @@ class PairTokenizer(ModelTokenizer):
     def __call__(
         self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
     ) -> TokenIds:
-        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per pair."""
+        """{"input_ids", "token_type_ids" if the model has them}: one list of ids per pair."""
         prompt = self.prompts.get(self.default_prompt or "", "") if query_prompt is None else query_prompt
         return self._encode(_before(prompt, queries), _before(document_prompt, documents))
 
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """A row per pair (query, document); prompts of None: the model's own."""
+        """A row per pair (query, document); prompts None: the model's own."""
         self.check_prompt(query_prompt)
         return self([query] * len(documents), documents, query_prompt, document_prompt or "")
 
@@ -109,7 +109,7 @@ class TextTokenizer(ModelTokenizer):
     layout: ClassVar[Layout] = "texts"
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
-        """{"input_ids", "token_type_ids" where the model has them}: one list of ids per text; `prompt` of None: that
+        """{"input_ids", "token_type_ids" if the model has them}: one list of ids per text; `prompt` None: that
         of the role."""
         prompt = self.prompt(role) if prompt is None else prompt
         encoding = dict(self._encode(_before(prompt, texts)))
@@ -124,7 +124,7 @@ class TextTokenizer(ModelTokenizer):
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """The query's row, then one per document; prompts of None: the model's own."""
+        """The query's row, then one per document; prompts None: the model's own."""
         self.check_prompt(query_prompt)
         first, others = self([query], "query", query_prompt), self(documents, "document", document_prompt)
         return {name: [*first[name], *others[name]] for name in first}
@@ -153,7 +153,7 @@ def load_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, int]:
     """The folder's tokenizer, and `max_length` checked against the model (None: what the folder says).
 
-    `pads_with_end`: where it has no padding token, its end token pads, for models that read the mask alone.
+    `pads_with_end`: if it has no padding token, its end token pads, for models that read the mask alone.
     """
     try:
         with quiet():

@@ -27,7 +27,7 @@ class Dense(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Dense:
-        """Raises ValueError where the folder holds another kind of layer."""
+        """Raises ValueError if the folder holds another kind of layer."""
         config = read_json(folder / "config.json") or {}
         if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
             raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; read are plain ones")
@@ -55,7 +55,7 @@ class Tower(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """Of an embedding."""
+        """The number of values of an embedding."""
         layers = [layer for layer in self.dense if isinstance(layer, Dense)]
         return layers[-1].linear.out_features if layers else self.backbone.config.hidden_size * len(self.modes)
 
@@ -82,8 +82,9 @@ class SeparateTowers(nn.Module):
         return cls(tower, copy.deepcopy(tower))
 
     def forward(self, features: dict[str, Tensor], *, layers: bool) -> Tensor:
-        """As `Tower`. Both towers run and are part of the graph, for a row without weight where none is theirs: ZeRO-3
-        gathers weights in every forward and backward, so all ranks must run equally many."""
+        """The same as `Tower` gives. Both towers always run and are part of the graph; one without a row of its own
+        runs a row times zero. ZeRO-3 gathers weights in every forward and backward, so all ranks must run equally
+        many."""
         is_query = features[IS_QUERY].any(1)
         total = None
         for tower, chosen in ((self.query, is_query), (self.document, ~is_query)):

@@ -28,7 +28,7 @@ def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model
 
 
 def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator | None:
-    """Of the evaluations during training; None where there is no dev split."""
+    """The evaluator of the evaluations during training; None if there is no dev split."""
     dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
 

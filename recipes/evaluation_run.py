@@ -161,7 +161,7 @@ def baseline(settings: EvaluationConfig) -> str:
 
 
 def fit_fusion(settings: EvaluationConfig, evaluator: Evaluator, run: Run, queries: Mapping[str, str]) -> float | None:
-    """The given weight, else the best one for `queries`, those of dev; None where there are none."""
+    """The given weight, else the best one for `queries`, those of dev; None if there are none."""
     if not queries:
         return settings.fusion_weight
     qrels = {query: evaluator.qrels[query] for query in queries}

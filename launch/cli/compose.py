@@ -69,7 +69,7 @@ def compose(
 def instantiate(tree: Mapping[str, Any]) -> Any:
     """The objects of a composed tree: every node is the object that its `_target_` makes.
 
-    Raises ValueError with one line that names the key where a dataclass refuses its values.
+    Raises ValueError with one line that names the key if a dataclass refuses its values.
     """
     return Schema(tree, construct=True).node(tree, locate(tree.get("_target_"), "config"), "")
 

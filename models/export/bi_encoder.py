@@ -43,10 +43,10 @@ similarities = model.similarity(queries, documents)
 def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
     """Write weights (safetensors), modules, prompts, tokenizer and model card to `folder`, replacing it in one rename.
 
-    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
-    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and what was trained beside
-    it, and loads where the base model does. A temperature and bias that belong to the model are kept for further
-    training. `card` is Markdown put below the card's header, before the usage. Raises ValueError where an adapter by
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
+    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and what was trained
+    beside it, and loads wherever the base model does. A temperature and bias of the model's own are kept for further
+    training. `card` is Markdown put below the card's header, before the usage. Raises ValueError if an adapter by
     itself would load nowhere.
     """
     towers = towers_of(model.tower)
@@ -126,7 +126,7 @@ def _settings(model: BiEncoder) -> dict[str, Any]:
 
 
 def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
-    """With those of both roles by their own names: releases differ in what stands in for a missing one."""
+    """All prompts, those of both roles by their own names: releases differ in what they use for a missing one."""
     if not tokenizer.prompts:
         return {}
     return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}

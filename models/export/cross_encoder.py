@@ -31,9 +31,9 @@ def export_cross_encoder(
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer and model card to `folder`, replacing it in one rename.
 
-    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
-    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and head alone, and loads
-    where the base model does. `card` is Markdown put below the card's header, before the usage.
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
+    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and head alone, and loads
+    wherever the base model does. `card` is Markdown put below the card's header, before the usage.
     """
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)

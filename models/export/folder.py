@@ -1,4 +1,4 @@
-"""What every export shares: a folder replaced in one rename, whole weights, the tokenizer, the frame of a card."""
+"""What all exports share: a folder replaced in one rename, complete weights, the tokenizer, the frame of a card."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, source: str, adapter_only: bool) -> None:
     """Weights in safetensors and configuration; LoRA merged, or the adapter alone, which names `source` as its base.
 
-    Raises ValueError where there is no adapter, or training started from one, which is no base for another.
+    Raises ValueError if there is no adapter, or if training started from one, which is no base for another.
     """
     if adapter_only and not isinstance(backbone, PeftModel):
         raise ValueError("adapter_only: this model was trained without LoRA")

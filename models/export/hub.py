@@ -9,7 +9,7 @@ from models.loading.folder import first_line
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise ValueError, in one line, where this can be no repository's name."""
+    """Raise ValueError, in one line, if this cannot be the name of a repository."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -19,15 +19,15 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload an exported folder to the hub, making the repository where it is not there; returns its address. Its
-    model card names the repository in place of the folder.
+    """Upload an exported folder to the hub, making the repository if there is none; returns its address. Its
+    model card names the repository instead of the folder.
 
-    Raises ValueError, in one line, where the hub refuses (not logged in, no right, no network).
+    Raises ValueError, in one line, if the hub refuses (not logged in, no right, no network).
     """
     from huggingface_hub import HfApi
 
     if not (folder / "README.md").is_file():
-        raise ValueError(f"{folder} is no exported model: it has no README.md")
+        raise ValueError(f"{folder} is not an exported model: it has no README.md")
     try:
         api = HfApi()
         address = api.create_repo(repo_id, private=private, exist_ok=True)

@@ -82,7 +82,7 @@ Its input is the whole prompt, `tokenizer.apply_chat_template(messages, tokenize
 """
 JOINED = """
 It was trained on prompts whose parts are tokenised one by one (`prompt_template.json`). Other libraries tokenise the
-prompt as one text, so their scores differ a little where a query or document ends in punctuation.
+prompt as one text, so their scores differ a little if a query or document ends in punctuation.
 """
 
 
@@ -92,9 +92,9 @@ def export_llm_reranker(
     """Write weights (safetensors), modules, prompt template, tokenizer and model card to `folder`, replacing it in one
     rename.
 
-    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` stays as it
-    is. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter alone, and loads where the
-    base model does. `card` is Markdown put below the card's header, before the usage.
+    Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
+    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter alone, and loads
+    wherever the base model does. `card` is Markdown put below the card's header, before the usage.
     """
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
@@ -106,7 +106,7 @@ def export_llm_reranker(
 
 
 def _write_tokenizer(model: LLMReranker, work: Path) -> None:
-    """With the chat template; it pads on the left, so that the last position is a row's last token."""
+    """Write the tokenizer with the chat template. It pads on the left: the last position is a row's last token."""
     template, tokenizer = model.tokenizer.prompt_template, copy.deepcopy(model.tokenizer.tokenizer)
     tokenizer.padding_side = "left"
     tokenizer.chat_template = chat_template(template)

@@ -1,4 +1,4 @@
-"""Load pretrained weights in float32, from safetensors, without foreign code and without chatter."""
+"""Load pretrained weights in float32, from safetensors, without remote code and without library logging."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def without_weights() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers' progress bars, load reports and deprecations off: what matters is raised or logged by us."""
+    """Inside, transformers shows no progress bars, load reports or deprecations: errors and warnings are ours."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # saving imports DeepSpeed where it is installed, which tells about accelerators
+    logging.disable(logging.WARNING)  # saving imports DeepSpeed, if it is installed, which logs about accelerators
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -56,6 +56,7 @@ def quiet() -> Iterator[None]:
 
 
 def load_config(folder: ModelFolder) -> PretrainedConfig:
+    """The folder's configuration. Raises ValueError if it cannot be read, or is an encoder-decoder's."""
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
@@ -74,7 +75,7 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
 
 
 def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
-    """What is said of a folder that transformers does not load."""
+    """The error for a folder that transformers does not load."""
     if not folder.trusted and "trust_remote_code" in str(error):
         return ValueError(
             f"model {folder.path} brings Python files of its own, which would be run: read them, and if you trust them "
@@ -82,7 +83,8 @@ def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
         )
     if isinstance(error, SafetensorError):
         return ValueError(
-            f"model {folder.path}: its weights are no whole safetensors file ({first_line(error)}): copy them again"
+            f"model {folder.path}: its weights are not a complete safetensors file ({first_line(error)}): copy them "
+            "again"
         )
     return ValueError(f"model {folder.path}: {first_line(error)}")
 
@@ -96,7 +98,7 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in float32 on the CPU, and the parameters that the checkpoint lacks (a new head, a new pooler).
 
-    Weights are drawn from torch's CPU generator where the checkpoint lacks them. Raises ValueError in one line.
+    Weights that the checkpoint lacks are drawn from torch's CPU generator. Raises ValueError in one line.
     """
     if attention is not None and attention not in ATTENTIONS:
         raise ValueError(f"model.attention={attention}: choose null (the best the model has), {', '.join(ATTENTIONS)}")
@@ -132,7 +134,7 @@ def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
 
 
 def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn.Module:
-    """The activation that a folder names, "torch.nn...."; never imports what a folder names: another is `default`, as
+    """The activation that a folder names, "torch.nn....". Nothing is imported: for any other name it is `default`, as
     in sentence-transformers."""
     found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
     if found is None and name:
@@ -141,7 +143,7 @@ def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn
 
 
 def activation_of(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
-    """What sentence-transformers' CrossEncoder would put on the score: named by the folder, else Sigmoid."""
+    """The activation that sentence-transformers' CrossEncoder would use: the one that the folder names, or Sigmoid."""
     options = [
         folder.settings.get("activation_fn") if folder.kind == "CrossEncoder" else None,
         (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),

@@ -20,7 +20,8 @@ class Head:
 
     @classmethod
     def read(cls, folder: ModelFolder) -> Head:
-        """Of a folder without modules.json: mean pooling, nothing else. Raises ValueError for other modules."""
+        """Read the modules of `folder`; without a modules.json: mean pooling, nothing else. Raises ValueError for other
+        modules."""
         names = [name for name, _ in folder.modules]
         if not names:
             return cls()

@@ -1,4 +1,4 @@
-"""What a model folder says about itself, in the files of transformers and sentence-transformers (old and new)."""
+"""A model folder's own description, in the files of transformers and sentence-transformers (old and new)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def first_line(error: BaseException) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The file's content; None where it does not exist. Raises ValueError naming file and line."""
+    """The file's content; None if it does not exist. Raises ValueError naming file and line if it is not JSON."""
     if not file.is_file():
         return None
     try:
@@ -27,7 +27,7 @@ def read_json(file: Path) -> Any:
 
 
 def missing_files(path: Path) -> list[str]:
-    """What a folder lacks to be a model: names for an error message, empty where nothing is missing."""
+    """The files that a folder lacks to be a model: names for an error message, empty if nothing is missing."""
     return [name for route in ModelFolder.read(path).routes().values() for name in _missing_of_backbone(route.backbone)]
 
 
@@ -64,7 +64,7 @@ class ModelFolder:
         return cls(path, modules, kind, settings, _transformer_settings(backbone) if modules else {}, trusted)
 
     def routes(self) -> dict[str, ModelFolder]:
-        """{"": itself}, or of a Router the modules of each task ("query", "document")."""
+        """{"": itself}, or, for a Router, the modules of each task ("query", "document")."""
         if not self.modules or self.modules[0][0] not in ("Router", "Asym"):
             return {"": self}
         root = self.modules[0][1]

@@ -15,7 +15,7 @@ QUANTIZATIONS = ("4bit",)
 
 
 def check_quantization(quantization: str | None, *, has_adapters: bool) -> None:
-    """Raises ValueError where `model.quantization` cannot be trained."""
+    """Raises ValueError if `model.quantization` cannot be trained."""
     if quantization not in (None, *QUANTIZATIONS):
         raise ValueError(f"model.quantization={quantization}: choose null or {', '.join(QUANTIZATIONS)}")
     if quantization is not None and not has_adapters:
@@ -23,7 +23,7 @@ def check_quantization(quantization: str | None, *, has_adapters: bool) -> None:
 
 
 def quantization_config(quantization: str | None) -> BitsAndBytesConfig | None:
-    """NF4 with quantised constants, computing in bf16. Raises ValueError where bitsandbytes cannot run."""
+    """NF4 with quantised constants, computing in bf16. Raises ValueError if bitsandbytes cannot run."""
     if quantization is None:
         return None
     if not torch.cuda.is_available():

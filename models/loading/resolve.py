@@ -34,7 +34,7 @@ def resolve(name_or_path: str, *, code: bool = False) -> Path:
     """The folder that holds a model's files, looked for in the order: local path, hub cache, offline package, hub.
     With `code` a download holds the Python files too.
 
-    Raises FileNotFoundError (an absent path, a name that cannot be had; says what was tried) or ValueError (a folder
+    Raises FileNotFoundError (an absent path, a name that is not found; it says what was tried) or ValueError (a folder
     or a download that is not a model), each in one line.
     """
     path = Path(name_or_path).expanduser()

@@ -56,7 +56,7 @@ class ReasoningTemplate:
         )
 
     def read(self, completion: str) -> bool | None:
-        """The answer that a completion gives: nothing but an answer after the closing; None where it is not so."""
+        """The answer of a completion; None unless it has the closing and then an answer and nothing else."""
         _, closed, answer = completion.rpartition(self.closing.strip())
         if not closed:
             return None

@@ -15,11 +15,11 @@ class PromptTemplate:
 
     `pieces` are tokenised each by itself, special tokens in their text included, and their ids joined. The slots
     {query} and {document} stand in them once each. {instruction}, at most once, becomes `instruction_format` with the
-    instruction in it, or nothing where there is none; `instruction` is the one of a query that has no other. Where a
-    row is too long, the document loses its end, and nothing else of the prompt does.
+    instruction in it, or nothing if there is none; `instruction` is for queries that have no other. If a row is
+    too long, the end of the document is cut, and nothing else of the prompt.
 
-    Of one piece, the ids are those of the rendered text, which is what a chat template gives. Of several, they are not
-    where the tokenizer would join a piece's end and the next one's beginning.
+    With one piece, the ids are those of the rendered text, which is what a chat template gives. With several, they
+    differ if the tokenizer would join the end of a piece with the beginning of the next.
     """
 
     pieces: list[str]
@@ -62,7 +62,7 @@ class PromptTemplate:
     def instructed(self, instruction: str) -> list[list[str]]:
         """The pieces with that instruction, each as [text, slot, text, ...] with the slots "query" and "document".
 
-        Raises ValueError where there is an instruction and no place for it.
+        Raises ValueError if there is an instruction and no place for it.
         """
         if instruction and not self.takes_instruction:
             raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")

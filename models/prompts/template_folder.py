@@ -16,12 +16,12 @@ QUERY, DOCUMENT, INSTRUCTION = "\ufdd1", "\ufdd2", "\ufdd3"  # characters that n
 
 
 def has_template(folder: ModelFolder) -> bool:
-    """Whether the folder is an LLM reranker's."""
+    """Whether the folder holds an LLM reranker."""
     return (folder.path / FILE).is_file() or any(name == LOGIT_SCORE for name, _ in folder.modules)
 
 
 def read_template(folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate | None:
-    """The template; None where the folder says nothing. Raises ValueError where what it says cannot be read."""
+    """The template; None if the folder has none. Raises ValueError if it cannot be read."""
     found = read_json(folder.path / FILE)
     if found is not None:
         try:
@@ -65,7 +65,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
 
 
 def _instruction_of(without: str, instructed: str) -> tuple[str, str, str]:
-    """The prompt with {instruction}, what that becomes where there is one, and the one that stands there by default."""
+    """The prompt with {instruction}, the format of an instruction, and the default instruction."""
     before, slot, after = instructed.partition(INSTRUCTION)
     if not slot:
         return without, "{instruction}", ""

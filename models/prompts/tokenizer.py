@@ -36,7 +36,7 @@ class PromptTokenizer(ModelTokenizer):
     ) -> TokenIds:
         """{"input_ids": a row per pair, "truncated": [tokens that the row lost] per pair}.
 
-        Raises ValueError where the instruction leaves no room, or has no place in the template.
+        Raises ValueError if the instruction leaves no room, or has no place in the template.
         """
         before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
         pieces = self._pieces(query_prompt)
@@ -50,12 +50,12 @@ class PromptTokenizer(ModelTokenizer):
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """A row per pair (query, document); prompts of None: the model's own."""
+        """A row per pair (query, document); prompts None: the model's own."""
         return self([query] * len(documents), documents, query_prompt, document_prompt)
 
     @property
     def fingerprint(self) -> str:
-        """Equal where the same texts give the same rows."""
+        """A text that is equal for two tokenizers if they give the same rows."""
         return f"{super().fingerprint} {self.template} {self.max_query_length}"
 
     @property
@@ -64,7 +64,7 @@ class PromptTokenizer(ModelTokenizer):
         return self.template
 
     def answer_ids(self) -> tuple[int, int]:
-        """The tokens of the true and the false answer. Raises ValueError where one is no single token."""
+        """The tokens of the true and the false answer. Raises ValueError if one is not a single token."""
         return self._single("true_answer"), self._single("false_answer")
 
     @property
@@ -73,7 +73,7 @@ class PromptTokenizer(ModelTokenizer):
         return self._most(self._room(self._pieces(None), None, self.prompt_template.document_prompt))
 
     def check(self) -> None:
-        """Raises ValueError where the template does not fit the tokenizer or the length."""
+        """Raises ValueError if the template does not fit the tokenizer or the length."""
         self.answer_ids()
         self._room(self._pieces(None), None, self.prompt_template.document_prompt)
 
@@ -113,7 +113,7 @@ class PromptTokenizer(ModelTokenizer):
         return self.max_length - fixed
 
     def _most(self, room: int) -> int:
-        """Tokens that a query may have where the prompt leaves `room`."""
+        """The tokens that a query may have if the prompt leaves `room`."""
         return min(self.max_query_length or self.max_length * 3 // 4, room * 3 // 4)
 
     def _shorten(self, query: str, room: int) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """A kind of model from a folder outside the repository: a table of token vectors, averaged, without transformers.
 
-It is chosen by `model=token_table` with --config-dir, and trains, is evaluated, exported and resumed without an edit here.
+It is chosen by `model=token_table` with --config-dir, and trains, is evaluated, exported and resumed, without an edit
+of this repository.
 """
 
 from __future__ import annotations
@@ -172,9 +173,10 @@ def test_an_interrupted_run_goes_on(outside: Path, options: list[str], monkeypat
             raise KeyboardInterrupt
         return forward(self, **features)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(TokenTable, "forward", interrupted)
-        train(configured(outside, [*options, "run_name=stopped"]))
+        with pytest.raises(KeyboardInterrupt):
+            train(configured(outside, [*options, "run_name=stopped"]))
     train(configured(outside, [*options, "run_name=stopped"]))
     (whole, weights), (stopped, resumed) = results(runs / "whole"), results(runs / "stopped")
     assert stopped == whole

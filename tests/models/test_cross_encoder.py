@@ -280,7 +280,7 @@ def test_mistakes_are_one_line(tiny_bert_dir, tiny_models, tmp_path, folder):
         (lambda: build(tiny_bert_dir, max_length=2), "max_length=2"),
         (lambda: build(tiny_bert_dir, attention="sdp"), "attention=sdp: choose null .*sdpa, eager"),
         (lambda: build(tiny_bert_dir, dropout=1.5), "dropout=1.5"),
-        (lambda: build(tmp_path / "corrupt"), "corrupt: its weights are no whole safetensors file .*: copy them again"),
+        (lambda: build(tmp_path / "corrupt"), "corrupt: its weights are not a complete safetensors file .*: copy"),
     ]
     for call, match in cases:
         with pytest.raises(ValueError, match=match) as caught:

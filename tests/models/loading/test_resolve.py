@@ -1,4 +1,4 @@
-"""Names become folders, and what cannot be had is one line that says what was tried."""
+"""Names become folders, and what is not found is one line that says what was tried."""
 
 from __future__ import annotations
 
