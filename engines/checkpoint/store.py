@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there at all."""
+"""Checkpoints on disk, written atomically."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ from engines.distributed.process_group import barrier, is_main, rank, world_size
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
+BEST_STEP = "best_step"  # the one key of a state that the store reads: the step of the best checkpoint
 Found = tuple[Path, dict[str, Any]]  # a checkpoint's folder and its state
 
 
-class CheckpointStore:
-    """`root`/step-NNNNNN folders, of which the last `keep` and the best stay, and what these name as their best.
+@dataclass(frozen=True)
+class Survey:
+    """What a folder of checkpoints holds; looking changes nothing (see `survey` and `repair`)."""
 
-    All ranks write into one hidden folder; when all is on disk, a manifest of sizes and hashes too, it is renamed. So a
-    kill at any moment leaves whole checkpoints and hidden remains, which the next start removes.
+    newest: Found | None = None  # the newest whole checkpoint
+    broken: tuple[tuple[Path, str], ...] = ()  # the newer ones and what is wrong with them, newest first
+
+
+class CheckpointStore:
+    """Folders `root`/step-NNNNNN. The last `keep` and the best stay, and the best ones that their states name.
+
+    All ranks write into one hidden folder. When everything is on disk, with a manifest of sizes and hashes, the folder
+    is renamed. So a kill at any moment leaves whole checkpoints and hidden remains, which the next start removes.
     `root`/latest and `root`/best are text files with the name of a folder. All ranks make every call.
 
-    In the `background` a thread writes while training goes on, one checkpoint at a time: the next `save` waits for it.
-    What fails is raised on all ranks alike, by `save` or, in the background, by the next `save` or `wait`.
+    In the `background` a thread writes while training continues, one checkpoint at a time: the next `save` waits for
+    it. Errors are raised on all ranks alike, by `save` or, in the background, by the next `save` or `wait`.
     """
 
     def __init__(self, root: Path, keep: int = 2, *, background: bool = False):
@@ -52,7 +62,7 @@ class CheckpointStore:
         self, step: int, write: Callable[[Path], list[Path]], state: dict[str, Any], *, best: bool = False
     ) -> Path:
         """Let every rank `write` into a new folder (it returns its files), add `state` (JSON types), make it the latest
-        (and the `best`), drop old ones. Raises OSError on every rank where any of them could not write: the checkpoints
+        (and the `best`), drop old ones. Raises OSError on every rank if any rank could not write: the checkpoints
         before it stay, and nothing is left of this one."""
         self.wait()
         if self._token is None:
@@ -64,10 +74,10 @@ class CheckpointStore:
             self._thread.start()
         else:
             self._commit(step, write, state, best)
-        return self.root / _name(step)
+        return self.root / checkpoint_name(step)
 
     def wait(self) -> None:
-        """Until what is being written is a checkpoint."""
+        """Wait until the checkpoint that is being written is complete."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -76,34 +86,20 @@ class CheckpointStore:
             raise failure
 
     def latest(self) -> Found | None:
-        """The newest whole checkpoint and its state, None where there is none; every rank reads a part of the files.
-
-        A broken one is named, and kept beside as step-NNNNNN.broken.
-        """
+        """The newest whole checkpoint and its state; None if there is none. Broken ones are moved out of the way."""
+        found = survey(self.root)
         if is_main():
-            self._tidy()
-        while True:
-            folders = broadcast_object(self._folders() if is_main() else [])
-            if not folders:
-                return None
-            folder = folders[-1]
-            problem = self._problem(folder)
-            if problem is None:
-                return broadcast_object((folder, read_state(folder)) if is_main() else None)
-            if is_main():
-                before = folders[-2] if len(folders) > 1 else None
-                use = f"the checkpoint before it, {before.name}, is tried" if before else "there is none before it"
-                logger.warning("checkpoint %s is broken: %s; %s", folder, problem, use)
-                _remove(folder.with_name(f"{folder.name}.broken"))
-                folder.rename(folder.with_name(f"{folder.name}.broken"))
+            repair(self.root, found)
+        barrier()
+        return found.newest
 
     def point_to(self, step: int, best_step: int | None) -> bool:
         """Make `step` the latest and `best_step` the best again: a kill may have come between a checkpoint and its
-        pointer. None: none is the best. False where the best is gone or broken."""
-        best = None if best_step is None else self.root / _name(best_step)
-        problem = None if best is None or best_step == step else self._problem(best)
+        pointer. None: none is the best. Returns False if the best is gone or broken."""
+        best = None if best_step is None else self.root / checkpoint_name(best_step)
+        problem = None if best is None or best_step == step else _problem(best)
         if is_main():
-            self._point("latest", _name(step))
+            self._point("latest", checkpoint_name(step))
             if best is None:
                 (self.root / "best").unlink(missing_ok=True)
             elif problem:
@@ -114,32 +110,15 @@ class CheckpointStore:
         return problem is None
 
     def best(self) -> Path | None:
-        """The checkpoint marked best, if there is one. Raises ValueError on every rank where it is broken."""
+        """The checkpoint marked best, if there is one. Raises ValueError on every rank if it is broken."""
         self.wait()
         folder = broadcast_object(self._best())
-        if folder is not None and (problem := self._problem(folder)):
+        if folder is not None and (problem := _problem(folder)):
             raise ValueError(
                 f"the best checkpoint {folder} is broken: {problem}; remove that folder, and the same command takes "
                 "the newest instead"
             )
         return folder
-
-    def _problem(self, folder: Path) -> str | None:
-        """`first_problem` of the folder, the same on every rank, each of which reads a part of the files. Raises
-        OSError on all of them where one cannot read: that may pass, and is no reason to give up a checkpoint."""
-        problem: str | None = None
-        failure: str | None = None
-        try:
-            problem = first_problem(folder, rank(), world_size())
-        except OSError as error:
-            failure = f"rank {rank()}: {error}"
-        outcomes = gather_objects((problem, failure))
-        if failure := next((text for _, text in outcomes if text), None):
-            raise OSError(
-                f"the checkpoint {folder} cannot be read ({failure}): start the same command again once it can, or "
-                "remove that folder to use the one before it"
-            )
-        return next((found for found, _ in outcomes if found is not None), None)
 
     def _keep_failure(self, *arguments: Any) -> None:
         try:
@@ -148,8 +127,8 @@ class CheckpointStore:
             self._failure = error
 
     def _commit(self, step: int, write: Callable[[Path], list[Path]], state: dict[str, Any], best: bool) -> None:
-        """On every rank: write, tell each other how it went, publish."""
-        unfinished = self.root / f".tmp-{_name(step)}-{self._token}"
+        """Write on every rank, exchange how it went, publish."""
+        unfinished = self.root / f".tmp-{checkpoint_name(step)}-{self._token}"
         entries, failure = {}, None
         try:
             unfinished.mkdir(parents=True, exist_ok=True)  # by every rank: not every file system shows it at once
@@ -173,13 +152,13 @@ class CheckpointStore:
         if message:
             raise OSError(
                 f"the checkpoint of step {step} could not be written ({message}): those before it in {self.root} are "
-                "whole; make room or mend the disk, and the same command goes on"
+                "whole; make room or repair the disk, and the same command resumes"
             )
 
     def _publish(self, step: int, unfinished: Path, files: dict[str, Any], state: dict[str, Any], best: bool) -> None:
         (unfinished / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
         write_manifest(unfinished, files | describe([unfinished / STATE_FILE]))
-        folder, replaced = self.root / _name(step), self.root / f".old-{_name(step)}"
+        folder, replaced = self.root / checkpoint_name(step), self.root / f".old-{checkpoint_name(step)}"
         if folder.exists():
             folder.rename(replaced)
         unfinished.rename(folder)
@@ -190,28 +169,14 @@ class CheckpointStore:
         _remove(replaced)
         self._drop_old()
 
-    def _tidy(self) -> None:
-        """Remove what a kill has left; put back what was about to be replaced."""
-        for replaced in self.root.glob(".old-*"):
-            folder = self.root / replaced.name.removeprefix(".old-")
-            if not folder.exists():
-                replaced.rename(folder)
-        for remains in (*self.root.glob(".old-*"), *self.root.glob(".tmp-*")):
-            _remove(remains)
-
     def _best(self) -> Path | None:
         pointer = self.root / "best"
         return self.root / pointer.read_text().strip() if pointer.is_file() else None
 
-    def _folders(self) -> list[Path]:
-        """Checkpoints, oldest first."""
-        names = (path for path in self.root.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
-        return sorted(names, key=lambda path: int(path.name[5:]))
-
     def _drop_old(self) -> None:
-        folders = self._folders()
+        folders = _folders(self.root)
         kept = folders[-self.keep :]
-        kept += [self.root / _name(step) for step in map(_best_step, kept) if step is not None]
+        kept += [self.root / checkpoint_name(step) for step in map(_best_step, kept) if step is not None]
         for folder in folders:
             if folder not in kept and folder != self._best():
                 dropped = self.root / f".tmp-dropped-{folder.name}"
@@ -226,28 +191,94 @@ class CheckpointStore:
         flush(self.root)
 
 
+def survey(root: Path) -> Survey:
+    """Find the newest whole checkpoint below `root` without changing anything. Call on all ranks: each reads a part of
+    the files."""
+    broken: list[tuple[Path, str]] = []
+    for folder in broadcast_object(_candidates(root) if is_main() else []):
+        final = root / folder.name.removeprefix(".old-")
+        problem = _problem(folder)
+        if problem is None:
+            state = broadcast_object(read_state(folder) if is_main() else {})
+            return Survey((final, state), tuple(broken))
+        broken.append((final, problem))
+    return Survey(None, tuple(broken))
+
+
+def repair(root: Path, found: Survey) -> None:
+    """Remove what a kill has left, and keep each broken checkpoint of a survey aside as step-NNNNNN.broken, with a
+    warning. Call on rank 0 alone."""
+    for replaced in root.glob(".old-*"):
+        folder = root / replaced.name.removeprefix(".old-")
+        if not folder.exists():
+            replaced.rename(folder)  # a kill came before the new one took its place
+    for remains in (*root.glob(".old-*"), *root.glob(".tmp-*")):
+        _remove(remains)
+    for folder, problem in found.broken:
+        earlier = [other for other in _folders(root) if _step_of(other) < _step_of(folder)]
+        use = f"the checkpoint before it, {earlier[-1].name}, is tried" if earlier else "there is none before it"
+        logger.warning("checkpoint %s is broken: %s; %s", folder, problem, use)
+        _remove(folder.with_name(f"{folder.name}.broken"))
+        folder.rename(folder.with_name(f"{folder.name}.broken"))
+
+
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `save` was given as state."""
+    """The state that `save` was given."""
     return json.loads((folder / STATE_FILE).read_text())
 
 
 def replace_state(folder: Path, state: dict[str, Any]) -> None:
-    """Give a checkpoint that no run goes on from yet another state."""
+    """Give another state to a checkpoint that no run has resumed from yet."""
     (folder / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
     entries = json.loads((folder / MANIFEST_FILE).read_text())["files"]
     write_manifest(folder, entries | describe([folder / STATE_FILE]))
 
 
-def _best_step(folder: Path) -> int | None:
-    """The step that a checkpoint names as its best; None where it cannot be read: that is found out when it is used."""
+def checkpoint_name(step: int) -> str:
+    """The name of the folder of a step's checkpoint."""
+    return f"step-{step:06d}"
+
+
+def _problem(folder: Path) -> str | None:
+    """`first_problem` of the folder, the same on every rank; each reads a part of the files. Raises OSError on all
+    ranks if one cannot read: that may pass, and is no reason to give up a checkpoint."""
+    problem: str | None = None
+    failure: str | None = None
     try:
-        return read_state(folder).get("best_step")
+        problem = first_problem(folder, rank(), world_size())
+    except OSError as error:
+        failure = f"rank {rank()}: {error}"
+    outcomes = gather_objects((problem, failure))
+    if failure := next((text for _, text in outcomes if text), None):
+        raise OSError(
+            f"the checkpoint {folder} cannot be read ({failure}): start the same command again once it can, or "
+            "remove that folder to use the one before it"
+        )
+    return next((found for found, _ in outcomes if found is not None), None)
+
+
+def _candidates(root: Path) -> list[Path]:
+    """All checkpoints, newest first, among them one that was about to be replaced when a kill came."""
+    replaced = [path for path in root.glob(".old-step-*") if not (root / path.name.removeprefix(".old-")).exists()]
+    return sorted([*_folders(root), *replaced], key=_step_of, reverse=True)
+
+
+def _folders(root: Path) -> list[Path]:
+    """The checkpoints in their places, oldest first."""
+    names = (path for path in root.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
+    return sorted(names, key=_step_of)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _best_step(folder: Path) -> int | None:
+    """The step that a checkpoint names as its best; None if it cannot be read: that is found out when it is used."""
+    try:
+        return read_state(folder).get(BEST_STEP)
     except (OSError, ValueError):
         return None
-
-
-def _name(step: int) -> str:
-    return f"step-{step:06d}"
 
 
 def _remove(path: Path) -> None:
