@@ -65,7 +65,7 @@ def run(size: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(folder, size)
         for _ in range(steps):
-            trainer.step += 1
+            trainer.state.step += 1
             batch = trainer.next_batch()
             assert len(batch.rows) == size
             started = time.perf_counter()

@@ -58,9 +58,9 @@ def peak_memory_mib(list_size: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(folder, f"trainer.list_size={list_size}", "trainer.batch_size=1")
         for _ in range(2):
-            trainer.step += 1
+            trainer.state.step += 1
             trainer.train_step(trainer.next_batch())
-        assert len(trainer.batch.rows) == list_size
+        assert len(trainer.batches.current.rows) == list_size
     return peak_memory_bytes() / 2**20
 
 
@@ -73,7 +73,7 @@ def compare_generations() -> None:
         losses = {number: dataclasses.replace(trainer.loss, num_generations=number) for number in (4, 256)}
         seconds: dict[int, list[float]] = {number: [] for number in losses}
         for _ in range(12):
-            trainer.step = 1
+            trainer.state.step = 1
             batch = trainer.next_batch()
             for number, loss in losses.items():
                 trainer.loss = loss
@@ -104,7 +104,7 @@ def seconds_per_step(keep: bool) -> float:
         trainer = make_trainer(folder, "trainer.batch_size=4", "trainer.kept_chunks=4")
         seconds = []
         for _ in range(12):
-            trainer.step += 1
+            trainer.state.step += 1
             batch = trainer.next_batch()
             started = time.perf_counter()
             trainer.train_step(batch)

@@ -14,6 +14,7 @@ from recipes.run_config import RunConfig
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 from runs.settings_tree import as_tree
+from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
 
 Data = Collection | Mixture
@@ -85,16 +86,16 @@ def build_trainer(
         in_batch_negatives=has_in_batch_negatives(settings.loss),
         frozen={role: other.tokenizer for role, other in frozen.items()},
     )
-    return options.build(
+    parts = TrainerParts(
         model=model,
-        engine_config=settings.engine,
+        engine=settings.engine,
         loader=loader,
-        padding=model.tokenizer.padding,
         loss=settings.loss,
         evaluator=evaluator,
         run=run,
         logger=logger,
         seed=settings.seed,
-        frozen=frozen,
+        auxiliary_models=frozen,
         start_result=start_result,
     )
+    return options.build(parts)

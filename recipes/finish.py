@@ -63,9 +63,9 @@ def finish(
     }
     for name, scores in (("after", after.run), ("fused", fused)):
         store_run(run, name, scores)
-        record(run, trainer.logger, trainer.step, name, results[name])
+        record(run, trainer.logger, trainer.state.step, name, results[name])
     summary = {"data": training.name, "data_hash": training.fingerprint}
-    summary |= summarise(trainer, test, results, weight, earlier)
+    summary |= summarise(trainer, run, test, results, weight, earlier)
     model: Any = engine.model  # a models.capabilities.RankingModel
     adopt_prompts(model, Prompts.of(collection))
     with engine.full_weights():
@@ -124,6 +124,7 @@ def fit_fusion(trainer: Trainer, result: EvaluationResult | None) -> float:
 
 def summarise(
     trainer: Trainer,
+    run: RunDirectory,
     test: Evaluator,
     results: dict[str, Metrics],
     weight: float,
@@ -131,13 +132,13 @@ def summarise(
 ) -> dict[str, Any]:
     metric = test.config.metric
     values = {name: result.per_query[metric] for name, result in results.items()}
-    totals = trainer.totals
+    totals = trainer.state.totals
     return {
         "metric": metric,
         **{name: result.mean[metric] for name, result in results.items()},
-        "best_dev": trainer.best_metric,
-        "best_step": trainer.best_step,
-        "stages": [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, results, metric)],
+        "best_dev": trainer.state.best_metric,
+        "best_step": trainer.state.best_step,
+        "stages": [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, run, results, metric)],
         "metrics": {name: result.mean for name, result in results.items()},
         "recall_ceiling": test.recall_ceiling,
         "ceiling": test.ceiling.mean,
@@ -147,7 +148,7 @@ def summarise(
             "fused_vs_first_stage": asdict(paired_test(values["first_stage"], values["fused"])),
         },
         "test_queries": len(test.queries),
-        "steps": trainer.step,
+        "steps": trainer.state.step,
         "seconds": totals["seconds"],
         "rows_per_s": totals["rows"] / max(totals["seconds"], 1e-9),
         "tokens_per_s": totals["tokens"] / max(totals["seconds"], 1e-9),
@@ -157,17 +158,17 @@ def summarise(
     }
 
 
-def stage_entry(trainer: Trainer, results: dict[str, Metrics], metric: str) -> dict[str, Any]:
+def stage_entry(trainer: Trainer, run: RunDirectory, results: dict[str, Metrics], metric: str) -> dict[str, Any]:
     """The line of summary.json's `stages` for this trainer's stage: what it was and where it ended, on test."""
-    joined = trainer.run.joined
-    entry = {"name": joined.stage if joined else trainer.run.name, "metric": results["after"].mean[metric]}
+    joined = run.joined
+    entry = {"name": joined.stage if joined else run.name, "metric": results["after"].mean[metric]}
     if joined is None:
         return entry
     return entry | {
         "metrics": results["after"].mean,
-        "best_dev": trainer.best_metric,
-        "best_step": trainer.best_step,  # of the stage's own; 0: it has passed on the model that it began with
-        "steps": trainer.step,
-        "seconds": trainer.totals["seconds"],
+        "best_dev": trainer.state.best_metric,
+        "best_step": trainer.state.best_step,  # of the stage's own; 0: it has passed on the model that it began with
+        "steps": trainer.state.step,
+        "seconds": trainer.state.totals["seconds"],
         "settings": settings_of(trainer),
     }

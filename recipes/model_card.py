@@ -45,7 +45,7 @@ def settings_of(trainer: Trainer) -> dict[str, str]:
     config = trainer.config
     adapters = describe_adapters(trainer.engine.model)
     lora = {} if adapters is None else {"adapters": adapters}
-    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.frozen.items()}
+    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.auxiliary_models.items()}
     return {
         "loss": repr(trainer.loss),
         **frozen,

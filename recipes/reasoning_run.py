@@ -30,10 +30,11 @@ from recipes.baseline import read_baseline, save_baseline
 from recipes.finish import adopt_prompts
 from recipes.results import store_run
 from recipes.run_config import check_timeout
-from runs.directory import RunDirectory, after_restart
+from runs.directory import RunDirectory
 from runs.redaction import redact_tree
 from runs.report.content import print_table, result_rows
 from runs.report.table import format_table
+from runs.resume import after_restart
 from runs.settings_diff import differences, read_config
 from runs.settings_tree import as_tree
 from trainers.reasoning_grpo import ReasoningGRPOConfig, make_trl_trainer, training_prompts

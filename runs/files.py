@@ -1,4 +1,4 @@
-"""Files of a run directory, each written whole or not at all."""
+"""Files of a run directory, each written atomically."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-REFERENCE_FILE = "reference_scores.npz"  # of the model that training started from
+from trainers.state import TrainState
 
 
 def write_atomic(file: Path, text: str) -> None:
-    """Write to a hidden file, wait until it is on disk, rename."""
+    """Write a hidden file, wait until it is on disk, rename it."""
     unfinished = file.with_name(f".{file.name}")
     with unfinished.open("w") as stream:
         stream.write(text)
@@ -27,15 +27,15 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a file of a run; ValueError that names it where it is broken."""
+    """The content of a file of a run. Raises ValueError, which names the file, if it is broken."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is broken ({error}): remove it, or start afresh with resume=none") from None
+        raise ValueError(f"{file} is broken ({error}): remove it, or start from scratch with resume=none") from None
 
 
 def json_safe(value: Any) -> Any:
-    """`value` in JSON types: tensors' and numpy's scalars as numbers, what is not finite as null."""
+    """`value` in JSON types: scalars of torch and numpy become numbers, numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(name): json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -45,13 +45,12 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool = True) -> None:
-    """Drop the lines past the step of a checkpoint's `state` (all, if None), and of an evaluation that it owes: they
-    are written again. Test is scored at step 0 before anything else, and stays with `keep_test`; what was scored after
-    training is scored again."""
+def cut_metrics(file: Path, state: TrainState | None, *, keep_test: bool = True) -> None:
+    """Drop the lines past a checkpoint's state (all, if None): they are written again. Test is scored at step 0 before
+    anything else, and stays with `keep_test`; the scores after training are made again."""
     last = {"train": -1, "dev": -1}
     if state is not None:
-        last = {"train": state["step"], "dev": state["step"] - state.get("pending_evaluation", False)}
+        last = {"train": state.step, "dev": state.last_evaluated_step}
     if not file.is_file():
         return
     kept = []
@@ -61,7 +60,7 @@ def cut_metrics(file: Path, state: Mapping[str, Any] | None, *, keep_test: bool 
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
         if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
-            continue  # a broken disk's
+            continue  # from a broken disk
         before_training = keep_test and record["step"] == 0
         if before_training if record["split"] == "test" else record["step"] <= last[record["split"]]:
             kept.append(line + "\n")

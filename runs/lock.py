@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 
 WAIT_S = 5.0  # for a process that is just ending
-LEASE_S = 120.0  # for another host's: a server of files keeps a dead host's locks until its lease is over (NFS: 90 s)
+LEASE_S = 120.0  # for a process of another host: a file server keeps a dead host's locks for a while (NFS: 90 s)
 
 _held: dict[Path, int] = {}  # lock file -> its open descriptor
 
 
-def claim(folder: Path) -> None:
-    """Lock the run directory `folder` for this process, until it ends, however it ends.
+def lock_run(folder: Path) -> None:
+    """Lock the run directory `folder` for this process until it ends, however it ends.
 
-    Raises ValueError, naming the process, where another one holds it. The lock is the kernel's (fcntl), on a file
-    beside the folder, which may be moved; children do not inherit it. Where the file system has no locks, a warning.
+    Raises ValueError, which names the other process, if another one holds the lock. The lock is the kernel's (fcntl),
+    on a file beside the folder, since the folder may be moved. Children do not inherit it. If the file system has no
+    locks, a warning is printed.
     """
     file = folder.parent.resolve() / f".{folder.name}.lock"
     if file in _held:  # opening it again would, on closing, give up the lock
@@ -31,19 +32,19 @@ def claim(folder: Path) -> None:
     except OSError as error:  # a finished run may be shown from where nothing can be written
         _warn(file, error)
         return
-    began, told = time.monotonic(), False
+    started, is_reported = time.monotonic(), False
     while not _lock(descriptor, file):
         holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
         is_here = not holder or holder.endswith(f" on {socket.gethostname()}")
-        waited_s = time.monotonic() - began
+        waited_s = time.monotonic() - started
         if waited_s > (WAIT_S if is_here else LEASE_S):
             os.close(descriptor)
             raise ValueError(
                 f"{folder} is in use by {holder or 'another process'}: let it end, or choose another run_name"
             )
-        if waited_s > WAIT_S and not told:
+        if waited_s > WAIT_S and not is_reported:
             print(f"{folder} is locked by {holder}: waiting up to {LEASE_S:.0f} s", file=sys.stderr, flush=True)
-            told = True
+            is_reported = True
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())

@@ -1,4 +1,4 @@
-"""The settings that a run was begun with, against those it is to go on with."""
+"""How the settings that a run was started with differ from those that it is to resume with."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ _ABSENT = object()
 
 
 def differences(old: Any, new: Any, neutral: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """The settings that differ, as "key old -> new": those that change the result, and those that do so by rounding.
-    None that is in RESUME_SAFE or in `neutral`, be it a stage's."""
+    """The settings that differ, as "key old -> new": those that change the result, and those that change its rounding
+    alone. Left out are those in RESUME_SAFE or in `neutral`, in the run or in one of its stages."""
     old, new = flatten(old), flatten(new)
     changed = [
         key
         for key in {**old, **new}
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _among(key, (*RESUME_SAFE, *neutral))
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _matches(key, (*RESUME_SAFE, *neutral))
     ]
     shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
     return (
-        [line for key, line in shown.items() if not _among(key, CHANGES_ROUNDING)],
-        [line for key, line in shown.items() if _among(key, CHANGES_ROUNDING)],
+        [line for key, line in shown.items() if not _matches(key, CHANGES_ROUNDING)],
+        [line for key, line in shown.items() if _matches(key, CHANGES_ROUNDING)],
     )
 
 
 def flatten(node: Any, key: str = "") -> dict[str, Any]:
-    """The leaves of a tree of mappings by dotted key; lists are leaves."""
+    """The leaves of a tree of mappings, by dotted key; lists are leaves."""
     if not isinstance(node, Mapping) or not node:
         return {key: node}
     return {
@@ -66,14 +66,14 @@ def flatten(node: Any, key: str = "") -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> Any:
-    """The content of config.yaml; ValueError where it is broken."""
+    """The content of config.yaml. Raises ValueError if it is broken."""
     try:
         return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     except (YAMLError, OmegaConfBaseException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder / 'config.yaml'} is broken ({reason}): start afresh with resume=none") from None
+        file, reason = folder / "config.yaml", " ".join(str(error).split())
+        raise ValueError(f"{file} is broken ({reason}): start from scratch with resume=none") from None
 
 
-def _among(key: str, patterns: tuple[str, ...]) -> bool:
-    of_run = re.sub(r"^stage\.[^.]+\.", "", key)  # a stage's setting counts as that of a run without stages
-    return any(fnmatch(of_run, pattern) for pattern in patterns)
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    plain = re.sub(r"^stage\.[^.]+\.", "", key)  # a setting of a stage counts like that of a run without stages
+    return any(fnmatch(plain, pattern) for pattern in patterns)

@@ -1,5 +1,5 @@
-"""The folders of a run with stages: each stage is a run directory of its own below stages/, and the run's metrics.jsonl
-joins theirs."""
+"""The folders of a run with stages: each stage has a run directory of its own below stages/, and the run's
+metrics.jsonl joins theirs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STAGES = "stages"
 
 
 def stage_folder(run: Path, number: int, name: str) -> Path:
-    """outputs/RUN/stages/1-NAME of the first stage."""
+    """The folder of a stage, outputs/RUN/stages/1-NAME for the first."""
     return run / STAGES / f"{number}-{name}"
 
 
 def started_stages(run: Path) -> list[str]:
     """The names of the stages that have a checkpoint or are finished, in their order; none in a run without stages.
 
-    Raises ValueError where a stage has begun from one that is not finished: from a model that is there no more.
+    Raises ValueError if a stage was started from one that is not finished: the model that it started from is gone.
     """
     names: list[str] = []
     is_finished = True
@@ -35,7 +35,7 @@ def started_stages(run: Path) -> list[str]:
             continue
         if number != len(names) + 1 or not is_finished:
             raise ValueError(
-                f"{folder} was begun from the model of stage {number - 1}, which is {before or 'gone'}: remove that "
+                f"{folder} was started from the model of stage {number - 1}, which is {before or 'gone'}: remove that "
                 "folder too, and the same command trains both stages again"
             )
         names.append(name)
@@ -44,12 +44,12 @@ def started_stages(run: Path) -> list[str]:
     return names
 
 
-def started_settings(settings: Mapping[str, Any], begun: Sequence[str]) -> dict[str, Any]:
-    """The settings that what has begun was made with: without those of the stages to come."""
-    if not begun:
+def started_settings(settings: Mapping[str, Any], started: Sequence[str]) -> dict[str, Any]:
+    """The settings without those of the stages that have not started."""
+    if not started:
         return dict(settings)
     nodes, names = settings.get("stage") or {}, settings.get("stages") or []
-    return {**settings, "stages": names[: len(begun)], "stage": {name: nodes.get(name) for name in begun}}
+    return {**settings, "stages": names[: len(started)], "stage": {name: nodes.get(name) for name in started}}
 
 
 def remove_unstarted(run: Path) -> None:
@@ -73,7 +73,7 @@ def link_checkpoints(run: Path, stage: Path) -> None:
 class StageLines:
     """The lines of one stage in the run's metrics.jsonl: steps counted on from `first_step`, each with its stage."""
 
-    file: Path  # the run's
+    file: Path  # metrics.jsonl of the run
     stage: str
     first_step: int
 
@@ -88,7 +88,7 @@ class StageLines:
             file.writelines(self._joined(map(json.loads, lines)))
 
     def renew(self, metrics: Path) -> None:
-        """The stage's own metrics.jsonl was cut: its lines are made anew."""
+        """Write the lines of the stage again, after its own metrics.jsonl was cut."""
         lines = self.file.read_text().splitlines(keepends=True)
         write_atomic(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
         self.copy(metrics)
@@ -96,7 +96,7 @@ class StageLines:
     def _joined(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for record in records:
             if self.first_step and record["split"] == "test" and record["step"] == 0:
-                continue  # the start of a later stage is the end of the one before, which is there
+                continue  # the start of a later stage is the end of the one before, whose line is there
             head = {"step": self.first_step + record["step"], "split": record["split"], "stage": self.stage}
             yield json.dumps({**head, **{key: value for key, value in record.items() if key not in head}}) + "\n"
 

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engines.checkpoint.manifest import first_problem
-from engines.checkpoint.store import STATE_FILE, Found, read_state, replace_state
+from engines.checkpoint.store import STATE_FILE, checkpoint_name, replace_state
 from runs.files import cut_metrics
 from runs.settings_diff import differences, read_config
+from trainers.record import Checkpoint
+from trainers.state import TrainState
 
 # Settings that decide which lists the number of a batch stands for.
 BATCHES = ("data.", "seed ", "trainer.batch_size ", "trainer.list_size ")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that resume=PATH means: the folder, or the text files `latest` and `best` beside it."""
+def find_source(settings: Mapping[str, Any]) -> Path | None:
+    """The checkpoint folder that resume=PATH means: PATH itself, or the folder that the text file `latest` or `best`
+    names. None for resume=auto and none. Raises ValueError if it is no whole checkpoint."""
+    if settings["resume"] in ("auto", "none"):
+        return None
+    path = Path(settings["resume"])
+    if settings.get("stages"):
+        raise ValueError(
+            f"resume={path}: a run with stages starts from no checkpoint: name the stages to train and what they start "
+            "from, stages=[...] model.name_or_path=RUN/stages/1-NAME/model"
+        )
     folder = path.parent / path.read_text().strip() if path.is_file() else path
     if not (folder / STATE_FILE).is_file():
         raise ValueError(f"resume={path} is not a checkpoint: expected auto, none or .../checkpoints/step-NNNNNN")
@@ -25,40 +37,46 @@ def find_checkpoint(path: Path) -> Path:
     return folder.resolve()
 
 
-def relocate(path: Path, folder: Path, moved: Path | None) -> Path:
-    """`path`, where the folder it may lie in has just been moved."""
-    inside = moved is not None and path.is_relative_to(folder.resolve())
-    return moved / path.relative_to(folder.resolve()) if moved is not None and inside else path
+def changes_since(source: Path, settings: Mapping[str, Any]) -> list[str] | None:
+    """The settings that differ from those of the run that the checkpoint `source` is of, and change its result. None
+    if that run has left no settings."""
+    run = source.parent.parent
+    return differences(read_config(run), settings, ["run_name"])[0] if (run / "config.yaml").is_file() else None
 
 
-def start_from(checkpoint: Path, folder: Path, settings: Any) -> Found:
-    """Copy the checkpoint and the metrics until then into the new `folder`.
+def relocate(path: Path, folder: Path, moved_to: Path | None) -> Path:
+    """The place of `path` after `folder`, in which it may lie, has been moved."""
+    if moved_to is None or not path.is_relative_to(folder.resolve()):
+        return path
+    return moved_to / path.relative_to(folder.resolve())
 
-    The best checkpoint until then and its metric stay the mark to beat if the run that they are of has these
-    `settings`; else dev, or what is measured of it, may be another: the new run measures its start. Batches that were
-    left out stay so where their numbers stand for the same lists."""
-    state, copied = read_state(checkpoint), folder / "checkpoints" / checkpoint.name
-    shutil.copytree(checkpoint, copied)
-    changed = _changes(checkpoint.parent.parent, settings)
-    if changed == []:
-        best = checkpoint.with_name(f"step-{state.get('best_step') or 0:06d}")
-        if best != checkpoint and (best / STATE_FILE).is_file():
-            shutil.copytree(best, folder / "checkpoints" / best.name)
-        if (folder / "checkpoints" / best.name).is_dir():
-            (folder / "checkpoints" / "best").write_text(best.name + "\n")
+
+def start_from(source: Path, state: TrainState, folder: Path, changes: list[str] | None) -> Checkpoint:
+    """Copy a checkpoint, its state and the metrics until then into the new run directory `folder`.
+
+    Without `changes` of the settings, the best checkpoint until then and its metric stay the mark to beat. With some,
+    dev may be another, or what is measured on it: the new run measures its start. Skipped batches stay so if their
+    numbers stand for the same lists.
+    """
+    copied = folder / "checkpoints" / source.name
+    shutil.copytree(source, copied)
+    if changes == []:
+        _copy_best(source, folder / "checkpoints", state)
     else:
-        state |= {"best_metric": None, "best_step": None, "pending_evaluation": True}
-        if changed is None or any(line.startswith(BATCHES) for line in changed):
-            state["skipped_batches"] = []
-        replace_state(copied, state)
-    metrics = checkpoint.parent.parent / "metrics.jsonl"
+        same_batches = changes is not None and not any(line.startswith(BATCHES) for line in changes)
+        state = state.under_other_settings(same_batches=same_batches)
+        replace_state(copied, state.to_dict())
+    metrics = source.parent.parent / "metrics.jsonl"
     if metrics.is_file():
         shutil.copy(metrics, folder / "metrics.jsonl")
         cut_metrics(folder / "metrics.jsonl", state, keep_test=False)  # this run scores its own start
     return copied, state
 
 
-def _changes(run: Path, settings: Any) -> list[str] | None:
-    """The settings that differ from those of the run in that folder and change its result; None: it has none."""
-    config = run / "config.yaml"
-    return differences(read_config(run), settings, ["run_name"])[0] if config.is_file() else None
+def _copy_best(source: Path, checkpoints: Path, state: TrainState) -> None:
+    """Copy the best checkpoint that a state names, if it is there, and mark it."""
+    best = source.with_name(checkpoint_name(state.best_step or 0))
+    if best != source and (best / STATE_FILE).is_file():
+        shutil.copytree(best, checkpoints / best.name)
+    if (checkpoints / best.name).is_dir():
+        (checkpoints / "best").write_text(best.name + "\n")

@@ -1,8 +1,9 @@
-"""The batch of every step, with those left out that gave no finite gradient."""
+"""The batch of every step: which one it is, and its lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 
 from data.batch import ListBatch, ListExample
 from data.sampling.loader import ListLoader
@@ -10,53 +11,51 @@ from engines.distributed.collectives import gather_objects
 
 
 class Batches:
-    """Which batch a step trains on, and its lists: every rank tokenises its share, all ranks get the whole.
+    """Gives each step its batch. Every rank tokenises its share of the lists, and all ranks get the whole.
 
-    `skipped_batches`: numbers of batches that are left out; the next ones move up, as if these were not in the data.
-    `before_workers` is called before the loader starts its processes.
+    `skipped`, in the methods: the numbers of batches that are left out. The next ones move up, as if these were not in
+    the data. `before_workers` is called before the loader starts its processes.
     """
 
     def __init__(self, loader: ListLoader, steps_per_batch: int, before_workers: Callable[[], None]):
         self.loader = loader
         self.steps_per_batch = steps_per_batch
         self.before_workers = before_workers
-        self.skipped_batches: list[int] = []
         self.current: ListBatch | None = None
+        self.wait_s = 0.0  # what the last call of `of` took
         self._shares: Iterator[list[ListExample]] = iter(())
-        self._coming: int | None = None  # the number of the batch that `_shares` gives next
+        self._next_number: int | None = None  # of the batch that `_shares` gives next
 
-    def number(self, step: int) -> int:
-        """That of the step's batch (steps count from 1)."""
+    def number(self, step: int, skipped: Collection[int] = ()) -> int:
+        """The number of a step's batch (steps count from 1, batches from 0)."""
         number = (step - 1) // self.steps_per_batch
-        for passed in sorted(self.skipped_batches):
+        for passed in sorted(skipped):
             number += passed <= number
         return number
 
-    def of(self, step: int) -> ListBatch:
-        number = self.number(step)
+    def of(self, step: int, skipped: Collection[int] = ()) -> ListBatch:
+        """The batch of a step, which becomes the current one."""
+        started = time.perf_counter()
+        number = self.number(step, skipped)
         if self.current is None or self.current.number != number:
-            if self._coming != number:
+            if self._next_number != number:
                 self.before_workers()
                 self._shares = self.loader.iterate(number)
             self.current = gather_batch(number, next(self._shares))
-            self._coming = number + 1
+            self._next_number = number + 1
+        self.wait_s = time.perf_counter() - started
         return self.current
-
-    def skip_batch(self) -> None:
-        """Leave the current batch out."""
-        assert self.current is not None
-        self.skipped_batches = sorted({*self.skipped_batches, self.current.number})
 
     def close(self) -> None:
         """Stop the loader's processes."""
-        self._shares, self._coming = iter(()), None
+        self._shares, self._next_number = iter(()), None
 
-    def coming(self, step: int, last_step: int, spare: int) -> range:
-        """Numbers of all batches from that step's to the last one's, and `spare` more that may take others' places."""
-        return range(self.number(step), self.number(last_step) + spare + 1)
+    def remaining(self, step: int, last_step: int, skipped: Collection[int], spare: int) -> range:
+        """The numbers of all batches from one step to another, and `spare` more that may take the place of others."""
+        return range(self.number(step, skipped), self.number(last_step, skipped) + spare + 1)
 
     def read(self, numbers: range) -> Iterator[ListBatch]:
-        """The batches of these numbers, apart from the training's."""
+        """The batches of these numbers, without changing the current one."""
         shares = self.loader.iterate(numbers.start) if numbers else iter(())
         for number in numbers:
             yield gather_batch(number, next(shares))

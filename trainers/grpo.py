@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
 from losses.contracts import LossInputs, Statistics, inputs_for, is_policy
 from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig
+from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
 
 
@@ -39,24 +40,24 @@ class GRPOTrainerConfig(TrainerConfig):
                 "holds only for one update per batch"
             )
 
-    def build(self, **parts: Any) -> GRPOTrainer:
-        return GRPOTrainer(self, **parts)
+    def build(self, parts: TrainerParts) -> GRPOTrainer:
+        return GRPOTrainer(self, parts)
 
 
 class GRPOTrainer(Trainer):
     """Maximises the expected reward of sampled actions.
 
-    The old policy is what the batch's first update saw: floats per document. Actions are drawn anew from them with the
-    same keys at each of the `num_iterations` updates, so that only those floats need to be kept.
+    The old policy is the outputs at the batch's first update: floats per document. Actions are drawn from them again,
+    with the same keys, at each of the `num_iterations` updates, so only those floats are kept.
     """
 
     config: GRPOTrainerConfig
 
-    def __init__(self, config: GRPOTrainerConfig, *, model: nn.Module, loss: Any, **parts: Any):
-        # Else the policy that is scored is not the one that sampled, and the ratio not 1.
-        run_without_dropout(model, "trainer=grpo")
+    def __init__(self, config: GRPOTrainerConfig, parts: TrainerParts):
+        # Otherwise the policy that is scored is not the one that sampled, and the ratio is not 1.
+        run_without_dropout(parts.model, "trainer=grpo")
         self.steps_per_batch = config.num_iterations
-        super().__init__(config, model=model, loss=loss, **parts)
+        super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None
         self.old_batch: int | None = None  # the number of the batch that `old` is of
 

@@ -1,11 +1,10 @@
-"""What a trainer watches: chunks that do not fit in memory, batches that are not finite, adapters that do not move."""
+"""What a trainer watches: chunks that do not fit in memory, batches that are not finite, adapters that stay at 0."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,12 +12,11 @@ from data.batch import ListBatch, TokenSequences
 from engines.distributed.collectives import all_agree
 from engines.memory.allocator import allocator_says, is_out_of_memory
 from engines.protocol import NotFinite
-from runs.files import json_safe
 from trainers.options import TrainerConfig
 
 
 class ChunkOutOfMemory(MemoryError):
-    """The chunk of `rows` (of the global step), padded to `longest` tokens."""
+    """A chunk of `rows` (indices in the global step), padded to `longest` tokens, does not fit."""
 
     def __init__(self, rows: Sequence[int], longest: int):
         super().__init__(f"a chunk of {len(rows)} rows of {longest} tokens")
@@ -27,7 +25,7 @@ class ChunkOutOfMemory(MemoryError):
 
 @contextmanager
 def chunk_named(rows: TokenSequences, chunk: Sequence[int]) -> Iterator[None]:
-    """Memory exhausted inside raises `ChunkOutOfMemory`."""
+    """Raise `ChunkOutOfMemory` if memory runs out inside."""
     try:
         yield
     except RuntimeError as error:
@@ -37,8 +35,8 @@ def chunk_named(rows: TokenSequences, chunk: Sequence[int]) -> Iterator[None]:
 
 
 @contextmanager
-def explained(batch: ListBatch, config: TrainerConfig) -> Iterator[None]:
-    """A chunk of `batch` that does not fit raises MemoryError with its longest row and the options to change."""
+def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[None]:
+    """Raise MemoryError with the longest row and the options to change if a chunk of `batch` does not fit."""
     try:
         yield
     except ChunkOutOfMemory as error:
@@ -52,10 +50,10 @@ def explained(batch: ListBatch, config: TrainerConfig) -> Iterator[None]:
         ) from error
 
 
-def write_down(file: Path, batch: ListBatch, error: NotFinite, *, step: int, action: str) -> None:
-    """A line of nonfinite.jsonl: the ids of the batch, and of the rows that were not finite where these are some."""
+def nonfinite_line(batch: ListBatch, error: NotFinite, *, step: int, action: str) -> dict[str, Any]:
+    """The line of nonfinite.jsonl: the ids of the batch, and of the rows that are not finite unless all are."""
     rows = [batch.row_ids(row) for row in error.rows] if len(error.rows) < len(batch.rows) else []
-    record = {
+    return {
         "step": step,
         "batch": batch.number,
         "source": batch.source,
@@ -66,14 +64,12 @@ def write_down(file: Path, batch: ListBatch, error: NotFinite, *, step: int, act
             {"query_id": example.query_id, "document_ids": list(example.document_ids)} for example in batch.examples
         ],
     }
-    with file.open("a") as stream:
-        stream.write(json.dumps(json_safe(record), allow_nan=False) + "\n")
 
 
 def check_adapters_moved(model: nn.Module) -> None:
-    """Raise RuntimeError, on every rank, where all of LoRA's B, which starts at 0, is still 0 after an update.
+    """Raise RuntimeError, on every rank, if all matrices B of LoRA, which start at 0, are still 0 after an update.
 
-    Each rank looks at what it holds of the weights. All ranks must call it together.
+    Each rank checks its own part of the weights. All ranks must call it together.
     """
     adapters = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
     if adapters and all_agree(not any(_held(parameter).any() for parameter in adapters)):
@@ -84,5 +80,5 @@ def check_adapters_moved(model: nn.Module) -> None:
 
 
 def _held(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of a weight that ZeRO-3 shards, else the whole."""
+    """This rank's part of a weight under ZeRO-3, else the whole weight."""
     return getattr(parameter, "ds_tensor", parameter).detach()

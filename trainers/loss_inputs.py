@@ -1,4 +1,4 @@
-"""From gathered representations and the batch to what losses see."""
+"""What losses see, made of the gathered representations and the batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainers.step import Representations
 
 
 def make_loss_inputs(representations: Representations, batch: ListBatch, **inputs: Any) -> LossInputs:
-    """`LossInputs` of the whole global step; `inputs` are further fields of it, which come before those of the batch.
+    """`LossInputs` of the whole global step. `inputs` are further fields; they take precedence over the batch's own.
 
     A cross-encoder's rows carry "score" [rows], an LLM reranker's perhaps "logsumexp" [rows] too. A bi-encoder's carry
     "embedding" [rows, dim], and may carry "layers" [rows, layers, dim], "scale" and "bias" [rows]: one value of the
@@ -32,7 +32,7 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
 
 
 def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:
-    """What the model gave, by field of `LossInputs`."""
+    """The model's outputs by field of `LossInputs`."""
     if "score" in representations:
         fields = {"scores": batch.to_lists(representations["score"])}
         if "logsumexp" in representations:

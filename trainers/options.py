@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines.optimizers import OptimizerOptions
 from engines.schedules import Schedule
+
+if TYPE_CHECKING:
+    from trainers.parts import TrainerParts
+    from trainers.trainer import Trainer
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 REFERENCES = ("frozen", "precomputed")
@@ -18,11 +22,11 @@ REFERENCES = ("frozen", "precomputed")
 class TrainerConfig(ABC):
     """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks.
 
-    `reference`: where a loss reads the scores of the model that training started from, they are precomputed for the
-    whole run before the first step, each pair once, so that no copy is held; or come from a frozen copy (under LoRA,
-    the model without its adapters) at every step, which starts at once and looks at pairs again that it has seen.
-    `on_nonfinite`: a batch without a finite loss or gradient ends the run, or is left out as if it were not in the
-    data: from then on (skip), or from the newest checkpoint on, to which the run goes back (rollback).
+    `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
+    before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
+    with the model without its adapters): it starts at once, and scores a pair again each time it comes.
+    `on_nonfinite`: what happens to a batch without a finite loss or gradient. "stop" ends the run. "skip" leaves the
+    batch out as if it were not in the data. "rollback" goes back to the newest checkpoint and leaves it out from there.
     """
 
     max_steps: int = 300
@@ -89,8 +93,8 @@ class TrainerConfig(ABC):
 
     @abstractmethod
     def check(self, loss: Any) -> None:
-        """Raise ValueError where this trainer cannot optimise `loss`."""
+        """Raise ValueError if this trainer cannot optimise `loss`."""
 
     @abstractmethod
-    def build(self, **parts: Any) -> Any:
-        """The trainer of this configuration."""
+    def build(self, parts: TrainerParts) -> Trainer:
+        """The trainer of these options and parts."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data.batch import ListBatch, ListExample
 from data.cache import read_arrays
+from data.collate import Collator
 from engines.checkpoint.manifest import flush
 from engines.distributed import preemption
 from engines.distributed.collectives import all_agree, broadcast_object
@@ -24,44 +25,55 @@ from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
 from inference.score import Forward, represent_rows
+from losses.contracts import input_names
+from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
-from runs.files import REFERENCE_FILE
 from trainers.loss_inputs import make_loss_inputs
+from trainers.record import REFERENCE_FILE
 
 logger = logging.getLogger(__name__)
 
 ReadBatches = Callable[[range], Iterator[ListBatch]]
 
 
+def make_reference(model: nn.Module, collator: Collator, loss: Any) -> Reference | None:
+    """The reference that a loss compares with; None if it compares with none. Call it before an engine wraps `model`,
+    whose dropout is switched off beside a reference."""
+    fields = [name.removeprefix("reference_") for name in input_names(loss) if name.startswith("reference_")]
+    if not fields:
+        return None
+    # Otherwise the model would differ from its reference before the first update.
+    run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
+    return Reference(model, collator, fields)
+
+
 class Reference:
-    """What the model that training started from says of every document: a frozen copy, or the trained one without its
+    """Scores documents with the model that training started from: a frozen copy of it, or the trained model without its
     adapters.
 
-    `fields`: of `LossInputs`, those wanted ("scores", and "logsumexp" for a policy over the vocabulary). `precompute`
-    makes them for every list of the run before the first update and lets go of the copy. Made before an engine wraps
-    `model`.
+    `fields`: the fields of `LossInputs` to fill ("scores", and "logsumexp" for a policy over the vocabulary).
+    `precompute` fills them for every list of the run before the first update and frees the copy.
     """
 
-    def __init__(self, model: nn.Module, padding: Mapping[str, int], token_budget: int, fields: Sequence[str]):
+    def __init__(self, model: nn.Module, collator: Collator, fields: Sequence[str]):
         self.copy = None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
-        self.padding = padding
-        self.token_budget = token_budget
+        self.collator = collator
         self.fields = tuple(fields)
         self.number: int | None = None
-        self.of_batch: Tensor | None = None
+        self.of_batch: Tensor | None = None  # [lists, n, fields] of batch `number`
         self.known: dict[int, list[float]] | None = None  # by hash of the rows of a query and a document
 
     def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
         """reference_FIELD [lists, n] by name; kept for further updates on the same batch."""
         if self.number != batch.number or self.of_batch is None:
-            found = self._look(batch, engine) if self.known is None else self._known_scores(batch)
+            found = self._score(batch, engine) if self.known is None else self._known_scores(batch)
             self.number, self.of_batch = batch.number, found
         values = self.of_batch.to(engine.device).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
     def precompute(self, numbers: range, read: ReadBatches, folder: Path, engine: Engine) -> None:
-        """For all batches of these numbers, each pair once; kept in `folder`, from which a resumed run reads them and
-        goes on where it needs more. A preemption ends it after a batch, on all ranks alike."""
+        """Score all batches of these numbers, each pair once. The scores are kept in `folder`, where a resumed run
+        reads them and adds those that it lacks. A preemption ends it after a batch, on all ranks alike."""
         file = folder / REFERENCE_FILE
         covered, known = broadcast_object(_read_known(file) if is_main() else (0, {}))
         left = range(max(numbers.start, covered), numbers.stop)
@@ -73,7 +85,7 @@ class Reference:
                 raise preemption.Preempted("while the reference was scored")
             unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
             if unknown:
-                found = self._look(ListBatch(batch.number, unknown), engine).tolist()
+                found = self._score(ListBatch(batch.number, unknown), engine).tolist()
                 for example, row in zip(unknown, found, strict=True):
                     known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
         if left and is_main():
@@ -86,8 +98,8 @@ class Reference:
         known = [self.known[pair] for example in batch.examples for pair in _pairs(example)]
         return batch.to_lists(torch.tensor(known))
 
-    def _look(self, batch: ListBatch, engine: Engine) -> Tensor:
-        """[lists, n, fields]."""
+    def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
+        """The fields of every document [lists, n, fields]."""
         forward: Forward = engine.forward
         starting: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
@@ -95,7 +107,8 @@ class Reference:
         else:
             starting = reference(engine.model)
         with starting:
-            found = represent_rows(forward, batch.rows, self.padding, self.token_budget, engine.device)
+            padding, token_budget = self.collator.padding, self.collator.token_budget
+            found = represent_rows(forward, batch.rows, padding, token_budget, engine.device)
         lists = make_loss_inputs(found, batch)
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
@@ -103,7 +116,7 @@ class Reference:
 
 
 def _pairs(example: ListExample) -> list[int]:
-    """A key of each document with its query: a hash of the tokens that the model reads, prompts included."""
+    """A hash of each document with its query: of the tokens that the model reads, prompts included."""
     rows = np.split(example.rows.features["input_ids"], np.cumsum(example.rows.lengths)[:-1])
     first = b"" if len(rows) == len(example.document_ids) else rows.pop(0).tobytes()  # rows of texts: the query's own
     digests = (hashlib.blake2b(first + b"|" + row.tobytes(), digest_size=8).digest() for row in rows)
@@ -111,7 +124,7 @@ def _pairs(example: ListExample) -> list[int]:
 
 
 def _read_known(file: Path) -> tuple[int, dict[int, list[float]]]:
-    """The number of the first batch that is not scored, and the values of each pair."""
+    """The number of the first batch that is not scored yet, and the values of each pair."""
     if not file.is_file():
         return 0, {}
     try:

@@ -1,15 +1,20 @@
-"""The one step of every objective: gradients of a loss over representations, chunk by chunk, on any number of ranks."""
+"""The forward and backward of one global step: chunk by chunk, for any objective, on any number of ranks.
+
+This is GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+arXiv:2101.06983): forward without graph, the loss on the cached representations, then one forward and backward per
+chunk against the cached gradients. Here it works for any representation, keeps the graphs of some chunks, and is exact
+with dropout, since a chunk's random key is set before its forward and again before its recomputation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collate import chunks_of_rank, pad, plan_chunks
+from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
 from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
@@ -18,106 +23,111 @@ from engines.protocol import Engine, NotFinite
 from trainers.guards import chunk_named
 
 Representations = dict[str, Tensor]
-Objective = Callable[[Representations], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class CachedGradients:
-    """What one forward and backward over a global step gave; equal on every rank."""
+class StepPlan:
+    """How the sequences of one global step are cut into chunks. Chunks hold indices of sequences."""
 
-    loss: float
-    statistics: dict[str, Tensor]
-    representations: Representations
-    num_chunks: int
-    padded_tokens: int
+    step: int
+    sequences: TokenSequences
+    chunks: list[list[int]]  # of all ranks
+    own: list[list[int]]  # of this rank; empty chunks give every rank the same number
+    padded_tokens: int  # of all chunks
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all sequences, without padding."""
+        return int(self.sequences.lengths.sum())
 
 
 class GradientCache:
-    """Accumulates d loss / d weights of a loss over *all* rows of a global step into an engine.
+    """Runs the chunks of a step on `engine`, and keeps the graphs of this rank's last `kept_chunks` chunks."""
 
-    Source: GradCache (Gao et al., 2021, arXiv:2101.06983), here for any representation and exact with dropout, since a
-    chunk's random key (seed, step, first global row) is set before its forward and again before its recomputation.
-    """
-
-    def __init__(self, engine: Engine, padding: dict[str, int], *, token_budget: int, kept_chunks: int, seed: int):
+    def __init__(self, engine: Engine, collator: Collator, *, kept_chunks: int, seed: int):
         self.engine = engine
-        self.padding = padding
-        self.token_budget = token_budget
+        self.collator = collator
         self.kept_chunks = kept_chunks
         self.seed = seed
 
-    def __call__(self, rows: TokenSequences, objective: Objective, *, step: int) -> CachedGradients:
-        """Forward, objective, backward. Raises `NotFinite` on every rank where a representation, the loss or its
-        gradient is not finite, and `ChunkOutOfMemory` where a chunk does not fit."""
-        chunks = plan_chunks(rows.lengths.tolist(), self.token_budget)
-        own = chunks_of_rank(chunks, rank(), world_size())
-        first_kept = len(own) - self.kept_chunks
+    def plan(self, sequences: TokenSequences, step: int) -> StepPlan:
+        """Cut the step into chunks, in the same way on every number of ranks."""
+        lengths = sequences.lengths.tolist()
+        chunks = self.collator.plan(lengths)
+        padded_tokens = sum(self.collator.cost([lengths[index] for index in chunk]) for chunk in chunks)
+        return StepPlan(step, sequences, chunks, chunks_of_rank(chunks, rank(), world_size()), padded_tokens)
+
+    def forward(self, plan: StepPlan) -> list[Representations]:
+        """The representations of this rank's chunks; the last `kept_chunks` keep their graphs."""
+        first_kept = len(plan.own) - self.kept_chunks
         outputs = []
-        for index, chunk in enumerate(own):
+        for index, chunk in enumerate(plan.own):
             with torch.set_grad_enabled(index >= first_kept):
-                outputs.append(self._forward(rows, chunk, step))
+                outputs.append(self._forward_chunk(plan, chunk))
             if 0 <= index < first_kept:
                 return_freed_memory()
+        return outputs
 
-        leaves = self._gather(outputs, own, total=len(rows))
-        if broken := _broken_rows(leaves):  # on every rank: all hold the same
-            raise NotFinite(
-                f"step {step}: the model's output is not finite in {len(broken)} of {len(rows)} rows", broken
-            )
-        loss, statistics = objective(leaves)
-        gradients = self._gradients(loss, leaves, step)
+    def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
+        """The representations of the whole global step in its order, on every rank, as leaves that take a gradient.
 
-        kept_first = [*range(max(first_kept, 0), len(own)), *range(max(first_kept, 0))]
-        for position, index in enumerate(kept_first):
-            kept = outputs[index] if index >= first_kept else self._forward(rows, own[index], step)
-            surrogate = self._surrogate(kept, gradients, own[index])
-            outputs[index] = {}  # the graph goes with its chunk
-            with chunk_named(rows, own[index] or [0]):
-                self.engine.backward(surrogate, last=position == len(own) - 1)
-            if first_kept > 0:
-                return_freed_memory()  # the step is larger than what may be held
-        return CachedGradients(
-            loss=loss.item(),
-            statistics=statistics,
-            representations={name: leaf.detach() for name, leaf in leaves.items()},
-            num_chunks=len(chunks),
-            padded_tokens=sum(len(chunk) * int(rows.lengths[chunk[0]]) for chunk in chunks),
-        )
-
-    def _forward(self, rows: TokenSequences, chunk: list[int], step: int) -> Representations:
-        """One chunk; an empty one runs the shortest row, so that every rank makes the same calls (ZeRO-3)."""
-        chunk = chunk or [int(rows.lengths.argmin())]
-        torch.manual_seed(stable_hash("chunk", self.seed, step, chunk[0]))
-        features = pad(rows, chunk, self.padding)
-        with chunk_named(rows, chunk):
-            return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
-
-    def _gather(self, outputs: list[Representations], own: list[list[int]], *, total: int) -> Representations:
-        """Leaves with every row of the global step, in global order."""
-        own_rows = [row for chunk in own for row in chunk]
+        Raises `NotFinite`, on every rank alike, if one of them is not finite.
+        """
+        own = [index for chunk in plan.own for index in chunk]
         local = {
-            name: torch.cat([output[name].detach()[: len(chunk)] for output, chunk in zip(outputs, own, strict=True)])
+            name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
         }
-        return {name: value.requires_grad_() for name, value in gather_rows(local, own_rows, total).items()}
+        total = len(plan.sequences)
+        leaves = {name: value.requires_grad_() for name, value in gather_rows(local, own, total).items()}
+        if broken := _broken_rows(leaves):
+            raise NotFinite(
+                f"step {plan.step}: the model's output is not finite in {len(broken)} of {total} rows", broken
+            )
+        return leaves
 
-    @staticmethod
-    def _gradients(loss: Tensor, leaves: Representations, step: int) -> Representations:
-        # A representation that this loss does not read (a fixed scale) has gradient 0.
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        gradients = dict(zip(leaves, found, strict=True))
-        finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
-        if not all_agree(bool(finite)):
-            reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
-            raise NotFinite(reason, _broken_rows(gradients))
-        return gradients
+    def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
+        """Add the gradient of the weights to the engine: first of the chunks whose graphs were kept, then of the
+        others, which are run again. Empties `outputs`, so that each graph is freed after its chunk."""
+        first_kept = len(plan.own) - self.kept_chunks
+        kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
+        for position, index in enumerate(kept_first):
+            chunk = plan.own[index]
+            output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
+            surrogate = _surrogate(output, gradients, chunk)
+            outputs[index] = {}
+            with chunk_named(plan.sequences, chunk or [0]):
+                self.engine.backward(surrogate, last=position == len(plan.own) - 1)
+            if first_kept > 0:
+                return_freed_memory()  # the step is larger than what may be held
 
-    @staticmethod
-    def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
-        """sum(representation * d loss / d representation): its gradient is the chunk's share of the loss's."""
-        if not chunk:
-            return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
-        return sum((value * gradients[name][chunk]).sum() for name, value in output.items())  # type: ignore[return-value]
+    def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
+        """Run one chunk; an empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
+        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
+        features = self.collator.collate(plan.sequences, chunk)
+        with chunk_named(plan.sequences, chunk):
+            return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
+
+
+def gradients_of(loss: Tensor, representations: Representations, step: int) -> Representations:
+    """d loss / d representation, by name. Raises `NotFinite`, on every rank alike, if the loss or one of them is not
+    finite on any rank."""
+    # A representation that this loss does not read (a fixed scale) has gradient 0.
+    found = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(representations, found, strict=True))
+    finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
+    if not all_agree(bool(finite)):
+        reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
+        raise NotFinite(reason, _broken_rows(gradients))
+    return gradients
+
+
+def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
+    """sum(representation * d loss / d representation): its gradient is the chunk's share of the loss's."""
+    if not chunk:
+        return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
+    return sum((value * gradients[name][chunk]).sum() for name, value in output.items())  # type: ignore[return-value]
 
 
 def _broken_rows(values: Representations) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a step says of its batch and its scores, beside the loss and its own statistics."""
+"""What a step logs about its batch, its scores and its speed, beside the loss and its own statistics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from losses.contracts import has_in_batch_negatives
+from trainers.step import StepPlan
 
 
 def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
-    """What documents a query is compared with (of the whole batch where the loss compares lists, else its own), and the
-    share of the rows that were truncated."""
+    """The number of documents that a query is compared with (those of the whole batch if the loss has in-batch
+    negatives, else its own), and the share of the rows that were truncated."""
     documents, queries = int(batch.sizes.sum()), len(batch.sizes)
     lost = batch.rows.truncated
     truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
     if not has_in_batch_negatives(loss):
         return {"documents_per_query": documents / queries, **truncated}
     return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates), **truncated}
+
+
+def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
+    """The chunks of a step, the share of padding in them, and the speed of a step that took `seconds`."""
+    return {
+        "num_chunks": len(plan.chunks),
+        "padding_share": 1 - plan.num_tokens / plan.padded_tokens,
+        "rows_per_s": len(plan.sequences) / seconds,
+        "tokens_per_s": plan.num_tokens / seconds,
+    }
 
 
 def checksum(scores: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from data.batch import ListBatch
 from losses.contracts import LossInputs, Statistics, apply, is_policy
 from trainers.options import TrainerConfig
+from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
 
 CONTRACTS = ("list", "matrix", "wrapper")
@@ -26,8 +27,8 @@ class SupervisedTrainerConfig(TrainerConfig):
                 f"{', '.join(CONTRACTS)}; got {type(loss).__name__} (policy losses go with trainer=grpo)"
             )
 
-    def build(self, **parts: Any) -> SupervisedTrainer:
-        return SupervisedTrainer(self, **parts)
+    def build(self, parts: TrainerParts) -> SupervisedTrainer:
+        return SupervisedTrainer(self, parts)
 
 
 class SupervisedTrainer(Trainer):

@@ -1,4 +1,4 @@
-"""The teacher and the guide: models beside the trained one that score or embed every batch and learn nothing."""
+"""The teacher and the guide: frozen models beside the trained one that score or embed every batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.loss_inputs import make_loss_inputs
 
 
 class AuxiliaryModel:
-    """A model of its own beside the trained one (`model.tokenizer` makes its rows, under `name` in every list)."""
+    """A frozen model beside the trained one. Its own tokenizer makes its rows, under `name` in every list."""
 
     def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
         self.tokenizer: Any = model.tokenizer
@@ -26,8 +26,8 @@ class AuxiliaryModel:
         self.device = device
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
 
-    def look(self, batch: ListBatch) -> LossInputs:
-        """Its scores or embeddings of the batch, on every rank."""
+    def forward(self, batch: ListBatch) -> LossInputs:
+        """The scores or embeddings of the batch, on every rank."""
         rows = batch.auxiliary_sequences(self.name)
         found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
         return make_loss_inputs(found, batch)
@@ -37,8 +37,8 @@ def auxiliary_inputs(models: Mapping[str, AuxiliaryModel], batch: ListBatch) -> 
     """The fields of `LossInputs` that the teacher and the guide fill."""
     inputs: dict[str, Tensor | None] = {}
     if "teacher" in models:
-        inputs["teacher_scores"] = models["teacher"].look(batch).list_scores()
+        inputs["teacher_scores"] = models["teacher"].forward(batch).list_scores()
     if "guide" in models:
-        seen = models["guide"].look(batch)
-        inputs |= {"guide_queries": seen.queries, "guide_documents": seen.documents}
+        found = models["guide"].forward(batch)
+        inputs |= {"guide_queries": found.queries, "guide_documents": found.documents}
     return inputs

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from data.batch import ListBatch
-from data.sampling.loader import ListLoader
+from data.collate import Collator
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
-from engines.distributed.process_group import is_main, world_size
+from engines.distributed.process_group import world_size
 from engines.protocol import Engine, NotFinite
-from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
-from losses.contracts import LossInputs, Statistics, input_names
-from models.dropout import run_without_dropout
-from runs.directory import RunDirectory
-from runs.loggers.logger import Logger
+from losses.contracts import LossInputs, Statistics
 from trainers.batches import Batches
-from trainers.guards import check_adapters_moved, explained, write_down
+from trainers.guards import check_adapters_moved, explain_out_of_memory, nonfinite_line
 from trainers.loss_inputs import make_loss_inputs
 from trainers.options import TrainerConfig
-from trainers.reference import Reference
-from trainers.step import GradientCache, Representations
-from trainers.step_statistics import batch_statistics, checksum
+from trainers.parts import TrainerParts
+from trainers.progress import Progress
+from trainers.reference import make_reference
+from trainers.state import TrainState
+from trainers.step import GradientCache, Representations, gradients_of
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 
 
@@ -40,63 +38,36 @@ class Trainer(ABC):
 
     steps_per_batch = 1
 
-    def __init__(
-        self,
-        config: TrainerConfig,
-        *,
-        model: nn.Module,
-        engine_config: Any,
-        loader: ListLoader,
-        padding: dict[str, int],
-        loss: Any,
-        evaluator: Evaluator | None,
-        run: RunDirectory,
-        logger: Logger,
-        seed: int,
-        frozen: Mapping[str, nn.Module] | None = None,
-        start_result: EvaluationResult | None = None,
-    ):
-        """`start_result`: what `evaluator` says of `model` as it is, where that is known."""
+    def __init__(self, config: TrainerConfig, parts: TrainerParts):
         self.config = config
-        referred = [name.removeprefix("reference_") for name in input_names(loss) if name.startswith("reference_")]
-        if referred:  # else the model differs from its reference before the first update
-            run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
-        self.reference = Reference(model, padding, config.token_budget, referred) if referred else None
-        self.engine: Engine = engine_config.build(
-            model,
+        self.loss, self.evaluator = parts.loss, parts.evaluator
+        self.run, self.logger, self.seed = parts.run, parts.logger, parts.seed
+        tokenizer: Any = parts.model.tokenizer
+        collator = Collator(tokenizer.padding, config.token_budget)
+        self.reference = make_reference(parts.model, collator, parts.loss)  # before the engine wraps the model
+        self.engine: Engine = parts.engine.build(
+            parts.model,
             options=config.optimizer_options(),
             schedule=config.make_schedule().build,
             max_grad_norm=config.max_grad_norm,
         )
-        self.frozen = {
+        self.auxiliary_models = {
             name: AuxiliaryModel(
-                look, name, token_budget=config.token_budget, device=self.engine.device, bf16=self.engine.bf16
+                model, name, token_budget=config.token_budget, device=self.engine.device, bf16=self.engine.bf16
             )
-            for name, look in (frozen or {}).items()
+            for name, model in parts.auxiliary_models.items()
         }
-        self.loader = loader
-        self.loss = loss
-        self.evaluator = evaluator
-        self.run = run
-        self.logger = logger
-        self.seed = seed
-        self.backward = GradientCache(
-            self.engine, padding, token_budget=config.token_budget, kept_chunks=config.kept_chunks, seed=seed
+        self.gradient_cache = GradientCache(self.engine, collator, kept_chunks=config.kept_chunks, seed=self.seed)
+        self.checkpoints = CheckpointStore(
+            parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
-        self.checkpoints = CheckpointStore(run.checkpoints, keep=config.keep_checkpoints, background=config.async_save)
-        self.step = 0
-        self.best_metric: float | None = None
-        self.best_step: int | None = None
-        self.warned_idle_ranks = False
-        self.has_updated = False  # in this process
-        self.started = 0.0
-        self.best_result: EvaluationResult | None = None  # of dev at the best step, if this process has it
-        self.start_result = start_result
-        self.saved_step: int | None = None
-        self.pending_evaluation = False  # of the step that a preempted run was resumed from
-        self.totals = {"seconds": 0.0, "rows": 0, "tokens": 0}
         # Workers are not forked beside a thread that writes.
-        self.batches = Batches(loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
+        self.batches = Batches(parts.loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
+        self.state = TrainState()
+        # The rest is known to this process alone.
+        self.best_result: EvaluationResult | None = parts.start_result  # on dev at the best step
+        self.saved_step: int | None = None
+        self.has_updated = False
 
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
@@ -105,8 +76,8 @@ class Trainer(ABC):
     def fit(self) -> None:
         self.resume()
         self.start()
-        while self.step < self.config.max_steps:
-            self.step += 1
+        while self.state.step < self.config.max_steps:
+            self.state.step += 1
             try:
                 statistics = self.train_step(self.next_batch())
             except NotFinite as error:
@@ -115,7 +86,7 @@ class Trainer(ABC):
             if self.due("log"):
                 self.log(statistics)
             if preemption.agreed():
-                self.leave()
+                self.save_and_exit()
             if self.due("eval"):
                 self.evaluate()
             if self.due("save"):
@@ -124,194 +95,190 @@ class Trainer(ABC):
         self.batches.close()
         self.progress.close()
 
-    def resume(self) -> None:
-        """Continue from the checkpoint that the run directory was opened with, if there is one."""
-        if self.run.checkpoint is None:
-            return
-        folder, state = self.run.checkpoint
-        self.load(folder)
-        self.saved_step = self.best_result = None  # of a trainer that goes back
-        self.step, self.best_metric, self.best_step = state["step"], state["best_metric"], state["best_step"]
-        self.totals, self.pending_evaluation = state["totals"], state["pending_evaluation"]
-        if not self.checkpoints.point_to(self.step, self.best_step):
-            self.best_metric = self.best_step = None  # its weights are gone: the next evaluation sets the mark
-        self.batches.skipped_batches = state["skipped_batches"]
-        self.load_family_state(state["family"])
-
-    def skip_batch(self, error: NotFinite) -> None:
-        """Write the batch down, and leave it out as `trainer.on_nonfinite` says, or raise."""
-        batch, skipped_batches, config = self.batches.of(self.step), self.batches.skipped_batches, self.config
-        is_left_out = config.on_nonfinite != "stop" and len(skipped_batches) < config.max_nonfinite
-        action = config.on_nonfinite if is_left_out else "stop"
-        if is_main():
-            write_down(self.run.path / "nonfinite.jsonl", batch, error, step=self.step, action=action)
-            self.progress.write(f"warning: step {self.step}, batch {batch.number}: {action}: {error}", file=sys.stderr)
-        if not is_left_out:
-            raise FloatingPointError(
-                f"{error}: nonfinite.jsonl names the batch; {len(skipped_batches)} were left out before it: lower "
-                "trainer.learning_rate, or leave out more by trainer.on_nonfinite=skip or rollback and "
-                f"trainer.max_nonfinite ({config.max_nonfinite})"
-            ) from error
-        self.batches.skip_batch()
-        if config.on_nonfinite == "skip":
-            self.step -= 1
-        else:
-            self.rollback(self.batches.skipped_batches)
-
-    def rollback(self, skipped_batches: list[int]) -> None:
-        """To the newest checkpoint, as a resumed run, and from there without the batches `skipped_batches`."""
-        self.checkpoints.wait()
-        self.run.checkpoint = self.checkpoints.latest()
-        assert self.run.checkpoint is not None, "a run that may go back begins with a checkpoint"
-        self.run.cut_metrics(self.run.checkpoint[1])
-        self.resume()
-        self.batches.skipped_batches = skipped_batches
-        self.progress.update(self.step - self.progress.n)
-
-    def load(self, folder: Path) -> None:
-        """Weights, optimizer and schedule of a checkpoint; ValueError with the remedy where a file of it is broken."""
-        try:
-            self.engine.load(folder)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{folder} cannot be read ({reason}): remove that folder, and the same command goes on from the "
-                "checkpoint before it"
-            ) from error
-
-    def start(self) -> None:
-        """Progress bar, model in training mode, and the dev metric of the untrained model, the first to be beaten."""
-        self.progress = tqdm(
-            initial=self.step,
-            total=self.config.max_steps,
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a job's log file is not filled with bars
-            disable=not is_main(),
-        )
-        self.engine.model.train()
-        if self.reference is not None and self.config.reference == "precomputed":
-            spare = 0 if self.config.on_nonfinite == "stop" else self.config.max_nonfinite
-            numbers = self.batches.coming(self.step + 1, self.config.max_steps, spare)
-            self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
-        owed = self.pending_evaluation
-        if self.best_metric is None or owed:
-            self.evaluate(self.start_result if self.step == 0 else None)
-        if owed or (self.config.on_nonfinite == "rollback" and self.run.checkpoint is None):
-            self.save()
-
-    def next_batch(self) -> ListBatch:
-        """The step's lists, the same on all ranks."""
-        self.started = time.perf_counter()
-        heartbeat.at(self.step)
-        return self.batches.of(self.step)
-
-    def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """`objective` of all that losses may read, and the checksum of the scores."""
-        inputs: dict[str, Any] = auxiliary_inputs(self.frozen, batch)
-        if self.reference is not None:
-            inputs |= self.reference.inputs(batch, self.engine)
-        progress = (self.step - 1) / max(self.config.max_steps - 1, 1)
-        lists = make_loss_inputs(representations, batch, step=self.step, progress=progress, seed=self.seed, **inputs)
-        loss, statistics = self.objective(lists, batch)
-        return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
-
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
-        """Gradients by chunks, then the update. Returns what to log; tensors are read only when logging is due."""
-        with explained(batch, self.config):
-            done = self.backward(batch.rows, lambda leaves: self.loss_of(leaves, batch), step=self.step)
+        """One update. Returns what to log; its tensors are read only when logging is due."""
+        started = time.perf_counter()
+        with explain_out_of_memory(batch, self.config):
+            plan = self.gradient_cache.plan(batch.rows, self.state.step)
+            outputs = self.gradient_cache.forward(plan)
+            representations = self.gradient_cache.gather(plan, outputs)
+            loss, statistics = self.loss_of(representations, batch)
+            gradients = gradients_of(loss, representations, self.state.step)
+            self.gradient_cache.backward(plan, outputs, gradients)
+        loss_value = loss.item()
+        del loss, representations, gradients  # frees memory for the optimizer
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
         if not self.has_updated and learning_rate > 0 and grad_norm > 0:
             check_adapters_moved(self.engine.model)
             self.has_updated = True
-        seconds = time.perf_counter() - self.started  # with the wait for data
-        rows, tokens = len(batch.rows), int(batch.rows.lengths.sum())
-        self.totals = {
-            "seconds": self.totals["seconds"] + seconds,
-            "rows": self.totals["rows"] + rows,
-            "tokens": self.totals["tokens"] + tokens,
-        }
-        if done.num_chunks < world_size():
-            self._warn_idle_ranks(done.num_chunks)
+        seconds = self.batches.wait_s + time.perf_counter() - started
+        self.state.add_totals(seconds=seconds, rows=len(batch.rows), tokens=plan.num_tokens)
+        self.note_idle_ranks(len(plan.chunks))
         return {
-            "loss": done.loss,
+            "loss": loss_value,
             "grad_norm": grad_norm,
-            **done.statistics,
+            **statistics,
             **batch_statistics(batch, self.loss),
             "learning_rate": learning_rate,
-            "num_chunks": done.num_chunks,
-            "padding_share": 1 - tokens / done.padded_tokens,
-            "rows_per_s": rows / seconds,
-            "tokens_per_s": tokens / seconds,
-            "seconds": self.totals["seconds"],
+            **cost_statistics(plan, seconds),
+            "seconds": self.state.totals["seconds"],
         }
+
+    def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        """`objective` of everything that losses may read, and its statistics with the checksum of the scores."""
+        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch)
+        if self.reference is not None:
+            inputs |= self.reference.inputs(batch, self.engine)
+        step = self.state.step
+        progress = (step - 1) / max(self.config.max_steps - 1, 1)
+        lists = make_loss_inputs(representations, batch, step=step, progress=progress, seed=self.seed, **inputs)
+        loss, statistics = self.objective(lists, batch)
+        return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
+
+    def resume(self) -> None:
+        """Continue from the checkpoint that the run was opened with, if there is one."""
+        if self.run.checkpoint is not None:
+            self.restore(*self.run.checkpoint)
+
+    def restore(self, folder: Path, state: TrainState) -> None:
+        """Continue from a checkpoint."""
+        self.load(folder)
+        self.state = replace(state)
+        self.saved_step = self.best_result = None
+        if not self.checkpoints.point_to(state.step, state.best_step):
+            self.state.forget_best()  # its weights are gone
+        self.load_family_state(state.family)
+
+    def load(self, folder: Path) -> None:
+        """Load weights, optimizer and schedule of a checkpoint. Raises ValueError with the remedy if a file is
+        broken."""
+        try:
+            self.engine.load(folder)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{folder} cannot be read ({reason}): remove that folder, and the same command resumes from the "
+                "checkpoint before it"
+            ) from error
+
+    def start(self) -> None:
+        """Score the reference, and dev with the untrained model: its metric is the first to be beaten."""
+        self.progress = Progress(self.state.step, self.config.max_steps)
+        self.engine.model.train()
+        state, config = self.state, self.config
+        if self.reference is not None and config.reference == "precomputed":
+            spare = 0 if config.on_nonfinite == "stop" else config.max_nonfinite
+            numbers = self.batches.remaining(state.step + 1, config.max_steps, state.skipped_batches, spare)
+            self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
+        was_pending = state.pending_evaluation
+        if state.best_metric is None or was_pending:
+            self.evaluate(self.best_result if state.step == 0 else None)
+        if was_pending or (config.on_nonfinite == "rollback" and self.run.checkpoint is None):
+            self.save()
+
+    def next_batch(self) -> ListBatch:
+        """The lists of this step, the same on all ranks."""
+        heartbeat.at(self.state.step)
+        return self.batches.of(self.state.step, self.state.skipped_batches)
+
+    def skip_batch(self, error: NotFinite) -> None:
+        """Record the batch that is not finite. Then leave it out, as `trainer.on_nonfinite` says, or raise."""
+        batch, num_skipped, config = self.batches.current, len(self.state.skipped_batches), self.config
+        assert batch is not None
+        skips = config.on_nonfinite != "stop" and num_skipped < config.max_nonfinite
+        action = config.on_nonfinite if skips else "stop"
+        self.run.append_nonfinite(nonfinite_line(batch, error, step=self.state.step, action=action))
+        self.progress.write(f"warning: step {self.state.step}, batch {batch.number}: {action}: {error}")
+        if not skips:
+            raise FloatingPointError(
+                f"{error}: nonfinite.jsonl names the batch; {num_skipped} were left out before it: lower "
+                "trainer.learning_rate, or leave out more by trainer.on_nonfinite=skip or rollback and "
+                f"trainer.max_nonfinite ({config.max_nonfinite})"
+            ) from error
+        if config.on_nonfinite == "rollback":
+            self.rollback()
+        else:
+            self.state.step -= 1
+        self.state.skip_batch(batch.number)
+
+    def rollback(self) -> None:
+        """Go back to the newest checkpoint, as a resumed run does, but keep all batches skipped that are so now."""
+        self.checkpoints.wait()
+        found = self.checkpoints.latest()
+        assert found is not None, "a run that may roll back starts with a checkpoint"
+        folder, state = found[0], replace(TrainState.from_dict(found[1]), skipped_batches=self.state.skipped_batches)
+        self.run.cut_metrics(state)
+        self.restore(folder, state)
+        self.progress.move_to(self.state.step)
 
     def due(self, what: str) -> bool:
         """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""
-        return self.step % getattr(self.config, f"{what}_every") == 0 or self.step == self.config.max_steps
+        step = self.state.step
+        return step % getattr(self.config, f"{what}_every") == 0 or step == self.config.max_steps
 
     def log(self, statistics: dict[str, Any]) -> None:
         metrics = {name: float(value) for name, value in statistics.items()}
-        batch = self.batches.current
+        batch, step = self.batches.current, self.state.step
         source = {"source": batch.source} if batch is not None and batch.source else {}
-        self.run.append_metrics({"step": self.step, "split": "train", **source, **metrics})
-        self.logger.log({f"train/{name}": value for name, value in metrics.items()}, self.step)
-        shown = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_per_s": "rows/s"}
-        self.progress.set_postfix(
-            {short: f"{metrics[name]:.3g}" for name, short in shown.items() if name in metrics}, refresh=False
-        )
-        self.progress.update(self.step - self.progress.n)
+        self.run.append_metrics({"step": step, "split": "train", **source, **metrics})
+        self.logger.log({f"train/{name}": value for name, value in metrics.items()}, step)
+        self.progress.move_to(step, metrics)
+
+    def note_idle_ranks(self, num_chunks: int) -> None:
+        if num_chunks < world_size():
+            self.progress.note_once(
+                "idle ranks",
+                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
+                f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
+            )
 
     def evaluate(self, known: EvaluationResult | None = None) -> None:
-        """Rerank dev, unless the result is known; a new best is saved and marked. A preemption ends it, and the resumed
-        run evaluates again."""
+        """Evaluate on dev, unless the result is known; save and mark a new best. After a preemption in the middle, the
+        resumed run evaluates again."""
         if self.evaluator is None:
             return
         try:
             result = known or self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
         except preemption.Preempted:
-            self.leave()
-        self.pending_evaluation = False
-        metrics = result.metrics.mean
-        self.run.append_metrics({"step": self.step, "split": "dev", **metrics})
-        self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, self.step)
+            self.save_and_exit()
+        state, metrics = self.state, result.metrics.mean
+        state.pending_evaluation = False
+        self.run.append_metrics({"step": state.step, "split": "dev", **metrics})
+        self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, state.step)
         value = metrics[self.evaluator.config.metric]
-        if is_main():
-            self.progress.write(f"step {self.step}: dev {self.evaluator.config.metric} {value:.4f}", file=sys.stderr)
-        self.progress.unpause()  # the time left is that of training steps
-        if self.best_metric is None or value > self.best_metric:
-            self.best_metric, self.best_step, self.best_result = value, self.step, result
+        self.progress.write(f"step {state.step}: dev {self.evaluator.config.metric} {value:.4f}")
+        self.progress.skip_time()
+        if state.best_metric is None or value > state.best_metric:
+            state.best_metric, state.best_step, self.best_result = value, state.step, result
             self.save(best=True)
 
-    def leave(self) -> NoReturn:
+    def save_and_exit(self) -> NoReturn:
         """Save this step and end: the run was preempted."""
-        if self.step > 0:
-            self.pending_evaluation = self.evaluator is not None and (self.pending_evaluation or self.due("eval"))
+        state = self.state
+        if state.step > 0:
+            state.pending_evaluation = self.evaluator is not None and (state.pending_evaluation or self.due("eval"))
             self.save()
             self.checkpoints.wait()
         self.progress.close()
-        raise preemption.Preempted(f"at step {self.step}")
+        raise preemption.Preempted(f"at step {state.step}")
 
     def save(self, *, best: bool = False) -> None:
         """A checkpoint of this step, once: a new `best` has already been saved when saving is due."""
-        if self.saved_step == self.step:
+        if self.saved_step == self.state.step:
             return
-        self.saved_step = self.step
-        state = {
-            "step": self.step,
-            "best_metric": self.best_metric,
-            "best_step": self.best_step,
-            "totals": self.totals,
-            "pending_evaluation": self.pending_evaluation,
-            "skipped_batches": self.batches.skipped_batches,
-            "family": self.family_state(),
-            "engine": self.engine.name,
-            "world_size": world_size(),
-            "wandb_run_id": self.run.wandb_run_id(),
-        }
+        self.saved_step = self.state.step
+        state = replace(
+            self.state,
+            family=self.family_state(),
+            engine=self.engine.name,
+            world_size=world_size(),
+            wandb_run_id=self.run.wandb_run_id(),
+        )
         self.run.flush_metrics()
         shard = self.engine.shard()
-        self.checkpoints.save(self.step, (shard.copied() if self.config.async_save else shard).write, state, best=best)
+        write = (shard.copied() if self.config.async_save else shard).write
+        self.checkpoints.save(state.step, write, state.to_dict(), best=best)
 
     def family_state(self) -> dict[str, Any]:
         """What a subclass needs to continue in the middle of a batch (JSON types)."""
@@ -320,12 +287,3 @@ class Trainer(ABC):
     def load_family_state(self, state: dict[str, Any]) -> None:
         """The inverse of `family_state`."""
         assert not state, "a family that stores a state restores it"
-
-    def _warn_idle_ranks(self, num_chunks: int) -> None:
-        if is_main() and not self.warned_idle_ranks:
-            self.progress.write(
-                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
-                f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
-                file=sys.stderr,
-            )
-        self.warned_idle_ranks = True

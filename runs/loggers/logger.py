@@ -1,20 +1,13 @@
-"""Where metrics go besides metrics.jsonl: what every logger offers. Tracking never prompts, fails or delays a run."""
+"""Loggers that need no library. Tracking never prompts, fails or delays a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from runs.directory import RunDirectory
-
-
-class Logger(Protocol):
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Named values of one step; "split/name" groups them."""
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """The end of a whole run, with the content of summary.json."""
+from trainers.record import Logger
 
 
 class NoLogger:
@@ -29,8 +22,7 @@ class NoLogger:
 
 @dataclass(frozen=True)
 class StageLogger:
-    """One stage's part in the record of the whole run: its steps are counted on from `first_step`, and curves carry the
-    number of the stage."""
+    """Logs one stage of a run: its steps count from `first_step`, and its curves carry the number of the stage."""
 
     logger: Logger
     number: int

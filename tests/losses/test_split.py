@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR
 
 from data.batch import ListBatch, ListExample, TokenSequences
-from data.collate import pad
+from data.collate import Collator, pad
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import apply, is_policy
 from trainers.loss_inputs import make_loss_inputs
-from trainers.step import GradientCache, Representations
+from trainers.step import GradientCache, Representations, gradients_of
 
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
 ONE_CHUNK, SEVERAL_CHUNKS = 10_000, 30  # tokens
@@ -125,9 +125,13 @@ def engine(kind: str) -> TorchEngine:
 def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
     engine(kind).optimizer.zero_grad()
-    backward = GradientCache(engine(kind), {}, token_budget=token_budget, kept_chunks=kept_chunks, seed=0)
-    done = backward(batch(kind).rows, lambda leaves: objective(loss, kind, leaves), step=3)
-    assert (done.num_chunks == 1) == (token_budget == ONE_CHUNK)
+    cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
+    plan = cache.plan(batch(kind).rows, step=3)
+    assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)
+    outputs = cache.forward(plan)
+    representations = cache.gather(plan, outputs)
+    value, _ = objective(loss, kind, representations)
+    cache.backward(plan, outputs, gradients_of(value, representations, step=3))
     return gradient(engine(kind).model)
 
 

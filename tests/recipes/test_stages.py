@@ -204,7 +204,7 @@ def test_settings_of_stages_to_come_may_change_and_of_begun_ones_are_refused(
         ("seed=7", "seed 42 -> 7"),
         ("stages=[grpo,preference]", "stages ['grpo', 'contrastive'] -> ['grpo', 'preference']"),
     ):
-        with pytest.raises(ValueError, match="begun with other settings: ") as error:
+        with pytest.raises(ValueError, match="started with other settings: ") as error:
             train(load([*staged, override]))
         assert named in str(error.value)
         assert "remove the folders below stages/ that are to be trained again" in str(error.value)

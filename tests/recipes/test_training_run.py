@@ -161,7 +161,7 @@ def test_a_finished_run_is_shown_and_not_run_again(
     train(load(config))
     assert "is finished (2 steps)" in capsys.readouterr().out
     assert metrics.read_text() == before
-    with pytest.raises(ValueError, match=r"begun with other settings: seed 42 -> 7"):
+    with pytest.raises(ValueError, match=r"started with other settings: seed 42 -> 7"):
         train(load([*config, "seed=7"]))
 
 

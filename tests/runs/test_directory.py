@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from engines.checkpoint.store import STATE_FILE, CheckpointStore, read_state
 from engines.distributed.testing import run_ranks
 from runs.directory import RunDirectory
+from trainers.state import TrainState
 
 
 def settings(root: Path, **changes: object) -> dict[str, Any]:
@@ -123,8 +124,8 @@ def test_a_setting_that_changes_the_result_is_refused_by_name(tmp_path):
 def test_another_engine_and_number_of_ranks_go_on_and_are_told(tmp_path, capsys):
     config = settings(tmp_path, engine={"_target_": "a.Zero", "stage": 2, "precision": "fp32", "config": {}})
     run = RunDirectory.open(config)
-    state = {"step": 3, "best_step": None, "world_size": 4, "wandb_run_id": "abcd"}
-    CheckpointStore(run.checkpoints).save(3, write, state)
+    state = TrainState(step=3, world_size=4, wandb_run_id="abcd")
+    CheckpointStore(run.checkpoints).save(3, write, state.to_dict())
     other = {"_target_": "a.Zero", "stage": 3, "precision": "fp32", "config": {"zero_optimization": {"x": 1}}}
     run = RunDirectory.open(settings(tmp_path, engine=other))
     told = capsys.readouterr().err
@@ -151,7 +152,7 @@ def test_batches_that_were_left_out_stay_so_where_they_are_the_same(tmp_path, ch
     CheckpointStore(run.checkpoints).save(3, write, {"step": 3, "best_step": 3, "skipped_batches": [2]}, best=True)
     source = str(run.checkpoints / "best")
     run = RunDirectory.open(settings(tmp_path, resume=source, run_name="second", **changes))
-    assert run.checkpoint[1]["skipped_batches"] == left_out
+    assert run.checkpoint[1].skipped_batches == left_out
     assert read_state(run.checkpoint[0])["skipped_batches"] == left_out
 
 
@@ -195,7 +196,7 @@ def test_resume_none_goes_on_where_the_launch_is_started_again(tmp_path, monkeyp
     assert (tmp_path / "first.1").exists()
     train_until(RunDirectory.open(settings(tmp_path, resume="auto")), step=5, saved=3)
     run = RunDirectory.open(settings(tmp_path, resume="none"))
-    assert run.checkpoint[1]["step"] == 3
+    assert run.checkpoint[1].step == 3
     assert not (tmp_path / "first.2").exists()
     launched_again(monkeypatch, 0, job, by)  # started by hand, under the same name
     assert RunDirectory.open(settings(tmp_path, resume="none")).checkpoint is None
@@ -209,7 +210,7 @@ def test_a_restart_goes_on_with_what_began_from_another_runs_checkpoint(tmp_path
     run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second"))
     CheckpointStore(run.checkpoints).save(7, write, {"step": 7, "best_step": 3})
     launched_again(monkeypatch, 1, "none")
-    assert RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second")).checkpoint[1]["step"] == 7
+    assert RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second")).checkpoint[1].step == 7
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
@@ -224,7 +225,7 @@ def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, point
     assert (folder, state["step"]) == (tmp_path / name / "checkpoints" / "step-000003", 3)
     # Of another run, its best metric may be another's: no mark to beat.
     assert CheckpointStore(run.checkpoints).best() == (folder if seed == 1 else None)
-    assert state["best_step"] == run.checkpoint[1]["best_step"] == (3 if seed == 1 else None)
+    assert state["best_step"] == run.checkpoint[1].best_step == (3 if seed == 1 else None)
     assert state.get("pending_evaluation", False) == (seed == 7)
     assert logged_steps(run)[-1] == ("train", 3)
     assert (tmp_path / "first.1").exists() == (name == "first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from functools import cache
 from itertools import combinations, product
@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import ListBatch, ListExample, TokenSequences
-from data.collate import pad, plan_chunks
+from data.collate import Collator, pad, plan_chunks
 from data.hashing import stable_hash
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
@@ -30,7 +30,7 @@ from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from trainers.loss_inputs import make_loss_inputs
-from trainers.step import GradientCache, Representations
+from trainers.step import GradientCache, Representations, gradients_of
 
 SEED, STEP, LEARNING_RATE = 7, 3, 0.1
 NUM_LISTS = 10
@@ -182,8 +182,8 @@ def measure(folder: Path, case: Case) -> Result:
     )
     budget, plan = chunks_of(case)
     kept = len(plan) if case.kept == "whole" else 0
-    backward = GradientCache(engine, model.tokenizer.padding, token_budget=budget, kept_chunks=kept, seed=SEED)
-    done = backward(batch_of(case).rows, lambda leaves: objective(case, leaves), step=STEP)
+    collator = Collator(model.tokenizer.padding, budget)
+    loss = run_chunks(engine, collator, kept, batch_of(case).rows, lambda found: objective(case, found))
     gradients = accumulated_gradients(engine)
     norm = engine.step()
     assert abs(norm / get_total_norm(gradients.values()).item() - 1) < 1e-5, "the norm is another gradient's"
@@ -195,7 +195,24 @@ def measure(folder: Path, case: Case) -> Result:
         assert of_main.equal(torch.cat([value.flatten() for value in weights.values()])), "the ranks' weights differ"
     if hasattr(engine, "engine"):
         engine.engine.destroy()
-    return (done.loss, gradients, weights) if rank() == 0 else (done.loss, {}, {})
+    return (loss, gradients, weights) if rank() == 0 else (loss, {}, {})
+
+
+def run_chunks(
+    engine: Any,
+    collator: Collator,
+    kept_chunks: int,
+    sequences: TokenSequences,
+    objective: Callable[[Representations], tuple[Tensor, dict[str, Tensor]]],
+) -> float:
+    """Forward and backward of a step, as `Trainer.train_step` makes them. Returns the loss."""
+    cache = GradientCache(engine, collator, kept_chunks=kept_chunks, seed=SEED)
+    plan = cache.plan(sequences, STEP)
+    outputs = cache.forward(plan)
+    representations = cache.gather(plan, outputs)
+    loss, _ = objective(representations)
+    cache.backward(plan, outputs, gradients_of(loss, representations, STEP))
+    return loss.item()
 
 
 def accumulated_gradients(engine: Any) -> dict[str, Tensor]:

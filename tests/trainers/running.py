@@ -40,13 +40,13 @@ def run_until(runs: list[tuple[list[str], int]]) -> None:
 
         def log_then_stop(statistics: dict[str, Any], trainer: Any = trainer, log: Any = log, step: int = step) -> None:
             log(statistics)
-            if trainer.step == step:
+            if trainer.state.step == step:
                 raise KeyboardInterrupt
 
         trainer.log = log_then_stop
         with suppress(KeyboardInterrupt):
             trainer.fit()
-        assert trainer.step == step
+        assert trainer.state.step == step
 
 
 def metrics_of(trainer: Any) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
     save = trainer.save
 
     def save_on_what_is_left(*, best: bool = False) -> None:
-        if trainer.step == 4:
+        if trainer.state.step == 4:
             trainer.checkpoints.wait()
             free = os.statvfs(small_disk)
             (small_disk / "ballast").write_bytes(b"0" * (free.f_bavail * free.f_frsize - 50_000))
@@ -53,6 +53,6 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
     assert left == ["best", "latest", "step-000000", "step-000002"]
     (small_disk / "ballast").unlink()
     again = make_trainer(settings)
-    assert again.run.checkpoint[1]["step"] == 2
+    assert again.run.checkpoint[1].step == 2
     again.fit()
     assert metrics_of(again) == whole[0]

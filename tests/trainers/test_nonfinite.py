@@ -44,7 +44,7 @@ def break_gradient(trainer: Any, on_rank: int) -> None:
 
 def run(settings: list[str], breaks: Callable[[Any], None] | None = None, without: tuple[int, ...] = ()) -> Any:
     trainer = make_trainer(settings)
-    trainer.batches.skipped_batches = list(without)
+    trainer.state.skipped_batches = list(without)
     if breaks is not None:
         breaks(trainer)
     trainer.fit()
@@ -66,7 +66,7 @@ def test_the_run_stops_and_names_the_batch(tiny_run: list[str]) -> None:
     assert [query["query_id"] for query in record["queries"]] == [example.query_id for example in batch.examples]
     assert record["queries"][0]["document_ids"] == list(batch.examples[0].document_ids)
     go_on = [*SUPERVISED, *tiny_run, "trainer.on_nonfinite=skip"]  # may be decided afterwards
-    assert run(go_on, break_loss).step == 6
+    assert run(go_on, break_loss).state.step == 6
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
@@ -75,7 +75,7 @@ def test_a_batch_that_is_left_out_might_as_well_not_be_in_the_data(policy: str, 
     expected = run([*settings, "run_name=without"], without=(1, BAD))
     found = run([*settings, "run_name=broken"], lambda trainer: break_loss(trainer, (1, BAD)))
     assert metrics_of(found) == metrics_of(expected)
-    assert found.batches.skipped_batches == [1, BAD]
+    assert found.state.skipped_batches == [1, BAD]
     assert {record["action"] for record in records_of(found)} == {policy}
     assert found.engine.learning_rate() == expected.engine.learning_rate()
 
@@ -89,11 +89,11 @@ def test_between_the_updates_of_a_batch_and_resumed(policy: str, tiny_run: list[
         seen: dict[int, int] = {}
 
         def broken(lists: Any, batch: Any) -> Any:
-            if trainer.step == stop_at:
+            if trainer.state.step == stop_at:
                 raise KeyboardInterrupt
             loss, statistics = objective(lists, batch)
-            seen[trainer.step] = batch.number
-            return (loss * float("nan") if trainer.step == 4 and batch.number == 1 else loss), statistics
+            seen[trainer.state.step] = batch.number
+            return (loss * float("nan") if trainer.state.step == 4 and batch.number == 1 else loss), statistics
 
         trainer.objective = broken
         trainer.seen = seen
@@ -107,7 +107,7 @@ def test_between_the_updates_of_a_batch_and_resumed(policy: str, tiny_run: list[
         stopped.fit()
     resumed = run([*settings, "run_name=stopped"], breaks)
     assert metrics_of(resumed) == metrics_of(whole)
-    assert resumed.batches.skipped_batches == [1]
+    assert resumed.state.skipped_batches == [1]
 
 
 def test_too_many_stop_the_run(tiny_run: list[str]) -> None:

@@ -33,7 +33,7 @@ def preempt(overrides: list[str], step: int, where: str, on_rank: int = 0) -> An
     call = getattr(owner, name)
 
     def signalled(*arguments: Any, **options: Any) -> Any:
-        if trainer.step == step and rank() == on_rank:
+        if trainer.state.step == step and rank() == on_rank:
             os.kill(os.getpid(), signal.SIGTERM)
         return call(*arguments, **options)
 
@@ -60,11 +60,11 @@ def test_a_preempted_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     settings = [*GRPO, *tiny_run]
     trainer = preempt(settings, step, where)
-    assert trainer.step == saved
+    assert trainer.state.step == saved
     again = make_trainer(settings)
     again.fit()
     assert metrics_of(again) == whole
-    assert again.best_step == max(whole, key=lambda line: line.get("nDCG@10", 0))["step"]
+    assert again.state.best_step == max(whole, key=lambda line: line.get("nDCG@10", 0))["step"]
 
 
 def test_a_preemption_during_the_first_evaluation_has_nothing_to_save(tiny_run: list[str]) -> None:
@@ -95,7 +95,7 @@ def preempt_and_go_on(overrides: list[str], step: int) -> tuple[int, list[dict[s
     """Where it stopped, its metrics in the end, and those of a run that nothing disturbs."""
     trainer = preempt([*overrides, "run_name=preempted"], step, "next_batch", on_rank=1)
     runs = [run_to_the_end([*overrides, f"run_name={name}"])[0] for name in ("preempted", "whole")]
-    return trainer.step, *runs
+    return trainer.state.step, *runs
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero3"])

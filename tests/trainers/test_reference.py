@@ -16,7 +16,7 @@ from engines.distributed import preemption
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
 from engines.protocol import Engine
-from runs.files import REFERENCE_FILE
+from trainers.record import REFERENCE_FILE
 
 DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
 
@@ -45,10 +45,10 @@ def resumed_after_a_step(options: list[str], *changes: str) -> tuple[Any, list[i
     it scores."""
     run_until([(options, 2)])
     trainer = make_trainer([*options, *changes])
-    scored, look = [], trainer.reference._look
-    trainer.reference._look = lambda batch, engine: scored.append(batch.number) or look(batch, engine)
+    scored, look = [], trainer.reference._score
+    trainer.reference._score = lambda batch, engine: scored.append(batch.number) or look(batch, engine)
     trainer.resume()
-    assert trainer.step == 1
+    assert trainer.state.step == 1
     trainer.start()
     assert trainer.reference.copy is None
     return trainer, scored
@@ -86,9 +86,9 @@ def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_p
     options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
     again, scored = resumed_after_a_step(options, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2")
     assert scored == [3, 4], "the three batches of the run were scored before"
-    assert again.batches.of(3).number == 2
-    again.batches.skip_batch()
-    batch = again.batches.of(3)
+    assert again.batches.of(3, again.state.skipped_batches).number == 2
+    again.state.skip_batch(2)
+    batch = again.batches.of(3, again.state.skipped_batches)
     assert batch.number == 3
     assert again.reference.inputs(batch, again.engine)["reference_scores"].isfinite().any()
 
@@ -98,7 +98,7 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
 
     def scored(signal_at: int | None) -> list[int]:
         trainer = make_trainer(options)
-        look, numbers = trainer.reference._look, trainers.setdefault(signal_at, [])
+        look, numbers = trainer.reference._score, trainers.setdefault(signal_at, [])
 
         def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
             numbers.append(batch.number)
@@ -106,7 +106,7 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
                 os.kill(os.getpid(), signal.SIGTERM)
             return look(batch, engine)
 
-        trainer.reference._look = looks
+        trainer.reference._score = looks
         trainer.resume()
         trainer.start()
         return numbers

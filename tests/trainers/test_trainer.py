@@ -71,7 +71,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
 
     def log_then_stop(statistics: dict[str, Any]) -> None:
         log(statistics)
-        if trainer.step == interrupted_at:
+        if trainer.state.step == interrupted_at:
             raise KeyboardInterrupt
 
     trainer.log = log_then_stop
@@ -94,17 +94,17 @@ def test_a_kill_before_a_pointer_is_written_is_repaired(
     point = trainer.checkpoints._point
 
     def kill_after_step_0(name: str, target: str) -> None:
-        if name == pointer and trainer.step > 0 and trainer.best_step == trainer.step:
+        if name == pointer and trainer.state.step > 0 and trainer.state.best_step == trainer.state.step:
             raise KeyboardInterrupt
         point(name, target)
 
     monkeypatch.setattr(trainer.checkpoints, "_point", kill_after_step_0)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    best_step = trainer.step
+    best_step = trainer.state.step
     again = make_trainer(settings)
     again.resume()
-    assert again.best_step == again.step == best_step > 0
+    assert again.state.best_step == again.state.step == best_step > 0
     assert again.checkpoints.best() == again.run.checkpoints / f"step-{best_step:06d}"
     assert (again.run.checkpoints / "latest").read_text().strip() == f"step-{best_step:06d}"
 
@@ -113,13 +113,13 @@ def test_a_best_checkpoint_that_is_gone_is_not_claimed(tiny_run: list[str]) -> N
     settings = [*SUPERVISED, *tiny_run, "trainer.learning_rate=0"]
     trainer = make_trainer(settings)
     trainer.fit()
-    assert trainer.best_step == 0
+    assert trainer.state.best_step == 0
     shutil.rmtree(trainer.run.checkpoints / "step-000000")
     again = make_trainer(settings)
     again.resume()
-    assert again.step == 6
-    assert again.best_step is None
-    assert again.best_metric is None
+    assert again.state.step == 6
+    assert again.state.best_step is None
+    assert again.state.best_metric is None
 
 
 def truncate(file: Path) -> None:
@@ -170,7 +170,7 @@ def test_saving_in_the_background_changes_nothing(tiny_run: list[str], whole_run
     step = trainer.train_step
 
     def train_then_stop(batch: Any) -> Any:
-        if trainer.step == 4:
+        if trainer.state.step == 4:
             raise KeyboardInterrupt
         return step(batch)
 
@@ -185,9 +185,9 @@ def test_best_checkpoint_is_the_best_on_dev(tiny_run: list[str]) -> None:
     trainer = make_trainer([*SUPERVISED, *tiny_run, "trainer.eval_every=1"])
     trainer.fit()
     dev = {line["step"]: line["nDCG@10"] for line in metrics_of(trainer) if line["split"] == "dev"}
-    assert trainer.best_metric == max(dev.values())
-    assert trainer.checkpoints.best() == trainer.run.checkpoints / f"step-{trainer.best_step:06d}"
-    assert dev[trainer.best_step] == trainer.best_metric
+    assert trainer.state.best_metric == max(dev.values())
+    assert trainer.checkpoints.best() == trainer.run.checkpoints / f"step-{trainer.state.best_step:06d}"
+    assert dev[trainer.state.best_step] == trainer.state.best_metric
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tiny_run: list[str]) -> None:
@@ -230,9 +230,10 @@ def test_from_another_runs_checkpoint_the_mark_is_measured_anew(tiny_run, tmp_pa
     trainer.saved_step, trainer.best_result = 9, first.best_result  # as if it had gone on and gone back
     trainer.resume()
     assert (trainer.saved_step, trainer.best_result) == (None, None)
-    assert (trainer.step, trainer.best_metric, trainer.best_step) == (first.best_step, None, None)
+    state = trainer.state
+    assert (state.step, state.best_metric, state.best_step) == (first.state.best_step, None, None)
     trainer.start()
-    measured = [line for line in metrics_of(trainer) if line["split"] == "dev" and line["step"] == first.best_step]
-    assert [line["MRR@10"] for line in measured] == [trainer.best_metric]
+    measured = [line for line in metrics_of(trainer) if line["split"] == "dev" and line["step"] == state.step]
+    assert [line["MRR@10"] for line in measured] == [state.best_metric]
     assert trainer.checkpoints.best().name == path.name
-    assert not trainer.pending_evaluation
+    assert not state.pending_evaluation

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_model
+from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_model, run_chunks
 from torch import Tensor
 
 from data.batch import ListExample, TokenSequences
+from data.collate import Collator
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from losses.contracts import apply
 from trainers.batches import gather_batch
 from trainers.loss_inputs import make_loss_inputs
-from trainers.step import GradientCache
 
 # Tokens of a text, for each list; list i is made by rank i mod 2.
 SHARES = {
@@ -53,13 +53,12 @@ def gradients(folder: Path, engine_name: str) -> dict[str, tuple[float, dict[str
     for name, tokens in SHARES.items():
         share = [example(number, tokens[number]) for number in range(rank(), len(tokens), world_size())]
         batch = gather_batch(0, share)
-        backward = GradientCache(engine, model.tokenizer.padding, token_budget=64, kept_chunks=1, seed=SEED)
 
         def objective(leaves: dict[str, Tensor], batch: object = batch) -> tuple[Tensor, dict[str, Tensor]]:
             return apply(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
 
-        done = backward(batch.rows, objective, step=STEP)
-        found[name] = (done.loss, accumulated_gradients(engine))
+        loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch.rows, objective)
+        found[name] = (loss, accumulated_gradients(engine))
         engine.step()
     return found
 

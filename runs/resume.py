@@ -1,0 +1,218 @@
+"""How a run directory is to be opened: decided by looking at it, before anything is changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engines.checkpoint.store import Survey, read_state, survey
+from engines.distributed.collectives import all_agree, broadcast_object
+from engines.distributed.process_group import is_main, world_size
+from runs.environment import is_restart, launch_name
+from runs.files import read_json
+from runs.redaction import redact_tree
+from runs.settings_diff import differences, read_config
+from runs.stage_folders import started_settings, started_stages
+from runs.start_from import changes_since
+from trainers.record import Checkpoint
+from trainers.state import TrainState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A new run. An earlier folder of its name is moved to `moved_to` first."""
+
+    moved_to: Path | None
+
+
+@dataclass(frozen=True)
+class StartFrom:
+    """A new run that starts from a copy of a checkpoint. `changes`: the settings that differ from those of the run that
+    the checkpoint is of; None: they are not known."""
+
+    source: Checkpoint
+    changes: list[str] | None
+    moved_to: Path | None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """The run resumes from its newest whole checkpoint. `changes`: what differs and changes rounding alone."""
+
+    checkpoint: Checkpoint
+    changes: list[str]
+    checkpoints: Survey
+    environment: dict[str, Any]  # of environment.json, to which this start is added
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The run stopped before its first checkpoint and starts again. With other settings (a mistake that has been
+    corrected) it does so `from_scratch`: nothing is kept."""
+
+    from_scratch: bool
+    checkpoints: Survey
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ResumeStages:
+    """The run has started some of its stages; the directory of each knows how far it is."""
+
+    started: list[str]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is finished: its results are shown."""
+
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The run cannot be opened with these settings; nothing has been changed."""
+
+    message: str
+
+
+Decision = Fresh | StartFrom | Resume | Restart | ResumeStages | Finished | Refused
+
+
+def decide(
+    settings: Mapping[str, Any], folder: Path, source: Path | None = None, neutral: Sequence[str] = ()
+) -> Decision:
+    """How to open the run directory `folder`, which this process has locked. Changes nothing on disk.
+
+    Call on all ranks: each reads a part of the checkpoints, rank 0 the rest, and all get the same decision. `source` is
+    the checkpoint that resume=PATH means; `neutral` names further settings that may differ.
+    """
+    settings = dict(redact_tree(settings))  # as config.yaml has them
+    try:
+        found = on_main(lambda: _find_existing(settings, folder))
+        if found is None:
+            return on_main(lambda: _decide_new(settings, folder, source))
+        checkpoints = survey(folder / "checkpoints") if found.may_have_checkpoints else Survey()
+        return on_main(lambda: _decide_existing(settings, folder, found, checkpoints, neutral))
+    except ValueError as error:  # a broken file, which the message names with the remedy
+        return Refused(str(error))
+
+
+@dataclass(frozen=True)
+class _Existing:
+    """The run that is there: whether it is finished, and which of its stages have started."""
+
+    finished: bool
+    stages: list[str]
+
+    @property
+    def may_have_checkpoints(self) -> bool:
+        return not self.finished and not self.stages
+
+
+def _find_existing(settings: Mapping[str, Any], folder: Path) -> _Existing | None:
+    """The run that these settings mean to resume; None if they make a new one."""
+    if settings["resume"] != "auto" or not (folder / "config.yaml").is_file():
+        return None
+    return _Existing((folder / "summary.json").is_file(), started_stages(folder))
+
+
+def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None) -> Decision:
+    moved_to = _free_name(folder) if folder.exists() else None
+    if source is None:
+        return Fresh(moved_to)
+    checkpoint = (source, TrainState.from_dict(read_state(source)))
+    return StartFrom(checkpoint, changes_since(source, settings), moved_to)
+
+
+def _decide_existing(
+    settings: Mapping[str, Any], folder: Path, found: _Existing, checkpoints: Survey, neutral: Sequence[str]
+) -> Decision:
+    stages, newest = found.stages, checkpoints.newest
+    before = started_settings(read_config(folder), stages)
+    changed, rounding = differences(before, started_settings(settings, stages), neutral)
+    if changed and (newest or found.finished or stages):
+        return Refused(_refusal(folder, changed, stages))
+    if found.finished and len(stages) == len(settings.get("stages") or ()):
+        return Finished(read_json(folder / "summary.json"))
+    if changed:
+        return Restart(True, checkpoints, {})
+    environment = read_json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+    if stages:
+        return ResumeStages(stages, environment)
+    if newest is None:
+        return Restart(False, checkpoints, environment)
+    state = TrainState.from_dict(newest[1])
+    return Resume((newest[0], state), _changes(rounding, state), checkpoints, environment)
+
+
+def _changes(rounding: list[str], state: TrainState) -> list[str]:
+    """What changes the rounding of a resumed run, in few words."""
+    if len(rounding) > 1 and rounding[0].startswith("engine._target_"):
+        rounding = [f"engine {state.engine or 'another'} -> {rounding[0].rsplit('.', 1)[1]}"]
+    if state.world_size not in (None, world_size()):
+        rounding = [*rounding, f"ranks {state.world_size} -> {world_size()}"]
+    return rounding
+
+
+def _refusal(folder: Path, changed: Sequence[str], stages: Sequence[str]) -> str:
+    shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+    kept = ", remove the folders below stages/ that are to be trained again" if stages else ""
+    return (
+        f"{folder} was started with other settings: {shown}. Repeat them to resume it{kept}, choose another run_name, "
+        "or resume=none to move it aside"
+    )
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (free := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return free
+
+
+def after_restart(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`settings`, but with resume=auto if torchrun or Slurm starts this launch again and it has started the run.
+
+    Call on all ranks.
+    """
+    folder = run_folder(settings)
+    is_started = not all_agree(not is_restart()) and on_main(lambda: _is_of_this_launch(folder))
+    return {**settings, "resume": "auto"} if is_started else settings
+
+
+def _is_of_this_launch(folder: Path) -> bool:
+    """Whether this very launch of torchrun has started the run."""
+    try:
+        started_by = json.loads((folder / "environment.json").read_text()).get("launch")
+    except (OSError, ValueError):
+        return False
+    return started_by is not None and started_by == launch_name()
+
+
+def run_folder(settings: Mapping[str, Any]) -> Path:
+    """output_dir/run_name. Raises ValueError if run_name would lead out of output_dir."""
+    name = str(settings["run_name"])
+    if not name or name.startswith(".") or len(name) > 200 or not name.isprintable() or set(name) & set("/\\"):
+        raise ValueError(f"run_name={name!r} is not a folder's name: at most 200 characters, no / or \\, no . in front")
+    return Path(settings["output_dir"]) / name
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """Call `function` on rank 0. What it returns or raises reaches every rank; they wait for it."""
+    answer: tuple[Any, Exception | None] = (None, None)
+    if is_main():
+        try:
+            answer = (function(), None)
+        except (ValueError, OSError) as error:
+            answer = (None, error)
+    value, raised = broadcast_object(answer)
+    if raised is not None:
+        raise raised
+    return value
