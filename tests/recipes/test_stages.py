@@ -211,7 +211,7 @@ def test_settings_of_stages_to_come_may_change_and_of_begun_ones_are_refused(
 
     kept = (run / "stages" / "1-grpo" / "summary.json").stat().st_mtime_ns
     shutil.move(run / "stages" / "1-grpo", tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"2-contrastive was begun from the model of stage 1, which is gone"):
+    with pytest.raises(ValueError, match=r"2-contrastive was started from the model of stage 1, which is gone"):
         train(load(staged))
     shutil.move(tmp_path / "elsewhere", run / "stages" / "1-grpo")
     shutil.rmtree(run / "stages" / "2-contrastive")
