@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from losses.math.similarity import DotProduct, Similarity
+
 Statistics = dict[str, Tensor]
 
 # What the data gives, as `data_requirements` of a loss and `available` of a collection name it.
@@ -52,8 +54,8 @@ OUTPUT_OF_INPUT = {
 class LossInputs:
     """A global step as losses see it: Q candidate lists, padded to n documents.
 
-    A cross-encoder gives `scores`, a bi-encoder `queries` and `documents`, whose dot products are the similarities (of
-    unit length where the model compares by cosine). Whatever stands at padding is ignored.
+    A cross-encoder gives `scores`, a bi-encoder `queries` and `documents`, which `similarity` compares as they are (a
+    model that compares by cosine gives them unit length). Whatever stands at padding is ignored.
     """
 
     labels: Tensor  # [Q, n] relevance, 0 = not relevant
@@ -62,6 +64,7 @@ class LossInputs:
     logsumexp: Tensor | None = None  # [Q, n] of the logits of an LLM's whole vocabulary, less that of its "no"
     queries: Tensor | None = None  # [Q, dim]
     documents: Tensor | None = None  # [Q, n, dim]
+    similarity: Similarity = DotProduct()  # how queries and documents are compared: the model's own
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
     query_hashes: Tensor | None = None  # [Q] int64: equal where the texts are
@@ -79,13 +82,13 @@ class LossInputs:
     seed: int = 0  # draws inside a loss are keyed by (seed, step): the same on every rank
 
     def list_scores(self) -> Tensor:
-        """[Q, n]: `scores`, or the similarities of each query with its own documents times `scale`."""
+        """[Q, n]: `scores`, or the similarities of each query with its own documents, times `scale`."""
         if self.scores is not None:
             return self.scores
         assert self.queries is not None
         assert self.documents is not None
         documents = self.documents.masked_fill(~self.mask.unsqueeze(-1), 0.0)
-        similarities = (documents @ self.queries.unsqueeze(-1)).squeeze(-1)
+        similarities = self.similarity.pairs(self.queries, documents)
         return similarities if self.scale is None else similarities * self.scale
 
 
@@ -161,7 +164,10 @@ class ListLoss(Loss):
 
 
 class MatrixLoss(Loss):
-    """A loss of the embeddings of a whole batch, in which each list's documents may be another's negatives."""
+    """A loss of the embeddings of a whole batch, in which each list's documents may be another's negatives.
+
+    One that compares by whatever similarity the model has names "similarity" among its `inputs`.
+    """
 
     contract: ClassVar[str] = "matrix"
     compares_embeddings: ClassVar[bool] = True
@@ -180,7 +186,7 @@ class MatrixLoss(Loss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
-        **inputs: Tensor,
+        **inputs: Any,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar."""
 

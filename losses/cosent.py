@@ -11,13 +11,14 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.masking import above_zero, at_least_float32
+from losses.math.similarity import DotProduct, Similarity
 
 
 @dataclass(frozen=True)
 class CoSENT(MatrixLoss):
     """log(1 + sum_{y_a > y_b} exp((s_b - s_a) / T))  (Huang et al. 2024, doi 10.1109/TASLP.2024.3402087).
 
-    a and b are pairs of a query and a document of its list, of the same list or of two; s is their dot product. Labels
+    a and b are pairs of a query and a document of its list, of the same list or of two; s is their similarity. Labels
     of any scale: only their order counts. `weights` multiply the terms: exp(...) of a and b by those of both queries.
     0 where no two labels differ. M pairs cost M log M.
 
@@ -37,7 +38,7 @@ class CoSENT(MatrixLoss):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("scale",) if self.temperature is None else ()
+        return ("similarity", *(("scale",) if self.temperature is None else ()))
 
     def __call__(
         self,
@@ -47,25 +48,27 @@ class CoSENT(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
+        similarity: Similarity = DotProduct(),
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         list_of = mask.nonzero()[:, 0]
-        similarities = self.similarities(at_least_float32(queries)[list_of], at_least_float32(documents[mask])) * scale
+        queries, documents = at_least_float32(queries)[list_of], at_least_float32(documents[mask])
+        similarities = self.compare(queries, documents, similarity) * scale
         log_weights = torch.zeros_like(similarities)
         if weights is not None:
             log_weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny).log()[list_of]
         return log_misordered(similarities, labels[mask], log_weights)
 
-    def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:
-        """[M, dim] of both -> [M]"""
-        return (queries * documents).sum(dim=-1)
+    def compare(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
+        """The two sides of M pairs, [M, dim] each -> [M]"""
+        return similarity.aligned(queries, documents)
 
 
 @dataclass(frozen=True)
 class AnglE(CoSENT):
-    """CoSENT with abs(cos + sin) of complex vectors for s  (Li and Li 2024, AnglE, arXiv 2309.12871).
+    """CoSENT with s = abs(cos + sin) of complex vectors  (Li and Li 2024, AnglE, arXiv 2309.12871).
 
     The first half of an embedding is its real, the second its imaginary part; of unit length, the real and imaginary
     part of their product q d* are cos = <q, d> and sin = <q_im, d_re> - <q_re, d_im>. As the authors' code and
@@ -75,7 +78,11 @@ class AnglE(CoSENT):
     Cost: Q n log(Q n).
     """
 
-    def similarities(self, queries: Tensor, documents: Tensor) -> Tensor:
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(name for name in super().inputs if name != "similarity")
+
+    def compare(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
         odd = queries.shape[-1] % 2
         queries, documents = (F.normalize(F.pad(rows, (0, odd)), dim=-1) for rows in (queries, documents))
         (query_re, query_im), (document_re, document_im) = queries.chunk(2, dim=-1), documents.chunk(2, dim=-1)

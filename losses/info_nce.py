@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import above_zero, at_least, finite, one_of
+from losses.math.similarity import Cosine, DotProduct, Similarity
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 
@@ -124,6 +124,7 @@ class InfoNCE(MatrixLoss):
     @property
     def inputs(self) -> tuple[str, ...]:
         return (
+            "similarity",
             *(("scale",) if self.temperature is None else ()),
             *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
             *(("guide_queries", "guide_documents") if self.guide_margin is not None else ()),
@@ -137,6 +138,7 @@ class InfoNCE(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
+        similarity: Similarity = DotProduct(),
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
@@ -144,14 +146,14 @@ class InfoNCE(MatrixLoss):
         Inputs, as `inputs` says: scale, a scalar; query_hashes [Q] and document_hashes [Q, n] int64, equal if the texts
         are; guide_queries [Q, any] and guide_documents [Q, n, any].
         """
-        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, *keys)
+        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         guide = None
         if self.guide_margin is not None:
             guide = (
-                F.normalize(inputs["guide_queries"].float(), dim=-1),
-                F.normalize(inputs["guide_documents"][mask].float(), dim=-1),
+                Cosine().comparable(inputs["guide_queries"].float()),
+                Cosine().comparable(inputs["guide_documents"][mask].float()),
             )
         sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
         num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
@@ -164,8 +166,9 @@ class InfoNCE(MatrixLoss):
         self, batch: InBatch, rows: Tensor, scale: Tensor | float, guide: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """The loss of some pairs: rows [B] int64 -> [B]."""
-        pairs = Similarities(batch.queries, batch.documents, batch.pair_queries[rows], batch.pair_documents[rows])
-        guides = guide and Similarities(*guide, pairs.query, pairs.document)
+        query, document = batch.pair_queries[rows], batch.pair_documents[rows]
+        pairs = Similarities(batch.similarity, batch.queries, batch.documents, query, document)
+        guides = guide and Similarities(Cosine(), *guide, query, document)
         positive = self._with_margin(pairs)
         own = batch.own(pairs.query)
         log_sums, any_negative = [], []
@@ -221,8 +224,9 @@ class InfoNCE(MatrixLoss):
 
 @dataclass(frozen=True)
 class Similarities:
-    """Dot products of some pairs' query or document with all queries [Q, dim] or documents [D, dim]."""
+    """Similarities of some pairs' query or document to all queries [Q, dim] or documents [D, dim]."""
 
+    similarity: Similarity
     queries: Tensor
     documents: Tensor
     query: Tensor  # [B] int64
@@ -231,13 +235,13 @@ class Similarities:
     @property
     def positive(self) -> Tensor:
         """[B]"""
-        return (self.queries[self.query] * self.documents[self.document]).sum(dim=-1)
+        return self.similarity.aligned(self.queries[self.query], self.documents[self.document])
 
     def against_all(self, direction: str) -> Tensor:
         """[B, Q or D]"""
         source, _, target = direction.partition("_to_")
         rows = self.queries[self.query] if source == "query" else self.documents[self.document]
-        return rows @ (self.queries if target == "query" else self.documents).T
+        return self.similarity.matrix(rows, self.queries if target == "query" else self.documents)
 
 
 def limit(positive: Tensor, margin: float, strategy: str) -> Tensor:

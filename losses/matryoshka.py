@@ -13,6 +13,7 @@ from torch import Tensor
 
 from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, input_names, is_policy, mean_over_lists
 from losses.math.masking import above_zero, at_least, at_least_float32, finite, one_of
+from losses.math.similarity import Cosine, DotProduct
 
 SMALLEST_DIM = 32
 
@@ -73,11 +74,12 @@ class Matryoshka(WrapperLoss):
         return torch.stack(total).sum(), statistics
 
     def cut(self, lists: LossInputs, size: int) -> LossInputs:
-        queries, documents = (rows[..., :size] for rows in embeddings(self, lists))
+        """`lists` with the first `size` dimensions of their embeddings."""
+        similarity = Cosine() if self.normalize else DotProduct()
+        queries, documents = (part[..., :size] for part in embeddings(self, lists))
         documents = documents.masked_fill(~lists.mask.unsqueeze(-1), 0.0)  # lest the gradient read padding
-        if self.normalize:
-            queries, documents = (F.normalize(at_least_float32(rows), dim=-1) for rows in (queries, documents))
-        return replace(lists, queries=queries, documents=documents)
+        queries, documents = similarity.comparable(queries), similarity.comparable(documents)
+        return replace(lists, queries=queries, documents=documents, similarity=similarity)
 
 
 @dataclass(frozen=True)

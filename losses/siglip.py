@@ -11,13 +11,14 @@ from torch import Tensor
 from losses.contracts import MatrixLoss, mean_over_lists
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import above_zero, finite, one_of
+from losses.math.similarity import DotProduct, Similarity
 
 
 @dataclass(frozen=True)
 class SigLIP(MatrixLoss):
     """-1/Q sum_i sum_j logsigmoid(z_ij (s_ij / T + b))  (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
 
-    s_ij is the dot product of query i and document j; z = 1 for the documents of its list whose label is above 0, -1
+    s_ij is the similarity of query i and document j; z = 1 for the documents of its list whose label is above 0, -1
     for the others of its list and, by `in_batch`, those of other lists. With `mask_duplicates`, a document that as a
     text is known as a positive of the query, but is none of its list's, is left out. Q counts the queries with a
     positive, whose sums are weighted by `weights`; the others' documents are negatives all the same.
@@ -47,6 +48,7 @@ class SigLIP(MatrixLoss):
     @property
     def inputs(self) -> tuple[str, ...]:
         return (
+            "similarity",
             *(("scale",) if self.temperature is None else ()),
             *(("bias",) if self.bias is None else ()),
             *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
@@ -60,19 +62,20 @@ class SigLIP(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
+        similarity: Similarity = DotProduct(),
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         Inputs, as `inputs` says: scale and bias, scalars; query_hashes [Q] and document_hashes [Q, n] int64.
         """
-        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, *keys)
+        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         bias = inputs["bias"] if self.bias is None else self.bias
 
         def values(rows: Tensor) -> Tensor:
-            logits = batch.queries[rows] @ batch.documents.T * scale + bias
+            logits = batch.similarities(rows) * scale + bias
             positive = batch.own(rows) & batch.relevant
             terms = F.logsigmoid(torch.where(positive, logits, -logits))
             counted = positive | batch.negative_documents(rows, self.in_batch)

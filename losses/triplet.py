@@ -11,6 +11,7 @@ from torch import Tensor
 from losses.contracts import MatrixLoss
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import finite, one_of
+from losses.math.similarity import DotProduct, Similarity
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
 
@@ -20,7 +21,7 @@ class Triplet(MatrixLoss):
     """max(0, d(q, p) - d(q, n) + margin)  (Schroff et al. 2015, FaceNet, arXiv 1503.03832, eq. 3).
 
     `margin` null: softplus(d(q, p) - d(q, n)), the soft margin of Hermans et al. 2017 (arXiv 1703.07737, section 2).
-    Distances: cosine, 1 - the dot product (of vectors of unit length); euclidean; manhattan.
+    Distances: cosine, 1 - the similarity (the dot product of vectors of unit length); euclidean; manhattan.
 
     The negatives n of a query and a positive p are the documents of its list of label 0 and, by `in_batch`, those of
     other lists; with `mask_duplicates`, none that as a text is known as a positive of the query. `negatives` says which
@@ -55,7 +56,10 @@ class Triplet(MatrixLoss):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("query_hashes", "document_hashes") if self.mask_duplicates else ()
+        return (
+            *(("similarity",) if self.distance == "cosine" else ()),
+            *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
+        )
 
     @property
     def masks_misordered(self) -> bool:
@@ -70,18 +74,19 @@ class Triplet(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
+        similarity: Similarity = DotProduct(),
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         Inputs, as `inputs` says: query_hashes [Q] and document_hashes [Q, n] int64, equal where the texts are.
         """
-        keys = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, *keys)
+        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
+        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
 
         def values(rows: Tensor) -> Tensor:
             query = batch.pair_queries[rows]
-            distances = self.distances(batch.queries[query], batch.documents)
+            distances = self.distances(batch, query)
             to_positive = distances.gather(1, batch.pair_documents[rows].unsqueeze(1))
             negative = batch.negative_documents(query, self.in_batch)
             if self.negatives == "semi_hard":
@@ -96,9 +101,10 @@ class Triplet(MatrixLoss):
         pair_values = batch.in_blocks(values, len(batch.pair_queries), len(batch.documents))
         return batch.mean_over_queries(pair_values, weights)
 
-    def distances(self, queries: Tensor, documents: Tensor) -> Tensor:
-        """[B, dim] and [D, dim] -> [B, D]"""
+    def distances(self, batch: InBatch, queries: Tensor) -> Tensor:
+        """queries [B] int64 -> [B, D]: to every document."""
         if self.distance == "cosine":
-            return 1 - queries @ documents.T
+            return 1 - batch.similarities(queries)
         # Differences one by one: from squares, small distances would be rounding errors.
-        return torch.cdist(queries, documents, p=DISTANCES[self.distance], compute_mode="donot_use_mm_for_euclid_dist")
+        mode, p = "donot_use_mm_for_euclid_dist", DISTANCES[self.distance]
+        return torch.cdist(batch.queries[queries], batch.documents, p=p, compute_mode=mode)

@@ -1,8 +1,8 @@
-"""A batch of candidate lists as pairs (query, positive document) against all queries and documents: the ground of
-InfoNCE, SigLIP and the triplet loss.
+"""A batch of candidate lists as pairs (query, positive document) against all queries and documents. InfoNCE, SigLIP and
+the triplet loss are computed on it.
 
-Rows are worked off in blocks whose intermediate matrices are recomputed in the backward, so that a step of thousands of
-queries never holds a [queries, documents] matrix: memory grows with the number of texts, not with its square.
+Pairs are computed in blocks whose intermediate matrices are recomputed in the backward. So a step of thousands of queries
+never holds a [queries, documents] matrix: memory grows with the number of texts, not with its square.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from losses.contracts import mean_over_lists
 from losses.math.masking import at_least_float32
+from losses.math.similarity import Similarity
 
 IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
 ELEMENTS_PER_BLOCK = 2**19  # of the matrices of similarities: 2 MiB in float32
@@ -25,7 +26,7 @@ ELEMENTS_PER_BLOCK = 2**19  # of the matrices of similarities: 2 MiB in float32
 class InBatch:
     """Q queries, the D documents of all lists in a row, and the P pairs of a query and a relevant document of its list.
 
-    Texts are compared by id: the keys' where given, else every text is one of its own.
+    Two texts are the same if their hashes are; without hashes all texts differ.
     """
 
     queries: Tensor  # [Q, dim], at least float32
@@ -37,6 +38,7 @@ class InBatch:
     pair_documents: Tensor  # [P] int64
     query_ids: Tensor  # [Q] int64, 0 to their number - 1: equal where the texts are
     document_ids: Tensor  # [D] int64
+    similarity: Similarity
 
     @classmethod
     def of(
@@ -45,10 +47,11 @@ class InBatch:
         documents: Tensor,
         labels: Tensor,
         mask: Tensor,
+        similarity: Similarity,
         query_hashes: Tensor | None = None,
         document_hashes: Tensor | None = None,
     ) -> InBatch:
-        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], keys [Q] and [Q, n] or None."""
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], hashes [Q] and [Q, n] or None."""
         relevant = labels[mask] > 0
         list_of = mask.nonzero()[:, 0]
         pair_documents = relevant.nonzero()[:, 0]
@@ -62,14 +65,20 @@ class InBatch:
             pair_documents=pair_documents,
             query_ids=_ids(query_hashes, len(queries), mask.device),
             document_ids=_ids(None if document_hashes is None else document_hashes[mask], len(relevant), mask.device),
+            similarity=similarity,
         )
+
+    def similarities(self, queries: Tensor) -> Tensor:
+        """queries [B] int64 -> [B, D]: with every document."""
+        return self.similarity.matrix(self.queries[queries], self.documents)
 
     def own(self, queries: Tensor) -> Tensor:
         """queries [B] int64 -> [B, D] bool: the document stands in the query's list."""
         return self.list_of == queries.unsqueeze(1)
 
     def negative_documents(self, queries: Tensor, in_batch: str) -> Tensor:
-        """queries [B] int64 -> [B, D] bool: of its list and, by `in_batch`, of others; none known as a positive."""
+        """queries [B] int64 -> [B, D] bool: documents of its list and, by `in_batch`, of others; none known as a
+        positive."""
         own = self.own(queries)
         others = {"all": ~own, "positives": ~own & self.relevant, "none": torch.zeros_like(own)}[in_batch]
         return (own | others) & ~self.known_documents(queries)
@@ -94,7 +103,7 @@ class InBatch:
         return known[:, column_ids]
 
     def in_blocks(self, function: Callable[[Tensor], Tensor], num_rows: int, num_columns: int) -> Tensor:
-        """`function(rows [B] int64) -> [B]` of rows 0 to num_rows - 1; a block's matrices are freed before the next.
+        """`function(rows [B] int64) -> [B]` for rows 0 to num_rows - 1; a block's matrices are freed before the next.
 
         num_columns: elements that `function` computes for a row, which bound B.
         """
@@ -111,5 +120,5 @@ class InBatch:
         return mean_over_lists(sums / counts.clamp(min=1), counts > 0, weights)
 
 
-def _ids(keys: Tensor | None, number: int, device: torch.device) -> Tensor:
-    return torch.arange(number, device=device) if keys is None else keys.unique(return_inverse=True)[1]
+def _ids(hashes: Tensor | None, number: int, device: torch.device) -> Tensor:
+    return torch.arange(number, device=device) if hashes is None else hashes.unique(return_inverse=True)[1]

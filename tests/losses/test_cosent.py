@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from losses.cosent import AnglE, CoSENT
+from losses.math.similarity import DotProduct
 
 LABELS = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, 9.0], [0.3, 1.0, 0.0]])
 MASK = torch.arange(3) < torch.tensor([[3], [2], [3]])
@@ -39,8 +40,8 @@ def test_sentence_transformers(ours, theirs, dim):
 def test_definition_and_derivative(loss):
     queries, documents = unit(3, 4), unit(3, 3, 4, seed=1)
     weights = torch.tensor([1.0, 0.5, 3.0]).double()
-    inputs = {"scale": torch.tensor(2.0).double()} if loss.inputs else {}
-    scores = loss.similarities(*pairs(queries, documents)[:2]) * (2.0 if loss.inputs else 1 / 0.3)
+    inputs = {"scale": torch.tensor(2.0).double()} if "scale" in loss.inputs else {}
+    scores = loss.compare(*pairs(queries, documents)[:2], DotProduct()) * (2.0 if inputs else 1 / 0.3)
     labels, pair_weights = LABELS[MASK].tolist(), weights[MASK.nonzero()[:, 0]].tolist()
     total = sum(
         pair_weights[a] * pair_weights[b] * math.exp(scores[b] - scores[a])
@@ -50,7 +51,7 @@ def test_definition_and_derivative(loss):
     )
 
     def value(queries, documents, *scale):
-        return loss(queries, documents, LABELS, MASK, weights=weights, **dict(zip(loss.inputs, scale, strict=True)))
+        return loss(queries, documents, LABELS, MASK, weights=weights, **dict(zip(inputs, scale, strict=True)))
 
     tensors = tuple(tensor.clone().requires_grad_() for tensor in (queries, documents, *inputs.values()))
     assert value(*tensors).item() == pytest.approx(math.log1p(total))
@@ -74,6 +75,7 @@ def test_labels_that_do_not_differ_are_zero(labels):
 
 
 def test_options():
-    assert CoSENT(temperature=None).inputs == ("scale",)
+    assert CoSENT(temperature=None).inputs == ("similarity", "scale")
+    assert AnglE(temperature=None).inputs == ("scale",)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         AnglE(temperature=0.0)

@@ -45,7 +45,7 @@ def lists():
 
 def evaluate(loss: InfoNCE, lists: dict[str, Tensor], **changes: Tensor) -> Tensor:
     lists = {**lists, **changes}
-    inputs = {name: lists[name] for name in loss.inputs}
+    inputs = {name: lists[name] for name in loss.inputs if name != "similarity"}
     return loss(
         *(lists[name] for name in ("queries", "documents", "labels", "mask")), weights=lists.get("weights"), **inputs
     )
@@ -396,8 +396,9 @@ def test_options(options, message):
 
 
 def test_reads():
-    assert InfoNCE().inputs == ("query_hashes", "document_hashes")
+    assert InfoNCE().inputs == ("similarity", "query_hashes", "document_hashes")
     assert InfoNCE(temperature=None, mask_duplicates=False, guide_margin=0.0).inputs == (
+        "similarity",
         "scale",
         "guide_queries",
         "guide_documents",

@@ -177,9 +177,9 @@ def test_padding_has_no_gradient_and_nothing_relevant_no_loss(loss, lists):
 
 
 def test_it_needs_what_its_loss_needs():
-    assert Matryoshka(CoSENT(temperature=None)).inputs == ("scale",)
+    assert Matryoshka(CoSENT(temperature=None)).inputs == ("similarity", "scale")
     assert requirements(Matryoshka(CoSENT())) == {"labels"}
-    assert Matryoshka2D(Matryoshka(CoSENT())).inputs == ("query_layers", "document_layers")
+    assert Matryoshka2D(Matryoshka(CoSENT())).inputs == ("similarity", "query_layers", "document_layers")
     assert [default_dims(dim) for dim in (16, 32, 64, 384)] == [
         (16,),
         (32,),

@@ -73,8 +73,8 @@ def test_definition_and_derivative(which, monkeypatch):
 
 
 def test_reads_and_options():
-    assert SigLIP().inputs == ("query_hashes", "document_hashes")
-    assert SigLIP(temperature=None, bias=None, mask_duplicates=False).inputs == ("scale", "bias")
+    assert SigLIP().inputs == ("similarity", "query_hashes", "document_hashes")
+    assert SigLIP(temperature=None, bias=None, mask_duplicates=False).inputs == ("similarity", "scale", "bias")
     for options in ({"temperature": -1.0}, {"bias": math.nan}, {"in_batch": "some"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             SigLIP(**options)
