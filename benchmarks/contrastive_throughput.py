@@ -275,10 +275,11 @@ def measure_start(arguments: argparse.Namespace, folder: str) -> Figures:
 def test_metrics(settings: Any, data: Any, model: Any) -> Figures:
     """plackett's evaluator on the test split."""
     from evaluation.evaluator import Prompts
+    from inference.runner import ModuleRunner
 
     prompts = Prompts.of(data)
     test = settings.eval.build(data.split("test"), data.documents, model.tokenizer, prompts=prompts)
-    return test.evaluate(model, next(model.parameters()).device).metrics.mean
+    return test.evaluate(ModuleRunner(model, next(model.parameters()).device)).metrics.mean
 
 
 JOBS: dict[str, Callable[[argparse.Namespace, str], Figures]] = {

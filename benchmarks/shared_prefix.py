@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from data.batch import TokenSequences
+from data.collate import Collator
 from engines.distributed.process_group import device as own_device
-from inference.score import score_rows
+from inference.runner import ModuleRunner
+from inference.score import score_sequences
 from inference.shared_prefix import score_lists
 from models.answer_head import LogitTransform, answer_with
 from models.llm_reranker import LLMReranker
@@ -40,10 +42,11 @@ def main() -> None:
     arguments = parser.parse_args()
     device, rows, model = own_device(), make_rows(arguments), make_model(arguments.hidden_size, arguments.layers)
     model.to(device)
+    runner, budget = ModuleRunner(model, device), arguments.token_budget
     sizes, padding = [arguments.documents] * arguments.lists, {"input_ids": 0}
     ways = {
-        "plain": lambda: score_rows(model, rows, padding, arguments.token_budget, device),
-        "shared": lambda: score_lists(model, rows, sizes, padding, arguments.token_budget, device),
+        "plain": lambda: score_sequences(runner, rows, Collator(padding, budget)),
+        "shared": lambda: score_lists(runner, rows, sizes, padding, budget),
     }
     scores = {name: way().cpu() for name, way in ways.items()}  # and warm
     seconds: dict[str, list[float]] = {name: [] for name in ways}

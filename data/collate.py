@@ -1,4 +1,4 @@
-"""The collator: cut sequences into chunks, and make the padded tensors of a chunk.
+"""The collator: cuts sequences into chunks, says what a chunk costs, and makes its padded tensors.
 
 A chunk is the unit of one forward pass, of memory and of dropout's random key.
 """
@@ -17,25 +17,36 @@ from data.batch import TokenSequences
 
 @dataclass(frozen=True)
 class Collator:
-    """How sequences are cut into chunks and laid out: padded to the longest of a chunk.
+    """Cuts sequences into chunks of like length, each padded to its longest sequence.
 
     `padding`: the value per feature, 0 if a feature has none. `token_budget`: tokens of a chunk, padding included.
+    Another layout overrides the methods; `inference.shared_prefix.SharedPrefixCollator` packs several sequences into
+    one.
     """
 
     padding: Mapping[str, int]
     token_budget: int
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
-        """The chunks of sequences of these lengths, as indices (see `plan_chunks`)."""
+        """The chunks of sequences of these lengths, as indices of the sequences (see `plan_chunks`)."""
         return plan_chunks(lengths, self.token_budget)
 
-    def cost(self, lengths: Sequence[int]) -> int:
-        """The tokens, padding included, of one chunk of sequences of these lengths."""
-        return len(lengths) * max(lengths, default=0)
+    def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
+        """The shape of a chunk's tensors: rows, and tokens of each, padding included."""
+        return len(chunk), max((int(lengths[index]) for index in chunk), default=0)
 
-    def collate(self, sequences: TokenSequences, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of a chunk (see `pad`)."""
-        return pad(sequences, chosen, self.padding)
+    def cost(self, lengths: Sequence[int], chunk: Sequence[int]) -> int:
+        """The tokens of a chunk, padding included: what `token_budget` bounds."""
+        rows, tokens = self.shape(lengths, chunk)
+        return rows * tokens
+
+    def collate(self, sequences: TokenSequences, chunk: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of a chunk, which a model is called with (see `pad`)."""
+        return pad(sequences, chunk, self.padding)
+
+    def per_sequence(self, values: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """What a model made of a chunk's `features`, with one leading axis: the chunk's sequences, in its order."""
+        return values
 
 
 def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:
@@ -53,19 +64,19 @@ def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, 
 
 
 def plan_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Row indices per chunk, longest rows first, so that rows times the longest row stays within `token_budget`.
+    """Indices per chunk, longest sequences first, so that their number times the longest stays within `token_budget`.
 
-    A row longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not on
-    the number of ranks, and rows of like length share a chunk, so that little is padded.
+    A sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
+    on the number of ranks, and sequences of like length share a chunk, so that little is padded.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     chunks: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         if chunks and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= token_budget:
-            chunks[-1].append(row)
+            chunks[-1].append(index)
         else:
-            chunks.append([row])
+            chunks.append([index])
     return chunks
 
 

@@ -30,6 +30,11 @@ class MixedPrecision:
     model: nn.Module
     bf16: bool
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`model(**features)` in float32."""
         device = next(iter(features.values())).device

@@ -1,4 +1,4 @@
-"""What every evaluator of a split offers: training and `launch/evaluate.py` know no more of it."""
+"""What every evaluator of a split offers; training and `launch/evaluate.py` use nothing else."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import torch
-
 from data.collection import Collection, Split
 from data.hashing import stable_hash
 from data.sampling.mixture import Mixture
 from evaluation.metrics import Metrics, Qrels, Run, parse_metric
-from inference.score import Forward
+from inference.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,19 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What stands before the texts of a data set; None: what the model says. A split's own prompts come first."""
+    """The prompts of a data set, put before its texts; None: the model's own. A query's own prompt comes first."""
 
     query: str | None = None
     document: str | None = None
 
     @classmethod
     def of(cls, data: Collection | Mixture) -> Prompts:
-        """Those of the collection that is evaluated."""
+        """The prompts of the collection that is evaluated."""
         collection = data.evaluated if isinstance(data, Mixture) else data
         return cls(collection.query_prompt, collection.document_prompt)
 
     def of_queries(self, split: Split, queries: Iterable[str]) -> list[str | None]:
+        """The prompt of each query: its own in `split`, else the data set's."""
         return [split.prompts.get(query, self.query) for query in queries]
 
 
@@ -64,20 +63,20 @@ class Evaluator(Protocol):
         """The first stage's metrics."""
 
     @property
-    def ceiling(self) -> Metrics:
-        """What no model can be above here; empty where there is no such limit."""
+    def oracle(self) -> Metrics:
+        """The metrics of the best possible order of what is ranked; empty if the whole corpus is."""
 
     @property
-    def recall_ceiling(self) -> float | None:
-        """The share of relevant documents that can be ranked at all; None where all can."""
+    def candidate_recall(self) -> float | None:
+        """The share of relevant documents that are among the candidates; None if the whole corpus is ranked."""
 
-    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
-        """Metrics and run of a module's or an engine's forward; all ranks call it together and get the same."""
+    def evaluate(self, runner: Runner) -> EvaluationResult:
+        """Metrics and run of the model that `runner` runs. All ranks call it together and get the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorConfig(ABC):
-    """The options that all evaluators share; `metric` chooses the best checkpoint and the fusion weight, on dev."""
+    """The options of all evaluators; `metric` chooses the best checkpoint and the fusion weight, on dev."""
 
     metric: str = "nDCG@10"
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10"])
@@ -107,7 +106,7 @@ class EvaluatorConfig(ABC):
         dev: bool = False,
         prompts: Prompts | None = None,
     ) -> Evaluator:
-        """The evaluator of one split; `dev`: of the evaluations during training, limited to `dev_max_queries`."""
+        """The evaluator of one split; `dev`: for the evaluations during training, limited to `dev_max_queries`."""
 
 
 def judged_queries(split: Split, limit: int | None) -> dict[str, str]:

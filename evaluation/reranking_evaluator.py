@@ -17,8 +17,9 @@ from data.collection import Split
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
 from evaluation.metrics import Metrics, Qrels, Run, measure
-from inference.encode import comparable, embed, tokenize_texts
-from inference.score import Forward, tokenize_sharded
+from inference.encode import embed, tokenize_texts
+from inference.runner import Runner, similarity_of
+from inference.score import tokenize_sharded
 from inference.shared_prefix import score_lists
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,9 @@ class RerankingEvaluator:
     """Scores the first `depth` candidates of each query; every judged query counts, whatever its candidates.
 
     Relevant documents that the first stage missed are lost, as they are in use (`always_rerank_positives` appends
-    them: an upper bound on the reranker alone, not a result). The tokenizer is asked once, at the first evaluation, a
-    share per rank: `tokenizer(queries, documents)` of layout "pairs" gives the rows that a cross-encoder scores,
-    `tokenizer(texts, role=...)` of layout "texts" those that a bi-encoder embeds: there similarity is the score.
+    them: an upper bound on the reranker alone, not a result). Texts are tokenised once, at the first evaluation, a
+    share per rank. If the tokenizer's layout is "pairs", `tokenizer(queries, documents)` gives what a reranker scores.
+    If it is "texts", `tokenizer(texts, role=...)` gives what a bi-encoder embeds, and the similarity is the score.
     """
 
     def __init__(
@@ -92,8 +93,8 @@ class RerankingEvaluator:
         return measure(self.qrels, self.first_stage_run, self.config.metrics)
 
     @cached_property
-    def ceiling(self) -> Metrics:
-        """What a perfect reranker of these candidates would reach: each metric under the ideal order."""
+    def oracle(self) -> Metrics:
+        """Each metric under the ideal order of the candidates: no reranker can be above it."""
         ideal = {
             query: {document: float(self.qrels[query].get(document, 0)) for document in scores}
             for query, scores in self.first_stage_run.items()
@@ -101,26 +102,27 @@ class RerankingEvaluator:
         return measure(self.qrels, ideal, self.config.metrics)
 
     @cached_property
-    def recall_ceiling(self) -> float:
-        """The share of relevant documents that can be ranked at all, `candidate_recall`."""
+    def candidate_recall(self) -> float:
+        """The share of relevant documents that are among the candidates."""
         return candidate_recall(self.qrels, self.first_stage_run)
 
     @cached_property
-    def rows(self) -> TokenSequences:
+    def pairs(self) -> TokenSequences:
         """The tokenised (query, document) pairs, in the order of `first_stage_run`."""
-        pairs = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
-        rows = tokenize_sharded(lambda part: self._tokenize_pairs(pairs[part]), len(pairs))
-        if rows.truncated is not None and rows.truncated.any() and is_main():
-            _warn_truncated(int((rows.truncated > 0).sum()), len(rows), self.tokenizer.max_length)
-        return rows
+        names = [(query, document) for query, scores in self.first_stage_run.items() for document in scores]
+        pairs = tokenize_sharded(lambda part: self._tokenize_pairs(names[part]), len(names))
+        if pairs.truncated is not None and pairs.truncated.any() and is_main():
+            _warn_truncated(int((pairs.truncated > 0).sum()), len(pairs), self.tokenizer.max_length)
+        return pairs
 
     @cached_property
-    def text_rows(self) -> TokenSequences:
+    def texts(self) -> TokenSequences:
         """The tokenised queries, then the documents of `candidates`."""
-        queries, documents = list(self.queries.values()), [self.documents[document] for document in self.candidates]
-        query_rows = tokenize_texts(self.tokenizer, queries, "query", list(self.query_prompts.values()))
-        prompts = [self.document_prompt] * len(documents)
-        return TokenSequences.concatenate([query_rows, tokenize_texts(self.tokenizer, documents, "document", prompts)])
+        texts, prompts = list(self.queries.values()), list(self.query_prompts.values())
+        queries = tokenize_texts(self.tokenizer, texts, "query", prompts)
+        texts = [self.documents[document] for document in self.candidates]
+        documents = tokenize_texts(self.tokenizer, texts, "document", [self.document_prompt] * len(texts))
+        return TokenSequences.concatenate([queries, documents])
 
     @cached_property
     def candidates(self) -> dict[str, int]:
@@ -128,11 +130,11 @@ class RerankingEvaluator:
         names = dict.fromkeys(document for scores in self.first_stage_run.values() for document in scores)
         return {document: position for position, document in enumerate(names)}
 
-    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
-        """Metrics of `forward(features)`, a module's or an engine's: its "score" of pairs or the similarity of its
-        "embedding" of texts. All ranks must call it together."""
+    def evaluate(self, runner: Runner) -> EvaluationResult:
+        """Metrics of the model's "score" of pairs, or of the similarities of its "embedding" of texts. All ranks must
+        call it together."""
         score = self._similarities if self.tokenizer.layout == "texts" else self._scores
-        values = iter(score(forward, device).tolist())
+        values = iter(score(runner).tolist())
         run = {query: {doc: next(values) for doc in docs} for query, docs in self.first_stage_run.items()}
         return EvaluationResult(measure(self.qrels, run, self.config.metrics), run)
 
@@ -146,15 +148,17 @@ class RerankingEvaluator:
             encoded.append(self.tokenizer(*texts, **given))
         return {name: [row for part in encoded for row in part[name]] for name in encoded[0]}
 
-    def _scores(self, forward: Forward, device: torch.device) -> Tensor:
+    def _scores(self, runner: Runner) -> Tensor:
         sizes = [len(documents) for documents in self.first_stage_run.values()]
-        return score_lists(forward, self.rows, sizes, self.tokenizer.padding, self.config.token_budget, device)
+        return score_lists(runner, self.pairs, sizes, self.tokenizer.padding, self.config.token_budget)
 
-    def _similarities(self, forward: Forward, device: torch.device) -> Tensor:
-        embeddings = embed(forward, self.text_rows, self.tokenizer, self.config.token_budget, device)
-        queries, documents = comparable(embeddings, forward).split([len(self.queries), len(self.candidates)])
+    def _similarities(self, runner: Runner) -> Tensor:
+        similarity = similarity_of(runner.model)
+        embeddings = similarity.comparable(embed(runner, self.texts, self.tokenizer, self.config.token_budget))
+        queries, documents = embeddings.split([len(self.queries), len(self.candidates)])
         chosen = [[self.candidates[document] for document in docs] for docs in self.first_stage_run.values()]
-        return torch.cat([documents[own] @ query for query, own in zip(queries, chosen, strict=True)])
+        pairs = zip(queries, chosen, strict=True)
+        return torch.cat([similarity.pairs(query, documents[own]) for query, own in pairs])
 
     def _any_relevant_candidate(self) -> bool:
         runs = self.first_stage_run.items()
@@ -170,7 +174,7 @@ class RerankingEvaluator:
 
 
 def candidate_recall(qrels: Qrels, run: Run) -> float:
-    """recall@depth: the mean over queries of the share of their relevant documents that are candidates."""
+    """The mean over queries of the share of their relevant documents that are candidates: recall@depth."""
     longest = max(map(len, run.values()))
     return measure(qrels, run, [f"recall@{longest}"])[f"recall@{longest}"]
 

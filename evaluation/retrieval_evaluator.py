@@ -1,4 +1,4 @@
-"""Retrieve from the whole corpus by a bi-encoder's embeddings and measure, also by their first dimensions."""
+"""Search the whole corpus by a model's embeddings, by the first dimensions of them too, and measure what is found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
@@ -17,17 +16,18 @@ from data.collection import Split
 from data.hashing import stable_hash
 from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
 from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric
-from inference.encode import comparable, embed, tokenize_texts
-from inference.score import Forward
-from inference.search import SEARCHES, BlockSearch, check_search
+from inference.encode import embed, tokenize_texts
+from inference.runner import Runner, similarity_of
+from inference.search import BlockSearch, check_search, index_for
+from losses.math.similarity import Similarity
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(EvaluatorConfig):
-    """How embedders are measured. `dims`: the metrics also by the first so many dimensions, as "nDCG@10/dim128".
+    """How embedders are measured. `dims`: numbers of first dimensions to measure too, as "nDCG@10/dim128".
 
-    With `dev_max_documents` the evaluations during training search a part of the corpus: their values lie above those
-    over the whole and compare with each other alone.
+    With `dev_max_documents` the evaluations during training search a part of the corpus: their values are higher than
+    over the whole corpus, and can be compared only with each other.
     """
 
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100"])
@@ -80,15 +80,15 @@ class RetrievalConfig(EvaluatorConfig):
 
 
 class RetrievalEvaluator:
-    """Searches `documents` for every judged query. `tokenizer(texts, role=...)` gives unpadded rows.
+    """Searches `documents` for every judged query. `tokenizer(texts, role=...)` gives unpadded sequences.
 
     Texts are tokenised once, at the first evaluation, and kept as int32 tokens. Documents are embedded block by block
-    (by length within a block) and forgotten once searched. The first stage are the split's candidates, compared with
-    and fused, never searched in.
+    (by length within a block) and forgotten once searched. The first stage is the split's own candidates: the model is
+    compared and fused with it, and searches in all documents nevertheless.
     """
 
-    ceiling = Metrics({}, {})  # the whole corpus is searched: any order can be reached
-    recall_ceiling = None
+    oracle = Metrics({}, {})  # the whole corpus is searched: any order can be reached
+    candidate_recall = None
 
     def __init__(
         self,
@@ -115,24 +115,24 @@ class RetrievalEvaluator:
 
     @cached_property
     def first_stage(self) -> Metrics:
-        """The candidates' own order (of those in `documents`)."""
+        """The metrics of the candidates in `documents`, in their own order."""
         return measure(self.qrels, self.first_stage_run, self.config.metrics)
 
     @cached_property
-    def query_rows(self) -> TokenSequences:
+    def query_sequences(self) -> TokenSequences:
         return tokenize_texts(self.tokenizer, list(self.queries.values()), "query", self.query_prompts)
 
     @cached_property
-    def document_rows(self) -> list[TokenSequences]:
-        """The tokenised documents, a block each."""
+    def document_sequences(self) -> list[TokenSequences]:
+        """The tokenised documents, block by block."""
         texts, size = list(self.documents.values()), self.config.document_block
         blocks = (texts[start : start + size] for start in range(0, len(texts), size))
         prompt = [self.document_prompt]
         return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in blocks]
 
-    def evaluate(self, forward: Forward, device: torch.device) -> EvaluationResult:
-        """Metrics of `forward(features)["embedding"]`, a module's or an engine's; all ranks must call it together."""
-        runs = self.retrieve(forward, device)
+    def evaluate(self, runner: Runner) -> EvaluationResult:
+        """Metrics of search by the model's "embedding". All ranks must call it together."""
+        runs = self.retrieve(runner)
         whole = measure(self.qrels, runs[None], self.config.metrics)
         mean, per_query = dict(whole.mean), dict(whole.per_query)
         for dim in self.config.dims:
@@ -141,25 +141,26 @@ class RetrievalEvaluator:
             per_query |= {f"{name}/dim{dim}": values for name, values in cut.per_query.items()}
         return EvaluationResult(Metrics(mean, per_query), runs[None])
 
-    def retrieve(self, forward: Forward, device: torch.device) -> dict[int | None, Run]:
+    def retrieve(self, runner: Runner) -> dict[int | None, Run]:
         """The run by whole embeddings (None) and by the first `dims` dimensions, from one pass over the corpus."""
-        queries = self._embed(forward, self.query_rows, device)
+        similarity = similarity_of(runner.model)
+        queries = self._embed(runner, self.query_sequences)
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
             raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
         dims: list[int | None] = [None, *self.config.dims]
-        searches = {dim: self._search(comparable(queries, forward, dim)) for dim in dims}
-        for rows in self.document_rows:
-            documents = self._embed(forward, rows, device)
+        searches = {dim: self._search(similarity.comparable(queries, dim), similarity) for dim in dims}
+        for block in self.document_sequences:
+            documents = self._embed(runner, block)
             for dim, search in searches.items():
-                search.add(comparable(documents, forward, dim))
+                search.add(similarity.comparable(documents, dim))
         return {dim: self._run(*search.result()) for dim, search in searches.items()}
 
-    def _embed(self, forward: Forward, rows: TokenSequences, device: torch.device) -> Tensor:
-        return embed(forward, rows, self.tokenizer, self.config.token_budget, device)
+    def _embed(self, runner: Runner, sequences: TokenSequences) -> Tensor:
+        return embed(runner, sequences, self.tokenizer, self.config.token_budget)
 
-    def _search(self, queries: Tensor) -> BlockSearch:
-        index = SEARCHES[self.config.search]
-        return BlockSearch(queries, self.config.depth, query_block=self.config.query_block, index=index)
+    def _search(self, queries: Tensor, similarity: Similarity) -> BlockSearch:
+        index, config = index_for(self.config.search, similarity), self.config
+        return BlockSearch(queries, config.depth, query_block=config.query_block, similarity=similarity, index=index)
 
     def _run(self, scores: Tensor, indices: Tensor) -> Run:
         names = list(self.documents)
@@ -172,8 +173,8 @@ class RetrievalEvaluator:
 def reduced_corpus(documents: Mapping[str, str], qrels: Qrels, candidates: Run, size: int | None) -> Mapping[str, str]:
     """At most `size` documents, in their order; None: all.
 
-    The judged ones, all of them whatever `size`; then the candidates, the first of every query before the second of
-    any; then those whose ids hash lowest.
+    The judged documents come first, all of them whatever `size`; then the candidates, the first of every query before
+    the second of any; then the documents whose ids hash lowest.
     """
     if size is None or size >= len(documents):
         return documents

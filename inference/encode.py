@@ -1,4 +1,4 @@
-"""Texts to embeddings that are compared by their dot product, sharded over the ranks."""
+"""Texts to embeddings, sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from data.batch import TokenSequences
-from inference.score import Forward, module_of, score_rows, tokenize_sharded
+from data.collate import Collator
+from inference.runner import Runner
+from inference.score import score_sequences, tokenize_sharded
 
 
 def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
-    """The rows of queries or documents (`role`), of which each rank tokenises its share; a prompt for each text,
-    None: what the model says."""
+    """The tokens of queries or documents (`role`), each rank having tokenised its share. `prompts`: one for each text,
+    None: the model's own."""
 
     def tokenize(part: slice) -> dict[str, list[list[int]]]:
         encoded = []
@@ -28,12 +28,6 @@ def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Seq
     return tokenize_sharded(tokenize, len(texts))
 
 
-def embed(forward: Forward, rows: TokenSequences, tokenizer: Any, token_budget: int, device: torch.device) -> Tensor:
-    """[rows, dim] float32 on `device`, the same on all ranks: `forward(features)["embedding"]`."""
-    return score_rows(forward, rows, tokenizer.padding, token_budget, device, key="embedding")
-
-
-def comparable(embeddings: Tensor, forward: Forward, dim: int | None = None) -> Tensor:
-    """The first `dim` dimensions (None: all), of unit length where the model compares by cosine."""
-    cut = embeddings[:, :dim]
-    return normalize(cut, dim=-1) if module_of(forward).similarity == "cosine" else cut
+def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
+    """[len(sequences), dim] float32, the same on all ranks, as the model gives them (`Similarity.comparable`)."""
+    return score_sequences(runner, sequences, Collator(tokenizer.padding, token_budget), name="embedding")

@@ -1,4 +1,4 @@
-"""Long passes without gradients that a preemption may end."""
+"""Long passes without gradients, which a preemption may end."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from torch import Tensor
 
 from engines.distributed.collectives import all_agree
 from engines.distributed.preemption import Preempted, agreed
-from engines.protocol import Engine
+from inference.runner import Runner
 
-CALLS = 8  # between two agreements: a tiny exchange, but a forward over many ranks is to cost no more than itself
+CALLS = 8  # of forward between two agreements: each is a tiny exchange, and must cost little beside the forwards
 
 
 class Interruptible:
-    """An engine's `forward` for evaluation: raises `Preempted` on all ranks at the same call, once a signal has come.
+    """Runs what `runner` runs until a signal has come; then `forward` raises `Preempted`, on all ranks at the same
+    call.
 
     Every rank makes equally many calls of `forward` in an evaluation, so counting them needs no exchange.
     """
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.model = engine.model
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self.model, self.device = runner.model, runner.device
         self.calls = 0
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -30,4 +31,4 @@ class Interruptible:
         if agreed():
             raise Preempted("during an evaluation")
         self.calls += 1
-        return self.engine.forward(features)
+        return self.runner.forward(features)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from data.batch import TokenSequences
 from data.formats.documents import Document
 from engines.distributed.process_group import device
+from inference.runner import ModuleRunner
 from inference.shared_prefix import score_lists
 from models.loading.reranker import load_reranker
 
@@ -37,14 +38,15 @@ def rank_documents(
     activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
     """
     model = load_reranker(name_or_path, max_length).to(device())
-    rows = TokenSequences.from_encoding(
+    sequences = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )
-    if rows.truncated is not None and rows.truncated.any():
-        count, length = int((rows.truncated > 0).sum()), model.tokenizer.max_length
-        what = f"note: query or document was cut in {count} of {len(rows)} pairs"
+    if sequences.truncated is not None and sequences.truncated.any():
+        count, length = int((sequences.truncated > 0).sum()), model.tokenizer.max_length
+        what = f"note: query or document was cut in {count} of {len(sequences)} pairs"
         print(f"{what} (a pair has at most {length} tokens)", file=sys.stderr)
-    logits = score_lists(model, rows, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET, device()).cpu()
+    runner = ModuleRunner(model, device())
+    logits = score_lists(runner, sequences, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET).cpu()
     scores = logits if raw else model.activation(logits)
     order = logits.argsort(descending=True, stable=True).tolist()
     return [

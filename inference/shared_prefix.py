@@ -1,103 +1,133 @@
-"""Score candidate lists whose rows begin alike, the common beginning once per list.
+"""Score candidate lists whose sequences begin alike, the common beginning once per list.
 
-The rows of a list are packed into one sequence: their common prefix, then what follows it in each row. Every token sees
-the prefix and its own row, at the positions that it has there, so the scores are those of the rows one by one.
+The sequences of a list are packed into one: their common prefix, then what follows it in each. Every token sees the
+prefix and its own sequence, at the positions that it has there, so the scores are those of the sequences one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data.batch import TokenSequences
-from data.collate import chunks_of_rank, plan_chunks
-from engines.distributed.collectives import gather_rows
-from engines.distributed.process_group import is_main, rank, world_size
-from inference.score import Forward, evaluating, module_of, score_rows
+from data.collate import Collator, plan_chunks
+from inference.runner import Runner
+from inference.score import score_sequences
 
-PACK_TOKENS = 2048  # of a sequence: longer ones share more and attend to more that is masked
+PACK_TOKENS = 2048  # of a pack: longer ones share more and attend to more that is masked
+
+
+def score_lists(
+    runner: Runner, sequences: TokenSequences, sizes: Sequence[int], padding: Mapping[str, int], token_budget: int
+) -> Tensor:
+    """The "score" of sequences that stand list after list, `sizes` each: [len(sequences)]. The same on all ranks, which
+    must call it together."""
+    return score_sequences(runner, sequences, list_collator(runner.model, sequences, sizes, padding, token_budget))
+
+
+def list_collator(
+    model: nn.Module,
+    sequences: TokenSequences,
+    sizes: Sequence[int],
+    padding: Mapping[str, int],
+    token_budget: int,
+) -> Collator:
+    """Packs the lists if the model reads packs (`model.reads_packs`), else pads each sequence."""
+    assert sum(sizes) == len(sequences), "the lists hold all sequences"
+    if not getattr(model, "reads_packs", False):
+        return Collator(padding, token_budget)
+    packs = tuple(plan_packs(sequences, sizes, min(PACK_TOKENS, token_budget)))
+    return SharedPrefixCollator(padding, token_budget, packs)
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows of one list that share their first `prefix` tokens."""
+    """Sequences of one list that share their first `prefix` tokens."""
 
     prefix: int
-    rows: list[int]
+    sequences: list[int]
+
+    def length(self, lengths: Sequence[int]) -> int:
+        """Tokens of the pack, for sequences of these lengths."""
+        return self.prefix + sum(int(lengths[index]) - self.prefix for index in self.sequences)
 
 
-def score_lists(
-    forward: Forward,
-    rows: TokenSequences,
-    sizes: Sequence[int],
-    padding: Mapping[str, int],
-    token_budget: int,
-    device: torch.device,
-) -> Tensor:
-    """ "score" [len(rows)] of rows that stand list after list, `sizes` each: packed where the model reads packs
-    (`model.reads_packs`), else `score_rows`. The same on all ranks, which must call it together."""
-    assert sum(sizes) == len(rows), "the lists hold all rows"
-    if not getattr(module_of(forward), "reads_packs", False):
-        return score_rows(forward, rows, padding, token_budget, device)
-    packs = list(plan_packs(rows, sizes, min(PACK_TOKENS, token_budget)))
-    lengths = [pack.prefix + sum(int(rows.lengths[row]) - pack.prefix for row in pack.rows) for pack in packs]
-    own = chunks_of_rank(plan_chunks(lengths, token_budget), rank(), world_size())
-    outputs = []
-    with evaluating(module_of(forward)), torch.no_grad():
-        hidden = None if is_main() else True  # None: shown on terminals alone
-        for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
-            features = pack_features(rows, [packs[index] for index in chunk or [0]], padding["input_ids"])
-            features = {name: values.to(device) for name, values in features.items()}
-            output = forward(**features) if isinstance(forward, nn.Module) else forward(features)
-            outputs.append(output["score"][features["ends"] >= 0].float() if chunk else output["score"].new_zeros(0))
-    indices = [row for chunk in own for index in chunk for row in packs[index].rows]
-    return gather_rows({"score": torch.cat(outputs)}, indices, len(rows))["score"]
+@dataclass(frozen=True)
+class SharedPrefixCollator(Collator):
+    """Cuts packs into chunks, each padded to its longest pack. A pack's sequences share a chunk, side by side."""
+
+    packs: tuple[Pack, ...]
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        chunks = plan_chunks([pack.length(lengths) for pack in self.packs], self.token_budget)
+        return [[index for pack in chunk for index in self.packs[pack].sequences] for chunk in chunks]
+
+    def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
+        packs = self._packs_of(chunk)
+        return len(packs), max((pack.length(lengths) for pack in packs), default=0)
+
+    def collate(self, sequences: TokenSequences, chunk: Sequence[int]) -> dict[str, Tensor]:
+        """See `pack_features`; the whole packs of the chunk's sequences."""
+        return pack_features(sequences, self._packs_of(chunk), self.padding["input_ids"])
+
+    def per_sequence(self, values: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        return values[features["ends"] >= 0]
+
+    @cached_property
+    def _pack_of(self) -> dict[int, int]:
+        """The position of the pack that a sequence is in."""
+        return {index: position for position, pack in enumerate(self.packs) for index in pack.sequences}
+
+    def _packs_of(self, chunk: Sequence[int]) -> list[Pack]:
+        """The packs of a chunk's sequences, in its order."""
+        return [self.packs[position] for position in dict.fromkeys(self._pack_of[index] for index in chunk)]
 
 
-def plan_packs(rows: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
-    """The lists as packs of at most `limit` tokens (of one row, where it alone is longer)."""
-    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
-    tokens = rows.features["input_ids"]
+def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
+    """The lists as packs of at most `limit` tokens (of one sequence, if it alone is longer)."""
+    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
+    tokens = sequences.features["input_ids"]
     first = 0
     for size in sizes:
         own = list(range(first, first + size))
         first += size
         if not own:
             continue
-        prefix = _common_prefix([tokens[starts[row] : starts[row + 1]] for row in own])
-        pack, length = [own[0]], int(rows.lengths[own[0]])
-        for row in own[1:]:
-            more = int(rows.lengths[row]) - prefix
+        prefix = _common_prefix([tokens[starts[index] : starts[index + 1]] for index in own])
+        pack, length = [own[0]], int(sequences.lengths[own[0]])
+        for index in own[1:]:
+            more = int(sequences.lengths[index]) - prefix
             if length + more > limit:
                 yield Pack(prefix, pack)
                 pack, length = [], prefix
-            pack.append(row)
+            pack.append(index)
             length += more
         yield Pack(prefix, pack)
 
 
-def _common_prefix(rows: Sequence[np.ndarray]) -> int:
-    """Tokens at the beginning that all rows share, leaving at least one of each."""
-    length = min(map(len, rows)) - 1
-    for row in rows[1:]:
-        differing = np.flatnonzero(row[:length] != rows[0][:length])
+def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
+    """Tokens at the beginning that all sequences share, leaving at least one of each."""
+    length = min(map(len, sequences)) - 1
+    for sequence in sequences[1:]:
+        differing = np.flatnonzero(sequence[:length] != sequences[0][:length])
         length = int(differing[0]) if len(differing) else length
     return length
 
 
-def pack_features(rows: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
+def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
     """int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0: the
-    prefix, 1, 2, ...: each row's own tokens); and ends [packs, most rows]: where each row ends, -1 where none is."""
-    starts = np.concatenate([[0], np.cumsum(rows.lengths)])
-    tokens = rows.features["input_ids"]
+    prefix, 1, 2, ...: each sequence's own tokens); and ends [packs, most sequences]: where each sequence ends, -1 where
+    none is."""
+    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
+    tokens = sequences.features["input_ids"]
     ids, positions, segments, ends = [], [], [], []
     for pack in packs:
-        spans = [tokens[starts[row] : starts[row + 1]] for row in pack.rows]
+        spans = [tokens[starts[index] : starts[index + 1]] for index in pack.sequences]
         own = [len(span) - pack.prefix for span in spans]
         ids.append(np.concatenate([spans[0][: pack.prefix], *(span[pack.prefix :] for span in spans)]))
         positions.append(np.concatenate([np.arange(pack.prefix), *(pack.prefix + np.arange(length) for length in own)]))

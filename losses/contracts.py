@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from losses.math.similarity import DotProduct, Similarity
+from losses.math.similarity import DOT, Similarity
 
 Statistics = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ class LossInputs:
     logsumexp: Tensor | None = None  # [Q, n] of the logits of an LLM's whole vocabulary, less that of its "no"
     queries: Tensor | None = None  # [Q, dim]
     documents: Tensor | None = None  # [Q, n, dim]
-    similarity: Similarity = DotProduct()  # how queries and documents are compared: the model's own
+    similarity: Similarity = DOT  # how queries and documents are compared: the model's own
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
     query_hashes: Tensor | None = None  # [Q] int64: equal where the texts are

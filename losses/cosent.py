@@ -11,7 +11,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.masking import above_zero, at_least_float32
-from losses.math.similarity import DotProduct, Similarity
+from losses.math.similarity import DOT, Similarity
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CoSENT(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
-        similarity: Similarity = DotProduct(),
+        similarity: Similarity = DOT,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""

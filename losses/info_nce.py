@@ -11,7 +11,7 @@ from torch import Tensor
 from losses.contracts import MatrixLoss
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import above_zero, at_least, finite, one_of
-from losses.math.similarity import Cosine, DotProduct, Similarity
+from losses.math.similarity import COSINE, DOT, Similarity
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 
@@ -138,7 +138,7 @@ class InfoNCE(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
-        similarity: Similarity = DotProduct(),
+        similarity: Similarity = DOT,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
@@ -152,8 +152,8 @@ class InfoNCE(MatrixLoss):
         guide = None
         if self.guide_margin is not None:
             guide = (
-                Cosine().comparable(inputs["guide_queries"].float()),
-                Cosine().comparable(inputs["guide_documents"][mask].float()),
+                COSINE.comparable(inputs["guide_queries"].float()),
+                COSINE.comparable(inputs["guide_documents"][mask].float()),
             )
         sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
         num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
@@ -168,7 +168,7 @@ class InfoNCE(MatrixLoss):
         """The loss of some pairs: rows [B] int64 -> [B]."""
         query, document = batch.pair_queries[rows], batch.pair_documents[rows]
         pairs = Similarities(batch.similarity, batch.queries, batch.documents, query, document)
-        guides = guide and Similarities(Cosine(), *guide, query, document)
+        guides = guide and Similarities(COSINE, *guide, query, document)
         positive = self._with_margin(pairs)
         own = batch.own(pairs.query)
         log_sums, any_negative = [], []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, input_names, is_policy, mean_over_lists
 from losses.math.masking import above_zero, at_least, at_least_float32, finite, one_of
-from losses.math.similarity import Cosine, DotProduct
+from losses.math.similarity import COSINE, DOT
 
 SMALLEST_DIM = 32
 
@@ -75,7 +75,7 @@ class Matryoshka(WrapperLoss):
 
     def cut(self, lists: LossInputs, size: int) -> LossInputs:
         """`lists` with the first `size` dimensions of their embeddings."""
-        similarity = Cosine() if self.normalize else DotProduct()
+        similarity = COSINE if self.normalize else DOT
         queries, documents = (part[..., :size] for part in embeddings(self, lists))
         documents = documents.masked_fill(~lists.mask.unsqueeze(-1), 0.0)  # lest the gradient read padding
         queries, documents = similarity.comparable(queries), similarity.comparable(documents)

@@ -11,7 +11,7 @@ from torch import Tensor
 from losses.contracts import MatrixLoss, mean_over_lists
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import above_zero, finite, one_of
-from losses.math.similarity import DotProduct, Similarity
+from losses.math.similarity import DOT, Similarity
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SigLIP(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
-        similarity: Similarity = DotProduct(),
+        similarity: Similarity = DOT,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.

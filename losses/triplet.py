@@ -11,7 +11,7 @@ from torch import Tensor
 from losses.contracts import MatrixLoss
 from losses.math.in_batch import IN_BATCH, InBatch
 from losses.math.masking import finite, one_of
-from losses.math.similarity import DotProduct, Similarity
+from losses.math.similarity import DOT, Similarity
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
 
@@ -74,7 +74,7 @@ class Triplet(MatrixLoss):
         mask: Tensor,
         *,
         weights: Tensor | None = None,
-        similarity: Similarity = DotProduct(),
+        similarity: Similarity = DOT,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.

@@ -74,7 +74,7 @@ def score_baseline(trainer: Trainer, test: Evaluator, run: RunDirectory, known: 
     if metrics is None:
         if is_main():
             print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
-        result = test.evaluate(Interruptible(trainer.engine).forward, trainer.engine.device)
+        result = test.evaluate(Interruptible(trainer.engine))
         metrics = result.metrics
         if is_main():
             save_baseline(folder, known, result)

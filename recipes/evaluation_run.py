@@ -134,7 +134,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     together = replace(settings.eval, max_queries=None)
     both, prompts = join(collection, queries | fitted), Prompts.of(collection)
     evaluator = together.build(both, collection.documents, model.tokenizer, prompts=prompts)
-    result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)).forward, device)
+    result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)))
 
     qrels = {query: evaluator.qrels[query] for query in queries}
     first_stage, ranked = only(evaluator.first_stage_run, queries), only(result.run, queries)
@@ -147,7 +147,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "name_or_path": source,
         **describe(settings, results),
         "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
-        "ceiling": evaluator.ceiling.over(queries).mean or None,
+        "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
         "warnings": [f"{source} has no score head: an untrained one was drawn"] if model.fresh_head else [],

@@ -51,7 +51,7 @@ def finish(
     best = trainer.checkpoints.best()
     if best is not None:
         trainer.load(best)
-    after = test.evaluate(Interruptible(engine).forward, engine.device)
+    after = test.evaluate(Interruptible(engine))
     dev = best_on_dev(trainer)
     weight = fit_fusion(trainer, dev)
     fused = fuse(test.first_stage_run, after.run, weight)
@@ -110,8 +110,7 @@ def best_on_dev(trainer: Trainer) -> EvaluationResult | None:
     """The loaded best model on dev, measured anew where another process did; None where there is no dev split."""
     if trainer.evaluator is None:
         return None
-    forward = Interruptible(trainer.engine).forward
-    return trainer.best_result or trainer.evaluator.evaluate(forward, trainer.engine.device)
+    return trainer.best_result or trainer.evaluator.evaluate(Interruptible(trainer.engine))
 
 
 def fit_fusion(trainer: Trainer, result: EvaluationResult | None) -> float:
@@ -140,8 +139,8 @@ def summarise(
         "best_step": trainer.state.best_step,
         "stages": [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, run, results, metric)],
         "metrics": {name: result.mean for name, result in results.items()},
-        "recall_ceiling": test.recall_ceiling,
-        "ceiling": test.ceiling.mean,
+        "recall_ceiling": test.candidate_recall,
+        "ceiling": test.oracle.mean,
         "fusion_weight": weight,
         "tests": {
             "after_vs_first_stage": asdict(paired_test(values["first_stage"], values["after"])),

@@ -22,6 +22,7 @@ from engines.precision import uses_bf16
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.metrics import Metrics
 from evaluation.reranking_evaluator import RerankingConfig
+from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
@@ -197,7 +198,7 @@ def train(
     if preemption.agreed():
         raise preemption.Preempted(f"at step {trainer.state.global_step}")
     seconds = time.perf_counter() - started
-    after = test.evaluate(reasoner, device)
+    after = test.evaluate(ModuleRunner(reasoner, device))
     record_test(run, settings.trainer.max_steps, "after", after.metrics)
     store_run(run, "after", after.run)
     summary = summarise(run, test, before, after, steps=settings.trainer.max_steps, seconds=seconds)
@@ -218,7 +219,7 @@ def score_baseline(test: Evaluator, reasoner: Reasoner, run: RunDirectory) -> Me
     folder = run.path / "runs"
     metrics = broadcast_object(read_baseline(folder, None) if process_group.is_main() else None)
     if metrics is None:
-        result = test.evaluate(reasoner, process_group.device())
+        result = test.evaluate(ModuleRunner(reasoner, process_group.device()))
         metrics = result.metrics
         if process_group.is_main():
             save_baseline(folder, None, result)
@@ -264,8 +265,8 @@ def summarise(
         "best_step": None,
         "stages": [{"name": run.name, "metric": after.metrics.mean[metric]}],
         "metrics": {name: result.mean for name, result in results.items()},
-        "recall_ceiling": test.recall_ceiling,
-        "ceiling": test.ceiling.mean,
+        "recall_ceiling": test.candidate_recall,
+        "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),
         "steps": steps,
         "seconds": seconds,

@@ -24,7 +24,8 @@ from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
-from inference.score import Forward, represent_rows
+from inference.runner import Runner, similarity_of
+from inference.score import represent_sequences
 from losses.contracts import input_names
 from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
@@ -100,16 +101,15 @@ class Reference:
 
     def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
         """The fields of every document [lists, n, fields]."""
-        forward: Forward = engine.forward
+        runner: Runner = engine
         starting: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
-            forward = MixedPrecision(self.copy.to(engine.device), engine.bf16).forward
+            runner = MixedPrecision(self.copy.to(engine.device), engine.bf16)
         else:
             starting = reference(engine.model)
         with starting:
-            padding, token_budget = self.collator.padding, self.collator.token_budget
-            found = represent_rows(forward, batch.rows, padding, token_budget, engine.device)
-        lists = make_loss_inputs(found, batch)
+            found = represent_sequences(runner, batch.rows, self.collator)
+        lists = make_loss_inputs(found, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
         )

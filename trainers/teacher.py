@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import ListBatch
+from data.collate import Collator
 from engines.precision import MixedPrecision
-from inference.score import represent_rows
+from inference.runner import similarity_of
+from inference.score import represent_sequences
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -23,14 +25,13 @@ class AuxiliaryModel:
         self.source = str(model.source)  # the name or path that its weights came from
         self.name = name
         self.token_budget = token_budget
-        self.device = device
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
 
     def forward(self, batch: ListBatch) -> LossInputs:
         """The scores or embeddings of the batch, on every rank."""
-        rows = batch.auxiliary_sequences(self.name)
-        found = represent_rows(self.model.forward, rows, self.tokenizer.padding, self.token_budget, self.device)
-        return make_loss_inputs(found, batch)
+        collator = Collator(self.tokenizer.padding, self.token_budget)
+        found = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
+        return make_loss_inputs(found, batch, similarity=similarity_of(self.model.model))
 
 
 def auxiliary_inputs(models: Mapping[str, AuxiliaryModel], batch: ListBatch) -> dict[str, Tensor | None]:

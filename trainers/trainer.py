@@ -19,6 +19,7 @@ from engines.distributed.process_group import world_size
 from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
+from inference.runner import similarity_of
 from losses.contracts import LossInputs, Statistics
 from trainers.batches import Batches
 from trainers.guards import check_adapters_moved, explain_out_of_memory, nonfinite_line
@@ -132,7 +133,8 @@ class Trainer(ABC):
             inputs |= self.reference.inputs(batch, self.engine)
         step = self.state.step
         progress = (step - 1) / max(self.config.max_steps - 1, 1)
-        lists = make_loss_inputs(representations, batch, step=step, progress=progress, seed=self.seed, **inputs)
+        inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": progress}
+        lists = make_loss_inputs(representations, batch, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)
         return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
 
@@ -239,7 +241,7 @@ class Trainer(ABC):
         if self.evaluator is None:
             return
         try:
-            result = known or self.evaluator.evaluate(Interruptible(self.engine).forward, self.engine.device)
+            result = known or self.evaluator.evaluate(Interruptible(self.engine))
         except preemption.Preempted:
             self.save_and_exit()
         state, metrics = self.state, result.metrics.mean

@@ -1,8 +1,8 @@
 """A batch of candidate lists as pairs (query, positive document) against all queries and documents. InfoNCE, SigLIP and
 the triplet loss are computed on it.
 
-Pairs are computed in blocks whose intermediate matrices are recomputed in the backward. So a step of thousands of queries
-never holds a [queries, documents] matrix: memory grows with the number of texts, not with its square.
+Pairs are computed in blocks whose intermediate matrices are recomputed in the backward. So a step of thousands of
+queries never holds a [queries, documents] matrix: memory grows with the number of texts, not with its square.
 """
 
 from __future__ import annotations

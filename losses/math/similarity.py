@@ -1,6 +1,7 @@
 """How queries and documents are compared. Losses, evaluators and search ask a `Similarity`; nobody else compares.
 
-A model names its similarity ("cosine", "dot"), since models know nothing of losses; `similarity_named` gives the object.
+A model says its similarity by name ("cosine", "dot"), since models know nothing of losses; `similarity_named` gives the
+object.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from losses.math.masking import at_least_float32
 class Similarity(ABC):
     """Compares representations of queries with representations of documents.
 
-    A representation is what a model gives for texts, with leading axes that count them: for dense embeddings a tensor
-    [..., dim]. A similarity of several vectors per text, or of sparse vectors, brings a class of its own for them, which
-    offers what is used of a tensor: `len`, `split`, `device`, and indexing along the leading axes. So no caller needs to
-    know how many vectors a text has.
+    Representations are what a model gives for texts, with leading axes that count the texts: dense embeddings are a
+    tensor [..., dim]. A similarity of several vectors per text, or of sparse vectors, brings a class of its own for
+    them. That class offers what is used of a tensor: `len`, `split`, `device`, and indexing along the leading axes. So
+    no caller needs to know how many vectors a text has.
 
-    `pairs`, `aligned` and `matrix` read representations that `comparable` has made, or that a model has trained as such.
+    `pairs`, `aligned` and `matrix` read representations that are ready to be compared: made so by `comparable`, or by
+    the model itself.
     """
 
     name: ClassVar[str]
@@ -82,7 +84,8 @@ class Cosine(DotProduct):
         return normalize(at_least_float32(super().comparable(representations, dim)), dim=-1)
 
 
-SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarity in (DotProduct(), Cosine())}
+DOT, COSINE = DotProduct(), Cosine()
+SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarity in (DOT, COSINE)}
 
 
 def similarity_named(name: str) -> Similarity:

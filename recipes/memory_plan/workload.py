@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 from torch import nn
 
 from data.batch import TokenSequences
-from data.collate import plan_chunks
+from data.collate import Collator
 from data.sampling.mixture import make_loader
 from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, EmptyModel
@@ -154,4 +154,6 @@ def _spread(shapes: list[Shape]) -> list[Shape]:
 
 
 def chunk_shapes(lengths: Sequence[int], token_budget: int) -> list[Shape]:
-    return [(len(chunk), lengths[chunk[0]]) for chunk in plan_chunks(lengths, token_budget)]
+    """The shape of each chunk of a step with sequences of these lengths."""
+    collator = Collator({}, token_budget)
+    return [collator.shape(lengths, chunk) for chunk in collator.plan(lengths)]

@@ -1,6 +1,7 @@
 import pytest
 
-from data.collate import chunks_of_rank, plan_chunks
+from data.batch import TokenSequences
+from data.collate import Collator, chunks_of_rank, plan_chunks
 
 LENGTHS = [5, 30, 7, 7, 12, 3, 30, 1, 100]
 
@@ -11,6 +12,16 @@ def test_every_row_is_in_one_chunk_within_the_budget():
     assert all(len(chunk) * max(LENGTHS[row] for row in chunk) <= 60 for chunk in chunks[1:])
     assert chunks[0] == [8]  # longer than the budget: alone
     assert chunks[1] == [1, 6]
+
+
+def test_the_cost_of_a_chunk_is_the_size_of_its_tensors():
+    sequences = TokenSequences.from_encoding({"input_ids": [[1] * length for length in LENGTHS]})
+    collator = Collator({}, token_budget=60)
+    for chunk in collator.plan(LENGTHS):
+        shape = collator.collate(sequences, chunk)["input_ids"].shape
+        assert collator.shape(LENGTHS, chunk) == tuple(shape)
+        assert collator.cost(LENGTHS, chunk) == shape.numel()
+    assert collator.cost(LENGTHS, []) == 0
 
 
 def test_the_plan_has_no_more_chunks_than_it_needs():

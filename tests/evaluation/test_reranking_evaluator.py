@@ -1,4 +1,4 @@
-"""Reranking: which queries and candidates count, ceilings, one rank = two."""
+"""Reranking: which queries and candidates count, the oracle, one rank = two."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from data.collection import Split
 from engines.distributed.testing import run_ranks
 from evaluation.evaluator import Prompts, judged_queries
 from evaluation.reranking_evaluator import RerankingConfig
+from inference.runner import ModuleRunner
 
 CPU = torch.device("cpu")
 DOCUMENTS = {f"d{i}": "x" * (i + 1) for i in range(6)}
@@ -59,14 +60,14 @@ def _evaluator(**options):
 
 def test_every_judged_query_counts_and_positives_are_not_forced_in():
     evaluator, tokenizer = _evaluator(metrics=["MRR@10", "recall@10"])
-    result = evaluator.evaluate(Longest(), CPU)
+    result = evaluator.evaluate(ModuleRunner(Longest(), CPU))
     assert result.metrics.per_query["MRR@10"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
     assert result.run["q1"] == {"d0": 2.0, "d1": 3.0, "d3": 5.0, "d4": 6.0}
     assert set(result.run["q2"]) == {"d2", "d0"}
     assert evaluator.first_stage.per_query["MRR@10"] == {"q1": 0.5, "q2": 0.0, "q3": 0.0}
-    assert evaluator.recall_ceiling == pytest.approx(1 / 3)
-    assert evaluator.ceiling.per_query["nDCG@10"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
-    evaluator.evaluate(Longest(), CPU)
+    assert evaluator.candidate_recall == pytest.approx(1 / 3)
+    assert evaluator.oracle.per_query["nDCG@10"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
+    evaluator.evaluate(ModuleRunner(Longest(), CPU))
     assert len(tokenizer.pairs) == 6  # once, for both evaluations, and no pair of an unjudged query
 
 
@@ -91,27 +92,27 @@ class TextsTokenizer(Tokenizer):
 def test_a_bi_encoder_orders_the_same_candidates_by_similarity():
     tokenizer = TextsTokenizer()
     evaluator = RerankingConfig(depth=3).build(SPLIT, DOCUMENTS, tokenizer)
-    result = evaluator.evaluate(Similar(), CPU)
+    result = evaluator.evaluate(ModuleRunner(Similar(), CPU))
     assert result.run == {"q1": {"d0": 2.0, "d1": 3.0, "d3": 5.0}, "q2": {"d2": 4.0, "d0": 2.0}, "q3": {}}
     assert sorted(tokenizer.pairs) == sorted(["a", "b", "c", "x", "xx", "xxx", "xxxx"])  # every text once
     model = Similar()
     model.similarity = "cosine"
-    assert evaluator.evaluate(model, CPU).run["q1"]["d0"] == pytest.approx(1.0)
+    assert evaluator.evaluate(ModuleRunner(model, CPU)).run["q1"]["d0"] == pytest.approx(1.0)
 
 
 def test_prompts_stand_before_the_texts_a_querys_own_before_the_data_sets():
     split = Split(SPLIT.queries, SPLIT.qrels, SPLIT.candidates, prompts={"q2": "own "})
     tokenizer = Tokenizer()
     evaluator = RerankingConfig(depth=1).build(split, DOCUMENTS, tokenizer, prompts=Prompts("Q: ", "D: "))
-    evaluator.evaluate(Longest(), CPU)
+    evaluator.evaluate(ModuleRunner(Longest(), CPU))
     assert tokenizer.pairs == [("Q: a", "D: x"), ("own b", "D: xxx")]
 
 
 def test_depth_limits_model_and_first_stage_alike():
     evaluator, _ = _evaluator(depth=2)
     assert evaluator.first_stage_run["q1"] == {"d0": 9.0, "d1": 8.0}
-    assert evaluator.recall_ceiling == pytest.approx(1 / 6)
-    assert evaluator.evaluate(Longest(), CPU).metrics["MRR@10"] == pytest.approx(1 / 3)
+    assert evaluator.candidate_recall == pytest.approx(1 / 6)
+    assert evaluator.evaluate(ModuleRunner(Longest(), CPU)).metrics["MRR@10"] == pytest.approx(1 / 3)
 
 
 def test_a_depth_that_the_first_stage_does_not_reach_is_said_once(caplog):
@@ -126,7 +127,7 @@ def test_a_depth_that_the_first_stage_does_not_reach_is_said_once(caplog):
 
 def test_the_missed_positives_can_be_appended_for_an_upper_bound():
     evaluator, _ = _evaluator(always_rerank_positives=True)
-    assert evaluator.recall_ceiling == 1.0
+    assert evaluator.candidate_recall == 1.0
     assert list(evaluator.first_stage_run["q2"].items()) == [("d2", 5.0), ("d0", 4.0), ("d5", 3.0)]
     assert evaluator.first_stage_run["q3"] == {"d0": -1.0}
 
@@ -190,7 +191,7 @@ def test_candidates_without_a_relevant_document_are_said(caplog):
 
 def _evaluate_on_a_rank() -> tuple[dict[str, float], dict[str, dict[str, float]], int]:
     evaluator, tokenizer = _evaluator(token_budget=7)
-    result = evaluator.evaluate(Longest(), CPU)
+    result = evaluator.evaluate(ModuleRunner(Longest(), CPU))
     return result.metrics.mean, result.run, len(tokenizer.pairs)
 
 

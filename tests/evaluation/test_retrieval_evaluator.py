@@ -16,6 +16,7 @@ from engines.distributed.testing import run_ranks
 from evaluation.evaluator import Prompts
 from evaluation.metrics import measure
 from evaluation.retrieval_evaluator import RetrievalConfig, reduced_corpus
+from inference.runner import ModuleRunner
 
 CPU = torch.device("cpu")
 DOCUMENTS = {f"d{i}": text for i, text in enumerate("ab abb abbb bbc ccc cca acb bca".split())}  # noqa: SIM905
@@ -63,13 +64,13 @@ def _evaluator(split=SPLIT, prompts=None, **options):
 
 def test_the_whole_corpus_is_searched_for_every_judged_query():
     evaluator, tokenizer = _evaluator(metrics=["MRR@10", "recall@1"])
-    result = evaluator.evaluate(Counts(), CPU)
+    result = evaluator.evaluate(ModuleRunner(Counts(), CPU))
     assert {query: len(found) for query, found in result.run.items()} == {"q1": 8, "q2": 8, "q3": 8}
     assert result.run["q1"]["d1"] == pytest.approx(1.0)
     assert result.run["q2"]["d0"] == 0.0
     assert next(iter(result.run["q2"])) == "d4"
     assert result.metrics.per_query["recall@1"] == {"q1": 0.5, "q2": 1.0, "q3": 0.0}
-    evaluator.evaluate(Counts(), CPU)
+    evaluator.evaluate(ModuleRunner(Counts(), CPU))
     assert sorted(tokenizer.texts) == sorted(  # once, for both evaluations
         [(text, "document") for text in DOCUMENTS.values()] + [(text, "query") for text in ("abb", "cc", "bc")]
     )
@@ -79,29 +80,29 @@ def test_the_first_stage_is_measured_beside_it_and_limits_nothing():
     evaluator, _ = _evaluator(metrics=["MRR@10"])
     assert evaluator.first_stage.per_query["MRR@10"] == {"q1": 1.0, "q2": 0.5, "q3": 0.0}
     assert evaluator.first_stage_run["q2"] == {"d5": 5.0, "d4": 4.0}
-    assert evaluator.ceiling.mean == {}
-    assert evaluator.recall_ceiling is None
+    assert evaluator.oracle.mean == {}
+    assert evaluator.candidate_recall is None
 
 
 def test_depth_limits_what_is_retrieved():
     evaluator, _ = _evaluator(depth=2, metrics=["recall@2"], metric="recall@2")
-    assert [*evaluator.evaluate(Counts(), CPU).run["q1"]] == ["d1", "d2"]
+    assert [*evaluator.evaluate(ModuleRunner(Counts(), CPU)).run["q1"]] == ["d1", "d2"]
 
 
 def test_cosine_or_dot_is_the_models_own():
     evaluator, _ = _evaluator()
     model = Counts()
     model.similarity = "dot"
-    found = evaluator.evaluate(model, CPU).run["q1"]
+    found = evaluator.evaluate(ModuleRunner(model, CPU)).run["q1"]
     assert found["d2"] == 7.0  # abbb . abb, the longest
     assert next(iter(found)) == "d2"
-    assert next(iter(evaluator.evaluate(Counts(), CPU).run["q1"])) == "d1"
+    assert next(iter(evaluator.evaluate(ModuleRunner(Counts(), CPU)).run["q1"])) == "d1"
 
 
 def test_first_dimensions_are_measured_from_the_same_pass():
     evaluator, _ = _evaluator(metrics=["MRR@10"], dims=[2, 1])
     model = Counts()
-    result = evaluator.evaluate(model, CPU)
+    result = evaluator.evaluate(ModuleRunner(model, CPU))
     assert list(result.metrics.mean) == [
         *("nDCG@10", "MRR@10", "nDCG@10/dim2", "MRR@10/dim2", "nDCG@10/dim1", "MRR@10/dim1")
     ]
@@ -113,7 +114,7 @@ def test_first_dimensions_are_measured_from_the_same_pass():
         assert result.metrics.mean[f"nDCG@10/dim{dim}"] == pytest.approx(expected.mean["nDCG@10"])
         assert result.metrics.per_query[f"nDCG@10/dim{dim}"] == pytest.approx(expected.per_query["nDCG@10"])
     with pytest.raises(ValueError, match=r"eval\.dims: 4 is not below the model's 4 dimensions"):
-        _evaluator(dims=[2, 4])[0].evaluate(model, CPU)
+        _evaluator(dims=[2, 4])[0].evaluate(ModuleRunner(model, CPU))
 
 
 def _embeddings(texts, dim):
@@ -146,16 +147,16 @@ def test_only_dev_is_reduced_and_its_first_stage_with_it():
     assert len(dev.documents) == 4
     assert len(dev.queries) == 2
     assert all(set(found) <= set(dev.documents) for found in dev.first_stage_run.values())
-    assert all(set(found) == set(dev.documents) for found in dev.evaluate(Counts(), CPU).run.values())
+    assert all(set(found) == set(dev.documents) for found in dev.evaluate(ModuleRunner(Counts(), CPU)).run.values())
 
 
 def test_prompts_stand_before_the_texts_a_querys_own_before_the_data_sets():
     split = Split(SPLIT.queries, SPLIT.qrels, SPLIT.candidates, prompts={"q2": "b"})
     evaluator, tokenizer = _evaluator(split, Prompts("a", "d"))
-    evaluator.evaluate(Counts(), CPU)
+    evaluator.evaluate(ModuleRunner(Counts(), CPU))
     assert {text for text, role in tokenizer.texts if role == "query"} == {"aabb", "bcc", "abc"}
     assert {text for text, role in tokenizer.texts if role == "document"} == {"d" + text for text in DOCUMENTS.values()}
-    assert evaluator.evaluate(Counts(), CPU).run["q1"]["d1"] < 1.0
+    assert evaluator.evaluate(ModuleRunner(Counts(), CPU)).run["q1"]["d1"] < 1.0
 
 
 def test_a_mixture_has_the_prompts_of_the_collection_that_is_evaluated():
@@ -189,7 +190,7 @@ def test_the_configuration_file_states_every_field_with_its_default():
 
 def _evaluate_on_a_rank() -> tuple[dict[str, float], dict[str, dict[str, float]], int]:
     evaluator, tokenizer = _evaluator(token_budget=9, dims=[2], query_block=2, document_block=3)
-    result = evaluator.evaluate(Counts(), CPU)
+    result = evaluator.evaluate(ModuleRunner(Counts(), CPU))
     return result.metrics.mean, result.run, len(tokenizer.texts)
 
 
@@ -214,7 +215,7 @@ def test_the_run_equals_sentence_transformers(tiny_bert_dir):
     model = BiEncoderConfig(name_or_path=str(tiny_bert_dir)).build(seed=0)
     evaluator = RetrievalConfig(dims=[8], token_budget=100, document_block=16).build(split, documents, model.tokenizer)
     oracle = SentenceTransformer(str(tiny_bert_dir), device="cpu")
-    for dim, run in evaluator.retrieve(model, CPU).items():
+    for dim, run in evaluator.retrieve(ModuleRunner(model, CPU)).items():
         oracle.truncate_dim = dim
         texts = (oracle.encode(list(part.values()), convert_to_tensor=True) for part in (queries, documents))
         for found, query in zip(semantic_search(*texts, top_k=40), queries, strict=True):

@@ -7,15 +7,18 @@ import torch
 from torch import nn
 
 from data.batch import TokenSequences
+from data.collate import Collator
 from engines.distributed.collectives import gather_objects
 from engines.distributed.testing import run_ranks
-from inference.score import score_rows, tokenize_sharded
+from inference.runner import ModuleRunner, similarity_of
+from inference.score import score_sequences, tokenize_sharded
+from losses.math.similarity import COSINE, DOT
 
 CPU = torch.device("cpu")
 
 
 class Bag(nn.Module):
-    """score: the sum of the row's token values; embedding: [sum, number of tokens]; counts its forward passes."""
+    """score: the sum of the sequence's token values; embedding: [sum, number of tokens]; counts its forward passes."""
 
     def __init__(self):
         super().__init__()
@@ -32,39 +35,34 @@ class Bag(nn.Module):
         return {"score": total, "embedding": torch.stack([total, attention_mask.sum(1).float()], dim=1)}
 
 
-class Engine:
-    """What an engine shows of itself: a model and a forward that takes the features."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def forward(self, features):
-        return self.model(**features)
-
-
-def _rows(count=13):
+def _sequences(count=13):
     return TokenSequences.from_encoding({"input_ids": [[row + 1] * (1 + row * 5 % 7) for row in range(count)]})
+
+
+def _score(model, token_budget, *, name="score", padding=0):
+    collator = Collator({"input_ids": padding}, token_budget)
+    return score_sequences(ModuleRunner(model, CPU), _sequences(), collator, name)
 
 
 EXPECTED = [float((row + 1) * (1 + row * 5 % 7)) for row in range(13)]
 
 
 @pytest.mark.parametrize("token_budget", [1, 9, 1000])
-def test_every_row_has_its_own_score_whatever_the_chunks(token_budget):
-    scores = score_rows(Bag(), _rows(), {"input_ids": 77}, token_budget, CPU)
+def test_every_sequence_has_its_own_score_whatever_the_chunks(token_budget):
+    scores = _score(Bag(), token_budget, padding=77)
     assert scores.dtype == torch.float32
     assert scores.tolist() == EXPECTED
 
 
 def test_chunks_stay_within_the_budget():
     model = Bag()
-    score_rows(model, _rows(), {}, 14, CPU)
+    _score(model, 14)
     assert model.shape[0] * model.shape[1] <= 14
     assert model.calls > 3
 
 
 def test_other_representations_keep_their_trailing_axes():
-    embeddings = score_rows(Bag(), _rows(), {}, 9, CPU, key="embedding")
+    embeddings = _score(Bag(), 9, name="embedding")
     assert embeddings.shape == (13, 2)
     assert embeddings[:, 0].tolist() == EXPECTED
 
@@ -72,22 +70,23 @@ def test_other_representations_keep_their_trailing_axes():
 def test_the_modes_of_all_modules_are_restored_even_after_an_error():
     model = Bag().train()
     model.frozen.eval()
-    score_rows(Engine(model).forward, _rows(), {}, 9, CPU)
+    _score(model, 9)
     assert (model.training, model.dropout.training, model.frozen.training) == (True, True, False)
     with pytest.raises(KeyError):
-        score_rows(model, _rows(), {}, 9, CPU, key="missing")
+        _score(model, 9, name="missing")
     assert (model.training, model.frozen.training) == (True, False)
 
 
-def test_a_function_whose_module_is_unknown_is_refused():
-    """Its dropout could not be switched off."""
-    with pytest.raises(AssertionError, match="a module or an engine's forward"):
-        score_rows(lambda features: {}, _rows(), {}, 9, CPU)
+def test_the_similarity_is_the_one_that_the_model_names():
+    model = Bag()
+    assert similarity_of(model) == DOT  # a reranker names none
+    model.similarity = "cosine"
+    assert similarity_of(model) == COSINE
 
 
 def _on_a_rank(token_budget: int) -> tuple[list[float], list[int], int]:
     model = Bag()
-    scores = score_rows(model, _rows(), {}, token_budget, CPU).tolist()
+    scores = _score(model, token_budget).tolist()
     asked = []
 
     def tokenize(part: slice) -> dict[str, list[list[int]]]:

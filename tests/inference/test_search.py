@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from engines.distributed.testing import run_ranks
-from inference.search import BlockSearch, check_search, exact, faiss, pack, unpack
+from inference.search import BlockSearch, ExactIndex, FaissIndex, check_search, index_for, pack, unpack
+from losses.math.similarity import COSINE, DOT, Similarity
 
 
 def _vectors(count: int, seed: int, dim: int = 8) -> Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def _search(queries, documents, depth, *, query_block=2, document_block=7, index=exact):
-    search = BlockSearch(queries, depth, query_block=query_block, index=index)
+def _search(queries, documents, depth, *, query_block=2, document_block=7, index=ExactIndex):
+    search = BlockSearch(queries, depth, query_block=query_block, similarity=DOT, index=index)
     for block in documents.split(document_block):
         search.add(block)
     return search.result()
@@ -56,7 +57,7 @@ def test_keys_sort_like_scores_and_give_them_back():
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
 def test_faiss_finds_the_same():
     queries, documents = _vectors(5, 0), _vectors(50, 1)
-    scores, indices = _search(queries, documents, 9, index=faiss)
+    scores, indices = _search(queries, documents, 9, index=FaissIndex)
     expected_scores, expected = _search(queries, documents, 9)
     assert indices.equal(expected)
     assert torch.allclose(scores, expected_scores, atol=1e-5)
@@ -66,6 +67,17 @@ def test_faiss_finds_the_same():
 def test_missing_faiss_is_said():
     with pytest.raises(ValueError, match=r"eval\.search=faiss needs the package faiss: pip install faiss-cpu"):
         check_search("faiss")
+
+
+def test_an_index_searches_by_the_similarities_that_it_can():
+    class Other(Similarity):
+        name = "other"
+        comparable = pairs = aligned = matrix = None
+
+    assert [index_for("exact", similarity) for similarity in (COSINE, Other())] == [ExactIndex, ExactIndex]
+    assert index_for("faiss", COSINE) is FaissIndex
+    with pytest.raises(ValueError, match=r"eval\.search=faiss does not search by other: choose eval\.search=exact"):
+        index_for("faiss", Other())
 
 
 def _on_a_rank(num_queries: int) -> tuple[list, list]:

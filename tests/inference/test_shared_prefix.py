@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from inference.score import score_rows
-from inference.shared_prefix import pack_features, plan_packs, score_lists
+from data.collate import Collator
+from inference.runner import ModuleRunner
+from inference.score import score_sequences
+from inference.shared_prefix import SharedPrefixCollator, list_collator, pack_features, plan_packs, score_lists
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.prompts.template import PromptTemplate
 
@@ -39,8 +41,9 @@ def lists_of(model: LLMReranker) -> TokenSequences:
 
 
 def both(model: LLMReranker, rows: TokenSequences, budget: int = 700) -> tuple[Tensor, Tensor]:
-    padding = model.tokenizer.padding
-    return score_rows(model, rows, padding, budget, CPU), score_lists(model, rows, SIZES, padding, budget, CPU)
+    runner, padding = ModuleRunner(model, CPU), model.tokenizer.padding
+    plain = score_sequences(runner, rows, Collator(padding, budget))
+    return plain, score_lists(runner, rows, SIZES, padding, budget)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -62,17 +65,17 @@ def test_the_prefix_is_computed_once_per_list(tiny_causal_dir):
     model = reranker(tiny_causal_dir)
     rows = lists_of(model)
     packs = list(plan_packs(rows, SIZES, limit=100_000))
-    assert [pack.rows for pack in packs] == [[0, 1, 2, 3, 4], [5], [*range(6, 14)], [14, 15, 16]]
+    assert [pack.sequences for pack in packs] == [[0, 1, 2, 3, 4], [5], [*range(6, 14)], [14, 15, 16]]
     starts = np.concatenate([[0], np.cumsum(rows.lengths)])
     texts = [rows.features["input_ids"][starts[i] : starts[i + 1]].tolist() for i in range(len(rows))]
     for pack in packs:
-        own = [texts[row] for row in pack.rows]
+        own = [texts[row] for row in pack.sequences]
         assert {tuple(text[: pack.prefix]) for text in own} == {tuple(own[0][: pack.prefix])}
         assert len({text[pack.prefix] for text in own}) > 1 or pack.prefix == min(map(len, own)) - 1
         assert f"query {packs.index(pack)}." in model.tokenizer.tokenizer.decode(own[0][: pack.prefix])
     features = pack_features(rows, packs, padding=0)
     together = sum(len(text) for text in texts)
-    shared = sum(pack.prefix * (len(pack.rows) - 1) for pack in packs)
+    shared = sum(pack.prefix * (len(pack.sequences) - 1) for pack in packs)
     assert int(features["attention_mask"].sum()) == together - shared
     assert shared > together / 3
 
@@ -81,9 +84,27 @@ def test_packs_keep_within_their_limit(tiny_causal_dir):
     rows = lists_of(reranker(tiny_causal_dir))
     for limit in (10, 200, 400):
         packs = list(plan_packs(rows, SIZES, limit))
-        assert [row for pack in packs for row in pack.rows] == [*range(len(rows))]
-        lengths = [pack.prefix + sum(int(rows.lengths[row]) - pack.prefix for row in pack.rows) for pack in packs]
-        assert all(length <= limit or len(pack.rows) == 1 for length, pack in zip(lengths, packs, strict=True))
+        assert [row for pack in packs for row in pack.sequences] == [*range(len(rows))]
+        lengths = [pack.length(rows.lengths) for pack in packs]
+        assert all(length <= limit or len(pack.sequences) == 1 for length, pack in zip(lengths, packs, strict=True))
+
+
+def test_chunks_of_packs_keep_within_the_budget_and_hold_every_sequence_once(tiny_causal_dir):
+    model = reranker(tiny_causal_dir)
+    rows = lists_of(model)
+    lengths = rows.lengths.tolist()
+    collator = list_collator(model, rows, SIZES, model.tokenizer.padding, 400)
+    assert isinstance(collator, SharedPrefixCollator)
+    chunks = collator.plan(lengths)
+    assert len(chunks) > 1
+    assert sorted(row for chunk in chunks for row in chunk) == [*range(len(rows))]
+    for chunk in chunks:
+        features = collator.collate(rows, chunk)
+        assert collator.cost(lengths, chunk) == features["input_ids"].numel() <= 400
+        ends = collator.per_sequence(features["ends"], features)
+        own = collator.per_sequence(features["position_ids"].gather(1, features["ends"].clamp(min=0)), features)
+        assert len(ends) == len(chunk)
+        assert (own + 1).tolist() == [lengths[row] for row in chunk]  # each at the end of its own sequence
 
 
 def test_what_cannot_be_packed_is_scored_row_by_row(tiny_causal_dir, tiny_models, tmp_path):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from losses.cosent import AnglE, CoSENT
-from losses.math.similarity import DotProduct
+from losses.math.similarity import DOT
 
 LABELS = torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, 9.0], [0.3, 1.0, 0.0]])
 MASK = torch.arange(3) < torch.tensor([[3], [2], [3]])
@@ -41,7 +41,7 @@ def test_definition_and_derivative(loss):
     queries, documents = unit(3, 4), unit(3, 3, 4, seed=1)
     weights = torch.tensor([1.0, 0.5, 3.0]).double()
     inputs = {"scale": torch.tensor(2.0).double()} if "scale" in loss.inputs else {}
-    scores = loss.compare(*pairs(queries, documents)[:2], DotProduct()) * (2.0 if inputs else 1 / 0.3)
+    scores = loss.compare(*pairs(queries, documents)[:2], DOT) * (2.0 if inputs else 1 / 0.3)
     labels, pair_weights = LABELS[MASK].tolist(), weights[MASK.nonzero()[:, 0]].tolist()
     total = sum(
         pair_weights[a] * pair_weights[b] * math.exp(scores[b] - scores[a])

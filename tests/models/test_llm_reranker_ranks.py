@@ -41,7 +41,7 @@ def update_and_score(folder: Path, stage: int | None) -> tuple[dict[str, Tensor]
     texts = {"what.": DOCUMENTS[:3], "x": [*QUERIES, "y"]}
     encoded = [model.tokenizer.encode_list(query, documents) for query, documents in texts.items()]
     lists = TokenSequences.concatenate([TokenSequences.from_encoding(encoding) for encoding in encoded])
-    scores = score_lists(engine.forward, lists, SIZES, model.tokenizer.padding, 300, engine.device)
+    scores = score_lists(engine, lists, SIZES, model.tokenizer.padding, 300)
     return weights, scores, norm
 
 

@@ -40,7 +40,7 @@ def test_afterwards_it_waits_for_an_agreement_and_is_forgotten_outside() -> None
 
 def signal_one_rank() -> tuple[list[bool], int]:
     """What all_agree answers, and after how many forwards the signal to rank 1 ends an evaluation."""
-    engine = SimpleNamespace(model=torch.nn.Identity(), forward=lambda features: features)
+    engine = SimpleNamespace(model=torch.nn.Identity(), device=torch.device("cpu"), forward=lambda features: features)
     with preemption.handled():
         preemption.defer()
         answers = [all_agree(True)]

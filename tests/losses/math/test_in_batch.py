@@ -6,7 +6,7 @@ import torch
 
 from losses.math import in_batch
 from losses.math.in_batch import InBatch
-from losses.math.similarity import DotProduct
+from losses.math.similarity import DOT
 
 LABELS = torch.tensor([[1, 0, 0], [2, 0, 0], [0, 0, 1]])
 MASK = torch.tensor([[True, True, False], [True, False, False], [False, True, True]])
@@ -14,7 +14,7 @@ MASK = torch.tensor([[True, True, False], [True, False, False], [False, True, Tr
 
 def batch(**keys: torch.Tensor) -> InBatch:
     documents = torch.arange(9.0).reshape(3, 3, 1)
-    return InBatch.of(torch.tensor([[-1.0], [-2.0], [-3.0]]), documents, LABELS, MASK, DotProduct(), **keys)
+    return InBatch.of(torch.tensor([[-1.0], [-2.0], [-3.0]]), documents, LABELS, MASK, DOT, **keys)
 
 
 def test_documents_stand_in_a_row_without_padding():
@@ -62,7 +62,7 @@ def test_blocks_have_bounded_rows_and_the_order_of_the_rows(monkeypatch):
 
 def test_mean_over_queries():
     labels = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 3, 0]])
-    flat = InBatch.of(torch.zeros(3, 1), torch.zeros(3, 3, 1), labels, LABELS >= 0, DotProduct())
+    flat = InBatch.of(torch.zeros(3, 1), torch.zeros(3, 3, 1), labels, LABELS >= 0, DOT)
     values = torch.tensor([1.0, 3.0, 10.0])
     assert flat.mean_over_queries(values, None) == (2 + 10) / 2
     assert flat.mean_over_queries(values, torch.tensor([2.0, 9.0, 0.5])) == (2 * 2 + 0.5 * 10) / 2

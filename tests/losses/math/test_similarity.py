@@ -11,7 +11,7 @@ from torch import Tensor
 from losses.contracts import LossInputs, apply
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
-from losses.math.similarity import Cosine, DotProduct, similarity_named
+from losses.math.similarity import COSINE, DOT, DotProduct, similarity_named
 from losses.matryoshka import Matryoshka
 from losses.siglip import SigLIP
 from losses.softmax_cross_entropy import SoftmaxCrossEntropy
@@ -21,7 +21,7 @@ QUERIES = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
 DOCUMENTS = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [6.0, 8.0]], [[1.0, 1.0], [-1.0, 0.5], [0.0, 0.0]]])
 
 
-@pytest.mark.parametrize("similarity", [DotProduct(), Cosine()])
+@pytest.mark.parametrize("similarity", [DOT, COSINE])
 def test_pairs_aligned_and_matrix_are_the_same_dot_products(similarity):
     pairs = [[3.0, 4.0, 50.0], [2.0, 1.0, 0.0]]
     assert similarity.pairs(QUERIES, DOCUMENTS).tolist() == pairs
@@ -32,16 +32,16 @@ def test_pairs_aligned_and_matrix_are_the_same_dot_products(similarity):
 
 
 def test_cosine_makes_unit_length_of_what_is_cut():
-    cut = Cosine().comparable(torch.tensor([[3.0, 4.0, 12.0]]).bfloat16(), dim=2)
+    cut = COSINE.comparable(torch.tensor([[3.0, 4.0, 12.0]]).bfloat16(), dim=2)
     assert cut.dtype == torch.float32
     assert torch.allclose(cut, torch.tensor([[0.6, 0.8]]))
-    assert torch.allclose(Cosine().comparable(DOCUMENTS[0, 2:]).norm(dim=-1), torch.ones(1))
-    assert DotProduct().comparable(DOCUMENTS, dim=1).equal(DOCUMENTS[..., :1])
-    assert DotProduct().comparable(DOCUMENTS).equal(DOCUMENTS)
+    assert torch.allclose(COSINE.comparable(DOCUMENTS[0, 2:]).norm(dim=-1), torch.ones(1))
+    assert DOT.comparable(DOCUMENTS, dim=1).equal(DOCUMENTS[..., :1])
+    assert DOT.comparable(DOCUMENTS).equal(DOCUMENTS)
 
 
 def test_names():
-    assert (similarity_named("cosine"), similarity_named("dot")) == (Cosine(), DotProduct())
+    assert (similarity_named("cosine"), similarity_named("dot")) == (COSINE, DOT)
     with pytest.raises(ValueError, match="similarity='euclidean' is not known; choose one of: dot, cosine"):
         similarity_named("euclidean")
 
@@ -62,13 +62,18 @@ class Negated(DotProduct):
 
 @pytest.mark.parametrize(
     "loss",
-    [InfoNCE(mask_duplicates=False), SigLIP(mask_duplicates=False), Triplet(mask_duplicates=False), CoSENT()]
-    + [SoftmaxCrossEntropy()],
+    [
+        InfoNCE(mask_duplicates=False),
+        SigLIP(mask_duplicates=False),
+        Triplet(mask_duplicates=False),
+        CoSENT(),
+        SoftmaxCrossEntropy(),
+    ],
     ids=lambda loss: type(loss).__name__,
 )
 def test_losses_compare_by_the_similarity_that_they_are_given(loss):
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    queries, documents = Cosine().comparable(QUERIES), Cosine().comparable(DOCUMENTS)
+    queries, documents = COSINE.comparable(QUERIES), COSINE.comparable(DOCUMENTS)
     lists = LossInputs(labels=labels, mask=labels >= 0, queries=queries, documents=documents)
     by_dot_product, by_other = apply(loss, lists)[0], apply(loss, replace(lists, similarity=Negated()))[0]
     assert by_other == apply(loss, replace(lists, queries=-queries))[0]
