@@ -1,4 +1,4 @@
-"""Tokenised rows and candidate lists: what the workers make and the trainers read."""
+"""Tokenised sequences and candidate lists: what the data workers make and the trainers read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Ragged tokenised rows: `features[name]` holds the rows one after the other, `lengths[r]` tokens each.
+    """Tokenised sequences of any lengths: `features[name]` holds them one after the other, sequence i with `lengths[i]`
+    tokens.
 
-    `truncated`: how many tokens each row lost, where its tokenizer counts them.
+    `truncated`: how many tokens each sequence lost, if its tokenizer counts them.
     """
 
     features: Mapping[str, np.ndarray]
@@ -24,8 +25,8 @@ class TokenSequences:
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenSequences:
-        """From a tokenizer's unpadded output (lists of lists); the attention mask is implied by the lengths, and
-        "truncated" holds one number per row."""
+        """Takes a tokenizer's unpadded output (lists of lists). The lengths stand for the attention mask; "truncated"
+        holds one number per sequence."""
         lengths = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
         features = {
             name: np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
@@ -51,18 +52,19 @@ class TokenSequences:
 class ListExample:
     """One query with its candidate documents, tokenised.
 
-    The layout of `rows` is the model's: "pairs", row i is (query, document i); or "texts", row 0 is the query and row
-    i + 1 document i. `frozen` holds the rows of further models that look at the list (a teacher, a guide), by name.
+    The layout of `rows` is the model's. "pairs": sequence i is (query, document i). "texts": sequence 0 is the query,
+    sequence i + 1 is document i. `frozen` holds the sequences for further models that score or embed the list (a
+    teacher, a guide), by the model's role.
     """
 
     query_id: str
     document_ids: list[str]
     labels: np.ndarray  # [n] float32 relevance, 0 = not relevant or not judged
-    teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN where it has none
+    teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN if it has none
     rows: TokenSequences
-    query_hash: int  # hash of the query's text: equal texts have equal keys
-    document_hashes: np.ndarray  # [n] int64, likewise
-    weight: float = 1.0  # of this list in the loss
+    query_hash: int  # of the query's text: equal texts have equal hashes
+    document_hashes: np.ndarray  # [n] int64, of the documents' texts
+    weight: float = 1.0  # factor of this list in the loss
     frozen: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
 
@@ -71,7 +73,7 @@ class ListExample:
 class ListBatch:
     """The lists of one whole global step, in the same order on every rank.
 
-    `number` counts batches from 0 over the whole run: with the list's position it keys every random draw.
+    `number` counts batches from 0 over the whole run. Together with a list's position it is the key of random draws.
     """
 
     number: int
@@ -84,32 +86,32 @@ class ListBatch:
 
     @cached_property
     def num_duplicates(self) -> int:
-        """How many queries repeat another list's, plus in how many lists documents stand beyond the first, by text."""
+        """How often the text of a query or a document stands in a further list: once for each list after its first."""
         texts = [(False, example.query_hash) for example in self.examples]
-        texts += [(True, key) for example in self.examples for key in set(example.document_hashes.tolist())]
+        texts += [(True, text) for example in self.examples for text in set(example.document_hashes.tolist())]
         return len(texts) - len(set(texts))
 
     @cached_property
     def rows(self) -> TokenSequences:
-        """The rows of all lists, one list after the other."""
+        """The sequences of all lists, one list after the other."""
         return TokenSequences.concatenate([example.rows for example in self.examples])
 
     def row_ids(self, row: int) -> tuple[str, str | None]:
-        """The query's and the document's id of a row of `rows`; of a query's own row, None for the document's."""
+        """The ids of the query and the document of a sequence in `rows`; None for the document if it is a query."""
         for example in self.examples:
             if row < len(example.rows):
-                first = len(example.rows) - len(example.document_ids)  # 1 in rows of texts: the query's own
+                first = len(example.rows) - len(example.document_ids)  # 1 in layout "texts", the query itself
                 return example.query_id, example.document_ids[row - first] if row >= first else None
             row -= len(example.rows)
         raise IndexError(row)
 
     def auxiliary_sequences(self, name: str) -> TokenSequences:
-        """The rows of all lists for the frozen model of that name."""
+        """The sequences of all lists for the further model of that role."""
         return TokenSequences.concatenate([example.frozen[name] for example in self.examples])
 
     @cached_property
     def sizes(self) -> Tensor:
-        """[lists] documents of each list."""
+        """[lists]: the number of documents of each list."""
         return torch.tensor([len(example.document_ids) for example in self.examples])
 
     @cached_property
@@ -124,22 +126,22 @@ class ListBatch:
 
     @cached_property
     def teacher_scores(self) -> Tensor:
-        """[lists, longest list] float32, NaN where there is none, 0 at padding."""
+        """[lists, longest list] float32, NaN if there is none, 0 at padding."""
         return self._documents("teacher_scores")
 
     @cached_property
     def document_hashes(self) -> Tensor:
-        """[lists, longest list] int64: equal where the texts are; 0 at padding."""
+        """[lists, longest list] int64, equal for equal texts; 0 at padding."""
         return self._documents("document_hashes")
 
     @cached_property
     def query_hashes(self) -> Tensor:
-        """[lists] int64: equal where the texts are."""
+        """[lists] int64, equal for equal texts."""
         return torch.tensor([example.query_hash for example in self.examples])
 
     @cached_property
     def weights(self) -> Tensor | None:
-        """[lists] float32; None where all are 1."""
+        """[lists] float32; None if all are 1."""
         weights = torch.tensor([example.weight for example in self.examples], dtype=torch.float32)
         return None if (weights == 1).all() else weights
 
@@ -149,7 +151,8 @@ class ListBatch:
         return lists.index_put(self.mask.to(values.device).nonzero(as_tuple=True), values)
 
     def split_texts(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of rows laid out as texts: [rows, ...] -> queries [lists, ...], documents [lists, longest list, ...]."""
+        """Split values of layout "texts": [sequences, ...] -> queries [lists, ...], documents [lists, longest list,
+        ...]."""
         first = torch.cat([torch.zeros(1, dtype=torch.int64), (self.sizes + 1).cumsum(0)])[:-1].to(values.device)
         is_document = torch.ones(len(values), dtype=torch.bool, device=values.device)
         is_document[first] = False

@@ -1,4 +1,4 @@
-"""Fuse a model with the first stage: a weighted sum of scores normalised per query."""
+"""Fuse a model with the first stage: a weighted sum of scores that are normalised per query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHTS = [step / 20 for step in range(21)]
 
 
 def standardise(scores: Mapping[str, float]) -> dict[str, float]:
-    """(s - mean) / standard deviation over one query's documents; zeros where all scores are equal.
+    """(s - mean) / standard deviation over one query's documents; zeros if all scores are equal.
 
     Z-scores rather than min-max: logits and BM25 scores have no bounds, and under min-max a single outlier squeezes
     all other documents together. Invariant to scale and shift of the scores, so the weight means the same for any
@@ -47,7 +47,7 @@ def fuse(first_stage: Run, model: Run, weight: float) -> dict[str, dict[str, flo
 
 
 def fit_weight(first_stage: Run, model: Run, qrels: Qrels, metric: str) -> float:
-    """The weight of the grid 0, .05, ..., 1 that maximises `metric`; the middle one where several do.
+    """The weight of the grid 0, .05, ..., 1 that maximises `metric`; the middle one if several do.
 
     Fit it on dev: on the queries that are reported it is optimistic.
     """

@@ -35,7 +35,7 @@ class Metric:
 
     @property
     def cutoff(self) -> int | None:
-        """10 of `MRR@10`; None of `MAP`."""
+        """The k of `MRR@k`; None for `MAP`."""
         cutoff = self.name.partition("@")[2]
         return int(cutoff) if cutoff else None
 
@@ -47,7 +47,7 @@ class Metric:
 def parse_metric(name: str) -> Metric:
     """`nDCG@10`, `MRR@10`, `MAP`, `recall@100`, ... in any case; nDCG has linear gains.
 
-    Raises ValueError, with the nearest names, where there is no such metric.
+    Raises ValueError, with the nearest names, if there is no such metric.
 
     >>> parse_metric("mrr@5")
     Metric(name='MRR@5', expression='RR@5')
@@ -81,9 +81,9 @@ class Metrics:
 
 
 def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
-    """Score `run` against `qrels`: the mean over *all* queries of `qrels`; one that is absent from the run counts 0.
+    """Measure `run` by `qrels`: the mean over *all* queries of `qrels`; a query that is absent from the run counts 0.
 
-    Raises ValueError for a score that is not finite, and where nothing is judged.
+    Raises ValueError if a score is not finite or nothing is judged.
     """
     if not qrels:
         raise ValueError("no judged queries to evaluate: the split's qrels are empty")
@@ -97,7 +97,7 @@ def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
 
 
 def rank(query: str, scores: Mapping[str, float]) -> list[str]:
-    """Documents by falling score; ties by a hash of query and document, which knows nothing of relevance.
+    """Documents by falling score; ties by a hash of query and document, which does not depend on relevance.
 
     The backends of `ir_measures` break ties in opposite ways (trec_eval by falling document id, MS MARCO's by rising
     id) and compare in float32, so a model that scores everything alike would be rated by how documents are named.

@@ -22,7 +22,7 @@ class Runner(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where `forward` wants its features."""
+        """The device that `forward` takes its features on."""
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Representations of one chunk, by name, with a leading row axis."""

@@ -121,8 +121,8 @@ def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
 
 def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
     """int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0: the
-    prefix, 1, 2, ...: each sequence's own tokens); and ends [packs, most sequences]: where each sequence ends, -1 where
-    none is."""
+    prefix, 1, 2, ...: each sequence's own tokens). And ends [packs, most sequences]: the position of the last token of
+    each sequence, -1 beyond the pack's sequences."""
     starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
     tokens = sequences.features["input_ids"]
     ids, positions, segments, ends = [], [], [], []

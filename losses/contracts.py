@@ -67,7 +67,7 @@ class LossInputs:
     similarity: Similarity = DOT  # how queries and documents are compared: the model's own
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
-    query_hashes: Tensor | None = None  # [Q] int64: equal where the texts are
+    query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
     document_hashes: Tensor | None = None  # [Q, n] int64
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n], NaN if a document has none

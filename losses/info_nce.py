@@ -109,7 +109,7 @@ class InfoNCE(MatrixLoss):
 
     @property
     def masks_misordered(self) -> bool:
-        """True where `margin` masks what is far above the positive."""
+        """True if `margin` masks what is far above the positive."""
         return self.margin is not None
 
     @property

@@ -63,7 +63,7 @@ class Triplet(MatrixLoss):
 
     @property
     def masks_misordered(self) -> bool:
-        """True where only negatives beyond the positive count."""
+        """True if only negatives beyond the positive count."""
         return self.negatives == "semi_hard"
 
     def __call__(
@@ -79,7 +79,7 @@ class Triplet(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `inputs` says: query_hashes [Q] and document_hashes [Q, n] int64, equal where the texts are.
+        Inputs, as `inputs` says: query_hashes [Q] and document_hashes [Q, n] int64, equal if the texts are.
         """
         hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
         batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)

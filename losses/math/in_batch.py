@@ -36,7 +36,7 @@ class InBatch:
     relevant: Tensor  # [D] bool: the label is above 0
     pair_queries: Tensor  # [P] int64
     pair_documents: Tensor  # [P] int64
-    query_ids: Tensor  # [Q] int64, 0 to their number - 1: equal where the texts are
+    query_ids: Tensor  # [Q] int64, 0 to their number - 1: equal for equal texts
     document_ids: Tensor  # [D] int64
     similarity: Similarity
 

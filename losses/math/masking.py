@@ -28,33 +28,33 @@ def masked_logits(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError, listing the choices, where an option has none of them."""
+    """Raise ValueError, listing the choices, if an option has none of them."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known; choose one of: {', '.join(choices)}")
 
 
 def finite(name: str, value: float) -> None:
-    """Raise ValueError where a number is NaN or infinite."""
+    """Raise ValueError if a number is NaN or infinite."""
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
 
 
 def at_least(name: str, value: float, minimum: float) -> None:
-    """Raise ValueError where a number is below its minimum, or not finite."""
+    """Raise ValueError if a number is below its minimum, or not finite."""
     finite(name, value)
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
 def above_zero(name: str, value: float) -> None:
-    """Raise ValueError where a number is not positive, or not finite."""
+    """Raise ValueError if a number is not positive, or not finite."""
     finite(name, value)
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def check_positive_weight(pos_weight: float | str | None) -> None:
-    """Raise ValueError where it is neither a positive number, "auto" nor None."""
+    """Raise ValueError if it is neither a positive number, "auto" nor None."""
     if isinstance(pos_weight, str):
         if pos_weight != "auto":
             raise ValueError(f"pos_weight={pos_weight!r} is not known; choose a number, auto or null (1)")

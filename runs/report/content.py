@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.significance import PairedTest
-from runs.report.table import CEILING, below_first_stage, format_table
+from runs.report.table import ORACLE, below_first_stage, format_table
 
 RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" are those of launch/evaluate.py
     "bm25": "BM25",
@@ -27,7 +27,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
 
 
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The rankers of a summary with their metrics: all of them (`metrics`), else the chosen one; then the ceiling."""
+    """The rankers of a summary with their metrics: all of them (`metrics`), else the chosen one; then the oracle."""
     every = summary.get("metrics") or {}
     rows: dict[str, dict[str, float]] = {}
     for key, name in RANKERS.items():
@@ -36,7 +36,7 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
                 rows |= by_dimension(f"after {stage['name']}", stage["metrics"])
         if summary.get(key) is not None:
             rows |= by_dimension(name, every.get(key) or {summary["metric"]: summary[key]})
-    return rows | ({CEILING: summary["ceiling"]} if summary.get("ceiling") else {})
+    return rows | ({ORACLE: summary["ceiling"]} if summary.get("ceiling") else {})
 
 
 def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str,
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences about the results: queries, recall ceiling, fusion weight, paired tests, notes, a warning."""
+    """Sentences about the results: queries, recall of the candidates, fusion weight, paired tests, notes, a warning."""
     queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
     tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]

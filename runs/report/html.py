@@ -12,7 +12,7 @@ import yaml
 
 from runs.report.charts import Points, draw
 from runs.report.content import DIM, remarks, result_rows
-from runs.report.table import CEILING
+from runs.report.table import ORACLE
 
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
     "reward_mean": "Reward (mean over sampled rankings)",
@@ -36,7 +36,7 @@ p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
-td.top { font-weight: 650; color: var(--accent) } .ceiling td { color: var(--dim) }
+td.top { font-weight: 650; color: var(--accent) } .oracle td { color: var(--dim) }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
 figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
 .query { border-top: 1px solid var(--line); padding: .75rem 0 }
@@ -90,11 +90,11 @@ def _lead(summary: Mapping[str, Any]) -> str:
 def _results(summary: Mapping[str, Any]) -> str:
     rows = result_rows(summary)
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
-    top = {metric: max(v[metric] for name, v in rows.items() if metric in v and name != CEILING) for metric in metrics}
+    top = {metric: max(v[metric] for name, v in rows.items() if metric in v and name != ORACLE) for metric in metrics}
     lines = []
     for name, values in rows.items():
-        cells = [_cell(values.get(metric), name != CEILING and values.get(metric) == top[metric]) for metric in metrics]
-        lines.append(f"<tr{' class=ceiling' if name == CEILING else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
+        cells = [_cell(values.get(metric), name != ORACLE and values.get(metric) == top[metric]) for metric in metrics]
+        lines.append(f"<tr{' class=oracle' if name == ORACLE else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
     header = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
     notes = "".join(
         f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'

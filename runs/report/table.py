@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 Rows = Mapping[str, Mapping[str, float]]  # ranker -> metric -> value
 
-CEILING = "perfect order"  # the row of the candidates in the ideal order: no reranker can be above it
+ORACLE = "oracle"  # the row of the best possible order of the candidates: no reranker can be above it
 
 
 def format_table(rows: Rows) -> str:
@@ -30,7 +30,7 @@ def below_first_stage(rows: Rows, metric: str) -> str | None:
         return None
     fused = rows.get("fused", {})
     remedies = ["use the fused score"] if fused.get(metric, 0.0) > model[metric] else []
-    remedies += ["rerank fewer candidates (eval.depth)"] if CEILING in rows else []
+    remedies += ["rerank fewer candidates (eval.depth)"] if ORACLE in rows else []
     return (
         f"warning: the model ranks worse than the first stage ({metric} {model[metric]:.4f} < "
         f"{first_stage[metric]:.4f}): {', or '.join([*remedies, 'train longer'])}"

@@ -77,7 +77,7 @@ def test_a_cross_encoder_reranks_the_candidates(beir, tiny_reranker_dir, tmp_pat
     assert results["metrics"]["first_stage"]["nDCG@10"] == results["ceiling"]["nDCG@10"] == 1.0
     assert value < 1.0
     assert "reranked to depth 5" in out
-    assert "perfect order" in out
+    assert "oracle" in out
     assert "warning: the model ranks worse than the first stage" in out
     assert "untrained" not in out
 
@@ -92,7 +92,7 @@ def test_dimensions_and_depth_of_retrieval(beir, tiny_bert_dir, tmp_path, capsys
     assert list(results["metrics"]["fused"]) == ["nDCG@10", "MAP"]
     out = capsys.readouterr().out
     assert "model, dim 16" in out
-    assert "perfect order" not in out
+    assert "oracle" not in out
 
 
 def test_a_bi_encoder_reranks_candidates_where_that_is_asked_for(beir, tiny_bert_dir, capsys):
@@ -101,7 +101,7 @@ def test_a_bi_encoder_reranks_candidates_where_that_is_asked_for(beir, tiny_bert
     out = capsys.readouterr().out
     assert 0 < value < 1
     assert "reranked to depth 5" in out
-    assert "perfect order" in out
+    assert "oracle" in out
 
 
 def test_the_prompts_of_the_data_are_read_in_evaluation_too(beir, tiny_bert_dir):

@@ -86,7 +86,7 @@ def test_one_page_with_results_curves_and_settings_that_asks_for_nothing(run_dir
         "my_run",
         "0.5300",
         "0.4066",
-        "perfect order",
+        "oracle",
         "0.7400",
         "1,320 queries",
         "74.1%",
@@ -117,7 +117,7 @@ def test_a_run_without_dev_fusion_or_all_metrics_has_a_report_too(run_dir):
 def test_the_printed_table_says_the_same(capsys):
     print_table(SUMMARY)
     out = capsys.readouterr().out
-    assert [*result_rows(SUMMARY)] == ["first stage", "before", "after", "fused", "perfect order"]
+    assert [*result_rows(SUMMARY)] == ["first stage", "before", "after", "fused", "oracle"]
     assert re.search(r"fused +0\.5300 +0\.4066", out)
     assert "nDCG@10, after vs first stage: +0.0500 [+0.0100, +0.0900], p < .001" in out
     assert "fused: 0.65 model + 0.35 first stage" in out
@@ -133,7 +133,7 @@ RETRIEVED = {
 }
 
 
-def test_a_retrieval_run_shows_its_dimensions_and_no_ceiling(run_dir):
+def test_a_retrieval_run_shows_its_dimensions_and_no_oracle(run_dir):
     lines = [{"step": step, "split": "dev", "nDCG@10": 0.2, "nDCG@10/dim64": 0.1, "MAP/dim64": 0.1} for step in (0, 50)]
     lines += [{"step": step, "split": "train", "loss/dim_64": step} for step in (1, 2)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -142,7 +142,7 @@ def test_a_retrieval_run_shows_its_dimensions_and_no_ceiling(run_dir):
     assert rows["after, dim 64"] == {"nDCG@10": 0.4, "MAP": 0.3}
     page = Page(write_report(run_dir, RETRIEVED).read_text())
     assert "after, dim 64" in page.text
-    assert "perfect order" not in page.text
+    assert "oracle" not in page.text
     assert "among the candidates" not in page.text
     assert "Dev nDCG@10, dim 64" in page.text
     assert "MAP, dim" not in page.text

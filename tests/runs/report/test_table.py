@@ -1,6 +1,6 @@
 """The plain text table and its warning."""
 
-from runs.report.table import CEILING, below_first_stage, format_table
+from runs.report.table import ORACLE, below_first_stage, format_table
 
 ROWS = {"first stage": {"nDCG@10": 0.45, "MAP": 0.4}, "after": {"nDCG@10": 0.5}}
 
@@ -19,7 +19,7 @@ def test_a_model_below_its_first_stage_is_warned_of():
     retrieved = below_first_stage(worse, "nDCG@10")
     assert "0.3000 < 0.4500" in retrieved
     assert "eval.depth" not in retrieved  # the depth of candidates is an option of rerankers
-    assert "eval.depth" in below_first_stage({**worse, CEILING: {"nDCG@10": 1.0}}, "nDCG@10")
+    assert "eval.depth" in below_first_stage({**worse, ORACLE: {"nDCG@10": 1.0}}, "nDCG@10")
     for value, advised in ((0.4, True), (0.2, False)):
         assert ("use the fused" in below_first_stage({**worse, "fused": {"nDCG@10": value}}, "nDCG@10")) == advised
     assert below_first_stage({"bm25": ROWS["after"]}, "nDCG@10") is None
