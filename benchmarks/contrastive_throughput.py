@@ -171,7 +171,7 @@ def make_triples(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     assert all(sorted(example.labels > 0) == [False, True] for example in examples)
     negative_first = [sorted(zip(e.labels, e.document_ids, strict=True)) for e in examples]
     texts = loader.lists.documents
-    timed = [batch.rows.lengths for batch in found[WARM_UP_STEPS:] or found]
+    timed = [batch.sequences.lengths for batch in found[WARM_UP_STEPS:] or found]
     tokens_per_row = float(sum(lengths.sum() for lengths in timed) / sum(map(len, timed)))
     return {
         "anchor": [loader.lists.queries[example.query_id] for example in examples],

@@ -67,7 +67,7 @@ def run(size: int, steps: int) -> dict[str, Any]:
         for _ in range(steps):
             trainer.state.step += 1
             batch = trainer.next_batch()
-            assert len(batch.rows) == size
+            assert len(batch.sequences) == size
             started = time.perf_counter()
             statistics = trainer.train_step(batch)
             seconds = time.perf_counter() - started

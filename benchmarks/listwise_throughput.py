@@ -58,7 +58,7 @@ def train_plackett(arguments: argparse.Namespace) -> Figures:
         trainer = our_trainer(arguments, folder)
         ends, _ = fit(trainer)
         batches = trainer.loader.iterate(0)
-        lengths = [int(example.rows.lengths.sum()) for _ in range(arguments.steps) for example in next(batches)]
+        lengths = [int(example.sequences.lengths.sum()) for _ in range(arguments.steps) for example in next(batches)]
         batches.close()
         return speed(ends, arguments, sum(lengths) / (len(lengths) * arguments.list_size))
 

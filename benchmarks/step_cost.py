@@ -60,7 +60,7 @@ def peak_memory_mib(list_size: int) -> float:
         for _ in range(2):
             trainer.state.step += 1
             trainer.train_step(trainer.next_batch())
-        assert len(trainer.batches.current.rows) == list_size
+        assert len(trainer.batches.current.sequences) == list_size
     return peak_memory_bytes() / 2**20
 
 

@@ -52,20 +52,20 @@ class TokenSequences:
 class ListExample:
     """One query with its candidate documents, tokenised.
 
-    The layout of `rows` is the model's. "pairs": sequence i is (query, document i). "texts": sequence 0 is the query,
-    sequence i + 1 is document i. `frozen` holds the sequences for further models that score or embed the list (a
-    teacher, a guide), by the model's role.
+    The layout of `sequences` is the model's. "pairs": sequence i is (query, document i). "texts": sequence 0 is the
+    query, sequence i + 1 is document i. `auxiliary` holds the sequences for further models that score or embed the list
+    (a teacher, a guide), by the model's role.
     """
 
     query_id: str
     document_ids: list[str]
     labels: np.ndarray  # [n] float32 relevance, 0 = not relevant or not judged
     teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN if it has none
-    rows: TokenSequences
+    sequences: TokenSequences
     query_hash: int  # of the query's text: equal texts have equal hashes
     document_hashes: np.ndarray  # [n] int64, of the documents' texts
     weight: float = 1.0  # factor of this list in the loss
-    frozen: Mapping[str, TokenSequences] = field(default_factory=dict)
+    auxiliary: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
 
 
@@ -92,22 +92,22 @@ class ListBatch:
         return len(texts) - len(set(texts))
 
     @cached_property
-    def rows(self) -> TokenSequences:
+    def sequences(self) -> TokenSequences:
         """The sequences of all lists, one list after the other."""
-        return TokenSequences.concatenate([example.rows for example in self.examples])
+        return TokenSequences.concatenate([example.sequences for example in self.examples])
 
-    def row_ids(self, row: int) -> tuple[str, str | None]:
-        """The ids of the query and the document of a sequence in `rows`; None for the document if it is a query."""
+    def sequence_ids(self, index: int) -> tuple[str, str | None]:
+        """The ids of the query and of the document that a sequence holds; None for the document of a query alone."""
         for example in self.examples:
-            if row < len(example.rows):
-                first = len(example.rows) - len(example.document_ids)  # 1 in layout "texts", the query itself
-                return example.query_id, example.document_ids[row - first] if row >= first else None
-            row -= len(example.rows)
-        raise IndexError(row)
+            if index < len(example.sequences):
+                first = len(example.sequences) - len(example.document_ids)  # 1 in layout "texts", the query itself
+                return example.query_id, example.document_ids[index - first] if index >= first else None
+            index -= len(example.sequences)
+        raise IndexError(index)
 
     def auxiliary_sequences(self, name: str) -> TokenSequences:
         """The sequences of all lists for the further model of that role."""
-        return TokenSequences.concatenate([example.frozen[name] for example in self.examples])
+        return TokenSequences.concatenate([example.auxiliary[name] for example in self.examples])
 
     @cached_property
     def sizes(self) -> Tensor:

@@ -84,7 +84,7 @@ def build_trainer(
         world_size=process_group.world_size(),
         workers=options.workers,
         in_batch_negatives=has_in_batch_negatives(settings.loss),
-        frozen={role: other.tokenizer for role, other in frozen.items()},
+        auxiliary={role: other.tokenizer for role, other in frozen.items()},
     )
     parts = TrainerParts(
         model=model,

@@ -40,8 +40,8 @@ def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[N
     try:
         yield
     except ChunkOutOfMemory as error:
-        longest = max(error.rows, key=lambda row: batch.rows.lengths[row])
-        query, document = batch.row_ids(longest)
+        longest = max(error.rows, key=lambda row: batch.sequences.lengths[row])
+        query, document = batch.sequence_ids(longest)
         row = f"query {query}" + ("" if document is None else f", document {document}")
         raise MemoryError(
             f"out of memory in {error}, the longest {row}: lower trainer.kept_chunks ({config.kept_chunks}), then "
@@ -52,7 +52,7 @@ def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[N
 
 def nonfinite_line(batch: ListBatch, error: NotFinite, *, step: int, action: str) -> dict[str, Any]:
     """The line of nonfinite.jsonl: the ids of the batch, and of the rows that are not finite unless all are."""
-    rows = [batch.row_ids(row) for row in error.rows] if len(error.rows) < len(batch.rows) else []
+    rows = [batch.sequence_ids(row) for row in error.rows] if len(error.rows) < len(batch.sequences) else []
     return {
         "step": step,
         "batch": batch.number,

@@ -161,7 +161,7 @@ def training_prompts(
         if len(rows) >= limit:
             break
         example = lists[0, index]
-        ids = _rows(example.rows.features["input_ids"], example.rows.lengths)
+        ids = _rows(example.sequences.features["input_ids"], example.sequences.lengths)
         for row, label in zip(ids, example.labels, strict=True):
             text = tokenizer.tokenizer.decode(row, skip_special_tokens=False)
             rows.append({"prompt": text, "relevant": bool(label > 0)})

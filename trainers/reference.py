@@ -108,7 +108,7 @@ class Reference:
         else:
             starting = reference(engine.model)
         with starting:
-            found = represent_sequences(runner, batch.rows, self.collator)
+            found = represent_sequences(runner, batch.sequences, self.collator)
         lists = make_loss_inputs(found, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
@@ -117,7 +117,7 @@ class Reference:
 
 def _pairs(example: ListExample) -> list[int]:
     """A hash of each document with its query: of the tokens that the model reads, prompts included."""
-    rows = np.split(example.rows.features["input_ids"], np.cumsum(example.rows.lengths)[:-1])
+    rows = np.split(example.sequences.features["input_ids"], np.cumsum(example.sequences.lengths)[:-1])
     first = b"" if len(rows) == len(example.document_ids) else rows.pop(0).tobytes()  # rows of texts: the query's own
     digests = (hashlib.blake2b(first + b"|" + row.tobytes(), digest_size=8).digest() for row in rows)
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]

@@ -54,7 +54,7 @@ class GradientCache:
         """Cut the step into chunks, in the same way on every number of ranks."""
         lengths = sequences.lengths.tolist()
         chunks = self.collator.plan(lengths)
-        padded_tokens = sum(self.collator.cost([lengths[index] for index in chunk]) for chunk in chunks)
+        padded_tokens = sum(self.collator.cost(lengths, chunk) for chunk in chunks)
         return StepPlan(step, sequences, chunks, chunks_of_rank(chunks, rank(), world_size()), padded_tokens)
 
     def forward(self, plan: StepPlan) -> list[Representations]:

@@ -16,7 +16,7 @@ def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
     """The number of documents that a query is compared with (those of the whole batch if the loss has in-batch
     negatives, else its own), and the share of the rows that were truncated."""
     documents, queries = int(batch.sizes.sum()), len(batch.sizes)
-    lost = batch.rows.truncated
+    lost = batch.sequences.truncated
     truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
     if not has_in_batch_negatives(loss):
         return {"documents_per_query": documents / queries, **truncated}

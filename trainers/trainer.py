@@ -100,7 +100,7 @@ class Trainer(ABC):
         """One update. Returns what to log; its tensors are read only when logging is due."""
         started = time.perf_counter()
         with explain_out_of_memory(batch, self.config):
-            plan = self.gradient_cache.plan(batch.rows, self.state.step)
+            plan = self.gradient_cache.plan(batch.sequences, self.state.step)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
             loss, statistics = self.loss_of(representations, batch)
@@ -114,7 +114,7 @@ class Trainer(ABC):
             check_adapters_moved(self.engine.model)
             self.has_updated = True
         seconds = self.batches.wait_s + time.perf_counter() - started
-        self.state.add_totals(seconds=seconds, rows=len(batch.rows), tokens=plan.num_tokens)
+        self.state.add_totals(seconds=seconds, rows=len(batch.sequences), tokens=plan.num_tokens)
         self.note_idle_ranks(len(plan.chunks))
         return {
             "loss": loss_value,

@@ -130,9 +130,9 @@ def make_loader(
     world_size: int,
     workers: int,
     in_batch_negatives: bool,
-    frozen: Mapping[str, ListTokenizer] | None = None,
+    auxiliary: Mapping[str, ListTokenizer] | None = None,
 ) -> ListLoader:
-    """The training batches of a collection or a mixture; `in_batch_negatives` and `frozen` as in `ListLoader` and
+    """The training batches of a collection or a mixture; `in_batch_negatives` and `auxiliary` as in `ListLoader` and
     `TrainingLists`."""
 
     def lists(collection: Collection, name: str) -> TrainingLists:
@@ -142,7 +142,7 @@ def make_loader(
             list_size=list_size,
             seed=seed,
             options=collection.lists,
-            frozen=frozen,
+            auxiliary=auxiliary,
             source=name,
         )
 

@@ -37,7 +37,7 @@ class TrainingLists(Dataset):
     carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
     `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
 
-    `frozen` holds the tokenizers of further models that look at the lists, by name.
+    `auxiliary` holds the tokenizers of further models that look at the lists, by name.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainingLists(Dataset):
         list_size: int,
         seed: int,
         options: ListOptions,
-        frozen: Mapping[str, ListTokenizer] | None = None,
+        auxiliary: Mapping[str, ListTokenizer] | None = None,
         source: str = "",
     ) -> None:
         if list_size < 1:
@@ -63,7 +63,7 @@ class TrainingLists(Dataset):
         self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged.items()}
         keeps_all = collection.keep_queries_without_positives
         self.query_ids = [query for query in self.queries if keeps_all or self.relevant.get(query)]
-        self.tokenizer, self.frozen = tokenizer, dict(frozen or {})
+        self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)
         skipped = len(self.queries) - len(self.query_ids)
@@ -85,13 +85,13 @@ class TrainingLists(Dataset):
             document_ids=document_ids,
             labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
             teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
-            rows=TokenSequences.from_encoding(encoding),
+            sequences=TokenSequences.from_encoding(encoding),
             query_hash=text_hash(query),
             document_hashes=np.array([text_hash(text) for text in texts], dtype=np.int64),
             weight=self.split.weights.get(query_id, 1.0),
-            frozen={
+            auxiliary={
                 name: TokenSequences.from_encoding(tokenizer.encode_list(query, texts))
-                for name, tokenizer in self.frozen.items()
+                for name, tokenizer in self.auxiliary.items()
             },
             source=self.source,
         )

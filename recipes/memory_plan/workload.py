@@ -113,7 +113,7 @@ def _batches(settings: RunConfig, collection: Any, tokenizer: Any) -> list[list[
     )
     found: list[list[int]] = []
     for batch in islice(loader.iterate(0), SAMPLED_BATCHES):
-        found.append([int(length) for example in batch for length in example.rows.lengths])
+        found.append([int(length) for example in batch for length in example.sequences.lengths])
         if sum(map(len, found)) >= SAMPLED_ROWS:
             break
     return found

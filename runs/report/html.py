@@ -36,7 +36,7 @@ p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
-td.top { font-weight: 650; color: var(--accent) } .oracle td { color: var(--dim) }
+td.top { font-weight: 650; color: var(--accent) } .bound td { color: var(--dim) }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
 figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
 .query { border-top: 1px solid var(--line); padding: .75rem 0 }
@@ -94,7 +94,7 @@ def _results(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, values in rows.items():
         cells = [_cell(values.get(metric), name != ORACLE and values.get(metric) == top[metric]) for metric in metrics]
-        lines.append(f"<tr{' class=oracle' if name == ORACLE else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
+        lines.append(f"<tr{' class=bound' if name == ORACLE else ''}><td>{name}</td>{''.join(cells)}</tr>\n")
     header = "".join(f"<th>{html.escape(metric)}</th>" for metric in metrics)
     notes = "".join(
         f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'

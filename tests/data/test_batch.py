@@ -40,7 +40,7 @@ def test_a_batch_of_ragged_lists():
     assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
     assert batch.labels.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch.teacher_scores.isnan().tolist() == [[True, True, True], [True, False, False]]
-    assert len(batch.rows) == 4
+    assert len(batch.sequences) == 4
 
 
 def test_lists_of_rows_carry_gradients():

@@ -68,7 +68,7 @@ def batch(kind: str) -> ListBatch:
             document_ids=[str(document) for document in range(size)],
             labels=np.array([0, 2, 1, 0, 0, 1] if number != 3 else [0] * 6, dtype=np.float32)[:size],
             teacher_scores=rng.normal(size=size).astype(np.float32),
-            rows=TokenSequences.from_encoding({"input_ids": rows}),
+            sequences=TokenSequences.from_encoding({"input_ids": rows}),
             query_hash=number,
             document_hashes=10 * number + np.arange(size),
             weight=0.5 if number == 2 else 1.0,
@@ -111,7 +111,7 @@ def gradient(model: nn.Module) -> Tensor:
 
 def whole(loss: Any, kind: str) -> Tensor:
     """The gradient from one forward of all rows and one backward."""
-    model, rows = Model(kind), batch(kind).rows
+    model, rows = Model(kind), batch(kind).sequences
     objective(loss, kind, model(**pad(rows, range(len(rows)), {})))[0].backward()
     return gradient(model)
 
@@ -126,7 +126,7 @@ def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
     engine(kind).optimizer.zero_grad()
     cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
-    plan = cache.plan(batch(kind).rows, step=3)
+    plan = cache.plan(batch(kind).sequences, step=3)
     assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)

@@ -124,7 +124,7 @@ def make_batch(negatives: str, several: bool) -> ListBatch:
                 document_ids=[f"d{number}.{i}" for i in range(size)],
                 labels=np.array([i < relevant for i in range(size)], dtype=np.float32),
                 teacher_scores=draw.normal(size=size).astype(np.float32),
-                rows=TokenSequences({"input_ids": ids.astype(np.int32)}, lengths.astype(np.int32)),
+                sequences=TokenSequences({"input_ids": ids.astype(np.int32)}, lengths.astype(np.int32)),
                 query_hash=number,
                 document_hashes=np.array([100 * number + i for i in range(size)]),
             )
@@ -140,7 +140,7 @@ def chunks_of(case: Case) -> tuple[int, list[list[int]]]:
     """A token budget by which every rank runs `accumulation` chunks, and the chunks; on several ranks with ragged lists
     some have a chunk fewer (and where there is one chunk for two ranks, none)."""
     target = case.accumulation * case.ranks - (case.negatives == "ragged" and case.ranks > 1)
-    return _plan(tuple(batch_of(case).rows.lengths.tolist()), target)
+    return _plan(tuple(batch_of(case).sequences.lengths.tolist()), target)
 
 
 @cache
@@ -183,7 +183,7 @@ def measure(folder: Path, case: Case) -> Result:
     budget, plan = chunks_of(case)
     kept = len(plan) if case.kept == "whole" else 0
     collator = Collator(model.tokenizer.padding, budget)
-    loss = run_chunks(engine, collator, kept, batch_of(case).rows, lambda found: objective(case, found))
+    loss = run_chunks(engine, collator, kept, batch_of(case).sequences, lambda found: objective(case, found))
     gradients = accumulated_gradients(engine)
     norm = engine.step()
     assert abs(norm / get_total_norm(gradients.values()).item() - 1) < 1e-5, "the norm is another gradient's"
@@ -227,14 +227,14 @@ def accumulated_gradients(engine: Any) -> dict[str, Tensor]:
 
 def reference(folder: Path, case: Case, *, unchunked: bool) -> Result:
     """One process, all graphs kept, one backward: over the same chunks with the same keys, or over one batch."""
-    plan = [[*range(len(batch_of(case).rows))]] if unchunked else chunks_of(case)[1]
+    plan = [[*range(len(batch_of(case).sequences))]] if unchunked else chunks_of(case)[1]
     simplest = Case(1, "torch", 1, "whole", case.dropout, case.negatives, case.loss)
     return _reference(folder, simplest, tuple(tuple(chunk) for chunk in plan))
 
 
 @cache
 def _reference(folder: Path, case: Case, plan: tuple[tuple[int, ...], ...]) -> Result:
-    model, rows = copy.deepcopy(make_model(folder, case.dropout)), batch_of(case).rows
+    model, rows = copy.deepcopy(make_model(folder, case.dropout)), batch_of(case).sequences
     outputs = []
     for chunk in plan:
         torch.manual_seed(stable_hash("chunk", SEED, STEP, chunk[0]))

@@ -124,7 +124,7 @@ def test_rows_that_are_not_finite_are_named(tiny_run: list[str]) -> None:
     forward = trainer.engine.forward
     batch = trainer.batches.of(1)
     bad = 4  # a row of the first batch
-    row = pad(batch.rows, [bad], {})["input_ids"][0]
+    row = pad(batch.sequences, [bad], {})["input_ids"][0]
 
     def broken(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = forward(features)
@@ -136,9 +136,9 @@ def test_rows_that_are_not_finite_are_named(tiny_run: list[str]) -> None:
     trainer.engine.forward = broken
     trainer.fit()
     record = records_of(trainer)[0]
-    query, document = batch.row_ids(bad)
+    query, document = batch.sequence_ids(bad)
     assert {"query_id": query, "document_id": document} in record["rows"]
-    assert len(record["rows"]) < len(batch.rows)
+    assert len(record["rows"]) < len(batch.sequences)
 
 
 def run_engines(folder: Path, overrides: list[str]) -> list[tuple[str, Any, Any]]:

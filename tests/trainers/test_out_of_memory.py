@@ -39,8 +39,8 @@ def test_the_longest_row_is_named(call: str, tiny_run: list[str]) -> None:
     )
     assert match, line
     batch = trainer.batches.of(1)
-    names = [batch.row_ids(row) for row in range(len(batch.rows))]
-    assert batch.rows.lengths[names.index((match[3], match[4]))] == int(match[2])
+    names = [batch.sequence_ids(row) for row in range(len(batch.sequences))]
+    assert batch.sequences.lengths[names.index((match[3], match[4]))] == int(match[2])
     assert "lower trainer.kept_chunks (1), then trainer.token_budget (160 tokens a chunk)," in line
     assert "can't allocate memory: you tried to allocate 400000000000000000 bytes" in line
 
@@ -57,8 +57,8 @@ def test_rows_are_named_in_either_layout(tiny_run: list[str]) -> None:
         options = [f"+exp={experiment}", *tiny_run, "eval.depth=100", f"run_name={experiment}"]
         batch = make_trainer(options).batches.of(1)
         example = batch.examples[1]
-        start = len(batch.examples[0].rows)
-        assert batch.row_ids(start + first) == (example.query_id, example.document_ids[0])
-        assert batch.row_ids(start - 1) == (batch.examples[0].query_id, batch.examples[0].document_ids[-1])
+        start = len(batch.examples[0].sequences)
+        assert batch.sequence_ids(start + first) == (example.query_id, example.document_ids[0])
+        assert batch.sequence_ids(start - 1) == (batch.examples[0].query_id, batch.examples[0].document_ids[-1])
         if first:
-            assert batch.row_ids(start) == (example.query_id, None)
+            assert batch.sequence_ids(start) == (example.query_id, None)

@@ -37,7 +37,9 @@ def example(number: int, tokens: int) -> ListExample:
         document_ids=[f"d{number}.{i}" for i in range(size)],
         labels=np.array([1] + [0] * (size - 1), dtype=np.float32),
         teacher_scores=np.zeros(size, dtype=np.float32),
-        rows=TokenSequences({"input_ids": draw.integers(5, 120, size=int(lengths.sum())).astype(np.int32)}, lengths),
+        sequences=TokenSequences(
+            {"input_ids": draw.integers(5, 120, size=int(lengths.sum())).astype(np.int32)}, lengths
+        ),
         query_hash=number,
         document_hashes=np.array([100 * number + i for i in range(size)]),
     )
@@ -57,7 +59,7 @@ def gradients(folder: Path, engine_name: str) -> dict[str, tuple[float, dict[str
         def objective(leaves: dict[str, Tensor], batch: object = batch) -> tuple[Tensor, dict[str, Tensor]]:
             return apply(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
 
-        loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch.rows, objective)
+        loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch.sequences, objective)
         found[name] = (loss, accumulated_gradients(engine))
         engine.step()
     return found

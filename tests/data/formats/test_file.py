@@ -189,7 +189,7 @@ def test_weights_and_prompts_of_rows(write: Write):
     ]
     first, second = examples(write(rows, query_prompt="all: ", **NOTHING_HELD_OUT).build(), list_size=1)
     assert (first.weight, second.weight) == (1.0, 1.0)
-    starts = ["".join(map(chr, e.rows.features["input_ids"][:6])) for e in (first, second)]
+    starts = ["".join(map(chr, e.sequences.features["input_ids"][:6])) for e in (first, second)]
     assert starts == ["all: q", "own: r"]
     assert examples(write(rows[:2], **NOTHING_HELD_OUT).build())[1].weight == 0.5
 

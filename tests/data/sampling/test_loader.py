@@ -76,7 +76,7 @@ def test_workers_give_the_same_batches_and_stop(lists: TrainingLists, monkeypatc
     batches = loader(lists, workers=2).iterate(1)
     found: list[list[ListExample]] = list(itertools.islice(batches, 5))
     assert [[(e.query_id, e.document_ids) for e in batch] for batch in found] == take(loader(lists), 1, 5)
-    assert {int(e.rows.features["input_ids"][0]) for batch in found for e in batch} == {0}
+    assert {int(e.sequences.features["input_ids"][0]) for batch in found for e in batch} == {0}
     assert "TOKENIZERS_PARALLELISM" not in os.environ
     assert torch.equal(torch.random.get_rng_state(), state)
     assert multiprocessing.active_children()

@@ -39,7 +39,7 @@ def test_each_source_keeps_its_lists_and_prompts(sources: dict[str, BEIRConfig])
     assert {batch.source for batch in batches} == {"many", "few"}
     for batch in batches:
         assert {example.source for example in batch.examples} == {batch.source}
-        assert {int(row) for e in batch.examples for row in e.rows.features["input_ids"][:1]} == {
+        assert {int(row) for e in batch.examples for row in e.sequences.features["input_ids"][:1]} == {
             0 if batch.source == "many" else len("ask: ")
         }
         assert batch.num_duplicates == 0

@@ -94,7 +94,7 @@ def same(first: ListExample, second: ListExample) -> bool:
         (first.query_id, first.document_ids) == (second.query_id, second.document_ids)
         and np.array_equal(first.labels, second.labels)
         and np.array_equal(first.teacher_scores, second.teacher_scores, equal_nan=True)
-        and np.array_equal(first.rows.features["input_ids"], second.rows.features["input_ids"])
+        and np.array_equal(first.sequences.features["input_ids"], second.sequences.features["input_ids"])
     )
 
 
@@ -108,7 +108,7 @@ def test_a_list_is_a_function_of_seed_epoch_and_query():
 
 def test_tokens_and_teacher_scores_follow_the_documents():
     example = lists()[0, 0]
-    batch = pad(example.rows, range(8), {})
+    batch = pad(example.sequences, range(8), {})
     texts = collection().documents
     for row, name in enumerate(example.document_ids):
         ids = batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist()
@@ -121,7 +121,7 @@ def test_a_query_s_own_prompt_and_weight_come_before_the_data_set_s():
     data = collection()
     split = replace(data.splits["train"], prompts={"q1": "Q"}, weights={"q1": 0.5})
     data = replace(data, splits={"train": split}, query_prompt="A", document_prompt="D")
-    rows = {index: lists(data)[0, index].rows.features["input_ids"] for index in (0, 1)}
+    rows = {index: lists(data)[0, index].sequences.features["input_ids"] for index in (0, 1)}
     assert [rows[0][:3].tolist(), rows[1][:3].tolist()] == [[ord("A"), 4, ord("D")], [ord("Q"), 3, ord("D")]]
     assert [lists(data)[0, index].weight for index in (0, 1)] == [1.0, 0.5]
 
@@ -129,9 +129,9 @@ def test_a_query_s_own_prompt_and_weight_come_before_the_data_set_s():
 def test_further_models_tokenise_the_same_list_without_the_prompts():
     data = replace(collection(), query_prompt="A")
     seen = TrainingLists(
-        data, Tokenizer(), list_size=4, seed=0, options=ListOptions(), frozen={"guide": Tokenizer()}, source="name"
+        data, Tokenizer(), list_size=4, seed=0, options=ListOptions(), auxiliary={"guide": Tokenizer()}, source="name"
     )[0, 0]
-    own, guide = pad(seen.rows, range(4), {})["input_ids"], pad(seen.frozen["guide"], range(4), {})["input_ids"]
+    own, guide = pad(seen.sequences, range(4), {})["input_ids"], pad(seen.auxiliary["guide"], range(4), {})["input_ids"]
     assert own[:, 0].tolist() == [ord("A")] * 4
     assert own[:, 1:].tolist() == guide.tolist()
     assert (seen.source, lists()[0, 0].source) == ("name", "tiny")
@@ -142,7 +142,7 @@ def test_a_list_of_one_is_a_relevant_document():
     drawn = {tuple(data.draw(epoch, "q0")) for epoch in range(30)}
     assert drawn == {("d900",), ("d901",)}  # the best grade
     assert data[0, 0].labels.tolist() == [2]
-    assert data[0, 0].rows.lengths.tolist() == [1 + len("text 900")]
+    assert data[0, 0].sequences.lengths.tolist() == [1 + len("text 900")]
 
 
 def test_lists_without_a_relevant_document_where_the_data_says_so():
@@ -175,7 +175,7 @@ def test_few_candidates():
 
 def test_long_lists():
     example = lists(list_size=1000)[0, 0]
-    assert len(example.document_ids) == len(set(example.document_ids)) == len(example.rows) == 1000
+    assert len(example.document_ids) == len(set(example.document_ids)) == len(example.sequences) == 1000
     assert "d4" not in example.document_ids
 
 
