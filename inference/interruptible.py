@@ -10,14 +10,14 @@ from engines.distributed.collectives import all_agree
 from engines.distributed.preemption import Preempted, agreed
 from inference.runner import Runner
 
-CALLS = 8  # of forward between two agreements: each is a tiny exchange, and must cost little beside the forwards
+CALLS = 8  # of forward between two agreements: each is a tiny collective, and must cost little beside the forwards
 
 
 class Interruptible:
     """Runs what `runner` runs until a signal has come; then `forward` raises `Preempted`, on all ranks at the same
     call.
 
-    Every rank makes equally many calls of `forward` in an evaluation, so counting them needs no exchange.
+    Every rank makes equally many calls of `forward` in an evaluation, so counting them needs no collective.
     """
 
     def __init__(self, runner: Runner):

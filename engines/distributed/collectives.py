@@ -1,4 +1,4 @@
-"""Exact exchanges between ranks; a single process needs no process group for any of them."""
+"""Collectives that are exact; a single process needs no process group for any of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def broadcast_object(value: T, group: Any = None) -> T:
 
 
 def all_agree(flag: bool) -> bool:
-    """Whether `flag` is true on every rank. The same exchange tells them all of a signal that has reached one."""
+    """Whether `flag` is true on every rank. The same collective tells them all of a signal that has reached one."""
     flags = torch.tensor([flag, not preemption.requested()], dtype=torch.uint8)
     if world_size() > 1:
         dist.all_reduce(flags, op=dist.ReduceOp.MIN)

@@ -14,16 +14,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch.distributed as dist  # takes seconds; launch/cli/errors.py imports this module in every command
 
 BEAT_S = 1.0
 LOOK_S = 3.0  # how long a rank whose connection broke looks for the heartbeat that has stopped
 SILENCE_S = 180.0  # a rank is given up after that, or 0.6 timeout_s if this is less
 LEFT = "left"  # the heartbeat of a rank that has ended in order
-EXCHANGE_FAILED = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe|Timed out waiting", re.IGNORECASE)
+COLLECTIVE_FAILED = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe|Timed out waiting", re.IGNORECASE)
 
-OnLostRank = Callable[[str, bool], None]  # the line that says why, and whether this rank is to tell it
+OnLostRank = Callable[[str, bool], None]  # the line that says why, and whether this rank is to print it
 
 _step = 0
 _watch: Watch | None = None
@@ -36,8 +38,8 @@ def at(step: int) -> None:
 
 
 def watch(store: dist.Store, rank: int, world_size: int, timeout_s: float, on_lost_rank: OnLostRank) -> None:
-    """Start the heartbeat. `on_lost_rank(line, tell)` is called from a thread once another rank has failed, or has been
-    silent for too long; it must end the process."""
+    """Start the heartbeat. A thread calls `on_lost_rank(line, report)` once another rank has failed, or has been silent
+    for too long; it must end the process."""
     global _watch
     leave()
     if world_size > 1:
@@ -58,20 +60,23 @@ def watching() -> bool:
     return _watch is not None
 
 
-def conclude(error: BaseException, line: str) -> tuple[str, bool]:
-    """Before this rank ends by `error`, which `line` explains: tell the others. Returns the line that names the first
-    cause, perhaps another rank, and whether this rank is to tell it (else another one of this node does)."""
-    return (line, True) if _watch is None else _watch.conclude(error, line)
+def report_failure(error: BaseException, line: str) -> tuple[str, bool]:
+    """Tell the others that this rank ends by `error`, which `line` explains. Returns the line that names the first
+    cause, perhaps another rank, and whether this rank is to print it (else another one of this node does)."""
+    return (line, True) if _watch is None else _watch.report_failure(error, line)
 
 
 def collective_failed(error: BaseException) -> bool:
     """Whether the error is that of a collective: another rank's fault, most likely."""
-    is_plain = type(error) is RuntimeError and EXCHANGE_FAILED.search(str(error)) is not None
+    import torch.distributed as dist
+
+    is_plain = type(error) is RuntimeError and COLLECTIVE_FAILED.search(str(error)) is not None
     return is_plain or isinstance(error, dist.DistError)
 
 
 class Watch:
-    """The threads of one rank: one beats and reads, one judges, since the store may not answer the first."""
+    """The threads of one rank: the heartbeat writes and reads, the watchdog decides, since the store may not answer the
+    first."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, timeout_s: float, on_lost_rank: OnLostRank):
         self.rank, self.world_size, self.on_lost_rank = rank, world_size, on_lost_rank
@@ -89,7 +94,7 @@ class Watch:
     def start(self) -> None:
         self.store.wait([f"{key}/{rank}" for rank in range(self.world_size) for key in ("beat", "who")])
         self.who = [value.decode() for value in self.store.multi_get([f"who/{r}" for r in range(self.world_size)])]
-        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._judge)]
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._heartbeat, self._watchdog)]
         for thread in self.threads:
             thread.start()
 
@@ -99,14 +104,14 @@ class Watch:
             thread.join(1.0)
         self._in_time(lambda: self.spare.set(f"beat/{self.rank}", LEFT))
 
-    def conclude(self, error: BaseException, line: str) -> tuple[str, bool]:
+    def report_failure(self, error: BaseException, line: str) -> tuple[str, bool]:
         own = f"rank {self.rank} ({self.who[self.rank]}) stopped at step {_step}: {line}"
         found: list[tuple[str, bool]] = []
 
         def decide() -> None:
             cause = self._find_cause(error) if collective_failed(error) else own
-            first, tell = self._announce(cause)
-            found.append((line if first == own else first, tell))
+            first, report = self._announce(cause)
+            found.append((line if first == own else first, report))
 
         self._in_time(decide, LOOK_S + 3)
         self.stopped.set()
@@ -124,29 +129,29 @@ class Watch:
         thread.join(timeout_s)
 
     def _announce(self, line: str) -> tuple[str, bool]:
-        """Make `line` the run's failure, unless it has one. Returns that, and whether this rank is to tell it."""
+        """Make `line` the run's failure, unless it has one. Returns that, and whether this rank is to print it."""
         record = json.dumps([line, self.node, self.rank])
-        first, node, teller = json.loads(self.spare.compare_set("fault", "", record))
-        return first, teller == self.rank or node != self.node
+        first, node, reporter = json.loads(self.spare.compare_set("fault", "", record))
+        return first, reporter == self.rank or node != self.node
 
     def _find_cause(self, error: BaseException) -> str:
-        """After an exchange failed: another rank's failure, or the rank whose heartbeat stands still."""
-        before, deadline = self._read(self.spare), time.monotonic() + LOOK_S
+        """After a collective failed: another rank's failure, or the rank whose heartbeat stands still."""
+        earlier, deadline = self._read(self.spare), time.monotonic() + LOOK_S
         while time.monotonic() < deadline:
             if self.spare.check(["fault"]):
                 return json.loads(self.spare.get("fault"))[0]
             time.sleep(BEAT_S / 4)
         now = self._read(self.spare)
         others = {rank: beat for rank, beat in now.items() if beat != LEFT and rank != self.rank}
-        if still := [rank for rank, beat in others.items() if beat == before[rank]]:
+        if still := [rank for rank, beat in others.items() if beat == earlier[rank]]:
             return f"{self._named(still, now)}, died or is cut off"
         behind = [rank for rank in others if _step_of(now[rank]) == min(map(_step_of, others.values()))]
         reason = " ".join(str(error).split()).split(". ")[0]
-        return f"an exchange failed though all ranks live ({reason}); furthest behind: {self._named(behind, now)}"
+        return f"a collective failed though all ranks live ({reason}); furthest behind: {self._named(behind, now)}"
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         count, look_at = 0, 0.0
-        with suppress(RuntimeError):  # the store is gone: the judge notices
+        with suppress(RuntimeError):  # the store is gone: the watchdog notices
             while not self.stopped.wait(BEAT_S):
                 count += 1
                 self.store.set(f"beat/{self.rank}", f"{count} {_step}")
@@ -165,14 +170,14 @@ class Watch:
                 self.seen[rank] = (beat, now)
         self.read_at = now
 
-    def _judge(self) -> None:
-        strikes = 0  # two in a row: this process may itself have been asleep
+    def _watchdog(self) -> None:
+        misses = 0  # two in a row: this process may itself have been asleep
         while not self.stopped.wait(min(self.look_s, BEAT_S)):
             is_deaf = time.monotonic() - self.answered > self.limit_s
             seen = {rank: beat for rank, (beat, since) in self.seen.items() if self.read_at - since > self.limit_s}
             silent = [rank for rank, beat in seen.items() if beat != LEFT and rank != self.rank]
-            strikes = strikes + 1 if is_deaf or silent else 0
-            if strikes < 2:
+            misses = misses + 1 if is_deaf or silent else 0
+            if misses < 2:
                 continue
             if is_deaf:
                 self._finish(self._store_silent(), True)
@@ -182,10 +187,10 @@ class Watch:
                 self._in_time(lambda: answer.append(self._announce(line)))  # noqa: B023
                 self._finish(*answer[-1])
 
-    def _finish(self, line: str, tell: bool) -> None:
+    def _finish(self, line: str, report: bool) -> None:
         if not self.stopped.is_set():
             self.stopped.set()
-            self.on_lost_rank(line, tell)
+            self.on_lost_rank(line, report)
 
     def _store_silent(self) -> str:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -34,7 +34,7 @@ def start(timeout_s: float = 1800.0, on_lost_rank: heartbeat.OnLostRank | None =
         store = fresh_store(store, own, size, timeout_s)
         dist.init_process_group(backend(), store=store, rank=own, world_size=size, timeout=_timeout)
         if on_lost_rank is not None:
-            heartbeat.watch(dist.PrefixStore("peers", store), own, size, timeout_s, on_lost_rank)
+            heartbeat.watch(dist.PrefixStore("heartbeat", store), own, size, timeout_s, on_lost_rank)
     except RuntimeError as error:
         reason = " ".join(str(error).split()).split(". ")[0]
         raise ConnectionError(

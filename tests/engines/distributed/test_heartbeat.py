@@ -44,46 +44,46 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_failure_is_told_to_all_and_named() -> None:
     ranks = Ranks(3)
-    line, tell = ranks.watches[1].conclude(ValueError("bad"), "bad")
-    assert (line, tell) == ("bad", True), "it tells its own story in its own words"
+    line, report = ranks.watches[1].report_failure(ValueError("bad"), "bad")
+    assert (line, report) == ("bad", True), "it prints its own failure in its own words"
     for other in (0, 2):
-        line, tell = ranks.ended[other].get(timeout=20)
+        line, report = ranks.ended[other].get(timeout=20)
         assert line.startswith("rank 1 (")
         assert line.endswith(") stopped at step 7: bad")
-        assert not tell, "the failed rank of this node does"
+        assert not report, "the failed rank of this node does"
 
 
-def test_another_node_tells_it_too() -> None:
+def test_another_node_prints_it_too() -> None:
     ranks = Ranks(2)
     ranks.watches[1].node = "other host"
-    ranks.watches[0].conclude(ValueError("bad"), "bad")
+    ranks.watches[0].report_failure(ValueError("bad"), "bad")
     assert ranks.ended[1].get(timeout=20)[1]
 
 
-def test_a_broken_exchange_names_the_rank_that_failed_before() -> None:
+def test_a_broken_collective_names_the_rank_that_failed_before() -> None:
     ranks = Ranks(2)
-    ranks.watches[1].conclude(MemoryError("too much"), "too much")
-    line, _ = ranks.watches[0].conclude(GLOO, "gloo")
+    ranks.watches[1].report_failure(MemoryError("too much"), "too much")
+    line, _ = ranks.watches[0].report_failure(GLOO, "gloo")
     assert "rank 1 (" in line
     assert line.endswith("stopped at step 7: too much")
 
 
-def test_a_broken_exchange_names_the_rank_whose_heart_stands_still() -> None:
+def test_a_broken_collective_names_the_rank_whose_heart_stands_still() -> None:
     ranks = Ranks(4)
     time.sleep(0.2)
     ranks.watches[3].leave()
     ranks.die(2)
-    line, tell = ranks.watches[0].conclude(GLOO, "gloo")
+    line, report = ranks.watches[0].report_failure(GLOO, "gloo")
     assert line.startswith("rank 2 (")
     assert line.endswith("last at step 7, died or is cut off")
-    assert tell
-    assert ranks.watches[1].conclude(GLOO, "gloo") == (line, False)
+    assert report
+    assert ranks.watches[1].report_failure(GLOO, "gloo") == (line, False)
 
 
 def test_a_rank_that_lives_and_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks(3)
-    line, _ = ranks.watches[0].conclude(dist.DistBackendError("NCCL timeout"), "nccl")
-    assert line.startswith("an exchange failed though all ranks live (NCCL timeout); furthest behind: rank 1 (")
+    line, _ = ranks.watches[0].report_failure(dist.DistBackendError("NCCL timeout"), "nccl")
+    assert line.startswith("a collective failed though all ranks live (NCCL timeout); furthest behind: rank 1 (")
 
 
 def test_silence_ends_the_others_within_the_time_limit_but_not_those_that_left() -> None:
@@ -108,14 +108,14 @@ def test_a_store_that_does_not_answer_ends_the_rank(monkeypatch: pytest.MonkeyPa
         return {}
 
     monkeypatch.setattr(ranks.watches[1], "_read", read)
-    line, tell = ranks.ended[1].get(timeout=20)
+    line, report = ranks.ended[1].get(timeout=20)
     assert "on the node of rank 0, does not answer" in line
     assert line.endswith("at step 7")
-    assert tell
+    assert report
     hang.set()
 
 
-def test_what_counts_as_a_failed_exchange() -> None:
+def test_what_counts_as_a_failed_collective() -> None:
     assert heartbeat.collective_failed(GLOO)
     assert heartbeat.collective_failed(dist.DistNetworkError("reset"))
     assert not heartbeat.collective_failed(RuntimeError("shapes differ"))
