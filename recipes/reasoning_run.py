@@ -1,7 +1,8 @@
-"""A run that trains a reasoning reranker: measure, train by TRL, measure, export, in the run directory of every run."""
+"""A run that trains a reasoning reranker by TRL. Start, baseline, records, summary and end are those of every run."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,52 +16,43 @@ from transformers.trainer import TRAINER_STATE_NAME
 from data.collection import Collection
 from data.sampling.mixture import Mixture
 from engines.distributed import preemption, process_group
-from engines.distributed.collectives import broadcast_object
 from engines.distributed.heartbeat import OnLostRank
-from engines.memory.allocator import peak_memory_bytes
 from engines.precision import uses_bf16
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from evaluation.metrics import Metrics
 from evaluation.reranking_evaluator import RerankingConfig
 from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.reasoner import Reasoner
-from recipes.baseline import read_baseline, save_baseline
-from recipes.finish import adopt_prompts
-from recipes.results import store_run
-from recipes.run_config import check_timeout
+from recipes.baseline import score_baseline
+from recipes.finish import adopt_prompts, print_results, show_finished, write_results
+from recipes.model_card import model_card
+from recipes.results import TrainingOutcome, record, store_run, summarise
+from recipes.run_config import RunSettings
+from recipes.start import join_ranks, open_run
 from runs.directory import RunDirectory
+from runs.loggers.logger import Logger
 from runs.redaction import redact_tree
-from runs.report.content import print_table, result_rows
-from runs.report.table import format_table
 from runs.resume import after_restart
 from runs.settings_diff import differences, read_config
 from runs.settings_tree import as_tree
 from trainers.reasoning_grpo import ReasoningGRPOConfig, make_trl_trainer, training_prompts
 
-TRL_FOLDER = "trl"  # of a run directory: TRL's checkpoints
+TRL_FOLDER = "trl"  # TRL's checkpoints, in the run directory
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReasonConfig:
+class ReasonConfig(RunSettings):
     """The root of conf/reason.yaml."""
 
-    run_name: str | None = None  # compose() fills in "reason"
-    seed: int = 42
-    resume: str = "auto"  # "auto" or "none"
-    output_dir: str = "outputs"
-    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the run
     model: LLMRerankerConfig
     template: ReasoningTemplate
-    data: Any
     trainer: ReasoningGRPOConfig
     eval: RerankingConfig
-    logger: Any
 
     def __post_init__(self) -> None:
-        check_timeout(self.timeout_s)
+        super().__post_init__()
         if self.resume not in ("auto", "none"):
             raise ValueError(f"resume={self.resume}: TRL's checkpoints lie in the run directory: choose auto or none")
         if self.model.template is not None:
@@ -74,7 +66,7 @@ def reason(
     settings: ReasonConfig,
     *,
     on_lost_rank: OnLostRank | None = None,
-    on_begin: Callable[[], None] = lambda: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> float:
     """Train and export; returns the test metric after training. The callbacks are those of `train`."""
     check_trl()
@@ -82,54 +74,50 @@ def reason(
     collection = settings.data.build()
     if isinstance(collection, Mixture):
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
-    preemption.defer()
-    process_group.start(settings.timeout_s, on_lost_rank)
+    join_ranks(settings.timeout_s, on_lost_rank)
     tree = after_restart(as_tree(settings))
     folder = Path(settings.output_dir) / str(settings.run_name)
     checkpoint = newest_checkpoint(folder, tree)
+    arguments = trl_arguments(settings, folder)
+    run = open_run(tree, collection, on_start)
+    if run.finished:
+        summary = show_finished(run)
+    else:
+        logger, summary = train_reasoner(settings, collection, run, arguments, checkpoint)
+        print_results(run, summary)
+        logger.finish(summary)
+    process_group.stop()
+    return summary["after"]
+
+
+def check_trl() -> None:
+    """Raise ValueError if the extra is not installed."""
+    if importlib.util.find_spec("trl") is None:
+        raise ValueError("launch/reason.py needs TRL: pip install -c constraints.txt -e '.[reasoning]'")
+
+
+def trl_arguments(settings: ReasonConfig, folder: Path) -> Any:
+    """TRL's options on this machine. Raises ValueError if they do not fit."""
     device = process_group.device()
-    arguments = settings.trainer.arguments(
+    return settings.trainer.arguments(
         folder / TRL_FOLDER,
         seed=settings.seed,
         ranks=process_group.world_size(),
         use_cpu=device.type == "cpu",
         bf16=uses_bf16("auto", device),
     )
-    run = RunDirectory.open(tree)  # after what a user may have to correct
-    on_begin()
-    if run.finished:
-        assert run.summary is not None
-        if process_group.is_main():
-            print(f"{run.path} is finished ({run.summary['steps']} steps); resume=none trains it again")
-            print_table(run.summary)
-        process_group.stop()
-        return run.summary["after"]
-    run.describe_data(collection.name, collection.fingerprint)
-    summary = train(settings, collection, run, arguments, checkpoint)
-    if process_group.is_main():
-        print_table(summary)
-        print(f"model: {run.path / 'model'}")
-    process_group.stop()
-    return summary["after"]
-
-
-def check_trl() -> None:
-    """Raise ValueError where the extra is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("trl") is None:
-        raise ValueError("launch/reason.py needs TRL: pip install -c constraints.txt -e '.[reasoning]'")
 
 
 def newest_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Path | None:
-    """TRL's newest checkpoint of an unfinished run. Raises ValueError where the run was begun with other settings."""
+    """TRL's newest checkpoint of an unfinished run. Raises ValueError if the run was started with other
+    settings."""
     found = sorted(filter(_is_whole, (folder / TRL_FOLDER).glob("checkpoint-*")), key=_step)
     if settings["resume"] != "auto" or not found or (folder / "summary.json").is_file():
         return None
     changed, _ = differences(read_config(folder), redact_tree(settings))
     if changed:
         raise ValueError(
-            f"{folder} was begun with other settings: {', '.join(changed)}. Repeat them to go on, choose another "
+            f"{folder} was started with other settings: {', '.join(changed)}. Repeat them to resume, choose another "
             "run_name, or resume=none to move it aside"
         )
     return found[-1]
@@ -147,65 +135,90 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def train(
+def train_reasoner(
+    settings: ReasonConfig, collection: Collection, run: RunDirectory, arguments: Any, checkpoint: Path | None
+) -> tuple[Logger, dict[str, Any]]:
+    """Measure, train, measure, export, report, like `recipes.train_model.train_model`.
+
+    `arguments` are TRL's options, `checkpoint` is where it resumes. Returns the logger, which is still open, and the
+    summary.
+    """
+    model, reasoner = build_reasoner(settings)
+    device, tokenizer = process_group.device(), model.tokenizer
+
+    def evaluate(evaluator: Evaluator) -> EvaluationResult:
+        return evaluator.evaluate(ModuleRunner(reasoner, device))
+
+    test = settings.eval.build(
+        collection.split("test"), collection.documents, tokenizer, prompts=Prompts.of(collection)
+    )
+    logger = settings.logger.build(run, as_tree(settings))
+    baseline = score_baseline(test, evaluate, run, logger)
+    seconds = fit(settings, collection, run, logger, model, arguments, checkpoint)
+    after = evaluate(test)
+    steps = settings.trainer.max_steps
+    record(run, logger, steps, "after", after.metrics)
+    store_run(run, "after", after.run)
+    results = {"first_stage": test.first_stage, "before": baseline, "after": after.metrics}
+    # The last model is exported: generating is too slow to choose one on dev.
+    outcome = TrainingOutcome(engine="trl", steps=steps, seconds=seconds)
+    stages = [{"name": run.name, "metric": after.metrics.mean[test.config.metric]}]
+    summary = summarise(collection, test, results, outcome, stages)
+    export_reasoner(model, settings, run, summary, Prompts.of(collection))
+    write_results(run, test, after, summary)
+    return logger, summary
+
+
+def build_reasoner(settings: ReasonConfig) -> tuple[LLMReranker, Reasoner]:
+    """The model on this rank's device, and what scores by its reasoning."""
+    model = replace(settings.model, template=settings.template.prompt).build(settings.seed)
+    plain_language_model(model)
+    model.to(process_group.device())
+    tokenizer = model.tokenizer
+    return model, Reasoner(
+        model.backbone,
+        tokenizer.tokenizer,
+        settings.template,
+        tokenizer.answer_ids(),
+        settings.trainer.max_completion_length,
+    )
+
+
+def fit(
     settings: ReasonConfig,
     collection: Collection,
     run: RunDirectory,
+    logger: Logger,
+    model: LLMReranker,
     arguments: Any,
     checkpoint: Path | None,
-) -> dict[str, Any]:
-    """Measure, train, measure, export; returns the summary. arguments: TRL's options, checkpoint: where it goes on."""
-    model = replace(settings.model, template=settings.template.prompt).build(settings.seed)
-    plain_language_model(model)
-    device = process_group.device()
-    prompts = model.tokenizer
-    model.to(device)
-    reasoner = Reasoner(
-        model.backbone,
-        prompts.tokenizer,
-        settings.template,
-        prompts.answer_ids(),
-        settings.trainer.max_completion_length,
-    )
-    test = settings.eval.build(collection.split("test"), collection.documents, prompts, prompts=Prompts.of(collection))
-    before = score_baseline(test, reasoner, run)
-    if checkpoint is not None and process_group.is_main():
-        print(f"{run.path} goes on from TRL's {checkpoint.name}", flush=True)
-    logger = settings.logger.build(run, as_tree(settings))
+) -> float:
+    """Train by TRL; returns the seconds. Raises `Preempted` if a signal has stopped it."""
 
     def log(metrics: Mapping[str, float], step: int) -> None:
         line = trained_line(metrics)
         run.append_metrics({"step": step, "split": "train", **line})
         logger.log({f"train/{name}": value for name, value in line.items()}, step)
 
-    started = time.perf_counter()
+    if checkpoint is not None and process_group.is_main():
+        print(f"{run.path} resumes from TRL's {checkpoint.name}", flush=True)
+    options, started = settings.trainer, time.perf_counter()
+    prompts = training_prompts(
+        collection,
+        model.tokenizer,
+        list_size=options.list_size,
+        options=settings.data.lists,
+        seed=settings.seed,
+        limit=options.max_steps * options.batch_size,
+    )
+    tokenizer = model.tokenizer.tokenizer
     trainer = make_trl_trainer(
-        model.backbone,
-        arguments,
-        training_prompts(
-            collection,
-            prompts,
-            list_size=settings.trainer.list_size,
-            options=settings.data.lists,
-            seed=settings.seed,
-            limit=settings.trainer.max_steps * settings.trainer.batch_size,
-        ),
-        template=settings.template,
-        tokenizer=prompts.tokenizer,
-        log=log,
+        model.backbone, arguments, prompts, template=settings.template, tokenizer=tokenizer, log=log
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if preemption.agreed():
         raise preemption.Preempted(f"at step {trainer.state.global_step}")
-    seconds = time.perf_counter() - started
-    after = test.evaluate(ModuleRunner(reasoner, device))
-    record_test(run, settings.trainer.max_steps, "after", after.metrics)
-    store_run(run, "after", after.run)
-    summary = summarise(run, test, before, after, steps=settings.trainer.max_steps, seconds=seconds)
-    summary |= {"data": collection.name, "data_hash": collection.fingerprint}
-    finish(model, settings.template, collection, run, summary)
-    logger.finish(summary)
-    return summary
+    return time.perf_counter() - started
 
 
 def plain_language_model(model: LLMReranker) -> None:
@@ -214,26 +227,8 @@ def plain_language_model(model: LLMReranker) -> None:
     del head.forward
 
 
-def score_baseline(test: Evaluator, reasoner: Reasoner, run: RunDirectory) -> Metrics:
-    """The starting model's metrics on test: those that this run had before it was interrupted, or new ones."""
-    folder = run.path / "runs"
-    metrics = broadcast_object(read_baseline(folder, None) if process_group.is_main() else None)
-    if metrics is None:
-        result = test.evaluate(ModuleRunner(reasoner, process_group.device()))
-        metrics = result.metrics
-        if process_group.is_main():
-            save_baseline(folder, None, result)
-    if not run.has_line("test", 0):
-        record_test(run, 0, "before", metrics)
-    return metrics
-
-
-def record_test(run: RunDirectory, step: int, name: str, metrics: Metrics) -> None:
-    run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
-
-
 def trained_line(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What TRL logs, by the names of our other runs where there are such."""
+    """What TRL logs, by the names that other runs have for it if there are any."""
     names = {
         "loss": "loss",
         "grad_norm": "grad_norm",
@@ -252,43 +247,22 @@ def trained_line(metrics: Mapping[str, float]) -> dict[str, float]:
     return {ours: metrics[theirs] for theirs, ours in names.items() if metrics.get(theirs) is not None}
 
 
-def summarise(
-    run: RunDirectory, test: Evaluator, before: Metrics, after: EvaluationResult, *, steps: int, seconds: float
-) -> dict[str, Any]:
-    metric = test.config.metric
-    results = {"first_stage": test.first_stage, "before": before, "after": after.metrics}
-    return {
-        "metric": metric,
-        **{name: result.mean[metric] for name, result in results.items()},
-        "fused": None,
-        "best_dev": None,  # the last model is exported: generating is too slow to choose one on dev
-        "best_step": None,
-        "stages": [{"name": run.name, "metric": after.metrics.mean[metric]}],
-        "metrics": {name: result.mean for name, result in results.items()},
-        "recall_ceiling": test.candidate_recall,
-        "ceiling": test.oracle.mean,
-        "test_queries": len(test.queries),
-        "steps": steps,
-        "seconds": seconds,
-        "rows_per_s": None,
-        "tokens_per_s": None,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "engine": "trl",
-        "world_size": process_group.world_size(),
-    }
-
-
-def finish(
-    model: LLMReranker, template: ReasoningTemplate, collection: Collection, run: RunDirectory, summary: dict[str, Any]
+def export_reasoner(
+    model: LLMReranker, settings: ReasonConfig, run: RunDirectory, summary: Mapping[str, Any], prompts: Prompts
 ) -> None:
-    """Export the language model, its direct template and the one with reasoning; then the run is finished."""
+    """Write the language model to model/, with its direct template and the one with reasoning."""
+    template, options = settings.template, settings.trainer
     model.tokenizer = replace(model.tokenizer, template=template.direct)
-    adopt_prompts(model, Prompts.of(collection))
+    adopt_prompts(model, prompts)
     if process_group.is_main():
-        table = format_table(result_rows(summary))
-        card = f"Trained by plackett to reason before it answers (`reasoning_template.json`).\n\n```\n{table}\n```\n"
+        words = {
+            "loss": f"GRPO by TRL ({options.loss_type}), trained to reason before it answers "
+            "(`reasoning_template.json`)",
+            "batch": f"{options.batch_size} pairs with {options.num_generations} completions each",
+            "optimizer": f"learning rate {options.learning_rate:g}",
+        }
+        card = model_card(run.name, summary, start=str(model.source), seed=settings.seed, settings=words)
         model.cpu().export(run.path / "model", card=card)
         (run.path / "model" / "reasoning_template.json").write_text(json.dumps(asdict(template), indent=2) + "\n")
-    run.write_summary(summary)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

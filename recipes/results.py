@@ -1,12 +1,37 @@
-"""What a run notes of the test split: metrics as lines of metrics.jsonl and in the logger, scores as TREC run files."""
+"""What every run records of its results: metrics as lines of metrics.jsonl, scores as TREC run files, summary.json."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.collection import Collection
 from data.formats.trec import write_trec_run
-from engines.distributed.process_group import is_main
+from data.sampling.mixture import Mixture
+from engines.distributed import process_group
+from engines.distributed.collectives import gather_objects
+from engines.memory.allocator import peak_memory_bytes
+from evaluation.evaluator import EvaluationResult, Evaluator
 from evaluation.metrics import Metrics, Run
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
+
+RANKERS = ("first_stage", "before", "after", "fused")  # keys of summary.json; "before": the starting model
+Evaluate = Callable[[Evaluator], EvaluationResult]  # of the model in training; all ranks call it together
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a trainer says about its training once it has ended, whichever trainer it is."""
+
+    engine: str
+    steps: int
+    seconds: float
+    rows: float | None = None  # None: not counted
+    tokens: float | None = None
+    best_dev: float | None = None  # None: the last model is exported
+    best_step: int | None = None
 
 
 def record(run: RunDirectory, logger: Logger, step: int, name: str, metrics: Metrics) -> None:
@@ -17,6 +42,41 @@ def record(run: RunDirectory, logger: Logger, step: int, name: str, metrics: Met
 
 def store_run(run: RunDirectory, name: str, scores: Run) -> None:
     """Write test scores as a TREC run file."""
-    if is_main():
+    if process_group.is_main():
         (run.path / "runs").mkdir(exist_ok=True)
         write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
+
+
+def summarise(
+    data: Collection | Mixture,
+    test: Evaluator,
+    results: Mapping[str, Metrics],
+    outcome: TrainingOutcome,
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The content of summary.json that every run has. `results` on test by ranker; `data` was trained on.
+
+    Call on all ranks.
+    """
+    metric = test.config.metric
+    seconds = max(outcome.seconds, 1e-9)
+    return {
+        "data": data.name,
+        "data_hash": data.fingerprint,
+        "metric": metric,
+        **{name: results[name].mean[metric] if name in results else None for name in RANKERS},
+        "best_dev": outcome.best_dev,
+        "best_step": outcome.best_step,
+        "stages": list(stages),
+        "metrics": {name: result.mean for name, result in results.items()},
+        "recall_ceiling": test.candidate_recall,
+        "ceiling": test.oracle.mean,
+        "test_queries": len(test.queries),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "rows_per_s": None if outcome.rows is None else outcome.rows / seconds,
+        "tokens_per_s": None if outcome.tokens is None else outcome.tokens / seconds,
+        "peak_memory_bytes": max(gather_objects(peak_memory_bytes())),
+        "engine": outcome.engine,
+        "world_size": process_group.world_size(),
+    }

@@ -1,4 +1,4 @@
-"""The root of a training configuration: what `conf/train.yaml` names as its `_target_`."""
+"""The settings of a run: the roots of `conf/train.yaml` (here) and of `conf/reason.yaml` (recipes/reasoning_run.py)."""
 
 from __future__ import annotations
 
@@ -26,30 +26,35 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One training run. The groups are whatever dataclass their own `_target_` names.
+class RunSettings:
+    """What the settings of every run hold, whichever trainer it has. The groups are whatever dataclass their own
+    `_target_` names."""
 
-    A run has a loss and a trainer of its own, or `stages`: names in `stage`, in the order in which they are trained.
-    """
-
-    run_name: str | None = None  # compose() fills in the experiment's name
+    run_name: str | None = None  # compose() fills in the name of the experiment or of the configuration
     seed: int = 42
     resume: str = "auto"  # "auto", "none" or the path of a checkpoint
     output_dir: str = "outputs"
     timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the run
     model: Any
     data: Any
-    loss: Any  # None, as the trainer is, in a run with stages
     trainer: Any
-    engine: Any
     eval: Any
     logger: Any
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(RunSettings):
+    """A run of launch/train.py. It has a loss and a trainer of its own, or `stages`: names in `stage`, in the order in
+    which they are trained; then `loss` and `trainer` are None."""
+
+    loss: Any
+    engine: Any
     teacher: Any = None
     guide: Any = None
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     stages: list[str] = field(default_factory=list)
     stage: dict[str, StageConfig] = field(default_factory=dict)
     push_to_hub: str | None = None  # owner/name on the hub
-
-    def __post_init__(self) -> None:
-        check_timeout(self.timeout_s)

@@ -29,18 +29,18 @@ def started_stages(run: Path) -> list[str]:
     """
     names: list[str] = []
     is_finished = True
-    before = ""
+    problem = ""  # with the stage before
     for number, name, folder in _folders(run):
         if not _has_started(folder):
             continue
         if number != len(names) + 1 or not is_finished:
             raise ValueError(
-                f"{folder} was started from the model of stage {number - 1}, which is {before or 'gone'}: remove that "
+                f"{folder} was started from the model of stage {number - 1}, which is {problem or 'gone'}: remove that "
                 "folder too, and the same command trains both stages again"
             )
         names.append(name)
         is_finished = (folder / "summary.json").is_file()
-        before = "" if is_finished else "not finished"
+        problem = "" if is_finished else "not finished"
     return names
 
 

@@ -62,6 +62,8 @@ def test_a_run_leaves_what_every_run_does(
         "environment.json",
         "metrics.jsonl",
         "model",
+        "queries.json",
+        "report.html",
         "runs",
     }
     summary = json.loads((run / "summary.json").read_text())
@@ -82,7 +84,7 @@ def test_a_run_leaves_what_every_run_does(
     assert reason(settings) == after, "a finished run is shown"
 
 
-def test_an_interrupted_run_goes_on_from_trls_checkpoint(
+def test_an_interrupted_run_resumes_from_trls_checkpoint(
     options: list[str], tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(reasoning_grpo, "correctness_reward", first_token_is_even)
@@ -102,17 +104,17 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
     state = cut / "trl" / "checkpoint-2" / "trainer_state.json"
     assert state.is_file()
     state.write_text(state.read_text()[:40])  # killed while it was written
-    with pytest.raises(ValueError, match=r"cut was begun with other settings: trainer.beta 0.0 -> 0.1"):
+    with pytest.raises(ValueError, match=r"cut was started with other settings: trainer.beta 0.0 -> 0.1"):
         reason(load([*options, "run_name=cut", "trainer.beta=0.1"], "reason"))
     capsys.readouterr()
     measured, evaluate = [], RerankingEvaluator.evaluate
     monkeypatch.setattr(
         RerankingEvaluator, "evaluate", lambda self, *inputs: measured.append(self) or evaluate(self, *inputs)
     )
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # this launch goes on with what it has begun
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # this launch resumes what it has started
     reason(load([*options, "run_name=cut", "resume=none"], "reason"))
     assert len(measured) == 1, "the start is not measured again"
-    assert "goes on from TRL's checkpoint-1" in capsys.readouterr().out
+    assert "resumes from TRL's checkpoint-1" in capsys.readouterr().out
     runs = [tmp_path / "outputs" / name / "metrics.jsonl" for name in ("whole", "cut")]
     expected, found = ([json.loads(line) for line in file.read_text().splitlines()] for file in runs)
     assert [(line["split"], line["step"]) for line in found] == [(line["split"], line["step"]) for line in expected]
@@ -120,7 +122,7 @@ def test_an_interrupted_run_goes_on_from_trls_checkpoint(
         assert two.get("reward_mean") == one.get("reward_mean")
 
 
-def test_a_preempted_run_saves_its_step_and_goes_on(options: list[str], tmp_path: Path, monkeypatch) -> None:
+def test_a_preempted_run_saves_its_step_and_resumes(options: list[str], tmp_path: Path, monkeypatch) -> None:
     def preempted(*given: Any) -> Any:
         reward = first_token_is_even(*given)
 

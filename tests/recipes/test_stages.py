@@ -20,8 +20,9 @@ from evaluation.reranking_evaluator import RerankingEvaluator
 from launch.cli.compose import load
 from models.cross_encoder import CrossEncoder
 from models.export.folder import card_on_hub
-from recipes import training_run
-from recipes.stages import exported_step, stage_seed, stages_of, training_data
+from recipes.build import test_evaluator as build_test_evaluator
+from recipes.stage_sequence import exported_step
+from recipes.stages import stage_seed, stages_of, training_data
 from recipes.training_run import train
 
 THREE = ["+exp=reranker_three_stage", "trainer.max_steps=2", "trainer.eval_every=2", "trainer.learning_rate=0.2"]
@@ -158,8 +159,8 @@ STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "in the first step": lambda patch: stop_inside(patch, "grpo", 1),
     "inside the second stage": lambda patch: stop_inside(patch, "contrastive", 1),
     "before the end of a stage is known": lambda patch: stop_between(patch, "recipes.finish.write_report", 1),
-    "between two stages": lambda patch: stop_between(patch, "recipes.training_run.link_checkpoints", 2),
-    "before the summary": lambda patch: stop_between(patch, "recipes.training_run.write_report", 1),
+    "between two stages": lambda patch: stop_between(patch, "recipes.stage_sequence.link_checkpoints", 2),
+    "before the summary": lambda patch: stop_between(patch, "recipes.stage_sequence.write_report", 1),
 }
 
 
@@ -190,7 +191,7 @@ def test_the_same_command_resumes_to_the_same_result(
     assert_equal_runs(run, whole)
 
 
-def test_settings_of_stages_to_come_may_change_and_of_begun_ones_are_refused(
+def test_settings_of_stages_to_come_may_change_and_of_started_ones_are_refused(
     staged: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -259,7 +260,7 @@ def test_a_stage_has_lists_and_data_of_its_own_without_what_is_held_out(
     settings = load(["+exp=reranker_three_stage", *tiny_run, "data/lists@stage.grpo.lists=listed", *own])
     stages = stages_of(settings)
     collection = settings.data.build()
-    grpo, contrastive, preference = (training_data(stage, settings.stage[stage.name], collection) for stage in stages)
+    grpo, contrastive, preference = (training_data(stage, collection) for stage in stages)
     assert (grpo.lists.hard_depth, contrastive.lists.hard_depth) == (1000, 30)
     assert grpo.documents is collection.documents
     assert set(preference.split("train").queries) == set(collection.split("train").queries)
@@ -280,7 +281,7 @@ def test_every_source_of_a_mixture_gets_the_lists_of_a_stage(tiny_beir_dir: Path
         0.4,
         0.0,
     )
-    drawn = training_data(contrastive, settings.stage["contrastive"], collection)
+    drawn = training_data(contrastive, collection)
     assert drawn.sources["a"].lists == contrastive.settings.data.sources["a"].lists != collection.sources["a"].lists
 
 
@@ -299,11 +300,18 @@ def test_a_language_model_goes_through_the_stages_on_adapters(
 
     settings = load([*command, f"model.name_or_path={run / 'stages' / '1-grpo' / 'model'}"])
     loaded, collection = settings.model.build(settings.seed), settings.data.build()
-    evaluator = training_run.test_evaluator(settings, collection, loaded)
+    evaluator = build_test_evaluator(settings, collection, loaded)
     scores = evaluator.evaluate(MixedPrecision(loaded, bf16=False)).run
     known = read_trec_run(run / "stages" / "2-contrastive" / "runs" / "before.run")
     for query, documents in known.items():
         assert scores[query] == pytest.approx(documents, abs=1e-4), "a stage starts from what the one before has become"
+
+
+def test_the_adapter_of_a_single_stage_is_exported_alone(staged: list[str], tmp_path: Path) -> None:
+    train(load([*staged, "model=cross_encoder_lora", "stages=[contrastive]", "adapter_only=true"]))
+    files = {file.name for file in (tmp_path / "outputs" / "reranker_three_stage" / "model").iterdir()}
+    assert "adapter_model.safetensors" in files
+    assert "model.safetensors" not in files
 
 
 def train_here(overrides: list[str]) -> float | None:

@@ -135,7 +135,7 @@ def test_scores_of_the_start_are_stored_whole_and_said_once(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("recipes.training_run.record", "recipes.finish.write_report", "recipes.finish.export"):
+    for place in ("recipes.baseline.record", "recipes.finish.write_report", "recipes.train_model.export_model"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupt)
             with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,144 @@
+"""One model from its start to its export: the whole of a run without stages, or one stage of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.collection import Collection
+from data.sampling.mixture import Mixture
+from engines.distributed import process_group
+from engines.protocol import Engine
+from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.fusion import fit_weight, fuse
+from evaluation.metrics import Metrics, measure
+from evaluation.significance import paired_test
+from inference.interruptible import Interruptible
+from recipes.baseline import save_final_scores, score_baseline
+from recipes.finish import adopt_prompts, write_results
+from recipes.model_card import model_card, settings_of
+from recipes.results import Evaluate, TrainingOutcome, record, store_run, summarise
+from runs.directory import RunDirectory
+from trainers.trainer import Trainer
+
+
+def train_model(
+    trainer: Trainer,
+    test: Evaluator,
+    run: RunDirectory,
+    *,
+    collection: Collection | Mixture,
+    training: Collection | Mixture,
+    known_baseline: Path | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    adapter_only: bool = False,
+) -> dict[str, Any]:
+    """Measure, train, measure, export, report; returns the summary.
+
+    `collection` is measured on and `training` is trained on; `known_baseline` is where other runs keep the scores of
+    the same start; `earlier` are the summaries of the stages before.
+    """
+    evaluate = evaluation_by(trainer.engine)
+    baseline = score_baseline(test, evaluate, run, trainer.logger, known_baseline)
+    trainer.fit()
+    load_best(trainer)
+    after = evaluate(test)
+    dev = best_on_dev(trainer, evaluate)
+    weight = fit_fusion(trainer.evaluator, dev)
+    fused = fuse(test.first_stage_run, after.run, weight)
+    results = {
+        "first_stage": test.first_stage,
+        "before": baseline,
+        "after": after.metrics,
+        "fused": measure(test.qrels, fused, test.config.metrics),
+    }
+    for name, scores in (("after", after.run), ("fused", fused)):
+        store_run(run, name, scores)
+        record(run, trainer.logger, trainer.state.step, name, results[name])
+    stages = [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, run, after.metrics, test.config.metric)]
+    summary = summarise(training, test, results, outcome_of(trainer), stages)
+    summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
+    export_model(trainer, run, summary, Prompts.of(collection), adapter_only=adapter_only)
+    if run.joined is not None and process_group.is_main():
+        save_final_scores(run.path / "runs", after, dev)
+    write_results(run, test, after, summary)
+    return summary
+
+
+def evaluation_by(engine: Engine) -> Evaluate:
+    """Evaluation of the model that `engine` holds; a preemption ends it."""
+    return lambda evaluator: evaluator.evaluate(Interruptible(engine))
+
+
+def load_best(trainer: Trainer) -> None:
+    """Load the checkpoint that is best on dev. Without one, the last weights stay."""
+    best = trainer.checkpoints.best()
+    if best is not None:
+        trainer.load(best)
+
+
+def best_on_dev(trainer: Trainer, evaluate: Evaluate) -> EvaluationResult | None:
+    """The loaded best model on dev, measured again if another process did; None without a dev split."""
+    if trainer.evaluator is None:
+        return None
+    return trainer.best_result or evaluate(trainer.evaluator)
+
+
+def fit_fusion(dev: Evaluator | None, result: EvaluationResult | None) -> float:
+    """The weight of the model beside the first stage that is best on dev; 1/2 without a dev split."""
+    if dev is None or result is None:
+        return 0.5
+    return fit_weight(dev.first_stage_run, result.run, dev.qrels, dev.config.metric)
+
+
+def significance(results: Mapping[str, Metrics], metric: str) -> dict[str, Any]:
+    """Paired tests of the trained model, alone and fused, against the first stage."""
+    values = {name: result.per_query[metric] for name, result in results.items()}
+    return {
+        f"{name}_vs_first_stage": asdict(paired_test(values["first_stage"], values[name]))
+        for name in ("after", "fused")
+    }
+
+
+def outcome_of(trainer: Trainer) -> TrainingOutcome:
+    state = trainer.state
+    return TrainingOutcome(
+        engine=trainer.engine.name,
+        steps=state.step,
+        seconds=state.totals["seconds"],
+        rows=state.totals["rows"],
+        tokens=state.totals["tokens"],
+        best_dev=state.best_metric,
+        best_step=state.best_step,
+    )
+
+
+def stage_entry(trainer: Trainer, run: RunDirectory, after: Metrics, metric: str) -> dict[str, Any]:
+    """The entry of summary.json's `stages` for this trainer's stage: what it was and where it ended, on test."""
+    joined, state = run.joined, trainer.state
+    entry = {"name": joined.stage if joined else run.name, "metric": after.mean[metric]}
+    if joined is None:
+        return entry
+    return entry | {
+        "metrics": after.mean,
+        "best_dev": state.best_metric,
+        "best_step": state.best_step,  # counted within the stage; 0: it has passed on the model that it started from
+        "steps": state.step,
+        "seconds": state.totals["seconds"],
+        "settings": settings_of(trainer),
+    }
+
+
+def export_model(
+    trainer: Trainer, run: RunDirectory, summary: Mapping[str, Any], prompts: Prompts, *, adapter_only: bool
+) -> None:
+    """Write the loaded model to model/. Call on all ranks."""
+    model: Any = trainer.engine.model  # a models.capabilities.RankingModel
+    adopt_prompts(model, prompts)
+    with trainer.engine.full_weights():
+        if process_group.is_main():
+            start, settings = str(model.source), settings_of(trainer)
+            card = model_card(run.name, summary, start=start, seed=trainer.seed, settings=settings)
+            model.export(run.path / "model", card=card, adapter_only=adapter_only)
