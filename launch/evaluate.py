@@ -1,4 +1,14 @@
-"""Evaluate a ranker: `python launch/evaluate.py data=beir data.path=FOLDER model=bm25|bi_encoder|cross_encoder ...`."""
+"""Evaluate a ranker on held-out queries: beside the first stage, fused with it, with paired tests.
+
+  python launch/evaluate.py model=bm25                                       the first stage alone
+  python launch/evaluate.py model.name_or_path=outputs/RUN/model             a reranker, on the first stage's candidates
+  python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER       an embedding model, over the whole corpus
+  python launch/evaluate.py data=beir data.path=FOLDER split=test            on your own data (docs/reference.md)
+  python launch/evaluate.py eval.max_queries=100 output=results.json         on fewer queries; also written as JSON
+  torchrun --nproc_per_node=8 launch/evaluate.py model=llm_reranker_qwen3    by 8 GPUs
+
+The results are printed, with the paired tests; output=FILE.json also writes them.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +25,10 @@ if TYPE_CHECKING:
 
 
 def main(settings: EvaluationConfig) -> float:
-    from recipes.evaluation_run import (
-        evaluate,  # torch and transformers only once the command line is known to be right
-    )
+    from recipes.evaluation_run import evaluate  # torch, only once the command line is known to be right
 
     return evaluate(settings, on_lost_rank=end_process)
 
 
 if __name__ == "__main__":
-    run(main, "evaluate")
+    run(main, "evaluate", about=__doc__)

@@ -1,43 +1,48 @@
-"""Does a run fit? `python launch/plan.py +exp=NAME key=value ...`: its memory by engine and ranks, see --help."""
+"""Predict the memory of a training run, by engine and number of ranks, before it is started.
+
+  python launch/plan.py +exp=reranker_grpo                                on this machine
+  python launch/plan.py +exp=llm_reranker_sft --device cuda --memory 80   on GPUs of 80 GiB
+  python launch/plan.py +exp=embedder_large_batch --ranks 1,8,16          on other numbers of ranks
+  python launch/plan.py +exp=reranker_grpo --longest                      without reading the data
+  python launch/plan.py +exp=reranker_grpo --json                         for another program
+
+The table says for each engine and number of ranks what a rank holds at its peak, and whether that fits.
+"""
 
 from __future__ import annotations
 
 try:
     import argparse
     import json
-    import sys
     from collections.abc import Sequence
 
     from launch.cli.arguments import Parser, run_command
-    from launch.cli.errors import USER_ERRORS, explain
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; a user's mistake is one line and exit status 2."""
-    try:
-        options = parse_arguments(arguments)
-        from launch.cli.catalog import naming_losses_that_fit
-        from launch.cli.compose import load
-        from recipes.memory_plan.estimate import Machine, make_plans
-        from recipes.memory_plan.report import as_json, report
+    options = parse_arguments(arguments)
+    from launch.cli.catalog import naming_losses_that_fit  # torch, only once the arguments are known to be right
+    from launch.cli.compose import load
+    from launch.cli.entry import import_from_working_directory
+    from recipes.memory_plan.estimate import Machine, make_plans
+    from recipes.memory_plan.report import as_json, report
 
-        settings = load(options.settings, "train", options.config_dir)
-        machine = Machine.at_hand(options.device, options.memory, options.ranks_per_node)
-        with naming_losses_that_fit():
-            plans = make_plans(settings, machine, ranks=options.ranks, reads_data=not options.longest)
-        if options.json:
-            print(json.dumps({name: as_json(plan) for name, plan in plans.items()}, indent=1))
-        else:
-            print("\n\n".join("\n".join([f"{name}:", *report(plan)]) for name, plan in plans.items()))
-    except USER_ERRORS as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+    if options.config_dir is not None:
+        import_from_working_directory()
+    settings = load(options.settings, "train", options.config_dir)
+    machine = Machine.at_hand(options.device, options.memory, options.ranks_per_node)
+    with naming_losses_that_fit():
+        plans = make_plans(settings, machine, ranks=options.ranks, reads_data=not options.longest)
+    if options.json:
+        print(json.dumps({name: as_json(plan) for name, plan in plans.items()}, indent=1))
+    else:
+        print("\n\n".join("\n".join([f"{name}:", *report(plan)]) for name, plan in plans.items()))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(prog="plan.py", description="The memory of a training run, by engine and number of ranks.")
+    parser = Parser(__file__, __doc__, lists_experiments=True)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py: +exp=NAME, ...")
     parser.add_argument("--ranks", type=_ranks, default=[1, 2, 4, 8], metavar="N,N", help="default 1,2,4,8")
     parser.add_argument("--memory", type=float, metavar="GIB", help="of a GPU or of a CPU node; default: this one's")

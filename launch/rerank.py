@@ -1,4 +1,12 @@
-"""Rank documents for one query: `python launch/rerank.py MODEL --query "..." --documents FILE`, see --help."""
+"""Rank documents for one query with a trained reranker.
+
+  python launch/rerank.py outputs/RUN/model --query "what is BM25?" --documents FILE.txt     one document a line
+  python launch/rerank.py outputs/RUN/model --query "what is BM25?" "a document" "another"   documents as arguments
+  python launch/rerank.py HUB_ID --query "what is BM25?" --documents FILE.jsonl --top-k 5 --json
+  cat FILE.txt | python launch/rerank.py outputs/RUN/model --query "what is BM25?" --documents -
+
+Scores are those of sentence-transformers' CrossEncoder, or of an LLM reranker's answer.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check_text(what: str, text: str) -> None:
-    """Raise ValueError where `text` holds half a surrogate pair, which stands for a byte that is not UTF-8."""
+    """Raise ValueError if `text` holds half a surrogate pair, which stands for a byte that is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -60,10 +68,10 @@ def table(ranking: Sequence[RankedDocument], width: int) -> list[str]:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="rerank.py", description="Rank documents for a query with a trained reranker.")
+    parser = Parser(__file__, __doc__)
     parser.add_argument("model", help="outputs/RUN/model, another folder or a hub id")
     parser.add_argument("document", nargs="*", help="documents as arguments")
-    parser.add_argument("--query", required=True)
+    parser.add_argument("--query", required=True, metavar="TEXT", help="what the documents are ranked for")
     parser.add_argument(
         "--documents",
         action="append",
@@ -72,7 +80,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=".txt (one a line), .jsonl (text, title, _id), .json (a list); - reads lines from standard input",
     )
     parser.add_argument(
-        "--instruction", metavar="TEXT", help="of an LLM reranker; of a cross-encoder: before the query"
+        "--instruction",
+        metavar="TEXT",
+        help="for an LLM reranker; a cross-encoder reads it before the query",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="show the best N only")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="per pair of query and document")

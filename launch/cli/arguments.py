@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from launch.cli.entry import prepare_process
+from launch.cli.entry import end_quietly_with_pipe, prepare_process
 from launch.cli.errors import reported
+from launch.cli.help import experiments_part
+from launch.cli.overrides import config_folders
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose errors are one line like all others."""
+    """argparse with errors of one line, like all others. `about` opens --help: what the command does, and its commonest
+    lines; with `lists_experiments` the experiments of conf/ and of --config-dir end it."""
+
+    def __init__(self, entry: str, about: str | None, *, lists_experiments: bool = False):
+        name, style = f"launch/{Path(entry).name}", argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=name, description=(about or "").strip(), formatter_class=style, add_help=False)
+        if lists_experiments:
+            self.add_argument("-h", "--help", action=_HelpWithExperiments, nargs=0, help="print this page")
+        else:
+            self.add_argument("-h", "--help", action="help", help="print this page")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (--help shows the usage)")
 
 
+class _HelpWithExperiments(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        parser.epilog = experiments_part(config_folders(getattr(namespace, "config_dir", None)))
+        parser.print_help()
+        parser.exit()
+
+
 def run_command(main: Callable[[], None]) -> None:
-    """Call `main` as a process of its own; an error is one line, and a closed pipe (`... | head`) ends it quietly."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    """Call `main` as a process of its own; a mistake is one line and exit status 1."""
+    end_quietly_with_pipe()
     with reported():
         prepare_process(config_dir=None)
         main()

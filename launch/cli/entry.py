@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,32 +18,43 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from launch.cli.compose import compose, instantiate
-from launch.cli.errors import leave_hung_tracker, reported, set_run_folder
-from launch.cli.overrides import Sources
+from launch.cli.errors import exit_if_tracker_hangs, reported, set_run_folder
+from launch.cli.help import help_page
+from launch.cli.overrides import Sources, config_folders
 from runs.redaction import redact_tree
 from runs.source_tree import CONF, PACKAGES, ROOT
 
 Main = Callable[[Any], object]  # called with the settings, the object that the configuration's root names
 
 
-def run(main: Main, config_name: str = "train") -> None:
-    """Compose `config_name` from the command line and call `main` with the settings.
+def run(main: Main, config_name: str = "train", about: str | None = None) -> None:
+    """Compose `config_name` from the command line and call `main` with the settings. `about` opens --help.
 
-    Hydra itself runs only for --multirun, --cfg, --info and --help: otherwise it makes no directory, no log file and
-    changes no working directory. Under --multirun every job is named run_name-OVERRIDES, and what `main` returns is
-    the value that a sweeper (Optuna) optimises.
+    Hydra itself runs only for --multirun, --cfg and --info: otherwise it makes no directory, no log file and changes no
+    working directory. Under --multirun every job is named run_name-OVERRIDES, and what `main` returns is the value that
+    a sweeper (Optuna) optimises.
     """
     with reported():
         arguments = parse_arguments()
         config_name = arguments.config_name or config_name
+        if arguments.help:
+            show_help(about or "", config_name, arguments.config_dir)
+            return
         prepare_process(arguments.config_dir)
         if arguments.multirun:
             sweep(main, config_name, arguments)
-        elif arguments.cfg or arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        elif arguments.cfg or arguments.hydra_help or arguments.info or arguments.shell_completion:
             show(config_name, arguments)
         else:
             start(main, compose(arguments.overrides, config_name, arguments.config_dir))
-    leave_hung_tracker()
+    exit_if_tracker_hangs()
+
+
+def show_help(about: str, config_name: str, config_dir: str | None) -> None:
+    """Print the command's --help, on rank 0."""
+    end_quietly_with_pipe()
+    if is_rank_0():
+        print(help_page(about, config_name, config_folders(config_dir)))
 
 
 def start(main: Main, tree: Mapping[str, Any]) -> object:
@@ -52,7 +64,7 @@ def start(main: Main, tree: Mapping[str, Any]) -> object:
 
 
 def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
-    """Hydra's --multirun: each job is composed and checked anew, and named after what sets it apart."""
+    """Hydra's --multirun: each job is composed and checked by itself, and named after what sets it apart."""
 
     def job(_: object) -> object:
         with reported():  # here, and not around Hydra alone, which would print a line of its own first
@@ -72,18 +84,19 @@ def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
 
 
 def hide_secrets(sweep_folder: Path) -> None:
-    """In the file to which Hydra's sweeper writes what it was called with, as it was given."""
+    """Redact the file to which Hydra's sweeper writes its command line as it was given."""
     file = sweep_folder / "multirun.yaml"
-    if os.environ.get("RANK", "0") == "0" and file.is_file():
+    if is_rank_0() and file.is_file():
         OmegaConf.save(OmegaConf.create(redact_tree(OmegaConf.to_container(OmegaConf.load(file)))), file)
 
 
 def show(config_name: str, arguments: argparse.Namespace) -> None:
-    """--cfg job: the checked configuration, as config.yaml will hold it; --cfg hydra, --info and --help are Hydra's. On
-    rank 0."""
+    """Print on rank 0 the checked configuration, as config.yaml will hold it (--cfg job), or what Hydra says (--cfg
+    hydra, --info)."""
+    end_quietly_with_pipe()
     forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
     tree = compose(arguments.overrides, config_name, arguments.config_dir) if arguments.cfg else {}
-    if os.environ.get("RANK", "0") != "0":
+    if not is_rank_0():
         return
     if arguments.cfg == "job":
         node = OmegaConf.create(tree)
@@ -109,27 +122,43 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def is_rank_0() -> bool:
+    """Whether this process prints; known without torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def end_quietly_with_pipe() -> None:
+    """A closed pipe (`... | head`) ends this process without an error."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def prepare_process(config_dir: str | None) -> None:
-    """Imports and programs are found wherever the command was started, with an activated environment or without.
+    """Make imports and programs be found wherever the command was started, with an activated environment or without.
 
     The entry file's own folder is taken off the import path (its `evaluate.py` would hide a library of that name).
-    With `config_dir` the working directory is put on it, after this project's packages are imported: a folder named
-    `data` there must not hide them.
+    `config_dir` may name classes of the user's own, which lie in the working directory.
     """
     check_clone()
-    if os.environ.get("RANK", "0") != "0":
-        logging.disable(logging.WARNING)  # every rank reads the same data: rank 0 says what is to be said of it
+    if not is_rank_0():
+        logging.disable(logging.WARNING)  # every rank reads the same data: rank 0 alone warns
     folder = ROOT / "launch"
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja's
     if config_dir is not None:
-        for package in PACKAGES:
-            importlib.import_module(package)
-        sys.path.append(os.getcwd())
+        import_from_working_directory()
+
+
+def import_from_working_directory() -> None:
+    """Put the working directory on the import path, after this project's packages are imported: a folder named `data`
+    there must not hide them."""
+    for package in PACKAGES:
+        importlib.import_module(package)
+    sys.path.append(os.getcwd())
 
 
 def check_clone() -> None:
-    """Raise ValueError where the entry file lies in another clone than the installed one."""
+    """Raise ValueError if the entry file lies in another clone than the installed one."""
     entry = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
     twin = ROOT / "launch" / entry.name
     if entry.parent.name == "launch" and twin.exists() and twin != entry:

@@ -40,10 +40,7 @@ class Sources:
 
     @classmethod
     def find(cls, overrides: Sequence[str], config_name: str, config_dir: str | Path | None) -> Sources:
-        folders = (CONF,) if config_dir is None else (CONF, Path(config_dir).resolve())
-        for folder in folders:
-            if not folder.is_dir():
-                raise FileNotFoundError(f"the configuration directory {folder} does not exist")
+        folders = config_folders(config_dir)
         parsed = [parse(override, folders) for override in overrides]
         emptied = dict.fromkeys(node for override in parsed if (node := replaced_node(override, folders)))
         forced = [*(f"++{node}=null" for node in emptied), *(force(override, folders) for override in parsed)]
@@ -92,6 +89,15 @@ class Sources:
 
 
 _ABSENT = object()
+
+
+def config_folders(config_dir: str | Path | None) -> tuple[Path, ...]:
+    """conf/ and the user's --config-dir. Raises FileNotFoundError if that does not exist."""
+    folders = (CONF,) if config_dir is None else (CONF, Path(config_dir).resolve())
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"the configuration directory {folder} does not exist")
+    return folders
 
 
 def parse(override: str, folders: Sequence[Path]) -> Override:

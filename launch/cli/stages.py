@@ -12,7 +12,7 @@ def apply_stage_overrides(plain: dict[str, Any], given: Collection[str]) -> dict
     """The composed tree of a run with stages, without a loss and a trainer of its own: `trainer.KEY` is set in every
     stage whose trainer has that option, unless `stage.NAME.trainer.KEY` is among the keys `given` on the command line.
 
-    Raises ValueError where a stage is named that is not there, or a loss or a trainer chosen that no stage would use.
+    Raises ValueError if a stage is named that is not there, or a loss or a trainer chosen that no stage would use.
     Other trees, and what is no stage by its type, are left to `launch.cli.schema`.
     """
     stages, nodes = plain.get("stages"), plain.get("stage")

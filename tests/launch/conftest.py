@@ -66,8 +66,8 @@ def main(job):
     if what in ("mistake", "refusal"):
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
         if what == "mistake":
-            from launch.cli.errors import run_begun
-            run_begun()
+            from launch.cli.errors import run_started
+            run_started()
         raise ValueError("corpus.jsonl:7\\nis not JSON")
     if what == "bug":
         raise KeyError("a bug")

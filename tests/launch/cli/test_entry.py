@@ -55,13 +55,10 @@ def test_what_hydra_writes_of_a_multirun_holds_no_secret(stand_in_folder, tmp_pa
     assert "PASSWORD" not in file.read_text()
 
 
-def test_cfg_shows_the_configuration_and_help_the_groups(stand_in_folder, tmp_path):
+def test_cfg_shows_the_configuration(stand_in_folder, tmp_path):
     shown = start(stand_in_folder, "+exp=good", "--cfg", "job", "tool.size=5", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "  size: 5\n" in shown.stdout
-    shown = start(stand_in_folder, "--help", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert "tool: hammer, saw" in shown.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +100,7 @@ def test_a_mistake_in_a_run_keeps_its_traceback_in_the_run_directory(stand_in_fo
 
 
 def test_a_refused_command_leaves_nothing_in_the_run_directory(stand_in_folder, tmp_path):
-    """Before it has begun, the run there may be another's, perhaps another process trains in it."""
+    """Before it has started, the run there may be another's, perhaps another process trains in it."""
     done = start(stand_in_folder, "tool.path=refusal", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "error: corpus.jsonl:7 is not JSON\n")
     assert [child.name for child in (tmp_path / "outputs" / "job").iterdir()] == ["checkpoints"]
@@ -118,7 +115,7 @@ def test_a_refused_command_leaves_nothing_in_the_run_directory(stand_in_folder, 
     ],
 )
 def test_a_full_disk_is_explained(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(errors, "_run_folder", tmp_path)
+    monkeypatch.setattr(errors.process, "run_folder", tmp_path)
     line = errors.explain(error)
     assert line.startswith(f"a disk is full ({error}): make room, first where {tmp_path} lies; ")
     assert line.endswith("the same command starts again")

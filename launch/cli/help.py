@@ -1,0 +1,133 @@
+"""What --help prints: what a command does, its commonest lines, experiments, groups and settings.
+
+It reads the files of conf/ and their comments. Hydra does not compose them, and nothing slow is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.cli.overrides import EXPERIMENTS, choices
+
+MORE = """\
+flags:
+  --config-dir DIR  also search DIR for configuration files, such as DIR/exp/NAME.yaml of your own
+  --cfg job         print all settings with their values and stop
+  -m, --multirun    one run for each of several values: KEY=A,B
+  -h, --help        print this page
+docs/reference.md explains the options; each also has a comment in its file below conf/."""
+
+
+def help_page(about: str, config_name: str, folders: Sequence[Path]) -> str:
+    """The page of a command whose settings are KEY=VALUE. `about`: its purpose and its commonest lines."""
+    root = _root(config_name, folders)
+    text, node = (root.read_text(encoding="utf-8"), _load(root)) if root else ("", {})
+    defaults = _defaults(node)
+    parts = [
+        about.strip(),
+        experiments_part(folders, defaults),
+        _part("groups (GROUP=CHOICE, * by default):", _group_rows(node, defaults, folders)),
+        _part("settings (KEY=VALUE), beside those of the groups:", _setting_rows(text)),
+        MORE,
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def experiments_part(folders: Sequence[Path], defaults: Mapping[str, Any] | None = None) -> str:
+    """Every experiment with one line. `defaults`: the groups of the command; None: those of launch/train.py."""
+    if defaults is None:
+        root = _root("train", folders)
+        defaults = _defaults(_load(root)) if root else {}
+    found = {
+        str(file.relative_to(folder / EXPERIMENTS).with_suffix("")): file
+        for folder in folders
+        for file in sorted((folder / EXPERIMENTS).rglob("*.yaml"))
+    }
+    rows = {name: _first_sentence(file) for name, file in sorted(found.items()) if _selects_only(file, defaults)}
+    return _part("experiments (+exp=NAME):", rows, one_line=True)
+
+
+def _root(config_name: str, folders: Sequence[Path]) -> Path | None:
+    return next((file for folder in reversed(folders) if (file := folder / f"{config_name}.yaml").is_file()), None)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """The content of a configuration file; nothing if it is broken, which a run reports and this page need not."""
+    try:
+        node = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}
+    return node if isinstance(node, dict) else {}
+
+
+def _defaults(node: Mapping[str, Any]) -> dict[str, Any]:
+    """{group: its default choice} of a defaults list, Hydra's own groups left out."""
+    entries = [entry for entry in node.get("defaults", []) if isinstance(entry, dict)]
+    pairs = {str(key).removeprefix("override ").lstrip("/"): value for entry in entries for key, value in entry.items()}
+    return {group: value for group, value in pairs.items() if not group.startswith("hydra/")}
+
+
+def _selects_only(experiment: Path, defaults: Mapping[str, Any]) -> bool:
+    """Whether the command has every group whose default the experiment replaces."""
+    entries = [entry for entry in _load(experiment).get("defaults", []) if isinstance(entry, dict)]
+    replaced = [key for entry in entries for key in map(str, entry) if key.startswith("override ")]
+    return all(key.removeprefix("override ").lstrip("/") in defaults for key in replaced)
+
+
+def _first_sentence(file: Path) -> str:
+    """What the comment at the top of an experiment says first, after its package and its command."""
+    words: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comment = line.lstrip("# ")
+        if not comment.startswith(("@package", "torchrun ", "python ")):
+            words.append(comment)
+    return re.split(r"\.(?:\s|$)", " ".join(words), maxsplit=1)[0]
+
+
+def _group_rows(
+    node: Mapping[str, Any], defaults: Mapping[str, Any], folders: Sequence[Path]
+) -> Iterator[tuple[str, str]]:
+    """The groups that the command has, those inside others included, with their choices."""
+    names = [*defaults, *(key for key in node if key not in defaults and any((f / str(key)).is_dir() for f in folders))]
+    for name in names:
+        group, _, place = name.partition("@")
+        default = defaults.get(name)
+        if place:
+            yield name, f"another {group}, as the {place}"
+            continue
+        found = [f"{choice}*" if choice == default else choice for choice in choices(group, folders)]
+        yield name, ", ".join(found) + " (default: what fits the other choices)" * ("$" in str(default))
+        inside = {child.name for folder in folders for child in (folder / group).glob("*/")}
+        for child in sorted(inside):
+            yield f"{group}/{child}", ", ".join(choices(f"{group}/{child}", folders))
+
+
+def _setting_rows(text: str) -> Iterator[tuple[str, str]]:
+    """The settings at the top level of a configuration file, with their comments."""
+    for key, value, comment in re.findall(r"^(\w+):[ ]*([^#\n]*?)[ ]*(?:#[ ]*(.+))?$", text, re.MULTILINE):
+        if key not in ("_target_", "defaults", "hydra"):
+            yield f"{key}={value}" if value else key, comment
+
+
+def _part(title: str, rows: Mapping[str, str] | Iterable[tuple[str, str]], *, one_line: bool = False) -> str:
+    """A title and an aligned table of two columns; nothing without rows."""
+    table = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
+    if not table:
+        return ""
+    width = min(max(shutil.get_terminal_size((120, 24)).columns, 80), 120)
+    first = max(len(name) for name, _ in table) + 4
+    lines = [title]
+    for name, text in table:
+        room = width - first
+        cells = [textwrap.shorten(text, room, placeholder=" ...")] if one_line else textwrap.wrap(text, room)
+        lines += [f"  {name if number == 0 else '':<{first - 2}}{cell}" for number, cell in enumerate(cells or [""])]
+    return "\n".join(line.rstrip() for line in lines)
