@@ -12,6 +12,7 @@ from launch.cli.compose import compose, load
 from launch.cli.overrides import EXPERIMENTS
 from launch.cli.schema import locate, type_hints
 from runs.source_tree import CONF
+from trainers.options import TrainerConfig
 
 # An experiment chooses these groups and sets no key inside: another choice on the command line would get that key.
 # (The budget of a run, under trainer, is the experiment's own.)
@@ -20,8 +21,12 @@ SWAPPABLE = {"model", "data", "loss", "engine", "logger", "eval"}
 EXPERIMENT_FILES = sorted((CONF / EXPERIMENTS).rglob("*.yaml"))
 ROOT_FILES = sorted(CONF.glob("*.yaml"))
 GROUP_FILES = sorted(
-    file for file in CONF.rglob("*.yaml") if file.parent.name != EXPERIMENTS and file not in ROOT_FILES
+    file for file in CONF.rglob("*.yaml") if file.parent.name not in (EXPERIMENTS, "shared") and file not in ROOT_FILES
 )
+
+
+TRAINER_FILES = [file for file in (CONF / "trainer").glob("*.yaml") if "shared/options@_here_" in file.read_text()]
+TRAINER_OPTIONS = CONF / "trainer" / "shared" / "options.yaml"
 
 
 def name(file: Path) -> str:
@@ -38,19 +43,43 @@ def test_there_are_configurations():
     assert CONF / "train.yaml" in ROOT_FILES
 
 
+def stated_keys(file: Path) -> set[str]:
+    """The keys that a file sets: its own, those of the files that it builds on, and the groups that it chooses."""
+    node = node_of(file)
+    keys = set(node) - {"_target_", "defaults", "hydra"}
+    for entry in node.get("defaults", []):
+        if isinstance(entry, dict):
+            [group] = entry
+            package = group.removeprefix("override ").strip("/").rpartition("@")[2]
+            keys |= {package.partition(".")[0]} if not package.startswith("hydra/") else set()
+        elif entry != "_self_":
+            keys |= stated_keys(file.parent / f"{entry.removesuffix('@_here_')}.yaml")
+    return keys
+
+
 @pytest.mark.parametrize("file", [*ROOT_FILES, *GROUP_FILES], ids=name)
 def test_a_file_states_every_field_of_its_target_and_nothing_else(file):
-    node = node_of(file)
-    target = locate(node["_target_"], name(file))
+    target = locate(node_of(file)["_target_"], name(file))
     parameters = inspect.signature(target).parameters
     assert set(type_hints(target)) >= set(parameters), "its types can be resolved, so that they are checked"
-    chosen = [entry for entry in node.get("defaults", []) if isinstance(entry, dict)]
-    groups = {key.removeprefix("override ").strip("/") for entry in chosen for key in entry}
-    stated = (set(node) | {group.split("@")[-1] for group in groups}) - {"_target_", "defaults", "hydra"}
-    stated = {key for key in stated if not key.startswith("hydra/")}
-    inherits = "defaults" in node and file in GROUP_FILES
-    if not inherits:
-        assert stated == set(parameters)
+    assert stated_keys(file) == set(parameters)
+
+
+def test_an_option_of_every_trainer_stands_in_one_file():
+    assert stated_keys(TRAINER_OPTIONS) == set(inspect.signature(TrainerConfig).parameters)
+    assert {file.stem for file in TRAINER_FILES} == {"contrastive", "grpo", "preference", "ranking"}
+
+
+@pytest.mark.parametrize("file", TRAINER_FILES, ids=name)
+def test_a_trainer_states_its_differences_alone(file):
+    shared = node_of(TRAINER_OPTIONS)
+    repeated = {key for key, value in node_of(file).items() if key in shared and shared[key] == value}
+    assert not repeated
+
+
+def test_what_trainers_share_is_no_choice():
+    with pytest.raises(ValueError, match=r"^trainer._target_ is '\?\?\?', expected the path of a class"):
+        compose(["trainer=shared/options"])
 
 
 @pytest.mark.parametrize("file", EXPERIMENT_FILES, ids=name)
