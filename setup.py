@@ -1,14 +1,26 @@
-"""`pip install -e .`: the repository is cloned and extended in place, so conf/ lies beside the packages."""
+"""`pip install -e .` for a clone that is extended in place, `pip wheel .` for a wheel that runs without one.
 
-from setuptools import find_packages, setup
+conf/ lies beside the packages in both: a wheel takes its YAML files as the data of a namespace package (a folder
+without an `__init__.py`).
+"""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
 
 setup(
     name="plackett",
     version="0.1.0",
     description="Trains rerankers and embedding models with listwise, preference and GRPO objectives, at any scale",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(exclude=["tests*", "benchmarks*", "docs*"]),
+    packages=[
+        *find_packages(exclude=["tests*", "benchmarks*", "docs*"]),
+        *find_namespace_packages(include=["conf", "conf.*"]),
+    ],
+    package_data={"": ["*.yaml"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
