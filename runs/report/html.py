@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,17 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --dim: #9aa4af; --line: #373e47; --page: #12161c;
   --accent: #6cb2ff; --good: #56d364; --bad: #ff8a80 } }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
-  background: var(--page); max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem }
+  background: var(--page); max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem; overflow-wrap: anywhere }
 h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem }
 p.lead { color: var(--dim); margin: .25rem 0 0 } .warning { color: var(--bad) }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } .table { overflow-x: auto }
 th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left; padding-left: 0 } th { font-weight: 600; color: var(--dim) }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--page) }
+th, td { overflow-wrap: normal; white-space: nowrap } th { font-weight: 600; color: var(--dim) }
+@media (max-width: 40rem) { th, td { padding: .35rem .6rem }
+  th:first-child, td:first-child { min-width: 6.5rem; max-width: 8rem; white-space: normal; overflow-wrap: anywhere } }
 td.top { font-weight: 650; color: var(--accent) } .bound td { color: var(--dim) }
-.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.25rem }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1.25rem }
 figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; color: var(--dim) }
 .query { border-top: 1px solid var(--line); padding: .75rem 0 }
 .query ol { list-style: none; padding: 0; margin: .4rem 0 }
@@ -45,7 +48,7 @@ figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; c
 .rank { display: inline-block; min-width: 11.5rem; color: var(--dim); font-variant-numeric: tabular-nums }
 .up { color: var(--good) } .down { color: var(--bad) } .relevant { color: var(--good); font-weight: 600 }
 .settings td { text-align: left; font: .85rem ui-monospace, monospace; padding: .15rem .9rem .15rem 0; border: 0;
-  overflow-wrap: anywhere }
+  overflow-wrap: anywhere; white-space: normal }
 summary { cursor: pointer; color: var(--accent) }
 """
 
@@ -100,7 +103,12 @@ def _results(summary: Mapping[str, Any]) -> str:
         f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'
         for remark in remarks(summary)
     )
-    return f"<h2>Test queries</h2>\n<table><tr><th></th>{header}</tr>\n{''.join(lines)}</table>{notes}"
+    return f"<h2>Test queries</h2>\n{_table(f'<tr><th></th>{header}</tr>', lines)}{notes}"
+
+
+def _table(header: str, rows: Iterable[str], style: str = "results") -> str:
+    """A table that scrolls by itself: on a narrow screen the page must not."""
+    return f'<div class="table"><table class="{style}">{header}\n{"".join(rows)}</table></div>'
 
 
 def _cell(value: float | None, is_top: bool) -> str:
@@ -120,8 +128,8 @@ def _stages(summary: Mapping[str, Any]) -> str:
         measured = ("" if dev is None else f"{dev:.4f}", f"{stage['metric']:.4f}")
         rows.append((html.escape(stage["name"]), *steps, *measured, _duration(stage["seconds"])))
     header = "".join(f"<th>{title}</th>" for title in titles)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f"<h2>Stages</h2>\n<table><tr>{header}</tr>\n{lines}</table>"
+    lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows]
+    return f"<h2>Stages</h2>\n{_table(f'<tr>{header}</tr>', lines)}"
 
 
 def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
@@ -190,8 +198,8 @@ def _document(document: Mapping[str, Any]) -> str:
 def _settings(title: str, node: Mapping[str, Any] | None) -> str:
     if not node:
         return ""
-    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in _flat(node))
-    return f'<h2>{title}</h2><details><summary>show all</summary><table class="settings">{rows}</table></details>'
+    rows = [f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in _flat(node)]
+    return f"<h2>{title}</h2><details><summary>show all</summary>{_table('', rows, 'settings')}</details>"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from evaluation.reranking_evaluator import RerankingConfig
 from evaluation.retrieval_evaluator import RetrievalConfig
 from runs.report.charts import draw, running_mean
 from runs.report.content import print_table, result_rows
-from runs.report.html import write_report
+from runs.report.html import STYLE, write_report
 from runs.report.queries import extreme_queries, write_queries
 
 METRICS = {"first_stage": 0.45, "before": 0.19, "after": 0.5, "fused": 0.53}
@@ -43,17 +43,19 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.stack, self.sources, self.text = [], [], ""
+        self.stack, self.sources, self.text, self.containers = [], [], "", []
         self.feed(text)
         assert not self.stack
 
     def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.containers.append(self.stack[-1])
         if tag not in ("meta", "img", "source", "br"):
-            self.stack.append(tag)
+            self.stack.append(tag if tag != "div" else f"div.{dict(attributes).get('class')}")
         self.sources += [value for name, value in attributes if name in ("src", "srcset", "href")]
 
     def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
+        assert self.stack.pop().partition(".")[0] == tag
 
     def handle_data(self, data):
         self.text += data
@@ -243,3 +245,17 @@ def test_a_curve_of_stages_is_drawn_in_parts():
     whole, parts = draw("Loss", {"": points}), draw("Loss", {"a": points[:4], "b": points[4:]})
     assert parts != whole
     assert draw("Loss", {"a": points[:4], "c": points[4:]}) != parts
+
+
+def test_nothing_is_wider_than_a_telephone(run_dir):
+    """A table scrolls inside its container, so that the page does not scroll sideways; no width is above 390 px."""
+    stages = [{**stage, "steps": 50, "seconds": 61.0} for stage in STAGES]
+    page = write_report(run_dir, {**SUMMARY, "stages": stages}).read_text()
+    containers = Page(page).containers
+    assert len(containers) >= 3, "results, stages, settings"
+    assert set(containers) == {"div.table"}
+    assert re.search(r"\.table \{[^}]*overflow-x: auto", STYLE)
+    rem = 16
+    widths = re.findall(r"(?<!max-)width: ([\d.]+)(rem|px)", STYLE)
+    assert all(float(number) * (rem if unit == "rem" else 1) <= 390 for number, unit in widths)
+    assert "minmax(min(20rem, 100%), 1fr)" in STYLE, "a column of curves is never wider than the page"
