@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from data.hashing import stable_hash, text_hash
-
-if TYPE_CHECKING:
-    from data.sampling.training_lists import TrainingLists
+from data.hashing import stable_hash
 
 logger = logging.getLogger(__name__)
 
@@ -27,32 +25,42 @@ class Plan(Protocol):
         """The keys of all lists of that global batch; in order it is quick, elsewhere it plans the epoch again."""
 
 
+@dataclass(frozen=True)
+class UniqueTexts:
+    """The texts that only one list of a batch may hold, because the loss takes other lists' documents as negatives."""
+
+    of_list: Callable[[int, int], set[int]]  # (epoch, query index) -> the hashes of that list's texts
+    kind: str  # in messages: "query or document"
+    remedy: str = ""  # in messages, where there is one beside a smaller batch
+
+
 class EpochPlan:
     """Each epoch is a permutation keyed by (seed, epoch), cut into batches; the rest of the queries sits it out.
 
-    With `in_batch_negatives`, lists that would bring a text twice into a batch wait for a later one of the epoch (see
-    `Texts`). At its end, where those that wait have too much in common, lists met before fill the batches.
+    With `unique_texts`, lists that would bring a text twice into a batch wait for a later one of the epoch. At its
+    end, if those that wait have too much in common, lists met before fill the batches. `source` names the data.
     """
 
-    def __init__(self, lists: TrainingLists, *, batch_size: int, seed: int, in_batch_negatives: bool) -> None:
-        if not 1 <= batch_size <= len(lists):
+    def __init__(
+        self, num_lists: int, *, batch_size: int, seed: int, source: str, unique_texts: UniqueTexts | None = None
+    ) -> None:
+        if not 1 <= batch_size <= num_lists:
             raise ValueError(
-                f"trainer.batch_size={batch_size} must be between 1 and the {len(lists)} training queries there are"
-                f" (data {lists.source})"
+                f"trainer.batch_size={batch_size} must be between 1 and the {num_lists} training queries there are"
+                f" (data {source})"
             )
-        self.batch_size, self.seed, self.num_lists = batch_size, seed, len(lists)
-        self.texts = Texts(lists) if in_batch_negatives else None
-        self.source, self.warned = lists.source, False
-        self.batches_per_epoch = len(lists) // batch_size
+        self.num_lists, self.batch_size, self.seed, self.source = num_lists, batch_size, seed, source
+        self.unique_texts = unique_texts
+        self.warned = False
+        self.batches_per_epoch = num_lists // batch_size
         self.epoch, self.position = -1, 0
         self.batches: Iterator[tuple[list[int], int]] = iter(())
         distinct = next(self._plan(0))[1]
-        if distinct < batch_size:
-            shared = "query or document" if lists.options.no_duplicates else "query or relevant document"
-            wider = " or set data.lists.no_duplicates=false" if lists.options.no_duplicates else ""
+        if unique_texts is not None and distinct < batch_size:
             raise ValueError(
-                f"trainer.batch_size={batch_size} is too large for data {lists.source}: its lists have so much in "
-                f"common that only {distinct} without a common {shared} were found; lower it{wider}"
+                f"trainer.batch_size={batch_size} is too large for data {source}: its lists have so much in "
+                f"common that only {distinct} without a common {unique_texts.kind} were found; lower it"
+                f"{unique_texts.remedy}"
             )
 
     def batch(self, number: int) -> list[tuple[int, int]]:
@@ -71,7 +79,7 @@ class EpochPlan:
         return [(epoch, index) for index in batch]
 
     def _plan(self, epoch: int) -> Iterator[tuple[list[int], int]]:
-        """Per batch its query indices, and how many of them share no text with one before."""
+        """The query indices of each batch, and how many of them share no text with one before."""
         fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
         waiting: dict[int, deque[Entry]] = {}  # by the text that they waited for: of each at most one can join a batch
         for _ in range(self.batches_per_epoch):
@@ -95,7 +103,7 @@ class EpochPlan:
             yield batch.indices + list(islice(others, self.batch_size - distinct)), distinct
 
     def _entry(self, epoch: int, index: int) -> Entry:
-        return index, self.texts.of(epoch, index) if self.texts is not None else set()
+        return index, self.unique_texts.of_list(epoch, index) if self.unique_texts is not None else set()
 
     def _order(self, epoch: int, name: str) -> list[int]:
         return np.random.default_rng(stable_hash(name, self.seed, epoch)).permutation(self.num_lists).tolist()
@@ -122,34 +130,6 @@ class Batch:
         self.indices.append(index)
         self.taken |= own
         return None
-
-
-class Texts:
-    """Keys of what may stand in one list of a batch only: the query, the relevant documents that are drawn, and with
-    `data.lists.no_duplicates` all documents that are."""
-
-    def __init__(self, lists: TrainingLists) -> None:
-        self.lists = lists
-        self.keys: dict[str, int] = {}  # of documents
-
-    def of(self, epoch: int, index: int) -> set[int]:
-        query_id = self.lists.query_ids[index]
-        relevant = self.lists.relevant.get(query_id, {})
-        drawn: list[str] | Mapping[str, float]
-        if self.lists.options.no_duplicates:
-            drawn = self.lists.draw(epoch, query_id)
-        elif len(relevant) > 1:
-            drawn = [document_id for document_id in self.lists.draw(epoch, query_id) if document_id in relevant]
-        else:
-            drawn = relevant
-        query = -1 - text_hash(self.lists.queries[query_id])  # below 0: a query may read like a document
-        return {query, *map(self._key, drawn)}
-
-    def _key(self, document_id: str) -> int:
-        key = self.keys.get(document_id)
-        if key is None:
-            key = self.keys[document_id] = text_hash(self.lists.documents[document_id])
-        return key
 
 
 class MixturePlan:

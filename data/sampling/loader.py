@@ -22,37 +22,22 @@ PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class ListSource(Protocol):
-    """A data set of training lists, or several of them, with a plan of its batches."""
+    """Training lists by key."""
 
     def __getitem__(self, key: Any) -> ListExample: ...
 
-    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> Plan:
-        """Which keys of `self` make batch 0, 1, 2, ..."""
-
 
 class ListLoader:
-    """Batches of `batch_size` lists over all ranks, numbered 0, 1, 2, ... over the whole run.
+    """Batches of training lists, numbered 0, 1, 2, ... over the whole run.
 
-    The plan is made globally, a function of (seed, number) alone; each rank tokenises its share. With
-    `in_batch_negatives` the loss compares the lists of a batch, so that no two of them may hold the same query or
-    relevant document (`data.lists.no_duplicates`: or any document).
+    `plan` says which keys of `lists` make a global batch, the same on every rank; each rank tokenises its share.
     """
 
-    def __init__(
-        self,
-        lists: ListSource,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        workers: int,
-        in_batch_negatives: bool = False,
-    ) -> None:
+    def __init__(self, lists: ListSource, plan: Plan, *, rank: int, world_size: int, workers: int) -> None:
         if workers < 0:
             raise ValueError(f"trainer.workers={workers} must be at least 0 (0: the training process makes the lists)")
-        self.lists, self.rank, self.world_size, self.workers = lists, rank, world_size, workers
-        self.plan = lists.plan(batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
+        self.lists, self.plan = lists, plan
+        self.rank, self.world_size, self.workers = rank, world_size, workers
 
     def iterate(self, first_batch: int) -> Iterator[list[ListExample]]:
         """This rank's lists of batch `first_batch` and of all that follow, without end; closing it stops workers."""
@@ -60,7 +45,7 @@ class ListLoader:
             cast(Dataset, self.lists),
             batch_sampler=self._shares(first_batch),
             num_workers=self.workers,
-            collate_fn=_as_they_are,
+            collate_fn=_unchanged,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else starting the workers would draw from the global generator
         )
@@ -75,13 +60,15 @@ class ListLoader:
             number += 1
 
 
-def _as_they_are(examples: list[ListExample]) -> list[ListExample]:
+def _unchanged(examples: list[ListExample]) -> list[ListExample]:
     return examples
 
 
 def _start_worker(number: int) -> None:
-    """Signals are for the rank: it needs its workers until it has stopped, and then ends them itself. Where the rank is
-    killed, the kernel (Linux) kills them with it: they would wait for ever for somebody to take their last lists."""
+    """Ignore the signals that are meant for the rank: it needs its workers until it has stopped, and then ends them.
+
+    If the rank is killed, the kernel (Linux) kills them with it: they would wait for ever to hand on their last lists.
+    """
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -90,7 +77,7 @@ def _start_worker(number: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    """Kill the workers that are left when the process ends: they ignore the signal by which multiprocessing would stop
+    """Kill the workers that are left when the process ends: they ignore the signal by which multiprocessing stops
     them, and it would wait for them for ever."""
     for child in multiprocessing.active_children():
         if child.daemon:
@@ -99,7 +86,7 @@ def _end_workers() -> None:
 
 @contextmanager
 def _tokenizers_parallelism_off(when: bool) -> Iterator[None]:
-    """Workers inherit the environment of the moment they start; their tokenizers' own threads would only compete."""
+    """Start workers whose tokenizers use no threads of their own: they inherit the environment of that moment."""
     before = dict(os.environ)
     if when:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"

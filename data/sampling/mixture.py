@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data.batch import ListExample
 from data.collection import Collection, Split, content_hash
-from data.sampling.epoch_plan import MixturePlan
+from data.sampling.epoch_plan import EpochPlan, MixturePlan
 from data.sampling.loader import ListLoader
 from data.sampling.training_lists import ListTokenizer, TrainingLists
 from data.source import SourceOptions
@@ -35,7 +35,7 @@ class Mixture:
 
     @property
     def documents(self) -> Mapping[str, str]:
-        """Those of the evaluated collection."""
+        """The documents of the evaluated collection."""
         return self.evaluated.documents
 
     @property
@@ -104,19 +104,12 @@ class MixtureConfig:
 class MixtureLists(Dataset):
     """`lists[name, epoch, index]`: a training list of one of the sources."""
 
-    def __init__(self, sources: Mapping[str, TrainingLists], shares: Mapping[str, float]) -> None:
-        self.sources, self.shares = sources, shares
+    def __init__(self, sources: Mapping[str, TrainingLists]) -> None:
+        self.sources = sources
 
     def __getitem__(self, key: tuple[str, int, int]) -> ListExample:
         name, epoch, index = key
         return self.sources[name][epoch, index]
-
-    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> MixturePlan:
-        plans = {
-            name: lists.plan(batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
-            for name, lists in self.sources.items()
-        }
-        return MixturePlan(plans, self.shares, seed=seed)
 
 
 def make_loader(
@@ -132,10 +125,13 @@ def make_loader(
     in_batch_negatives: bool,
     auxiliary: Mapping[str, ListTokenizer] | None = None,
 ) -> ListLoader:
-    """The training batches of a collection or a mixture; `in_batch_negatives` and `auxiliary` as in `ListLoader` and
-    `TrainingLists`."""
+    """The training batches of a collection or a mixture, `batch_size` lists each over all ranks.
 
-    def lists(collection: Collection, name: str) -> TrainingLists:
+    With `in_batch_negatives` no two lists of a batch hold the same query or relevant document
+    (`data.lists.no_duplicates`: or any document). `auxiliary` is that of `TrainingLists`.
+    """
+
+    def lists_of(collection: Collection, name: str) -> TrainingLists:
         return TrainingLists(
             collection,
             tokenizer,
@@ -146,20 +142,17 @@ def make_loader(
             source=name,
         )
 
-    if isinstance(data, Mixture):
-        sources = {name: lists(collection, name) for name, collection in data.sources.items()}
-        drawn: MixtureLists | TrainingLists = MixtureLists(sources, data.shares)
-    else:
-        drawn = lists(data, data.name)
-    return ListLoader(
-        drawn,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        workers=workers,
-        in_batch_negatives=in_batch_negatives,
-    )
+    def plan_of(lists: TrainingLists) -> EpochPlan:
+        unique_texts = lists.unique_texts() if in_batch_negatives else None
+        return EpochPlan(len(lists), batch_size=batch_size, seed=seed, source=lists.source, unique_texts=unique_texts)
+
+    ranks = {"rank": rank, "world_size": world_size, "workers": workers}
+    if not isinstance(data, Mixture):
+        lists = lists_of(data, data.name)
+        return ListLoader(lists, plan_of(lists), **ranks)
+    sources = {name: lists_of(collection, name) for name, collection in data.sources.items()}
+    plan = MixturePlan({name: plan_of(lists) for name, lists in sources.items()}, data.shares, seed=seed)
+    return ListLoader(MixtureLists(sources), plan, **ranks)
 
 
 def _build(name: str, source: SourceOptions) -> Collection:

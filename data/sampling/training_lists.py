@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from data.batch import ListExample, TokenSequences
 from data.collection import Collection
 from data.hashing import stable_hash, text_hash
-from data.sampling.epoch_plan import EpochPlan
+from data.sampling.epoch_plan import UniqueTexts
 from data.sampling.list_options import ListOptions
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class ListTokenizer(Protocol):
     ) -> Mapping[str, Sequence[Sequence[int]]]:
         """Unpadded rows: one per pair (query, document), or the query's and then one per document.
 
-        The prompts stand before the texts; None: what the model says. (Not passed where they are None.)
+        The prompts stand before the texts; None, which is not passed: the model's own.
         """
 
 
@@ -66,6 +66,7 @@ class TrainingLists(Dataset):
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)
+        self._document_hashes: dict[str, int] = {}  # by document id, of those that a plan has asked for
         skipped = len(self.queries) - len(self.query_ids)
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
@@ -96,9 +97,12 @@ class TrainingLists(Dataset):
             source=self.source,
         )
 
-    def plan(self, *, batch_size: int, seed: int, in_batch_negatives: bool) -> EpochPlan:
-        """Which lists make which batch."""
-        return EpochPlan(self, batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
+    def unique_texts(self) -> UniqueTexts:
+        """What only one list of a batch may hold: the query, the relevant documents that are drawn, and with
+        `data.lists.no_duplicates` all documents that are."""
+        if self.options.no_duplicates:
+            return UniqueTexts(self._unique_hashes, "query or document", " or set data.lists.no_duplicates=false")
+        return UniqueTexts(self._unique_hashes, "query or relevant document")
 
     def draw(self, epoch: int, query_id: str) -> list[str]:
         """The document ids of one list."""
@@ -112,6 +116,25 @@ class TrainingLists(Dataset):
         if self.options.random_fraction > 0:
             chosen += self._random_negatives(query_id, chosen, rng)
         return _shuffled(chosen, rng)
+
+    def _unique_hashes(self, epoch: int, index: int) -> set[int]:
+        query_id = self.query_ids[index]
+        relevant = self.relevant.get(query_id, {})
+        drawn: Iterable[str]
+        if self.options.no_duplicates:
+            drawn = self.draw(epoch, query_id)
+        elif len(relevant) > 1:
+            drawn = [document_id for document_id in self.draw(epoch, query_id) if document_id in relevant]
+        else:
+            drawn = relevant
+        query = -1 - text_hash(self.queries[query_id])  # below 0: a query may read like a document
+        return {query, *map(self._document_hash, drawn)}
+
+    def _document_hash(self, document_id: str) -> int:
+        found = self._document_hashes.get(document_id)
+        if found is None:
+            found = self._document_hashes[document_id] = text_hash(self.documents[document_id])
+        return found
 
     def _prompts(self, query_id: str) -> dict[str, str]:
         """The prompts that are set: a query's own before the data set's."""
@@ -133,7 +156,8 @@ class TrainingLists(Dataset):
         ]
 
     def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
-        """Random documents for the places that are left, all different, none judged relevant, a copy or excluded."""
+        """Random documents for the places that are left: all different, none relevant, a relevant one's copy or
+        excluded."""
         places = self.list_size - len(chosen)
         blocked = {*chosen, *self.relevant.get(query_id, {}), *self.excluded.get(query_id, set())}
         relevant_texts = self._relevant_texts(query_id)

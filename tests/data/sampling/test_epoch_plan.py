@@ -6,7 +6,7 @@ import pytest
 
 from data.batch import ListBatch
 from data.collection import Collection, Split
-from data.sampling.epoch_plan import EpochPlan, MixturePlan
+from data.sampling.epoch_plan import EpochPlan, MixturePlan, UniqueTexts
 from data.sampling.list_options import ListOptions
 from data.sampling.loader import ListLoader
 from data.sampling.training_lists import TrainingLists
@@ -31,7 +31,8 @@ def make_lists(topics: int = 20, queries: int = NUM_QUERIES, *, list_size: int =
 
 
 def plan(lists: TrainingLists, batch_size: int = 6, seed: int = 0, in_batch_negatives: bool = True) -> EpochPlan:
-    return EpochPlan(lists, batch_size=batch_size, seed=seed, in_batch_negatives=in_batch_negatives)
+    unique_texts = lists.unique_texts() if in_batch_negatives else None
+    return EpochPlan(len(lists), batch_size=batch_size, seed=seed, source=lists.source, unique_texts=unique_texts)
 
 
 def in_common(lists: TrainingLists, batch: list[tuple[int, int]], every_document: bool) -> int:
@@ -109,17 +110,20 @@ def test_a_batch_size_that_cannot_be_is_refused():
         plan(lists, batch_size=61)
 
 
+def test_a_plan_knows_lists_by_number_alone():
+    """Lists i and i + 5 share a text: handed as a function, without any data."""
+    unique = UniqueTexts(lambda epoch, index: {index % 5}, "text")
+    planned = EpochPlan(10, batch_size=5, seed=0, source="numbers", unique_texts=unique)
+    for number in range(6):
+        assert sorted(index % 5 for _, index in planned.batch(number)) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"data numbers: .* only 5 without a common text were found; lower it$"):
+        EpochPlan(10, batch_size=6, seed=0, source="numbers", unique_texts=unique)
+
+
 def test_ranks_share_the_planned_batches():
     def take(rank: int, world_size: int) -> list[list[str]]:
-        loader = ListLoader(
-            make_lists(),
-            batch_size=6,
-            seed=3,
-            rank=rank,
-            world_size=world_size,
-            workers=0,
-            in_batch_negatives=True,
-        )
+        lists = make_lists()
+        loader = ListLoader(lists, plan(lists, seed=3), rank=rank, world_size=world_size, workers=0)
         batches = loader.iterate(8)
         return [[example.query_id for example in next(batches)] for _ in range(4)]
 

