@@ -27,7 +27,8 @@ class CandidateSource(Protocol):
     def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
         """Per split, the candidates of all its queries, best first.
 
-        A split for which the source has nothing at all is left out; ValueError where it has some of its queries.
+        A split for which the source has nothing at all is left out. Raises ValueError if it has candidates for some
+        queries of a split only.
         """
 
 
@@ -63,9 +64,25 @@ class BM25Candidates:
 
 
 @dataclass(frozen=True)
-class ListedCandidates(BM25Candidates):
-    """The documents listed with a query (data=file); where held-out queries list a single one, or data lists none at
-    all, BM25's."""
+class ListedCandidates:
+    """The documents listed with a query (data=file).
+
+    Held-out queries that list a single one, and data that list none, get the candidates of `bm25`, with these options.
+    """
+
+    depth: int = 100  # candidates per query, where BM25 finds them
+    k1: float = 0.9  # saturation of the term frequency
+    b: float = 0.4  # normalisation by document length, 0 to 1
+
+    def __post_init__(self) -> None:
+        _ = self.bm25  # checks the options
+
+    @property
+    def bm25(self) -> BM25Candidates:
+        return BM25Candidates(depth=self.depth, k1=self.k1, b=self.b)
+
+    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+        return self.bm25.build(documents, queries, cache_dir)
 
 
 @dataclass(frozen=True)
@@ -100,3 +117,10 @@ class RunFileCandidates:
         if left_out:
             logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(left_out))
         return found
+
+
+def bm25_behind(source: object) -> BM25Candidates | None:
+    """The BM25 that a source of candidates ranks with; None if it ranks otherwise."""
+    if isinstance(source, ListedCandidates):
+        return source.bm25
+    return source if isinstance(source, BM25Candidates) else None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.candidates import BM25Candidates, CandidateSource, Queries
+from data.candidates import CandidateSource, Queries, bm25_behind
 from data.collection import Candidates, Collection, Split
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
@@ -103,10 +103,10 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
 
 def build_data(settings: EvaluationConfig) -> Collection:
     """The collection. Beside retrieval BM25 returns as many documents as the model, of the evaluated queries alone."""
-    data, source = settings.data, getattr(settings.data, "candidates", None)
-    if not isinstance(settings.eval, RetrievalConfig) or not isinstance(source, BM25Candidates):
+    data, bm25 = settings.data, bm25_behind(getattr(settings.data, "candidates", None))
+    if not isinstance(settings.eval, RetrievalConfig) or bm25 is None:
         return data.build()
-    source = replace(source, depth=max(source.depth, settings.eval.depth))
+    source = replace(bm25, depth=max(bm25.depth, settings.eval.depth))
     splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
     return replace(data, candidates=CandidatesOf(source, splits)).build()
 
@@ -156,7 +156,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
 
 def baseline(settings: EvaluationConfig) -> str:
     """The key of the first stage: "bm25" beside retrieval where it is that, else "first_stage"."""
-    is_bm25 = isinstance(getattr(settings.data, "candidates", None), BM25Candidates)
+    is_bm25 = bm25_behind(getattr(settings.data, "candidates", None)) is not None
     return "bm25" if settings.retrieves and is_bm25 else "first_stage"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data import candidates as module
-from data.candidates import BM25Candidates, RunFileCandidates
+from data.candidates import BM25Candidates, ListedCandidates, RunFileCandidates, bm25_behind
 from data.formats.beir import BEIRConfig
 
 DOCUMENTS = {"a": "wing flutter", "b": "heat transfer", "c": "jet nozzle"}
@@ -35,6 +35,16 @@ def test_a_broken_cache_is_named(tmp_path: Path):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=rf"{file} is broken \(.*\): remove it, and it is made again"):
             BM25Candidates(depth=2).build(DOCUMENTS, QUERIES, tmp_path)
+
+
+def test_listed_candidates_fall_back_on_a_bm25_of_their_own_options(tmp_path: Path):
+    listed = ListedCandidates(depth=2, k1=1.2, b=0.3)
+    bm25 = BM25Candidates(depth=2, k1=1.2, b=0.3)
+    assert bm25_behind(listed) == bm25_behind(bm25) == bm25
+    assert bm25_behind(RunFileCandidates("x.run")) is None
+    assert listed.build(DOCUMENTS, QUERIES, tmp_path) == bm25.build(DOCUMENTS, QUERIES, tmp_path)
+    with pytest.raises(ValueError, match=r"^data.candidates.depth=0 must be at least 1"):
+        ListedCandidates(depth=0)
 
 
 @pytest.mark.parametrize("change", ["documents", "queries", "options"])
