@@ -15,6 +15,7 @@ try:
     from pathlib import Path
     from typing import TYPE_CHECKING
 
+    from data.formats.file_format import file_formats
     from launch.cli.arguments import Parser, run_command
     from launch.cli.compose import compose, instantiate
 except ModuleNotFoundError as error:
@@ -23,10 +24,11 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from data.formats.file import FileConfig
 
-
+def main(arguments: Sequence[str] | None = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__)
-    parser.add_argument("file", metavar="FILE", help="a file (.jsonl, .csv, .tsv, .parquet), a folder or a glob")
+    suffixes = ", ".join(suffix for each in file_formats() for suffix in each.suffixes)
+    parser.add_argument("file", metavar="FILE", help=f"a file ({suffixes}), a folder or a glob")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py with data=file")
     options = parser.parse_args(arguments)
     print("\n".join(inspect_file(options.file, options.settings)))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.collection import SPLITS, Collection, Judgements
-from data.formats.jsonl import Record, check_column, field_of, read_json_lines, read_lines, unique
+from data.formats.file_format import Record
+from data.formats.jsonl import check_column, field_of, read_json_lines, read_lines, unique
 from data.source import SourceOptions, Texts
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.formats.jsonl import Record
+from data.formats.file_format import Record
 
 # What a column may be called. `prompt` is the query where there is no other (TRL), else what stands before the query.
 NAMES = {

@@ -1,4 +1,4 @@
-"""Lists of documents in jsonl, csv, tsv or parquet files, of whatever layout."""
+"""Lists of documents in files of any format of this package, with columns of whatever layout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import Candidates, Collection, Split, content_hash
 from data.formats.columns import NAMES, ListRecord, read_records
-from data.formats.grouping import QueryGroup, gather, hold_out, provided
-from data.formats.tables import find_files, read_rows
+from data.formats.file_format import FileFormat, file_formats, find_files
+from data.formats.grouping import QueryGroup, group_by_query, hold_out, provided
 from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
 from data.source import SourceOptions, remove_train_test_overlap
@@ -52,15 +52,19 @@ class FileConfig(SourceOptions):
                 "beside the documents in the file, or use data=beir"
             )
 
+    def formats(self) -> tuple[FileFormat, ...]:
+        """What reads the files, those of `data.formats`; a subclass may put its own before them."""
+        return file_formats()
+
     def records(self, split: str = "train") -> Iterator[ListRecord]:
         """The rows of the files of one split."""
         key = "path" if split == "train" else f"{split}_path"
-        for file in find_files(f"data.{key}", getattr(self, key)):
-            yield from read_records(read_rows(file), self.columns, self.ignore)
+        for file, own in find_files(f"data.{key}", getattr(self, key), self.formats()):
+            yield from read_records(own.read(file), self.columns, self.ignore)
 
     def build(self) -> Collection:
         documents: dict[str, str] = {}
-        lists = gather(self.records(), documents)
+        lists = group_by_query(self.records(), documents)
         if not lists:
             raise ValueError(f"data.path={self.path}: no row in it")
         paths = {"test": self.test_path, "dev": self.dev_path}
@@ -68,7 +72,7 @@ class FileConfig(SourceOptions):
         shares = {split: share for split, share in shares.items() if paths[split] is None}
         splits = hold_out(lists, shares, self.max_held_out)
         for split in [split for split, path in paths.items() if path is not None]:
-            own = gather(self.records(split), documents)
+            own = group_by_query(self.records(split), documents)
             lists = {**lists, **own}
             splits[split] = [query_id for query_id, entry in own.items() if entry.can_be_evaluated]
         name = Path(self.path).name

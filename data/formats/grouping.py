@@ -52,7 +52,7 @@ class QueryGroup:
         return {document: int(document == best) for document in self.labels}
 
 
-def gather(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
+def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
     """Rows of the same query and prompt are one list, but for preferences, each of which is a list of its own.
 
     `documents` gets the texts by id. ValueError where a document has two labels in one list; of tuples, whose

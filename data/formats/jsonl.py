@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-Record = tuple[str, Mapping[str, Any]]  # where it stands ("corpus.jsonl:7"), what it says
+from data.formats.file_format import FileFormat, Record
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -88,3 +88,6 @@ def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
         first[key] = where
         values[key] = value
     return values
+
+
+FORMAT = FileFormat((".jsonl", ".jsonl.gz"), read_json_lines)

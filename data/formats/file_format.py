@@ -1,0 +1,66 @@
+"""What reads a data file: every module of this package that defines `FORMAT` reads one kind of file.
+
+A new format is one new module: nothing lists the formats.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import data.formats
+
+Record = tuple[str, Mapping[str, Any]]  # where it stands ("corpus.jsonl:7"), what it says: {column: value}
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """One kind of file whose rows are lists of documents.
+
+    `read` gives the rows one after the other; `data.formats.columns` recognises their columns by name. An error names
+    file and line. If several kinds of file end alike, `detect` looks into a file and says whether it is of this kind;
+    without `detect` the suffix decides.
+    """
+
+    suffixes: tuple[str, ...]  # of file names: (".jsonl", ".jsonl.gz")
+    read: Callable[[Path], Iterator[Record]]
+    detect: Callable[[Path], bool] | None = None
+
+
+def file_formats() -> tuple[FileFormat, ...]:
+    """The `FORMAT` of every module of `data.formats` that has one, in the order of their names."""
+    names = sorted(module.name for module in pkgutil.iter_modules(data.formats.__path__))
+    modules = [importlib.import_module(f"{data.formats.__name__}.{name}") for name in names]
+    return tuple(module.FORMAT for module in modules if hasattr(module, "FORMAT"))
+
+
+def format_of(file: Path, formats: Sequence[FileFormat]) -> FileFormat | None:
+    """The format that reads a file: the first that detects it, else the first that goes by its suffix; None: none."""
+    named = [each for each in formats if file.name.endswith(each.suffixes)]
+    detected = (each for each in named if each.detect is not None and each.detect(file))
+    return next(detected, None) or next((each for each in named if each.detect is None), None)
+
+
+def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple[Path, FileFormat]]:
+    """The files of a path, each with its format: itself, those of a folder, or those that a glob matches.
+
+    Raises ValueError or FileNotFoundError that names `key` if there is none.
+    """
+    suffixes = ", ".join(suffix for each in formats for suffix in each.suffixes)
+    place = Path(path).expanduser()
+    if place.is_file():
+        own = format_of(place, formats)
+        if own is None:
+            raise ValueError(f"{key}={path}: the name must end in {suffixes}")
+        return [(place, own)]
+    found = sorted(place.iterdir()) if place.is_dir() else sorted(map(Path, glob.glob(str(place), recursive=True)))
+    files = [(file, own) for file in found if file.is_file() and (own := format_of(file, formats)) is not None]
+    if not files:
+        what = "no file" if place.is_dir() or found else "no such file or folder, and no file matches it"
+        raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes})")
+    return files

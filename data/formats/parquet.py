@@ -1,0 +1,28 @@
+"""Parquet files, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.formats.file_format import FileFormat, Record
+
+BATCH_SIZE = 1024  # rows in memory at once
+
+
+def read_parquet(file: Path) -> Iterator[Record]:
+    """(where, {column: value}) of every row. Raises ValueError if it is no parquet file."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.ParquetFile(file)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{file}: no parquet file ({str(error).splitlines()[0]})") from None
+    number = 0
+    for batch in table.iter_batches(batch_size=BATCH_SIZE):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{file}:{number}", row
+
+
+FORMAT = FileFormat((".parquet",), read_parquet)
