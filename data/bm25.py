@@ -46,7 +46,7 @@ def bm25_top(
 
     Lucene's BM25 as bm25s computes it, English stop words, Snowball stemmer. Equal scores stand in the corpus' order,
     and a query that shares no word with the corpus gets its first documents with score 0: every query has candidates.
-    ValueError where no document has a word.
+    Raises ValueError if no document has a word.
     """
     tokens_of_documents = _tokenize(documents)
     if not any(tokens_of_documents):

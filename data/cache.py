@@ -1,4 +1,4 @@
-"""What is slow to make is made once: written under another name, then renamed, by one process at a time."""
+"""A cache of files: each is made once, under another name that is then renamed, by one process at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from filelock import FileLock
 
 
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
-    """`path`, after `make(temporary_path)` wrote it as a file or a folder, unless it is there already.
+    """Return `path`; if it does not exist, `make(temporary_path)` first writes it as a file or a folder.
 
-    ValueError naming `data.cache_dir` where nothing can be written beside it.
-
-    Several ranks or runs may ask at once: the first makes it, the others wait; an interrupted one leaves nothing behind
-    that counts.
+    Several ranks or runs may ask at once: the first makes it, the others wait. An interrupted one leaves no `path`.
+    Raises ValueError that names `data.cache_dir` if nothing can be written beside it.
     """
     if path.exists():
         return path
@@ -45,7 +43,7 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """What an .npz file holds, by name. ValueError that names the file where it is broken."""
+    """The arrays of an .npz file by name. Raises ValueError that names the file if it is broken."""
     try:
         with file.open("rb") as stream, np.load(stream) as arrays:
             return dict(arrays)

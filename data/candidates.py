@@ -25,7 +25,7 @@ class CandidateSource(Protocol):
     """A configuration that finds the candidates of every query."""
 
     def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
-        """Per split, the candidates of all its queries, best first.
+        """The candidates of all queries by split, best first.
 
         A split for which the source has nothing at all is left out. Raises ValueError if it has candidates for some
         queries of a split only.
@@ -87,8 +87,10 @@ class ListedCandidates:
 
 @dataclass(frozen=True)
 class RunFileCandidates:
-    """Candidates and scores of any other system: a TREC run file, or (*.jsonl) teacher scores `{"query_id",
-    "document_ids", "scores"}`; either may be gzipped. Ranked by score, equal scores as in the file."""
+    """Candidates and scores of any other system, ranked by score; equal scores stand as in the file.
+
+    The file is a TREC run, or (*.jsonl) teacher scores `{"query_id", "document_ids", "scores"}`, plain or gzip.
+    """
 
     path: str
 

@@ -1,4 +1,4 @@
-"""A test collection in memory: documents, and per split queries, judgements and the first stage's candidates."""
+"""A collection in memory: documents, and for each split queries, judgements and the first stage's candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "several"})
 class Split:
     """The queries of one split with their judgements and candidates, all keyed by query id.
 
-    `labels`, where there are any, stand for the grades in training lists: judgements that are no integers.
+    `labels` are judgements that are no integers; if there are any, training lists take them instead of the grades.
     """
 
     queries: dict[str, str]
@@ -39,10 +39,10 @@ class Collection:
     """Documents (title and text joined) and disjoint splits of queries over them.
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
-    `without_candidates` names the splits that the data has but the source of candidates knows nothing of.
+    `without_candidates` names splits of the data for which the source of candidates has none.
     `lists` says how training lists are drawn, `available` what they give a loss (names of
-    losses.contracts.REQUIREMENTS), the prompts what stands before its texts (None: what the model says).
-    Raises ValueError where two splits share a query, by id or by text, or a query has no candidate list.
+    losses.contracts.REQUIREMENTS). The prompts stand before its texts (None: the model's own).
+    Raises ValueError if two splits share a query, by id or by text, or a query has no candidate list.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Collection:
                         )
 
     def split(self, name: str) -> Split:
-        """The split of that name; ValueError where it is not there, or none of its queries has a relevant document."""
+        """A split by name. Raises ValueError if there is none, or none of its queries has a relevant document."""
         if name in self.without_candidates:
             raise ValueError(
                 f"data {self.name}: data.candidates.path has no candidates for the {name} queries; add them to the "
@@ -104,12 +104,12 @@ class Collection:
 
 
 def normalised(text: str) -> str:
-    """Lower case, word characters only: the form in which two texts count as equal."""
+    """The form in which two texts count as equal: lower case, word characters only."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:
-    """Hex digest of JSON-able mappings and sequences, in their own order."""
+    """A hex digest of mappings and sequences of JSON types, in their own order."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for item in part.items() if isinstance(part, Mapping) else part:

@@ -14,5 +14,5 @@ def stable_hash(*parts: int | str) -> int:
 
 
 def text_hash(text: str) -> int:
-    """Equal for texts that are equal up to surrounding white space: how duplicates are found without the texts."""
+    """A hash, equal for texts that are equal up to surrounding white space: it finds duplicates without the texts."""
     return stable_hash("text", text.strip())

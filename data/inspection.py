@@ -1,4 +1,4 @@
-"""What a data file holds: kinds of rows, splits, labels, lengths and an example."""
+"""The report on a data file: kinds of rows, splits, labels, lengths and examples."""
 
 from __future__ import annotations
 

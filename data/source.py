@@ -28,7 +28,7 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(ABC):
-    """The options of every data set."""
+    """Options of every data set."""
 
     dev_fraction: float = 0.1  # share of the training side held out as dev
     cache_dir: str = "~/.cache/plackett"  # what is slow to make is kept here
@@ -50,7 +50,7 @@ class SourceOptions(ABC):
         """Read the data set."""
 
     def assemble(self, name: str, texts: Texts) -> Collection:
-        """The collection: dev held out of train where there is none, leaks dropped, candidates found."""
+        """The collection: dev held out of train if there is none, train-test overlap removed, candidates found."""
         if not texts.documents:
             raise ValueError(f"data {name}: the corpus has no document")
         if not any(texts.documents.values()):
@@ -80,12 +80,12 @@ class SourceOptions(ABC):
         )
 
     def _scores(self) -> frozenset[str]:
-        """A run file's scores are a teacher's."""
+        """What the candidates give a loss: a run file's scores are a teacher's."""
         return frozenset({"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else ())
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:
-    """Train's queries divided into train and dev: those whose ids hash lowest are dev, at least one if fraction > 0."""
+    """Divide train's queries into train and dev: those whose ids hash lowest, at least one if fraction > 0, are dev."""
     train = qrels["train"]
     size = min(max(1, round(fraction * len(train))), len(train) - 1) if fraction > 0 else 0
     chosen = set(sorted(train, key=lambda query: stable_hash("dev", query))[:size])
@@ -101,7 +101,7 @@ def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Jud
 def remove_train_test_overlap(
     name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]
 ) -> dict[str, Judgements]:
-    """Without the queries of train that are also in dev or test, and those of dev that are in test (by id or text)."""
+    """Remove the queries of train that are also in dev or test, and those of dev that are in test (by id or text)."""
     seen: set[str] = set()
     kept: dict[str, Judgements] = {}
     for split in [split for split in reversed(SPLITS) if split in qrels]:

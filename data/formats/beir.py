@@ -26,8 +26,8 @@ Row = tuple[str, str, str, object]  # where, query id, document id, grade
 class BEIRConfig(SourceOptions):
     """A folder with `corpus.jsonl {_id, title, text}`, `queries.jsonl {_id, text}` (each also .gz) and
     `qrels/{train,dev,test}.tsv` (header `query-id corpus-id score`), or a hub id such as BeIR/scifact, whose judgements
-    are in BeIR/scifact-qrels. Where there is no dev split, `dev_fraction` of the training queries, chosen by a hash of
-    their ids, become it.
+    are in BeIR/scifact-qrels. Without a dev split, `dev_fraction` of the training queries, chosen by a hash of their
+    ids, become it.
     """
 
     path: str
@@ -101,7 +101,10 @@ def read_queries(records: Iterable[Record]) -> dict[str, str]:
 
 
 def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], queries: Mapping[str, str]) -> Judgements:
-    """Judgements of known queries and documents; others are counted in one warning, ValueError where all are."""
+    """Judgements of known queries and documents; the others are counted in one warning.
+
+    Raises ValueError if none is of a known query and document.
+    """
     qrels: Judgements = {}
     total, dangling, first = 0, 0, ""
     for where, query_id, document_id, value in rows:
@@ -137,7 +140,7 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
 
 
 def _identifier(where: str, record: Mapping[str, object]) -> str:
-    """Checked here, so that no run fails at its end, when it writes the rankings."""
+    """The id, checked here so that no run fails at its end, when it writes the rankings."""
     identifier = field_of(where, record, "_id")
     check_column(f"{where}: _id", identifier)
     return identifier
@@ -149,7 +152,7 @@ def _joined(where: str, record: Mapping[str, object], text: str) -> str:
 
 
 def _read_tsv(path: Path) -> Iterator[Row]:
-    """Columns are found by the names in the header, in any order."""
+    """The rows of a judgement file, whose columns are found by the names in the header, in any order."""
     lines = read_lines(path)
     where, header = next(lines, (f"{path}:1", ""))
     names = header.split("\t")
@@ -169,7 +172,7 @@ def _hub_row(where: str, row: Mapping[str, object]) -> Row:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file, plain or gzipped; FileNotFoundError with what is there."""
+    """The file, plain or gzip. Raises FileNotFoundError that says what the folder holds."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

@@ -50,14 +50,16 @@ class ListRecord:
     scores: list[float] | None = None
     weight: float = 1.0
     prompt: str | None = None
-    labelled: bool = True  # False: the labels are what a positive and a negative mean, no column says them
+    labelled: bool = True  # False: labels follow from "positive" and "negative", no column states them
 
 
 def read_records(
     rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = ()
 ) -> Iterator[ListRecord]:
-    """Every row, of whatever layout; `mapping` says which column is which field. ValueError names file and line, or an
-    ignored column that no row has."""
+    """Every row, of whatever layout; `mapping` says which column is which field.
+
+    Raises ValueError that names file and line, or a column of `mapping` or `ignored` that no row has.
+    """
     layouts: dict[tuple[str, ...], Layout] = {}
     for where, row in rows:
         names = tuple(row)
@@ -84,7 +86,7 @@ class Layout:
     ) -> Layout:
         """The layout of columns called `names`.
 
-        ValueError where a column is unknown, a field has two, or the fields make no layout.
+        Raises ValueError if a column is unknown, a field has two, or the fields make no layout.
         """
         own = {column: field for field, column in mapping.items()}
         absent = [
@@ -195,7 +197,7 @@ class Row:
         return first + (second or [])
 
     def _inline_scores(self) -> list[float] | None:
-        """Scores that stand in the documents, where these are objects."""
+        """Scores that stand in the documents, if these are objects."""
         columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
         items = [item for column in columns for item in _as_list(self.row.get(column))]
         if not all(isinstance(item, Mapping) and item.get("score") is not None for item in items):
@@ -238,7 +240,7 @@ class Row:
         return self._to_number(self._column(name), self._value(name))
 
     def _scores(self, name: str, count: int) -> list[float] | None:
-        """A number for each of `count` documents; None where the row has none."""
+        """A number for each of `count` documents; None if the row has none."""
         if not self._has(name):
             return None
         numbers = self._numbers(name)
@@ -270,7 +272,7 @@ class Row:
 
 
 def text_of(what: str, value: Any) -> str:
-    """A text; of an object its title and text, of messages what they say. ValueError where `what` is none of these."""
+    """A string, the title and text of an object, or what messages say. Raises ValueError with `what` if it is none."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) and "content" in item for item in value):
         return "\n".join(text_of(what, message["content"]) for message in value)
     if isinstance(value, Mapping):
@@ -288,7 +290,7 @@ def text_of(what: str, value: Any) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Several texts, or one: a list of messages is one text."""
+    """The texts of a cell that holds several or one; a list of messages is one text."""
     is_messages = isinstance(value, list) and any(isinstance(item, Mapping) and "role" in item for item in value)
     return value if isinstance(value, list) and not is_messages else [value]
 

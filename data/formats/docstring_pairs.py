@@ -90,7 +90,7 @@ def read_pairs(package: str, max_words: int) -> list[DocstringPair]:
 
 
 def public_docstrings(source: bytes) -> Iterator[tuple[str, str]]:
-    """(name below the module, docstring) of every public function and class; none where the source does not parse."""
+    """(name below the module, docstring) of every public function and class; none if the source does not parse."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # templates, files for another Python version
@@ -99,7 +99,7 @@ def public_docstrings(source: bytes) -> Iterator[tuple[str, str]]:
 
 
 def split_docstring(docstring: str, max_words: int) -> tuple[str, str] | None:
-    """The summary sentence and the rest (at most `max_words` words), or None where either is too poor to keep.
+    """The summary sentence and the rest (at most `max_words` words), or None if either is too poor to keep.
 
     Kept: a summary of 4 to 25 words that starts like a sentence, a rest of 12 words or more that does not repeat it.
     """
@@ -135,7 +135,7 @@ def _base_forms(word: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Without markup, doctests and directives; white space squeezed."""
+    """The text without markup, doctests and directives, its white space squeezed."""
     text = ROLE.sub(r"\1", MARKUP_LINE.sub(" ", text))
     return " ".join(text.replace("`", "").replace("**", "").split())
 

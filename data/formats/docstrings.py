@@ -45,9 +45,12 @@ MAX_NAMESAKES = 8  # a name that more functions of a library share ("forward", "
 
 @dataclass(frozen=True, kw_only=True)
 class DocstringsConfig(SourceOptions):
-    """Query: the summary sentence of a public function's docstring, or a question made of it. Document: its name and
-    the rest of the docstring. Grade 2 the own function, grade 1 a namesake in the same library. Each module's queries
-    belong to one split. Built from the sources (nothing is imported) once per set of installed files.
+    """Docstrings of installed packages as a collection.
+
+    A query is the summary sentence of a public function's docstring, or a question made of it. A document is a
+    function's name and the rest of its docstring: grade 2 for the own function, grade 1 for a namesake in the same
+    library. The queries of a module belong to one split. The collection is built from the sources (nothing is
+    imported) once per set of installed files.
     """
 
     packages: tuple[str, ...] = PACKAGES  # names of importable packages
@@ -116,7 +119,7 @@ def distinct(pairs: Iterable[DocstringPair]) -> list[DocstringPair]:
 
 
 def choose(pairs: list[DocstringPair], limit: int) -> list[DocstringPair]:
-    """At most `limit` of them, chosen by hash, in their order."""
+    """The pairs, at most `limit` of them, chosen by hash, in their order."""
     chosen = set(sorted((pair.identifier for pair in pairs), key=lambda name: stable_hash("query", name))[:limit])
     return [pair for pair in pairs if pair.identifier in chosen]
 

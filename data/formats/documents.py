@@ -59,7 +59,10 @@ def read_json_list(path: Path) -> Iterator[Document]:
 
 
 def document_of(where: str, record: Mapping[str, Any], number: str) -> Document:
-    """An object with text, maybe title and id (else `number`). The model reads title and text, as in a collection."""
+    """The document of an object with text, perhaps a title and an id (else `number`).
+
+    The model reads title and text, as in a collection.
+    """
     key = next((key for key in ID_KEYS if key in record), None)
     title = field_of(where, record, "title") if record.get("title") else ""
     text = f"{title} {field_of(where, record, 'text')}".strip()

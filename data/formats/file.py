@@ -23,8 +23,8 @@ FRACTIONS = 100  # labels that are no integers are graded in hundredths: nDCG of
 class FileConfig(SourceOptions):
     """Labelled or positive pairs, tuples, graded or scored lists, or preferences (see `data.formats.columns`).
 
-    A training list holds documents that its rows list, others only as `lists` and `candidates` say. Held-out queries
-    rank their own documents where half of them or more list a better and a worse one, else BM25's candidates.
+    A training list holds the documents of its rows, and others only as `lists` and `candidates` say. Held-out queries
+    rank their own documents if at least half of them list a better and a worse one, else BM25's candidates.
     """
 
     path: str
@@ -122,8 +122,11 @@ class FileConfig(SourceOptions):
         return not isinstance(self.candidates, ListedCandidates)
 
     def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, QueryGroup]) -> Candidates:
-        """Of train the listed documents with the teacher's scores, then those that another source adds; of dev and test
-        the listed ones in random order, scored 0 unless there is a teacher beside the labels, or the source's."""
+        """The candidates of a split's queries.
+
+        Train: the listed documents with the teacher's scores, then those that another source adds. Dev and test: the
+        listed documents in random order, scored 0 unless there is a teacher beside the labels; or the source's.
+        """
         train = split == "train"
         own = train or (not self._adds_candidates and sum(e.compares for e in lists.values()) * 2 >= len(lists))
         found: Candidates = {}
@@ -145,7 +148,7 @@ def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[s
 
 
 def _ranked(query_id: str, entry: QueryGroup) -> list[tuple[str, float]]:
-    """By the teacher's scores where the labels do not come from them, ties in an order that says nothing."""
+    """The documents by the teacher's scores, if the labels do not come from them; ties in a random order."""
     scored = entry.labelled and not any(map(math.isnan, entry.scores.values()))
     scores = entry.scores if scored else dict.fromkeys(entry.scores, 0.0)
     return sorted(scores.items(), key=lambda item: (-item[1], stable_hash("place", query_id, item[0])))

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class QueryGroup:
-    """One query: labels (None where the rows have none) and teacher scores (NaN where there is none) by document."""
+    """One query: labels and teacher scores (NaN: none) by document; `labelled` says whether the rows have labels."""
 
     query: str
     prompt: str | None
@@ -53,10 +53,10 @@ class QueryGroup:
 
 
 def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
-    """Rows of the same query and prompt are one list, but for preferences, each of which is a list of its own.
+    """Rows of the same query and prompt as one list, but for preferences, each of which is a list of its own.
 
-    `documents` gets the texts by id. ValueError where a document has two labels in one list; of tuples, whose
-    negatives are often mined, it is relevant where any row says so.
+    `documents` gets the texts by id. Raises ValueError if a document has two labels in one list; in tuples, whose
+    negatives are often mined, it is relevant if any row says so.
     """
     found: dict[str, QueryGroup] = {}
     places: dict[tuple[str, str], str] = {}
@@ -93,9 +93,9 @@ def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> 
 
 
 def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit: int) -> dict[str, list[str]]:
-    """Query ids per split: of the queries that can be evaluated, those whose texts hash lowest, at most `limit` each.
+    """The query ids of each split: queries that can be evaluated whose texts hash lowest, at most `limit` each.
 
-    Queries of equal text stay together. At least one query per share, where there are more queries than shares.
+    Queries of equal text stay together. Each share gets at least one query if there are more queries than shares.
     """
     by_text: dict[str, list[str]] = {}
     for query_id, entry in lists.items():
@@ -114,7 +114,7 @@ def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit
 
 
 def provided(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str]:
-    """What training lists of these give a loss; `adds_negatives`: other documents come into the lists."""
+    """What training lists made of these give a loss; `adds_negatives`: other documents come into the lists."""
     labelled = [entry for entry in lists if entry.labelled]
     levels = {label for entry in labelled for label in entry.labels.values()}
     # A lone document with a fraction as label, as in sentence similarity, is neither relevant nor not.

@@ -16,7 +16,7 @@ from data.formats.file_format import FileFormat, Record
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """(where, line without its end) of every line that is not blank, without a byte order mark.
 
-    ValueError where it is no UTF-8 or no gzip.
+    Raises ValueError if it is no UTF-8 or no gzip.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0
@@ -53,7 +53,10 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 
 def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) -> Any:
-    """`record[key]`, checked to be there, of that type and, as a string, encodable; ids may also be integers."""
+    """`record[key]`; ids may also be integers.
+
+    Raises ValueError if it is missing, of another type or, as a string, not encodable.
+    """
     if key not in record:
         raise ValueError(f"{where}: no key {key!r} (it has: {', '.join(map(repr, record)) or 'none'})")
     value = record[key]
@@ -73,13 +76,13 @@ def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) 
 
 
 def check_column(what: str, value: str) -> None:
-    """Raise ValueError where a value cannot be a column of a TREC run file; `what` says where it stands."""
+    """Raise ValueError if a value cannot be a column of a TREC run file; `what` says where it stands."""
     if value.split() != [value]:
         raise ValueError(f"{what} {value!r} must not be empty or contain white space (TREC run files)")
 
 
 def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """{key: value} of (where, key, value); ValueError where a key comes twice."""
+    """{key: value} of (where, key, value). Raises ValueError if a key comes twice."""
     first: dict[str, str] = {}
     values: dict[str, Any] = {}
     for where, key, value in records:

@@ -13,9 +13,9 @@ Run = dict[str, dict[str, float]]  # query id -> document id -> score, in the fi
 
 
 def read_run(path: Path) -> Run:
-    """A TREC run file, or teacher scores where the name says `.jsonl`; either may be gzipped.
+    """A TREC run file, or teacher scores if the name says `.jsonl`, plain or gzip.
 
-    ValueError with file and line where a line is malformed, a score not finite or a document listed twice.
+    Raises ValueError with file and line if a line is malformed, a score not finite or a document listed twice.
     """
     return read_teacher_scores(path) if ".jsonl" in path.suffixes else read_trec_run(path)
 
@@ -31,10 +31,9 @@ def read_teacher_scores(path: Path) -> Run:
 
 
 def write_trec_run(path: Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """A TREC run file, best document first, scores so that they read back unchanged.
+    """Write a TREC run file atomically, best document first, with scores that read back unchanged.
 
-    It is there whole or not at all. ValueError where an id or the tag is empty or has white space, which separates the
-    columns.
+    Raises ValueError if an id or the tag is empty or has white space, which separates the columns.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

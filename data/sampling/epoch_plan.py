@@ -22,7 +22,7 @@ class Plan(Protocol):
     """The batches of a run."""
 
     def batch(self, number: int) -> list[Any]:
-        """The keys of all lists of that global batch; in order it is quick, elsewhere it plans the epoch again."""
+        """The keys of all lists of that global batch; quick if called in order, else the epoch is planned again."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Batch:
 
 
 class MixturePlan:
-    """Each batch comes from one data set, drawn by (seed, number) with the given shares, and is its next one."""
+    """Batches from one data set each, drawn by (seed, number) with the given shares: the next batch of its own plan."""
 
     def __init__(self, plans: Mapping[str, EpochPlan], shares: Mapping[str, float], *, seed: int) -> None:
         self.plans, self.seed = plans, seed

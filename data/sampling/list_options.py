@@ -15,7 +15,7 @@ class ListOptions:
     positives: int = 1  # relevant documents per list, at most: the best grades first
     random_fraction: float = 0.4  # share of the other places for random documents; 0: candidates alone, ragged lists
     hard_depth: int = 30  # the other documents are drawn from the first so many candidates
-    no_duplicates: bool = True  # where a loss compares lists: no document of two lists of a batch has the same text
+    no_duplicates: bool = True  # with in-batch negatives: no document of two lists of a batch has the same text
 
     def __post_init__(self) -> None:
         if self.positives < 1 or self.hard_depth < 1:

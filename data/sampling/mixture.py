@@ -40,7 +40,7 @@ class Mixture:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """What is held out is the evaluated collection's; what is trained on is `sources`."""
+        """The held-out splits of the evaluated collection; what is trained on is `sources`."""
         return {name: split for name, split in self.evaluated.splits.items() if name != "train"}
 
     def split(self, name: str) -> Split:
@@ -53,7 +53,7 @@ class Mixture:
         return frozenset.intersection(*(source.available for source in self.sources.values()))
 
     def available_with(self, list_size: int) -> frozenset[str]:
-        """The same, with lists of that length."""
+        """What training lists of that length give a loss, in every source."""
         return frozenset.intersection(*(source.available_with(list_size) for source in self.sources.values()))
 
 

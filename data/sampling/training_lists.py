@@ -37,7 +37,7 @@ class TrainingLists(Dataset):
     carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
     `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
 
-    `auxiliary` holds the tokenizers of further models that look at the lists, by name.
+    `auxiliary` holds the tokenizers of further models that read the lists (a teacher, a guide), by name.
     """
 
     def __init__(

@@ -332,5 +332,7 @@ def test_bad_options(tmp_path: Path, write: Write):
     with pytest.raises(FileNotFoundError, match=r"^data.dev_path=.*/nope: no such file"):
         write(many(), dev_path=str(tmp_path / "nope")).build()
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"data.path=.*x.txt: the name must end in .csv, .csv.gz, .tsv, .tsv.gz, .jsonl"):
+    with pytest.raises(
+        ValueError, match=r"data.path=.*x.txt: the name must end in .csv, .csv.gz, .tsv, .tsv.gz, .jsonl"
+    ):
         FileConfig(path=str(tmp_path / "x.txt")).build()

@@ -1,5 +1,6 @@
 """Which format reads which file, the files of each, and a format that is one new file."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,28 +86,15 @@ def test_a_format_that_looks_into_a_file_comes_before_one_that_goes_by_its_name(
     assert format_of(tmp_path / "x.md", [by_name, by_content]) is None
 
 
-INI_ROWS = '''
-"""Sections of an ini file, each a row."""
-
-import configparser
-
-from data.formats.file_format import FileFormat
-
-
-def read_ini(file):
-    parser = configparser.ConfigParser()
-    parser.read(file)
-    for section in parser.sections():
-        yield f"{file}: [{section}]", dict(parser[section])
-
-
-FORMAT = FileFormat((".ini",), read_ini)
-'''
+DOCUMENT = Path(__file__).parents[3] / "CONTRIBUTING.md"
+[INI_ROWS] = [
+    block for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL) if "FORMAT =" in block
+]
 
 
 @pytest.fixture
 def ini_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One new file beside the formats, and no edit."""
+    """The file of CONTRIBUTING.md beside the formats, and no edit."""
     folder = tmp_path / "formats"
     folder.mkdir()
     write(folder / "ini_rows.py", INI_ROWS)
@@ -128,6 +116,16 @@ def test_a_new_format_is_one_new_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"{file}: [r0]: query: what is 0" in report
     with pytest.raises(ValueError, match=r"x.ini: \[r0\]: unknown column 'q'"):
         list(FileConfig(path=str(write(file, "[r0]\nq = a\n"))).records())
+
+
+def test_a_format_of_a_users_own_package_stands_before_the_others(tmp_path: Path):
+    class OwnConfig(FileConfig):
+        def formats(self) -> tuple[FileFormat, ...]:
+            row = {"query": "q", "positive": "p"}
+            return FileFormat((".jsonl",), lambda file: iter([(f"{file}:1", row)])), *super().formats()
+
+    file = write(tmp_path / "x.jsonl", "no JSON at all")
+    assert [(record.query, record.documents) for record in OwnConfig(path=str(file)).records()] == [("q", ["p"])]
 
 
 def test_without_it_the_file_is_refused(tmp_path: Path):
