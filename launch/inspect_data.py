@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from data.formats.file import FileConfig
 
-def main(arguments: Sequence[str] | None = None) -> None:
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__)
     suffixes = ", ".join(suffix for each in file_formats() for suffix in each.suffixes)
