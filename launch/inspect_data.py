@@ -15,7 +15,6 @@ try:
     from pathlib import Path
     from typing import TYPE_CHECKING
 
-    from data.formats.file_format import file_formats
     from launch.cli.arguments import Parser, run_command
     from launch.cli.compose import compose, instantiate
 except ModuleNotFoundError as error:
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(__file__, __doc__)
-    suffixes = ", ".join(suffix for each in file_formats() for suffix in each.suffixes)
-    parser.add_argument("file", metavar="FILE", help=f"a file ({suffixes}), a folder or a glob")
+    parser.add_argument("file", metavar="FILE", help="a file that data/formats/ reads, a folder or a glob")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py with data=file")
     options = parser.parse_args(arguments)
     print("\n".join(inspect_file(options.file, options.settings)))

@@ -106,8 +106,10 @@ def _group_rows(
             continue
         found = [f"{choice}*" if choice == default else choice for choice in choices(group, folders)]
         yield name, ", ".join(found) + " (default: what fits the other choices)" * ("$" in str(default))
+        files = [_load(file) for folder in folders for file in (folder / group).glob("*.yaml")]
+        chosen = {child for file in files for child in _defaults(file)}  # others hold what files have in common
         inside = {child.name for folder in folders for child in (folder / group).glob("*/")}
-        for child in sorted(inside):
+        for child in sorted(inside & chosen):
             yield f"{group}/{child}", ", ".join(choices(f"{group}/{child}", folders))
 
 
