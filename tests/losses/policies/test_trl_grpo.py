@@ -104,7 +104,7 @@ def check_parity(trainer_class, loss):
         for prefix in ("", "old_", "reference_")
     )
     expected, metrics = trl_loss(
-        trainer_class, loss, policy, old.detach(), reference.detach(), loss.outcome(actions, labels, mask)
+        trainer_class, loss, policy, old.detach(), reference.detach(), loss.rewards_of(actions, labels, mask)
     )
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     gradients, others = torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves)
