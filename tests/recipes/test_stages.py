@@ -134,7 +134,7 @@ def stop_inside(monkeypatch: pytest.MonkeyPatch, stage: str, step: int) -> None:
 
     def log_then_stop(self: Trainer, statistics: dict[str, Any]) -> None:
         log(self, statistics)
-        if self.run.name.endswith(stage) and self.step == step:
+        if self.run.name.endswith(stage) and self.state.step == step:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "log", log_then_stop)

@@ -24,7 +24,7 @@ def test_a_run_goes_on_in_the_middle_of_a_batch(loss: str, tiny_run: list[str]) 
     begun.fit()
     going_on = make_trainer([*options, "run_name=interrupted"])
     going_on.resume()
-    assert going_on.step == 3
+    assert going_on.state.step == 3
     for name, value in begun.old.items():
         assert torch.equal(going_on.old[name], value)
     going_on.fit()
