@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -21,26 +21,17 @@ from runs.source_tree import CONF, PACKAGES, ROOT
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """Built offline from a copy, so that no build/ is left in the repository."""
-    missing = [tool for tool in ("pip", "setuptools") if importlib.util.find_spec(tool) is None]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed: a wheel cannot be built offline")
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    if missing := {"pip", "setuptools"} - installed:
+        pytest.skip(f"{' and '.join(sorted(missing))} not installed: a wheel cannot be built offline")
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for folder in (*PACKAGES, "conf", "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "-w",
-        str(output),
-    ]
-    built = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(output)]
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     [file] = output.glob("plackett-*.whl")
     return file
@@ -61,9 +52,8 @@ def test_it_holds_the_packages_and_every_file_of_the_configuration(wheel):
     modules = {str(file.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
     assert modules <= names
     assert "conf/__init__.py" not in names
-    assert {name.partition("/")[0] for name in names} - {*PACKAGES, "conf"} == {
-        f"plackett-{version_of_setup()}.dist-info"
-    }
+    others = {name.partition("/")[0] for name in names} - {*PACKAGES, "conf"}
+    assert others == {f"plackett-{version_of_setup()}.dist-info"}
 
 
 def test_it_runs_from_an_empty_folder(unpacked, tmp_path):
