@@ -1,9 +1,9 @@
-"""What a checkpoint costs: its size, the seconds that training waits for it, and those to check and load it.
+"""Measure the cost of a checkpoint: its size, how long training waits for it, and how long a resume takes.
 
     python benchmarks/checkpoint_cost.py --parameters 22.7e6 --folder .
 
-Weights of a bare stack of layers and AdamW's moments, one process, medians of 5. With `trainer.async_save` training
-waits for the copy alone.
+The checkpoint holds the weights of a stack of linear layers and AdamW's moments. One process, medians of 5 saves. With
+`trainer.async_save` training waits only for the copy.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ WIDTH = 1000
 
 
 class Stack(nn.Module):
+    """A stack of linear layers."""
+
     def __init__(self, parameters: float):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(math.ceil(parameters / WIDTH**2)))
@@ -36,6 +38,7 @@ class Stack(nn.Module):
 
 
 def seconds(function: Callable[[], object]) -> float:
+    """The seconds that a call takes."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
@@ -49,7 +52,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=float, default=22.7e6)
-    parser.add_argument("--folder", help="on the disk to be measured (default: that of temporary files)")
+    parser.add_argument("--folder", help="a folder on the disk to measure (default: where temporary files are)")
     arguments = parser.parse_args()
     model = Stack(arguments.parameters)
     engine = TorchEngineConfig().build(model, OptimizerOptions(), lambda o: LambdaLR(o, lambda _: 1.0), math.inf)
@@ -63,7 +66,7 @@ def main() -> None:
 
             def save(store: CheckpointStore = store, background: bool = background, step: int = number) -> None:
                 shard = engine.shard()
-                store.save(step, (shard.copied() if background else shard).write, {})
+                store.save(step, (shard.cpu_copy() if background else shard).write, {})
 
             waits[background].append(seconds(save))
             store.wait()

@@ -1,4 +1,4 @@
-"""The optimizer of every engine."""
+"""The optimizers: AdamW and SGD."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 Schedule = Callable[[Optimizer], LRScheduler]
 
-NAMES = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) or plain SGD.
 
-    Weight decay acts on matrices (weights, embeddings, LoRA factors) only: biases, norm weights and scalars are free.
+    Weight decay applies to matrices only (weights, embeddings, LoRA factors), not to biases, norm weights and scalars.
     """
 
     name: str = "adamw"
@@ -27,11 +27,11 @@ class OptimizerOptions:
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ValueError(f"trainer.optimizer must be one of {', '.join(NAMES)}, got {self.name!r}")
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"trainer.optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.name!r}")
 
     def build(self, model: nn.Module) -> Optimizer:
-        """The optimizer of the trainable parameters of `model`; ValueError where it has none."""
+        """Build the optimizer of the trainable parameters of `model`. Raises ValueError if there are none."""
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError("the model has no trainable parameter: nothing to optimise")

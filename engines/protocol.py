@@ -1,4 +1,4 @@
-"""What the trainer asks of an engine: forward, backward, step, and its state on disk."""
+"""The interface of an engine: forward, backward, step, save and load."""
 
 from __future__ import annotations
 
@@ -26,53 +26,57 @@ class Engine(Protocol):
     model: nn.Module  # the user's module, unwrapped: model(**features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Representations of one chunk (leading row axis), under autocast, returned in float32.
+        """Compute the representations of one chunk (leading row axis), under autocast; the result is float32.
 
-        Several results may keep their graph at once; backward takes them in any order. ZeRO-3 needs the same number of
-        calls on every rank, in training and in evaluation.
+        The graphs of several chunks may be alive at once, and backward takes them in any order. ZeRO-3 needs the same
+        number of calls on every rank, in training and in evaluation.
         """
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
-        """Accumulate this chunk's gradient; `last` marks the step's last chunk: there gradients are reduced."""
+        """Accumulate the gradient of one chunk. `last` marks the last chunk of the step, after which the gradients are
+        summed over the ranks."""
 
     def step(self) -> float:
-        """Agree that the gradient is finite, clip, update, advance the schedule, zero the gradients.
+        """Clip the gradients, update the weights, advance the schedule, zero the gradients.
 
-        Returns the global gradient norm before clipping. Raises `NotFinite` on every rank, with the weights
-        and the schedule untouched, where the gradient of any rank is not finite.
+        Returns the global gradient norm before clipping. Raises `NotFinite` on every rank if the gradient of any rank
+        is not finite; weights and schedule are then unchanged.
         """
 
     def learning_rate(self) -> float:
-        """That of the next update."""
+        """The learning rate of the next update."""
 
     def full_weights(self) -> AbstractContextManager[None]:
-        """Inside, `model` holds whole weights (ZeRO-3 gathers them; elsewhere nothing happens). All ranks enter it."""
+        """A context in which `model` holds the full weights. ZeRO-3 gathers them; the other engines always hold them.
+        All ranks must enter it."""
 
     def shard(self) -> Shard:
-        """This rank's part of trainable weights, buffers, optimizer and schedule, as views: `write` it before the next
-        step, or copy it."""
+        """This rank's part of the trainable weights, buffers, optimizer state and schedule. It holds views: `write` or
+        copy it before the next step."""
 
     def load(self, folder: Path) -> None:
-        """All ranks continue from the shards in `folder`, whichever engine wrote them on however many ranks. Raises
-        ValueError where they are another model's."""
+        """Load the shards in `folder` on all ranks. Another engine and another number of ranks may have written them.
+        Raises ValueError if they belong to another model."""
 
 
 class EngineConfig(Protocol):
     """The options of an engine."""
 
     def build(self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float) -> Engine:
-        """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
+        """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
 
 
 class NotFinite(FloatingPointError):
-    """The loss or a gradient is not finite: raised on every rank alike, with weights, optimizer and schedule as they
-    were. `rows`: those of the global step whose representations or gradients are not, where this is known."""
+    """The loss or a gradient is not finite. Raised on every rank; weights, optimizer and schedule are unchanged.
+
+    `rows` are the rows of the global step whose representations or gradients are not finite, if they are known.
+    """
 
     def __init__(self, reason: str, rows: Sequence[int] = ()):
         super().__init__(reason)
         self.rows = rows
 
 
-def not_finite(norm: float) -> NotFinite:
-    """The error of every engine for a gradient that must not reach the weights."""
+def gradient_not_finite(norm: float) -> NotFinite:
+    """The error that every engine raises if the gradient norm is not finite."""
     return NotFinite(f"the gradient of the weights is not finite (norm {norm})")

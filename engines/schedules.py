@@ -1,4 +1,4 @@
-"""Learning-rate schedules: linear warm-up, then linear or cosine decay to 0, or constant."""
+"""Learning-rate schedules: linear warm-up, then linear decay to 0, cosine decay to 0, or a constant rate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SCHEDULES = ("linear", "cosine", "constant")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of every update as a share of its highest value.
+    """The learning rate of each update as a fraction of the peak learning rate.
 
-    `name` is one of SCHEDULES. Update u (from 0) of the `warmup_ratio * max_steps` warm-up updates has
-    (u + 1) / (warm-up + 1) of the rate: the first is not lost on a rate of 0.
+    `name` is one of SCHEDULES. The warm-up takes `warmup_ratio * max_steps` updates; update u (from 0) has
+    (u + 1) / (warm-up + 1) of the peak. So the first update does not have a learning rate of 0.
     """
 
     name: str
@@ -30,10 +30,11 @@ class Schedule:
             raise ValueError(f"trainer.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
 
     def build(self, optimizer: Optimizer) -> LRScheduler:
+        """Build the scheduler of `optimizer`."""
         return LambdaLR(optimizer, self.factor)
 
     def factor(self, update: int) -> float:
-        """The share of the learning rate that update number `update` has, from 0 on."""
+        """The fraction of the peak learning rate at update `update` (from 0)."""
         warmup = round(self.warmup_ratio * self.max_steps)
         if update < warmup:
             return (update + 1) / (warmup + 1)

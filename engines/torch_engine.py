@@ -17,10 +17,10 @@ from engines.checkpoint.shards import (
     Fragment,
     Shard,
     StoredState,
-    lay_out,
+    full_fragments,
+    make_contiguous,
     make_shard,
-    own_share,
-    replicated,
+    rank_share,
     reset_optimizer,
     restore_schedule,
 )
@@ -28,14 +28,14 @@ from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import MixedPrecision, check_precision, uses_bf16
-from engines.protocol import not_finite
+from engines.protocol import gradient_not_finite
 
-BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for the bandwidth, small beside the model
+BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for full bandwidth, small next to the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchEngineConfig:
-    """`precision`: auto (bf16 autocast on GPUs that have it, fp32 elsewhere), fp32 or bf16."""
+    """`precision`: auto (bf16 autocast on GPUs that support it, else fp32), fp32 or bf16."""
 
     precision: str = "auto"
 
@@ -45,16 +45,16 @@ class TorchEngineConfig:
     def build(
         self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
     ) -> TorchEngine:
-        """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
+        """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         return TorchEngine(model, options, schedule, max_grad_norm, self.precision)
 
 
 class TorchEngine:
-    """One process, or W of them with equal weights whose gradients are summed once per step.
+    """One process, or several with equal weights whose gradients are summed once per step.
 
-    The module runs bare, not under DistributedDataParallel, which decides at the *forward* whether the backward will
-    reduce and allows one such graph at a time: with several graphs kept and others recomputed, summing flat buckets at
-    the last backward is exact in every order of calls, and is a sum as it stands, where DDP would average.
+    The model is not wrapped in DistributedDataParallel. DDP decides in the *forward* whether the backward will reduce,
+    and allows only one such graph at a time. Here several graphs are alive and others are recomputed. So the gradients
+    are summed in flat buckets after the last backward: exact in every order of calls, and a sum, where DDP averages.
     """
 
     name = "torch"
@@ -64,7 +64,7 @@ class TorchEngine:
     ):
         self.device = rank_device()
         self.model = model.to(self.device)
-        lay_out(model)
+        make_contiguous(model)
         self.optimizer = options.build(model)
         self.schedule = schedule(self.optimizer)
         self.max_grad_norm = max_grad_norm
@@ -80,7 +80,7 @@ class TorchEngine:
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         surrogate.backward()
         if last:
-            # A parameter that took no part has gradient 0, on one rank as on many and as under ZeRO.
+            # An unused parameter gets gradient 0, on one rank, on several ranks and under ZeRO alike.
             for parameter in self.trainable:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -89,12 +89,12 @@ class TorchEngine:
 
     def step(self) -> float:
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
-        # The reduced gradient is the same on every rank, and so is this norm: no further agreement is needed.
+        # The reduced gradient is the same on every rank, and so is this norm: no further collective is needed.
         total_norm = get_total_norm(gradients)
         norm = total_norm.item()
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
-            raise not_finite(norm)
+            raise gradient_not_finite(norm)
         clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
         self.optimizer.step()
         self.schedule.step()
@@ -108,7 +108,7 @@ class TorchEngine:
         return nullcontext()
 
     def shard(self) -> Shard:
-        return make_shard(self.name, self.model, self.optimizer, self.schedule, own_share(self._fragments()))
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, rank_share(self._fragments()))
 
     def load(self, folder: Path) -> None:
         stored = StoredState(folder)
@@ -118,11 +118,11 @@ class TorchEngine:
         restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
 
     def _fragments(self) -> dict[str, Fragment]:
-        return replicated(self.model, self.optimizer)
+        return full_fragments(self.model, self.optimizer)
 
 
 def _sum_over_ranks(gradients: list[Tensor]) -> None:
-    """Sum each gradient over the ranks, in place, in flat buckets."""
+    """Sum each gradient over the ranks in place, in flat buckets."""
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat)

@@ -13,7 +13,7 @@ from data.batch import TokenSequences
 from data.collate import Collator, chunks_of_rank
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import is_main, rank, world_size
-from engines.memory.allocator import allocator_says, is_out_of_memory
+from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.runner import Runner, evaluating
 
 TOKENIZER_BATCH = 1024  # sequences per call
@@ -70,5 +70,5 @@ def _memory_explained(features: Mapping[str, Tensor]) -> Iterator[None]:
         shape = " x ".join(map(str, features["input_ids"].shape))
         raise MemoryError(
             f"out of memory while scoring {shape} tokens (rows x longest): lower eval.token_budget (in training "
-            f"trainer.token_budget), then model.max_length; {allocator_says(error)}"
+            f"trainer.token_budget), then model.max_length; {allocator_message(error)}"
         ) from error

@@ -17,7 +17,7 @@ def join_ranks(timeout_s: float, on_lost_rank: OnLostRank | None) -> None:
 
     Call it after everything that can fail on one rank alone: the others would wait in the next collective.
     """
-    preemption.defer()
+    preemption.defer_signals()
     process_group.start(timeout_s, on_lost_rank)
 
 

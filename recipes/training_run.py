@@ -22,7 +22,7 @@ from runs.loggers.logger import Logger
 from runs.settings_tree import as_tree
 
 
-@preemption.handled()
+@preemption.handle_signals()
 def train(
     settings: RunConfig,
     *,

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from engines.checkpoint.store import repair
+from engines.checkpoint.store import clean_up
 from engines.distributed.process_group import world_size
 from runs.environment import describe_environment
 from runs.files import cut_metrics, write_atomic, write_json
@@ -68,7 +68,7 @@ def copy_source(decision: StartFrom, folder: Path) -> Checkpoint:
 def resume(decision: Resume, folder: Path) -> None:
     """Cut the record back to the checkpoint."""
     state = decision.checkpoint[1]
-    repair(folder / "checkpoints", decision.checkpoints)
+    clean_up(folder / "checkpoints", decision.checkpoints)
     (folder / "traceback.txt").unlink(missing_ok=True)
     cut_metrics(folder / "metrics.jsonl", state)
     changes = f", {', '.join(decision.changes)}: the same samples, equal up to rounding" if decision.changes else ""
@@ -81,7 +81,7 @@ def resume(decision: Resume, folder: Path) -> None:
 
 def restart(decision: Restart, folder: Path) -> None:
     """Keep the first test scores alone, or nothing if the run starts from scratch."""
-    repair(folder / "checkpoints", decision.checkpoints)
+    clean_up(folder / "checkpoints", decision.checkpoints)
     (folder / "traceback.txt").unlink(missing_ok=True)
     if decision.from_scratch:
         for name in ("metrics.jsonl", REFERENCE_FILE):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engines.checkpoint.store import Survey, read_state, survey
+from engines.checkpoint.store import CheckpointScan, read_state, scan_checkpoints
 from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main, world_size
 from runs.environment import is_restart, launch_name
@@ -46,7 +46,7 @@ class Resume:
 
     checkpoint: Checkpoint
     changes: list[str]
-    checkpoints: Survey
+    checkpoints: CheckpointScan
     environment: dict[str, Any]  # of environment.json, to which this start is added
 
 
@@ -56,7 +56,7 @@ class Restart:
     corrected) it does so `from_scratch`: nothing is kept."""
 
     from_scratch: bool
-    checkpoints: Survey
+    checkpoints: CheckpointScan
     environment: dict[str, Any]
 
 
@@ -98,7 +98,7 @@ def decide(
         found = on_main(lambda: _find_existing(settings, folder))
         if found is None:
             return on_main(lambda: _decide_new(settings, folder, source))
-        checkpoints = survey(folder / "checkpoints") if found.may_have_checkpoints else Survey()
+        checkpoints = scan_checkpoints(folder / "checkpoints") if found.may_have_checkpoints else CheckpointScan()
         return on_main(lambda: _decide_existing(settings, folder, found, checkpoints, neutral))
     except ValueError as error:  # a broken file, which the message names with the remedy
         return Refused(str(error))
@@ -132,7 +132,7 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None) 
 
 
 def _decide_existing(
-    settings: Mapping[str, Any], folder: Path, found: _Existing, checkpoints: Survey, neutral: Sequence[str]
+    settings: Mapping[str, Any], folder: Path, found: _Existing, checkpoints: CheckpointScan, neutral: Sequence[str]
 ) -> Decision:
     stages, newest = found.stages, checkpoints.newest
     before = started_settings(read_config(folder), stages)

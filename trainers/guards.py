@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.batch import ListBatch, TokenSequences
 from engines.distributed.collectives import all_agree
-from engines.memory.allocator import allocator_says, is_out_of_memory
+from engines.memory.allocator import allocator_message, is_out_of_memory
 from engines.protocol import NotFinite
 from trainers.options import TrainerConfig
 
@@ -46,7 +46,7 @@ def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[N
         raise MemoryError(
             f"out of memory in {error}, the longest {row}: lower trainer.kept_chunks ({config.kept_chunks}), then "
             f"trainer.token_budget ({config.token_budget} tokens a chunk), then model.max_length, or set "
-            f"model.gradient_checkpointing=true; {allocator_says(error.__cause__ or error)}"
+            f"model.gradient_checkpointing=true; {allocator_message(error.__cause__ or error)}"
         ) from error
 
 

@@ -196,7 +196,7 @@ def make_trl_trainer(
                 log(logs, logs["step"])
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            heartbeat.at(state.global_step + 1)
+            heartbeat.set_step(state.global_step + 1)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             all_agree(True)

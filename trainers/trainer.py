@@ -148,7 +148,7 @@ class Trainer(ABC):
         self.load(folder)
         self.state = replace(state)
         self.saved_step = self.best_result = None
-        if not self.checkpoints.point_to(state.step, state.best_step):
+        if not self.checkpoints.set_pointers(state.step, state.best_step):
             self.state.forget_best()  # its weights are gone
         self.load_family_state(state.family)
 
@@ -181,7 +181,7 @@ class Trainer(ABC):
 
     def next_batch(self) -> ListBatch:
         """The lists of this step, the same on all ranks."""
-        heartbeat.at(self.state.step)
+        heartbeat.set_step(self.state.step)
         return self.batches.of(self.state.step, self.state.skipped_batches)
 
     def skip_batch(self, error: NotFinite) -> None:
@@ -279,7 +279,7 @@ class Trainer(ABC):
         )
         self.run.flush_metrics()
         shard = self.engine.shard()
-        write = (shard.copied() if self.config.async_save else shard).write
+        write = (shard.cpu_copy() if self.config.async_save else shard).write
         self.checkpoints.save(state.step, write, state.to_dict(), best=best)
 
     def family_state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a checkpoint consists of: every file with its size and SHA-256, so that a broken one is known before use."""
+"""The manifest of a checkpoint: the size and SHA-256 of every file, so that damage is found before it is loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 MANIFEST_FILE = "manifest.json"
 BLOCK_BYTES = 2**22
-ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+MISSING_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 Entry = dict[str, int | str]  # {"bytes": ..., "sha256": ...}
 
 
-def describe(files: Iterable[Path]) -> dict[str, Entry]:
-    """The entries of `files`, by name, once they are on disk."""
+def file_entries(files: Iterable[Path]) -> dict[str, Entry]:
+    """Flush `files` to disk and return their manifest entries, by name."""
     entries: dict[str, Entry] = {}
     for file in files:
         flush(file)
@@ -25,39 +25,44 @@ def describe(files: Iterable[Path]) -> dict[str, Entry]:
 
 
 def write_manifest(folder: Path, entries: dict[str, Entry]) -> None:
+    """Write the manifest of `folder` and flush it to disk."""
     file = folder / MANIFEST_FILE
     file.write_text(json.dumps({"files": dict(sorted(entries.items()))}, indent=1) + "\n")
     flush(file)
     flush(folder)
 
 
-def first_problem(folder: Path, part: int = 0, of: int = 1) -> str | None:
-    """What is wrong with the checkpoint in `folder`, naming the file; None where it is whole. Of its files, the
-    `part`-th of every `of` is read. Raises OSError where one cannot be read now, whatever it holds."""
+def first_problem(folder: Path, part: int = 0, num_parts: int = 1) -> str | None:
+    """Describe the first damaged file of the checkpoint in `folder`; None if it is complete and intact.
+
+    The files are divided into `num_parts` parts, and only those of `part` are read. Raises OSError if a file exists but
+    cannot be read now, which does not mean that it is damaged.
+    """
     try:
         listed = json.loads((folder / MANIFEST_FILE).read_text())["files"]
         entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in sorted(listed.items())}
-    except ABSENT:
+    except MISSING_ERRORS:
         return f"{MANIFEST_FILE} is missing"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST_FILE} cannot be read ({type(error).__name__})"
-    for name in [*entries][part::of]:
-        if problem := _problem_of(folder / name, *entries[name]):
+    for name in [*entries][part::num_parts]:
+        if problem := _file_problem(folder / name, *entries[name]):
             return f"{name} {problem}"
     return None
 
 
-def _problem_of(file: Path, size: int, digest: str) -> str | None:
+def _file_problem(file: Path, size: int, digest: str) -> str | None:
     try:
-        found = file.stat().st_size
-        if found != size:
-            return f"has {found:,} bytes instead of {size:,}"
+        actual_size = file.stat().st_size
+        if actual_size != size:
+            return f"has {actual_size:,} bytes instead of {size:,}"
         return None if sha256(file) == digest else "has other content than was written (SHA-256)"
-    except ABSENT:
+    except MISSING_ERRORS:
         return "is missing"
 
 
 def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):
@@ -66,7 +71,7 @@ def sha256(file: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on disk."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""The state of a model and its optimizer on disk, in a layout that belongs to no engine and no number of ranks.
+"""The state of a model and its optimizer on disk, in a layout that depends on no engine and no number of ranks.
 
-The state of every engine is the same: float32 weights and, under AdamW, two moments per weight, the number of updates
-and the schedule. Each rank writes the slices of the flattened parameters that it owns, no element twice, to
-rank-NNNNN.safetensors; rank 0 adds buffers and engine.json. A reader takes from these files whatever slices it needs.
+Every engine has the same state: float32 weights, two moments per weight (AdamW only), the number of updates and the
+schedule. Each rank writes the slices of the flattened parameters that it owns to rank-NNNNN.safetensors; no element is
+written twice. Rank 0 adds the buffers and engine.json. On loading, each rank reads the slices that it needs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ WEIGHT = "weight"
 
 @dataclass(frozen=True)
 class Fragment:
-    """The elements from `start` of a flattened parameter; `values`: "weight" and the optimizer's own, [n] each.
+    """A slice of a flattened parameter that begins at element `start`.
 
-    They are views: writing into them changes the model and the optimizer.
+    `values` holds "weight" and the moments of the optimizer, [n] each. They are views: writing into them changes the
+    model and the optimizer.
     """
 
     start: int
@@ -38,14 +39,14 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank adds to a checkpoint. `header` is the same on all ranks (JSON types)."""
+    """The part of a checkpoint that one rank writes. `header` is the same on all ranks (JSON types)."""
 
     fragments: dict[str, Fragment]  # by parameter name
     buffers: dict[str, Tensor]
     header: dict[str, Any]
 
-    def copied(self) -> Shard:
-        """The same in CPU memory of its own, which training does not change any more."""
+    def cpu_copy(self) -> Shard:
+        """Copy the shard to CPU memory, so that further training steps do not change it."""
         fragments = {
             name: replace(fragment, values={key: _copy(value) for key, value in fragment.values.items()})
             for name, fragment in self.fragments.items()
@@ -53,7 +54,7 @@ class Shard:
         return replace(self, fragments=fragments, buffers={name: _copy(value) for name, value in self.buffers.items()})
 
     def write(self, folder: Path) -> list[Path]:
-        """This rank's files in `folder`, and their paths. Raises OSError where they cannot be written."""
+        """Write this rank's files to `folder` and return their paths. Raises OSError if they cannot be written."""
         file = folder / f"rank-{rank():05d}.safetensors"
         tensors = {
             f"{key}/{name}": value.detach()
@@ -73,25 +74,25 @@ class Shard:
 
 
 class StoredState:
-    """Reads what the shards of a folder hold, slice by slice."""
+    """The shards in a folder, read slice by slice."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         if not (folder / HEADER_FILE).is_file():
             raise ValueError(f"{folder} holds no checkpoint: {HEADER_FILE} is missing")
         self.header: dict[str, Any] = json.loads((folder / HEADER_FILE).read_text())
-        self._places: dict[str, list[tuple[int, int, Any]]] = {}  # tensor name -> start, stop, its file
+        self._slices: dict[str, list[tuple[int, int, Any]]] = {}  # tensor name -> [(start, stop, file)]
         for number in range(self.header["world_size"]):
             file = safe_open(folder / f"rank-{number:05d}.safetensors", "pt")
             starts = json.loads(file.metadata()["starts"])
-            for name in file.keys():  # noqa: SIM118 (no mapping)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
                 start = starts.get(name.split("/", 1)[1], 0)
                 size = 0 if name.startswith("buffer/") else file.get_slice(name).get_shape()[0]
-                self._places.setdefault(name, []).append((start, start + size, file))
+                self._slices.setdefault(name, []).append((start, start + size, file))
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError where this is the state of another model."""
-        stored, expected = self.header["parameters"], whole_shapes(model)
+        """Raise ValueError if this is the state of another model."""
+        stored, expected = self.header["parameters"], full_shapes(model)
         if stored != expected:
             differing = sorted(stored.keys() ^ expected.keys()) or "shapes"
             raise ValueError(f"{self.folder} holds another model's weights (differing: {differing})")
@@ -100,34 +101,36 @@ class StoredState:
     def restore(self, fragments: Mapping[str, Fragment], model: nn.Module) -> None:
         """Write the stored values into the views of `fragments` and into the buffers of `model`.
 
-        Before the first update an optimizer has no values; those of `fragments` are left alone then.
+        A state that was stored before the first update has no moments; those of `fragments` are then left unchanged.
         """
         for name, fragment in fragments.items():
             for key, value in fragment.values.items():
                 if key == WEIGHT or self.header["updates"] > 0:
                     self._read(f"{key}/{name}", fragment.start, value)
-        for name, buffer in buffers_of(model).items():
-            [(_, _, file)] = self._places[f"buffer/{name}"]
+        for name, buffer in persistent_buffers(model).items():
+            [(_, _, file)] = self._slices[f"buffer/{name}"]
             buffer.copy_(file.get_tensor(f"buffer/{name}"))
 
     def _read(self, name: str, start: int, into: Tensor) -> None:
         stop, read = start + len(into), 0
-        for first, last, file in self._places.get(name, []):
+        for first, last, file in self._slices.get(name, []):
             low, high = max(start, first), min(stop, last)
             if low < high:
                 into[low - start : high - start].copy_(file.get_slice(name)[low - first : high - first])
                 read += high - low
         if read != len(into):
-            raise ValueError(f"{self.folder} lacks elements of {name}: {read} of {len(into)} from {start} are there")
+            raise ValueError(
+                f"{self.folder} lacks elements of {name}: {read} of {len(into)} from element {start} on found"
+            )
 
 
 def make_shard(
     engine: str, model: nn.Module, optimizer: Optimizer, schedule: Any, fragments: dict[str, Fragment]
 ) -> Shard:
-    """The shard of this rank, which owns `fragments`."""
+    """Build the shard of this rank, which owns `fragments`."""
     updates = schedule.last_epoch
-    keys = {WEIGHT, *(moments(optimizer) if updates else ())}
-    held = {
+    keys = {WEIGHT, *(moment_names(optimizer) if updates else ())}
+    stored = {
         name: replace(fragment, values={key: value for key, value in fragment.values.items() if key in keys})
         for name, fragment in fragments.items()
     }
@@ -136,52 +139,55 @@ def make_shard(
         "world_size": world_size(),
         "updates": updates,
         "schedule": schedule.state_dict(),
-        "parameters": whole_shapes(model),
+        "parameters": full_shapes(model),
     }
-    return Shard(held, buffers_of(model), header)
+    return Shard(stored, persistent_buffers(model), header)
 
 
-def moments(optimizer: Optimizer) -> tuple[str, ...]:
-    """The names of what the optimizer keeps per weight."""
+def moment_names(optimizer: Optimizer) -> tuple[str, ...]:
+    """The names of the tensors that the optimizer keeps for each parameter."""
     return ("exp_avg", "exp_avg_sq") if isinstance(optimizer, AdamW) else ()
 
 
 def reset_optimizer(optimizer: Optimizer, tensors: Sequence[Tensor], updates: int) -> None:
-    """Give each of `tensors`, which the optimizer updates, the state after `updates` updates with zero gradients: there
-    is somewhere to write the moments then. torch makes the same at the first update."""
+    """Give each tensor that the optimizer updates the state that `updates` updates with zero gradients leave.
+
+    torch creates this state at the first update; a checkpoint is read into it.
+    """
     optimizer.state.clear()
-    if not moments(optimizer):
+    if not moment_names(optimizer):
         return
     for tensor in tensors:
-        step = torch.tensor(float(updates), dtype=torch.float32, device=tensor.device)  # fused: beside the weights
-        optimizer.state[tensor] = {"step": step, **{key: torch.zeros_like(tensor) for key in moments(optimizer)}}
+        # Fused AdamW needs the step on the device of the weights.
+        step = torch.tensor(float(updates), dtype=torch.float32, device=tensor.device)
+        optimizer.state[tensor] = {"step": step, **{key: torch.zeros_like(tensor) for key in moment_names(optimizer)}}
 
 
 def restore_schedule(schedule: Any, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """The schedule, and the learning rates that it has set."""
+    """Load the state of the schedule, and set the learning rates that belong to it."""
     schedule.load_state_dict(dict(state))
     for group, learning_rate in zip(optimizer.param_groups, state["_last_lr"], strict=True):
         group["lr"] = learning_rate
 
 
-def lay_out(model: nn.Module) -> None:
-    """Make every trainable parameter contiguous, as flattened views and gloo's collectives need them."""
-    for _, parameter in trainable(model):
+def make_contiguous(model: nn.Module) -> None:
+    """Make every trainable parameter contiguous: flattened views and gloo's collectives need that."""
+    for _, parameter in trainable_parameters(model):
         parameter.data = parameter.data.contiguous()
 
 
-def replicated(model: nn.Module, optimizer: Optimizer) -> dict[str, Fragment]:
-    """The fragments of an engine whose every rank holds all: whole parameters."""
+def full_fragments(model: nn.Module, optimizer: Optimizer) -> dict[str, Fragment]:
+    """The fragments of an engine whose ranks all hold the full parameters."""
     fragments = {}
-    for name, parameter in trainable(model):
+    for name, parameter in trainable_parameters(model):
         state = optimizer.state.get(parameter, {})
-        held = {key: state[key].view(-1) for key in moments(optimizer) if key in state}
-        fragments[name] = Fragment(0, {WEIGHT: parameter.data.view(-1), **held})
+        moments = {key: state[key].view(-1) for key in moment_names(optimizer) if key in state}
+        fragments[name] = Fragment(0, {WEIGHT: parameter.data.view(-1), **moments})
     return fragments
 
 
-def own_share(fragments: Mapping[str, Fragment]) -> dict[str, Fragment]:
-    """Of what every rank holds whole, the part that this rank writes: about as much as every other."""
+def rank_share(fragments: Mapping[str, Fragment]) -> dict[str, Fragment]:
+    """The part of the full `fragments` that this rank writes. All ranks write about the same number of elements."""
     total = sum(len(fragment.values[WEIGHT]) for fragment in fragments.values())
     share = -(-total // world_size())
     first, position, own = rank() * share, 0, {}
@@ -194,17 +200,19 @@ def own_share(fragments: Mapping[str, Fragment]) -> dict[str, Fragment]:
     return own
 
 
-def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Shared parameters once; frozen weights come with the model itself."""
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The trainable parameters with their names, shared ones once. Frozen weights are not part of a checkpoint."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def whole_shapes(model: nn.Module) -> dict[str, list[int]]:
-    """The shape of every trainable parameter, by name; ZeRO-3 holds only a part of it."""
-    return {name: list(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in trainable(model)}
+def full_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """The full shape of every trainable parameter, by name, also if ZeRO-3 has partitioned it."""
+    return {
+        name: list(getattr(parameter, "ds_shape", parameter.shape)) for name, parameter in trainable_parameters(model)
+    }
 
 
-def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers."""
     names = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return {name: value for name, value in model.state_dict().items() if name in names}

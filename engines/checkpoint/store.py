@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from engines.checkpoint.manifest import MANIFEST_FILE, describe, first_problem, flush, write_manifest
+from engines.checkpoint.manifest import MANIFEST_FILE, file_entries, first_problem, flush, write_manifest
 from engines.distributed import process_group
 from engines.distributed.collectives import broadcast_object, gather_objects
 from engines.distributed.process_group import barrier, is_main, rank, world_size
@@ -24,27 +24,30 @@ from engines.distributed.process_group import barrier, is_main, rank, world_size
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-BEST_STEP = "best_step"  # the one key of a state that the store reads: the step of the best checkpoint
-Found = tuple[Path, dict[str, Any]]  # a checkpoint's folder and its state
+BEST_STEP = "best_step"  # the only key of a state that the store itself reads: the step of the best checkpoint
+StoredCheckpoint = tuple[Path, dict[str, Any]]  # the folder of a checkpoint and its state
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a folder of checkpoints holds; looking changes nothing (see `survey` and `repair`)."""
+class CheckpointScan:
+    """The contents of a folder of checkpoints, as `scan_checkpoints` finds them."""
 
-    newest: Found | None = None  # the newest whole checkpoint
-    broken: tuple[tuple[Path, str], ...] = ()  # the newer ones and what is wrong with them, newest first
+    newest: StoredCheckpoint | None = None  # the newest intact checkpoint
+    broken: tuple[tuple[Path, str], ...] = ()  # newer ones that are broken, with the reason; newest first
 
 
 class CheckpointStore:
-    """Folders `root`/step-NNNNNN. The last `keep` and the best stay, and the best ones that their states name.
+    """The checkpoints of a run: folders `root`/step-NNNNNN.
 
-    All ranks write into one hidden folder. When everything is on disk, with a manifest of sizes and hashes, the folder
-    is renamed. So a kill at any moment leaves whole checkpoints and hidden remains, which the next start removes.
-    `root`/latest and `root`/best are text files with the name of a folder. All ranks make every call.
+    The store keeps the last `keep` checkpoints, the best one, and the ones that the states of the last `keep` name as
+    their best. Call every method on all ranks.
 
-    In the `background` a thread writes while training continues, one checkpoint at a time: the next `save` waits for
-    it. Errors are raised on all ranks alike, by `save` or, in the background, by the next `save` or `wait`.
+    All ranks write into one hidden folder. Once everything is on disk, with a manifest of sizes and hashes, the folder
+    is renamed. So a kill at any moment leaves complete checkpoints and hidden leftovers, which the next start removes.
+    `root`/latest and `root`/best are text files with the name of a folder.
+
+    With `background`, a thread writes while training continues, one checkpoint at a time: the next `save` waits for
+    it. An error on any rank is raised on all ranks: by `save` or, with `background`, by the next `save` or `wait`.
     """
 
     def __init__(self, root: Path, keep: int = 2, *, background: bool = False):
@@ -55,29 +58,34 @@ class CheckpointStore:
         self.background = background
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._token: str | None = None  # of this launch: a rank left over from an earlier one writes elsewhere
-        self._group: Any = None  # the thread's own: its collectives must not mix with those of training
+        # Random, one per launch: a rank that is left over from an earlier launch writes to another folder.
+        self._token: str | None = None
+        # The process group of the thread: its collectives must not mix with those of training.
+        self._group: Any = None
 
     def save(
         self, step: int, write: Callable[[Path], list[Path]], state: dict[str, Any], *, best: bool = False
     ) -> Path:
-        """Let every rank `write` into a new folder (it returns its files), add `state` (JSON types), make it the latest
-        (and the `best`), drop old ones. Raises OSError on every rank if any rank could not write: the checkpoints
-        before it stay, and nothing is left of this one."""
+        """Save a checkpoint, make it the latest (and the `best`), and remove old ones.
+
+        Every rank calls `write` with the new folder; `write` returns the files that it has written. `state` holds JSON
+        types. Raises OSError on every rank if any rank could not write: earlier checkpoints are kept, and nothing is
+        left of this one.
+        """
         self.wait()
         if self._token is None:
             self._token = broadcast_object(secrets.token_hex(4))
             if self.background and world_size() > 1:
                 self._group = dist.new_group(backend="gloo", timeout=process_group.timeout())
         if self.background:
-            self._thread = threading.Thread(target=self._keep_failure, args=(step, write, state, best), name="save")
+            self._thread = threading.Thread(target=self._save_in_thread, args=(step, write, state, best), name="save")
             self._thread.start()
         else:
             self._commit(step, write, state, best)
         return self.root / checkpoint_name(step)
 
     def wait(self) -> None:
-        """Wait until the checkpoint that is being written is complete."""
+        """Wait until the checkpoint that is being written is complete. Raises its error, if there was one."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -85,55 +93,59 @@ class CheckpointStore:
             failure, self._failure = self._failure, None
             raise failure
 
-    def latest(self) -> Found | None:
-        """The newest whole checkpoint and its state; None if there is none. Broken ones are moved out of the way."""
-        found = survey(self.root)
+    def latest(self) -> StoredCheckpoint | None:
+        """The newest intact checkpoint and its state; None if there is none. Broken ones are renamed."""
+        scan = scan_checkpoints(self.root)
         if is_main():
-            repair(self.root, found)
+            clean_up(self.root, scan)
         barrier()
-        return found.newest
+        return scan.newest
 
-    def point_to(self, step: int, best_step: int | None) -> bool:
-        """Make `step` the latest and `best_step` the best again: a kill may have come between a checkpoint and its
-        pointer. None: none is the best. Returns False if the best is gone or broken."""
+    def set_pointers(self, step: int, best_step: int | None) -> bool:
+        """Make `step` the latest and `best_step` the best again (None: there is no best).
+
+        A kill may have happened after a checkpoint was renamed and before its pointer was written. Returns False if the
+        best checkpoint is missing or broken.
+        """
         best = None if best_step is None else self.root / checkpoint_name(best_step)
         problem = None if best is None or best_step == step else _problem(best)
         if is_main():
-            self._point("latest", checkpoint_name(step))
+            self._write_pointer("latest", checkpoint_name(step))
             if best is None:
                 (self.root / "best").unlink(missing_ok=True)
             elif problem:
                 logger.warning("the best checkpoint %s cannot be used: %s", best, problem)
             else:
-                self._point("best", best.name)
+                self._write_pointer("best", best.name)
         barrier()
         return problem is None
 
     def best(self) -> Path | None:
-        """The checkpoint marked best, if there is one. Raises ValueError on every rank if it is broken."""
+        """The best checkpoint; None if there is none. Raises ValueError on every rank if it is broken."""
         self.wait()
         folder = broadcast_object(self._best())
         if folder is not None and (problem := _problem(folder)):
             raise ValueError(
-                f"the best checkpoint {folder} is broken: {problem}; remove that folder, and the same command takes "
+                f"the best checkpoint {folder} is broken: {problem}; remove that folder, and the same command uses "
                 "the newest instead"
             )
         return folder
 
-    def _keep_failure(self, *arguments: Any) -> None:
+    def _save_in_thread(self, *arguments: Any) -> None:
         try:
             self._commit(*arguments)
         except BaseException as error:
             self._failure = error
 
     def _commit(self, step: int, write: Callable[[Path], list[Path]], state: dict[str, Any], best: bool) -> None:
-        """Write on every rank, exchange how it went, publish."""
+        """Write on every rank, gather the outcomes, publish the checkpoint if all ranks succeeded."""
         unfinished = self.root / f".tmp-{checkpoint_name(step)}-{self._token}"
         entries, failure = {}, None
         try:
-            unfinished.mkdir(parents=True, exist_ok=True)  # by every rank: not every file system shows it at once
-            entries = describe(write(unfinished))
-        except Exception as error:  # the others wait
+            # On every rank: some file systems show a new folder to other nodes only after a while.
+            unfinished.mkdir(parents=True, exist_ok=True)
+            entries = file_entries(write(unfinished))
+        except Exception as error:  # raised below, since the other ranks wait in a collective
             failure = error
         outcomes = gather_objects((entries, failure and f"rank {rank()}: {failure}"), self._group)
         message = next((text for _, text in outcomes if text), None)
@@ -152,38 +164,38 @@ class CheckpointStore:
         if message:
             raise OSError(
                 f"the checkpoint of step {step} could not be written ({message}): those before it in {self.root} are "
-                "whole; make room or repair the disk, and the same command resumes"
+                "intact; free disk space or repair the disk, and the same command resumes"
             )
 
     def _publish(self, step: int, unfinished: Path, files: dict[str, Any], state: dict[str, Any], best: bool) -> None:
         (unfinished / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
-        write_manifest(unfinished, files | describe([unfinished / STATE_FILE]))
+        write_manifest(unfinished, files | file_entries([unfinished / STATE_FILE]))
         folder, replaced = self.root / checkpoint_name(step), self.root / f".old-{checkpoint_name(step)}"
         if folder.exists():
             folder.rename(replaced)
         unfinished.rename(folder)
         flush(self.root)
-        self._point("latest", folder.name)
+        self._write_pointer("latest", folder.name)
         if best:
-            self._point("best", folder.name)
+            self._write_pointer("best", folder.name)
         _remove(replaced)
-        self._drop_old()
+        self._remove_old()
 
     def _best(self) -> Path | None:
         pointer = self.root / "best"
         return self.root / pointer.read_text().strip() if pointer.is_file() else None
 
-    def _drop_old(self) -> None:
+    def _remove_old(self) -> None:
         folders = _folders(self.root)
         kept = folders[-self.keep :]
         kept += [self.root / checkpoint_name(step) for step in map(_best_step, kept) if step is not None]
         for folder in folders:
             if folder not in kept and folder != self._best():
-                dropped = self.root / f".tmp-dropped-{folder.name}"
-                folder.rename(dropped)  # at once: no half of a checkpoint is ever seen
-                _remove(dropped)
+                removed = self.root / f".tmp-dropped-{folder.name}"
+                folder.rename(removed)  # atomic: nobody ever sees half of a checkpoint
+                _remove(removed)
 
-    def _point(self, name: str, target: str) -> None:
+    def _write_pointer(self, name: str, target: str) -> None:
         unfinished = self.root / f".tmp-{name}"
         unfinished.write_text(target + "\n")
         flush(unfinished)
@@ -191,57 +203,59 @@ class CheckpointStore:
         flush(self.root)
 
 
-def survey(root: Path) -> Survey:
-    """Find the newest whole checkpoint below `root` without changing anything. Call on all ranks: each reads a part of
-    the files."""
+def scan_checkpoints(root: Path) -> CheckpointScan:
+    """Find the newest intact checkpoint in `root`, and change nothing. Call on all ranks: each reads a part of it."""
     broken: list[tuple[Path, str]] = []
     for folder in broadcast_object(_candidates(root) if is_main() else []):
         final = root / folder.name.removeprefix(".old-")
         problem = _problem(folder)
         if problem is None:
             state = broadcast_object(read_state(folder) if is_main() else {})
-            return Survey((final, state), tuple(broken))
+            return CheckpointScan((final, state), tuple(broken))
         broken.append((final, problem))
-    return Survey(None, tuple(broken))
+    return CheckpointScan(None, tuple(broken))
 
 
-def repair(root: Path, found: Survey) -> None:
-    """Remove what a kill has left, and keep each broken checkpoint of a survey aside as step-NNNNNN.broken, with a
-    warning. Call on rank 0 alone."""
+def clean_up(root: Path, scan: CheckpointScan) -> None:
+    """Remove the leftovers of a kill, and rename each broken checkpoint of `scan` to step-NNNNNN.broken, with a
+    warning. Call on rank 0 only."""
     for replaced in root.glob(".old-*"):
         folder = root / replaced.name.removeprefix(".old-")
         if not folder.exists():
-            replaced.rename(folder)  # a kill came before the new one took its place
-    for remains in (*root.glob(".old-*"), *root.glob(".tmp-*")):
-        _remove(remains)
-    for folder, problem in found.broken:
+            replaced.rename(folder)  # the kill happened before the new checkpoint replaced it
+    for leftover in (*root.glob(".old-*"), *root.glob(".tmp-*")):
+        _remove(leftover)
+    for folder, problem in scan.broken:
         earlier = [other for other in _folders(root) if _step_of(other) < _step_of(folder)]
-        use = f"the checkpoint before it, {earlier[-1].name}, is tried" if earlier else "there is none before it"
-        logger.warning("checkpoint %s is broken: %s; %s", folder, problem, use)
+        fallback = f"trying the checkpoint before it, {earlier[-1].name}" if earlier else "there is none before it"
+        logger.warning("checkpoint %s is broken: %s; %s", folder, problem, fallback)
         _remove(folder.with_name(f"{folder.name}.broken"))
         folder.rename(folder.with_name(f"{folder.name}.broken"))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The state that `save` was given."""
+    """Read the state that was passed to `save`."""
     return json.loads((folder / STATE_FILE).read_text())
 
 
 def replace_state(folder: Path, state: dict[str, Any]) -> None:
-    """Give another state to a checkpoint that no run has resumed from yet."""
+    """Replace the state of a checkpoint. Only for a copy that no run has resumed from yet."""
     (folder / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")
     entries = json.loads((folder / MANIFEST_FILE).read_text())["files"]
-    write_manifest(folder, entries | describe([folder / STATE_FILE]))
+    write_manifest(folder, entries | file_entries([folder / STATE_FILE]))
 
 
 def checkpoint_name(step: int) -> str:
-    """The name of the folder of a step's checkpoint."""
+    """The folder name of the checkpoint of a step."""
     return f"step-{step:06d}"
 
 
 def _problem(folder: Path) -> str | None:
-    """`first_problem` of the folder, the same on every rank; each reads a part of the files. Raises OSError on all
-    ranks if one cannot read: that may pass, and is no reason to give up a checkpoint."""
+    """The `first_problem` of the folder, the same on every rank; each rank reads a part of the files.
+
+    Raises OSError on all ranks if one of them cannot read: that may be temporary, and does not make the checkpoint
+    broken.
+    """
     problem: str | None = None
     failure: str | None = None
     try:
@@ -251,20 +265,20 @@ def _problem(folder: Path) -> str | None:
     outcomes = gather_objects((problem, failure))
     if failure := next((text for _, text in outcomes if text), None):
         raise OSError(
-            f"the checkpoint {folder} cannot be read ({failure}): start the same command again once it can, or "
+            f"the checkpoint {folder} cannot be read ({failure}): start the same command again once it can be, or "
             "remove that folder to use the one before it"
         )
-    return next((found for found, _ in outcomes if found is not None), None)
+    return next((reported for reported, _ in outcomes if reported is not None), None)
 
 
 def _candidates(root: Path) -> list[Path]:
-    """All checkpoints, newest first, among them one that was about to be replaced when a kill came."""
+    """All checkpoints, newest first. One that was being replaced when the process was killed is included."""
     replaced = [path for path in root.glob(".old-step-*") if not (root / path.name.removeprefix(".old-")).exists()]
     return sorted([*_folders(root), *replaced], key=_step_of, reverse=True)
 
 
 def _folders(root: Path) -> list[Path]:
-    """The checkpoints in their places, oldest first."""
+    """The folders step-NNNNNN, oldest first."""
     names = (path for path in root.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
     return sorted(names, key=_step_of)
 
@@ -274,7 +288,7 @@ def _step_of(folder: Path) -> int:
 
 
 def _best_step(folder: Path) -> int | None:
-    """The step that a checkpoint names as its best; None if it cannot be read: that is found out when it is used."""
+    """The best step in the state of a checkpoint; None if it cannot be read, which is reported when it is loaded."""
     try:
         return read_state(folder).get(BEST_STEP)
     except (OSError, ValueError):
@@ -282,7 +296,7 @@ def _best_step(folder: Path) -> int | None:
 
 
 def _remove(path: Path) -> None:
-    """A file, or a folder with all below it; what resists stays hidden, and is tried again at the next start."""
+    """Remove a file or a folder. Whatever cannot be removed stays hidden until the next start tries again."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stages 0-3, with gradients summed over chunks and ranks exactly as the torch engine sums them."""
+"""DeepSpeed's ZeRO stages 0-3. Gradients are summed over chunks and ranks, exactly as in the torch engine."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ from engines.checkpoint.shards import (
     Fragment,
     Shard,
     StoredState,
-    lay_out,
+    full_fragments,
+    make_contiguous,
     make_shard,
-    own_share,
-    replicated,
+    rank_share,
     reset_optimizer,
     restore_schedule,
 )
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
-from engines.deepspeed.partitions import flat_parameters, partitions, spread_weights
+from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.distributed import process_group
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import check_precision, uses_bf16
-from engines.protocol import not_finite
+from engines.protocol import gradient_not_finite
 
 OFFLOADS = ("none", "optimizer", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedEngineConfig:
-    """`stage`: ZeRO 0-3. `offload`: keep the optimizer state (stages 1-3), or all (stage 3), in CPU memory.
+    """The options of the DeepSpeed engine.
 
-    `coalesce` (stages 2, 3): every rank accumulates whole gradients over the step's chunks and they are reduced once,
-    instead of being reduced and partitioned after every chunk: fewer calls for the memory that the stage would save.
+    `stage`: ZeRO 0-3. `offload`: keep the optimizer state (stages 1-3), or the weights too (stage 3), in CPU memory.
 
-    `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: keys of DeepSpeed's own configuration
-    that no other option decides, merged over the one built here.
+    `coalesce` (stages 2, 3): every rank accumulates full gradients over the chunks of a step, and they are reduced
+    once. Without it they are reduced and partitioned after every chunk. This takes fewer collectives, but also the
+    memory for gradients that the stage would save.
+
+    `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: further keys of DeepSpeed's own
+    configuration, merged over the one built here. Keys that another option sets are refused.
     """
 
     stage: int = 2
@@ -65,14 +68,14 @@ class DeepSpeedEngineConfig:
             )
         if self.coalesce and self.stage < 2:
             raise ValueError(
-                f"engine.coalesce=true does nothing at ZeRO stage {self.stage}, which reduces once per step as it is: "
-                "leave it out or choose a higher stage"
+                f"engine.coalesce=true does nothing at ZeRO stage {self.stage}, which reduces once per step anyway: "
+                "remove it or choose a higher stage"
             )
         if self.config:
             check_overrides(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
 
     def options(self, max_grad_norm: float, device: torch.device) -> dict[str, Any]:
-        """DeepSpeed's configuration without the user's own keys."""
+        """DeepSpeed's configuration, without the user's own keys."""
         cpu = {"device": "cpu", "pin_memory": device.type == "cuda"}
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": 50_000_000}
         if self.offload != "none":
@@ -80,32 +83,32 @@ class DeepSpeedEngineConfig:
         if self.offload == "all":
             zero["offload_param"] = cpu
         return {
-            "train_micro_batch_size_per_gpu": 1,  # required, and unused: the trainer cuts the chunks
-            "gradient_clipping": 0.0 if math.isinf(max_grad_norm) else max_grad_norm,  # DeepSpeed's default is 1
+            "train_micro_batch_size_per_gpu": 1,  # required but unused: the trainer makes the chunks
+            "gradient_clipping": 0.0 if math.isinf(max_grad_norm) else max_grad_norm,  # DeepSpeed's default is 1.0
             "zero_optimization": zero,
-            "zero_allow_untested_optimizer": True,  # SGD
-            "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW runs on the CPU as well, without a compiler
+            "zero_allow_untested_optimizer": True,  # for SGD
+            "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW also runs on the CPU, and needs no compiler
             "torch_autocast": {
                 "enabled": uses_bf16(self.precision, device),
                 "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],  # gradients travel in float32, as in the torch engine
+                "lower_precision_safe_modules": [],  # gradients are reduced in float32, as in the torch engine
             },
         }
 
     def build(
         self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
     ) -> DeepSpeedEngine:
-        """Move `model` to this rank's device and make its engine; `max_grad_norm` inf: gradients are not clipped."""
+        """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         settings = deep_merge(self.options(max_grad_norm, process_group.device()), self.config)
         return DeepSpeedEngine(model, options, schedule, settings, stage=self.stage, coalesce=self.coalesce)
 
 
 class DeepSpeedEngine:
-    """A DeepSpeed engine that accumulates any number of chunks per step and averages nothing.
+    """A DeepSpeed engine that sums the gradients of any number of chunks per step, and does not average them.
 
-    DeepSpeed divides gradients by the number of ranks (ZeRO-3 knows no sum), so the surrogate is multiplied by it. Its
-    accumulation boundary is set by hand, from `last`: reductions happen in the last backward (stages 0, 1) or in
-    every one (stages 2, 3, unless `coalesce` puts them off to the last).
+    DeepSpeed divides gradients by the number of ranks (ZeRO-3 has no option to sum), so the surrogate loss is
+    multiplied by it. The accumulation boundary is set by hand, from `last`. Gradients are reduced in the last backward
+    (stages 0 and 1), or in every backward (stages 2 and 3; with `coalesce` in the last one only).
     """
 
     def __init__(
@@ -120,20 +123,23 @@ class DeepSpeedEngine:
     ):
         deepspeed = import_deepspeed()
         if coalesce and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
-            raise ValueError(f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, this is {deepspeed.__version__}")
+            raise ValueError(
+                f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, but {deepspeed.__version__} is installed"
+            )
         if scalars := [name for name, parameter in model.named_parameters() if parameter.ndim == 0]:
             raise ValueError(f"DeepSpeed cannot broadcast a parameter without dimensions: give {scalars[0]} shape [1]")
         if not dist.is_initialized():
-            process_group.start_alone()
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists, also for one process
+            process_group.start_single()
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it, even for one process
         self.name = f"zero{stage}"
         self.stage = stage
         self.coalesce = coalesce
-        self.unreduced = ExitStack()  # holds DeepSpeed's context of a coalesced reduction, from a step's first backward
+        # Holds DeepSpeed's `coalesce_grad_reduction` context during the backwards of a step.
+        self.coalescing = ExitStack()
         self.model = model
         self.device = process_group.device()
         self.bf16 = settings["torch_autocast"]["enabled"]
-        lay_out(model)
+        make_contiguous(model)
         self.optimizer = options.build(model)
         self.deepspeed = deepspeed
         self.schedule = schedule(self.optimizer)
@@ -146,31 +152,32 @@ class DeepSpeedEngine:
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         if self.stage > 0:
-            # What DeepSpeed does in a forward to tell one backward from the next: with several graphs kept there is
-            # none in between, and ZeRO-3 would overwrite the gradient of the previous chunk instead of adding to it.
+            # DeepSpeed clears this flag in a forward, to tell one backward from the next. Here several backwards may
+            # follow each other without a forward; without this line ZeRO-3 would overwrite the gradient of the
+            # previous chunk instead of adding to it.
             self.engine.optimizer.clear_backward_seen_flag()
         self.engine.set_gradient_accumulation_boundary(last)
         if self.coalesce and not self.engine.inside_no_sync_ctxt:
-            self.unreduced.enter_context(self.engine.coalesce_grad_reduction())
+            self.coalescing.enter_context(self.engine.coalesce_grad_reduction())
         self.engine.backward(surrogate * process_group.world_size(), scale_wrt_gas=False)
         if last and self.coalesce:
-            self.unreduced.close()  # reduces
-            self.engine.set_gradient_accumulation_boundary(True)  # the context puts back what it found
+            self.coalescing.close()  # reduces the gradients
+            self.engine.set_gradient_accumulation_boundary(True)  # the context has restored the old value
 
     def step(self) -> float:
         if self.stage == 0:
-            # Stage 0 updates with whatever it has: its reduced gradients, equal on all ranks, are looked at before.
+            # Stage 0 does not check the gradients before it updates. They are reduced, so all ranks get the same norm.
             norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]).item()
             if math.isfinite(norm):
                 self.engine.step()
             else:
                 self.engine.zero_grad()
         else:
-            # Stages 1-3 agree on the norm over all ranks and skip the update where it is not finite.
+            # Stages 1-3 compute the norm over all ranks and skip the update if it is not finite.
             self.engine.step()
             norm = float(self.engine.get_global_grad_norm()) if self.engine.was_step_applied() else math.inf
         if not math.isfinite(norm):
-            raise not_finite(norm)
+            raise gradient_not_finite(norm)
         return norm
 
     def learning_rate(self) -> float:
@@ -183,8 +190,8 @@ class DeepSpeedEngine:
 
     def shard(self) -> Shard:
         fragments = self._fragments()
-        own = own_share(fragments) if self.stage == 0 else fragments
-        return make_shard(self.name, self.model, self.optimizer, self.schedule, own)
+        owned = rank_share(fragments) if self.stage == 0 else fragments
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, owned)
 
     def load(self, folder: Path) -> None:
         stored = StoredState(folder)
@@ -194,10 +201,10 @@ class DeepSpeedEngine:
         tensors = flat_parameters(self.engine.optimizer, self.optimizer, self.stage)
         reset_optimizer(self.optimizer, tensors, stored.header["updates"])
         stored.restore(self._fragments(), self.model)
-        spread_weights(self.engine.optimizer, self.stage)
+        sync_model_weights(self.engine.optimizer, self.stage)
         restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
 
     def _fragments(self) -> dict[str, Fragment]:
         if self.stage == 0:
-            return replicated(self.model, self.optimizer)
-        return partitions(self.model, self.engine.optimizer, self.optimizer, self.stage)
+            return full_fragments(self.model, self.optimizer)
+        return owned_fragments(self.model, self.engine.optimizer, self.optimizer, self.stage)

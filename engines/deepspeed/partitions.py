@@ -1,7 +1,7 @@
-"""Where DeepSpeed keeps the part of weights and moments that a rank updates, as views by parameter name.
+"""The weights and moments that a rank owns under ZeRO, as views by parameter name.
 
-Its own checkpoints are bound to the stage and the number of ranks, and the way out of them, the universal checkpoint,
-is a second copy made by a separate program. The partitions themselves are plain: slices of flat float32 parameters.
+DeepSpeed's own checkpoints depend on the stage and the number of ranks. Its universal checkpoints do not, but they are
+a second copy that a separate program makes. The partitions themselves are simple: slices of flat float32 parameters.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from engines.checkpoint.shards import WEIGHT, Fragment, moments, trainable
+from engines.checkpoint.shards import WEIGHT, Fragment, moment_names, trainable_parameters
 from engines.distributed.process_group import rank
 
 
-def partitions(model: nn.Module, zero: Any, optimizer: Optimizer, stage: int) -> dict[str, Fragment]:
-    """What this rank owns under ZeRO 1-3; `zero` is DeepSpeed's optimizer around `optimizer`."""
+def owned_fragments(model: nn.Module, zero: Any, optimizer: Optimizer, stage: int) -> dict[str, Fragment]:
+    """The fragments that this rank owns under ZeRO 1-3. `zero` is DeepSpeed's wrapper around `optimizer`."""
     fragments = {}
-    for name, parameter in trainable(model):
-        flat, position, start, size = _place(parameter, zero, stage)
+    for name, parameter in trainable_parameters(model):
+        flat, position, start, size = _locate(parameter, zero, stage)
         if size > 0:
             state = optimizer.state.get(flat, {})
-            tensors = {WEIGHT: flat.detach(), **{key: state[key] for key in moments(optimizer) if key in state}}
+            tensors = {WEIGHT: flat.detach(), **{key: state[key] for key in moment_names(optimizer) if key in state}}
             fragments[name] = Fragment(
                 start, {key: value[position : position + size] for key, value in tensors.items()}
             )
     return fragments
 
 
-def _place(parameter: Any, zero: Any, stage: int) -> tuple[Tensor, int, int, int]:
-    """The flat tensor with this rank's part of `parameter`, where in it, from which element on, and how many."""
+def _locate(parameter: Any, zero: Any, stage: int) -> tuple[Tensor, int, int, int]:
+    """Locate this rank's part of `parameter`.
+
+    Returns the flat tensor that holds the part, its position there, its first element in the parameter, and its size.
+    """
     if stage < 3:
         part = parameter._hp_mapping
         if part is None:
@@ -49,15 +52,14 @@ def flat_parameters(zero: Any, optimizer: Optimizer, stage: int) -> list[Tensor]
     return zero.single_partition_of_fp32_groups if stage < 3 else zero.fp32_partitioned_groups_flat
 
 
-def spread_weights(zero: Any, stage: int) -> None:
-    """Bring the weights that the forward reads up to those that the ranks own. All ranks call it."""
+def sync_model_weights(zero: Any, stage: int) -> None:
+    """Copy the weights that the ranks own into the weights that the forward reads. Call on all ranks."""
     if stage in (1, 2):
         zero.update_lp_params()
-        zero._hp_optimizer_states_linked = (
-            False  # the optimizer's tensors are new: DeepSpeed finds them at its next step
-        )
+        # The tensors of the optimizer are new: DeepSpeed links them again at its next step.
+        zero._hp_optimizer_states_linked = False
     if stage == 3:
         for group, flat in enumerate(zero.fp32_partitioned_groups_flat):
             zero.fp16_partitioned_groups_flat[group].data.copy_(flat.data)
             zero._unflatten_partitioned_parameters(group)
-        zero.checkpoint_event_epilogue()  # parameters small enough to be whole on every rank are gathered again
+        zero.checkpoint_event_epilogue()  # gathers the small parameters that every rank holds in full

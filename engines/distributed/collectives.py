@@ -1,4 +1,4 @@
-"""Collectives that are exact; a single process needs no process group for any of them."""
+"""Collectives with bit-exact results. A single process needs no process group for them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, total: int) -> dict[str, Tensor]:
-    """Every rank's rows, in global order, on every rank: values[name] [own rows, ...] -> [total, ...].
+    """Gather the rows of all ranks on every rank, in global order: values[name] [own rows, ...] -> [total, ...].
 
-    `rows` are the global indices of this rank's rows. Over the ranks they are disjoint and cover range(total); shares
-    may differ in size and be empty, but every rank passes the same names, trailing shapes and dtypes. The results are
-    bit-exact copies, detached, on the device of `values`.
+    `rows` are the global indices of this rank's rows. Over all ranks they are disjoint and cover range(total). Ranks
+    may have different numbers of rows, or none, but all pass the same names, trailing shapes and dtypes. The results
+    are bit-exact copies, detached, on the device of `values`.
     """
     names = sorted(values)
     device = values[names[0]].device
     index = torch.as_tensor(rows, dtype=torch.int64, device=device)
-    # One row of bytes: its global index, then its values. Bytes, so that no dtype needs its own collective; contiguous,
-    # since gloo reads the storage of a strided tensor as if it were not strided.
+    # A packed row is its global index followed by its values, as bytes: one collective serves all dtypes. It must be
+    # contiguous, since gloo ignores the strides of a tensor.
     packed = torch.cat([_as_bytes(index), *(_as_bytes(values[name].detach()) for name in names)], dim=1)
     if world_size() > 1:
         packed = _gather_ragged(packed)
@@ -45,13 +45,13 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
 
 
 def _as_bytes(values: Tensor) -> Tensor:
-    """[rows, ...] -> [rows, bytes per row] uint8."""
+    """View values [rows, ...] as [rows, bytes per row] uint8."""
     flat = values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
     return flat.contiguous().view(torch.uint8)
 
 
 def _gather_ragged(packed: Tensor) -> Tensor:
-    """Concatenate [own rows, width] over the ranks, whose numbers of rows may differ."""
+    """Concatenate [own rows, width] over the ranks, which may have different numbers of rows."""
     sizes = _gather_equal(torch.tensor([len(packed)], device=packed.device)).flatten()
     longest = int(sizes.max())
     padded = packed.new_zeros(longest, packed.shape[1])
@@ -60,14 +60,14 @@ def _gather_ragged(packed: Tensor) -> Tensor:
 
 
 def _gather_equal(values: Tensor) -> Tensor:
-    """[...] of the same shape on every rank -> [ranks, ...]."""
+    """Gather values [...], of the same shape on every rank, as [ranks, ...]."""
     gathered = values.new_empty(world_size(), *values.shape)
     dist.all_gather(list(gathered.unbind()), values)
     return gathered
 
 
 def gather_objects(value: T, group: Any = None) -> list[T]:
-    """Every rank's picklable object, by rank, on every rank; over a `group` of all ranks where one is given."""
+    """Gather a picklable object of every rank, in rank order, on every rank. `group`: another group of all ranks."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()
@@ -76,7 +76,7 @@ def gather_objects(value: T, group: Any = None) -> list[T]:
 
 
 def broadcast_object(value: T, group: Any = None) -> T:
-    """Rank 0's picklable object, on every rank; over a `group` of all ranks where one is given."""
+    """Return the picklable object of rank 0 on every rank. `group`: another group of all ranks."""
     if world_size() == 1:
         return value
     holder = [value if rank() == 0 else None]
@@ -85,11 +85,11 @@ def broadcast_object(value: T, group: Any = None) -> T:
 
 
 def all_agree(flag: bool) -> bool:
-    """Whether `flag` is true on every rank. The same collective tells them all of a signal that has reached one."""
+    """Whether `flag` is true on every rank. The same collective informs all ranks of a signal to one of them."""
     flags = torch.tensor([flag, not preemption.requested()], dtype=torch.uint8)
     if world_size() > 1:
         dist.all_reduce(flags, op=dist.ReduceOp.MIN)
-    agreed, undisturbed = flags.tolist()
-    if not undisturbed:
-        preemption.agree()
+    agreed, no_signal = flags.tolist()
+    if not no_signal:
+        preemption.set_agreed()
     return bool(agreed)

@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM and SIGUSR1 ask a run to stop, and all its ranks do, at one place, to be started again."""
+"""Preemption: SIGTERM and SIGUSR1 ask a run to stop. All ranks stop at the same step, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-REQUEUE = 75  # the exit status of a rank that was preempted: EX_TEMPFAIL of sysexits.h, "try again later"
+REQUEUE = 75  # the exit status of a preempted rank: EX_TEMPFAIL of sysexits.h, "try again later"
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-BEFORE = "before training began"
+BEFORE_TRAINING = "before training began"
 
 
 @dataclass
 class State:
-    """How far this process is on its way to stop."""
+    """The signal handling of this process."""
 
-    deferred: bool = False  # whether a signal waits for the ranks' agreement
-    received: str | None = None  # the name of the signal that reached this rank
+    deferred: bool = False  # whether a signal is only recorded, until all ranks know of it
+    received: str | None = None  # the name of the signal that this rank has received
     agreed: bool = False  # whether all ranks know of a signal
 
 
@@ -27,15 +27,15 @@ _state = State()
 
 
 class Preempted(Exception):
-    """A signal asked the run to stop, `where` it stands now. Ends the process with status REQUEUE."""
+    """A signal has stopped the run. `where` names the place, such as "at step 3". The exit status is REQUEUE."""
 
     def __init__(self, where: str):
         super().__init__(f"preempted by {_state.received or 'a signal to another rank'} {where}")
 
 
 @contextmanager
-def handled() -> Iterator[None]:
-    """Inside, a signal raises `Preempted` in the main thread; after `defer`, it waits until all ranks know of it."""
+def handle_signals() -> Iterator[None]:
+    """A context in which a signal raises `Preempted` in the main thread or, after `defer_signals`, is only recorded."""
     global _state
     _state = State()
     is_main_thread = threading.current_thread() is threading.main_thread()
@@ -48,29 +48,32 @@ def handled() -> Iterator[None]:
         _state = State()
 
 
-def defer() -> None:
-    """Only remember a signal from now on: other ranks would wait for this one. Raises `Preempted` if one has come."""
+def defer_signals() -> None:
+    """From now on only record a signal: if one rank stopped alone, the others would wait for it.
+
+    Raises `Preempted` if a signal has already been received.
+    """
     if _state.received is not None:
-        raise Preempted(BEFORE)
+        raise Preempted(BEFORE_TRAINING)
     _state.deferred = True
 
 
 def requested() -> bool:
-    """Whether a signal has reached this rank."""
+    """Whether this rank has received a signal."""
     return _state.received is not None
 
 
-def agree() -> None:
-    """Called on every rank once `collectives.all_agree` has told them of a signal that reached one."""
+def set_agreed() -> None:
+    """Record that all ranks know of a signal. `collectives.all_agree` calls it on every rank at once."""
     _state.agreed = True
 
 
 def agreed() -> bool:
-    """Whether all ranks know of a signal; true on all of them from the same agreement on."""
+    """Whether all ranks know of a signal. It becomes true on all ranks in the same call of `all_agree`."""
     return _state.agreed
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
     _state.received = signal.Signals(number).name
     if not _state.deferred:
-        raise Preempted(BEFORE)
+        raise Preempted(BEFORE_TRAINING)

@@ -24,26 +24,27 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-# Imported once, not by every rank: seconds each. One that is not installed is passed over.
+# Imported once, since each takes seconds; the ranks inherit them. A module that is not installed is skipped.
 PRELOADED = ["torch.distributed", "transformers.models.bert.modeling_bert", "peft", "deepspeed"]
 
 
 def run_ranks(
     function: Callable[..., Any], world_size: int = 2, *arguments: Any, timeout_s: float = 120.0
 ) -> list[Any]:
-    """`function(*arguments)` on `world_size` CPU processes joined by gloo; their return values, by rank.
+    """Call `function(*arguments)` on `world_size` CPU processes that gloo connects. Returns the results, by rank.
 
-    `function` is defined at the top of a module; arguments and results are picklable. The store is a file: no ports.
-    The first exception of any rank ends all of them and is raised here, with that rank's traceback.
+    `function` must be defined at the top level of a module; arguments and results must be picklable. The store is a
+    file, so no port is needed. The first exception of any rank ends all of them and is raised here, with the traceback
+    of that rank.
     """
-    place = (inspect.getfile(function), function.__module__, function.__qualname__)
+    location = (inspect.getfile(function), function.__module__, function.__qualname__)
     context = _forkserver()
     with tempfile.TemporaryDirectory() as folder:
         ranks: list[_Rank] = []
         try:
             for rank in range(world_size):
                 receiver, sender = context.Pipe(duplex=False)
-                settings = (sender, place, arguments, rank, world_size, Path(folder) / "store", timeout_s)
+                settings = (sender, location, arguments, rank, world_size, Path(folder) / "store", timeout_s)
                 process = context.Process(target=_run_rank, args=settings, daemon=True)
                 process.start()
                 sender.close()
@@ -62,9 +63,10 @@ class _Rank:
 
 
 def _forkserver() -> Any:
-    """Processes forked from a clean one that has imported what they use: quick to start, safe with torch's threads.
+    """A context whose processes are forked from a clean server process, which has imported the slow modules.
 
-    It sees no GPU: DeepSpeed looks for one as it is imported, and these ranks are of the CPU whatever the machine.
+    They start quickly, and torch's threads cannot harm the fork. The server sees no GPU: DeepSpeed looks for one when
+    it is imported, and these ranks run on the CPU on every machine.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -100,7 +102,7 @@ def _result(rank: _Rank, name: str) -> Any:
 
 def _run_rank(
     sender: Connection,
-    place: tuple[str, str, str],
+    location: tuple[str, str, str],
     arguments: tuple[Any, ...],
     rank: int,
     world_size: int,
@@ -108,7 +110,7 @@ def _run_rank(
     timeout_s: float,
 ) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)  # the ranks begin alike, and every time
+    torch.manual_seed(0)  # the same on all ranks and in every call
     try:
         dist.init_process_group(
             "gloo",
@@ -117,17 +119,17 @@ def _run_rank(
             world_size=world_size,
             timeout=timedelta(seconds=timeout_s),
         )
-        # Plain pickle copies tensors; multiprocessing's would share their memory, which ends with this process.
-        message = pickle.dumps((True, _find(*place)(*arguments)))
+        # Plain pickle copies tensors. That of multiprocessing would share their memory, which ends with this process.
+        message = pickle.dumps((True, _load_function(*location)(*arguments)))
     except BaseException:
         message = pickle.dumps((False, traceback.format_exc()))
     sender.send_bytes(message)
     sender.close()
-    os._exit(0)  # the peers of a failed rank may wait for it: no orderly farewell
+    os._exit(0)  # a normal exit might wait for ranks that wait for this one
 
 
-def _find(file: str, module_name: str, function_name: str) -> Callable[..., Any]:
-    """The function in its own file: a test module is found by its path, whatever pytest calls it."""
+def _load_function(file: str, module_name: str, function_name: str) -> Callable[..., Any]:
+    """Load the function from its file. A test module is loaded by its path, whatever name pytest gave it."""
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)
         assert spec is not None, file

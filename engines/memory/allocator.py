@@ -1,4 +1,4 @@
-"""The memory of this process: how much it took at most, and glibc's habit of giving it back."""
+"""The memory of this process: its peak, and whether glibc returns freed memory to the kernel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed tensors instead of returning them to the kernel (CPU training on Linux only).
+    """Let glibc reuse the memory of freed tensors instead of returning it to the kernel.
 
-    By default each large tensor is mapped anew and its pages are faulted in and zeroed one by one, at every step.
-    Without mappings and trimming the heap stays as large as the largest step. Elsewhere nothing happens.
+    By default glibc maps every large tensor again at every step; each of its pages then causes a page fault and is
+    zeroed. Without mapping and trimming the heap stays as large as the largest step needs. This has an effect on
+    Linux without a GPU only.
     """
     if sys.platform == "linux" and not torch.cuda.is_available():
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -26,10 +27,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give all freed pages back to the kernel (CPU training on Linux only).
+    """Return all freed pages to the kernel. This has an effect on Linux without a GPU only.
 
-    Chunks of many shapes leave holes in the heap that the next chunk's tensors just miss; where memory is bounded by
-    recomputing chunks, that bound is worth the page faults.
+    Chunks of many shapes leave holes in the heap that are too small for the tensors of the next chunk. If chunks are
+    recomputed to limit memory, the lower peak is worth the page faults.
     """
     if sys.platform == "linux" and not torch.cuda.is_available():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -38,25 +39,25 @@ def return_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's or the CPU's allocator has refused."""
+    """Whether the allocator of a GPU or of the CPU was out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def allocator_says(error: BaseException) -> str:
-    """The sentence of such an error that says how much was asked for."""
+def allocator_message(error: BaseException) -> str:
+    """The sentence of an out-of-memory error that names the requested size."""
     sentences = " ".join(str(error).split()).split(". ")
     return next((sentence for sentence in sentences if "allocate" in sentence), sentences[0])
 
 
 def peak_memory_bytes() -> int:
-    """The most this process has held: on the GPU where there is one, else resident in memory."""
+    """The peak memory of this process: on the GPU if there is one, else its resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now (Linux; elsewhere the most that it has held)."""
+    """The resident memory of this process now. Only Linux reports it; elsewhere it is the peak."""
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * resource.getpagesize()

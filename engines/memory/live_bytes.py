@@ -1,4 +1,4 @@
-"""How many bytes the tensors of a forward and backward hold, found on tensors without data (torch's FakeTensorMode)."""
+"""The bytes that the tensors of a forward and backward take, measured on fake tensors (torch's FakeTensorMode)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from engines.precision import MixedPrecision
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside, `current` is what the storages made since `start` hold, and `peak` the most that they held."""
+    """A context that counts the bytes of the storages that are allocated inside.
 
-    def __init__(self, known: list[Tensor]) -> None:
+    `current` is their present sum, and `peak` the largest since `start`. The storages of `ignored` are not counted.
+    """
+
+    def __init__(self, ignored: list[Tensor]) -> None:
         super().__init__()
         self._sizes: dict[int, int] = {}
-        self._known = {_key(tensor) for tensor in known}
+        self._ignored = {_key(tensor) for tensor in ignored}
         self.current = 0
         self.peak = 0
 
     def start(self) -> None:
+        """Measure the peak from here on."""
         self.peak = self.current
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -38,7 +42,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         key = _key(tensor)
-        if key in self._known or key in self._sizes:
+        if key in self._ignored or key in self._sizes:
             return
         storage = tensor.untyped_storage()
         self._sizes[key] = storage.nbytes()
@@ -56,50 +60,53 @@ def _key(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class ChunkBytes:
-    """The memory of one chunk beside weights and gradients, in bytes."""
+    """The memory of one chunk in bytes, without weights and gradients."""
 
-    held: float  # by its graph, after the forward
-    forward: float  # at most, during a forward that keeps the graph
-    backward: float  # at most, during the backward, what is held included; gradients accumulate in place
-    first_backward: float  # likewise, with the gradients that the step's first backward makes
-    no_graph: float  # at most, during a forward without graph, in the model's present mode
+    held: float  # by the graph, after the forward
+    forward: float  # peak of a forward that keeps its graph
+    backward: float  # peak of the backward, the graph included; gradients accumulate in place
+    first_backward: float  # peak of the first backward of a step, which allocates the gradients
+    no_graph: float  # peak of a forward without graph, in the present mode of the model
 
     def __add__(self, other: ChunkBytes) -> ChunkBytes:
         return ChunkBytes(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-class EmptyModel:
-    """A model without data: what its chunks would take, exact for any architecture, whatever its size.
+class FakeTensorModel:
+    """A model on fake tensors, to measure the memory of its chunks: exact for any architecture, and of any size.
 
-    `model` may hold real or meta weights; it is emptied. Attention and every other kernel are chosen as on this
-    machine's CPU (flash attention where the model runs without dropout, which saves what it saves on a GPU too).
+    `model` may hold real or meta weights; they are replaced by fake ones. Attention and all other kernels are chosen as
+    on the CPU of this machine. Without dropout that is flash attention, which saves the same tensors on a GPU.
     """
 
     def __init__(self, model: nn.Module, *, bf16: bool) -> None:
         self.mode = FakeTensorMode()
         with self.mode:
-            empty_weights(model)
+            _replace_weights(model)
         self.model = model
         self.runner = MixedPrecision(model, bf16)
 
     def chunk(self, features: Mapping[str, int], rows: int, tokens: int) -> ChunkBytes:
-        """Of `rows` rows of `tokens` tokens each, in training mode. `features`: those of a token, by name."""
+        """The memory of a chunk of `rows` rows of `tokens` tokens each, in training mode.
+
+        `features` holds the value that every token has in each input, by name.
+        """
         self.model.train()
-        held, forward, first = self._backward(features, rows, tokens)
-        _, _, again = self._backward(features, rows, tokens)
+        held, forward, first_backward = self._backward(features, rows, tokens)
+        _, _, backward = self._backward(features, rows, tokens)
         no_graph = self._no_graph(features, rows, tokens)
         for parameter in self.model.parameters():
             parameter.grad = None
-        return ChunkBytes(held, forward, again, first, no_graph)
+        return ChunkBytes(held, forward, backward, first_backward, no_graph)
 
     def evaluation(self, features: Mapping[str, int], rows: int, tokens: int) -> float:
-        """The most that a forward in evaluation mode holds, in bytes."""
+        """The peak of a forward in evaluation mode, in bytes."""
         self.model.eval()
         return self._no_graph(features, rows, tokens)
 
     def _backward(self, features: Mapping[str, int], rows: int, tokens: int) -> tuple[float, float, float]:
         with self.mode, self._tracker() as live:
-            output = self.runner.forward(_padded(features, rows, tokens))
+            output = self.runner.forward(_features(features, rows, tokens))
             held, forward = live.current, live.peak
             surrogate = sum(((value * torch.empty_like(value)).sum() for value in output.values()), torch.zeros(()))
             live.start()
@@ -108,7 +115,7 @@ class EmptyModel:
 
     def _no_graph(self, features: Mapping[str, int], rows: int, tokens: int) -> float:
         with torch.no_grad(), self.mode, self._tracker() as live:
-            self.runner.forward(_padded(features, rows, tokens))
+            self.runner.forward(_features(features, rows, tokens))
             return live.peak
 
     def _tracker(self) -> LiveBytes:
@@ -116,19 +123,20 @@ class EmptyModel:
         return LiveBytes([*self.model.parameters(), *self.model.buffers(), *gradients])
 
 
-def _padded(features: Mapping[str, int], rows: int, tokens: int) -> dict[str, Tensor]:
+def _features(features: Mapping[str, int], rows: int, tokens: int) -> dict[str, Tensor]:
     return {name: torch.full((rows, tokens), value) for name, value in features.items()}
 
 
-def empty_weights(model: nn.Module) -> None:
-    """Replace parameters and buffers by CPU tensors of the active mode, shared ones by shared ones."""
-    made: dict[int, Tensor] = {}
+def _replace_weights(model: nn.Module) -> None:
+    """Replace parameters and buffers by fake CPU tensors. Call inside FakeTensorMode. Shared tensors stay shared."""
+    replaced: dict[int, Tensor] = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, old in tensors.items():
                 if old is None:
                     continue
-                if id(old) not in made:
+                if id(old) not in replaced:
                     empty = torch.empty(old.shape, dtype=old.dtype, device="cpu")
-                    made[id(old)] = nn.Parameter(empty, old.requires_grad) if isinstance(old, nn.Parameter) else empty
-                tensors[name] = made[id(old)]  # type: ignore[assignment]
+                    is_parameter = isinstance(old, nn.Parameter)
+                    replaced[id(old)] = nn.Parameter(empty, old.requires_grad) if is_parameter else empty
+                tensors[name] = replaced[id(old)]  # type: ignore[assignment]

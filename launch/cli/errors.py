@@ -133,8 +133,8 @@ def _fail(error: BaseException) -> NoReturn:
     bug = redact(f"{type(error).__name__}: {error}")
     if isinstance(error, Preempted):
         _mark_preempted(True)
-        heartbeat.leave()
-    is_watched = heartbeat.watching()
+        heartbeat.stop()
+    is_watched = heartbeat.is_running()
     is_victim = is_watched and heartbeat.collective_failed(error) and not process.interrupted.is_set()
     if is_watched:
         cause, report = heartbeat.report_failure(error, line or bug)

@@ -15,7 +15,7 @@ from data.collate import chunks_of_rank
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.memory.allocator import resident_bytes, return_freed_memory
 from engines.memory.live_bytes import ChunkBytes
-from engines.memory.state_bytes import FLOAT, Parameters, StateBytes, checkpoint_bytes, state_bytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes, state_bytes
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
 from recipes.memory_plan.workload import ChunkCosts, Subject, chunk_shapes, find_subject
@@ -104,7 +104,7 @@ def estimate(
     checkpoint = checkpoint_bytes(subject.parameters, optimizer=options.optimizer)
     if machine.device == "cuda":
         peak = standing + max(training, evaluation)
-        host = process_bytes + states.host + FLOAT * subject.parameters.total  # the model is built on the CPU
+        host = process_bytes + states.host + FLOAT_BYTES * subject.parameters.total  # the model is built on the CPU
     else:
         # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
         partitioned = isinstance(engine, DeepSpeedEngineConfig) and engine.stage > 0
@@ -134,7 +134,7 @@ def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes
         peak = max(peak, live + (chunk.forward if index >= first_kept else chunk.no_graph))
         live += chunk.held if index >= first_kept else 0.0
     # ZeRO 2 and 3 hand each gradient on as it is made; elsewhere the first backward makes all of them.
-    whole = parameters.trainable > 0 and states.gradients >= FLOAT * parameters.trainable
+    whole = parameters.trainable > 0 and states.gradients >= FLOAT_BYTES * parameters.trainable
     gradients = 0.0 if whole else states.gradients
     for index in [*range(first_kept, len(chunks)), *range(first_kept)]:
         chunk = chunks[index]

@@ -15,8 +15,8 @@ from data.batch import TokenSequences
 from data.collate import Collator
 from data.sampling.mixture import make_loader
 from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
-from engines.memory.live_bytes import ChunkBytes, EmptyModel
-from engines.memory.state_bytes import FLOAT, Parameters
+from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 from losses.contracts import has_in_batch_negatives, input_names, is_policy
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
@@ -38,7 +38,7 @@ class Subject:
     """What a plan is made for: the empty model, the rows of its steps, the process that holds them."""
 
     settings: RunConfig
-    model: EmptyModel
+    model: FakeTensorModel
     features: dict[str, int]  # of a token: name -> a value
     parameters: Parameters
     frozen_bytes: float  # of the reference, the teacher and the guide
@@ -60,7 +60,7 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
         others = [other.build(settings.seed) for other in (settings.teacher, settings.guide) if other is not None]
     copied = "reference_scores" in input_names(settings.loss) and not has_adapters(model)
     others += [model] if copied and settings.trainer.reference == "frozen" else []
-    frozen_bytes = sum(FLOAT * count_parameters(other).total for other in others)
+    frozen_bytes = sum(FLOAT_BYTES * count_parameters(other).total for other in others)
     prepare(model, settings.loss)
     parameters = count_parameters(model)
     simplify(model, settings.loss)
@@ -74,7 +74,7 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
     reading = peak_memory_bytes()
     return Subject(
         settings,
-        EmptyModel(model, bf16=bf16),
+        FakeTensorModel(model, bf16=bf16),
         dict.fromkeys(example.features, 0) | {"attention_mask": 1},
         parameters,
         frozen_bytes,

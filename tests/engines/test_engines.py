@@ -1,4 +1,4 @@
-"""Every engine against a bare loop: same norms and weights for several chunks, kept graphs and two ranks."""
+"""Every engine gives the same norms and weights as a plain loop, for several chunks, kept graphs and two ranks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from engines.optimizers import OptimizerOptions
 from engines.protocol import Engine
 from engines.torch_engine import TorchEngineConfig
 
-NUM_CHUNKS = 5  # over two ranks: three rounds, of which one rank's last is a dummy
-PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # also these small weights
+NUM_CHUNKS = 5  # on two ranks: three rounds, where the last one of one rank is a dummy
+PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # partition these small weights too
 ENGINES: dict[str, Any] = {
     "torch": TorchEngineConfig(),
     "zero0": DeepSpeedEngineConfig(stage=0),
@@ -36,7 +36,7 @@ ENGINES: dict[str, Any] = {
     "zero2-offload": DeepSpeedEngineConfig(stage=2, offload="optimizer"),
     "zero3-offload": DeepSpeedEngineConfig(stage=3, offload="all", config=PARTITION_ALL),
 }
-# Other ways to accumulate the chunks of a step: compared with the bare loop, no more.
+# Other ways to accumulate the chunks of a step; only compared with the plain loop.
 VARIANTS: dict[str, Any] = {
     "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
     "zero3-offload-optimizer": DeepSpeedEngineConfig(stage=3, offload="optimizer", config=PARTITION_ALL),
@@ -50,12 +50,12 @@ ADAMW = OptimizerOptions(name="adamw", learning_rate=0.01)
 
 
 class Scorer(nn.Module):
-    """A one-layer transformer with dropout, a frozen layer, and a layer that takes no part."""
+    """A one-layer transformer with dropout, a frozen layer and an unused layer."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
         torch.manual_seed(0)
-        self.frozen = nn.Linear(16, 16).requires_grad_(False)  # the same whatever the seed, as pretrained weights are
+        self.frozen = nn.Linear(16, 16).requires_grad_(False)  # the same for every seed, as pretrained weights are
         torch.manual_seed(seed)
         self.embedding = nn.Embedding(50, 16)
         self.attention = nn.Linear(16, 48, bias=False)  # a key's bias has gradient 0, whose rounding AdamW amplifies
@@ -77,7 +77,7 @@ def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
 
 @cache
 def chunks(step: int) -> list[tuple[Tensor, Tensor]]:
-    """Token ids [rows, length] and the gradients [rows] of some loss with respect to their scores; ragged."""
+    """Chunks of different sizes: token ids [rows, length], and the gradients [rows] of a loss by their scores."""
     generator = torch.Generator().manual_seed(step)
     sizes = [(3, 4), (3, 4), (2, 6), (4, 3), (1, 9)]
     assert len(sizes) == NUM_CHUNKS
@@ -86,8 +86,10 @@ def chunks(step: int) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def bare_loop(options: OptimizerOptions, max_grad_norm: float, num_steps: int) -> tuple[list[float], dict[str, Tensor]]:
-    """What every engine must equal, written without one."""
+def plain_loop(
+    options: OptimizerOptions, max_grad_norm: float, num_steps: int
+) -> tuple[list[float], dict[str, Tensor]]:
+    """Train without an engine. Every engine must give the same result."""
     model = Scorer()
     optimizer = options.build(model)
     lr_scheduler, norms = schedule(optimizer), []
@@ -104,7 +106,7 @@ def bare_loop(options: OptimizerOptions, max_grad_norm: float, num_steps: int) -
 
 
 def accumulate(engine: Engine, step: int, kept: int, factor: float = 1.0) -> None:
-    """One step's chunks of this rank: the last `kept` keep their graph, the others are recomputed."""
+    """Accumulate the chunks of this rank in one step: the last `kept` keep their graph, the others are recomputed."""
     rank, world_size = process_group.rank(), process_group.world_size()
     own: list[int | None] = [*range(NUM_CHUNKS)][rank::world_size]
     own += [None] * (-(-NUM_CHUNKS // world_size) - len(own))
@@ -140,7 +142,7 @@ def weights(engine: Engine) -> dict[str, Tensor]:
 
 
 def exercise(kind: str, folder: Path) -> dict[str, Any]:
-    """All checks of one engine on this rank; DeepSpeed takes seconds to start, so they share the process."""
+    """All checks of one engine on this rank. They share a process, since DeepSpeed takes seconds to start."""
     config = ENGINES[kind]
     results = accumulation(config)
     engine = config.build(Scorer(), ADAMW, schedule, max_grad_norm=math.inf)
@@ -151,7 +153,7 @@ def exercise(kind: str, folder: Path) -> dict[str, Any]:
     resumed = config.build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
     resumed.load(folder)
     results["resumed"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
-    resumed.load(folder)  # back again, from a later state
+    resumed.load(folder)  # go back from a later state
     results["rolled back"] = train(resumed, range(2, 4)), weights(resumed), resumed.learning_rate()
     kinds = [*ENGINES]
     resumed.load(folder.with_name(kinds[max(kinds.index(kind) - 1, 0)]))
@@ -165,7 +167,7 @@ def exercise(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def accumulation(config: Any) -> dict[str, Any]:
-    """Steps with some chunks and with all of them kept, and steps after refused ones."""
+    """Steps with some chunks and with all of them kept, and steps after a gradient that is not finite."""
     results: dict[str, Any] = {}
     for kept in (1, 3):
         engine = config.build(Scorer(), SGD, schedule, max_grad_norm=1.0)
@@ -175,7 +177,7 @@ def accumulation(config: Any) -> dict[str, Any]:
 
 
 def _survives_non_finite(engine: Engine) -> list[float]:
-    """Steps 3-4, after every rank has refused gradients that only rank 0 has spoilt."""
+    """Train steps 3-4, after every rank has refused gradients that are not finite on rank 0 only."""
     before = weights(engine)
     for factor in (math.nan, math.inf):
         accumulate(engine, 7, 2, factor if process_group.rank() == 0 else 1.0)
@@ -196,7 +198,7 @@ def exercise_all(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def exercise_alone(folder: Path) -> tuple[list[float], dict[str, Tensor]]:
-    """DeepSpeed as `python launch/train.py` starts it: no group, no environment, no compiler to be found."""
+    """Use DeepSpeed as `python launch/train.py` does: no process group, no environment variables, no compiler."""
     dist.destroy_process_group()
     os.environ["PATH"] = ""
     assert "LOCAL_RANK" not in os.environ
@@ -224,8 +226,8 @@ def assert_equal_run(actual: tuple[Any, ...], expected: tuple[Any, ...], toleran
 
 @pytest.mark.parametrize("kind", [*ENGINES, *VARIANTS])
 @pytest.mark.parametrize("kept", [1, 3])
-def test_two_ranks_equal_a_bare_loop(two_ranks: list[Any], kind: str, kept: int) -> None:
-    expected = bare_loop(SGD, 1.0, 3)
+def test_two_ranks_equal_a_plain_loop(two_ranks: list[Any], kind: str, kept: int) -> None:
+    expected = plain_loop(SGD, 1.0, 3)
     assert min(expected[0]) > 1, "clipping must act"
     for rank in two_ranks:
         norms, final, learning_rate = rank[kind][f"sgd, {kept} kept"]
@@ -235,14 +237,14 @@ def test_two_ranks_equal_a_bare_loop(two_ranks: list[Any], kind: str, kept: int)
 
 @pytest.mark.parametrize("kind", [*ENGINES, *VARIANTS])
 def test_non_finite_gradient_of_one_rank_changes_nothing(two_ranks: list[Any], kind: str) -> None:
-    norms, final = bare_loop(SGD, 1.0, 5)
+    norms, final = plain_loop(SGD, 1.0, 5)
     for rank in two_ranks:
         assert_equal_run(rank[kind]["after errors"], (norms[3:], final))
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_adamw_without_clipping_equals_a_bare_loop(two_ranks: list[Any], kind: str) -> None:
-    norms, final = bare_loop(ADAMW, math.inf, 4)
+def test_adamw_without_clipping_equals_a_plain_loop(two_ranks: list[Any], kind: str) -> None:
+    norms, final = plain_loop(ADAMW, math.inf, 4)
     for rank in two_ranks:
         assert_equal_run(rank[kind]["uninterrupted"], (norms[2:], final))
 
@@ -255,7 +257,7 @@ def test_resumed_equals_uninterrupted(two_ranks: list[Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_an_engine_goes_back_to_a_checkpoint(two_ranks: list[Any], kind: str) -> None:
+def test_an_engine_returns_to_a_checkpoint(two_ranks: list[Any], kind: str) -> None:
     for rank in two_ranks:
         assert_equal_run(rank[kind]["rolled back"], rank[kind]["resumed"], 1e-7)
 
@@ -287,18 +289,18 @@ def test_bf16_forward_returns_float32(two_ranks: list[Any], kind: str) -> None:
 
 
 def test_deepspeed_alone_needs_no_environment_and_no_compiler(tmp_path: Path) -> None:
-    assert_equal_run(run_ranks(exercise_alone, 1, tmp_path)[0], bare_loop(SGD, 1.0, 3))
+    assert_equal_run(run_ranks(exercise_alone, 1, tmp_path)[0], plain_loop(SGD, 1.0, 3))
 
 
-def test_torch_engine_alone_equals_a_bare_loop_bit_by_bit() -> None:
+def test_torch_engine_alone_equals_a_plain_loop_bit_by_bit() -> None:
     engine = ENGINES["torch"].build(Scorer(), SGD, schedule, max_grad_norm=1.0)
-    norms, final = bare_loop(SGD, 1.0, 3)
+    norms, final = plain_loop(SGD, 1.0, 3)
     assert train(engine, range(3), kept=0) == norms
     assert all(torch.equal(value, final[name]) for name, value in weights(engine).items())
 
 
 def on_one_rank(folder: Path) -> dict[str, Any]:
-    """What two ranks have written, continued on one; what one rank writes, for two; and what it refuses."""
+    """Continue on one rank what two ranks have written, and write what two ranks will continue."""
     results: dict[str, Any] = {}
     for kind, source in FROM_TWO_TO_ONE.items():
         engine = ENGINES[kind].build(Scorer(seed=1), ADAMW, schedule, max_grad_norm=math.inf)
@@ -336,7 +338,7 @@ def test_one_rank_continues_what_two_have_written(two_ranks: list[Any], one_rank
 
 
 def test_two_ranks_continue_what_one_has_written(one_rank: dict[str, Any], folder: Path) -> None:
-    norms, final = bare_loop(ADAMW, math.inf, 6)
+    norms, final = plain_loop(ADAMW, math.inf, 6)
     for rank in run_ranks(on_two_ranks_again, 2, folder):
         assert rank.keys() == FROM_ONE_TO_TWO.keys()
         for result in rank.values():

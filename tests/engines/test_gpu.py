@@ -1,4 +1,4 @@
-"""What only a GPU shows: both backends in one group, collectives on the device, one step of every engine."""
+"""Tests that need a GPU: both backends in one group, collectives on the device, one step of every engine."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Scorer(nn.Module):
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
-    """One group for all tests: DeepSpeed remembers the first of a process."""
+    """One group for all tests, since DeepSpeed keeps using the first one of a process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCAL_RANK", "0")
-        process_group.start_alone()
+        process_group.start_single()
         yield
         process_group.stop()
 

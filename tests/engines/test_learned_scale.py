@@ -1,4 +1,4 @@
-"""A bi-encoder's learned temperature and bias are the engine's like any weight: stepped, saved and resumed."""
+"""A bi-encoder's learned temperature and bias are updated, saved and resumed like any weight."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def build(kind: str, folder: Path, temperature: float) -> Engine:
 
 
 def step(engine: Engine) -> tuple[float, float]:
-    """Scale and bias after a step of AdamW that raises both."""
+    """The scale and bias after a step of AdamW that increases both."""
     output = engine.forward(FEATURES)
     engine.backward(-output["scale"].sum() - output["bias"].sum() + 0 * output["embedding"].sum(), last=True)
     engine.step()
@@ -49,7 +49,7 @@ def step(engine: Engine) -> tuple[float, float]:
 
 
 def resume_all(model: Path, folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Scale and bias after one step, after two, and after the second of another model that took over in between."""
+    """The scale and bias after one step, after two, and after two if another engine resumes in between."""
     results = {}
     for kind in ENGINES:
         engine = build(kind, model, temperature=0.1)

@@ -1,4 +1,4 @@
-"""Which parameters are updated, and which decay."""
+"""The parameters that are updated, and those with weight decay."""
 
 from __future__ import annotations
 

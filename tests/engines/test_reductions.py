@@ -1,4 +1,4 @@
-"""How much each engine sends over the ranks for the gradients of a step of several chunks, in elements."""
+"""The number of gradient elements that each engine reduces over the ranks in a step of several chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engines.torch_engine import TorchEngineConfig
 
 NUM_CHUNKS = 3
 PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-# Each engine, and how often a step of three chunks reduces the gradient.
+# Each engine, and how many times a step of three chunks reduces the gradients.
 ENGINES: dict[str, tuple[Any, int]] = {
     "torch": (TorchEngineConfig(), 1),
     "zero0": (DeepSpeedEngineConfig(stage=0), 1),
@@ -29,7 +29,7 @@ ENGINES: dict[str, tuple[Any, int]] = {
     "zero2-coalesce": (DeepSpeedEngineConfig(stage=2, coalesce=True), 1),
     "zero3-coalesce": (DeepSpeedEngineConfig(stage=3, coalesce=True, config=PARTITION_ALL), 1),
 }
-# The collectives by which gradients may travel, and which of their arguments is what this rank gives.
+# The collectives that may reduce gradients, and the position of their input argument.
 REDUCTIONS = {
     "all_reduce": 0,
     "reduce": 0,
@@ -51,7 +51,7 @@ class Layers(nn.Module):
 
 
 def count_elements() -> dict[str, int]:
-    """Elements that this rank gave to reductions in the backward calls of a step, by engine."""
+    """Count the elements that this rank passes to reductions in the backward calls of a step, by engine."""
     sent: list[int] = []
     for name, position in REDUCTIONS.items():
         if hasattr(dist, name):
@@ -64,7 +64,7 @@ def count_elements() -> dict[str, int]:
             lambda optimizer: LambdaLR(optimizer, lambda _: 1.0),
             max_grad_norm=math.inf,
         )
-        for _ in range(2):  # the second step is like any other
+        for _ in range(2):  # the first step may differ from later ones
             sent.clear()
             for chunk in range(NUM_CHUNKS):
                 score = engine.forward({"values": torch.ones(4, 8)})["score"]
@@ -78,8 +78,8 @@ def _counting(collective: Any, position: int, sent: list[int]) -> Any:
     name = {0: "tensor", 1: "input"}[position]
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        given = options[name] if name in options else arguments[position]
-        sent.append(sum(part.numel() for part in given) if isinstance(given, list | tuple) else given.numel())
+        value = options[name] if name in options else arguments[position]
+        sent.append(sum(part.numel() for part in value) if isinstance(value, list | tuple) else value.numel())
         return collective(*arguments, **options)
 
     return counted
@@ -93,5 +93,5 @@ def elements() -> dict[str, int]:
 @pytest.mark.parametrize("kind", ENGINES)
 def test_gradients_are_reduced_once_or_after_every_chunk(kind: str, elements: dict[str, int]) -> None:
     size = sum(parameter.numel() for parameter in Layers().parameters())
-    assert size % 2 == 0, "nothing is padded for two ranks"
+    assert size % 2 == 0, "no padding on two ranks"
     assert elements[kind] == size * ENGINES[kind][1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.memory.live_bytes import ChunkBytes, EmptyModel
+from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
@@ -76,7 +76,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
     def found(ranks: int, *options: str) -> Estimate:
         settings = load([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
         subject = find_subject(settings, reads_data=False, bf16=False)
-        assert isinstance(subject.model, EmptyModel)
+        assert isinstance(subject.model, FakeTensorModel)
         costs = ChunkCosts(subject, [(3, 48), (2, 40)])
         return estimate(subject, TorchEngineConfig(), ranks, costs, machine, 0.0)
 

@@ -130,7 +130,7 @@ def test_a_finished_run_is_shown_without_reading_its_checkpoints(
     run = RunDirectory.open(settings(tmp_path))
     save(run, 3)
     run.write_summary({"after": 0.5})
-    monkeypatch.setattr(resume, "survey", None)
+    monkeypatch.setattr(resume, "scan_checkpoints", None)
     assert decide_only(tmp_path) == Finished({"after": 0.5})
     assert isinstance(decide_only(tmp_path, seed=2), Refused)
 

@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
 
     trainer.save = save_on_what_is_left
     with pytest.raises(
-        OSError, match=r"step 4 could not be written .*No space left.*: those before it in .* are whole"
+        OSError, match=r"step 4 could not be written .*No space left.*: those before it in .* are intact"
     ) as e:
         trainer.fit()
     assert "\n" not in str(e.value)

@@ -38,8 +38,8 @@ def preempt(overrides: list[str], step: int, where: str, on_rank: int = 0) -> An
         return call(*arguments, **options)
 
     setattr(owner, name, signalled)
-    with preemption.handled():
-        preemption.defer()
+    with preemption.handle_signals():
+        preemption.defer_signals()
         with pytest.raises(preemption.Preempted, match=r"preempted by (SIGTERM|a signal to another rank) at step"):
             trainer.fit()
     return trainer

@@ -112,8 +112,8 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
         return numbers
 
     trainers: dict[int | None, list[int]] = {}
-    with preemption.handled():
-        preemption.defer()
+    with preemption.handle_signals():
+        preemption.defer_signals()
         with pytest.raises(preemption.Preempted) as caught:
             scored(signal_at=2)
     return trainers[2], str(caught.value), scored(signal_at=None)

@@ -1,4 +1,4 @@
-"""Sizes and hashes tell a whole checkpoint from a broken one."""
+"""Sizes and hashes distinguish an intact checkpoint from a broken one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines.checkpoint import manifest
-from engines.checkpoint.manifest import describe, first_problem, write_manifest
+from engines.checkpoint.manifest import file_entries, first_problem, write_manifest
 from engines.checkpoint.store import CheckpointStore
 
 
@@ -21,12 +21,12 @@ def folder(tmp_path: Path) -> Path:
     tmp_path.mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(name.encode() * 5_000_000)  # more than one block
-    write_manifest(tmp_path, describe(sorted(tmp_path.iterdir())))
+    write_manifest(tmp_path, file_entries(sorted(tmp_path.iterdir())))
     return tmp_path
 
 
 def test_the_hash_is_that_of_the_whole_file(folder: Path) -> None:
-    assert describe([folder / "a"]) == {
+    assert file_entries([folder / "a"]) == {
         "a": {"bytes": 5_000_000, "sha256": hashlib.sha256(b"a" * 5_000_000).hexdigest()}
     }
     assert first_problem(folder) is None

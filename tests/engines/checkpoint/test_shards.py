@@ -1,4 +1,4 @@
-"""Slices of parameters: shared out, copied, written and read again; between engines and ranks see test_engines.py."""
+"""Slices of parameters are distributed, copied, written and read; test_engines.py tests other engines and ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from engines.checkpoint import shards
-from engines.checkpoint.shards import Fragment, StoredState, own_share
+from engines.checkpoint.shards import Fragment, StoredState, rank_share
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 
@@ -53,7 +53,7 @@ def test_the_shares_are_about_equal_and_cover_every_element_once(
     found: dict[str, list[int]] = {}
     for rank in range(ranks):
         monkeypatch.setattr(shards, "rank", lambda rank=rank: rank)
-        own = own_share(whole)
+        own = rank_share(whole)
         assert sum(len(fragment.values["weight"]) for fragment in own.values()) <= -(-sum(sizes) // ranks)
         for name, fragment in own.items():
             assert fragment.start == len(found.get(name, []))
@@ -70,7 +70,7 @@ def test_a_copy_keeps_the_state_and_a_new_engine_continues_from_it_bit_by_bit(
     for number in range(updates):
         step(engine, number)
     engine.model.count += 5
-    copy = engine.shard().copied()
+    copy = engine.shard().cpu_copy()
     following = [step(engine, number) for number in range(updates, updates + 3)]
     files = copy.write(tmp_path)
     assert [file.name for file in files] == ["rank-00000.safetensors", "engine.json"]

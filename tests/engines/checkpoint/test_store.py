@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and the last ones and the best stay."""
+"""Checkpoints are atomic, and the last ones and the best are kept."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_a_kept_checkpoint_names_as_its_best_stays(tmp_path: Path) -> None:
     assert names(tmp_path)[2:] == ["step-000010", "step-000020", "step-000030"]
     (tmp_path / "step-000030" / "rank0.txt").unlink()
     assert store.latest() == (tmp_path / "step-000020", {"step": 20, "best_step": 10})
-    assert store.point_to(20, 10)
+    assert store.set_pointers(20, 10)
     assert store.best() == tmp_path / "step-000010"
     for step in (40, 50):
         store.save(step, write, {"step": step, "best_step": 40}, best=step == 40)
@@ -134,7 +134,7 @@ def test_a_broken_one_is_named_and_the_one_before_it_used(
     with caplog.at_level(logging.WARNING):
         assert store.latest() == (tmp_path / "step-000001", {"step": 1})
     assert f"step-000002 is broken: {message}" in caplog.text
-    assert store.point_to(1, 1)
+    assert store.set_pointers(1, 1)
     assert (tmp_path / "latest").read_text().strip() == "step-000001"
     store.save(2, write, {"step": 2})
     assert store.latest() == (tmp_path / "step-000002", {"step": 2})
@@ -154,12 +154,12 @@ def test_a_best_that_is_broken_is_not_pointed_to(tmp_path: Path, caplog: pytest.
     store.save(1, write, {"step": 1}, best=True)
     store.save(2, write, {"step": 2})
     one_bit(tmp_path / "step-000001")
-    assert not store.point_to(2, 1)
+    assert not store.set_pointers(2, 1)
     assert "the best checkpoint" in caplog.text
-    assert not store.point_to(2, 7)
+    assert not store.set_pointers(2, 7)
     with pytest.raises(ValueError, match=r"step-000001 is broken: rank0.txt has other content .*; remove that folder"):
         store.best()
-    assert store.point_to(2, None)
+    assert store.set_pointers(2, None)
     assert store.best() is None
 
 

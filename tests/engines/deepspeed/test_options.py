@@ -1,4 +1,4 @@
-"""A user's DeepSpeed keys: merged as the last word, and wrong ones refused before a model is there."""
+"""The keys of engine.config: merged last, and wrong ones are refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -28,16 +28,19 @@ def test_deep_merge_keeps_what_is_not_overridden() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"gradient_cliping": 1.0}, r"engine.config.gradient_cliping is no key .*nearest: gradient_clipping"),
-        ({"nonsense": 1}, r"engine.config.nonsense is no key .*; some that are: zero_optimization, communication_data"),
+        ({"gradient_cliping": 1.0}, r"engine.config.gradient_cliping is not a key .*nearest: gradient_clipping"),
+        (
+            {"nonsense": 1},
+            r"engine.config.nonsense is not a key .*; some valid keys: zero_optimization, communication_data",
+        ),
         ({"zero_optimization": {"reduce_bucket": 5}}, r"DeepSpeed refuses reduce_bucket in DeepSpeedZeroConfig"),
         ({"zero_optimization": {"reduce_bucket_size": "many"}}, r"DeepSpeed refuses reduce_bucket_size"),
-        ({"zero_optimization": {"stage": 3}}, r"engine.config.zero_optimization.stage is decided by engine=zero0"),
-        ({"optimizer": {"type": "Adam"}}, r"engine.config.optimizer is decided by trainer.optimizer"),
-        ({"fp16": {"enabled": True}}, r"engine.config.fp16 is decided by engine.precision"),
-        ({"bf16": {"enabled": True}}, r"engine.config.bf16 is decided by engine.precision"),
-        ({"torch_autocast": {"enabled": True}}, r"engine.config.torch_autocast is decided by engine.precision"),
-        ({"gradient_clipping": 0.5}, r"engine.config.gradient_clipping is decided by trainer.max_grad_norm"),
+        ({"zero_optimization": {"stage": 3}}, r"engine.config.zero_optimization.stage is set by engine=zero0"),
+        ({"optimizer": {"type": "Adam"}}, r"engine.config.optimizer is set by trainer.optimizer"),
+        ({"fp16": {"enabled": True}}, r"engine.config.fp16 is set by engine.precision"),
+        ({"bf16": {"enabled": True}}, r"engine.config.bf16 is set by engine.precision"),
+        ({"torch_autocast": {"enabled": True}}, r"engine.config.torch_autocast is set by engine.precision"),
+        ({"gradient_clipping": 0.5}, r"engine.config.gradient_clipping is set by trainer.max_grad_norm"),
     ],
 )
 def test_wrong_keys_are_named(config: dict[str, Any], message: str) -> None:
@@ -71,7 +74,7 @@ def test_known_keys_pass() -> None:
     assert DeepSpeedEngineConfig(stage=2, config=config).config == config
 
 
-def test_clipping_is_always_said() -> None:
+def test_clipping_is_always_set() -> None:
     assert DeepSpeedEngineConfig().options(2.0, CPU)["gradient_clipping"] == 2.0
     assert DeepSpeedEngineConfig().options(float("inf"), CPU)["gradient_clipping"] == 0.0
 

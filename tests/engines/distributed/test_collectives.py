@@ -1,4 +1,4 @@
-"""Exchanges between ranks: exact copies in global order, whatever the shares."""
+"""Collectives: exact copies in global order, for any division of the rows."""
 
 from __future__ import annotations
 

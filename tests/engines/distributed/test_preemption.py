@@ -1,4 +1,4 @@
-"""Signals: at once before other ranks wait, afterwards when all ranks know."""
+"""Signals: before training they act at once, afterwards only when all ranks know of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from inference.interruptible import CALLS, Interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_before_other_ranks_wait_a_signal_acts_at_once(number: signal.Signals) -> None:
+def test_before_training_a_signal_acts_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with preemption.handled(), pytest.raises(preemption.Preempted, match=f"by {number.name} before training began"):
+    with (
+        preemption.handle_signals(),
+        pytest.raises(preemption.Preempted, match=f"by {number.name} before training began"),
+    ):
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) == before
 
 
-def test_afterwards_it_waits_for_an_agreement_and_is_forgotten_outside() -> None:
-    with preemption.handled():
-        preemption.defer()
+def test_during_training_it_waits_for_all_ranks_and_is_forgotten_afterwards() -> None:
+    with preemption.handle_signals():
+        preemption.defer_signals()
         assert all_agree(True)
         assert not preemption.agreed()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -39,10 +42,10 @@ def test_afterwards_it_waits_for_an_agreement_and_is_forgotten_outside() -> None
 
 
 def signal_one_rank() -> tuple[list[bool], int]:
-    """What all_agree answers, and after how many forwards the signal to rank 1 ends an evaluation."""
+    """The results of all_agree, and the number of forwards after which a signal to rank 1 ends an evaluation."""
     engine = SimpleNamespace(model=torch.nn.Identity(), device=torch.device("cpu"), forward=lambda features: features)
-    with preemption.handled():
-        preemption.defer()
+    with preemption.handle_signals():
+        preemption.defer_signals()
         answers = [all_agree(True)]
         forward = Interruptible(engine).forward
         for done in range(10 * CALLS):

@@ -27,7 +27,7 @@ process_group.start()
 process_group.barrier()
 os.environ["RANK"] = "3"
 assert (process_group.rank(), process_group.world_size(), process_group.is_main()) == (3, 4, False)
-process_group.start_alone()
+process_group.start_single()
 assert dist.get_world_size() == 1
 process_group.stop()
 assert dist.is_initialized(), "DeepSpeed holds on to a group of one"
@@ -35,7 +35,7 @@ assert dist.is_initialized(), "DeepSpeed holds on to a group of one"
 
 
 def test_a_process_without_torchrun_and_one_before_the_start() -> None:
-    """In an interpreter of its own: here a group may be left of a test before."""
+    """A new interpreter, since an earlier test may have left a process group in this one."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment["PYTHONPATH"] = str(Path(process_group.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Ranks find each other in a store that is full of what earlier attempts left."""
+"""Ranks find each other in a store that holds entries of earlier attempts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.distributed.rendezvous import fresh_store
 
 
 def attempt(store: dist.Store, world_size: int, late: int | None = None) -> list[bytes]:
-    """What rank 0 of this attempt wrote, as every rank reads it; rank `late` comes last."""
+    """The value that rank 0 of this attempt wrote, as every rank reads it. Rank `late` joins last."""
 
     def join(rank: int) -> bytes:
         time.sleep(0.3 if rank == late else 0)
@@ -40,14 +40,14 @@ def test_every_attempt_has_a_store_of_its_own(world_size: int, late: int) -> Non
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_waits_for_others_ends_by_a_signal(rank: int) -> None:
-    with preemption.handled():
-        preemption.defer()
+    with preemption.handle_signals():
+        preemption.defer_signals()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(preemption.Preempted, match="by SIGTERM while the ranks met"):
+        with pytest.raises(preemption.Preempted, match="by SIGTERM while the ranks connected"):
             fresh_store(dist.HashStore(), rank, 2, timeout_s=5)
 
 
-def test_ranks_that_do_not_come_are_named() -> None:
+def test_missing_ranks_are_named() -> None:
     store = dist.HashStore()
     attempt(store, 3)
     with pytest.raises(ValueError, match=r"within timeout_s: missing 2 of 3 ranks: 1, 2\."):

@@ -1,4 +1,4 @@
-"""The helper that runs ranks: what goes wrong in one of them is seen here, and at once."""
+"""`run_ranks`: a failure in one rank is reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory found without data against the same model run on real tensors."""
+"""The memory measured on fake tensors equals that of the same model on real tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engines.memory.live_bytes import EmptyModel, LiveBytes
+from engines.memory.live_bytes import FakeTensorModel, LiveBytes
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.loading.backbone import without_weights
@@ -31,12 +31,12 @@ class Layers(nn.Module):
 
 def test_bytes_by_hand() -> None:
     model = Layers()
-    found = EmptyModel(model, bf16=False).chunk({"x": 0}, rows=2, tokens=16)
+    found = FakeTensorModel(model, bf16=False).chunk({"x": 0}, rows=2, tokens=16)
     ids, row, output = 2 * 16 * 8, 2 * 16 * 8 * FLOAT, 2 * FLOAT
-    # Held: x as ids and as floats, the first layer's input (expanded anew by matmul), three sigmoids, the score.
+    # Held: x as ids and as floats, the first layer's input (expanded again by matmul), three sigmoids, the score.
     held_at_least = 3 * row + output
     assert held_at_least <= found.held <= held_at_least + ids + 2 * row
-    assert found.forward == pytest.approx(found.held + row, abs=row)  # a layer's output beside its sigmoid
+    assert found.forward == pytest.approx(found.held + row, abs=row)  # a layer's output in addition to its sigmoid
     gradients = 3 * 8 * 8 * FLOAT
     assert found.backward <= found.first_backward <= found.backward + gradients
     assert row < found.no_graph < found.forward
@@ -76,7 +76,7 @@ def test_without_weights_it_is_what_real_tensors_take(case: str, tiny_bert_dir) 
     with without_weights():
         empty = config.build(seed=0)
     assert empty.get_parameter(next(name for name, _ in empty.named_parameters())).is_meta
-    found = EmptyModel(empty, bf16=False).chunk(BERT, 3, 40)
+    found = FakeTensorModel(empty, bf16=False).chunk(BERT, 3, 40)
     assert found.held == pytest.approx(held, rel=0.01)
     assert found.forward == pytest.approx(forward, rel=0.01)
     assert found.first_backward == pytest.approx(backward, rel=0.05)
@@ -86,7 +86,7 @@ def test_bf16_holds_about_half(tiny_bert_dir) -> None:
     def held(bf16: bool) -> float:
         with without_weights():
             model = CrossEncoderConfig(str(tiny_bert_dir), max_length=48, dropout=0.0).build(seed=0)
-        return EmptyModel(model, bf16=bf16).chunk(BERT, 16, 48).held
+        return FakeTensorModel(model, bf16=bf16).chunk(BERT, 16, 48).held
 
     assert 0.4 < held(True) / held(False) < 0.8
 
@@ -95,7 +95,7 @@ def test_a_decoder_and_its_evaluation(tiny_models, tmp_path) -> None:
     folder = tiny_models.write_tiny_decoder(tmp_path / "decoder")
     with without_weights():
         model = BiEncoderConfig(str(folder), max_length=48).build(seed=0)
-    empty = EmptyModel(model, bf16=False)
+    empty = FakeTensorModel(model, bf16=False)
     features = {"input_ids": 5, "attention_mask": 1}
     small, large = empty.evaluation(features, 2, 16), empty.evaluation(features, 4, 16)
     assert 0 < small < large <= 2 * small

@@ -1,4 +1,4 @@
-"""State of each engine, against what the engines themselves hold."""
+"""The computed memory of each engine equals what the engine really holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.testing import run_ranks
-from engines.memory.state_bytes import FLOAT, Parameters, checkpoint_bytes, state_bytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, checkpoint_bytes, state_bytes
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
 
@@ -35,8 +35,9 @@ def test_what_options_change() -> None:
     assert (offloaded.optimizer, offloaded.host) == (0, (12 + 4) / 4 * BIG.total)
     assert of(stage=3, offload="all").weights == 0
     small_buckets = of(stage=2, config={"zero_optimization": {"reduce_bucket_size": 1_000_000}})
-    assert small_buckets.reduction == FLOAT * BIG.largest  # a gradient is never cut
-    assert of(stage=3, config={"zero_optimization": {"stage3_max_live_parameters": 1000}}).gathered == FLOAT * 1000
+    assert small_buckets.reduction == FLOAT_BYTES * BIG.largest  # a gradient is never cut
+    few_live = of(stage=3, config={"zero_optimization": {"stage3_max_live_parameters": 1000}})
+    assert few_live.gathered == FLOAT_BYTES * 1000
     assert state_bytes(TorchEngineConfig(), BIG, ranks=1, optimizer="sgd").optimizer == 0
     lora = Parameters(total=100, trainable=10, largest=5)
     assert state_bytes(TorchEngineConfig(), lora, ranks=1, optimizer="adamw").gradients == 40
@@ -53,7 +54,7 @@ class Model(nn.Module):
 
 
 def optimizer_bytes(stage: int | None) -> int:
-    """What the optimizer of this rank holds after a step: moments, and the float32 weights that it updates."""
+    """The bytes of this rank's optimizer after a step: the moments, and the float32 weights that it updates."""
     torch.manual_seed(0)
     config = TorchEngineConfig() if stage is None else DeepSpeedEngineConfig(stage=stage)
     model = Model()
@@ -77,7 +78,7 @@ def optimizer_bytes(stage: int | None) -> int:
 
 
 @pytest.mark.parametrize("stage", [None, 1, 2, 3])
-def test_the_optimizer_holds_what_is_said(stage: int | None) -> None:
+def test_the_optimizer_holds_the_computed_bytes(stage: int | None) -> None:
     parameters = Parameters(total=64 * 64 + 64, trainable=64 * 64 + 64, largest=64 * 64)
     config = TorchEngineConfig() if stage is None else DeepSpeedEngineConfig(stage=stage)
     expected = state_bytes(config, parameters, ranks=2, optimizer="adamw").optimizer
