@@ -1,18 +1,18 @@
 #!/bin/bash
-# torchrun on one node of a cluster job, as Slurm, Kubernetes or ssh start it there:
+# Run torchrun on one node of a cluster job, started by Slurm, Kubernetes or ssh:
 #
 #     bash launch/cluster/node.sh TORCHRUN_OPTIONS launch/train.py +exp=NAME key=value ...
 #
-# SIGTERM and SIGUSR1 reach the ranks through torchrun, which then restarts nothing: they write a checkpoint at the next
-# step boundary and end. torchrun itself ends with status 1 whatever its ranks say, so this script says what they said:
-# status 75 (EX_TEMPFAIL) means "run the same command again", and goes on from there. So it does on a node that nobody
-# signalled, whose ranks stopped with the others'.
+# On SIGTERM or SIGUSR1 torchrun forwards the signal to the ranks and does not restart them. They save a checkpoint
+# after the current step and exit. torchrun's own exit status is then always 1, so this script returns that of the ranks:
+# 75 (EX_TEMPFAIL) means "run the same command again", which resumes from the checkpoint. A node that got no signal, but
+# whose ranks stopped because another node got one, returns 75 too.
 set -u
 
 readonly REQUEUE=75
-# How long the ranks may take for that checkpoint before torchrun kills them (its own default is 30 s).
+# How long the ranks may take for the checkpoint before torchrun kills them (torchrun's default is 30 s).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
-# Made by a rank that was preempted, removed by one that starts (launch/cli/errors.py).
+# Created by a rank that is preempted, removed by a rank that starts (launch/cli/errors.py).
 PLACKETT_PREEMPTED_FILE=$(mktemp -u "${TMPDIR:-/tmp}/plackett-preempted-XXXXXXXX")
 export PLACKETT_PREEMPTED_FILE
 
@@ -20,8 +20,8 @@ asked_to_stop=false
 torchrun_pid=
 ranks=
 
-# The first signal alone is passed on: at the third one torchrun leaves without waiting for its ranks, and a cluster
-# that sends its own to every process has sent it one or two.
+# Only the first signal is forwarded: at the third one torchrun exits without waiting for its ranks, and a cluster that
+# signals every process has already sent it one or two.
 # shellcheck disable=SC2329 # called by the trap
 stop() {
     if [[ -n $torchrun_pid ]] && ! $asked_to_stop; then
@@ -32,12 +32,12 @@ stop() {
 }
 trap stop TERM USR1
 
-# Slurm sends a signal to every process of a step. Ignored here, SIGUSR1 is ignored by what this starts as well, until
-# the ranks ask for it themselves.
+# Slurm signals every process of a job step. Since SIGUSR1 is ignored here, the child processes ignore it too, until the
+# ranks install their own handler.
 (trap '' USR1 && exec "${PYTHON:-python}" -m torch.distributed.run "$@") &
 torchrun_pid=$!
 if $asked_to_stop; then
-    kill -TERM "$torchrun_pid" # the signal came in between
+    kill -TERM "$torchrun_pid" # the signal arrived before torchrun_pid was set
 fi
 
 while kill -0 "$torchrun_pid" 2>/dev/null; do
@@ -47,7 +47,7 @@ wait "$torchrun_pid"
 status=$?
 
 deadline=$((SECONDS + TORCH_ELASTIC_SHUTDOWN_TIMEOUT))
-for rank in $ranks; do # it may have left before them all the same, and with this script they would be killed
+for rank in $ranks; do # torchrun may still have exited before its ranks, which would be killed with this script
     while kill -0 "$rank" 2>/dev/null && ((SECONDS < deadline)); do
         sleep 0.2
     done

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A training run on the nodes of a Slurm job, submitted from the repository:
+# A training run on the nodes of a Slurm job. Submit it from the root of the repository:
 #
 #     sbatch launch/cluster/slurm.sh +exp=embedder_large_batch engine=zero2 output_dir=/shared/outputs
 #     sbatch --nodes=8 --time=48:00:00 launch/cluster/slurm.sh +exp=reranker_grpo ...     # sbatch's options come first
@@ -7,13 +7,13 @@
 #     sbatch --array=0-4 launch/cluster/slurm.sh +exp=reranker_grpo                       # five seeds
 #
 # Options before the settings:
-#     --sweep FILE           array task i adds the settings of the file's line i (from 0; # begins a comment line);
-#                            without it array task i adds seed=i. Either way it is named JOB_NAME-i.
+#     --sweep FILE           array task i adds the settings in line i of the file (from 0; # begins a comment line);
+#                            without --sweep, array task i adds seed=i. In both cases run_name is JOB_NAME-i.
 #     --ranks-per-node N     processes on each node (default: its GPUs)
-#     --max-restarts N       how often torchrun starts all ranks anew after one has died (default 3)
+#     --max-restarts N       how often torchrun restarts all ranks after one has failed (default 3)
 #
-# Five minutes before the time is up, or when the job is preempted, the run writes a checkpoint and the job is put back
-# into the queue, where it goes on from there. `output_dir` and `data.cache_dir` are on a disk that all nodes see.
+# Five minutes before the time limit, or when the job is preempted, the run saves a checkpoint and the job is requeued.
+# It then resumes from that checkpoint. `output_dir` and `data.cache_dir` must be on a disk that all nodes see.
 
 #SBATCH --job-name=plackett
 #SBATCH --nodes=2
@@ -28,7 +28,7 @@
 #SBATCH --output=%x-%j.log
 
 set -u
-readonly REQUEUE=75 # node.sh says so
+readonly REQUEUE=75 # exit status of node.sh after a preemption
 readonly NODE=launch/cluster/node.sh
 
 fail() {
@@ -65,8 +65,8 @@ if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
         [[ -f $sweep ]] || fail "--sweep $sweep: no such file in $SLURM_SUBMIT_DIR"
         mapfile -t lines < <(grep -vE '^[[:space:]]*(#|$)' "$sweep")
         line=${lines[$SLURM_ARRAY_TASK_ID]:-}
-        [[ -n $line ]] || fail "--sweep $sweep has ${#lines[@]} lines, array task $SLURM_ARRAY_TASK_ID none"
-        # As in a shell: settings are separated by blanks, and quotes keep one together.
+        [[ -n $line ]] || fail "--sweep $sweep has ${#lines[@]} lines, but none for array task $SLURM_ARRAY_TASK_ID"
+        # Settings are separated by blanks; quotes work as in a shell.
         mapfile -t -d '' more < <(xargs printf '%s\0' <<<"$line")
         settings+=("${more[@]}")
     fi
@@ -76,18 +76,18 @@ elif [[ -n $sweep ]]; then
 fi
 
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node differ
+port=$((20000 + SLURM_JOB_ID % 10000)) # different for jobs that share a node
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 asked_to_stop=false
 # shellcheck disable=SC2329 # called by the trap
 stop() {
     asked_to_stop=true
-    kill -USR1 "$srun_pid" 2>/dev/null # srun passes it on to every node
+    kill -USR1 "$srun_pid" 2>/dev/null # srun forwards it to every node
 }
 
-# The job's number as torchrun's name: put back into the queue, the run knows by it what it has begun, and goes on.
-# A node that has ended does not kill the others, which may still be writing their part of the checkpoint.
+# --rdzv_id: after a requeue the run recognises by the job's number that it is the same launch, and resumes.
+# --kill-on-bad-exit=0: a node that has ended does not kill the others, which may still be writing the checkpoint.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     --kill-on-bad-exit=0 --wait=300 \
     bash "$NODE" \
@@ -105,7 +105,7 @@ wait "$srun_pid"
 status=$?
 
 if [[ $status -eq $REQUEUE ]] || { [[ $status -ne 0 ]] && $asked_to_stop; }; then
-    echo "stopped after a checkpoint: job $SLURM_JOB_ID goes back into the queue" >&2
+    echo "stopped after a checkpoint: requeueing job $SLURM_JOB_ID" >&2
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -178,7 +178,7 @@ def test_an_array_task_takes_its_line_of_the_sweep_or_its_seed(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--array=9-9", "launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "array task 9 none"),
+        (["--array=9-9", "launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "none for array task 9"),
         (["--array=0-0", "launch/cluster/slurm.sh", "--sweep", "absent"], "--sweep absent: no such file"),
         (["launch/cluster/slurm.sh", "--sweep", "launch/cluster/sweep.txt"], "--sweep needs an array"),
         (["launch/cluster/slurm.sh", "--gpus", "8"], "--gpus is not an option of slurm.sh: --sweep"),
