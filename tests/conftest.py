@@ -1,4 +1,4 @@
-"""Fixtures for every folder of tests. Every test runs offline; one that needs a GPU is skipped without one."""
+"""Fixtures for all tests. Every test runs offline; a test that needs a GPU is skipped if there is none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-# Before torch and the tokenizers are imported: small models gain nothing from threads, and the ranks of the distributed
-# tests share the cores.
+# Set before torch and the tokenizers are imported. Small models gain nothing from threads, and the ranks of the
+# distributed tests share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -19,6 +19,7 @@ import torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` if there is no GPU."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -26,13 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> None:
-    """torch seeds itself from the clock: a test that draws without a seed of its own is the same every time."""
+def _fixed_seed() -> None:
+    """Seed torch, so that a test that sets no seed itself is the same every time."""
     torch.manual_seed(0)
 
 
 def _helper(name: str) -> ModuleType:
-    """tests/ is no package (a tests/losses/__init__.py would hide the real `losses`), so load the helper by path."""
+    """Load a helper module by its path. tests/ is not a package: a tests/losses/__init__.py would hide `losses`."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -65,7 +66,10 @@ def tiny_beir_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_overrides(tiny_beir_dir: Path, tiny_bert_dir: Path) -> Callable[[Path], list[str]]:
-    """`tiny_overrides(folder)`: a run of seconds below `folder`: ragged lists, several chunks a step, plain SGD."""
+    """A function `tiny_overrides(folder)`: the settings of a run that takes seconds and writes to `folder`.
+
+    It has lists of different lengths, several chunks per step, and SGD.
+    """
 
     def overrides(folder: Path) -> list[str]:
         return [
@@ -93,11 +97,11 @@ def tiny_overrides(tiny_beir_dir: Path, tiny_bert_dir: Path) -> Callable[[Path],
 
 @pytest.fixture
 def tiny_run(tiny_overrides: Callable[[Path], list[str]], tmp_path: Path) -> list[str]:
-    """`tiny_overrides` below the test's own folder."""
+    """The settings of `tiny_overrides` for a run in the folder of the test."""
     return tiny_overrides(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def tiny_causal_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> Path:
-    """A folder with a tiny Qwen2.5 causal language model, embeddings and head tied. Do not write to it."""
+    """A folder with a tiny Qwen2.5 causal language model whose embeddings and head are tied. Do not write to it."""
     return tiny_models.write_tiny_causal(tmp_path_factory.mktemp("tiny_causal"))

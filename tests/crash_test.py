@@ -1,15 +1,17 @@
-"""Kill runs at random moments, resume them, and compare with the run that nobody killed.
+"""Kill runs at random moments, resume them, and compare them with an uninterrupted run.
 
     python tests/crash_test.py --engines torch zero1 zero2 zero3 --kills 20
 
-Two ranks under torchrun's agent on CPU, a tiny model. A kill is SIGKILL to all processes of a launch, or to one rank,
-at a random time, or just after a checkpoint has begun to be written. After each, every visible checkpoint must be
-whole, and the same command goes on. When a run is through, its metrics, summary and export must equal the uninterrupted
-run's bit for bit; the next one then begins. Runs alternate between GRPO (two updates per batch, so that kills fall in
-between), a mixture of data sets with dropout, and three stages, with a data worker per rank, several chunks per step,
-and with and without `trainer.async_save`. Exit status 1 where anything differs.
+Two ranks run under torchrun's agent on the CPU, with a tiny model. A kill is a SIGKILL to all processes of a launch, or
+to one rank. It comes at a random time, or just after a rank has started to write a checkpoint. After each kill every
+visible checkpoint must be intact, and the same command resumes. The metrics, summary and export of a finished run must
+equal those of the uninterrupted run bit for bit. Then the next run starts.
 
-Launches are forked from this process, which has imported everything already: they start in a second.
+Runs alternate between GRPO (two updates per batch, so that some kills fall between them), a mixture of data sets with
+dropout, and three stages. They use a data worker per rank, several chunks per step, and `trainer.async_save` in every
+second launch. The exit status is 1 if anything differs.
+
+Launches are forked from this process, which has already imported everything, so they start within a second.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ from launch.train import main as train
 
 STEPS = 12
 HANG_S = 120.0
-THROUGH = "this rank is through"  # in the log, once for each
+FINISHED = "this rank is finished"  # printed to the log by each rank
 TIMED = {"seconds", "rows_per_s", "tokens_per_s", "peak_memory_bytes"}
 
 
 def options(folder: Path) -> dict[str, list[str]]:
-    """The overrides of each kind of run."""
+    """The command-line settings of each kind of run."""
     trainer = ["save_every=1", "eval_every=4", "learning_rate=0.01", "token_budget=160", "kept_chunks=1", "workers=1"]
     common = [
         "model.max_length=48",
@@ -71,6 +73,7 @@ def options(folder: Path) -> dict[str, list[str]]:
 
 
 def write_inputs(folder: Path) -> None:
+    """Write the model and the data of all runs."""
     helper("tiny_models").write_tiny_bert(folder / "bert")
     (folder / "beir").mkdir()
     helper("tiny_collection").write_tiny_collection(folder / "beir")
@@ -79,7 +82,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def helper(name: str) -> Any:
-    """A module of this folder, which is no package."""
+    """Load a module of this folder, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
@@ -89,7 +92,7 @@ def helper(name: str) -> Any:
 
 
 def start(overrides: list[str], log: Path, ranks: int = 2) -> int:
-    """What `torchrun --nproc_per_node RANKS launch/train.py OVERRIDES` does, in a process group of its own: its id."""
+    """Do the same as `torchrun --nproc_per_node RANKS launch/train.py OVERRIDES`. Returns the process group's id."""
     if process := os.fork():
         return process
     os.setsid()
@@ -116,13 +119,14 @@ def start(overrides: list[str], log: Path, ranks: int = 2) -> int:
 
 
 def run_rank(overrides: list[str]) -> None:
+    """Train on one rank."""
     sys.argv = ["launch/train.py", *overrides]
     run(train)
-    print(THROUGH, flush=True)
+    print(FINISHED, flush=True)
 
 
 def ended(process: int, within_s: float) -> bool:
-    """Whether the launch ends by itself."""
+    """Whether the launch ends by itself within that time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if os.waitpid(process, os.WNOHANG)[0]:
@@ -133,39 +137,39 @@ def ended(process: int, within_s: float) -> bool:
 
 @dataclass
 class CrashTest:
-    """Kills of one engine's runs, and what came of them."""
+    """The kills of one engine's runs, and their results."""
 
     engine: str
-    kinds: list[str]  # of `options`
+    kinds: list[str]  # keys of `options`
     folder: Path
     random: random.Random
     kills: int = 0
-    while_saving: int = 0
-    of_one_rank: int = 0
+    kills_while_saving: int = 0
+    kills_of_one_rank: int = 0
     runs: int = 0
     launches: int = 0
     problems: list[str] = field(default_factory=list)
 
     def perform(self, num_kills: int) -> None:
-        """Runs, killed again and again until they are through, until there were `num_kills`; the last one is let
-        through as well."""
+        """Kill and resume runs until they finish and `num_kills` is reached. The last run finishes without a kill."""
         expected, seconds = {}, {}
         for kind in self.kinds:
-            begun = time.monotonic()
-            self._launch(kind, "whole", finish=True)
-            expected[kind], seconds[kind] = self._outcome(f"{self.engine}-{kind}-whole"), time.monotonic() - begun
+            started_at = time.monotonic()
+            self._launch(kind, "uninterrupted", finish=True)
+            expected[kind] = self._results(f"{self.engine}-{kind}-uninterrupted")
+            seconds[kind] = time.monotonic() - started_at
         while (self.kills < num_kills or self.runs < len(expected)) and not self.problems:
             kind = self.kinds[self.runs % len(self.kinds)]
             name = f"killed-{self.runs}"
             while self.kills < num_kills and not self._launch(kind, name, kill_within_s=seconds[kind]):
                 pass
             self._launch(kind, name, finish=True)
-            if self._outcome(f"{self.engine}-{kind}-{name}") != expected[kind]:
+            if self._results(f"{self.engine}-{kind}-{name}") != expected[kind]:
                 self.problems.append(f"{self.engine}-{kind}-{name} differs from the uninterrupted run")
             self.runs += 1
 
     def _launch(self, kind: str, name: str, *, kill_within_s: float = 0.0, finish: bool = False) -> bool:
-        """One launch, killed unless `finish` says otherwise. Whether it was through before."""
+        """Start one launch and kill it, unless `finish` is set. Returns whether it finished before the kill."""
         self.launches += 1
         run_name = f"{self.engine}-{kind}-{name}"
         asynchronous = str(bool(self.launches % 2)).lower()
@@ -175,37 +179,37 @@ class CrashTest:
         log = self.folder / "logs" / f"{run_name}-{self.launches}.txt"
         process = start(overrides, log)
         directory = self.folder / "outputs" / run_name
-        through = ended(process, HANG_S) if finish else self._kill(process, directory, log, kill_within_s)
-        if finish and not through:
+        finished = ended(process, HANG_S) if finish else self._kill(process, directory, log, kill_within_s)
+        if finish and not finished:
             os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
             self.problems.append(f"{run_name} hangs: {log}")
         if finish and not (directory / "summary.json").is_file():
             self.problems.append(f"{run_name} did not finish: {log}")
         self._check(directory, log)
-        return through
+        return finished
 
     def _kill(self, process: int, directory: Path, log: Path, within_s: float) -> bool:
-        """At a random moment, or a random moment after a save has begun. Whether the launch ended before."""
+        """Kill the launch at a random moment, or just after a save has started. Returns whether it ended before."""
         saves = self.random.choice([None, self.random.randrange(4)])
-        through = ended(process, self.random.uniform(0, within_s)) if saves is None else False
+        finished = ended(process, self.random.uniform(0, within_s)) if saves is None else False
         seen: set[str] = set()
         deadline = time.monotonic() + HANG_S
-        while saves is not None and not through and len(seen) <= saves and time.monotonic() < deadline:
+        while saves is not None and not finished and len(seen) <= saves and time.monotonic() < deadline:
             seen |= unfinished(directory)
-            through = ended(process, 0.002)
-        if through or (saves is not None and ended(process, self.random.uniform(0, 0.02))):
+            finished = ended(process, 0.002)
+        if finished or (saves is not None and ended(process, self.random.uniform(0, 0.02))):
             return True
         if time.monotonic() >= deadline:
             self.problems.append(f"{directory.name} hangs before its save {saves}: {log}")
         ranks = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         if self.random.random() < 0.25 and len(ranks) == 2:
             os.kill(int(self.random.choice(ranks)), signal.SIGKILL)
-            self.of_one_rank += 1
+            self.kills_of_one_rank += 1
             if not ended(process, HANG_S):
-                # torch's agent of functions, unlike torchrun's of scripts, waits for ever for a rank that was killed as
-                # it acknowledged the end of all (`multiprocessing.Event.set`).
-                if log.read_text().count(THROUGH) < 2:
+                # Unlike torchrun with scripts, torch's agent for functions waits forever for a rank that was killed
+                # while it acknowledged the end of all ranks (`multiprocessing.Event.set`).
+                if log.read_text().count(FINISHED) < 2:
                     self.problems.append(f"{directory.name}: the other rank hangs: {log}")
                 os.killpg(process, signal.SIGKILL)
                 os.waitpid(process, 0)
@@ -213,7 +217,7 @@ class CrashTest:
             os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
         self.kills += 1
-        self.while_saving += bool(unfinished(directory))
+        self.kills_while_saving += bool(unfinished(directory))
         return False
 
     def _check(self, directory: Path, log: Path) -> None:
@@ -221,10 +225,10 @@ class CrashTest:
             if checkpoint.suffix == ".broken" or first_problem(checkpoint):
                 self.problems.append(f"{checkpoint} is broken: {first_problem(checkpoint)}")
         if "is broken" in log.read_text():
-            self.problems.append(f"a checkpoint was found broken: {log}")
+            self.problems.append(f"the run found a broken checkpoint: {log}")
 
-    def _outcome(self, run_name: str) -> dict[str, Any]:
-        """All that must not depend on kills: every metric of every step, the summary, the exported weights."""
+    def _results(self, run_name: str) -> dict[str, Any]:
+        """Everything that kills must not change: the metrics of every step, the summary, the exported weights."""
         directory = self.folder / "outputs" / run_name
         try:
             lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -237,6 +241,7 @@ class CrashTest:
 
 
 def without_times(line: dict[str, Any]) -> dict[str, Any]:
+    """The line of metrics.jsonl without measured times and memory."""
     return {name: value for name, value in line.items() if name not in TIMED}
 
 
@@ -244,29 +249,30 @@ def unfinished(directory: Path) -> set[str]:
     """The checkpoints that are being written."""
     try:
         folders = (*directory.glob("checkpoints/.tmp-step-*"), *directory.glob("stages/*/checkpoints/.tmp-step-*"))
-    except FileNotFoundError:  # a run with stages replaced its folder of checkpoints just now
+    except FileNotFoundError:  # a run with stages is replacing its folder of checkpoints
         return set()
     return {str(folder.relative_to(directory)) for folder in folders}
 
 
 def preload() -> None:
-    """Import what launches need, once."""
+    """Import once what all launches need."""
     import_deepspeed()
     for name in ("recipes.training_run", "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
         importlib.import_module(name)
 
 
 def perform(arguments: argparse.Namespace, folder: Path) -> Iterator[CrashTest]:
+    """Test each engine and print a line about it."""
     write_inputs(folder)
     (folder / "logs").mkdir()
     for engine in arguments.engines:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         test = CrashTest(engine, arguments.kinds, folder, random.Random(f"{arguments.seed} {engine}"))
         test.perform(arguments.kills)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         print(
-            f"{engine}: {test.kills} kills ({test.while_saving} while a checkpoint was being written, "
-            f"{test.of_one_rank} of one rank) in {test.runs} runs and {test.launches} launches, {seconds:.0f} s: "
+            f"{engine}: {test.kills} kills ({test.kills_while_saving} while a checkpoint was being written, "
+            f"{test.kills_of_one_rank} of one rank) in {test.runs} runs and {test.launches} launches, {seconds:.0f} s: "
             f"{'; '.join(test.problems) or 'every run identical to the uninterrupted one, no checkpoint broken'}",
             flush=True,
         )
@@ -276,17 +282,17 @@ def perform(arguments: argparse.Namespace, folder: Path) -> Iterator[CrashTest]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", default=["torch", "zero1", "zero2", "zero3"])
-    parser.add_argument("--kinds", nargs="+", default=["grpo", "mixture", "stages"], help="of runs")
+    parser.add_argument("--kinds", nargs="+", default=["grpo", "mixture", "stages"], help="the kinds of run")
     parser.add_argument("--kills", type=int, default=20, help="per engine")
-    parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8], help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where runs and logs stay (default: a temporary folder)")
+    parser.add_argument("--seed", default=hashlib.sha256(os.urandom(8)).hexdigest()[:8], help="of the random moments")
+    parser.add_argument("--folder", type=Path, help="a folder to keep runs and logs in (default: a temporary folder)")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     preload()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        if any([test.problems for test in perform(arguments, folder)]):  # noqa: C419 (all engines are tried)
+        if any([test.problems for test in perform(arguments, folder)]):  # noqa: C419 (all engines are tested)
             raise SystemExit(1)
 
 

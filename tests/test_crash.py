@@ -1,4 +1,4 @@
-"""The short form of crash_test.py, which docs/results.md shows at length."""
+"""A short form of crash_test.py; docs/results.md has the results of the long one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def test_killed_runs_end_as_if_nobody_had_killed_them(tmp_path: Path) -> None:
+def test_killed_runs_equal_the_uninterrupted_run(tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_test.py")
     command = [sys.executable, str(script), "--engines", "torch", "--kills", "4"]
     command += ["--kinds", "grpo", "mixture", "--folder", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""The examples in the docstrings hold."""
+"""The examples in docstrings are correct."""
 
 from __future__ import annotations
 

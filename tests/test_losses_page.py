@@ -1,4 +1,4 @@
-"""docs/losses.md is what the docstrings and conf/loss say."""
+"""docs/losses.md matches the docstrings and conf/loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "docs" / "make_losses.py"
 def make_losses():
     spec = importlib.util.spec_from_file_location("make_losses", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for its names
+    sys.modules[spec.name] = module  # its dataclass looks up names there
     spec.loader.exec_module(module)
     return module
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, built offline in a second: what the tests of every folder train and load."""
+"""Tiny models with random weights, which tests train and load. They are built offline in a second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = "what is the a of to in red green blue apple pear train rank list query 
 
 
 def write_tokenizer(folder: Path, *, max_length: int = 128) -> None:
-    """An uncased WordPiece tokenizer of a few words and all single characters."""
+    """Write an uncased WordPiece tokenizer with a few words and all single characters."""
     characters = list(string.ascii_lowercase + string.digits + string.punctuation)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *WORDS]
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,6 +26,7 @@ def write_tokenizer(folder: Path, *, max_length: int = 128) -> None:
 
 
 def tiny_config(**options: Any) -> BertConfig:
+    """The configuration of a tiny BERT."""
     size = len(dict.fromkeys(string.ascii_lowercase + string.digits + string.punctuation))
     defaults = {
         "vocab_size": 5 + 2 * size + len(WORDS),
@@ -34,13 +35,13 @@ def tiny_config(**options: Any) -> BertConfig:
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "max_position_embeddings": 128,
-        "initializer_range": 0.2,  # large, so that scores of random weights differ well
+        "initializer_range": 0.2,  # large, so that the scores of random weights differ clearly
     }
     return BertConfig(**(defaults | options))
 
 
 def write_tiny_bert(folder: Path, *, reranker: bool = False, seed: int = 0, **options: Any) -> Path:
-    """A BERT encoder (or, with `reranker`, one with a score head) as a transformers folder."""
+    """Write a BERT encoder, with a score head if `reranker` is set, in the format of transformers."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if reranker:
@@ -56,8 +57,10 @@ CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.c
 
 
 def write_tiny_decoder(folder: Path, *, seed: int = 0, embedder: bool = True, **options: Any) -> Path:
-    """A Qwen3 decoder whose tokenizer appends an end token, which is its padding too, and pads on the left; with
-    `embedder` the modules and prompts of Qwen3-Embedding."""
+    """Write a Qwen3 decoder whose tokenizer pads on the left and appends an end token, which is also the padding token.
+
+    With `embedder` it has the modules and prompts of Qwen3-Embedding.
+    """
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
@@ -96,8 +99,10 @@ def write_tiny_decoder(folder: Path, *, seed: int = 0, embedder: bool = True, **
 
 
 def write_causal_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer with Qwen's rules, trained on the repository's licence: "yes" and "no" are
-    tokens, and so is a full stop with the line break after it."""
+    """Write a byte-level BPE tokenizer with Qwen's rules, trained on the licence of the repository.
+
+    "yes" and "no" are tokens, and so is a full stop followed by a line break.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -107,7 +112,7 @@ def write_causal_tokenizer(folder: Path) -> None:
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
-    texts = [(Path(__file__).resolve().parent.parent / "LICENSE").read_text(encoding="utf-8")]  # which stays as it is
+    texts = [(Path(__file__).resolve().parent.parent / "LICENSE").read_text(encoding="utf-8")]  # never changes
     texts += ["yes\nno\nquery: document: <Instruct>: <Query>: <Document>: why?\nso.\n"] * 500
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -122,7 +127,7 @@ def write_causal_tokenizer(folder: Path) -> None:
 
 
 def write_tiny_causal(folder: Path, *, architecture: str = "qwen2", seed: int = 0, **options: Any) -> Path:
-    """A causal language model (Qwen2.5 or Qwen3 made small, head tied to the embeddings) as a transformers folder."""
+    """Write a tiny Qwen2.5 or Qwen3 causal language model, its head tied to the embeddings, in transformers' format."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     write_causal_tokenizer(folder)

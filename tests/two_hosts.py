@@ -1,10 +1,11 @@
-"""Two hosts as network namespaces, one cut off in the midst of training and brought back; needs root and `ip`.
+"""Train on two network namespaces that act as hosts, cut one off, and reconnect it. Needs root and `ip`.
 
     python tests/two_hosts.py FOLDER SETTING ...          # settings of launch/train.py; run directories below FOLDER
 
-A veth pair joins the namespaces, torchrun runs in each with the rendezvous c10d, one rank a host. The second host's
-link goes down at a step; both ranks must say so and end in time. Then the link comes back, both torchruns, which have
-a restart left, find each other again, and the run has to resume and finish. Prints what was seen, with times, as JSON.
+A veth pair joins the namespaces. torchrun runs in each, with the rendezvous c10d and one rank per host. The link of the
+second host goes down at some step; both ranks must report it and end in time. Then the link comes up again, the two
+torchrun processes, which have one restart left, find each other, and the run must resume and finish. Prints the
+observations, with times, as JSON.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ TIMEOUT_S = 20
 
 
 def ip(*arguments: str) -> None:
+    """Call the program `ip`."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def why_not() -> str | None:
-    """Why no namespace can be made here, or None."""
+def missing_requirement() -> str | None:
+    """The reason why no namespace can be made here; None if there is none."""
     try:
         ip("netns", "add", "plackett-probe")
         ip("netns", "del", "plackett-probe")
     except FileNotFoundError:
-        return "no program `ip`"
+        return "the program `ip` is not installed"
     except subprocess.CalledProcessError as error:
         return f"ip netns: {error.stderr.strip()}"
     return None
@@ -45,7 +47,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[str, str]]:
-    """The names of two namespaces that reach each other at ADDRESSES, by interfaces called veth0."""
+    """Make two namespaces that reach each other at ADDRESSES through interfaces named veth0, and yield their names."""
     hosts = (f"plackett-{os.getpid()}-a", f"plackett-{os.getpid()}-b")
     try:
         for host in hosts:
@@ -64,7 +66,7 @@ def two_hosts() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def torchrun(host: str, node: int, log: Path, settings: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """One rank on `host`, in a process group of its own, which is killed at the end."""
+    """Run one rank on `host`. All processes on it are killed at the end."""
     launcher = [
         "bash",
         str(ROOT / "launch" / "cluster" / "node.sh"),
@@ -87,14 +89,14 @@ def torchrun(host: str, node: int, log: Path, settings: list[str]) -> Iterator[s
             yield process
         finally:
             processes = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False)
-            for pid in map(int, processes.stdout.split()):  # the ranks have sessions of their own
+            for pid in map(int, processes.stdout.split()):  # the ranks are in sessions of their own
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
 
 
 def wait_until(happened: Callable[[], object], timeout_s: float, what: str) -> float:
-    """How many seconds it took. Raises TimeoutError."""
+    """Wait until `happened()` is true and return the seconds that it took. Raises TimeoutError after `timeout_s`."""
     began = time.monotonic()
     while not happened():
         if time.monotonic() - began > timeout_s:
@@ -104,19 +106,20 @@ def wait_until(happened: Callable[[], object], timeout_s: float, what: str) -> f
 
 
 def last_step(run: Path) -> int:
+    """The last step in metrics.jsonl; -1 if there is none."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=-1)
 
 
 def error_of(log: Path) -> str | None:
-    """The line by which a rank explains its end."""
-    found = re.search(r"^error.*$", log.read_text(errors="replace"), re.MULTILINE)
-    return found and found.group()
+    """The error line that a rank has printed; None if there is none."""
+    match = re.search(r"^error.*$", log.read_text(errors="replace"), re.MULTILINE)
+    return match and match.group()
 
 
-def cut_off_and_bring_back(folder: Path, settings: list[str], cut_at: int = 5) -> dict[str, Any]:
-    """What the ranks said and how long everything took."""
+def disconnect_and_reconnect(folder: Path, settings: list[str], cut_at: int = 5) -> dict[str, Any]:
+    """Run the test. Returns the messages of the ranks and the times."""
     settings = ["run_name=two_hosts", f"output_dir={folder / 'outputs'}", f"timeout_s={TIMEOUT_S}", *settings]
     run = folder / "outputs" / "two_hosts"
     logs = [folder / "host-a.log", folder / "host-b.log"]
@@ -131,7 +134,7 @@ def cut_off_and_bring_back(folder: Path, settings: list[str], cut_at: int = 5) -
         began = time.monotonic()
         for name, log in zip(("a", "b"), logs, strict=True):
             wait_until(lambda log=log: error_of(log), 2 * TIMEOUT_S, f"host {name}'s message")
-            seen[f"host_{name}"] = {"said_after_s": time.monotonic() - began, "said": error_of(log)}
+            seen[f"host_{name}"] = {"message_after_s": time.monotonic() - began, "message": error_of(log)}
         seen["step_when_cut"] = last_step(run)
         ip("-n", hosts[1], "link", "set", "veth0", "up")
         seen["finished_after_s"] = wait_until(
@@ -144,6 +147,6 @@ def cut_off_and_bring_back(folder: Path, settings: list[str], cut_at: int = 5) -
 
 
 if __name__ == "__main__":
-    if reason := why_not():
+    if reason := missing_requirement():
         raise SystemExit(f"error: {reason}")
-    print(json.dumps(cut_off_and_bring_back(Path(sys.argv[1]).resolve(), sys.argv[2:]), indent=1))
+    print(json.dumps(disconnect_and_reconnect(Path(sys.argv[1]).resolve(), sys.argv[2:]), indent=1))

@@ -1,4 +1,4 @@
-"""Two hosts, of which one is cut off and brought back (tests/two_hosts.py)."""
+"""Two hosts, one of which is disconnected and reconnected (tests/two_hosts.py)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def two_hosts() -> ModuleType:
     spec = importlib.util.spec_from_file_location("two_hosts", Path(__file__).parents[1] / "two_hosts.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if reason := module.why_not():
+    if reason := module.missing_requirement():
         pytest.skip(reason)
     return module
 
@@ -44,10 +44,10 @@ def test_a_host_that_is_cut_off_ends_both_in_time_and_the_restart_resumes(
     two_hosts: ModuleType, tiny_overrides: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
     settings = ["+exp=reranker_contrastive", *tiny_overrides(tmp_path), "trainer.max_steps=20", "trainer.save_every=2"]
-    seen = two_hosts.cut_off_and_bring_back(tmp_path, settings)
-    assert re.search(r"nothing heard for 12 s of rank 1 \(.+\), last at step \d+; the same", seen["host_a"]["said"])
-    assert re.search(r"the store at .+ does not answer.+this is rank 1 \(.+\), at step \d+;", seen["host_b"]["said"])
-    assert max(seen[host]["said_after_s"] for host in ("host_a", "host_b")) < seen["timeout_s"]
+    seen = two_hosts.disconnect_and_reconnect(tmp_path, settings)
+    assert re.search(r"nothing heard for 12 s of rank 1 \(.+\), last at step \d+; the same", seen["host_a"]["message"])
+    assert re.search(r"the store at .+ does not answer.+this is rank 1 \(.+\), at step \d+;", seen["host_b"]["message"])
+    assert max(seen[host]["message_after_s"] for host in ("host_a", "host_b")) < seen["timeout_s"]
     assert seen["statuses"] == [0, 0]
     assert 0 < seen["resumed_from"] <= seen["step_when_cut"] < seen["last_step"] == 20
     run_ranks(train_here, 2, [*settings, "run_name=whole"])
