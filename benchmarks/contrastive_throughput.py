@@ -1,19 +1,21 @@
-"""Contrastive training beside sentence-transformers' SentenceTransformerTrainer with MultipleNegativesRankingLoss.
+"""Compare contrastive training with sentence-transformers' SentenceTransformerTrainer (MultipleNegativesRankingLoss).
 
     python benchmarks/contrastive_throughput.py                                       # speed and memory
     python benchmarks/contrastive_throughput.py --quality --data FOLDER --steps 40    # test nDCG@10 after training
 
-Both read one configuration (`+exp=embedder_infonce`: MiniLM with its dropout) and train on the same triples, one hard
-negative each, in the same order and batches, with the same AdamW, learning rates and clipping; fp32, tokenised in the
-training process. Every run has a process of its own, the two alternate, and the first steps are not timed. What differs
-is each system's own: plackett runs texts of like length together, where sentence-transformers pads the queries, and the
-positives with the negatives, to their longest; plackett tells glibc to keep freed memory; and it masks duplicates, of
-which no batch has any unless a note says so.
+Both use one configuration (`+exp=embedder_infonce`: MiniLM with its dropout). They train on the same triples with one
+hard negative each, in the same order and batches, with the same AdamW, learning rates and clipping, in fp32, and
+tokenise in the training process. Every run has a separate process, the two alternate, and the first steps are not
+timed.
 
-With --quality both results are measured by plackett's evaluator, without a choice of checkpoint. As a check of equal
-conditions, `model.dropout=0` gives equal losses ("losses" in the files, to rounding). A finished run is kept in the
-output directory and not run again. Overrides, of data, trainer, model.name_or_path, model.dropout or loss.temperature,
-go before --seeds.
+The remaining differences belong to the systems. plackett puts texts of similar length into a chunk;
+sentence-transformers pads the queries to the longest query, and positives and negatives together to the longest of
+them. plackett sets glibc to keep freed memory. plackett masks duplicates; no batch has any unless a note says so.
+
+With --quality plackett's evaluator measures both models after the last step; no checkpoint is selected.
+`model.dropout=0` gives equal losses up to rounding ("losses" in the files), which shows that the conditions are equal.
+A finished run is kept in the output directory and not repeated. Overrides of data, trainer, model.name_or_path,
+model.dropout or loss.temperature must come before --seeds.
 """
 
 from __future__ import annotations
@@ -65,69 +67,69 @@ def parse() -> argparse.Namespace:
     for name, value in (("runs", 5), ("steps", 20), ("batch-size", 16), ("max-length", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--quality", action="store_true", help="measure the trained models instead of the speed")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of --quality")
-    parser.add_argument("--data", help="a folder in BEIR's layout; else the docstrings")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="for --quality")
+    parser.add_argument("--data", help="a folder in BEIR's format (default: the docstrings)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/contrastive_throughput"))
     parser.add_argument("overrides", nargs="*", help="further key=value for both")
-    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)  # this process is the one that does it
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)  # the task of this process
     parser.add_argument("--seed", type=int, default=42, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args()
 
 
 def compare_speed(arguments: argparse.Namespace) -> None:
-    keep_triples(arguments, arguments.seed)
+    prepare_triples(arguments, arguments.seed)
     figures: dict[str, list[Figures]] = {side: [] for side in SIDES}
     for number in range(arguments.runs):
         for side in SIDES:
-            figures[side].append(kept(f"speed-{number + 1}-{side}", side, arguments.seed, arguments))
+            figures[side].append(cached(f"speed-{number + 1}-{side}", side, arguments.seed, arguments))
     report(figures, rows="texts")
 
 
 def compare_quality(arguments: argparse.Namespace) -> None:
-    """Mean and standard deviation over seeds of the test metric after the last step."""
-    start = kept("quality-start", "start", arguments.seeds[0], arguments)
-    found: dict[str, list[Figures]] = {side: [] for side in SIDES}
+    """Print mean and standard deviation over seeds of the test metric after the last step."""
+    start = cached("quality-start", "start", arguments.seeds[0], arguments)
+    figures: dict[str, list[Figures]] = {side: [] for side in SIDES}
     for seed in arguments.seeds:
-        keep_triples(arguments, seed)
+        prepare_triples(arguments, seed)
         for side in SIDES:
-            found[side].append(kept(f"quality-{seed}-{side}", side, seed, arguments))
+            figures[side].append(cached(f"quality-{seed}-{side}", side, seed, arguments))
     print(f"\n| test {METRIC} | mean | spread (std) | " + " | ".join(f"seed {seed}" for seed in arguments.seeds) + " |")
     print("|---|---|---|" + "---|" * len(arguments.seeds))
     print(f"| before training | {start[METRIC]:.4f} | | " + " | ".join("" for _ in arguments.seeds) + " |")
-    for side, runs in found.items():
+    for side, runs in figures.items():
         values = [run[METRIC] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         each = " | ".join(f"{value:.4f}" for value in values)
         print(f"| {side} | {statistics.mean(values):.4f} | {spread:.4f} | {each} |")
 
 
-def keep_triples(arguments: argparse.Namespace, seed: int) -> None:
-    """What both train on with that seed; a note where a batch holds a text twice, which only one of them masks."""
-    found = kept(triples_name(arguments, seed), "triples", seed, arguments)
-    if found["duplicates"]:
-        print(f"note: seed {seed}: {found['duplicates']} repeated texts in all batches together", flush=True)
+def prepare_triples(arguments: argparse.Namespace, seed: int) -> None:
+    """Make the training data of one seed. Prints a note if a batch repeats a text, which only plackett masks."""
+    triples = cached(triples_name(arguments, seed), "triples", seed, arguments)
+    if triples["duplicates"]:
+        print(f"note: seed {seed}: {triples['duplicates']} repeated texts in all batches together", flush=True)
 
 
 def triples_name(arguments: argparse.Namespace, seed: int) -> str:
     return f"{'quality' if arguments.quality else 'speed'}-triples-{seed}"
 
 
-def kept(name: str, job: str, seed: int, arguments: argparse.Namespace) -> Figures:
-    """What an earlier call has found, or the job's result, in a process of its own."""
+def cached(name: str, job: str, seed: int, arguments: argparse.Namespace) -> Figures:
+    """The result of a job: that of an earlier call, or the job is run in a separate process."""
     file = arguments.output_dir / f"{name}.json"
     settings = overrides(arguments, "")
     if file.is_file():
-        found = json.loads(file.read_text())
-        if found["settings"] != settings:
-            sys.exit(f"{file} is of other settings ({' '.join(found['settings'])}): choose another --output-dir")
-        return found
+        result = json.loads(file.read_text())
+        if result["settings"] != settings:
+            sys.exit(f"{file} has other settings ({' '.join(result['settings'])}): choose another --output-dir")
+        return result
     started = time.perf_counter()
-    found = {"settings": settings, **in_a_process("--job", job, "--seed", str(seed))}
+    result = {"settings": settings, **in_a_process("--job", job, "--seed", str(seed))}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found))
-    shown = {key: value for key, value in found.items() if isinstance(value, int | float)}
+    file.write_text(json.dumps(result))
+    shown = {key: value for key, value in result.items() if isinstance(value, int | float)}
     print(f"{name} ({time.perf_counter() - started:.0f} s): {shown}", flush=True)
-    return found
+    return result
 
 
 def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
@@ -147,8 +149,10 @@ def overrides(arguments: argparse.Namespace, folder: str) -> list[str]:
 
 
 def triples_only(data: Any) -> Any:
-    """The collection whose training lists are one relevant document and one that is not: other relevant documents are
-    no candidates, and queries without a candidate are left out."""
+    """Restrict the collection so that each training list has one relevant and one irrelevant document.
+
+    Other relevant documents are removed from the candidates, and queries without a candidate are removed.
+    """
     train = data.split("train")
     candidates = {
         query: [(name, score) for name, score in ranked if not train.qrels.get(query, {}).get(name)]
@@ -160,24 +164,24 @@ def triples_only(data: Any) -> Any:
 
 
 def make_triples(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """The batches that plackett's loader gives, one after the other, as columns of texts."""
+    """The batches of plackett's loader, concatenated, as columns of texts."""
     from data.batch import ListBatch
 
     settings = configured(overrides(arguments, folder))
     loader = make_trainer(settings, triples_only(settings.data.build())).loader
     batches = loader.iterate(0)
-    found = [ListBatch(number, next(batches)) for number in range(arguments.steps)]
-    examples = [example for batch in found for example in batch.examples]
+    loaded = [ListBatch(number, next(batches)) for number in range(arguments.steps)]
+    examples = [example for batch in loaded for example in batch.examples]
     assert all(sorted(example.labels > 0) == [False, True] for example in examples)
     negative_first = [sorted(zip(e.labels, e.document_ids, strict=True)) for e in examples]
     texts = loader.lists.documents
-    timed = [batch.sequences.lengths for batch in found[WARM_UP_STEPS:] or found]
+    timed = [batch.sequences.lengths for batch in loaded[WARM_UP_STEPS:] or loaded]
     tokens_per_row = float(sum(lengths.sum() for lengths in timed) / sum(map(len, timed)))
     return {
         "anchor": [loader.lists.queries[example.query_id] for example in examples],
         "positive": [texts[name] for _, (_, name) in negative_first],
         "negative": [texts[name] for (_, name), _ in negative_first],
-        "duplicates": sum(batch.num_duplicates for batch in found),
+        "duplicates": sum(batch.num_duplicates for batch in loaded),
         "tokens_per_row": tokens_per_row,
         "flops_per_row": training_flops(settings.model, round(tokens_per_row)),
     }
@@ -225,7 +229,7 @@ def train_sentence_transformers(arguments: argparse.Namespace, folder: str) -> F
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_dict({name: known_triples(arguments)[name] for name in COLUMNS}),
+        train_dataset=Dataset.from_dict({name: load_triples(arguments)[name] for name in COLUMNS}),
         loss=MultipleNegativesRankingLoss(model, scale=1 / settings.loss.temperature),
         optimizers=(optimizer, options.make_schedule().build(optimizer)),
         callbacks=[clock(ends)],
@@ -240,7 +244,7 @@ def train_sentence_transformers(arguments: argparse.Namespace, folder: str) -> F
 
 
 def in_order(dataset: Any, **options: Any) -> Any:
-    """A batch sampler that keeps the rows' order."""
+    """A batch sampler that keeps the order of the rows."""
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from torch.utils.data import SequentialSampler
 
@@ -248,7 +252,7 @@ def in_order(dataset: Any, **options: Any) -> Any:
 
 
 def set_dropout(model: Any, probability: float | None) -> None:
-    """Of every dropout layer; None: as pretrained."""
+    """Set the probability of every dropout layer; None keeps that of the pretrained model."""
     from torch import nn
 
     for module in model.modules():
@@ -256,24 +260,24 @@ def set_dropout(model: Any, probability: float | None) -> None:
             module.p = probability
 
 
-def known_triples(arguments: argparse.Namespace) -> dict[str, Any]:
+def load_triples(arguments: argparse.Namespace) -> dict[str, Any]:
     return json.loads((arguments.output_dir / f"{triples_name(arguments, arguments.seed)}.json").read_text())
 
 
 def speed(ends: list[float], arguments: argparse.Namespace) -> Figures:
-    known = known_triples(arguments)
-    per_row = {name: known[name] for name in ("tokens_per_row", "flops_per_row")}
+    triples = load_triples(arguments)
+    per_row = {name: triples[name] for name in ("tokens_per_row", "flops_per_row")}
     return figures_of(ends, rows_per_step=len(COLUMNS) * arguments.batch_size, **per_row)
 
 
 def measure_start(arguments: argparse.Namespace, folder: str) -> Figures:
-    """The model before training."""
+    """The test metrics of the model before training."""
     settings = configured(overrides(arguments, folder))
     return test_metrics(settings, settings.data.build(), settings.model.build(settings.seed))
 
 
 def test_metrics(settings: Any, data: Any, model: Any) -> Figures:
-    """plackett's evaluator on the test split."""
+    """The metrics of plackett's evaluator on the test split."""
     from evaluation.evaluator import Prompts
     from inference.runner import ModuleRunner
 

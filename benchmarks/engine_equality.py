@@ -1,10 +1,10 @@
-"""The real commands on every engine: 2 ranks against one process, step by step, GRPO and supervised.
+"""Compare every engine on 2 ranks with one process, step by step, for a GRPO and a supervised experiment.
 
     python benchmarks/engine_equality.py [--steps 20] [key=value ...]
 
-Each engine runs `torchrun --nproc_per_node 2 launch/train.py` with the same seed and global batch as one
-`python launch/train.py`, by plain SGD. Printed are the largest differences over the steps, relative to the larger of 1
-and the value. (tests/trainers/test_ranks.py compares the final weights as well, on a tiny model.)
+Each engine runs `torchrun --nproc_per_node 2 launch/train.py` with the same seed and global batch as one `python
+launch/train.py`, with SGD. It prints the largest differences over the steps, relative to the larger of 1 and the value.
+tests/trainers/test_ranks.py also compares the final weights, on a tiny model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(launcher: list[str], experiment: str, name: str, overrides: list[str]) -> Path:
-    """The run directory of one finished command."""
+    """Run one command and return its run directory."""
     run_name = f"{experiment}-{name}"
     command = [*launcher, "launch/train.py", f"+exp={experiment}", f"run_name={run_name}", *overrides]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

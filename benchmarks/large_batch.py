@@ -1,12 +1,14 @@
-"""Memory and speed of contrastive training against the batch: chunks are recomputed, so that memory does not grow.
+"""Measure memory and speed of contrastive training for several batch sizes. Memory must not grow with the batch.
 
     python benchmarks/large_batch.py                  # 64, 256, 1,024 and 4,096 texts in a step
     python benchmarks/large_batch.py 64 4096 --steps 1
 
-A batch of N texts is N/2 queries and a relevant document of each, all documents negatives of all queries. MiniLM,
-docstrings cut to 32 tokens, a token budget for 32 such texts, no chunk kept: `+exp=embedder_large_batch` through the
-trainer's own steps. Every size runs in a process of its own, whose peak is that of the whole process (on the CPU with
-Python and libraries, data and AdamW's state); texts per second are the last step's. Fails where the largest batch
+A batch of N texts has N/2 queries and one relevant document for each; every document is a negative for all other
+queries. The settings are those of `+exp=embedder_large_batch`: MiniLM, docstrings cut to 32 tokens, a token budget of
+32 such texts, and chunks are recomputed. The steps are those of the trainer.
+
+Every batch size runs in a separate process, whose total peak is measured (on the CPU with Python and its libraries, the
+data and AdamW's state). The texts per second are those of the last step. The exit status is 1 if the largest batch
 takes more than 1.2 times the memory of the smallest.
 """
 
@@ -30,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=[64, 256, 1024, 4096], metavar="TEXTS")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # this process is the one measured
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # measure in this process
     arguments = parser.parse_args()
     if arguments.alone:
         print(json.dumps(run(arguments.sizes[0], arguments.steps)))

@@ -1,12 +1,13 @@
-"""Listwise training speed beside sentence-transformers' CrossEncoder with LambdaLoss.
+"""Compare the speed of listwise training with sentence-transformers' CrossEncoder and LambdaLoss.
 
     python benchmarks/listwise_throughput.py [--runs 5] [--steps 20] [--batch-size 4] [--list-size 8] [--max-length 128]
 
-Both train the same model, with its dropout, on the same lists of the docstring collection (same length limit and batch;
-sentence-transformers shuffles them), each run in a process of its own, alternating. Ours is the softmax cross-entropy:
-on lists of 8 the loss itself costs next to nothing on either side. Rows are (query, document) pairs; the first steps
-are not counted. The share of peak is the model's floating-point operations per second, counted on unpadded rows, over
-those of a large fp32 matmul measured in the same process.
+Both train the same model, with its dropout, on the same lists of the docstring collection, with the same maximal length
+and batch size (sentence-transformers shuffles the lists). Every run has a separate process, and the two alternate.
+plackett uses the softmax cross-entropy: on lists of 8 the loss itself takes almost no time on either side.
+
+Rows are (query, document) pairs; the first steps are not counted. The share of peak is the floating-point operations
+per second of the model, counted on unpadded rows, divided by those of a large fp32 matmul in the same process.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def train_plackett(arguments: argparse.Namespace) -> Figures:
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = our_trainer(arguments, folder)
+        trainer = plackett_trainer(arguments, folder)
         ends, _ = fit(trainer)
         batches = trainer.loader.iterate(0)
         lengths = [int(example.sequences.lengths.sum()) for _ in range(arguments.steps) for example in next(batches)]
@@ -63,7 +64,7 @@ def train_plackett(arguments: argparse.Namespace) -> Figures:
         return speed(ends, arguments, sum(lengths) / (len(lengths) * arguments.list_size))
 
 
-def our_trainer(arguments: argparse.Namespace, folder: str) -> Any:
+def plackett_trainer(arguments: argparse.Namespace, folder: str) -> Any:
     settings = configured(overrides(arguments, folder))
     return make_trainer(settings, settings.data.build())
 
@@ -114,9 +115,9 @@ def train_sentence_transformers(arguments: argparse.Namespace) -> Figures:
 
 
 def lists_as_columns(arguments: argparse.Namespace) -> dict[str, list[Any]]:
-    """The lists that plackett's loader gives, as texts: query, docs, labels."""
+    """The lists of plackett's loader as texts, in the columns query, docs and labels."""
     with tempfile.TemporaryDirectory() as folder:
-        loader = our_trainer(arguments, folder).loader
+        loader = plackett_trainer(arguments, folder).loader
         batches = loader.iterate(0)
         examples = [example for _ in range(arguments.steps) for example in next(batches)]
         batches.close()

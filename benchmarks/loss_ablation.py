@@ -1,7 +1,7 @@
-"""Losses compared at equal budget: `python benchmarks/loss_ablation.py` trains each with each seed and prints a table.
+"""Compare losses at equal budget: `python benchmarks/loss_ablation.py` trains each with each seed and prints a table.
 
-The same lists, steps and learning rate for all; only the loss differs. A run that is finished is not run again, so that
-the command continues where it was stopped; the starting model is scored once per seed.
+Lists, steps and learning rate are the same for all; only the loss differs. A finished run is not repeated, so the
+command continues where it was stopped. The starting model is scored once per seed.
 """
 
 from __future__ import annotations
@@ -46,27 +46,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread where several")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; if more than 1, each uses one thread")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/loss_ablation"))
-    parser.add_argument("overrides", nargs="*", help="further key=value for every run")
+    parser.add_argument("overrides", nargs="*", help="further settings key=value of every run")
     arguments = parser.parse_intermixed_args()
     runs = [(loss, seed) for seed in arguments.seeds for loss in arguments.losses]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        found = dict(zip(runs, pool.map(lambda run: summary_of(*run, arguments), runs), strict=True))
-    print_table(found, arguments.losses, arguments.seeds)
+        summaries = dict(zip(runs, pool.map(lambda run: summary_of(*run, arguments), runs), strict=True))
+    print_table(summaries, arguments.losses, arguments.seeds)
 
 
 def summary_of(loss: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Train, or read what an earlier call has trained."""
+    """The summary of a run, which is trained unless an earlier call has finished it."""
     name = f"{loss}-{seed}"
     file = arguments.output_dir / name / "summary.json"
     if not file.is_file():
         trainer = "grpo" if loss == "plackett_luce_grpo" else "ranking"
         chosen = ["+exp=reranker_contrastive", f"loss={loss}", f"trainer={trainer}", f"seed={seed}", f"run_name={name}"]
-        options = [f"{key}={value}" for key, value in BUDGET.items()]
-        place = f"output_dir={arguments.output_dir}"
+        options = [*(f"{key}={value}" for key, value in BUDGET.items()), f"output_dir={arguments.output_dir}"]
         threads = {"OMP_NUM_THREADS": "1"} if arguments.jobs > 1 else {}
-        command = [sys.executable, str(ROOT / "launch" / "train.py"), *chosen, *options, place, *arguments.overrides]
+        command = [sys.executable, str(ROOT / "launch" / "train.py"), *chosen, *options, *arguments.overrides]
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
@@ -74,14 +73,14 @@ def summary_of(loss: str, seed: int, arguments: argparse.Namespace) -> dict[str,
     return json.loads(file.read_text())
 
 
-def print_table(found: dict[tuple[str, int], dict[str, float]], losses: list[str], seeds: list[int]) -> None:
-    """Mean and standard deviation over seeds of the test metric, best loss first."""
-    first = next(iter(found.values()))
+def print_table(summaries: dict[tuple[str, int], dict[str, float]], losses: list[str], seeds: list[int]) -> None:
+    """Print mean and standard deviation over seeds of the test metric, the best loss first."""
+    first = next(iter(summaries.values()))
     print(f"test {first['metric']}: first stage {first['first_stage']:.4f}; {len(seeds)} seeds\n")
     columns = ["loss", "before", "after, mean", "spread (std)", *(f"seed {seed}" for seed in seeds), "train s"]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
-    rows = {loss: [found[loss, seed] for seed in seeds] for loss in losses}
+    rows = {loss: [summaries[loss, seed] for seed in seeds] for loss in losses}
     for loss, runs in sorted(rows.items(), key=lambda row: -statistics.mean(run["after"] for run in row[1])):
         after = [run["after"] for run in runs]
         spread = statistics.stdev(after) if len(after) > 1 else 0.0

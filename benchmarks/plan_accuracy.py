@@ -1,9 +1,9 @@
-"""Predicted memory beside measured: python benchmarks/plan_accuracy.py
+"""Compare predicted with measured memory: python benchmarks/plan_accuracy.py
 
-Each case is a real run of a few updates, alone on the torch engine and on two ranks of a ZeRO stage, whose peak
-resident memory (`peak_memory_bytes` of summary.json, the larger of the ranks') is compared with what launch/plan.py
-says of the same settings. Models of random weights are written for it; MiniLM is the default model. `--only unseen`
-are the cases that nothing in the prediction was fitted to.
+Each case is a real run of a few updates, once with the torch engine in one process and once with a ZeRO stage on two
+ranks. Its peak resident memory (`peak_memory_bytes` of summary.json, the maximum over the ranks) is compared with the
+prediction of launch/plan.py for the same settings. The models are MiniLM, the default model, and models with random
+weights that are written for this. `--only unseen` selects the cases that the prediction was not fitted to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMON = ["logger=none", "eval.max_queries=3", "eval.dev_max_queries=3", "traine
 
 
 def cases(folder: Path) -> dict[str, list[str]]:
-    """Settings by name."""
+    """The settings of each case, by name."""
     large = write(folder / "bert_base", BertModel(BertConfig()))
     modern = ModernBertConfig(
         vocab_size=30_522, hidden_size=512, intermediate_size=768, num_hidden_layers=8, num_attention_heads=8,
@@ -35,7 +35,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
     )  # fmt: skip
     modernbert = write(folder / "modernbert", ModernBertModel(modern))
     causal = write_causal(folder / "qwen3")
-    retrieval = ["eval=reranking"]  # of few queries: a corpus is not what is measured
+    retrieval = ["eval=reranking"]  # of few queries, so that the embeddings of a corpus are not measured
     return {
         "MiniLM cross-encoder": ["+exp=reranker_contrastive"],
         "MiniLM bi-encoder, LoRA": ["+exp=embedder_infonce_lora", "model.max_length=256", *retrieval],
@@ -66,7 +66,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
 
 
 def write(folder: Path, model: PreTrainedModel) -> Path:
-    """A model of random weights with MiniLM's tokenizer, which is BERT's own."""
+    """Write a model with random weights and MiniLM's tokenizer, which is that of BERT."""
     source = resolve(DEFAULT_MODEL)
     folder.mkdir(parents=True)
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
@@ -77,7 +77,7 @@ def write(folder: Path, model: PreTrainedModel) -> Path:
 
 
 def write_causal(folder: Path) -> Path:
-    """A causal language model of the tests, as large as a small encoder."""
+    """Write the causal language model of the tests, in the size of a small encoder."""
     sys.path.insert(0, str(ROOT / "tests"))
     from tiny_models import write_tiny_causal
 
@@ -103,16 +103,16 @@ def predicted(settings: list[str], log: Path) -> dict[tuple[str, int], float]:
 def measured(settings: list[str], engine: str, ranks: int, folder: Path) -> float:
     launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run"]
     launcher += [] if ranks == 1 else ["--standalone", "--nproc_per_node", str(ranks)]
-    where = [f"engine={engine}", f"output_dir={folder}", "run_name=run", "resume=none"]
-    run([*launcher, "launch/train.py", *settings, *where], folder / "log")
+    settings = [*settings, f"engine={engine}", f"output_dir={folder}", "run_name=run", "resume=none"]
+    run([*launcher, "launch/train.py", *settings], folder / "log")
     return json.loads((folder / "run" / "summary.json").read_text())["peak_memory_bytes"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=1, help="the heap differs from run to run: median and range")
-    parser.add_argument("--only", default="", help="cases whose names hold this")
+    parser.add_argument("--repeats", type=int, default=1, help="runs per case, since the heap differs between runs")
+    parser.add_argument("--only", default="", help="run only the cases whose names contain this")
     parser.add_argument("--engines", default="torch:1,zero2:2", metavar="NAME:RANKS,...")
     parser.add_argument("settings", nargs="*", help="further settings of all runs: data=beir data.path=...")
     options = parser.parse_args()
@@ -128,14 +128,14 @@ def main() -> None:
             settings = [*own, *COMMON, f"trainer.max_steps={options.steps}", *options.settings]
             plan = predicted(settings, folder / "log")
             for engine, ranks in engines:
-                found = sorted(measured(settings, engine, ranks, folder) for _ in range(options.repeats))
-                print(f"| {case} | {engine} | {ranks} | {table_cells(plan[engine, ranks], found)} |", flush=True)
+                runs = sorted(measured(settings, engine, ranks, folder) for _ in range(options.repeats))
+                print(f"| {case} | {engine} | {ranks} | {table_cells(plan[engine, ranks], runs)} |", flush=True)
 
 
-def table_cells(expected: float, found: list[float]) -> str:
-    """The prediction, the median of the sorted runs with their range, and the difference of the two."""
-    middle = statistics.median(found)
-    width = f" ({found[0] / 2**20:,.0f} to {found[-1] / 2**20:,.0f})" if len(found) > 1 else ""
+def table_cells(expected: float, runs: list[float]) -> str:
+    """The table cells: the prediction, the median and range of the sorted measurements, and the difference."""
+    middle = statistics.median(runs)
+    width = f" ({runs[0] / 2**20:,.0f} to {runs[-1] / 2**20:,.0f})" if len(runs) > 1 else ""
     return f"{expected / 2**20:,.0f} | {middle / 2**20:,.0f}{width} | {expected / middle - 1:+.1%}"
 
 

@@ -1,9 +1,9 @@
-"""Ranking with the common beginning of a list's prompts computed once, against every prompt by itself.
+"""Measure ranking with the shared prefix of a list's prompts computed once, and compare with separate prompts.
 
     python benchmarks/shared_prefix.py
 
-A Qwen3 decoder of random weights scores lists of 16 documents of 64 tokens behind a prefix of 128. Both ways alternate
-on the same model and rows; the median of their times and the largest difference of a score are printed.
+A Qwen3 decoder with random weights scores lists of 16 documents of 64 tokens after a prefix of 128 tokens. Both methods
+alternate on the same model and rows. Printed are the median of their times and the largest difference of a score.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=16, help="per list")
     parser.add_argument("--prefix", type=int, default=128, help="tokens")
     parser.add_argument("--document-length", type=int, default=64, help="tokens")
-    parser.add_argument("--spread", type=float, default=0.0, help="document lengths vary by this share of theirs")
+    parser.add_argument("--spread", type=float, default=0.0, help="vary document lengths by up to this fraction")
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--token-budget", type=int, default=16384)
@@ -44,18 +44,18 @@ def main() -> None:
     model.to(device)
     runner, budget = ModuleRunner(model, device), arguments.token_budget
     sizes, padding = [arguments.documents] * arguments.lists, {"input_ids": 0}
-    ways = {
+    methods = {
         "plain": lambda: score_sequences(runner, rows, Collator(padding, budget)),
         "shared": lambda: score_lists(runner, rows, sizes, padding, budget),
     }
-    scores = {name: way().cpu() for name, way in ways.items()}  # and warm
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    scores = {name: method().cpu() for name, method in methods.items()}  # also the warm-up
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(arguments.repeats):
-        for name, way in ways.items():
+        for name, method in methods.items():
             begin = time.perf_counter()
-            way().cpu()
+            method().cpu()
             seconds[name].append(time.perf_counter() - begin)
-    plain, shared = (statistics.median(seconds[name]) for name in ways)
+    plain, shared = (statistics.median(seconds[name]) for name in methods)
     print(f"{len(rows)} prompts, {int(rows.lengths.sum())} tokens, on {device}")
     print(f"plain {plain:.3f} s, shared {shared:.3f} s: {plain / shared:.2f} times as fast")
     difference = (scores["plain"] - scores["shared"]).abs().max()
@@ -63,12 +63,12 @@ def main() -> None:
 
 
 def make_rows(arguments: argparse.Namespace) -> TokenSequences:
-    draw, rows = np.random.default_rng(0), []
+    rng, rows = np.random.default_rng(0), []
     for _ in range(arguments.lists):
-        prefix = draw.integers(5, 30_000, arguments.prefix).tolist()
+        prefix = rng.integers(5, 30_000, arguments.prefix).tolist()
         for _ in range(arguments.documents):
-            factor = 1 + arguments.spread * draw.uniform(-1, 1)
-            rows.append(prefix + draw.integers(5, 30_000, max(1, round(arguments.document_length * factor))).tolist())
+            factor = 1 + arguments.spread * rng.uniform(-1, 1)
+            rows.append(prefix + rng.integers(5, 30_000, max(1, round(arguments.document_length * factor))).tolist())
     return TokenSequences.from_encoding({"input_ids": rows})
 
 

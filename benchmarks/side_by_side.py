@@ -1,4 +1,4 @@
-"""What the benchmarks beside sentence-transformers share: runs in processes of their own, their clock and figures."""
+"""Helpers of the benchmarks against sentence-transformers: runs in separate processes, their clock and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 
 
 def in_a_process(*arguments: str) -> Figures:
-    """The JSON that this script prints last when it is called again, with `arguments` after its own."""
+    """Run this script again with `arguments` after its own, and return the JSON in the last line that it prints."""
     finished = subprocess.run([sys.executable, *sys.argv, *arguments], capture_output=True, text=True)
     if finished.returncode:
         sys.exit(finished.stderr)
@@ -36,7 +36,7 @@ def configured(overrides: Sequence[str]) -> Any:
 
 
 def make_trainer(settings: Any, data: Any) -> Any:
-    """plackett's trainer, which does not evaluate."""
+    """Build plackett's trainer, without evaluation."""
     from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
@@ -47,16 +47,16 @@ def make_trainer(settings: Any, data: Any) -> Any:
 
 
 def fit(trainer: Any) -> tuple[list[float], list[float]]:
-    """Train; when each step ended, and its loss."""
+    """Train. Returns the time at the end of each step, and its loss."""
     ends: list[float] = []
     losses: list[float] = []
     step = trainer.train_step
 
     def timed_step(batch: Any) -> dict[str, Any]:
-        found = step(batch)
+        statistics = step(batch)
         ends.append(now())
-        losses.append(found["loss"])
-        return found
+        losses.append(statistics["loss"])
+        return statistics
 
     trainer.train_step = timed_step
     trainer.fit()
@@ -64,7 +64,7 @@ def fit(trainer: Any) -> tuple[list[float], list[float]]:
 
 
 def clock(ends: list[float]) -> Any:
-    """A callback of transformers' trainers that notes when each step ended."""
+    """A callback for transformers' trainers that records the time at the end of each step."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -82,7 +82,7 @@ def now() -> float:
 
 
 def figures_of(ends: list[float], *, rows_per_step: int, tokens_per_row: float, flops_per_row: float) -> Figures:
-    """Speed over the steps after the first WARM_UP_STEPS, on unpadded tokens; to be called in the measured process."""
+    """The speed after the first WARM_UP_STEPS, in unpadded tokens. Call it in the measured process."""
     from engines.memory.allocator import peak_memory_bytes
 
     peak_memory = peak_memory_bytes()
@@ -96,7 +96,7 @@ def figures_of(ends: list[float], *, rows_per_step: int, tokens_per_row: float, 
 
 
 def training_flops(model_config: Any, tokens: int) -> float:
-    """Floating-point operations of a forward and backward of one row of `tokens` tokens."""
+    """The floating-point operations of a forward and backward of one row of `tokens` tokens."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = dataclasses.replace(model_config, attention="eager").build(seed=0)
@@ -107,7 +107,7 @@ def training_flops(model_config: Any, tokens: int) -> float:
 
 
 def matmul_flops_per_s() -> float:
-    """The best of ten large fp32 matrix products."""
+    """The highest floating-point operations per second of ten large fp32 matrix products."""
     matrix = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda" if torch.cuda.is_available() else "cpu")
     times = []
     for _ in range(10):
@@ -118,7 +118,7 @@ def matmul_flops_per_s() -> float:
 
 
 def report(figures: dict[str, list[Figures]], rows: str = "rows") -> None:
-    """A table of medians, and the ratio of speeds in each pair of neighbouring runs."""
+    """Print a table of medians, and the ratio of the speeds in each pair of consecutive runs."""
     print(f"\n| median of runs | {rows}/s | tokens/s | share of the fp32 matmul peak | peak memory |")
     print("|---|---|---|---|---|")
     for side, runs in figures.items():

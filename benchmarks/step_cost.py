@@ -1,12 +1,12 @@
-"""What a step of GRPO costs: memory against the length of the list, time against the number of sampled rankings.
+"""Measure a GRPO step: memory for two list lengths, time for two numbers of sampled rankings, and the allocator.
 
     python benchmarks/step_cost.py memory         # peak memory, a list of 1,000 documents against one of 32
     python benchmarks/step_cost.py generations    # seconds per step, 256 rankings against 4
-    python benchmarks/step_cost.py allocator      # seconds per step, glibc told to keep freed memory or not
+    python benchmarks/step_cost.py allocator      # seconds per step, with and without glibc keeping freed memory
 
-Memory is the peak of a whole process (one for each length) at a token budget for 16 documents. Step times alternate
-between the two numbers of rankings on the same model and lists, or between processes with and without
-`engines.memory.allocator.keep_freed_memory`; medians are compared.
+Memory is the peak of a whole process, one for each list length, with a token budget for 16 documents. The timed steps
+alternate between the two numbers of rankings on the same model and lists, or between processes with and without
+`engines.memory.allocator.keep_freed_memory`. Medians are compared.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def seconds_per_step(keep: bool) -> float:
 
 
 def in_a_process(*arguments: str) -> float:
-    """The number that this script prints in a process of its own."""
+    """Run this script with `arguments` in a separate process, and return the number that it prints."""
     command = [sys.executable, __file__, *arguments]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 

@@ -1,9 +1,10 @@
-"""The three stages against their parts: `python benchmarks/three_stages.py` trains them with each seed, prints a table.
+"""Compare the three stages with subsets of them: `python benchmarks/three_stages.py` trains and prints a table.
 
-`+exp=reranker_three_stage` with its own settings: whole, each stage left out, each stage alone, and GRPO alone for as
-many updates as the three have together. What two of these share is trained once: the model after GRPO is the one from
-which `stages=[grpo,preference]` goes on as well, since a stage is the same whatever else the list holds
-(tests/recipes/test_stages.py). A run that is finished is not run again: the command continues where it was stopped.
+The variants of `+exp=reranker_three_stage`, each with each seed: all stages, all but one, each stage alone, and GRPO
+alone for as many updates as the three stages have together. Shared stages are trained once: `stages=[grpo,preference]`
+continues from the model after GRPO of the full run, since a stage depends only on its settings and on the model
+that it starts from (tests/recipes/test_stages.py). A finished run is not repeated: the command continues where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = ("grpo", "contrastive", "preference")
-# Run -> its stages, and the run and stage whose model it starts from.
+# Run -> its stages, and the run and stage that it starts from.
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "whole": (WHOLE, None),
     "contrastive": (("contrastive",), None),
@@ -29,7 +30,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, str] | None]] = {
     "without_contrastive": (("preference",), ("whole", "1-grpo")),
     "without_grpo": (("preference",), ("contrastive", "1-contrastive")),
 }
-# Row of the table -> the run and the number of its stage after which the metric is read.
+# Row of the table -> the run, and the number of the stage after which the metric is read.
 ROWS = {
     "grpo": ("whole", 1),
     "contrastive": ("contrastive", 1),
@@ -47,25 +48,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread where several")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; if more than 1, each uses one thread")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/three_stages"))
-    parser.add_argument("overrides", nargs="*", help="further key=value for every run")
+    parser.add_argument("overrides", nargs="*", help="further settings key=value of every run")
     arguments = parser.parse_intermixed_args()
-    found: Runs = {}
+    summaries: Runs = {}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for after in (False, True):  # those that start from another run's model come last
+        for after in (False, True):  # runs that start from another run's model come last
             runs = [
                 (part, seed)
                 for part in arguments.parts
                 for seed in arguments.seeds
                 if (PARTS[part][1] is not None) == after
             ]
-            found |= zip(runs, pool.map(lambda run: summary_of(*run, arguments), runs), strict=True)
-    print_table(found, arguments.seeds)
+            summaries |= zip(runs, pool.map(lambda run: summary_of(*run, arguments), runs), strict=True)
+    print_table(summaries, arguments.seeds)
 
 
 def summary_of(part: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train, or read what an earlier call has trained."""
+    """The summary of a run, which is trained unless an earlier call has finished it."""
     name = f"{part}-{seed}"
     file = arguments.output_dir / name / "summary.json"
     if not file.is_file():
@@ -88,43 +89,43 @@ def summary_of(part: str, seed: int, arguments: argparse.Namespace) -> dict[str,
 
 
 def updates_of_all(overrides: list[str]) -> int:
-    """The updates of the three stages together."""
+    """The number of updates of the three stages together."""
     from launch.cli.compose import compose
 
     stages = compose(["+exp=reranker_three_stage", *overrides]).stage
     return sum(stages[name].trainer.max_steps for name in WHOLE)
 
 
-def print_table(found: Runs, seeds: list[int]) -> None:
-    """The test metric after each sequence of stages: mean and standard deviation over seeds, each seed."""
-    first = next(iter(found.values()))
+def print_table(summaries: Runs, seeds: list[int]) -> None:
+    """Print the test metric after each sequence of stages: mean and standard deviation over seeds, and each seed."""
+    first = next(iter(summaries.values()))
     print(f"test {first['metric']}: first stage {first['first_stage']:.4f}; {len(seeds)} seeds\n")
     columns = ["stages", "updates", "mean", "spread (std)", *(f"seed {seed}" for seed in seeds), "train s"]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
-    wholes = [found["whole", seed] for seed in seeds if ("whole", seed) in found]
+    wholes = [summaries["whole", seed] for seed in seeds if ("whole", seed) in summaries]
     if len(wholes) == len(seeds):
         print(row("none (a fresh head)", 0, [whole["before"] for whole in wholes], 0.0))
     for name, (part, number) in ROWS.items():
-        if all((part, seed) in found for seed in seeds):
-            ends = [found[part, seed]["stages"][:number] for seed in seeds]
-            trained = [[*start_of(found, part, seed), *stages] for seed, stages in zip(seeds, ends, strict=True)]
+        if all((part, seed) in summaries for seed in seeds):
+            ends = [summaries[part, seed]["stages"][:number] for seed in seeds]
+            trained = [[*start_of(summaries, part, seed), *stages] for seed, stages in zip(seeds, ends, strict=True)]
             seconds = statistics.mean(sum(stage["seconds"] for stage in stages) for stages in trained)
             updates = sum(stage["steps"] for stage in trained[0])
             print(row(name, updates, [stages[-1]["metric"] for stages in ends], seconds))
     unbeaten = [
         f"{part}-{seed}: {stage['name']}"
-        for (part, seed), run in found.items()
+        for (part, seed), run in summaries.items()
         for stage in run["stages"]
         if stage["best_step"] == 0
     ]
-    print(f"\nstages that passed on their start: {', '.join(unbeaten) or 'none'}")
+    print(f"\nstages that returned their starting model: {', '.join(unbeaten) or 'none'}")
 
 
-def start_of(found: Runs, part: str, seed: int) -> list[dict[str, Any]]:
-    """The stages behind the model that a part starts from."""
+def start_of(summaries: Runs, part: str, seed: int) -> list[dict[str, Any]]:
+    """The earlier stages of the model that a part starts from."""
     start = PARTS[part][1]
-    return found[start[0], seed]["stages"][:1] if start else []
+    return summaries[start[0], seed]["stages"][:1] if start else []
 
 
 def row(name: str, updates: int, values: list[float], seconds: float) -> str:
