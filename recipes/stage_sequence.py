@@ -73,7 +73,7 @@ class StageSequence:
             stage = stage.starting_from(self.folders[-1] / "model")
         directory = self._open(stage)
         if not directory.finished:
-            model = stage.settings.model.build(stage.settings.seed)
+            model = stage.settings.model.build(self.settings.seed)
             check_model(stage.settings, model)
             dev, test = self._evaluators_for(model)
             trainer = build_trainer(
