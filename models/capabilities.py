@@ -11,9 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 Layout = Literal["pairs", "texts"]
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+_REMEMBERED = "_options_of_the_configuration"  # attribute of an object of a plain class
+
 
 def as_tree(settings: Any) -> Any:
     """The inverse of building objects from a configuration: every object becomes a mapping with its `_target_`.
 
-    A dataclass gives its fields; a function that was bound to options, these; an object of another class, those of its
-    attributes that bear the name of a parameter of its `__init__`. Tuples become lists, paths strings.
+    A dataclass gives its fields; a function that was bound to options, these; an object of another class, the options
+    that `remember_options` keeps. Tuples become lists, paths strings. Raises ValueError if the options of an object are
+    not known.
     """
     if isinstance(settings, Mapping):
         return {str(name): as_tree(value) for name, value in settings.items()}
@@ -31,12 +35,21 @@ def as_tree(settings: Any) -> Any:
     return {"_target_": _path_of(type(settings))} | {name: as_tree(value) for name, value in _options(settings)}
 
 
+def remember_options(settings: Any, options: Mapping[str, Any]) -> None:
+    """Keep the options that an object of a plain class was built from. A dataclass keeps them by itself."""
+    if not is_dataclass(settings):
+        with suppress(AttributeError, TypeError):  # a class with __slots__, an object of C
+            object.__setattr__(settings, _REMEMBERED, dict(options))
+
+
 def _options(settings: Any) -> list[tuple[str, Any]]:
     if is_dataclass(settings):
-        names = [field.name for field in fields(settings) if field.init]
-    else:
-        names = [name for name in inspect.signature(type(settings)).parameters if hasattr(settings, name)]
-    return [(name, getattr(settings, name)) for name in names]
+        return [(field.name, getattr(settings, field.name)) for field in fields(settings) if field.init]
+    if hasattr(settings, _REMEMBERED):
+        return list(getattr(settings, _REMEMBERED).items())
+    if inspect.signature(type(settings)).parameters:
+        raise ValueError(f"the options of a {_path_of(type(settings))} are not known: make it a dataclass")
+    return []
 
 
 def _path_of(target: Any) -> str:

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, Union
 
+from runs.settings_tree import remember_options
+
 MISSING = "???"
 SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", Path: "a path"}
 
@@ -166,10 +168,12 @@ def build(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> An
     if not isinstance(target, type):
         return partial(target, **values) if values else target
     try:
-        return target(**values)
+        built = target(**values)
     except ValueError as error:
         known = str(error).startswith(key.split(".")[0]) or not key
         raise ValueError(str(error) if known else f"{key}: {error}") from error
+    remember_options(built, values)
+    return built
 
 
 def options(target: Callable[..., Any]) -> list[str]:

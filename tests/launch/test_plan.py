@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +141,14 @@ def test_a_mistake_is_one_line(arguments: list[str], expected: str) -> None:
         main(arguments)
     assert expected in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_mistake_ends_the_process_with_one_line() -> None:
+    script = Path(__file__).parents[2] / "launch" / "plan.py"
+    ended = subprocess.run([sys.executable, script, "+exp=nowhere"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: +exp=nowhere is not a choice")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_sizes() -> None:

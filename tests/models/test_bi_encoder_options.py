@@ -241,5 +241,5 @@ def test_quantized_weights_are_merged_in_float32(tiny_bert_dir, monkeypatch):
 
 
 def test_a_prompt_of_no_role_is_refused():
-    with pytest.raises(ValueError, match=r"model.prompts.qury is no role of a text: choose query, document,"):
+    with pytest.raises(ValueError, match=r"model.prompts.qury is not a role of a text: choose query, document,"):
         BiEncoderConfig(prompts={"qury": "query: "})

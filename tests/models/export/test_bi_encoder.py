@@ -176,7 +176,7 @@ def test_push_to_hub(tiny_bert_dir, tmp_path, monkeypatch):
             calls.append((path_in_repo, repo_id, path_or_fileobj.decode()))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    with pytest.raises(ValueError, match="is no exported model"):
+    with pytest.raises(ValueError, match="is not an exported model"):
         push_to_hub(tmp_path, "me/model")
     build(tiny_bert_dir).export(tmp_path / "export")
     assert push_to_hub(tmp_path / "export", "me/model") == "https://huggingface.co/me/model"
