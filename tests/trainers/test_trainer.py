@@ -91,14 +91,14 @@ def test_a_kill_before_a_pointer_is_written_is_repaired(
 ) -> None:
     settings = [*SUPERVISED, *tiny_run, "trainer.eval_every=1", "trainer.learning_rate=0.2"]
     trainer = make_trainer(settings)
-    point = trainer.checkpoints._point
+    point = trainer.checkpoints._write_pointer
 
     def kill_after_step_0(name: str, target: str) -> None:
         if name == pointer and trainer.state.step > 0 and trainer.state.best_step == trainer.state.step:
             raise KeyboardInterrupt
         point(name, target)
 
-    monkeypatch.setattr(trainer.checkpoints, "_point", kill_after_step_0)
+    monkeypatch.setattr(trainer.checkpoints, "_write_pointer", kill_after_step_0)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     best_step = trainer.state.step
