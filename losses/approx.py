@@ -1,4 +1,4 @@
-"""ApproxNDCG and ApproxMRR: metrics of record with sigmoids for the comparisons that make a rank."""
+"""ApproxNDCG and ApproxMRR: metrics in which sigmoids replace the comparisons that make up a rank."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, one_of
+from losses.math.checks import check_one_of, check_positive
 from losses.math.pairs import differences, label_pairs
 from losses.rewards import NDCG
 
 
 def approximate_ranks(scores: Tensor, mask: Tensor, *, temperature: float) -> Tensor:
-    """rank_i = 1 + sum_{j != i} sigmoid((s_j - s_i) / temperature)  (Qin, Liu and Li 2010, alpha = 1 / temperature).
+    """Return rank_i = 1 + sum_{j != i} sigmoid((s_j - s_i) / temperature), from Qin, Liu and Li 2010.
 
-    The ranks 1, 2, ... as temperature -> 0; documents of equal score share the mean of theirs. Memory n^2 a list.
+    Their alpha is 1 / temperature. As temperature -> 0 the ranks become 1, 2, ..., and documents of equal score share
+    the mean of their ranks. Memory n^2 per list.
 
-    scores, mask (bool): [..., n] -> [..., n], only documents that are not padding being counted.
+    scores, mask (bool): [..., n] -> [..., n]. Padding is not counted in the ranks.
     """
     above = (-differences(scores, mask) / temperature).sigmoid().masked_fill(~mask.unsqueeze(-2), 0.0)
     return 0.5 + above.sum(dim=-1)  # a document's comparison with itself is the other half
@@ -29,11 +30,11 @@ def approximate_ranks(scores: Tensor, mask: Tensor, *, temperature: float) -> Te
 class ApproxNDCG(ListLoss):
     """-NDCG of the approximate ranks: -sum_i gain(y_i) / log2(1 + rank_i) / IDCG  (Qin et al. 2010; rax, with T = 1).
 
-    Over the whole list: a cutoff would need another approximation, of which documents are above it (LambdaRank,
-    NeuralNDCG and PiRank have one). A list is valid where two documents differ in label; rax counts lists of one label
-    too, whose gradient pulls the scores apart although every ranking is ideal. Memory n^2 a list.
+    There is no cutoff: it would need another approximation, of which documents are above it (LambdaRank, NeuralNDCG and
+    PiRank have a cutoff). A list is valid if two documents have different labels. rax also counts lists of one label,
+    whose gradient pulls the scores apart although every ranking is ideal. Memory n^2 per list.
 
-    Use: a smooth nDCG itself, after a warm start: a pair far apart has no gradient.
+    Use: a smooth version of nDCG itself, after a warm start: a pair with a wide margin has no gradient.
     Cost: n^2.
     """
 
@@ -43,8 +44,8 @@ class ApproxNDCG(ListLoss):
     gain: str = "exponential"
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
-        one_of("gain", self.gain, ("linear", "exponential"))
+        check_positive("temperature", self.temperature)
+        check_one_of("gain", self.gain, ("linear", "exponential"))
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""
@@ -57,10 +58,10 @@ class ApproxNDCG(ListLoss):
 class ApproxMRR(ListLoss):
     """-max_{y_i > 0} 1 / rank_i, for the approximate rank of the first relevant document  (Qin et al. 2010; rax).
 
-    Relevance is binary (rax: label >= 1), and of several relevant documents the first alone learns, as in the metric;
-    TF-Ranking sums over all of them. A list is valid with both relevant and other documents. Memory n^2 a list.
+    Relevance is binary (rax: label >= 1). As in the metric, only the first relevant document has a gradient; TF-Ranking
+    sums over all relevant ones. A list is valid if it has both relevant and other documents. Memory n^2 per list.
 
-    Use: a smooth reciprocal rank, where only the first relevant document matters; after a warm start.
+    Use: a smooth reciprocal rank, if only the first relevant document matters; after a warm start.
     Cost: n^2.
     """
 
@@ -69,7 +70,7 @@ class ApproxMRR(ListLoss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
+        check_positive("temperature", self.temperature)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""

@@ -1,4 +1,4 @@
-"""Pointwise binary cross-entropy: each document by itself, relevant or not."""
+"""Pointwise binary cross-entropy: each document alone, relevant or not."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import at_least_float32, check_positive_weight, positive_weights
+from losses.math.checks import check_pos_weight
+from losses.math.masking import at_least_float32, positive_weights
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy(ListLoss):
-    """-1/n sum_i [w y_i logsigmoid(s_i) + (1 - y_i) logsigmoid(-s_i)], y_i = 1 where the label is above 0.
+    """-1/n sum_i [w y_i logsigmoid(s_i) + (1 - y_i) logsigmoid(-s_i)], y_i = 1 if the label is above 0, else 0.
 
-    The mean over the list's n documents, then over lists: torch's `binary_cross_entropy_with_logits` on all documents
-    of a batch is the same where the lists are equally long, and lets long lists weigh more where they are not.
+    The mean is over a list's n documents, then over lists. torch's `binary_cross_entropy_with_logits` over all
+    documents of a batch is the same if all lists have the same length; if not, it gives long lists more weight.
 
-    `pos_weight` is w: a number, None for 1, or "auto", the list's own number of negatives per positive, so that both
-    sides weigh the same; 1 for a list that has only one of them. It is the list's and not the batch's, so that the
-    other lists of a batch do not change a list's gradient. Every list that is not empty counts.
+    `pos_weight` is w: a number, None for 1, or "auto", the list's number of negatives per positive, so that both kinds
+    have the same total weight (1 for a list that has only one kind). "auto" is computed per list and not per batch: so
+    other lists do not change a list's gradient. Every list with a document is valid.
 
-    Use: scores that are to be probabilities, or documents judged one by one.
+    Use: scores that should be probabilities, or documents judged one by one.
     Cost: n.
     Source: torch's `binary_cross_entropy_with_logits`, by list.
     """
 
     data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
-    shift_invariant: ClassVar[bool] = False  # scores are log-odds: their level is learned
+    shift_invariant: ClassVar[bool] = False  # scores are log-odds: a constant added to them changes the loss
 
     pos_weight: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
-        check_positive_weight(self.pos_weight)
+        check_pos_weight(self.pos_weight)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""

@@ -1,12 +1,12 @@
-"""The three contracts of a loss: what it is called with, what it needs of the data, and how a trainer calls it.
+"""The three contracts of a loss: its arguments, what it needs of the data, and how a trainer calls it.
 
 | contract | called with | examples |
 |---|---|---|
-| list | `loss(scores, labels, mask)`, the last axis is the candidate list | LambdaRank, DPO, KL distillation |
+| list | `loss(scores, labels, mask)`; the last axis is the candidate list | LambdaRank, DPO, KL distillation |
 | matrix | `loss(queries, documents, labels, mask)`, embeddings of the whole batch | InfoNCE, SigLIP, CoSENT |
-| wrapper | `loss(lists)`, the whole of `LossInputs`, for the losses that it holds | Matryoshka, weighted sums |
+| wrapper | `loss(loss_inputs)`, all of `LossInputs`, passed on to the losses inside | Matryoshka, weighted sums |
 
-Further inputs come by keyword: those that the loss names in `inputs`, fields of `LossInputs`.
+Further inputs are passed by keyword: the fields of `LossInputs` that the loss names in `inputs`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from losses.math.similarity import DOT, Similarity
 
 Statistics = dict[str, Tensor]
 
-# What the data gives, as `data_requirements` of a loss and `available` of a collection name it.
+# What a loss may need of the data. `data_requirements` of a loss and `available` of a collection use these names.
 REQUIREMENTS = {
     "positive": "lists with a relevant document (label above 0)",
     "comparison": "lists with two documents of different labels",
@@ -32,7 +32,7 @@ REQUIREMENTS = {
     "teacher_scores": "a teacher's score for every document",
 }
 
-# What a model gives per row, as `required_outputs` of a loss and `outputs` of a model name it.
+# What a model may output per row. `required_outputs` of a loss and `outputs` of a model use these names.
 OUTPUTS = {
     "score": "a score of each (query, document) pair",
     "embedding": "an embedding of each text",
@@ -40,7 +40,7 @@ OUTPUTS = {
     "logsumexp": "a vocabulary, over which an answer has a probability",
 }
 
-# The fields of `LossInputs` that only one output can fill.
+# The fields of `LossInputs` that need a particular model output.
 OUTPUT_OF_INPUT = {
     "logsumexp": "logsumexp",
     "query_layers": "layers",
@@ -52,37 +52,37 @@ OUTPUT_OF_INPUT = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """A global step as losses see it: Q candidate lists, padded to n documents.
+    """The inputs of a loss for one global step: Q candidate lists, padded to n documents.
 
-    A cross-encoder gives `scores`, a bi-encoder `queries` and `documents`, which `similarity` compares as they are (a
-    model that compares by cosine gives them unit length). Whatever stands at padding is ignored.
+    A cross-encoder gives `scores`. A bi-encoder gives `queries` and `documents`, which `similarity` compares without
+    further normalisation (a model that compares by cosine gives them unit length). Values at padding are ignored.
     """
 
     labels: Tensor  # [Q, n] relevance, 0 = not relevant
     mask: Tensor  # [Q, n] bool, False at padding
     scores: Tensor | None = None  # [Q, n]
-    logsumexp: Tensor | None = None  # [Q, n] of the logits of an LLM's whole vocabulary, less that of its "no"
+    logsumexp: Tensor | None = None  # [Q, n] logsumexp of an LLM's logits over its vocabulary, minus its logit of "no"
     queries: Tensor | None = None  # [Q, dim]
     documents: Tensor | None = None  # [Q, n, dim]
-    similarity: Similarity = DOT  # how queries and documents are compared: the model's own
+    similarity: Similarity = DOT  # the model's similarity of queries and documents
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
     query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
     document_hashes: Tensor | None = None  # [Q, n] int64
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
-    teacher_scores: Tensor | None = None  # [Q, n], NaN if a document has none
-    reference_scores: Tensor | None = None  # [Q, n] of the frozen model that training started from
-    reference_logsumexp: Tensor | None = None  # [Q, n] likewise
+    teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none
+    reference_scores: Tensor | None = None  # [Q, n] scores of the frozen model that training started from
+    reference_logsumexp: Tensor | None = None  # [Q, n] logsumexp of the same model
     guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
     guide_documents: Tensor | None = None  # [Q, n, any]
-    scale: Tensor | None = None  # scalar: 1 / temperature that belongs to the model, learned or fixed
-    bias: Tensor | None = None  # scalar: learned with it (SigLIP)
-    step: int = 0  # of the optimizer, from 1
-    progress: float = 0.0  # share of the training done, 0 to 1
-    seed: int = 0  # draws inside a loss are keyed by (seed, step): the same on every rank
+    scale: Tensor | None = None  # scalar: the model's 1 / temperature, learned or fixed
+    bias: Tensor | None = None  # scalar: the model's bias, learned with the scale (SigLIP)
+    step: int = 0  # the optimizer step, from 1
+    progress: float = 0.0  # fraction of the training that is done, 0 to 1
+    seed: int = 0  # random draws inside a loss depend on (seed, step) only: the same on every rank
 
     def list_scores(self) -> Tensor:
-        """[Q, n]: `scores`, or the similarities of each query with its own documents, times `scale`."""
+        """Return [Q, n]: `scores`, or each query's similarity to the documents of its list, times `scale`."""
         if self.scores is not None:
             return self.scores
         assert self.queries is not None
@@ -93,15 +93,15 @@ class LossInputs:
 
 
 class Loss(ABC):
-    """What every loss says of itself. Subclasses are frozen dataclasses that hold the options."""
+    """What every loss declares. Subclasses are frozen dataclasses that hold the options."""
 
     contract: ClassVar[str]
-    compares_embeddings: ClassVar[bool] = False  # scores alone (a cross-encoder's) are not enough
-    samples_actions: ClassVar[bool] = False  # a policy: it has `sample`, and is trained by trainer=grpo
+    compares_embeddings: ClassVar[bool] = False  # True: scores alone (a cross-encoder's) are not enough
+    samples_actions: ClassVar[bool] = False  # True: a policy, which has `sample` and is trained by trainer=grpo
 
     @property
     def data_requirements(self) -> tuple[str, ...]:
-        """What of the data the loss needs, names of REQUIREMENTS: a ClassVar, or a property of the options."""
+        """What the loss needs of the data, names of REQUIREMENTS. Set it as a ClassVar, or override the property."""
         return ("comparison",)
 
     @property
@@ -111,49 +111,49 @@ class Loss(ABC):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Fields of `LossInputs` that `__call__` takes by keyword, beside those of the contract."""
+        """The fields of `LossInputs` that `__call__` takes by keyword, in addition to those of the contract."""
         return ()
 
-    # Exemptions from what tests/losses/test_properties.py asks. A loss that needs one sets it, with the reason: as a
-    # ClassVar, or as a property where it depends on the options.
+    # Exemptions from the properties that tests/losses/test_properties.py checks. A loss that needs one sets it and
+    # gives the reason: as a ClassVar, or as a property if it depends on the options.
 
     @property
     def shift_invariant(self) -> bool:
-        """False: the level of a list's scores matters, not their differences alone. True: a cross-encoder's level is
-        not trained."""
+        """Whether adding a constant to all scores of a list changes nothing. If so, a cross-encoder's bias is not
+        trained."""
         return True
 
     @property
     def depends_on_other_lists(self) -> bool:
-        """True: a list's gradient depends on the other lists beyond a common factor."""
+        """Whether the other lists change a list's gradient by more than a common factor."""
         return False
 
     @property
     def saturates(self) -> bool:
-        """True: a document's gradient vanishes in float32 at a misordering of 30."""
+        """Whether a document's gradient vanishes in float32 if a negative scores 30 above the positive."""
         return False
 
     @property
     def masks_misordered(self) -> bool:
-        """True: a negative far above the positive is taken for a relevant document, and has no gradient."""
+        """Whether a negative far above the positive counts as relevant, and so has no gradient."""
         return False
 
     @property
     def differentiable(self) -> bool:
-        """False: by stopped or straight-through gradients, the gradient is not the derivative of the value."""
+        """Whether the gradient is the derivative of the value: no stopped or straight-through gradients."""
         return True
 
 
 class ListLoss(Loss):
-    """A loss of each candidate list by itself; the mean over the valid lists of the global step."""
+    """A loss computed for each candidate list alone; the mean over the valid lists of the global step."""
 
     contract: ClassVar[str] = "list"
 
     @abstractmethod
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """scores, labels, mask and inputs [..., n] -> the loss of each list [...] and whether it counts [...] bool.
+        """scores, labels, mask and inputs [..., n] -> the loss of each list [...] and whether it is valid [...] bool.
 
-        A list that does not count (empty, or without what the loss compares) has any *finite* value.
+        A list that is not valid (empty, or without anything to compare) may have any *finite* value.
         """
 
     def __call__(
@@ -164,9 +164,9 @@ class ListLoss(Loss):
 
 
 class MatrixLoss(Loss):
-    """A loss of the embeddings of a whole batch, in which each list's documents may be another's negatives.
+    """A loss of the embeddings of a whole batch: documents of one list may be negatives of another.
 
-    One that compares by whatever similarity the model has names "similarity" among its `inputs`.
+    A loss that supports any similarity names "similarity" in its `inputs`.
     """
 
     contract: ClassVar[str] = "matrix"
@@ -192,7 +192,7 @@ class MatrixLoss(Loss):
 
 
 class WrapperLoss(Loss):
-    """A loss made of other losses, of any contract; `data_requirements` and `inputs` are theirs."""
+    """A loss made of other losses of any contract. Its data requirements and `inputs` are those of these losses."""
 
     contract: ClassVar[str] = "wrapper"
 
@@ -202,84 +202,86 @@ class WrapperLoss(Loss):
         """The losses inside."""
 
     @abstractmethod
-    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
-        """The scalar loss, and its terms by name."""
+    def __call__(self, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
+        """Return the scalar loss, and its terms by name."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for loss in self.losses for name in input_names(loss)))
 
 
-def apply(loss: Any, lists: LossInputs) -> tuple[Tensor, Statistics]:
-    """Call a loss of any contract with what it asks for; the scalar, and detached statistics by name.
+def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
+    """Call a loss of any contract with its inputs. Return the scalar, and detached statistics by name.
 
-    Raises ValueError if an input that it reads is not there.
+    Raises ValueError if one of its inputs is missing.
     """
     if loss.contract == "wrapper":
-        return loss(lists)
-    inputs = inputs_for(loss, lists)
-    if lists.weights is not None:
-        inputs["weights"] = lists.weights
+        return loss(loss_inputs)
+    inputs = select_inputs(loss, loss_inputs)
+    if loss_inputs.weights is not None:
+        inputs["weights"] = loss_inputs.weights
     if loss.contract == "list":
-        result = loss(lists.list_scores(), lists.labels, lists.mask, **inputs)
+        result = loss(loss_inputs.list_scores(), loss_inputs.labels, loss_inputs.mask, **inputs)
     else:
-        result = loss(lists.queries, lists.documents, lists.labels, lists.mask, **inputs)
+        result = loss(loss_inputs.queries, loss_inputs.documents, loss_inputs.labels, loss_inputs.mask, **inputs)
     return result if isinstance(result, tuple) else (result, {})
 
 
-def inputs_for(loss: Any, lists: LossInputs) -> dict[str, Any]:
-    """What a loss reads, by name. Raises ValueError if one is not there."""
-    inputs = {name: getattr(lists, name) for name in input_names(loss)}
+def select_inputs(loss: Any, loss_inputs: LossInputs) -> dict[str, Any]:
+    """Return the inputs of a loss by name. Raises ValueError if one is missing."""
+    inputs = {name: getattr(loss_inputs, name) for name in input_names(loss)}
     if missing := [name for name, value in inputs.items() if value is None]:
         raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
     return inputs
 
 
 def input_names(loss: Any) -> tuple[str, ...]:
-    """`loss.inputs`, empty for a loss of the user's that says nothing."""
+    """Return `loss.inputs`, or nothing for a user's loss that does not declare any."""
     return tuple(getattr(loss, "inputs", ()))
 
 
 def all_losses(loss: Any) -> list[Any]:
-    """A loss and those inside it."""
+    """Return a loss and the losses inside it."""
     return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
 
 
 def compares_embeddings(loss: Any) -> bool:
-    """Whether scores alone are not enough for a loss or one inside it."""
+    """Whether a loss, or one inside it, needs embeddings and not only scores."""
     return any(getattr(each, "compares_embeddings", False) for each in all_losses(loss))
 
 
 def is_policy(loss: Any) -> bool:
-    """Whether a loss samples actions from the scores and rewards them: it has `sample`, and trainer=grpo trains it."""
+    """Whether a loss is a policy: it samples actions from the scores, and trainer=grpo trains it."""
     return getattr(loss, "samples_actions", False)
 
 
 def required_outputs(loss: Any) -> frozenset[str]:
-    """The outputs that a model must give for a loss and those inside it, names of OUTPUTS. Empty: any model will do,
-    since every one gives scores, or embeddings whose similarities are the scores."""
+    """Return the model outputs that a loss and those inside it need, names of OUTPUTS.
+
+    Empty if any model fits: every model gives scores, or embeddings whose similarities are the scores.
+    """
     of_inputs = {OUTPUT_OF_INPUT[name] for name in input_names(loss) if name in OUTPUT_OF_INPUT}
     return frozenset(of_inputs | ({"embedding"} if compares_embeddings(loss) else set()))
 
 
 def has_in_batch_negatives(loss: Any) -> bool:
-    """Whether documents of other lists are negatives of a query, for a loss or one inside it: there copies matter."""
+    """Whether a loss, or one inside it, uses documents of other lists as negatives. Then duplicates matter."""
     return any(getattr(each, "in_batch_negatives", False) for each in all_losses(loss))
 
 
 def is_shift_invariant(loss: Any) -> bool:
-    """Whether the level of a list's scores means nothing to a loss and those inside it, only their differences."""
+    """Whether a loss and those inside it read only the differences of a list's scores."""
     return all(getattr(each, "shift_invariant", False) for each in all_losses(loss))
 
 
 def requirements(loss: Any) -> frozenset[str]:
-    """What a loss and those inside it require of the data."""
-    own = frozenset() if loss.contract == "wrapper" else frozenset(getattr(loss, "data_requirements", ("comparison",)))
-    return own.union(*(requirements(inner) for inner in getattr(loss, "losses", ())))
+    """Return what a loss and those inside it need of the data, names of REQUIREMENTS."""
+    outer = () if loss.contract == "wrapper" else getattr(loss, "data_requirements", ("comparison",))
+    return frozenset(outer).union(*(requirements(inner) for inner in getattr(loss, "losses", ())))
 
 
 class MissingRequirements(ValueError):
-    """A loss requires what the training lists of a data set do not give."""
+    """A loss needs what the training lists of a data set do not give."""
 
     def __init__(self, loss: Any, available: Collection[str], data: str, *, outputs: Collection[str]):
         """`available`: what the lists give; `outputs`: what the model gives."""
@@ -292,20 +294,20 @@ class MissingRequirements(ValueError):
 
 
 def missing_requirements(loss: Any, available: Collection[str]) -> list[str]:
-    """What `loss` requires and the data does not give, names of REQUIREMENTS."""
+    """Return what `loss` needs and the data does not give, names of REQUIREMENTS."""
     required = requirements(loss)
     return [need for need in REQUIREMENTS if need in required and need not in available]
 
 
 def mean_over_lists(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
-    """sum of weight * value over valid lists / their number; 0 with a zero gradient where none is valid.
+    """Return the sum of weight * value over the valid lists, divided by their number; 0 if no list is valid.
 
-    The number, not the sum of the weights: a batch of light lists makes a light step, and a list's gradient does not
-    depend on the others' weights.
+    The sum is not divided by the sum of the weights: so lists of small weight make a small step, and a list's gradient
+    does not depend on the weights of others.
 
     Args:
         values: [...] finite loss per list.
-        valid: [...] bool, whether the list counts.
+        valid: [...] bool, whether the list is part of the mean.
         weights: [...] or None for 1.
     """
     weighted = values if weights is None else values * weights.to(values.dtype)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
-from losses.math.masking import above_zero, at_least_float32
+from losses.math.checks import check_positive
+from losses.math.masking import at_least_float32
 from losses.math.similarity import DOT, Similarity
 
 
@@ -18,11 +19,11 @@ from losses.math.similarity import DOT, Similarity
 class CoSENT(MatrixLoss):
     """log(1 + sum_{y_a > y_b} exp((s_b - s_a) / T))  (Huang et al. 2024, doi 10.1109/TASLP.2024.3402087).
 
-    a and b are pairs of a query and a document of its list, of the same list or of two; s is their similarity. Labels
-    of any scale: only their order counts. `weights` multiply the terms: exp(...) of a and b by those of both queries.
-    0 where no two labels differ. M pairs cost M log M.
+    a and b are pairs of a query and a document of its list; they may come from the same list or from two. s is the
+    similarity of a pair. Labels may have any scale: only their order matters. The term of a and b is multiplied by the
+    `weights` of both queries. The loss is 0 if all labels are equal. M pairs cost M log M.
 
-    The temperature is fixed, or null for the model's `scale` = 1 / T.
+    The temperature is fixed, or null to use the model's `scale` = 1 / T.
 
     Use: graded similarities of pairs (STS), compared over the whole batch.
     Cost: Q n log(Q n).
@@ -34,7 +35,7 @@ class CoSENT(MatrixLoss):
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
-            above_zero("temperature", self.temperature)
+            check_positive("temperature", self.temperature)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -53,16 +54,17 @@ class CoSENT(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        list_of = mask.nonzero()[:, 0]
-        queries, documents = at_least_float32(queries)[list_of], at_least_float32(documents[mask])
+        list_index = mask.nonzero()[:, 0]
+        queries, documents = at_least_float32(queries)[list_index], at_least_float32(documents[mask])
         similarities = self.compare(queries, documents, similarity) * scale
         log_weights = torch.zeros_like(similarities)
         if weights is not None:
-            log_weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny).log()[list_of]
+            weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny)
+            log_weights = weights.log()[list_index]
         return log_misordered(similarities, labels[mask], log_weights)
 
     def compare(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
-        """The two sides of M pairs, [M, dim] each -> [M]"""
+        """queries, documents: [M, dim], the two sides of M pairs -> [M], their similarities."""
         return similarity.aligned(queries, documents)
 
 
@@ -70,11 +72,12 @@ class CoSENT(MatrixLoss):
 class AnglE(CoSENT):
     """CoSENT with s = abs(cos + sin) of complex vectors  (Li and Li 2024, AnglE, arXiv 2309.12871).
 
-    The first half of an embedding is its real, the second its imaginary part; of unit length, the real and imaginary
-    part of their product q d* are cos = <q, d> and sin = <q_im, d_re> - <q_re, d_im>. As the authors' code and
-    sentence-transformers have it: the paper's equation 3 subtracts the other way around. Odd dimensions gain a zero.
+    The first half of an embedding is the real part, the second half the imaginary part. For vectors of unit length, the
+    real and imaginary part of their product q d* are cos = <q, d> and sin = <q_im, d_re> - <q_re, d_im>. This follows
+    the authors' code and sentence-transformers: equation 3 of the paper subtracts the other way around. An odd
+    dimension is padded with a zero.
 
-    Use: CoSENT where many cosines lie near 1 or -1.
+    Use: CoSENT if many cosines are near 1 or -1.
     Cost: Q n log(Q n).
     """
 
@@ -92,10 +95,10 @@ class AnglE(CoSENT):
 
 
 def log_misordered(scores: Tensor, labels: Tensor, log_weights: Tensor) -> Tensor:
-    """log(1 + sum over labels_a > labels_b of w_a w_b exp(scores_b - scores_a)); all [M] -> scalar."""
+    """Return log(1 + sum over labels_a > labels_b of w_a w_b exp(scores_b - scores_a)); all [M] -> scalar."""
     order = labels.argsort(descending=True)
     scores, labels, log_weights = scores[order], labels[order], log_weights[order]
-    # Of the first k in descending order, log sum_a w_a exp(-s_a), and k for each b: those of a higher label.
+    # log_sums: log sum_a w_a exp(-s_a) over the first k in order; num_higher: for each b, how many are above it.
     log_sums = (log_weights - scores).logcumsumexp(dim=0)
     num_higher = torch.searchsorted(-labels, -labels)
     terms = (scores + log_weights + log_sums[num_higher - 1])[num_higher > 0]

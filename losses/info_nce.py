@@ -1,4 +1,4 @@
-"""InfoNCE and its relatives: directions, decoupled, false-negative masks, GIST, hardness weighting, margins."""
+"""InfoNCE and its variants: directions, decoupled, false-negative masks, GIST, hardness weighting, margins."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
+from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
 from losses.math.in_batch import IN_BATCH, InBatch
-from losses.math.masking import above_zero, at_least, finite, one_of
 from losses.math.similarity import COSINE, DOT, Similarity
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
@@ -20,9 +20,9 @@ DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 class InfoNCE(MatrixLoss):
     """-log(e^{s+ / T} / Z), Z = e^{s+ / T} + sum over negatives e^{s- / T}  (van den Oord et al. 2018, 1807.03748).
 
-    The unit is a *pair* (q, p): a query and one document of its list whose label is above 0. Each positive is a softmax
-    of its own in which the query's other positives do not stand; the loss is the mean over a query's pairs, then over
-    the queries that have one (times `weights`, over their number). The negatives of a pair, by direction:
+    A *pair* (q, p) is a query and one document of its list whose label is above 0. Each pair has its own softmax,
+    without the query's other positives. The loss is the mean over a query's pairs, then over the queries that have a
+    pair (times `weights`, divided by the number of these queries). The negatives of a pair, by direction:
 
     | direction | similarities | over |
     |---|---|---|
@@ -31,30 +31,35 @@ class InfoNCE(MatrixLoss):
     | query_to_query | q . q' | the queries of the other lists |
     | doc_to_doc | p . d | the documents of other lists, by `in_batch` |
 
-    `partition_mode` joint: one softmax over the negatives of all directions, in which the positive stands once for
+    `partition_mode` joint: one softmax over the negatives of all directions. The positive is in it once for
     query_to_doc and once for doc_to_query, as in GTE (Li et al. 2023, 2308.03281). per_direction: one softmax for each
-    direction, the positive in each, averaged; query_to_doc and doc_to_query so averaged are the symmetric loss.
+    direction, each with the positive, then their mean; query_to_doc and doc_to_query together are the symmetric loss.
     `decoupled` leaves the positive out of Z (DCL; Yeh et al. 2022, 2110.06848). A softmax without negatives is 0.
 
-    What is *no* negative of (q, p), a positive itself never being masked:
+    These are masked, that is *no* negatives of (q, p); the positive itself is never masked:
 
-    - `mask_duplicates`: as texts, a document known as a positive of q, and a query that has p as a positive. So neither
-      copies of p, nor, where two queries are equal, one's positives for the other (Gemini Embedding; Lee et al. 2025,
-      2503.07891: q_i = q_j or p_i = p_j). Off: q's own positives and q itself only.
-    - `margin`: a similarity above s+ + margin (absolute) or s+ + margin |s+| (relative), whatever the direction (Qwen3
+    - `mask_duplicates`: a document whose text is a positive of q in any list of the batch, and a query that has the
+      text of p as a positive. So copies of p are masked, and, if two queries are equal, the positives of one for the
+      other (Gemini Embedding; Lee et al. 2025, 2503.07891: q_i = q_j or p_i = p_j). Off: only q's own positives and q
+      itself.
+    - `margin`: a similarity above s+ + margin (absolute) or s+ + margin |s+| (relative), in every direction (Qwen3
       Embedding; Zhang et al. 2025, 2506.05176: 0.1).
-    - `guide_margin` (GIST): where the cosine of a guide model's embeddings is above guide+ - margin or, relative,
-      guide+ - margin |guide+| (Solatorio 2024, 2402.16829).
+    - `guide_margin` (GIST): a cosine of a guide model's embeddings above guide+ - margin (absolute) or
+      guide+ - margin |guide+| (relative) (Solatorio 2024, 2402.16829).
 
-    Hardness: negative logits of query_to_doc gain `hardness_strength` * sg(s), not divided by T: those of the own list
-    (EmbeddingGemma, 2509.20354: 5), of other lists (Lan et al. 2025, 2503.04812: 9) or all.
+    Hardness: `hardness_strength` * sg(s), not divided by T, is added to the negative logits of query_to_doc: those of
+    the query's list (EmbeddingGemma, 2509.20354: 5), of other lists (Lan et al. 2025, 2503.04812: 9) or all.
 
-    `positive_margin` makes the positive harder: CosFace s+ - m (Wang et al. 2018, 1801.09414), ArcFace
-    |q||p| cos(theta + m), beyond theta + m = pi continued by s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
+    `positive_margin` makes the positive harder: CosFace s+ - m (Wang et al. 2018, 1801.09414), or ArcFace
+    |q||p| cos(theta + m), which beyond theta + m = pi becomes s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
 
-    The temperature is fixed, or null for the model's `scale` = 1 / T, whose bounds (at most 100, say) are the model's.
+    The temperature is fixed, or null to use the model's `scale` = 1 / T. The model sets its bounds (such as at most
+    100). Padding is neither a query, a positive nor a negative.
 
     Cost: (Q n)^2 d at most; in blocks, memory Q n d.
+
+    Raises:
+        ValueError: options that have no meaning, alone or together.
     """
 
     temperature: float | None = 0.05
@@ -74,29 +79,29 @@ class InfoNCE(MatrixLoss):
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
-            above_zero("temperature", self.temperature)
+            check_positive("temperature", self.temperature)
         if not self.directions or len(set(self.directions)) != len(self.directions):
             raise ValueError(f"directions={list(self.directions)} must be one or more of: {', '.join(DIRECTIONS)}")
         for direction in self.directions:
-            one_of("directions", direction, DIRECTIONS)
-        one_of("partition_mode", self.partition_mode, ("joint", "per_direction"))
-        one_of("in_batch", self.in_batch, IN_BATCH)
+            check_one_of("directions", direction, DIRECTIONS)
+        check_one_of("partition_mode", self.partition_mode, ("joint", "per_direction"))
+        check_one_of("in_batch", self.in_batch, IN_BATCH)
         if self.in_batch == "none" and set(self.directions) != {"query_to_doc"}:
             raise ValueError("in_batch=none leaves negatives to query_to_doc only: set directions=[query_to_doc]")
         for name in ("margin", "guide_margin"):
-            one_of(f"{name}_strategy", getattr(self, f"{name}_strategy"), ("absolute", "relative"))
+            check_one_of(f"{name}_strategy", getattr(self, f"{name}_strategy"), ("absolute", "relative"))
             if getattr(self, name) is not None:
-                finite(name, getattr(self, name))
+                check_finite(name, getattr(self, name))
             elif getattr(self, f"{name}_strategy") != "absolute":
                 raise ValueError(f"{name}_strategy={getattr(self, f'{name}_strategy')} needs {name}: set it")
         self._check_hardness()
-        at_least("positive_margin", self.positive_margin, 0.0)
-        one_of("positive_margin_form", self.positive_margin_form, ("cosface", "arcface"))
+        check_at_least("positive_margin", self.positive_margin, 0.0)
+        check_one_of("positive_margin_form", self.positive_margin_form, ("cosface", "arcface"))
 
     def _check_hardness(self) -> None:
-        at_least("hardness_strength", self.hardness_strength, 0.0)
+        check_at_least("hardness_strength", self.hardness_strength, 0.0)
         if self.hardness_mode is not None:
-            one_of("hardness_mode", self.hardness_mode, ("in_batch_negatives", "hard_negatives", "all_negatives"))
+            check_one_of("hardness_mode", self.hardness_mode, ("in_batch_negatives", "hard_negatives", "all_negatives"))
         mode = f"hardness_mode={self.hardness_mode}"
         if (self.hardness_mode is None) != (self.hardness_strength == 0):
             raise ValueError(f"{mode} with hardness_strength={self.hardness_strength}: set both or neither")
@@ -109,12 +114,12 @@ class InfoNCE(MatrixLoss):
 
     @property
     def masks_misordered(self) -> bool:
-        """True if `margin` masks what is far above the positive."""
+        """True if `margin` masks negatives far above the positive."""
         return self.margin is not None
 
     @property
     def differentiable(self) -> bool:
-        """False with hardness weighting, whose penalty is a constant for the gradient."""
+        """False with hardness weighting, whose added term is a constant for the gradient."""
         return self.hardness_mode is None
 
     @property
@@ -143,11 +148,11 @@ class InfoNCE(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `inputs` says: scale, a scalar; query_hashes [Q] and document_hashes [Q, n] int64, equal if the texts
-        are; guide_queries [Q, any] and guide_documents [Q, n, any].
+        The further inputs depend on the options (see the property `inputs`): scale, a scalar; query_hashes [Q] and
+        document_hashes [Q, n] int64, equal for equal texts; guide_queries [Q, any] and guide_documents [Q, n, any].
         """
         hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         guide = None
         if self.guide_margin is not None:
@@ -157,33 +162,33 @@ class InfoNCE(MatrixLoss):
             )
         sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
         num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
-        values = batch.in_blocks(
-            lambda rows: self._values(batch, rows, scale, guide), len(batch.pair_queries), num_columns
+        values = batch.compute_in_blocks(
+            lambda rows: self._pair_losses(batch, rows, scale, guide), len(batch.pair_queries), num_columns
         )
         return batch.mean_over_queries(values, weights)
 
-    def _values(
+    def _pair_losses(
         self, batch: InBatch, rows: Tensor, scale: Tensor | float, guide: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """The loss of some pairs: rows [B] int64 -> [B]."""
+        """rows [B] int64, indices of pairs -> [B], their losses."""
         query, document = batch.pair_queries[rows], batch.pair_documents[rows]
-        pairs = Similarities(batch.similarity, batch.queries, batch.documents, query, document)
-        guides = guide and Similarities(COSINE, *guide, query, document)
-        positive = self._with_margin(pairs)
-        own = batch.own(pairs.query)
+        pairs = PairSimilarities(batch.similarity, batch.queries, batch.documents, query, document)
+        guides = guide and PairSimilarities(COSINE, *guide, query, document)
+        positive = self._with_positive_margin(pairs)
+        own = batch.in_own_list(pairs.query)
         log_sums, any_negative = [], []
         for direction in self.directions:
-            similarities = pairs.against_all(direction)
+            similarities = pairs.to_all(direction)
             if direction.endswith("query"):
                 negative = batch.negative_queries(pairs.document)
             else:
                 negative = batch.negative_documents(pairs.query, self.in_batch)
                 negative &= ~own | (direction == "query_to_doc")
             if self.margin is not None:
-                negative &= similarities <= limit(pairs.positive, self.margin, self.margin_strategy)
+                negative &= similarities <= max_negative(pairs.positive, self.margin, self.margin_strategy)
             if guides and self.guide_margin is not None:
-                highest = limit(guides.positive, -self.guide_margin, self.guide_margin_strategy)
-                negative &= guides.against_all(direction) <= highest
+                highest = max_negative(guides.positive, -self.guide_margin, self.guide_margin_strategy)
+                negative &= guides.to_all(direction) <= highest
             logits = (similarities - positive.unsqueeze(1)) * scale
             if direction == "query_to_doc" and self.hardness_mode:
                 logits = logits + self._hardness(similarities, own)
@@ -196,8 +201,8 @@ class InfoNCE(MatrixLoss):
         weighted = {"hard_negatives": own, "in_batch_negatives": ~own, "all_negatives": torch.ones_like(own)}
         return self.hardness_strength * similarities.detach() * weighted[self.hardness_mode or ""]
 
-    def _with_margin(self, pairs: Similarities) -> Tensor:
-        """The positives' similarities, made harder: [B]."""
+    def _with_positive_margin(self, pairs: PairSimilarities) -> Tensor:
+        """Return the similarities of the positives with `positive_margin` applied, [B]."""
         positive = pairs.positive
         if self.positive_margin_form == "cosface" or self.positive_margin == 0:
             return positive - self.positive_margin
@@ -211,7 +216,10 @@ class InfoNCE(MatrixLoss):
         )
 
     def _combine(self, log_sums: Tensor, any_negative: Tensor) -> Tensor:
-        """log(sum of e^{negative - positive}) per direction [directions, B] and whether there is one -> [B]."""
+        """Combine the directions to the loss of each pair, [B].
+
+        log_sums: [directions, B], log of the sum of e^{negative - positive}; any_negative: [directions, B] bool.
+        """
         if self.partition_mode == "joint":
             log_sums, any_negative = log_sums.logsumexp(dim=0, keepdim=True), any_negative.any(dim=0, keepdim=True)
             count = max(1, len({"query_to_doc", "doc_to_query"}.intersection(self.directions)))
@@ -223,8 +231,8 @@ class InfoNCE(MatrixLoss):
 
 
 @dataclass(frozen=True)
-class Similarities:
-    """Similarities of some pairs' query or document to all queries [Q, dim] or documents [D, dim]."""
+class PairSimilarities:
+    """The similarities of the queries and documents of B pairs to all queries [Q, dim] and documents [D, dim]."""
 
     similarity: Similarity
     queries: Tensor
@@ -234,17 +242,17 @@ class Similarities:
 
     @property
     def positive(self) -> Tensor:
-        """[B]"""
+        """The similarity of each pair's query and document, [B]."""
         return self.similarity.aligned(self.queries[self.query], self.documents[self.document])
 
-    def against_all(self, direction: str) -> Tensor:
-        """[B, Q or D]"""
+    def to_all(self, direction: str) -> Tensor:
+        """Return the similarities of one direction, [B, Q or D]."""
         source, _, target = direction.partition("_to_")
         rows = self.queries[self.query] if source == "query" else self.documents[self.document]
         return self.similarity.matrix(rows, self.queries if target == "query" else self.documents)
 
 
-def limit(positive: Tensor, margin: float, strategy: str) -> Tensor:
-    """[B, 1]: the highest similarity that a negative may have."""
+def max_negative(positive: Tensor, margin: float, strategy: str) -> Tensor:
+    """positive [B], the positives' similarities -> [B, 1], the highest similarity that a negative may have."""
     positive = positive.detach().unsqueeze(1)
     return positive + margin * (positive.abs() if strategy == "relative" else 1)

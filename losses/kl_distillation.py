@@ -8,18 +8,19 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, masked_logits
+from losses.math.checks import check_positive
+from losses.math.masking import masked_logits
 
 
 @dataclass(frozen=True)
 class KLDistillation(ListLoss):
     """T^2 KL(softmax(t / T_teacher) || softmax(s / T)), t the teacher's scores  (Hinton et al. 2015).
 
-    T = temperature, and T_teacher too where `teacher_temperature` is None; T^2 keeps the gradient's size whatever T.
-    sentence-transformers `DistillKLDivLoss`. Labels are not read. Documents without a teacher's score (NaN) take no
-    part; a list is valid with two others.
+    T is `temperature`. T_teacher is `teacher_temperature`, or T if that is None. The factor T^2 makes the size of the
+    gradient independent of T. The same as sentence-transformers `DistillKLDivLoss`. Labels are not read. Padding and
+    documents without a teacher's score (NaN) are left out; a list is valid if two documents remain.
 
-    Use: a teacher's scores in any unit, no labels needed.
+    Use: a teacher's scores on any scale; no labels needed.
     Cost: n.
     """
 
@@ -29,9 +30,9 @@ class KLDistillation(ListLoss):
     teacher_temperature: float | None = None
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
+        check_positive("temperature", self.temperature)
         if self.teacher_temperature is not None:
-            above_zero("teacher_temperature", self.teacher_temperature)
+            check_positive("teacher_temperature", self.teacher_temperature)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""KTO: preferences without pairs, from documents that are liked or not."""
+"""KTO: preferences without pairs, from single documents that are relevant or not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from losses.contracts import ListLoss
 from losses.math.answers import two_token_kl, two_token_log_prob
-from losses.math.masking import above_zero, at_least, at_least_float32
+from losses.math.checks import check_at_least, check_positive
+from losses.math.masking import at_least_float32
 
 
 @dataclass(frozen=True)
 class KTO(ListLoss):
     """lambda_D sigmoid(-beta (u - z0)) of relevant documents, lambda_U sigmoid(-beta (z0 - u)) of the others.
 
-    Ethayarajh et al., arXiv 2402.01306, eq. 7. u = log P("yes") - log P_ref("yes") with P = sigmoid(s), and z0 is the
-    mean KL(P || P_ref) over the documents of the whole global step, a constant for the gradient. The paper estimates z0
-    from mismatched pairs because it cannot sum over completions; over two tokens it is exact, and never negative.
+    Ethayarajh et al., arXiv 2402.01306, eq. 7. u = log P("yes") - log P_ref("yes") with P = sigmoid(s). z0 is the mean
+    KL(P || P_ref) over the documents of the whole global step, a constant for the gradient. The paper estimates z0 from
+    mismatched pairs because it cannot sum over all completions. Over two tokens it is exact, and never negative.
 
-    A list's loss is the mean over its documents, any number and of any labels: relevant is above 0.
+    A list's loss is the mean over its documents; a label above 0 means relevant. Every list with a document is valid.
 
     Use: likes and dislikes without pairs, for scores that are log-odds of "yes".
     Cost: n, and the reference's scores.
@@ -30,8 +31,8 @@ class KTO(ListLoss):
 
     data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
     shift_invariant: ClassVar[bool] = False  # P("yes") is absolute
-    depends_on_other_lists: ClassVar[bool] = True  # by z0
-    saturates: ClassVar[bool] = True  # log P("yes") of an irrelevant document is flat where the model is sure of it
+    depends_on_other_lists: ClassVar[bool] = True  # through z0
+    saturates: ClassVar[bool] = True  # log P("yes") of an irrelevant document is flat if P("yes") is near 1
     differentiable: ClassVar[bool] = False  # z0 changes the value and has no gradient
 
     beta: float = 0.1
@@ -39,9 +40,9 @@ class KTO(ListLoss):
     undesirable_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
-        at_least("desirable_weight", self.desirable_weight, 0.0)
-        at_least("undesirable_weight", self.undesirable_weight, 0.0)
+        check_positive("beta", self.beta)
+        check_at_least("desirable_weight", self.desirable_weight, 0.0)
+        check_at_least("undesirable_weight", self.undesirable_weight, 0.0)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ class KTO(ListLoss):
         yes = torch.ones_like(mask)
         log_ratio = two_token_log_prob(scores, yes) - two_token_log_prob(reference, yes)
         divergence = two_token_kl(scores.detach(), reference)  # 0 at padding
-        baseline = (divergence.sum() / mask.sum().clamp(min=1)).clamp(min=0.0)  # below 0 by rounding only
+        baseline = (divergence.sum() / mask.sum().clamp(min=1)).clamp(min=0.0)  # only rounding makes it negative
         desirable = self.desirable_weight * (self.beta * (baseline - log_ratio)).sigmoid()
         undesirable = self.undesirable_weight * (self.beta * (log_ratio - baseline)).sigmoid()
         values = desirable.where(labels > 0, undesirable).masked_fill(~mask, 0.0)

@@ -1,4 +1,4 @@
-"""The LambdaLoss framework: RankNet's pairs, weighted by what they mean for nDCG at the current ranking."""
+"""The LambdaLoss framework: RankNet's pairs, weighted by their effect on nDCG at the current ranking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, at_least, at_least_float32, one_of
+from losses.math.checks import check_at_least, check_one_of, check_positive
+from losses.math.masking import at_least_float32
 from losses.math.pairs import differences, label_pairs, mean_over_pairs, real_pairs, sum_over_pairs
 from losses.rewards import NDCG
 
@@ -30,9 +31,9 @@ def lambda_loss(
     gain: str = "exponential",
     reduction: str = "sum",
 ) -> tuple[Tensor, Tensor]:
-    """sum over pairs of w_ij softplus(-sigma (s_i - s_j))  (Wang et al. 2018, the LambdaLoss framework).
+    """Return the sum over pairs of w_ij softplus(-sigma (s_i - s_j))  (Wang et al. 2018, the LambdaLoss framework).
 
-    With r the ranks by the current scores (constants), D(r) = 1 / log2(1 + r), G = gain / ideal DCG of the list and
+    r are the ranks by the current scores (constants), D(r) = 1 / log2(1 + r), G = gain / ideal DCG of the list and
     d = |r_i - r_j|:
 
     | scheme | pairs | w_ij |
@@ -46,11 +47,11 @@ def lambda_loss(
         scores, labels, mask (bool): [..., n].
         scheme: one of `SCHEMES`.
         sigma: steepness of the pairs' sigmoid.
-        mu: of ndcg_loss2pp; None: 10.
-        k: nDCG@k. The ideal DCG has k documents, and pairs count of which at least one is among the first k now: a
-            relevant document further below is compared with all of those. None: the whole list.
+        mu: the weight of ndcg_loss2 in ndcg_loss2pp; None: 10.
+        k: the cutoff of nDCG@k. The ideal DCG has k documents, and a pair counts if at least one of its documents is in
+            the current top k: so a relevant document further down is compared with all of those. None: the whole list.
         gain: "exponential" (2^label - 1) or "linear" (the label).
-        reduction: "sum" over the list's pairs (the paper's) or their "mean".
+        reduction: "sum" over the list's pairs (as in the paper) or their "mean".
 
     Returns:
         values [...], natural logarithm, and valid [...] bool: two documents of the list have different labels.
@@ -59,8 +60,8 @@ def lambda_loss(
     ranks = current_ranks(scores, labels, mask)
     pairs = real_pairs(mask) if scheme == "ndcg_loss1" else compared
     if k is not None:
-        first = ranks <= k
-        pairs = pairs & (first.unsqueeze(-1) | first.unsqueeze(-2))
+        in_top_k = ranks <= k
+        pairs = pairs & (in_top_k.unsqueeze(-1) | in_top_k.unsqueeze(-2))
     losses = -F.logsigmoid(sigma * differences(scores, mask))
     gains = NDCG(k=k, gain=gain).gains(labels, mask).to(losses.dtype)
     weights = _pair_weights(scheme, ranks, gains, DEFAULT_MU if mu is None else mu)
@@ -69,10 +70,10 @@ def lambda_loss(
 
 
 def current_ranks(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """[..., n] ranks from 1 by descending score, padding last.
+    """Return [..., n], the ranks from 1 by descending score, padding last. scores, labels, mask: [..., n].
 
-    Of equal scores the less relevant document comes first: a tie counts as misordered wherever the documents stand in
-    the batch, and a model that gives all the same score still learns.
+    Among equal scores the less relevant document comes first. So a tie counts as misordered, whatever the order of the
+    documents in the batch, and a model that gives all documents the same score still learns.
     """
     scores = at_least_float32(scores.detach()).masked_fill(~mask, -torch.inf)
     by_label = at_least_float32(labels).masked_fill(~mask, torch.inf).argsort(dim=-1, stable=True)
@@ -81,7 +82,7 @@ def current_ranks(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def _pair_weights(scheme: str, ranks: Tensor, gains: Tensor, mu: float) -> Tensor:
-    """[..., n, n] (or [..., n, 1]) from ranks and normalised gains [..., n]."""
+    """Return the weights [..., n, n] (or [..., n, 1]) of pairs, from ranks and normalised gains [..., n]."""
 
     def discount(ranks: Tensor) -> Tensor:
         return 1 / torch.log2(1 + ranks.to(gains.dtype))
@@ -115,16 +116,16 @@ class LambdaLoss(ListLoss):
     reduction: str = "sum"
 
     def __post_init__(self) -> None:
-        one_of("scheme", self.scheme, SCHEMES)
-        above_zero("sigma", self.sigma)
+        check_one_of("scheme", self.scheme, SCHEMES)
+        check_positive("sigma", self.sigma)
         if self.mu is not None:
-            at_least("mu", self.mu, 0)
+            check_at_least("mu", self.mu, 0)
             if self.scheme != "ndcg_loss2pp":
                 raise ValueError(f"mu={self.mu} belongs to scheme='ndcg_loss2pp', not {self.scheme!r}: leave it out")
         if self.k is not None:
-            at_least("k", self.k, 1)
-        one_of("gain", self.gain, ("linear", "exponential"))
-        one_of("reduction", self.reduction, ("sum", "mean"))
+            check_at_least("k", self.k, 1)
+        check_one_of("gain", self.gain, ("linear", "exponential"))
+        check_one_of("reduction", self.reduction, ("sum", "mean"))
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""

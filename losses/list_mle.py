@@ -1,4 +1,4 @@
-"""ListMLE: the likelihood of the ranking by labels under Plackett-Luce, every position alike or the first ones more."""
+"""ListMLE: the likelihood of the ranking by labels under Plackett-Luce, with equal or position-aware weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, at_least, at_least_float32, one_of
+from losses.math.checks import check_at_least, check_one_of, check_positive
+from losses.math.masking import at_least_float32
 from losses.math.pairs import label_pairs
-from losses.math.plackett_luce import place, position_distributions
+from losses.math.plackett_luce import gather_ranked, position_distributions
 
 POSITION_WEIGHTS = ("uniform", "exponential")
 
@@ -25,13 +26,13 @@ def list_mle(
     temperature: float = 1.0,
     position_weights: str = "uniform",
 ) -> tuple[Tensor, Tensor]:
-    """-sum_j w_j log P(y_j | y_<j), the mean over rankings y by descending label that differ in the order of ties.
+    """Return -sum_j w_j log P(y_j | y_<j), the mean over m rankings by descending label with random orders of ties.
 
     P(y_j | y_<j) = exp(s_{y_j} / T) / sum_{x >= j} exp(s_{y_x} / T)  (Xia et al. 2008).
 
     Args:
         scores, labels, mask (bool): [..., n].
-        tie_breaks: [..., m, n], m orders of documents of one label: the smallest value first (`draw_tie_breaks`).
+        tie_breaks: [..., m, n], m orders of the documents of equal label: the smallest value first (`draw_tie_breaks`).
         temperature: scores are divided by it.
         position_weights: "uniform", w_j = 1; "exponential", w_j = 2^(n - j) - 1 over their sum, n the number of the
             list's documents (p-ListMLE, Lan et al. 2014; normalised as in sentence-transformers).
@@ -41,53 +42,55 @@ def list_mle(
     """
     by_label = at_least_float32(labels).masked_fill(~mask, -torch.inf)
     shuffled = tie_breaks.argsort(dim=-1)
-    order = place(by_label, shuffled).argsort(dim=-1, descending=True, stable=True)
+    order = gather_ranked(by_label, shuffled).argsort(dim=-1, descending=True, stable=True)
     rankings = shuffled.gather(-1, order)
     log_probs = position_distributions(scores, mask, rankings, temperature=temperature).log_probs
     if position_weights == "exponential":
-        log_probs = log_probs * _exponential_weights(mask, log_probs)
+        log_probs = log_probs * _exponential_weights(mask, log_probs.dtype)
     valid = label_pairs(labels, mask).any(dim=-1).any(dim=-1)
     return -log_probs.sum(dim=-1).mean(dim=-1), valid
 
 
-def _exponential_weights(mask: Tensor, like: Tensor) -> Tensor:
-    """[..., 1, n]: 2^(n - j) - 1 over their sum, all divided by 2^n: no power overflows, however long the list."""
-    number = mask.sum(dim=-1, keepdim=True).unsqueeze(-1)
+def _exponential_weights(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return [..., 1, n]: 2^(n - j) - 1, normalised to sum 1, and divided by 2^n first so that nothing overflows."""
+    num_documents = mask.sum(dim=-1, keepdim=True).unsqueeze(-1)
     positions = torch.arange(1, mask.shape[-1] + 1, device=mask.device)
-    weights = torch.exp2(-positions.to(like.dtype)) - torch.exp2(-number.to(like.dtype))
+    weights = torch.exp2(-positions.to(dtype)) - torch.exp2(-num_documents.to(dtype))
     weights = weights.clamp(min=0)  # positions beyond the list's documents
-    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(like.dtype).tiny)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
 
 
 def draw_tie_breaks(document_hashes: Tensor, *, seed: int, step: int, num_draws: int) -> Tensor:
-    """Random numbers [..., m, n] int64 that are functions of (seed, step, draw, document key [..., n]) alone.
+    """Return random numbers [..., m, n] int64 that depend only on (seed, step, draw, document hash).
 
-    So a resumed run and every rank draw the same, and the order of the documents, padding and the other lists change
-    nothing. Documents of equal text keep the order in which they come: their scores are equal too.
+    So a resumed run and every rank draw the same numbers, and the order of the documents, padding and the other lists
+    change nothing. Documents of equal text keep their order in the list: their scores are equal too.
+
+    document_hashes: [..., n] int64; num_draws: m.
     """
     draws = torch.arange(num_draws, device=document_hashes.device).unsqueeze(-1)
-    stream = _mix(_mix(_mix(torch.full_like(draws, seed)) + step) + draws)
-    return _mix(document_hashes.unsqueeze(-2) ^ stream)
+    stream = _splitmix64(_splitmix64(_splitmix64(torch.full_like(draws, seed)) + step) + draws)
+    return _splitmix64(document_hashes.unsqueeze(-2) ^ stream)
 
 
-def _mix(values: Tensor) -> Tensor:
-    """The SplitMix64 generator's output function on int64, whose arithmetic wraps (Steele et al. 2014, fig. 17)."""
+def _splitmix64(values: Tensor) -> Tensor:
+    """Apply the output function of SplitMix64 to int64 values, whose arithmetic wraps (Steele et al. 2014, fig. 17)."""
 
-    def shifted(values: Tensor, bits: int) -> Tensor:
+    def shift_right(values: Tensor, bits: int) -> Tensor:
         return (values >> bits) & ((1 << (64 - bits)) - 1)  # `>>` alone would repeat the sign
 
     values = values + (0x9E3779B97F4A7C15 - 2**64)
-    values = (values ^ shifted(values, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    values = (values ^ shifted(values, 27)) * (0x94D049BB133111EB - 2**64)
-    return values ^ shifted(values, 31)
+    values = (values ^ shift_right(values, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    values = (values ^ shift_right(values, 27)) * (0x94D049BB133111EB - 2**64)
+    return values ^ shift_right(values, 31)
 
 
 @dataclass(frozen=True)
 class ListMLE(ListLoss):
-    """`list_mle`, with ties ordered at random, anew at every step; `num_draws` orders are averaged.
+    """`list_mle` as a training loss: ties are ordered at random at every step, and `num_draws` orders are averaged.
 
-    For two documents it is RankNet. With few grades most of a ranking is ties: each draw then asks for an order that
-    the labels do not have, which in the mean draws their scores together.
+    For two documents it equals RankNet. With few grades, most of a ranking is ties: each draw then teaches an order
+    that the labels do not have, and on average this pulls the scores of equal labels together.
 
     Cost: num_draws n log n.
     """
@@ -97,9 +100,9 @@ class ListMLE(ListLoss):
     position_weights: str = "uniform"
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
-        at_least("num_draws", self.num_draws, 1)
-        one_of("position_weights", self.position_weights, POSITION_WEIGHTS)
+        check_positive("temperature", self.temperature)
+        check_at_least("num_draws", self.num_draws, 1)
+        check_one_of("position_weights", self.position_weights, POSITION_WEIGHTS)
 
     @property
     def inputs(self) -> tuple[str, ...]:

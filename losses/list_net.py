@@ -1,4 +1,4 @@
-"""ListNet: the softmax of the scores towards that of the labels."""
+"""ListNet: the cross-entropy between the softmax of the labels and that of the scores."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, masked_logits
+from losses.math.checks import check_positive
+from losses.math.masking import masked_logits
 
 
 @dataclass(frozen=True)
 class ListNet(ListLoss):
     """-sum_i softmax(y / label_temperature)_i log softmax(s / temperature)_i  (Cao et al. 2007, the top-1 case).
 
-    A low `label_temperature` sharpens the target: at 1 a document of label 1 gets only e times the probability of one
-    of label 0. Equal labels ask for equal scores, so every list of two documents or more is valid.
+    A low `label_temperature` sharpens the target: at 1, a document of label 1 has only e times the probability of one
+    of label 0. Padding has probability 0. Equal labels teach equal scores, so every list of two documents or more is
+    valid.
 
-    Use: graded labels as a distribution over the list, each grade a share.
+    Use: graded labels as a probability distribution over the list.
     Cost: n.
     """
 
@@ -28,8 +30,8 @@ class ListNet(ListLoss):
     label_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
-        above_zero("label_temperature", self.label_temperature)
+        check_positive("temperature", self.temperature)
+        check_positive("label_temperature", self.label_temperature)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""

@@ -1,4 +1,4 @@
-"""Preferences over whole lists: listwise losses of h = beta (s - r), where r are the frozen reference's scores."""
+"""Preferences over whole lists: listwise losses of h = beta (s - r), r the scores of the frozen reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from losses.contracts import ListLoss
 from losses.lambda_loss import lambda_loss
 from losses.list_mle import draw_tie_breaks, list_mle
-from losses.math.masking import above_zero, at_least, one_of
+from losses.math.checks import check_at_least, check_one_of, check_positive
 from losses.preference import log_ratios
 
 
@@ -18,10 +18,11 @@ from losses.preference import log_ratios
 class PLDPO(ListLoss):
     """-log P(ranking by labels) under Plackett-Luce with the logits h: ListMLE of h.
 
-    DPO of rankings (Rafailov et al., arXiv 2305.18290, appendix A.3); of two documents, DPO. Ties of the labels are
-    ordered at random, anew at every step, and `num_draws` orders averaged.
+    This is DPO for rankings (Rafailov et al., arXiv 2305.18290, appendix A.3); for two documents it equals DPO. Ties of
+    the labels are ordered at random at every step, and `num_draws` orders are averaged. A list is valid if two
+    documents have different labels.
 
-    Use: DPO of whole graded lists.
+    Use: DPO for whole graded lists.
     Cost: num_draws n log n, and the reference's scores.
     Source: Rafailov et al. 2023, arXiv 2305.18290, appendix A.3.
     """
@@ -30,8 +31,8 @@ class PLDPO(ListLoss):
     num_draws: int = 1
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
-        at_least("num_draws", self.num_draws, 1)
+        check_positive("beta", self.beta)
+        check_at_least("num_draws", self.num_draws, 1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -51,9 +52,10 @@ class LiPOLambda(ListLoss):
     """sum_{y_i > y_j} abs(G_i - G_j) abs(D(r_i) - D(r_j)) softplus(-(h_i - h_j)): LambdaRank of h.
 
     LiPO-lambda (Liu et al., arXiv 2402.01878). r are the ranks by h, constants; D(r) = 1 / log2(1 + r). The gains G are
-    divided by the list's ideal DCG, which the paper does not do: so every list weighs alike, whatever its grades.
+    divided by the list's ideal DCG, which the paper does not do: so every list has the same weight, whatever its
+    grades. A list is valid if two documents have different labels.
 
-    Use: graded preferences where the top of the list matters most, on top of a trained model.
+    Use: graded preferences if the top of the list matters most, starting from a trained model.
     Cost: n^2, and the reference's scores.
     Source: Liu et al. 2024, arXiv 2402.01878.
     """
@@ -63,10 +65,10 @@ class LiPOLambda(ListLoss):
     gain: str = "exponential"
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
+        check_positive("beta", self.beta)
         if self.k is not None:
-            at_least("k", self.k, 1)
-        one_of("gain", self.gain, ("linear", "exponential"))
+            check_at_least("k", self.k, 1)
+        check_one_of("gain", self.gain, ("linear", "exponential"))
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""MarginMSE: a teacher's margins between documents, distilled."""
+"""MarginMSE: distillation of a teacher's score margins between documents."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from losses.math.pairs import differences, label_pairs, mean_over_pairs
 class MarginMSE(ListLoss):
     """mean_{y_i > y_j} ((s_i - s_j) - (t_i - t_j))^2, t the teacher's scores  (Hofstätter et al. 2020).
 
-    Every relevant document against all that are less relevant; sentence-transformers `MarginMSELoss` has one positive.
-    Student and teacher score in the same unit: a bi-encoder's is its similarity times its scale. Documents without a
-    teacher's score (NaN) take no part; a list is valid where two others differ in label. Memory n^2 a list.
+    Each document is compared with all less relevant ones; sentence-transformers `MarginMSELoss` has one positive. The
+    scores of student and teacher must have the same scale; a bi-encoder's score is its similarity times its `scale`.
+    Padding and documents without a teacher's score (NaN) are left out; a list is valid if two of the others have
+    different labels. Memory n^2 per list.
 
-    Use: a teacher's scores in the student's unit: a cross-encoder's for a bi-encoder.
+    Use: a teacher's scores on the student's scale, such as a cross-encoder's for a bi-encoder.
     Cost: n^2.
     """
 

@@ -1,4 +1,4 @@
-"""NeuralNDCG: NDCG of the gains that a relaxed sort puts in order."""
+"""NeuralNDCG: nDCG of the gains in the order of a relaxed sort."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, at_least
+from losses.math.checks import check_at_least, check_positive
 from losses.math.neural_sort import neural_sort, sinkhorn
 from losses.math.pairs import label_pairs
 from losses.rewards import NDCG
@@ -18,12 +18,13 @@ from losses.rewards import NDCG
 class NeuralNDCG(ListLoss):
     """-sum_{r<=k} (P gain)_r / log2(1 + r) / IDCG@k, P the Sinkhorn-scaled NeuralSort of the scores.
 
-    Pobrotyn and Białobrzeski 2021, the deterministic variant; -NDCG@k as temperature -> 0. The number of iterations is
-    fixed, where allRank stops once the whole batch has converged: so no list depends on the others. 50 (allRank's most)
-    leave a list of 64 with columns that sum to 1 within 6e-3. With none, this is PiRank without straight-through
-    gradients. A list is valid where two documents differ in label. Memory n^2 num_sinkhorn_iterations a list.
+    Pobrotyn and Białobrzeski 2021, the deterministic variant. As temperature -> 0 it becomes -NDCG@k. The number of
+    iterations is fixed, so that no list depends on the others; allRank stops when the whole batch has converged. After
+    50 iterations (allRank's maximum), the columns of a list of 64 sum to 1 within 6e-3. With 0 iterations, this is
+    PiRank without straight-through gradients. A list is valid if two documents have different labels. Memory
+    n^2 num_sinkhorn_iterations per list.
 
-    Use: a smooth nDCG at a cutoff, after a warm start; the dearest of this family.
+    Use: a smooth nDCG at a cutoff, after a warm start; the most expensive loss of this family.
     Cost: n^2 times the Sinkhorn iterations.
     Source: Pobrotyn and Białobrzeski 2021, arXiv 2102.07831; allRank, the deterministic variant.
     """
@@ -36,8 +37,8 @@ class NeuralNDCG(ListLoss):
     num_sinkhorn_iterations: int = 50
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
-        at_least("num_sinkhorn_iterations", self.num_sinkhorn_iterations, 0)
+        check_positive("temperature", self.temperature)
+        check_at_least("num_sinkhorn_iterations", self.num_sinkhorn_iterations, 0)
         NDCG(self.k, self.gain)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

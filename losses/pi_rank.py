@@ -1,4 +1,4 @@
-"""PiRank: NDCG of the hard ranking, with the gradient of a relaxed sort."""
+"""PiRank: nDCG of the hard ranking, with the gradient of a relaxed sort."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero
+from losses.math.checks import check_positive
 from losses.math.neural_sort import hard_sort, neural_sort
 from losses.math.pairs import label_pairs
 from losses.rewards import NDCG
@@ -16,12 +16,13 @@ from losses.rewards import NDCG
 
 @dataclass(frozen=True)
 class PiRank(ListLoss):
-    """-sum_{r<=k} (P gain)_r / log2(1 + r) / IDCG@k, P the top k rows of the sort: hard forwards, NeuralSort backwards.
+    """-sum_{r<=k} (P gain)_r / log2(1 + r) / IDCG@k, P the top k rows of the sort: hard forward, NeuralSort backward.
 
-    Swezey et al. 2021, depth 1, straight-through (`ste` of their code). The value is -NDCG@k itself, the mean over the
-    orders of ties; the gradient is that of the relaxation at `temperature`. NDCG is that of each list, where their code
-    divides sums over the batch; the value is theirs minus 1. `NeuralNDCG` with num_sinkhorn_iterations 0 is the
-    relaxation in both directions. A list is valid where two documents differ in label. Memory n^2 (the distances).
+    Swezey et al. 2021, depth 1, straight-through (`ste` in their code). The value is exactly -NDCG@k, the mean over the
+    orders of ties; the gradient is that of the relaxation at `temperature`. NDCG is computed per list, while their code
+    divides sums over the batch; the value is theirs minus 1. `NeuralNDCG` with num_sinkhorn_iterations 0 uses the
+    relaxation in forward and backward. A list is valid if two documents have different labels. Memory n^2 per list (the
+    distances).
 
     Use: nDCG at a cutoff as the loss value, with the relaxation's gradient.
     Cost: n^2.
@@ -35,7 +36,7 @@ class PiRank(ListLoss):
     gain: str = "exponential"
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
+        check_positive("temperature", self.temperature)
         NDCG(self.k, self.gain)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:

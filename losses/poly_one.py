@@ -1,4 +1,4 @@
-"""Poly-1: the softmax cross-entropy with the first term of its polynomial expansion weighted up."""
+"""Poly-1: softmax cross-entropy with more weight on the first term of its polynomial expansion."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, finite, masked_logits
+from losses.math.checks import check_finite, check_positive
+from losses.math.masking import masked_logits
 
 
 @dataclass(frozen=True)
 class PolyOne(ListLoss):
     """-sum_i y_i log p_i + epsilon (1 - p_t), with p = softmax(s / temperature) and p_t = sum_i y_i p_i / sum_i y_i.
 
-    Leng et al., arXiv 2204.12511; graded labels as rax's `poly1_softmax_loss`. epsilon 0 is the softmax
-    cross-entropy. A list is valid where a label is above 0.
+    Leng et al., arXiv 2204.12511; graded labels as in rax's `poly1_softmax_loss`. With epsilon 0 it is softmax
+    cross-entropy. Padding has probability 0. A list is valid if a label is above 0.
 
-    Use: softmax cross-entropy that goes on learning from relevant documents of high probability.
+    Use: softmax cross-entropy that also learns from relevant documents that already have a high probability.
     Cost: n.
     Source: Leng et al. 2022, arXiv 2204.12511; rax `poly1_softmax_loss`.
     """
@@ -29,8 +30,8 @@ class PolyOne(ListLoss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        finite("epsilon", self.epsilon)
-        above_zero("temperature", self.temperature)
+        check_finite("epsilon", self.epsilon)
+        check_positive("temperature", self.temperature)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""

@@ -1,10 +1,11 @@
-"""Preferences between two documents: Bradley-Terry, DPO and its relatives, SimPO and ORPO.
+"""Preferences between two documents: Bradley-Terry, DPO and its variants, SimPO and ORPO.
 
-A preference is a pair y_i > y_j of one list: chosen and rejected are a list of two documents, labels 1 and 0. Longer
-lists and graded ones compare all such pairs; a list's loss is their mean, and a list without a pair does not count.
+A preference is a pair y_i > y_j of one list: chosen and rejected are a list of two documents with labels 1 and 0. In
+longer or graded lists all such pairs are compared. A list's loss is the mean over its pairs; a list without a pair is
+not valid. Padding is in no pair.
 
-A reranker's score is its log-odds of "yes", so the policy's log-ratio of i to j is s_i - s_j and the partition function
-cancels. Losses with a reference r act on the difference of the implicit rewards h = beta (s - r):
+A reranker's score is its log-odds of "yes". So the policy's log-ratio of i to j is s_i - s_j, and the partition
+function cancels. Losses with a reference r use the difference of the implicit rewards h = beta (s - r):
 
     Delta = beta ((s_i - s_j) - (r_i - r_j))
 """
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, at_least, at_least_float32, finite
+from losses.math.checks import check_at_least, check_finite, check_positive
+from losses.math.masking import at_least_float32
 from losses.math.pairs import differences, label_pairs, mean_over_pairs
 
 
@@ -27,22 +29,25 @@ class PairLoss(ListLoss):
     """A function of the difference of two scores, averaged over the pairs y_i > y_j of the list."""
 
     @abstractmethod
-    def of_margins(self, margins: Tensor) -> Tensor:
-        """The loss of each pair, elementwise: margins s_i - s_j."""
+    def pair_losses(self, margins: Tensor) -> Tensor:
+        """margins s_i - s_j, any shape -> the loss of each pair, elementwise."""
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""
-        return mean_over_pairs(self.of_margins(differences(scores, mask)), label_pairs(labels, mask))
+        return mean_over_pairs(self.pair_losses(differences(scores, mask)), label_pairs(labels, mask))
 
 
 @dataclass(frozen=True)
 class ReferencePairLoss(PairLoss):
-    """A `PairLoss` of the log-ratios to a frozen reference, s - r in place of s. beta: how dear leaving it is."""
+    """A `PairLoss` of the log-ratios to a frozen reference: s - r in place of s.
+
+    beta: the strength of the constraint to the reference; the higher, the closer the model stays to it.
+    """
 
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
+        check_positive("beta", self.beta)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -54,7 +59,7 @@ class ReferencePairLoss(PairLoss):
 
 
 def log_ratios(scores: Tensor, reference_scores: Tensor) -> Tensor:
-    """s - r in float32 at least; the reference is a constant. [..., n], any value at padding."""
+    """Return s - r, [..., n], at least float32. The reference is a constant. Padding may have any value."""
     return at_least_float32(scores) - at_least_float32(reference_scores.detach())
 
 
@@ -62,18 +67,18 @@ def log_ratios(scores: Tensor, reference_scores: Tensor) -> Tensor:
 class BradleyTerry(PairLoss):
     """-logsigmoid(s_i - s_j - margin)  (Bradley and Terry 1952; the margin as in Llama 2, arXiv 2307.09288, eq. 2).
 
-    At margin 0 this is RankNet with sigma 1.
+    At margin 0 this equals RankNet with sigma 1.
 
-    Use: preference pairs without a reference; `margin` asks for a lead.
+    Use: preference pairs without a reference; `margin` is the score difference to reach.
     Cost: n^2.
     """
 
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        finite("margin", self.margin)
+        check_finite("margin", self.margin)
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         return -F.logsigmoid(margins - self.margin)
 
 
@@ -81,11 +86,11 @@ class BradleyTerry(PairLoss):
 class DPO(ReferencePairLoss):
     """-logsigmoid(Delta)  (Rafailov et al., arXiv 2305.18290, eq. 7; TRL's `sigmoid`).
 
-    Use: preferences on top of a trained model that is not to be left far behind.
+    Use: preferences, starting from a trained model from which the new one should not move far away.
     Cost: n^2, and the reference's scores.
     """
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         return -F.logsigmoid(self.beta * margins)
 
 
@@ -93,9 +98,9 @@ class DPO(ReferencePairLoss):
 class ConservativeDPO(ReferencePairLoss):
     """-(1 - e) logsigmoid(Delta) - e logsigmoid(-Delta), e = label_smoothing  (cDPO; Mitchell 2023).
 
-    The share e of the preferences is taken to be flipped; the minimum lies at Delta = log((1 - e) / e).
+    A fraction e of the preferences is assumed to be flipped. The minimum is at Delta = log((1 - e) / e).
 
-    Use: DPO where some preferences may be wrong: the lead stays finite.
+    Use: DPO if some preferences may be wrong: the score difference stays finite.
     Cost: n^2, and the reference's scores.
     Source: cDPO, Mitchell 2023.
     """
@@ -106,7 +111,7 @@ class ConservativeDPO(ReferencePairLoss):
         super().__post_init__()
         check_label_smoothing(self.label_smoothing)
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         delta, flipped = self.beta * margins, self.label_smoothing
         return -(1 - flipped) * F.logsigmoid(delta) - flipped * F.logsigmoid(-delta)
 
@@ -115,10 +120,11 @@ class ConservativeDPO(ReferencePairLoss):
 class RobustDPO(ReferencePairLoss):
     """[-(1 - e) logsigmoid(Delta) + e logsigmoid(-Delta)] / (1 - 2 e), e = label_smoothing.
 
-    Chowdhury et al., arXiv 2403.00409; TRL's `robust`. Its expectation over preferences flipped with probability e is
-    the DPO loss of the true ones. Not bounded below: it falls by e / (1 - 2 e) per unit of a large Delta.
+    Chowdhury et al., arXiv 2403.00409; TRL's `robust`. If preferences are flipped with probability e, its expectation
+    is the DPO loss of the true preferences. It is not bounded below: it falls by e / (1 - 2 e) per unit of a large
+    Delta.
 
-    Use: DPO where a known share of the preferences is wrong.
+    Use: DPO if a known fraction of the preferences is wrong.
     Cost: n^2, and the reference's scores.
     Source: Chowdhury et al. 2024, arXiv 2403.00409; TRL's `robust`.
     """
@@ -129,7 +135,7 @@ class RobustDPO(ReferencePairLoss):
         super().__post_init__()
         check_label_smoothing(self.label_smoothing)
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         delta, flipped = self.beta * margins, self.label_smoothing
         return (flipped * F.logsigmoid(-delta) - (1 - flipped) * F.logsigmoid(delta)) / (1 - 2 * flipped)
 
@@ -138,13 +144,13 @@ class RobustDPO(ReferencePairLoss):
 class IPO(ReferencePairLoss):
     """(Delta / beta - 1 / (2 beta))^2  (Azar et al., arXiv 2310.12036, eq. 17; TRL's `ipo`).
 
-    The log-ratio itself is drawn to 1 / (2 beta): preferences that never fail do not drive the scores to infinity.
+    The target of the log-ratio is 1 / (2 beta): so preferences without exceptions do not drive the scores to infinity.
 
-    Use: preferences that never contradict each other, under which DPO would drive the scores apart for ever.
+    Use: preferences that never contradict each other, for which DPO would push the scores apart without limit.
     Cost: n^2, and the reference's scores.
     """
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         return (margins - 1 / (2 * self.beta)).square()
 
 
@@ -152,11 +158,11 @@ class IPO(ReferencePairLoss):
 class Hinge(ReferencePairLoss):
     """relu(1 - Delta)  (SLiC, arXiv 2305.10425, on implicit rewards as in RSO, arXiv 2309.06657; TRL's `hinge`).
 
-    Use: DPO that leaves pairs alone once their lead is 1 / beta.
+    Use: DPO that no longer trains a pair once its log-ratio reaches 1 / beta.
     Cost: n^2, and the reference's scores.
     """
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         return (1 - self.beta * margins).relu()
 
 
@@ -164,9 +170,9 @@ class Hinge(ReferencePairLoss):
 class SimPO(PairLoss):
     """-logsigmoid(beta (s_i - s_j) - gamma)  (Meng et al., arXiv 2405.14734, eq. 6). Without a reference.
 
-    gamma is TRL's `simpo_gamma`; the paper's code gives gamma / beta, 0.5 by default.
+    gamma is TRL's `simpo_gamma`; the option of the paper's code is gamma / beta, 0.5 by default.
 
-    Use: preferences without a reference, with a target for the lead.
+    Use: preferences without a reference, with a target for the score difference.
     Cost: n^2.
     """
 
@@ -174,10 +180,10 @@ class SimPO(PairLoss):
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
-        finite("gamma", self.gamma)
+        check_positive("beta", self.beta)
+        check_finite("gamma", self.gamma)
 
-    def of_margins(self, margins: Tensor) -> Tensor:
+    def pair_losses(self, margins: Tensor) -> Tensor:
         return -F.logsigmoid(self.beta * margins - self.gamma)
 
 
@@ -185,10 +191,10 @@ class SimPO(PairLoss):
 class ORPO(ListLoss):
     """-logsigmoid(s_i) - beta logsigmoid(s_i - s_j)  (Hong et al., arXiv 2403.07691, eq. 6). Without a reference.
 
-    P("yes") = sigmoid(s) has the odds e^s: the log odds ratio of chosen and rejected is s_i - s_j, and the likelihood
-    of the chosen one is a logistic loss. beta is the paper's lambda, by TRL's name.
+    P("yes") = sigmoid(s) has the odds e^s. So the log odds ratio of chosen and rejected is s_i - s_j, and the negative
+    log-likelihood of the chosen document is a logistic loss. beta is the paper's lambda, with TRL's name.
 
-    Use: preferences and supervision at once, without a reference, for scores that are log-odds of "yes".
+    Use: preferences and supervision together, without a reference, for scores that are log-odds of "yes".
     Cost: n^2.
     """
 
@@ -197,7 +203,7 @@ class ORPO(ListLoss):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        above_zero("beta", self.beta)
+        check_positive("beta", self.beta)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores (log-odds of "yes"), labels, mask: [..., n] -> values [...], valid [...] bool."""
@@ -208,7 +214,7 @@ class ORPO(ListLoss):
 
 
 def check_label_smoothing(value: float) -> None:
-    """Raise ValueError outside [0, 0.5): from there on the preferences would say nothing, or the opposite."""
-    at_least("label_smoothing", value, 0.0)
+    """Raise ValueError outside [0, 0.5): from 0.5 on, preferences would carry no information or the opposite one."""
+    check_at_least("label_smoothing", value, 0.0)
     if value >= 0.5:
-        raise ValueError(f"label_smoothing must be below 0.5, the share of flipped preferences, got {value}")
+        raise ValueError(f"label_smoothing must be below 0.5, the fraction of flipped preferences, got {value}")

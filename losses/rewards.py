@@ -1,13 +1,13 @@
-"""Rewards of sampled rankings: the metrics of record, position by position.
+"""Rewards of sampled rankings: nDCG, MRR, MAP and recall, in total and position by position.
 
-A reward is any callable (rankings [..., G, k], labels [..., n], mask [..., n]) -> [..., G]. The ones here also have
-`per_position` -> [..., G, k], an additive decomposition in which position j's part depends on y_<=j alone: what
-reward-to-go needs; NDCG and Recall are even gains of documents times discounts of positions (`DiscountedMetric`):
-what PL-Rank-2 needs.
+A reward is any callable (rankings [..., G, k], labels [..., n], mask [..., n]) -> [..., G]. The rewards here also have
+a method `per_position` -> [..., G, k]: an additive decomposition in which the part of position j depends on y_<=j only.
+Reward-to-go needs it. NDCG and Recall are a gain of the document times a discount of the position (`DiscountedMetric`).
+PL-Rank-2 needs that.
 
-All count relevance within the candidate list (ideal ranking, number of relevant documents), equal `ir_measures` on it
-(tested), and give 0 to a list without relevant documents. Positions beyond the rankings' k are not read. Labels at
-padding are ignored; documents with a label above 0 are relevant.
+All compute the ideal ranking and the number of relevant documents within the candidate list. On it they equal
+`ir_measures` (tested), and a list without relevant documents has the reward 0. Positions beyond the rankings' k are not
+read. Labels at padding are ignored; documents with a label above 0 are relevant.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from losses.math.masking import at_least, one_of
-from losses.math.plackett_luce import place
+from losses.math.checks import check_at_least, check_one_of
+from losses.math.plackett_luce import gather_ranked
 
 Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def reward_name(reward: Reward) -> str:
-    """A name for logs: the reward's `name`, else the function's (also of a `partial`) or the class's."""
+    """Return a name for logs: the reward's `name`, else the name of the function (also in a `partial`) or class."""
     function = getattr(reward, "func", reward)
     return str(getattr(reward, "name", None) or getattr(function, "__name__", None) or type(reward).__name__)
 
 
 def _ranks(rankings: Tensor) -> Tensor:
-    """1, 2, ... along the last axis."""
+    """Return 1, 2, ... along the last axis."""
     return torch.arange(1, rankings.shape[-1] + 1, device=rankings.device)
 
 
 def _up_to(k: int | None, rankings: Tensor) -> Tensor:
-    """[positions] float32: 1 up to position k (None: everywhere), 0 beyond."""
+    """Return [positions] float32: 1 up to position k (None: everywhere), 0 beyond."""
     ranks = _ranks(rankings)
     return (torch.ones_like(ranks) if k is None else ranks <= k).float()
 
@@ -49,7 +49,7 @@ def _relevant(labels: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _RankingMetric(ABC):
-    """What all share: the cutoff k (None: the whole list), the name, and the sum over positions."""
+    """A metric with a cutoff k (None: the whole list) and a name; the sum over positions."""
 
     metric: ClassVar[str]
 
@@ -57,42 +57,43 @@ class _RankingMetric(ABC):
 
     def __post_init__(self) -> None:
         if self.k is not None:
-            at_least(f"{type(self).__name__}.k", self.k, 1)
+            check_at_least(f"{type(self).__name__}.k", self.k, 1)
 
     @property
     def name(self) -> str:
-        """As `ir_measures` writes it, for example nDCG@10."""
+        """The name in `ir_measures`, for example nDCG@10."""
         return self.metric if self.k is None else f"{self.metric}@{self.k}"
 
     @abstractmethod
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """[..., G, k], [..., n], [..., n] -> [..., G, k], each position's part of the metric."""
+        """rankings [..., G, k], labels [..., n], mask [..., n] -> [..., G, k], each position's part of the metric."""
 
     def __call__(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """[..., G, k], [..., n], [..., n] -> [..., G], the metric of every ranking."""
+        """rankings [..., G, k], labels [..., n], mask [..., n] -> [..., G], the metric of every ranking."""
         return self.per_position(rankings, labels, mask).sum(dim=-1)
 
 
 class DiscountedMetric(_RankingMetric):
-    """sum_j discount_j gain(y_j): a weight of the position times a gain of the document."""
+    """The sum_j discount_j gain(y_j): a discount of the position times a gain of the document."""
 
     @abstractmethod
     def discounts(self, rankings: Tensor) -> Tensor:
-        """[positions] for rankings [..., positions], 0 beyond the cutoff."""
+        """rankings [..., positions] -> [positions], 0 beyond the cutoff."""
 
     @abstractmethod
     def gains(self, labels: Tensor, mask: Tensor) -> Tensor:
-        """[..., n], normalised per list, 0 at padding."""
+        """labels, mask [..., n] -> [..., n], normalised per list, 0 at padding."""
 
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        return place(self.gains(labels, mask), rankings) * self.discounts(rankings)
+        return gather_ranked(self.gains(labels, mask), rankings) * self.discounts(rankings)
 
 
 @dataclass(frozen=True)
 class NDCG(DiscountedMetric):
-    """sum_{j<=k} gain(y_j) / log2(1 + j), over the same of the ideal ranking (Järvelin and Kekäläinen 2002).
+    """nDCG@k: sum_{j<=k} gain(y_j) / log2(1 + j), divided by the same sum for the ideal ranking.
 
-    gain: "linear" (the label, as trec_eval and the evaluation) or "exponential" (2^label - 1, as LambdaRank).
+    Järvelin and Kekäläinen 2002. gain: "linear" (the label, as in trec_eval and in this project's evaluation) or
+    "exponential" (2^label - 1, as in LambdaRank).
     """
 
     metric: ClassVar[str] = "nDCG"
@@ -102,7 +103,7 @@ class NDCG(DiscountedMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("NDCG.gain", self.gain, ("linear", "exponential"))
+        check_one_of("NDCG.gain", self.gain, ("linear", "exponential"))
 
     def discounts(self, rankings: Tensor) -> Tensor:
         return _up_to(self.k, rankings) / torch.log2(_ranks(rankings) + 1.0)
@@ -117,7 +118,7 @@ class NDCG(DiscountedMetric):
 
 @dataclass(frozen=True)
 class Recall(DiscountedMetric):
-    """Relevant documents in the top k over the relevant documents of the list."""
+    """Recall@k: the relevant documents in the top k, divided by the relevant documents of the list."""
 
     metric: ClassVar[str] = "R"
 
@@ -133,42 +134,46 @@ class Recall(DiscountedMetric):
 
 @dataclass(frozen=True)
 class MRR(_RankingMetric):
-    """1 / rank of the first relevant document, 0 where it is beyond k."""
+    """The reciprocal rank: 1 / rank of the first relevant document, 0 if it is beyond k."""
 
     metric: ClassVar[str] = "RR"
 
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        relevant = place(_relevant(labels, mask), rankings)
-        first = relevant * (relevant.cumsum(dim=-1) == 1)
+        ranked = gather_ranked(_relevant(labels, mask), rankings)
+        first = ranked * (ranked.cumsum(dim=-1) == 1)
         return first * _up_to(self.k, rankings) / _ranks(rankings)
 
 
 @dataclass(frozen=True)
 class MAP(_RankingMetric):
-    """Sum of the precision at each relevant document in the top k, over the relevant documents of the list."""
+    """Average precision: the sum of the precision at each relevant document in the top k, divided by the number of
+    relevant documents of the list."""
 
     metric: ClassVar[str] = "AP"
 
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         relevant = _relevant(labels, mask)
         num_relevant = relevant.sum(dim=-1).clamp(min=1)[..., None, None]
-        placed = place(relevant, rankings)
-        precision = placed.cumsum(dim=-1) / _ranks(rankings)
-        return placed * precision * _up_to(self.k, rankings) / num_relevant
+        ranked = gather_ranked(relevant, rankings)
+        precision = ranked.cumsum(dim=-1) / _ranks(rankings)
+        return ranked * precision * _up_to(self.k, rankings) / num_relevant
 
 
-def check_shape(name: str, value: object, like: Tensor, shape: str) -> None:
-    """Raise ValueError where a reward's `value` is no tensor, or of another shape than `like`, named `shape`."""
-    expected = f"expected a tensor {shape}, here {list(like.shape)}"
+def check_shape(name: str, value: object, expected: torch.Size, description: str) -> None:
+    """Raise ValueError if a reward's `value` is no tensor of the expected shape, which messages call `description`."""
+    remedy = f"expected a tensor {description}, here {list(expected)}"
     if not isinstance(value, Tensor):
-        raise ValueError(f"the reward {name} returned a {type(value).__name__}, {expected}")
-    if value.shape != like.shape:
-        raise ValueError(f"the reward {name} returned the shape {list(value.shape)}, {expected}")
+        raise ValueError(f"the reward {name} returned a {type(value).__name__}, {remedy}")
+    if value.shape != expected:
+        raise ValueError(f"the reward {name} returned the shape {list(value.shape)}, {remedy}")
 
 
-class Outcome(NamedTuple):
-    """What rankings earn: the weighted total [..., G], every reward's own value [..., G] by name, and the weighted
-    total at each position [..., G, k] where that was asked for."""
+class Rewards(NamedTuple):
+    """The rewards of sampled actions.
+
+    total: [..., G], the weighted sum of all rewards; values: [..., G], each reward by name, unweighted; per_position:
+    [..., G, k], the weighted sum at each position, or None.
+    """
 
     total: Tensor
     values: dict[str, Tensor]
@@ -177,30 +182,36 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardSum:
-    """sum_i weight_i reward_i."""
+    """The weighted sum of several rewards, sum_i weight_i reward_i."""
 
     rewards: tuple[Reward, ...]
     weights: tuple[float, ...]
 
     @classmethod
-    def of(cls, reward: Reward | Sequence[Reward], weights: Sequence[float] | None) -> RewardSum:
-        """From one reward or several; weights None: 1 each. Raises ValueError where the numbers differ."""
+    def from_options(cls, reward: Reward | Sequence[Reward], weights: Sequence[float] | None) -> RewardSum:
+        """Build it from one reward or several; weights None: 1 each.
+
+        Raises ValueError if the numbers of rewards and weights differ.
+        """
         rewards = (reward,) if callable(reward) else tuple(reward)
-        chosen = tuple(weights) if weights is not None else (1.0,) * len(rewards)
-        if not rewards or len(chosen) != len(rewards):
-            raise ValueError(f"reward_weights has {len(chosen)} values for {len(rewards)} rewards; give one for each")
-        return cls(rewards, chosen)
+        weights = (1.0,) * len(rewards) if weights is None else tuple(weights)
+        if not rewards or len(weights) != len(rewards):
+            raise ValueError(f"reward_weights has {len(weights)} values for {len(rewards)} rewards; give one for each")
+        return cls(rewards, weights)
 
     @property
     def depth(self) -> int | None:
-        """Positions that the deepest reward reads (its `k`); None where one reads the whole list or does not say."""
+        """The number of positions that the rewards read, the largest `k`; None if one reads the whole list or has no
+        `k`."""
         depths = [getattr(reward, "k", None) for reward in self.rewards]
         return None if None in depths else max(depth for depth in depths if depth is not None)
 
-    def evaluate(self, rankings: Tensor, labels: Tensor, mask: Tensor, *, per_position: bool) -> Outcome:
-        """What the rankings earn; `per_position` needs rewards with that method.
+    def evaluate(self, rankings: Tensor, labels: Tensor, mask: Tensor, *, per_position: bool) -> Rewards:
+        """rankings [..., G, k], labels and mask [..., n] -> their rewards.
 
-        Raises ValueError where a reward returns no tensor [..., G], or position by position none [..., G, k].
+        With `per_position`, also at each position: every reward then needs the method of that name.
+
+        Raises ValueError if a reward does not return a tensor [..., G], or its `per_position` a tensor [..., G, k].
         """
         values: dict[str, Tensor] = {}
         total = rankings.new_zeros(rankings.shape[:-1], dtype=torch.float32)
@@ -208,13 +219,13 @@ class RewardSum:
         for reward, weight in zip(self.rewards, self.weights, strict=True):
             if per_position:
                 at_positions = reward.per_position(rankings, labels, mask)  # type: ignore[attr-defined]
-                check_shape(f"{reward_name(reward)}.per_position", at_positions, rankings, "[..., G, k]")
+                check_shape(f"{reward_name(reward)}.per_position", at_positions, rankings.shape, "[..., G, k]")
                 positions = positions + weight * at_positions
                 value = at_positions.sum(dim=-1)
             else:
                 value = reward(rankings, labels, mask)
-                check_shape(reward_name(reward), value, total, "[..., G]")
+                check_shape(reward_name(reward), value, total.shape, "[..., G]")
                 value = value.to(total.dtype)
             values[reward_name(reward)] = value
             total = total + weight * value
-        return Outcome(total, values, positions if per_position else None)
+        return Rewards(total, values, positions if per_position else None)

@@ -1,4 +1,4 @@
-"""SigLIP: every pair of a query and a document by itself, no softmax."""
+"""SigLIP: a sigmoid for every pair of a query and a document, no softmax."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss, mean_over_lists
+from losses.math.checks import check_finite, check_one_of, check_positive
 from losses.math.in_batch import IN_BATCH, InBatch
-from losses.math.masking import above_zero, finite, one_of
 from losses.math.similarity import DOT, Similarity
 
 
@@ -18,14 +18,16 @@ from losses.math.similarity import DOT, Similarity
 class SigLIP(MatrixLoss):
     """-1/Q sum_i sum_j logsigmoid(z_ij (s_ij / T + b))  (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
 
-    s_ij is the similarity of query i and document j; z = 1 for the documents of its list whose label is above 0, -1
-    for the others of its list and, by `in_batch`, those of other lists. With `mask_duplicates`, a document that as a
-    text is known as a positive of the query, but is none of its list's, is left out. Q counts the queries with a
-    positive, whose sums are weighted by `weights`; the others' documents are negatives all the same.
+    s_ij is the similarity of query i and document j. z = 1 for the documents of the query's list whose label is above
+    0, z = -1 for the others of its list and, by `in_batch`, for those of other lists. With `mask_duplicates`, a
+    negative whose text is a positive of the query in any list of the batch is left out. Padding is left out. Q is the
+    number of queries with a positive; their sums are multiplied by `weights`. Documents of queries without a positive
+    are still negatives.
 
-    Temperature and bias are fixed, or null for the model's (`scale` = 1 / T): learned, from 1 / T = 10 and b = -10.
+    Temperature and bias are fixed, or null to use the model's (`scale` = 1 / T), which are learned from the initial
+    values 1 / T = 10 and b = -10.
 
-    Use: large batches without a softmax: every pair is judged by itself.
+    Use: large batches without a softmax: the loss of a pair does not depend on the other pairs.
     Cost: Q^2 n d; in blocks, memory Q n d.
     """
 
@@ -36,10 +38,10 @@ class SigLIP(MatrixLoss):
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
-            above_zero("temperature", self.temperature)
+            check_positive("temperature", self.temperature)
         if self.bias is not None:
-            finite("bias", self.bias)
-        one_of("in_batch", self.in_batch, IN_BATCH)
+            check_finite("bias", self.bias)
+        check_one_of("in_batch", self.in_batch, IN_BATCH)
 
     @property
     def in_batch_negatives(self) -> bool:
@@ -67,20 +69,21 @@ class SigLIP(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `inputs` says: scale and bias, scalars; query_hashes [Q] and document_hashes [Q, n] int64.
+        The further inputs depend on the options (see the property `inputs`): scale and bias, scalars; query_hashes [Q]
+        and document_hashes [Q, n] int64, equal for equal texts.
         """
         hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         bias = inputs["bias"] if self.bias is None else self.bias
 
         def values(rows: Tensor) -> Tensor:
             logits = batch.similarities(rows) * scale + bias
-            positive = batch.own(rows) & batch.relevant
+            positive = batch.in_own_list(rows) & batch.relevant
             terms = F.logsigmoid(torch.where(positive, logits, -logits))
             counted = positive | batch.negative_documents(rows, self.in_batch)
             return -terms.where(counted, torch.zeros_like(terms)).sum(dim=1)
 
-        sums = batch.in_blocks(values, len(batch.queries), len(batch.documents))
-        has_positive = torch.zeros_like(batch.present).index_fill(0, batch.pair_queries, True)
+        sums = batch.compute_in_blocks(values, len(batch.queries), len(batch.documents))
+        has_positive = torch.zeros_like(batch.has_documents).index_fill(0, batch.pair_queries, True)
         return mean_over_lists(sums, has_positive, weights)

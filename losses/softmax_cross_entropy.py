@@ -1,4 +1,4 @@
-"""Supervised listwise softmax cross-entropy: the warm start of a reranker."""
+"""Supervised listwise softmax cross-entropy, the usual warm start of a reranker."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, masked_logits
+from losses.math.checks import check_positive
+from losses.math.masking import masked_logits
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(ListLoss):
     """-sum_i y_i log softmax(s / temperature)_i  (rax `softmax_loss`; RankT5, eq. 4).
 
-    The labels weigh as they are: a list of two positives counts twice one of a single positive, grade 2 twice grade 1.
-    A list is valid where a label is above 0.
+    Labels are weights and are not normalised: a list with two positives counts twice as much as one with a single
+    positive, and grade 2 twice as much as grade 1. Padding has probability 0. A list is valid if a label is above 0.
 
     Use: the first choice for lists with relevant documents: a warm start, and the baseline to beat.
     Cost: n.
@@ -27,7 +28,7 @@ class SoftmaxCrossEntropy(ListLoss):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
+        check_positive("temperature", self.temperature)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""

@@ -1,4 +1,4 @@
-"""Triplet losses: the positive nearer to the query than the negatives, by a margin."""
+"""Triplet losses: the positive should be nearer to the query than the negatives, by a margin."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.contracts import MatrixLoss
+from losses.math.checks import check_finite, check_one_of
 from losses.math.in_batch import IN_BATCH, InBatch
-from losses.math.masking import finite, one_of
 from losses.math.similarity import DOT, Similarity
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
@@ -23,13 +23,13 @@ class Triplet(MatrixLoss):
     `margin` null: softplus(d(q, p) - d(q, n)), the soft margin of Hermans et al. 2017 (arXiv 1703.07737, section 2).
     Distances: cosine, 1 - the similarity (the dot product of vectors of unit length); euclidean; manhattan.
 
-    The negatives n of a query and a positive p are the documents of its list of label 0 and, by `in_batch`, those of
-    other lists; with `mask_duplicates`, none that as a text is known as a positive of the query. `negatives` says which
-    count: all (their mean); hardest, the nearest one; semi_hard, the nearest of those farther than p. The loss is
-    the mean over a query's positives, then over the queries that have one (times `weights`, over their number); a
-    positive without negatives has the loss 0.
+    The negatives n of a query and a positive p are the documents of its list with label 0 and, by `in_batch`, those of
+    other lists; with `mask_duplicates`, without those whose text is a positive of the query in any list of the batch.
+    Padding is no negative. `negatives` selects among them: all (their mean); hardest, the nearest one; semi_hard, the
+    nearest of those farther away than p. The loss is the mean over a query's positives, then over the queries that have
+    one (times `weights`, divided by the number of these queries). A positive without negatives has the loss 0.
 
-    Use: triplets, where a negative that is far enough away is to teach nothing more.
+    Use: triplets, if a negative that is far enough away should have no gradient.
     Cost: Q^2 n d; in blocks, memory Q n d.
     """
 
@@ -40,11 +40,11 @@ class Triplet(MatrixLoss):
     mask_duplicates: bool = True
 
     def __post_init__(self) -> None:
-        one_of("distance", self.distance, ("cosine", *DISTANCES))
+        check_one_of("distance", self.distance, ("cosine", *DISTANCES))
         if self.margin is not None:
-            finite("margin", self.margin)
-        one_of("negatives", self.negatives, ("all", "hardest", "semi_hard"))
-        one_of("in_batch", self.in_batch, IN_BATCH)
+            check_finite("margin", self.margin)
+        check_one_of("negatives", self.negatives, ("all", "hardest", "semi_hard"))
+        check_one_of("in_batch", self.in_batch, IN_BATCH)
 
     @property
     def data_requirements(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Triplet(MatrixLoss):
 
     @property
     def masks_misordered(self) -> bool:
-        """True if only negatives beyond the positive count."""
+        """True if only negatives farther away than the positive count."""
         return self.negatives == "semi_hard"
 
     def __call__(
@@ -79,10 +79,11 @@ class Triplet(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
-        Inputs, as `inputs` says: query_hashes [Q] and document_hashes [Q, n] int64, equal if the texts are.
+        With `mask_duplicates` further inputs are query_hashes [Q] and document_hashes [Q, n] int64, equal for equal
+        texts.
         """
         hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.of(queries, documents, labels, mask, similarity, *hashes)
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
 
         def values(rows: Tensor) -> Tensor:
             query = batch.pair_queries[rows]
@@ -96,15 +97,15 @@ class Triplet(MatrixLoss):
             terms = terms.where(negative, torch.zeros_like(terms))
             if self.negatives == "all":
                 return terms.sum(dim=1) / negative.sum(dim=1).clamp(min=1)
-            return F.pad(terms, (0, 1)).amax(dim=1)  # terms fall with the distance, to 0 without a negative
+            return F.pad(terms, (0, 1)).amax(dim=1)  # the nearest has the largest term; 0 without a negative
 
-        pair_values = batch.in_blocks(values, len(batch.pair_queries), len(batch.documents))
+        pair_values = batch.compute_in_blocks(values, len(batch.pair_queries), len(batch.documents))
         return batch.mean_over_queries(pair_values, weights)
 
     def distances(self, batch: InBatch, queries: Tensor) -> Tensor:
-        """queries [B] int64 -> [B, D]: to every document."""
+        """queries [B] int64 -> [B, D], the distances to all documents."""
         if self.distance == "cosine":
             return 1 - batch.similarities(queries)
-        # Differences one by one: from squares, small distances would be rounding errors.
+        # Computed from differences: computed from squares, small distances would be rounding errors.
         mode, p = "donot_use_mm_for_euclid_dist", DISTANCES[self.distance]
         return torch.cdist(batch.queries[queries], batch.documents, p=p, compute_mode=mode)

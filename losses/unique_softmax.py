@@ -1,4 +1,4 @@
-"""Unique softmax: each document against the less relevant ones, never against one of its own grade."""
+"""Unique softmax: each document against the less relevant ones, never against one of the same grade."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from losses.contracts import ListLoss
-from losses.math.masking import above_zero, at_least_float32, masked_logits, one_of
+from losses.math.checks import check_one_of, check_positive
+from losses.math.masking import at_least_float32, masked_logits
 from losses.math.pairs import label_pairs
 
 
@@ -17,10 +18,10 @@ from losses.math.pairs import label_pairs
 class UniqueSoftmax(ListLoss):
     """-sum_i g_i log [e^{s_i} / (e^{s_i} + sum_{y_j < y_i} e^{s_j})]  (Zhu and Klabjan 2020, arXiv 2001.01828; rax).
 
-    s is divided by `temperature`; g_i = 2^y_i - 1 ("exponential") or y_i ("linear"). A list is valid where two
-    documents have different labels.
+    s is divided by `temperature`; g_i = 2^y_i - 1 ("exponential") or y_i ("linear"). Padding is left out. A list is
+    valid if two documents have different labels.
 
-    Use: graded labels where documents of one grade are not to compete.
+    Use: graded labels if documents of the same grade should not compete.
     Cost: n^2.
     """
 
@@ -28,8 +29,8 @@ class UniqueSoftmax(ListLoss):
     gain: str = "exponential"
 
     def __post_init__(self) -> None:
-        above_zero("temperature", self.temperature)
-        one_of("gain", self.gain, ("exponential", "linear"))
+        check_positive("temperature", self.temperature)
+        check_one_of("gain", self.gain, ("exponential", "linear"))
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels (>= 0), mask: [..., n] -> values [...], valid [...] bool."""

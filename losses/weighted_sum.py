@@ -1,4 +1,4 @@
-"""A weighted sum of losses of any contract, each with a name, a weight and perhaps a schedule."""
+"""A weighted sum of losses of any contract, each with a name, a weight and an optional schedule."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losses.contracts import LossInputs, Statistics, WrapperLoss, apply, is_policy
-from losses.math.masking import finite
+from losses.contracts import LossInputs, Statistics, WrapperLoss, compute_loss, is_policy
+from losses.math.checks import check_finite
 from losses.math.schedules import Schedule
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of a sum; its weight is `weight`, times the schedule's value where there is one."""
+    """One loss of a sum. Its weight is `weight`, times the value of the schedule if it has one."""
 
     loss: Any
     weight: float = 1.0
@@ -30,14 +30,13 @@ class Term:
 class WeightedSum(WrapperLoss):
     """sum_t weight_t(progress) loss_t over named terms.
 
-    Every term averages over the lists that count for it. Logged by name: `loss/NAME`, unweighted, and `weight/NAME`
-    where it is scheduled; what a term itself logs becomes `NAME/...`.
+    Each term is the mean over the lists that are valid for it. Logged: `loss/NAME`, unweighted, and `weight/NAME` if
+    the term has a schedule; the statistics of a term are logged as `NAME/...`.
 
-    Cost: that of its terms.
+    Cost: the sum of its terms' costs.
 
     Raises:
-        ValueError: no term, a term that is no loss, or one that samples rankings (a policy's), a weight that is not
-            finite.
+        ValueError: no terms, a term that is not a loss, a policy as a term, or a weight that is not finite.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -48,24 +47,24 @@ class WeightedSum(WrapperLoss):
         for name, term in self.terms.items():
             if is_policy(term.loss):
                 raise ValueError(
-                    f"terms.{name}.loss={type(term.loss).__name__} samples rankings and cannot be a term of a sum: "
-                    "it is a loss by itself, with trainer=grpo"
+                    f"terms.{name}.loss={type(term.loss).__name__} is a policy and cannot be a term of a sum: "
+                    "use it alone, with trainer=grpo"
                 )
             if not hasattr(term.loss, "contract"):
-                raise ValueError(f"terms.{name}.loss={term.loss!r} is not a loss: its class names no contract")
-            finite(f"terms.{name}.weight", term.weight)
+                raise ValueError(f"terms.{name}.loss={term.loss!r} is not a loss: its class has no `contract`")
+            check_finite(f"terms.{name}.weight", term.weight)
 
     @property
     def losses(self) -> tuple[Any, ...]:
         return tuple(term.loss for term in self.terms.values())
 
-    def __call__(self, lists: LossInputs) -> tuple[Tensor, Statistics]:
-        """The scalar sum, and its terms by name."""
+    def __call__(self, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
+        """Return the scalar sum, and its terms by name."""
         weighted: list[Tensor] = []
         statistics: Statistics = {}
         for name, term in self.terms.items():
-            value, details = apply(term.loss, lists)
-            weight = term.weight_at(lists.progress)
+            value, details = compute_loss(term.loss, loss_inputs)
+            weight = term.weight_at(loss_inputs.progress)
             weighted.append(weight * value)
             statistics[f"loss/{name}"] = value.detach()
             if term.schedule is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
-from losses.contracts import LossInputs, Statistics, inputs_for, is_policy
+from losses.contracts import LossInputs, Statistics, is_policy, select_inputs
 from models.dropout import run_without_dropout
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
@@ -48,7 +48,7 @@ class GRPOTrainer(Trainer):
     """Maximises the expected reward of sampled actions.
 
     The old policy is the outputs at the batch's first update: floats per document. Actions are drawn from them again,
-    with the same keys, at each of the `num_iterations` updates, so only those floats are kept.
+    with the same seeds, at each of the `num_iterations` updates, so only those floats are kept.
     """
 
     config: GRPOTrainerConfig
@@ -62,14 +62,14 @@ class GRPOTrainer(Trainer):
         self.old_batch: int | None = None  # the number of the batch that `old` is of
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        inputs = inputs_for(self.loss, lists)
+        inputs = select_inputs(self.loss, lists)
         policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.policy_inputs}}
         if self.old_batch != batch.number:
             self.old_batch = batch.number
             self.old = {name: value.detach() for name, value in policy.items()}
         assert self.old is not None
-        keys = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
-        actions = self.loss.sample(mask=lists.mask, keys=keys, **self.old)
+        seeds = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
+        actions = self.loss.sample(mask=lists.mask, seeds=seeds, **self.old)
         old = {f"old_{name}": value for name, value in self.old.items()}
         return self.loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
 

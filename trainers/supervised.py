@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import LossInputs, Statistics, apply, is_policy
+from losses.contracts import LossInputs, Statistics, compute_loss, is_policy
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
@@ -35,4 +35,4 @@ class SupervisedTrainer(Trainer):
     """Minimises a loss of any contract over the lists of the global step."""
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        return apply(self.loss, lists)
+        return compute_loss(self.loss, lists)

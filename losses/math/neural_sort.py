@@ -1,4 +1,4 @@
-"""NeuralSort, a relaxation of the sorting operator, its hard limit, and Sinkhorn scaling of its matrix."""
+"""NeuralSort (a relaxation of sorting), its hard limit, and Sinkhorn scaling of its matrix."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from losses.math.pairs import differences
 
 
 def _ranks(mask: Tensor, k: int) -> Tensor:
-    """1, ..., k."""
+    """Return 1, ..., k."""
     return torch.arange(1, k + 1, device=mask.device)
 
 
 def _filled_ranks(mask: Tensor, k: int) -> Tensor:
-    """[..., k] bool: the list has a document of that rank. mask (bool): [..., n]."""
+    """Return [..., k] bool: whether the list has a document at that rank. mask (bool): [..., n]."""
     return _ranks(mask, k) <= mask.sum(dim=-1, keepdim=True)
 
 
 def neural_sort(scores: Tensor, mask: Tensor, *, temperature: float, k: int) -> Tensor:
-    """Log of the relaxed permutation matrix, whose row r says which document has rank r (best first).
+    """Return the log of the relaxed permutation matrix: row r is a distribution over the document of rank r.
 
-    log softmax_i(((N + 1 - 2r) s_i - sum_j |s_i - s_j|) / temperature), N the list's own documents  (Grover et al.
-    2019, eq. 5). Each row is a distribution over documents, the columns need not sum to 1. `finfo.min` stands at
-    padding and in the rows beyond N. Memory n^2 a list.
+    log softmax_i(((N + 1 - 2r) s_i - sum_j |s_i - s_j|) / temperature), N the number of the list's documents  (Grover
+    et al. 2019, eq. 5). Rank 1 is the best. Each row sums to 1, the columns need not. Padding and the rows beyond N are
+    `finfo.min`. Memory n^2 per list.
 
     scores, mask (bool): [..., n] -> [..., k, n], the ranks 1 to k.
     """
-    scores = masked_logits(scores, mask, 1.0).masked_fill(~mask, 0.0)  # rows ignore the constant, rounding does not
+    scores = masked_logits(scores, mask, 1.0).masked_fill(~mask, 0.0)  # a constant shift, for smaller rounding errors
     distances = differences(scores, mask).abs().masked_fill(~mask.unsqueeze(-2), 0.0).sum(dim=-1)
     factors = mask.sum(dim=-1, keepdim=True) + 1 - 2 * _ranks(mask, k)
     logits = (factors.unsqueeze(-1) * scores.unsqueeze(-2) - distances.unsqueeze(-2)) / temperature
@@ -38,24 +38,25 @@ def neural_sort(scores: Tensor, mask: Tensor, *, temperature: float, k: int) -> 
 
 
 def hard_sort(scores: Tensor, mask: Tensor, *, k: int) -> Tensor:
-    """The limit of `exp(neural_sort)` as temperature -> 0, without gradient; documents of equal score share ranks.
+    """Return the limit of `exp(neural_sort)` as temperature -> 0, without gradient.
 
-    So gains sorted by it are the mean over the orders of the ties, and the order of the documents is of no matter.
-    scores, mask (bool): [..., n] -> [..., k, n].
+    Documents of equal score share their ranks: gains sorted by this matrix are the mean over all orders of the ties. So
+    the order of the documents does not matter. scores, mask (bool): [..., n] -> [..., k, n], 0 at padding.
     """
     margins = differences(scores.detach(), mask)
     above = ((margins < 0) & mask.unsqueeze(-2)).sum(dim=-1).unsqueeze(-2)
-    level = ((margins == 0) & mask.unsqueeze(-2)).sum(dim=-1).unsqueeze(-2)
+    tied = ((margins == 0) & mask.unsqueeze(-2)).sum(dim=-1).unsqueeze(-2)
     ranks = _ranks(mask, k).unsqueeze(-1)
-    shared = (above < ranks) & (ranks <= above + level) & mask.unsqueeze(-2)
-    return shared / level.clamp(min=1).to(margins.dtype)
+    shared = (above < ranks) & (ranks <= above + tied) & mask.unsqueeze(-2)
+    return shared / tied.clamp(min=1).to(margins.dtype)
 
 
 def sinkhorn(log_rows: Tensor, mask: Tensor, *, num_iterations: int) -> Tensor:
-    """Scale columns and rows in turn to sum to 1  (Sinkhorn 1964), in the log domain, where nothing underflows.
+    """Scale columns and rows in turn to sum to 1  (Sinkhorn 1964), in the log domain to avoid underflow.
 
-    The rows are exact, the columns as good as the iterations make them; both over the list's own ranks and documents,
-    0 elsewhere. Padding is a block of its own that takes no part. Memory n^2 num_iterations a list, for the backward.
+    In the end the rows sum to 1 exactly and the columns approximately. Both are over the list's own ranks and
+    documents; all else is 0. Padding is a separate block that changes nothing. Memory n^2 num_iterations per list, for
+    the backward.
 
     log_rows: [..., n, n] with ranks 1 to n as rows; mask (bool): [..., n] -> [..., n, n].
     """

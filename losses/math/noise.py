@@ -1,4 +1,4 @@
-"""Random draws that are a function of what they are for: one key for each list."""
+"""Random draws from one seed per list, so that batch, padding, device and rank do not change them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 
-def uniform_noise(keys: Sequence[int], num_generations: int, mask: Tensor) -> Tensor:
-    """Uniform draws in (0, 1), [lists, G, n] float64, 1/2 at padding; mask: [lists, n] bool.
+def uniform_noise(seeds: Sequence[int], num_generations: int, mask: Tensor) -> Tensor:
+    """Return uniform draws in (0, 1), [lists, G, n] float64, 1/2 at padding. mask: [lists, n] bool.
 
-    Each list has its own CPU generator, seeded with its key and drawn as [G, number of its documents]: padding, the
-    other lists, the device and the rank never change a draw, and a larger G only adds some.
+    Each list has its own CPU generator with its own seed, which draws [G, number of the list's documents]. So padding,
+    the other lists, the device and the rank never change a draw, and a larger G only adds draws.
+
+    Raises ValueError if there is not one seed per list.
     """
-    if len(keys) != len(mask):
-        raise ValueError(f"{len(mask)} lists need as many keys, got {len(keys)}")
+    if len(seeds) != len(mask):
+        raise ValueError(f"{len(mask)} lists need as many seeds, got {len(seeds)}")
     on_cpu = mask.cpu()
     noise = torch.full((len(mask), num_generations, mask.shape[-1]), 0.5, dtype=torch.float64)
-    for row, key in enumerate(keys):
-        generator = torch.Generator().manual_seed(key)
+    for row, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
         num_documents = int(on_cpu[row].sum())
         uniform = torch.rand(num_generations, num_documents, generator=generator, dtype=torch.float64)
         noise[row, :, on_cpu[row]] = uniform.clamp(min=torch.finfo(torch.float64).tiny)

@@ -1,20 +1,21 @@
-"""Schedules over the training: the factor of a weight as a function of the share that is done."""
+"""Schedules: a factor of a loss's weight that changes with the progress of the training."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from losses.math.masking import at_least, finite, one_of
+from losses.math.checks import check_at_least, check_finite, check_one_of
 
 SHAPES = ("linear", "cosine")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`initial` until the share `start` of the training, `final` from the share `end` on, a ramp between.
+    """The value is `initial` until the fraction `start` of the training and `final` from the fraction `end` on, with a
+    ramp of the given `shape` between them.
 
-    start = end is a switch. Another schedule is a subclass with a `__call__` of its own.
+    With start = end it is a step. For another schedule, write a subclass that overrides `__call__`.
 
     >>> fade_out = Schedule(initial=1.0, final=0.0, start=0.5)
     >>> [fade_out(progress) for progress in (0.25, 0.75, 1.0)]
@@ -28,21 +29,21 @@ class Schedule:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        one_of("shape", self.shape, SHAPES)
-        finite("initial", self.initial)
-        finite("final", self.final)
-        at_least("start", self.start, 0.0)
-        at_least("end", self.end, self.start)
+        check_one_of("shape", self.shape, SHAPES)
+        check_finite("initial", self.initial)
+        check_finite("final", self.final)
+        check_at_least("start", self.start, 0.0)
+        check_at_least("end", self.end, self.start)
         if self.end > 1:
-            raise ValueError(f"end must be at most 1, a share of the training, got {self.end}")
+            raise ValueError(f"end must be at most 1, a fraction of the training, got {self.end}")
 
     def __call__(self, progress: float) -> float:
-        """progress: the share of the training that is done, 0 to 1."""
+        """progress: the fraction of the training that is done, 0 to 1."""
         if progress >= self.end:
             return self.final
         if progress <= self.start:
             return self.initial
-        share = (progress - self.start) / (self.end - self.start)
+        fraction = (progress - self.start) / (self.end - self.start)
         if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        return self.initial + share * (self.final - self.initial)
+            fraction = (1 - math.cos(math.pi * fraction)) / 2
+        return self.initial + fraction * (self.final - self.initial)

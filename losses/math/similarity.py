@@ -1,7 +1,7 @@
-"""How queries and documents are compared. Losses, evaluators and search ask a `Similarity`; nobody else compares.
+"""Similarities of queries and documents. Losses, evaluators and search compare only through a `Similarity`.
 
-A model says its similarity by name ("cosine", "dot"), since models know nothing of losses; `similarity_named` gives the
-object.
+A model gives the name of its similarity ("cosine", "dot"), since models do not import losses. `similarity_named`
+returns the object.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from losses.math.masking import at_least_float32
 class Similarity(ABC):
     """Compares representations of queries with representations of documents.
 
-    Representations are what a model gives for texts, with leading axes that count the texts: dense embeddings are a
-    tensor [..., dim]. A similarity of several vectors per text, or of sparse vectors, brings a class of its own for
-    them. That class offers what is used of a tensor: `len`, `split`, `device`, and indexing along the leading axes. So
-    no caller needs to know how many vectors a text has.
+    Representations are a model's outputs for texts. Their leading axes index the texts: dense embeddings are a tensor
+    [..., dim]. A similarity of several vectors per text, or of sparse vectors, has its own class of representations.
+    That class supports the operations that callers use on a tensor: `len`, `split`, `device`, and indexing along the
+    leading axes. So no caller needs to know how many vectors a text has.
 
-    `pairs`, `aligned` and `matrix` read representations that are ready to be compared: made so by `comparable`, or by
-    the model itself.
+    `pairs`, `aligned` and `matrix` take representations that are ready to be compared: `comparable` or the model itself
+    makes them so.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def comparable(self, representations: Any, dim: int | None = None) -> Any:
-        """Representations made ready to be compared, by their first `dim` dimensions alone (None: all)."""
+        """Prepare representations to be compared, by their first `dim` dimensions only (None: all)."""
 
     @abstractmethod
     def pairs(self, queries: Any, documents: Any) -> Tensor:
-        """Each query with its own documents: queries [Q, ...] and documents [Q, n, ...] -> [Q, n]; or one query [...]
-        with its documents [n, ...] -> [n]."""
+        """Compare each query with its own documents: queries [Q, ...] and documents [Q, n, ...] -> [Q, n]; or one query
+        [...] with its documents [n, ...] -> [n]."""
 
     @abstractmethod
     def aligned(self, queries: Any, documents: Any) -> Tensor:
-        """Each query with the document at its place: queries [B, ...] and documents [B, ...] -> [B]."""
+        """Compare query i with document i: queries [B, ...] and documents [B, ...] -> [B]."""
 
     @abstractmethod
     def matrix(self, queries: Any, documents: Any) -> Tensor:
-        """Each query with each document: queries [Q, ...] and documents [D, ...] -> [Q, D]."""
+        """Compare each query with each document: queries [Q, ...] and documents [D, ...] -> [Q, D]."""
 
 
 @dataclass(frozen=True)
 class DotProduct(Similarity):
-    """sum_i q_i d_i of dense embeddings."""
+    """The dot product sum_i q_i d_i of dense embeddings."""
 
     name: ClassVar[str] = "dot"
 
@@ -59,7 +59,7 @@ class DotProduct(Similarity):
         return representations[..., :dim]
 
     def pairs(self, queries: Tensor, documents: Tensor) -> Tensor:
-        if queries.ndim == 1:  # as a matrix with one column, the sum would be rounded otherwise
+        if queries.ndim == 1:  # a matrix with one column would round the sum differently
             return documents @ queries
         return (documents @ queries.unsqueeze(-1)).squeeze(-1)
 
@@ -72,10 +72,10 @@ class DotProduct(Similarity):
 
 @dataclass(frozen=True)
 class Cosine(DotProduct):
-    """sum_i q_i d_i / (|q| |d|): the dot product of embeddings that `comparable` puts to unit length.
+    """The cosine sum_i q_i d_i / (|q| |d|): the dot product of embeddings that `comparable` scales to unit length.
 
-    A model that compares by cosine gives embeddings of unit length already in training. There they are compared as they
-    are, by the dot product: no loss normalises them again.
+    In training, a model that compares by cosine already gives embeddings of unit length. No loss normalises them again:
+    it takes their dot product.
     """
 
     name: ClassVar[str] = "cosine"
@@ -89,7 +89,7 @@ SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarit
 
 
 def similarity_named(name: str) -> Similarity:
-    """The similarity of that name. Raises ValueError, with the valid names, if there is none."""
+    """Return the similarity of that name. Raises ValueError, with the valid names, if there is none."""
     if name not in SIMILARITIES:
         raise ValueError(f"similarity={name!r} is not known; choose one of: {', '.join(SIMILARITIES)}")
     return SIMILARITIES[name]

@@ -1,7 +1,7 @@
-"""Advantages of a group of G sampled rankings, with TRL's names.
+"""Advantages of a group of G sampled actions, with TRL's names.
 
-none    r - mean                         expectation (G-1)/G of the policy gradient
-group   (r - mean) / (std + 1e-4)        std of the group, Bessel; reweights the lists (GRPO, arXiv 2402.03300)
+none    r - mean                         its expectation is (G-1)/G times the policy gradient
+group   (r - mean) / (std + 1e-4)        sample std (G - 1) of the group; reweights the lists (GRPO, arXiv 2402.03300)
 batch   (r - mean) / (std + 1e-4)        std of all rewards of the batch
 rloo    r - mean of the other G - 1      unbiased (Ahmadian et al., arXiv 2402.14740)
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.math.masking import one_of
+from losses.math.checks import check_one_of
 from losses.math.plackett_luce import reverse_cumsum
 
 ADVANTAGE_ESTIMATORS = ("rloo", "none", "group", "batch")
@@ -19,12 +19,12 @@ EPSILON = 1e-4
 
 
 def advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
-    """Advantages of whole rankings. Equal rewards in a group give exactly 0, whatever the rounding of their mean.
+    """Return the advantages of whole actions. Equal rewards in a group give exactly 0, without rounding error.
 
     Args:
         rewards: [..., G].
         estimator: one of `ADVANTAGE_ESTIMATORS`.
-        list_mask: [...] bool, the lists that count in the std of "batch" (None: all).
+        list_mask: [...] bool, the groups whose rewards are part of the std of "batch" (None: all).
 
     Returns:
         [..., G].
@@ -33,12 +33,12 @@ def advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None)
 
 
 def reward_to_go_advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
-    """Advantages of each position: the rewards from there on, minus their baseline over the group at that position.
+    """Return the advantage of each position: the reward-to-go minus its baseline over the group at that position.
 
-    A choice cannot change the rewards before it, which only add variance. The std of "group" and "batch" is that of the
-    whole rankings' rewards, so that the first position's advantage is that of `advantages`.
+    A choice cannot change the rewards before it, which would only add variance. The std of "group" and "batch" is the
+    std of the whole actions' rewards: so the first position has the same advantage as in `advantages`.
 
-    rewards: [..., G, k], additive over positions -> [..., G, k].
+    rewards: [..., G, k], additive over positions -> [..., G, k]. estimator, list_mask: as for `advantages`.
     """
     to_go = reverse_cumsum(rewards).transpose(-1, -2)
     centred = _centred(to_go, estimator).transpose(-1, -2)
@@ -46,12 +46,12 @@ def reward_to_go_advantages(rewards: Tensor, estimator: str, list_mask: Tensor |
 
 
 def all_equal(rewards: Tensor) -> Tensor:
-    """[..., G] -> [...] bool: the group's rewards do not differ, so that it teaches nothing."""
+    """[..., G] -> [...] bool: whether all rewards of the group are equal, so that it teaches nothing."""
     return (rewards == rewards[..., :1]).all(dim=-1)
 
 
 def _centred(values: Tensor, estimator: str) -> Tensor:
-    one_of("advantage estimator", estimator, ADVANTAGE_ESTIMATORS)
+    check_one_of("advantage estimator", estimator, ADVANTAGE_ESTIMATORS)
     group_size = values.shape[-1]
     centred = values - values.mean(dim=-1, keepdim=True)
     if estimator == "rloo":
@@ -60,7 +60,7 @@ def _centred(values: Tensor, estimator: str) -> Tensor:
 
 
 def _scale(rewards: Tensor, estimator: str, list_mask: Tensor | None) -> Tensor:
-    """What the centred rewards are divided by, broadcastable to [..., G]."""
+    """Return the divisor of the centred rewards, broadcastable to [..., G]."""
     if estimator == "group":
         return rewards.std(dim=-1, keepdim=True) + EPSILON
     if estimator == "batch":

@@ -1,9 +1,9 @@
-"""GRPO of any policy: actions are sampled in groups, rewarded, and made more likely than the rest of their group.
+"""GRPO for any policy: actions are sampled in groups and rewarded, and those with more reward become more likely.
 
-A policy is a distribution over actions, each a sequence of one or more positions (a ranking's places, a set's
-documents, one answer), which stand where a completion's tokens stand in TRL. Old and reference policy are floats per
-document. A policy says how it samples, what an action's positions have for probabilities, entropy and divergence, and
-what actions earn; everything else is here.
+A policy is a distribution over actions. An action is a sequence of one or more positions: the ranks of a ranking, the
+documents of a set, or one answer. Positions correspond to the tokens of a completion in TRL. The old and the reference
+policy are stored as a few floats per document. A policy defines its sampling, the probabilities, entropy and divergence
+of each position, the rewards of its actions and its groups. Everything else is here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from losses.policies.surrogate import (
     importance_ratio,
     reduce_positions,
 )
-from losses.rewards import Outcome
+from losses.rewards import Rewards
 
 
 class Distribution(Protocol):
@@ -42,44 +42,47 @@ class Distribution(Protocol):
         """[..., G, k], 0 at masked positions: their sum is the action's log-probability."""
 
     def entropy(self) -> Tensor:
-        """In nats, [..., 1 or G, k], 0 at masked positions."""
+        """The entropy of each position in nats, [..., 1 or G, k], 0 at masked positions."""
 
     def kl(self, reference: Any) -> Tensor:
-        """KL(policy || reference) of each position's choice, exactly, [..., 1 or G, k]."""
+        """The exact KL(policy || reference) of each position, [..., 1 or G, k]."""
 
     def detach(self) -> Any:
-        """The same as a constant."""
+        """Return the same distribution as a constant."""
 
 
 @dataclass(frozen=True)
 class GroupPolicy(PolicyOptions, ABC):
-    """Sampling and loss of a policy (trainer=grpo)."""
+    """The sampling and the loss of a policy (trainer=grpo)."""
 
     @abstractmethod
-    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Any:
-        """Draw `num_generations` actions of every group. scores, mask, `policy_inputs`: [lists, n]; keys: 1 a list."""
+    def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Any:
+        """Sample `num_generations` actions per group. scores, mask, policy_inputs: [lists, n]; seeds: one per list."""
 
     @abstractmethod
-    def distribution(self, scores: Tensor, mask: Tensor, actions: Any, **represented: Tensor) -> Distribution:
-        """The policy that the scores (and `policy_inputs`) give, at the actions. scores, mask: [..., n]."""
+    def distribution(self, scores: Tensor, mask: Tensor, actions: Any, **policy_inputs: Tensor) -> Distribution:
+        """Return the policy of the scores (and `policy_inputs`) at the actions. scores, mask: [..., n]."""
 
     @abstractmethod
-    def rewards_of(self, actions: Any, labels: Tensor, mask: Tensor) -> Outcome:
-        """What the actions earn, [..., G]."""
+    def compute_rewards(self, actions: Any, labels: Tensor, mask: Tensor) -> Rewards:
+        """Return the rewards of the actions, [..., G]. labels, mask: [..., n]."""
 
     @abstractmethod
     def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The groups that there are and those that can teach something, each [...] bool."""
+        """Return two masks [...] bool: groups that are not padding, and groups whose rewards can differ.
+
+        labels, mask: [..., n].
+        """
 
     @property
     def depth(self) -> int | None:
-        """Positions of the longest action; None: as many as the batch has."""
+        """The number of positions of the longest action; None: the largest number in the batch."""
         return None
 
     def on_policy_surrogate(
         self, policy: Distribution, labels: Tensor, mask: Tensor, ratio: Tensor
     ) -> Surrogate | None:
-        """The loss of an estimator without advantages (`on_policy_only`); None: it is the policy gradient's."""
+        """Return the loss of an estimator without advantages (`on_policy_only`), or None to use the policy gradient."""
         return None
 
     def __call__(
@@ -91,56 +94,62 @@ class GroupPolicy(PolicyOptions, ABC):
         actions: Any,
         old_scores: Tensor,
         reference_scores: Tensor | None = None,
-        **represented: Tensor,
+        **policy_inputs: Tensor,
     ) -> tuple[Tensor, Statistics]:
-        """The loss of the whole batch, and what a researcher reads.
+        """Return the loss of the whole batch, and its statistics.
 
         Args:
-            scores: [..., n] of the policy; all arithmetic is in float32 at least.
+            scores: [..., n], the policy's scores; all arithmetic is at least in float32.
             labels: [..., n] graded relevance; mask: [..., n] bool, False at padding.
             actions: sampled from `old_scores`.
-            old_scores: [..., n] of the policy that sampled (at the first update, the same as `scores`).
-            reference_scores: [..., n] of the frozen reference: needed where beta > 0, else only for the statistics.
-            represented: what `policy_inputs` names, of the policy, the old one (old_NAME) and the reference
-                (reference_NAME).
+            old_scores: [..., n], the scores of the policy that sampled (at the first update equal to `scores`).
+            reference_scores: [..., n], the scores of the frozen reference: needed if beta > 0, else optional and only
+                for the statistics.
+            policy_inputs: the inputs that the property of this name lists: NAME for the policy, old_NAME for the old
+                policy, reference_NAME for the reference.
 
         Returns:
             The scalar loss, and detached scalars: reward_mean, reward_std (of a group, averaged), frac_reward_zero_std
-            (of all groups), entropy and kl (nats per position; kl where there is a reference), clip_fraction, and
+            (of all groups), entropy and kl (nats per position; kl only with a reference), clip_fraction, and
             reward_mean/NAME for each of several rewards, unweighted.
+
+        Raises:
+            ValueError: beta is above 0 and there are no reference_scores.
         """
         if self.beta and reference_scores is None:
             raise ValueError(f"beta={self.beta} needs reference_scores; without a reference set beta to 0")
-        given = {"scores": scores, "old_scores": old_scores, "reference_scores": reference_scores, **represented}
-        policy = self._at("", given, mask, actions)
-        old = self._at("old_", given, mask, actions).detach()
-        reference = None if reference_scores is None else self._at("reference_", given, mask, actions).detach()
+        inputs = {"scores": scores, "old_scores": old_scores, "reference_scores": reference_scores, **policy_inputs}
+        policy = self._distribution("", inputs, mask, actions)
+        old = self._distribution("old_", inputs, mask, actions).detach()
+        reference = None
+        if reference_scores is not None:
+            reference = self._distribution("reference_", inputs, mask, actions).detach()
         ratio = importance_ratio(policy.log_probs - old.log_probs, policy.position_mask, self.importance_sampling_level)
-        outcome = self.rewards_of(actions, labels, mask)
-        existing, teaching = self.groups(labels, mask)
-        counted = teaching & ~(all_equal(outcome.total) & self.skip_zero_std)
+        rewards = self.compute_rewards(actions, labels, mask)
+        nonempty, informative = self.groups(labels, mask)
+        counted = informative & ~(all_equal(rewards.total) & self.skip_zero_std)
         surrogate = self.on_policy_surrogate(policy, labels, mask, ratio)
         if surrogate is None:
             penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.kl_penalty(old, reference)
-            surrogate = self._policy_gradient(policy, self._advantages(outcome, penalty, counted), ratio)
+            surrogate = self._policy_gradient(policy, self._advantages(rewards, penalty, counted), ratio)
         kl = None if reference is None else self._kl(policy, reference, ratio)
         loss, statistics = self._with_regularisers(surrogate, kl, policy, counted)
-        return loss, reward_statistics(outcome, existing, counted) | statistics
+        return loss, reward_statistics(rewards, nonempty, counted) | statistics
 
     def kl_penalty(self, old: Distribution, reference: Distribution) -> Tensor:
-        """What each position's choice is charged with for its divergence, [..., G, k]: the log-ratio of the choice.
+        """Return the KL penalty of each position, [..., G, k], which is subtracted from its reward: the log-ratio.
 
-        It is that of the policy which sampled, so that advantages are the same at every update of the same actions.
+        It is computed from the policy that sampled: so advantages are the same at every update with the same actions.
         """
         return k1(old.log_probs, reference.log_probs)
 
-    def _at(self, prefix: str, given: Mapping[str, Any], mask: Tensor, actions: Any) -> Distribution:
-        """The policy of the inputs whose names begin with `prefix`."""
-        represented = {name: given[f"{prefix}{name}"] for name in self.policy_inputs}
-        return self.distribution(given[f"{prefix}scores"], mask, actions, **represented)
+    def _distribution(self, prefix: str, inputs: Mapping[str, Any], mask: Tensor, actions: Any) -> Distribution:
+        """Return the policy of the inputs whose names begin with `prefix`."""
+        policy_inputs = {name: inputs[f"{prefix}{name}"] for name in self.policy_inputs}
+        return self.distribution(inputs[f"{prefix}scores"], mask, actions, **policy_inputs)
 
     def _kl(self, policy: Distribution, reference: Distribution, ratio: Tensor) -> Tensor:
-        """The estimate of the divergence at each position, [..., 1 or G, k], differentiable."""
+        """Return the estimate of the divergence at each position, [..., 1 or G, k], differentiable."""
         if self.kl_estimator == "k1":
             return k1(policy.log_probs, reference.log_probs)
         if self.kl_estimator == "k2":
@@ -150,13 +159,16 @@ class GroupPolicy(PolicyOptions, ABC):
             return estimate * ratio if self.use_bias_correction_kl else estimate
         return policy.kl(reference)
 
-    def _advantages(self, outcome: Outcome, penalty: Tensor | None, counted: Tensor) -> Tensor:
-        """[..., G, k], or [..., G, 1] where every position has its action's. penalty: taken off the rewards."""
-        if outcome.per_position is not None:
-            rewards = outcome.per_position if penalty is None else outcome.per_position - penalty
-            return reward_to_go_advantages(rewards, self.advantage_estimator, counted)
-        rewards = outcome.total if penalty is None else outcome.total - penalty.sum(dim=-1)
-        return advantages(rewards, self.advantage_estimator, counted).unsqueeze(-1)
+    def _advantages(self, rewards: Rewards, penalty: Tensor | None, counted: Tensor) -> Tensor:
+        """Return [..., G, k], or [..., G, 1] if all positions of an action share one advantage.
+
+        penalty: [..., G, k], subtracted from the rewards.
+        """
+        if rewards.per_position is not None:
+            per_position = rewards.per_position if penalty is None else rewards.per_position - penalty
+            return reward_to_go_advantages(per_position, self.advantage_estimator, counted)
+        total = rewards.total if penalty is None else rewards.total - penalty.sum(dim=-1)
+        return advantages(total, self.advantage_estimator, counted).unsqueeze(-1)
 
     def _policy_gradient(self, policy: Distribution, advantages: Tensor, ratio: Tensor) -> Surrogate:
         epsilon_high = self.epsilon if self.epsilon_high is None else self.epsilon_high
@@ -166,7 +178,7 @@ class GroupPolicy(PolicyOptions, ABC):
             ratio, advantages, epsilon=self.epsilon, epsilon_high=epsilon_high, delta=self.delta
         )
         if self.importance_sampling_level == "sequence_product":
-            # One term per action, spread over its positions: the gradient at ratio 1 is that of the other levels.
+            # One term per action, divided by its positions: at ratio 1 the gradient equals that of the other levels.
             lengths = policy.position_mask.sum(dim=-1, keepdim=True).clamp(min=1)
             return surrogate._replace(loss=surrogate.loss / lengths)
         return surrogate
@@ -174,7 +186,7 @@ class GroupPolicy(PolicyOptions, ABC):
     def _with_regularisers(
         self, surrogate: Surrogate, kl: Tensor | None, policy: Distribution, counted: Tensor
     ) -> tuple[Tensor, Statistics]:
-        """The scalar loss with divergence and entropy, and the statistics of the policy."""
+        """Return the scalar loss with divergence and entropy, and the statistics of the policy."""
 
         def mean(values: Tensor) -> Tensor:
             return self.reduce(values, policy, counted, "bnpo")
@@ -190,30 +202,30 @@ class GroupPolicy(PolicyOptions, ABC):
         return loss, statistics if kl is None else statistics | {"kl": mean(kl.detach())}
 
     def reduce(self, values: Tensor, policy: Distribution, counted: Tensor, loss_type: str) -> Tensor:
-        """The scalar of [..., 1 or G, 1 or k] values; "dr_grpo" divides by `depth` positions."""
+        """Reduce values [..., 1 or G, 1 or k] to a scalar; "dr_grpo" divides by `depth` positions."""
         depth = self.depth or policy.position_mask.sum(dim=-1).max()
         return reduce_positions(values, policy.position_mask, counted, loss_type=loss_type, num_positions=depth)
 
 
-def orderable(labels: Tensor, mask: Tensor) -> Tensor:
-    """[..., n] -> [...] bool: at least two documents, and not all of one label."""
+def has_distinct_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """labels, mask: [..., n] -> [...] bool: whether two documents of the list have different labels."""
     labels = labels.float()
     highest = labels.masked_fill(~mask, -torch.inf).amax(dim=-1)
     lowest = labels.masked_fill(~mask, torch.inf).amin(dim=-1)
     return highest > lowest
 
 
-def reward_statistics(outcome: Outcome, existing: Tensor, counted: Tensor) -> Statistics:
-    """Means over the groups that count; `frac_reward_zero_std` over all that exist."""
+def reward_statistics(rewards: Rewards, nonempty: Tensor, counted: Tensor) -> Statistics:
+    """Return means over the groups `counted`, and `frac_reward_zero_std` over all `nonempty` ones; both [...] bool."""
 
-    def mean(per_group: Tensor, of: Tensor = counted) -> Tensor:
-        return per_group.masked_fill(~of, 0.0).sum() / of.sum().clamp(min=1)
+    def mean(per_group: Tensor, groups: Tensor = counted) -> Tensor:
+        return per_group.masked_fill(~groups, 0.0).sum() / groups.sum().clamp(min=1)
 
     statistics = {
-        "reward_mean": mean(outcome.total.mean(dim=-1)),
-        "reward_std": mean(outcome.total.std(dim=-1)),
-        "frac_reward_zero_std": mean(all_equal(outcome.total).float(), existing),
+        "reward_mean": mean(rewards.total.mean(dim=-1)),
+        "reward_std": mean(rewards.total.std(dim=-1)),
+        "frac_reward_zero_std": mean(all_equal(rewards.total).float(), nonempty),
     }
-    if len(outcome.values) > 1:
-        statistics |= {f"reward_mean/{name}": mean(value.mean(dim=-1)) for name, value in outcome.values.items()}
+    if len(rewards.values) > 1:
+        statistics |= {f"reward_mean/{name}": mean(value.mean(dim=-1)) for name, value in rewards.values.items()}
     return statistics

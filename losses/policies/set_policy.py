@@ -1,4 +1,4 @@
-"""GRPO for rerankers that choose a set of documents (those a reader is given) and are rewarded for it as a whole."""
+"""GRPO for rerankers that choose a set of documents (for example for a reader) and are rewarded for the whole set."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.math.answers import two_token_entropy, two_token_kl
-from losses.math.masking import at_least, at_least_float32, finite
+from losses.math.checks import check_at_least, check_finite
+from losses.math.masking import at_least_float32
 from losses.math.noise import uniform_noise
 from losses.math.subsets import SubsetDistribution, subset_distribution
-from losses.policies.group_policy import GroupPolicy, orderable
+from losses.policies.group_policy import GroupPolicy, has_distinct_labels
 from losses.policies.set_rewards import SetF, SetRecall
-from losses.rewards import Outcome, Reward, RewardSum
+from losses.rewards import Reward, Rewards, RewardSum
 
 
 @dataclass(frozen=True)
 class SetPolicy(GroupPolicy):
-    """What policies over sets share; actions are [..., G, n] bool.
+    """The common part of policies over sets; actions are [..., G, n] bool.
 
     reward, reward_weights: one reward or several (set_rewards.py, or a callable (selected, labels, mask) -> [..., G]),
-    and a weight for each (None: 1). Lists with fewer than two documents or a single label value are left out of every
-    sum and denominator.
+    and a weight for each (None: 1). A list whose documents all have the same label is left out of every sum and
+    denominator.
     """
 
     reward: Reward | list[Reward] = field(default_factory=SetF)
@@ -33,24 +34,24 @@ class SetPolicy(GroupPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for weight in self.reward_weights or ():
-            finite("reward_weights", weight)
-        assert self.rewards  # refuses numbers of rewards and weights that differ
+            check_finite("reward_weights", weight)
+        assert self.reward_sum  # raises ValueError if the numbers of rewards and weights differ
 
     @property
-    def rewards(self) -> RewardSum:
+    def reward_sum(self) -> RewardSum:
         """The weighted sum of the rewards."""
-        return RewardSum.of(self.reward, self.reward_weights)
+        return RewardSum.from_options(self.reward, self.reward_weights)
 
-    def rewards_of(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
-        return self.rewards.evaluate(actions, labels, mask, per_position=False)
+    def compute_rewards(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Rewards:
+        return self.reward_sum.evaluate(actions, labels, mask, per_position=False)
 
     def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return mask.any(dim=-1), orderable(labels, mask)
+        return mask.any(dim=-1), has_distinct_labels(labels, mask)
 
 
 @dataclass(frozen=True)
 class Selections:
-    """Independent choices of each document, P(i in S) = sigmoid(logit_i): a position is a document.
+    """The policy that chooses each document independently, P(i in S) = sigmoid(logit_i): a position is a document.
 
     logits: [..., n], 0 at padding; selected: [..., G, n] bool; mask: [..., n] bool.
     """
@@ -84,28 +85,28 @@ class Selections:
 
 @dataclass(frozen=True)
 class SelectionGRPO(SetPolicy):
-    """-E[r(S)] over sets S that hold each document by itself with probability sigmoid(s_i / T)  (Williams 1992).
+    """-E[r(S)] over sets S that contain document i independently with probability sigmoid(s_i / T)  (Williams 1992).
 
     The size of the set is learned too. Divergence (`kl_estimator=exact`) and entropy are sums over the documents.
 
-    Use: a set of any size, rewarded as a whole (F1), for scores that are to say which documents to keep; trainer=grpo.
+    Use: a set of any size, rewarded as a whole (F1), if the scores should say which documents to keep; trainer=grpo.
     Cost: num_generations n.
     Source: REINFORCE, Williams 1992, with GRPO's options, Shao et al. 2024, arXiv 2402.03300.
     """
 
     @property
     def shift_invariant(self) -> bool:
-        """The level of the scores is how many documents are chosen."""
+        """False: a constant added to the scores changes how many documents are chosen."""
         return False
 
     @torch.no_grad()
-    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Tensor:
-        """[lists, G, n] bool."""
-        nothing = mask.new_zeros(mask.shape[0], 0, mask.shape[-1])
-        probabilities = self.distribution(scores, mask, nothing).logits.sigmoid().unsqueeze(-2)
-        return (uniform_noise(keys, self.num_generations, mask) < probabilities) & mask.unsqueeze(-2)
+    def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Tensor:
+        """Sample sets [lists, G, n] bool."""
+        no_actions = mask.new_zeros(mask.shape[0], 0, mask.shape[-1])
+        probabilities = self.distribution(scores, mask, no_actions).logits.sigmoid().unsqueeze(-2)
+        return (uniform_noise(seeds, self.num_generations, mask) < probabilities) & mask.unsqueeze(-2)
 
-    def distribution(self, scores: Tensor, mask: Tensor, actions: Tensor, **represented: Tensor) -> Selections:
+    def distribution(self, scores: Tensor, mask: Tensor, actions: Tensor, **policy_inputs: Tensor) -> Selections:
         return Selections(at_least_float32(scores).masked_fill(~mask, 0.0) / self.temperature, actions, mask)
 
 
@@ -113,11 +114,11 @@ class SelectionGRPO(SetPolicy):
 class SubsetGRPO(SetPolicy):
     """-E[r(S)] over sets S of k documents, P(S) = prod_{i in S} e^{s_i / T} / e_k(e^{s / T})  (Kulesza, Taskar 2012).
 
-    e_k is the elementary symmetric polynomial. A list of fewer than k documents is chosen whole and teaches nothing.
-    A set is one position: all loss types but "cispo" are the same, and so are the importance sampling levels.
+    e_k is the elementary symmetric polynomial. If a list has at most k documents, all are chosen and it teaches
+    nothing. A set is one position: all loss types but "cispo" are the same, and all importance sampling levels too.
     Divergence (`kl_estimator=exact`) and entropy are sums over all subsets.
 
-    Use: the k documents that a reader is given, whatever their order; trainer=grpo.
+    Use: the k documents for a reader, in any order; trainer=grpo.
     Cost: n k + num_generations n.
     Source: k-DPPs, Kulesza and Taskar 2012, section 5.2.1, with GRPO's options, Shao et al. 2024, arXiv 2402.03300.
     """
@@ -127,13 +128,15 @@ class SubsetGRPO(SetPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("k", self.k, 1)
+        check_at_least("k", self.k, 1)
 
     @torch.no_grad()
-    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Tensor:
-        """[lists, G, n] bool."""
-        nothing = mask.new_zeros(mask.shape[0], 0, mask.shape[-1])
-        return self.distribution(scores, mask, nothing).sample(uniform_noise(keys, self.num_generations, mask))
+    def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Tensor:
+        """Sample sets [lists, G, n] bool."""
+        no_actions = mask.new_zeros(mask.shape[0], 0, mask.shape[-1])
+        return self.distribution(scores, mask, no_actions).sample(uniform_noise(seeds, self.num_generations, mask))
 
-    def distribution(self, scores: Tensor, mask: Tensor, actions: Tensor, **represented: Tensor) -> SubsetDistribution:
+    def distribution(
+        self, scores: Tensor, mask: Tensor, actions: Tensor, **policy_inputs: Tensor
+    ) -> SubsetDistribution:
         return subset_distribution(scores, mask, actions, temperature=self.temperature, k=self.k)

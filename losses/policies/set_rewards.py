@@ -1,7 +1,7 @@
-"""Rewards of sets of documents, whatever their order.
+"""Rewards of sets of documents, in which the order does not matter.
 
 A reward is any callable (selected [..., G, n] bool, labels [..., n], mask [..., n]) -> [..., G]. Documents with a label
-above 0 are relevant; a list without any earns 0, and so does the empty set.
+above 0 are relevant. The reward is 0 for a list without relevant documents, and for the empty set.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from losses.math.masking import above_zero
+from losses.math.checks import check_positive
 
 
 def _counts(selected: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Relevant documents in the set [..., G], documents in the set [..., G], relevant documents [..., 1]; float32."""
+    """Count relevant documents in the set [..., G], documents in the set [..., G], and relevant documents of the list
+    [..., 1]; float32."""
     relevant = ((labels > 0) & mask).unsqueeze(-2)
     return (selected & relevant).sum(dim=-1).float(), selected.sum(dim=-1).float(), relevant.sum(dim=-1).float()
 
 
 @dataclass(frozen=True)
 class SetPrecision:
-    """Relevant documents of the set over its documents."""
+    """Precision: the relevant documents of the set, divided by its documents."""
 
     name: ClassVar[str] = "set_precision"
 
@@ -33,7 +34,7 @@ class SetPrecision:
 
 @dataclass(frozen=True)
 class SetRecall:
-    """Relevant documents of the set over those of the list."""
+    """Recall: the relevant documents of the set, divided by the relevant documents of the list."""
 
     name: ClassVar[str] = "set_recall"
 
@@ -44,14 +45,17 @@ class SetRecall:
 
 @dataclass(frozen=True)
 class SetF:
-    """(1 + beta^2) P R / (beta^2 P + R) of precision and recall (van Rijsbergen 1979): beta > 1 weighs recall more."""
+    """F-measure: (1 + beta^2) P R / (beta^2 P + R) of precision P and recall R (van Rijsbergen 1979).
+
+    beta > 1 gives recall more weight.
+    """
 
     name: ClassVar[str] = "set_f"
 
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        above_zero("SetF.beta", self.beta)
+        check_positive("SetF.beta", self.beta)
 
     def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         found, size, relevant = _counts(selected, labels, mask)

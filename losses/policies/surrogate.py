@@ -1,4 +1,4 @@
-"""The policy-gradient surrogates of GRPO and its relatives, per position, and how they are summed up (TRL's names).
+"""The policy-gradient surrogates of GRPO and its variants, per position, and their reduction to a scalar (TRL's names).
 
 References: PPO's clipped ratio (arXiv 1707.06347), GRPO (2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476),
 GSPO (2507.18071), CISPO (MiniMax-M1, 2506.13585), two-sided clipping with `delta` (INTELLECT-2, 2505.07291).
@@ -18,7 +18,7 @@ LOSS_TYPES = ("sum", "grpo", "bnpo", "dapo", "dr_grpo", "cispo")
 
 
 class Surrogate(NamedTuple):
-    """loss: to minimise; ratio: rho, differentiable; clipped: bool, where the clipped branch stops the gradient."""
+    """The loss to minimise; `ratio`: rho, differentiable; `clipped`: bool, the clipped branch stops the gradient."""
 
     loss: Tensor
     ratio: Tensor
@@ -26,13 +26,13 @@ class Surrogate(NamedTuple):
 
 
 def importance_ratio(log_ratio: Tensor, position_mask: Tensor, level: str) -> Tensor:
-    """rho from log P - log P_old of each position, at most e^20 (where float32 would overflow there is no gradient).
+    """Return rho, at most e^20 so that float32 does not overflow. Above that limit there is no gradient.
 
     Args:
-        log_ratio: [..., G, k], 0 at masked positions.
+        log_ratio: log P - log P_old of each position, [..., G, k], 0 at masked positions.
         position_mask: [..., 1 or G, k] bool.
-        level: "token", each position its own; "sequence", exp of their mean (GSPO's geometric mean);
-            "sequence_product", exp of their sum (the ratio of the rankings' probabilities).
+        level: "token", the ratio of each position; "sequence", exp of the mean log-ratio (GSPO's geometric mean);
+            "sequence_product", exp of the sum (the ratio of the actions' probabilities).
 
     Returns:
         [..., G, k] for "token", else [..., G, 1].
@@ -47,7 +47,8 @@ def importance_ratio(log_ratio: Tensor, position_mask: Tensor, level: str) -> Te
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, *, epsilon: float, epsilon_high: float, delta: float | None
 ) -> Surrogate:
-    """-min(min(rho, delta) A, clip(rho, 1 - epsilon, 1 + epsilon_high) A); shapes broadcast. delta None: no cap."""
+    """Return -min(min(rho, delta) A, clip(rho, 1 - epsilon, 1 + epsilon_high) A). Shapes broadcast; delta None: no
+    cap."""
     clipped_ratio = ratio.clamp(1 - epsilon, 1 + epsilon_high)
     capped_ratio = ratio if delta is None else ratio.clamp(max=delta)
     loss = -torch.min(capped_ratio * advantages, clipped_ratio * advantages)
@@ -57,7 +58,7 @@ def clipped_surrogate(
 
 
 def cispo_surrogate(ratio: Tensor, advantages: Tensor, log_probs: Tensor, *, epsilon_high: float) -> Surrogate:
-    """-sg[min(rho, epsilon_high)] A log P: the cap is absolute and never stops the gradient; shapes broadcast."""
+    """Return -sg[min(rho, epsilon_high)] A log P. The absolute cap never stops the gradient; shapes broadcast."""
     loss = -ratio.clamp(max=epsilon_high).detach() * advantages * log_probs
     return Surrogate(loss, ratio, (ratio > epsilon_high) & (advantages > 0))
 
@@ -65,30 +66,30 @@ def cispo_surrogate(ratio: Tensor, advantages: Tensor, log_probs: Tensor, *, eps
 def reduce_positions(
     loss: Tensor, position_mask: Tensor, list_mask: Tensor, *, loss_type: str, num_positions: int | Tensor
 ) -> Tensor:
-    """The scalar loss of the whole batch.
+    """Return the scalar loss of the whole batch.
 
-        sum            mean over rankings of the sum over positions (TRL's "luspo" aggregation)
-        grpo           mean over rankings of the mean over positions
+        sum            mean over actions of the sum over positions (TRL's "luspo" aggregation)
+        grpo           mean over actions of the mean over positions
         bnpo           sum over all positions / their number
-        dapo, cispo    the same: their global number of active positions is that of the batch given
-        dr_grpo        sum over all positions / (rankings * num_positions)
+        dapo, cispo    the same: TRL divides by the global number of positions, and this batch is the global one
+        dr_grpo        sum over all positions / (actions * num_positions)
 
     Args:
         loss: [..., G, k] or [..., G, 1], the same at every position.
         position_mask: [..., 1 or G, k] bool.
-        list_mask: [...] bool, the lists that count, in numerator and denominator; without any the loss is 0.
-        num_positions: the constant depth of `dr_grpo`.
+        list_mask: [...] bool, the groups in numerator and denominator; if there are none, the loss is 0.
+        num_positions: the constant number of positions of `dr_grpo`.
     """
     loss, counted = torch.broadcast_tensors(loss, position_mask & list_mask[..., None, None])
     loss = loss.masked_fill(~counted, 0.0)
-    num_rankings = list_mask.sum() * loss.shape[-2]
+    num_actions = list_mask.sum() * loss.shape[-2]
     if loss_type == "sum":
-        total, denominator = loss.sum(), num_rankings
+        total, denominator = loss.sum(), num_actions
     elif loss_type == "grpo":
         lengths = counted.sum(dim=-1).clamp(min=1)
-        total, denominator = (loss.sum(dim=-1) / lengths).sum(), num_rankings
+        total, denominator = (loss.sum(dim=-1) / lengths).sum(), num_actions
     elif loss_type == "dr_grpo":
-        total, denominator = loss.sum(), num_rankings * num_positions
+        total, denominator = loss.sum(), num_actions * num_positions
     else:
         total, denominator = loss.sum(), counted.sum()
     return total / denominator.clamp(min=1)

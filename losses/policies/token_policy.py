@@ -11,13 +11,14 @@ from torch import Tensor
 
 from losses.contracts import Statistics
 from losses.math.answers import NO, OTHER, YES, AnswerDistribution, answer_distribution, sample_answers
-from losses.math.masking import check_positive_weight, finite, positive_weights
+from losses.math.checks import check_finite, check_pos_weight
+from losses.math.masking import positive_weights
 from losses.math.noise import uniform_noise
 from losses.policies.group_policy import GroupPolicy
-from losses.rewards import Outcome
+from losses.rewards import Rewards
 
-# What sampling and its ratio need, and a sum over all answers does not.
-SAMPLED_ONLY = (
+# The options of sampling and of the importance ratio, which a sum over all answers does not use.
+SAMPLING_OPTIONS = (
     "num_generations",
     "advantage_estimator",
     "skip_zero_std",
@@ -34,25 +35,25 @@ SAMPLED_ONLY = (
 class TokenPolicyGRPO(GroupPolicy):
     """-E[r(a)] over the answer a to each document, r(a) = w_c 1[a = y] + w_f 1[a in {yes, no}]  (Shao et al. 2024).
 
-    y is yes where the document's label lies above `relevant_above`: grades count by that alone. Each document is a
-    prompt of its own and its `num_generations` answers are the group: advantages never compare documents. The loss is
-    the mean over the documents of the global step, as TRL's is over completions, and every document counts.
+    y is yes if the document's label is above `relevant_above`; higher grades make no difference. Each document is a
+    prompt of its own, and its `num_generations` answers are the group: advantages never compare documents. The loss is
+    the mean over all documents of the global step, as TRL's is over completions.
 
     correctness_weight, format_weight: w_c and w_f.
     relevant_above: labels above it are relevant.
-    pos_weight: w_c of a relevant document is multiplied by it: a number, None for 1, or "auto", the list's own number
-        of other documents per relevant one. Without it, nine documents to be refused for one to be found teach to
-        refuse.
-    vocabulary: the policy is over all tokens, of which all but the two are one answer, "anything else", that earns
-        nothing; else over the two tokens, P(yes) = sigmoid(s), where w_f rewards every answer and is refused.
-    expected: the sum over all answers instead of samples: J = sum_a P(a) r(a), of which the sampled gradient is an
-        unbiased estimate; over two tokens dJ/ds = P(yes) P(no) (r_yes - r_no). Nothing is sampled: the options of
-        samples and their ratio are refused.
+    pos_weight: the factor of w_c for a relevant document: a number, None for 1, or "auto", the list's number of other
+        documents per relevant one. Without it, nine irrelevant documents per relevant one teach the model to say no.
+    vocabulary: true, the policy is over all tokens; all tokens but yes and no are one answer, "anything else", with
+        reward 0. False, it is over the two tokens, P(yes) = sigmoid(s); every answer then has the right format, so
+        `format_weight` is rejected.
+    expected: sum over all answers instead of sampling: J = sum_a P(a) r(a). The sampled gradient is an unbiased
+        estimate of its gradient; over two tokens dJ/ds = P(yes) P(no) (r_yes - r_no). The options of sampling and of
+        the ratio are rejected.
 
     Divergence (`kl_estimator=exact`) and entropy are sums over the answers. An answer has one position: all loss types
-    but "cispo" are the same, and so are the importance sampling levels.
+    but "cispo" are the same, and all importance sampling levels too.
 
-    Use: an LLM reranker's first stage, or one that is to answer in the right words (vocabulary); trainer=grpo.
+    Use: the first stage of an LLM reranker, also to teach it to answer yes or no (vocabulary); trainer=grpo.
     Cost: num_generations n; expected: n.
     Source: GRPO, Shao et al. 2024, arXiv 2402.03300; as a warm-up of rerankers, ProRank, arXiv 2506.03487.
     """
@@ -71,51 +72,56 @@ class TokenPolicyGRPO(GroupPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("correctness_weight", "format_weight", "relevant_above"):
-            finite(name, getattr(self, name))
-        check_positive_weight(self.pos_weight)
+            check_finite(name, getattr(self, name))
+        check_pos_weight(self.pos_weight)
         if self.correctness_weight == 0 and self.format_weight == 0:
-            raise ValueError("correctness_weight and format_weight are both 0: nothing is rewarded")
+            raise ValueError("correctness_weight and format_weight are both 0, so every reward is 0: set one of them")
         if not self.vocabulary:
-            self._refuse_unused(("format_weight",), "vocabulary=false (every answer is yes or no)")
+            self._reject_unused(("format_weight",), "vocabulary=false (every answer is yes or no)")
         elif self.temperature != 1:
             raise ValueError(
                 f"temperature={self.temperature} would need the logits of the whole vocabulary: with vocabulary=true "
                 "leave it at 1"
             )
         if self.expected:
-            self._refuse_unused(SAMPLED_ONLY, "expected=true (nothing is sampled)")
+            self._reject_unused(SAMPLING_OPTIONS, "expected=true (nothing is sampled)")
             if self.kl_estimator != "exact":
-                raise ValueError(f"kl_estimator={self.kl_estimator} is of samples: with expected=true it is exact")
+                raise ValueError(
+                    f"kl_estimator={self.kl_estimator} needs samples, and expected=true has none: set it to exact"
+                )
 
     @property
     def policy_inputs(self) -> tuple[str, ...]:
         return ("logsumexp",) if self.vocabulary else ()
 
     @torch.no_grad()
-    def sample(self, scores: Tensor, mask: Tensor, keys: Sequence[int], **represented: Tensor) -> Tensor:
-        """[lists, n, G] int64 answers (losses/math/answers.py), of no generation where the expectation is taken."""
+    def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Tensor:
+        """Sample answers [lists, n, G] int64 (losses/math/answers.py); with `expected`, none: [lists, n, 0]."""
+        no_actions = torch.zeros(*mask.shape, 0, dtype=torch.int64, device=mask.device)
         if self.expected:
-            return torch.zeros(*mask.shape, 0, dtype=torch.int64, device=mask.device)
-        nothing = torch.zeros(*mask.shape, 0, dtype=torch.int64, device=mask.device)
-        outcomes = self.distribution(scores, mask, nothing, **represented).outcomes
-        return sample_answers(outcomes, uniform_noise(keys, self.num_generations, mask))
+            return no_actions
+        log_probs = self.distribution(scores, mask, no_actions, **policy_inputs).log_probs_by_answer
+        return sample_answers(log_probs, uniform_noise(seeds, self.num_generations, mask))
 
-    def distribution(self, scores: Tensor, mask: Tensor, actions: Tensor, **represented: Tensor) -> AnswerDistribution:
-        logsumexp = represented.get("logsumexp")
+    def distribution(
+        self, scores: Tensor, mask: Tensor, actions: Tensor, **policy_inputs: Tensor
+    ) -> AnswerDistribution:
+        logsumexp = policy_inputs.get("logsumexp")
         return answer_distribution(scores, mask, actions, temperature=self.temperature, logsumexp=logsumexp)
 
     def groups(self, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Every document is one."""
+        """Return the mask twice: every document is a group, and all can teach."""
         return mask, mask
 
-    def rewards_of(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Outcome:
-        """[..., n, G]."""
-        rewards = self.rewards(labels, mask)
+    def compute_rewards(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Rewards:
+        """Return the rewards [..., n, G] of the sampled answers."""
+        rewards = self.answer_rewards(labels, mask)
         values = {name: torch.take_along_dim(reward, actions, dim=-1) for name, reward in rewards.items()}
-        return Outcome(self._total(values, labels, mask), values, None)
+        return Rewards(self._total(values, labels, mask), values, None)
 
-    def rewards(self, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Unweighted, of every possible answer: [..., n, 2 or 3] in the order NO, YES, OTHER, by name."""
+    def answer_rewards(self, labels: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return the unweighted rewards of every possible answer, by name: [..., n, 2 or 3] in the order NO, YES,
+        OTHER."""
         relevant = ((labels > self.relevant_above) & mask).float()
         answers = [relevant.new_zeros(relevant.shape)] * (3 if self.vocabulary else 2)
         answers[NO], answers[YES] = 1 - relevant, relevant
@@ -127,7 +133,7 @@ class TokenPolicyGRPO(GroupPolicy):
         return rewards
 
     def _total(self, values: dict[str, Tensor], labels: Tensor, mask: Tensor) -> Tensor:
-        """The weighted sum of rewards [..., n, any]."""
+        """Return the weighted sum of the rewards [..., n, any]."""
         relevant = (labels > self.relevant_above) & mask
         weights = 1 + relevant.float() * (positive_weights(relevant, mask, self.pos_weight) - 1)
         total = self.correctness_weight * weights.unsqueeze(-1) * values["correctness"]
@@ -136,11 +142,11 @@ class TokenPolicyGRPO(GroupPolicy):
     def __call__(
         self, scores: Tensor, labels: Tensor, mask: Tensor, *, actions: Tensor, **inputs: Any
     ) -> tuple[Tensor, Statistics]:
-        """As `GroupPolicy`; `expected` leaves out of the statistics what is of samples."""
+        """Return the loss and statistics as `GroupPolicy` does; with `expected`, without those of sampling."""
         if not self.expected:
             return super().__call__(scores, labels, mask, actions=actions, **inputs)
         policy = self.distribution(scores, mask, actions, **{name: inputs[name] for name in self.policy_inputs})
-        rewards = self.rewards(labels, mask)
+        rewards = self.answer_rewards(labels, mask)
         objective = policy.expectation(self._total(rewards, labels, mask))
 
         def mean(values: Tensor) -> Tensor:
@@ -149,7 +155,7 @@ class TokenPolicyGRPO(GroupPolicy):
         loss = -mean(objective) - self.entropy_coef * mean(policy.entropy())
         statistics = {"reward_mean": mean(objective), "entropy": mean(policy.entropy())}
         if inputs.get("reference_scores") is not None:
-            kl = mean(policy.kl(self._at("reference_", inputs, mask, actions).detach()))
+            kl = mean(policy.kl(self._distribution("reference_", inputs, mask, actions).detach()))
             loss, statistics["kl"] = loss + self.beta * kl, kl
         if len(rewards) > 1:
             statistics |= {f"reward_mean/{name}": mean(policy.expectation(value)) for name, value in rewards.items()}

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_samples import Case, configured, flagged, kinds, make
+from loss_samples import Case, configured, is_exempt, kinds, load_loss
 from policies import VARIANTS, Policy
 from torch import Tensor
 
 from losses.contracts import is_policy
 from losses.math.plackett_luce import Rankings, position_distributions, sample_rankings
 
-ASKED = pytest.StashKey[dict[str, Case]]()  # by the property suite, in this run
+TESTED = pytest.StashKey[dict[str, Case]]()  # the cases of the property tests in this run
 EXEMPTIONS = ("depends_on_other_lists", "shift_invariant", "saturates", "masks_misordered", "differentiable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--config-dir", type=Path, help="a configuration directory: the property suite asks its losses")
+    parser.addoption("--config-dir", type=Path, help="a configuration directory whose losses the property tests run on")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,35 +28,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
     config_dir = metafunc.config.getoption("--config-dir", default=None)
-    asked = [(name, kind) for name in configured(config_dir) for kind in kinds(name, config_dir)]
-    asked += [] if config_dir else [(name, "variant") for name in VARIANTS]
-    names = [f"{name}, {kind}" if kind in ("embeddings", "variant") else name for name, kind in asked]
-    metafunc.parametrize("case", asked, ids=names, indirect=True)
+    tested = [(name, kind) for name in configured(config_dir) for kind in kinds(name, config_dir)]
+    tested += [] if config_dir else [(name, "variant") for name in VARIANTS]
+    names = [f"{name}, {kind}" if kind in ("embeddings", "variant") else name for name, kind in tested]
+    metafunc.parametrize("case", tested, ids=names, indirect=True)
 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
     name, kind = request.param
     config_dir = request.config.getoption("--config-dir", default=None)
-    loss = VARIANTS[name] if kind == "variant" else make(name, config_dir)
+    loss = VARIANTS[name] if kind == "variant" else load_loss(name, config_dir)
     case = Case(Policy(loss), "scores") if is_policy(loss) else Case(loss, kind)
     if kind != "variant":
-        request.config.stash.setdefault(ASKED, {})[name] = case
+        request.config.stash.setdefault(TESTED, {})[name] = case
     return case
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """How many losses were asked, and what each is excused from."""
-    asked = {name: case.loss for name, case in config.stash.get(ASKED, {}).items()}
-    if not asked:
+    """Report how many losses were tested, and which are exempt from what."""
+    tested = {name: case.loss for name, case in config.stash.get(TESTED, {}).items()}
+    if not tested:
         return
-    contracts = Counter(loss.contract for loss in asked.values())
+    contracts = Counter(loss.contract for loss in tested.values())
     counts = ", ".join(f"{count} {contract}" for contract, count in sorted(contracts.items()))
     terminalreporter.write_sep("-", "losses")
-    terminalreporter.write_line(f"{len(asked)} files of conf/loss asked: {counts}")
+    terminalreporter.write_line(f"files of conf/loss tested: {len(tested)} ({counts})")
     for exemption in EXEMPTIONS:
-        excused = sorted(name for name, loss in asked.items() if flagged(loss, exemption))
-        terminalreporter.write_line(f"excused by {exemption}: {', '.join(excused) or 'none'}")
+        exempt = sorted(name for name, loss in tested.items() if is_exempt(loss, exemption))
+        terminalreporter.write_line(f"exempt from {exemption}: {', '.join(exempt) or 'none'}")
 
 
 class Enumeration:

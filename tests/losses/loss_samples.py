@@ -1,4 +1,4 @@
-"""What the property suite asks its questions with: every configured loss, lists of every input, and changes to them."""
+"""The samples of the property tests: every configured loss, lists with every input, and changes to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from launch.cli.compose import load
 from launch.cli.schema import locate
-from losses.contracts import LossInputs, Statistics, all_losses, apply, input_names
+from losses.contracts import LossInputs, Statistics, all_losses, compute_loss, input_names
 from runs.source_tree import CONF
 
 PER_LIST = ("queries", "query_layers", "query_hashes", "weights", "guide_queries")
@@ -40,22 +40,22 @@ def target(name: str, config_dir: Path | None = None) -> Any:
 
 
 def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
-    """What the loss is asked of: scores, embeddings, or a wrapper of list losses that needs no embeddings, both."""
+    """Return the inputs to test a loss with: scores or embeddings; both for a wrapper that does not need embeddings."""
     contract = target(name, config_dir).contract
     if contract != "wrapper":
         return ("scores",) if contract == "list" else ("embeddings",)
-    loss = make(name, config_dir)
+    loss = load_loss(name, config_dir)
     compared = any(getattr(one, "compares_embeddings", False) for one in all_losses(loss))
     return ("embeddings",) if compared else ("scores", "embeddings")
 
 
 @cache
-def make(name: str, config_dir: Path | None = None) -> Any:
-    """What the command line makes of `loss=NAME`."""
+def load_loss(name: str, config_dir: Path | None = None) -> Any:
+    """Return the loss that `loss=NAME` on the command line makes."""
     return load([f"loss={name}"], config_dir=config_dir).loss
 
 
-def flagged(loss: Any, flag: str) -> bool:
+def is_exempt(loss: Any, flag: str) -> bool:
     """Whether a loss, or one inside it, claims the exemption `flag` of losses.contracts.Loss."""
     exempt_value = flag in ("depends_on_other_lists", "saturates", "masks_misordered")
     return any(getattr(one, flag, not exempt_value) is exempt_value for one in all_losses(loss))
@@ -63,7 +63,7 @@ def flagged(loss: Any, flag: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(LossInputs):
-    """LossInputs, of [...] lists where a loss takes free leading axes, and what a policy reads beside."""
+    """`LossInputs`, with any leading axes if the loss allows them, and the further inputs of a policy."""
 
     old_scores: Tensor | None = None  # [..., n]
     old_logsumexp: Tensor | None = None  # [..., n]
@@ -71,13 +71,13 @@ class Sample(LossInputs):
         None  # [..., n, G] each document's part in each: its place, answer, or whether it is chosen
     )
 
-    def present(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def change(self, per_list: Callable[[Tensor], Tensor], per_document: Callable[[Tensor], Tensor]) -> Sample:
-        tensors = self.present()
+        tensors = self.tensors()
         lists = {name: per_list(tensors[name]) for name in PER_LIST if name in tensors}
         documents = {name: per_document(tensors[name]) for name in PER_DOCUMENT if name in tensors}
         return replace(self, **lists, **documents)
@@ -91,11 +91,11 @@ class Sample(LossInputs):
         return self.change(lambda value: value, lambda value: value[:, index])
 
     def to(self, dtype: torch.dtype, names: tuple[str, ...] | None = None) -> Sample:
-        tensors = {name: value for name, value in self.present().items() if names is None or name in names}
+        tensors = {name: value for name, value in self.tensors().items() if names is None or name in names}
         return replace(self, **{name: value.to(dtype) for name, value in tensors.items() if value.is_floating_point()})
 
     def padded(self, width: int) -> Sample:
-        """Wider by `width` documents of padding, with NaN or the key of a document at all padding, without actions."""
+        """Add `width` documents of padding; all padding has NaN or the hash of a document. Without actions."""
         return replace(self, actions=None).change(lambda value: value, lambda value: self._pad(value, width))
 
     def _pad(self, value: Tensor, width: int) -> Tensor:
@@ -105,7 +105,7 @@ class Sample(LossInputs):
         return wide.masked_fill(~mask.reshape(*mask.shape, *[1] * (value.ndim - 2)), junk)
 
     def followed_by_padding(self) -> Sample:
-        """One list more, all of whose documents are padding."""
+        """Add a list whose documents are all padding."""
         longer = self.at([*range(len(self.mask)), 0])
         mask = longer.mask.clone()
         mask[-1] = False
@@ -128,22 +128,22 @@ class Case:
     def sample(self) -> Sample:
         """Lists of 5, 3, 4 and 4 documents: of several grades, of one relevant document, of one label, of none."""
         sample = scored_lists() if self.kind == "scores" else embedded_lists()
-        if "seed" in input_names(self.loss):  # ties may be broken by draws, which are other lists' when lists change
+        if "seed" in input_names(self.loss):  # no ties: they are broken by random draws
             labels = torch.tensor([[1, 3, 2, 0, 4], [2, 0, 1, 0, 0], [4, 1, 2, 3, 0], [3, 1, 0, 2, 0]])
             sample = replace(sample, labels=labels.float())
-        return self.ready(sample)
+        return self.with_actions(sample)
 
-    def ready(self, sample: Sample) -> Sample:
-        """With actions for a policy, sampled from these lists."""
-        return self.loss.draw(sample) if hasattr(self.loss, "draw") else sample
+    def with_actions(self, sample: Sample) -> Sample:
+        """Add actions sampled from these lists if the loss is a policy."""
+        return self.loss.with_actions(sample) if hasattr(self.loss, "with_actions") else sample
 
     def value(self, sample: Sample) -> Tensor:
-        return apply(self.loss, sample)[0]
+        return compute_loss(self.loss, sample)[0]
 
     def evaluate(self, sample: Sample) -> Result:
-        represented = {name: value for name, value in sample.present().items() if name in REPRESENTATIONS}
+        represented = {name: value for name, value in sample.tensors().items() if name in REPRESENTATIONS}
         inputs = {name: value.detach().clone().requires_grad_() for name, value in represented.items()}
-        value, statistics = apply(self.loss, replace(sample, **inputs))
+        value, statistics = compute_loss(self.loss, replace(sample, **inputs))
         assert value.ndim == 0
         assert value.requires_grad, "the loss is not attached to the graph"
         gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True, materialize_grads=True)
@@ -152,7 +152,7 @@ class Case:
 
 @cache
 def scored_lists() -> Sample:
-    """As a cross-encoder gives them."""
+    """Return lists with the outputs of a cross-encoder."""
     generator = torch.Generator().manual_seed(0)
     scores, old, reference, teacher = torch.randn(4, 4, 5, generator=generator).unbind()
     others = torch.rand(4, 5, generator=generator) + 0.2  # log of what the other tokens add
@@ -174,7 +174,7 @@ def scored_lists() -> Sample:
 
 @cache
 def embedded_lists() -> Sample:
-    """As a bi-encoder gives them, with earlier layers, a guide, and one document that stands in two lists."""
+    """Return lists with the outputs of a bi-encoder: with earlier layers, a guide, and one document in two lists."""
     generator = torch.Generator().manual_seed(1)
 
     def unit(*shape: int) -> Tensor:
@@ -199,7 +199,7 @@ def embedded_lists() -> Sample:
 
 
 def misordered(kind: str) -> Sample:
-    """Two lists of two documents, the other one 30 above the relevant one."""
+    """Return two lists of two documents, in which the irrelevant one scores 30 above the relevant one."""
     labels = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     common: dict[str, Any] = {
         "labels": labels,

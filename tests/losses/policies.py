@@ -1,4 +1,4 @@
-"""The policies in their variants, as the property suite asks them: their actions travel with the documents."""
+"""The policies in their variants, wrapped for the property tests so that their actions move with the documents."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ VARIANTS = RANKING_VARIANTS | OTHER_VARIANTS
 class Policy:
     """A policy loss under the contract of list losses.
 
-    Its actions are given document by document (a ranking as the rank of each), so that whatever is done to the
-    documents of a sample (padding, another order) is done to the actions.
+    Its actions are stored per document (a ranking as the rank of each), so that a change to the documents of a sample
+    (padding, another order) also changes the actions.
     """
 
     contract: ClassVar[str] = "list"
@@ -72,7 +72,7 @@ class Policy:
     policy: Any
 
     def __getattr__(self, name: str) -> Any:
-        """What the policy says of itself."""
+        """Return the policy's exemptions."""
         if name in ("saturates", "differentiable", "shift_invariant", "depends_on_other_lists", "masks_misordered"):
             return getattr(self.policy, name)
         raise AttributeError(name)
@@ -83,15 +83,15 @@ class Policy:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Also the reference where it has no weight: for the statistics."""
+        """The inputs, and those of the reference even if beta is 0: for the statistics."""
         own = ("scores", *self.policy.policy_inputs)
         prefixed = [f"{prefix}{name}" for prefix in ("old_", "reference_") for name in own]
         return ("actions", *self.policy.policy_inputs, *prefixed)
 
-    def draw(self, sample: Sample) -> Sample:
-        """The sample with actions drawn from the old policy; list i has key i + 1."""
+    def with_actions(self, sample: Sample) -> Sample:
+        """Return the sample with actions drawn from the old policy; list i has the seed i + 1."""
         old = {name: getattr(sample, f"old_{name}") for name in ("scores", *self.policy.policy_inputs)}
-        drawn = self.policy.sample(mask=sample.mask, keys=range(1, len(sample.mask) + 1), **old)
+        drawn = self.policy.sample(mask=sample.mask, seeds=range(1, len(sample.mask) + 1), **old)
         if isinstance(drawn, Rankings):
             places = torch.arange(drawn.rankings.shape[-1])
             unplaced = torch.full((*drawn.rankings.shape[:-1], sample.mask.shape[-1]), 100)

@@ -14,7 +14,7 @@ from losses.contracts import (
     MatrixLoss,
     WrapperLoss,
     all_losses,
-    apply,
+    compute_loss,
     input_names,
     mean_over_lists,
     requirements,
@@ -60,41 +60,41 @@ class Twice(WrapperLoss):
         return self.inner
 
     def __call__(self, lists):
-        value = sum(apply(loss, lists)[0] for loss in self.losses)
+        value = sum(compute_loss(loss, lists)[0] for loss in self.losses)
         return 2 * value, {"once": value.detach()}
 
 
 def test_list_losses_get_scores_or_scaled_similarities():
-    assert apply(Relevant(), SCORED) == (torch.tensor(5.0), {})  # (3 + 7) / 2
-    assert apply(Relevant(), EMBEDDED)[0] == (4 + 6) / 2
+    assert compute_loss(Relevant(), SCORED) == (torch.tensor(5.0), {})  # (3 + 7) / 2
+    assert compute_loss(Relevant(), EMBEDDED)[0] == (4 + 6) / 2
     scaled = LossInputs(labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, scale=torch.tensor(10.0))
-    assert apply(Relevant(), scaled)[0] == 50
+    assert compute_loss(Relevant(), scaled)[0] == 50
 
 
 def test_padding_of_the_documents_does_not_reach_the_gradient_of_the_query():
     queries = QUERIES.clone().requires_grad_()
     lists = LossInputs(labels=LABELS, mask=MASK, queries=queries, documents=DOCUMENTS)
-    (gradient,) = torch.autograd.grad(apply(Relevant(), lists)[0], queries)
+    (gradient,) = torch.autograd.grad(compute_loss(Relevant(), lists)[0], queries)
     torch.testing.assert_close(gradient, torch.tensor([[4.0, 1.0], [1.0, 3.0]]) / 2)
 
 
 def test_what_a_loss_reads_is_given_or_named():
     with pytest.raises(ValueError, match=r"^loss Relevant needs teacher_scores, which this run does not have$"):
-        apply(Relevant(teacher=True), SCORED)
+        compute_loss(Relevant(teacher=True), SCORED)
     taught = LossInputs(labels=LABELS, mask=MASK, scores=SCORED.scores, teacher_scores=torch.full((2, 2), 2.0))
-    assert apply(Relevant(teacher=True), taught)[0] == 10
+    assert compute_loss(Relevant(teacher=True), taught)[0] == 10
     keyed = LossInputs(
         labels=LABELS, mask=MASK, queries=QUERIES, documents=DOCUMENTS, query_hashes=torch.tensor([3, 4])
     )
-    assert apply(Norms(), keyed)[0] == 3 + 7
+    assert compute_loss(Norms(), keyed)[0] == 3 + 7
 
 
-def test_a_wrapper_gets_everything_and_asks_for_what_its_losses_ask():
+def test_a_wrapper_gets_everything_and_needs_what_its_losses_need():
     both = Twice((Relevant(), Twice((Relevant(teacher=True), Norms()))))
     assert requirements(both) == {"positive"}
     assert input_names(both) == ("teacher_scores", "query_hashes")
     assert all_losses(both) == [both, both.inner[0], both.inner[1], *both.inner[1].inner]
-    value, statistics = apply(Twice((Relevant(), Relevant())), SCORED)
+    value, statistics = compute_loss(Twice((Relevant(), Relevant())), SCORED)
     assert (value, statistics) == (torch.tensor(20.0), {"once": torch.tensor(10.0)})
 
 
@@ -105,7 +105,7 @@ def test_a_loss_of_the_users_that_says_little_is_called_all_the_same():
         def __call__(self, scores, labels, mask):
             return scores[mask].sum()
 
-    assert apply(Bare(), SCORED) == (torch.tensor(15.0), {})
+    assert compute_loss(Bare(), SCORED) == (torch.tensor(15.0), {})
     assert (input_names(Bare()), requirements(Bare())) == ((), {"comparison"})
 
 

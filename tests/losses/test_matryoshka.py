@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.contracts import LossInputs, apply, requirements
+from losses.contracts import LossInputs, compute_loss, requirements
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
 from losses.matryoshka import Matryoshka, Matryoshka2D, default_dims
@@ -45,7 +45,7 @@ def cut(lists, size):
 @pytest.mark.parametrize("inner", [INNER, CoSENT(), SoftmaxCrossEntropy(0.1)], ids=["matrix", "pairs", "list"])
 def test_weighted_sum_over_dimensions(inner, lists):
     value, statistics = Matryoshka(inner, dims=(8, 4, 2), weights=(1.0, 0.5, 2.0))(lists)
-    terms = {size: apply(inner, cut(lists, size))[0] for size in (8, 4, 2)}
+    terms = {size: compute_loss(inner, cut(lists, size))[0] for size in (8, 4, 2)}
     torch.testing.assert_close(value, terms[8] + 0.5 * terms[4] + 2 * terms[2])
     assert set(statistics) == {"loss/dim_8", "loss/dim_4", "loss/dim_2"}
     for size, term in terms.items():
@@ -55,7 +55,7 @@ def test_weighted_sum_over_dimensions(inner, lists):
 def test_dot_products_are_cut_as_they_are(lists):
     value, _ = Matryoshka(INNER, dims=(3,), normalize=False)(lists)
     plain = replace(lists, queries=lists.queries[..., :3], documents=lists.documents[..., :3])
-    torch.testing.assert_close(value, apply(INNER, plain)[0])
+    torch.testing.assert_close(value, compute_loss(INNER, plain)[0])
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 0.3, 2.0)])
@@ -95,7 +95,7 @@ def test_dimensions_are_drawn_by_seed_and_step_alone(lists):
 
 def by_formula(loss, lists, layers):
     """2D Matryoshka of these layers, text by text."""
-    last = apply(loss.loss, lists)[0]
+    last = compute_loss(loss.loss, lists)[0]
     texts = [(lists.queries[i], lists.query_layers[i]) for i in range(4) if lists.mask[i].any()]
     texts += [(lists.documents[i, j], lists.document_layers[i, j]) for i, j in lists.mask.nonzero().tolist()]
     total = loss.last_layer_weight * last
@@ -107,7 +107,7 @@ def by_formula(loss, lists, layers):
             p = (final / loss.kl_temperature).softmax(-1)
             q = (before[layer] / loss.kl_temperature).softmax(-1)
             divergence = divergence + (p * (p / q).log()).sum() / len(texts)
-        term = loss.prior_layers_weight * weight * apply(loss.loss, earlier)[0]
+        term = loss.prior_layers_weight * weight * compute_loss(loss.loss, earlier)[0]
         total = total + (term + loss.kl_div_weight * loss.kl_temperature * divergence) / len(layers)
     return total
 
@@ -194,8 +194,8 @@ def test_it_needs_what_its_loss_needs():
         ({"dims": (8, 8)}, "different integers above 0"),
         ({"dims": (8, 0)}, "different integers above 0"),
         ({"dims": ()}, "different integers above 0"),
-        ({"weights": (1.0,)}, "must be as many as dims"),
-        ({"dims": (8, 4), "weights": (1.0,)}, "must be as many as dims"),
+        ({"weights": (1.0,)}, "must have one value for each of dims"),
+        ({"dims": (8, 4), "weights": (1.0,)}, "must have one value for each of dims"),
         ({"dims": (8,), "weights": (math.nan,)}, "finite"),
         ({"n_dims_per_step": 0}, "n_dims_per_step must be at least 1"),
         ({"loss": 3}, "is not a loss"),
@@ -221,11 +221,11 @@ def test_options_2d(options, message):
 
 
 def test_what_the_model_does_not_give(lists):
-    with pytest.raises(ValueError, match=r"loss.dims=\[16, 8\]: the embeddings have 8 dimensions"):
+    with pytest.raises(ValueError, match=r"loss.dims=\[16, 8\]: the embeddings have only 8 dimensions"):
         Matryoshka(INNER, dims=(16, 8))(lists)
     with pytest.raises(ValueError, match="model=bi_encoder"):
         Matryoshka(SoftmaxCrossEntropy())(replace(lists, queries=None, documents=None, scores=lists.labels))
     with pytest.raises(ValueError, match="needs query_layers, document_layers"):
         Matryoshka2D(INNER)(replace(lists, query_layers=None))
-    with pytest.raises(ValueError, match="this model has but one"):
+    with pytest.raises(ValueError, match="this model has only one"):
         Matryoshka2D(INNER)(replace(lists, query_layers=lists.query_layers[:, :0]))

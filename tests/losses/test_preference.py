@@ -155,7 +155,7 @@ def test_the_reference_has_no_gradient_and_half_precision_is_not_subtracted(loss
     reference = torch.tensor([1 / 256, -1 / 256], dtype=torch.bfloat16, requires_grad=True)
     value = loss(scores, CHOSEN_FIRST, BOTH, reference_scores=reference)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss.of_margins(torch.tensor(4 - 1 / 128)))
+    torch.testing.assert_close(value, loss.pair_losses(torch.tensor(4 - 1 / 128)))
     value.backward()
     assert reference.grad is None
 

@@ -1,10 +1,10 @@
-"""What every loss promises, asked of every file under conf/loss, a new one included (oracle 9).
+"""The properties of all losses, tested on every file under conf/loss, a new one included (oracle 9).
 
-Of all contracts: what stands at padding, the order of documents and of lists, and lists without a document change
-nothing; value and gradient are finite whatever comes; a misordering is never without a gradient; gradients are
-derivatives. Of list losses also: the other lists and a constant added to a list's scores change nothing, and leading
-axes are free. A loss is excused by the flags of `losses.contracts.Loss`, and must need the excuse; the summary of the
-test run names the excused. `pytest tests/losses/test_properties.py --config-dir DIR` asks the losses of DIR/loss.
+All contracts: values at padding, the order of documents and of lists, and lists without a document change nothing;
+value and gradient are finite for every input; a misordering always has a gradient; gradients are derivatives. List
+losses also: the other lists and a constant added to a list's scores change nothing, and any leading axes are allowed. A
+loss may be exempt by the flags of `losses.contracts.Loss`; an exemption that is not needed fails. The summary of the
+test run names the exemptions. `pytest tests/losses/test_properties.py --config-dir DIR` tests the losses of DIR/loss.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_samples import REPRESENTATIONS, Case, Sample, configured, flagged, misordered
+from loss_samples import REPRESENTATIONS, Case, Sample, configured, is_exempt, misordered
 from policies import Policy
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def test_there_are_losses(request):
     assert configured(request.config.getoption("--config-dir", default=None)), "no file in the folder loss"
 
 
-def test_what_a_loss_says_of_itself(case: Case):
+def test_declarations_of_a_loss(case: Case):
     names = REQUIREMENTS.keys()
     assert requirements(case.loss) <= names, f"requires: choose of {', '.join(names)}"
     assert isinstance(case.loss, Policy) or set(input_names(case.loss)) <= LossInputs.__dataclass_fields__.keys()
@@ -42,7 +42,7 @@ def test_what_a_loss_says_of_itself(case: Case):
 
 def test_padding(case: Case):
     plain = case.evaluate(case.sample())
-    padded_sample = case.ready(case.sample().padded(3))
+    padded_sample = case.with_actions(case.sample().padded(3))
     padded = case.evaluate(padded_sample)
     torch.testing.assert_close(padded.value, plain.value)
     torch.testing.assert_close(padded.statistics, plain.statistics)
@@ -76,7 +76,7 @@ def test_order_of_lists(case: Case):
 
 def test_a_list_of_padding_changes_nothing(case: Case):
     plain = case.evaluate(case.sample())
-    longer = case.evaluate(case.ready(case.sample().followed_by_padding()))
+    longer = case.evaluate(case.with_actions(case.sample().followed_by_padding()))
     torch.testing.assert_close(longer.value, plain.value)
     for name, gradient in longer.gradients.items():
         if gradient.ndim:
@@ -105,7 +105,7 @@ def test_the_other_lists_of_the_batch(case: Case):
     """They may change a list's gradient by a common factor only, the denominator, which their scores do not enter."""
     if case.loss.contract != "list":
         pytest.skip("list losses")
-    coupled = flagged(case.loss, "depends_on_other_lists")
+    coupled = is_exempt(case.loss, "depends_on_other_lists")
     found = [other_lists_change_nothing(case, row) for row in (0, 1)]
     assert coupled or all(found)
     assert not (coupled and all(found)), "depends_on_other_lists = True is not needed"
@@ -130,11 +130,11 @@ def test_a_constant_added_to_the_scores_of_a_list(case: Case):
     plain = case.evaluate(sample)
     shift = torch.tensor([[3.0], [-7.0], [20.0], [1.0]]).double()
     shifted = case.evaluate(replace(sample, scores=sample.scores + shift))
-    if flagged(case.loss, "shift_invariant"):
+    if is_exempt(case.loss, "shift_invariant"):
         assert not torch.allclose(shifted.value, plain.value), "shift_invariant = False is not needed"
         return
     same(shifted, plain)
-    if not flagged(case.loss, "differentiable"):
+    if not is_exempt(case.loss, "differentiable"):
         sums = plain.gradients["scores"].sum(-1)
         torch.testing.assert_close(sums, torch.zeros_like(sums), atol=1e-6, rtol=0)
 
@@ -207,7 +207,7 @@ def test_finite(case: Case, extreme: str):
     changes = LISTS | (SCORES if case.kind == "scores" else EMBEDDINGS)
     if extreme not in changes:
         pytest.skip(f"not of {case.kind}")
-    sample = case.ready(changes[extreme](case.sample()))
+    sample = case.with_actions(changes[extreme](case.sample()))
     result = case.evaluate(sample)
     assert result.value.isfinite()
     assert all(statistic.isfinite() for statistic in result.statistics.values())
@@ -233,11 +233,11 @@ def test_a_misordering_of_30(case: Case):
         case.evaluate(sample.to(dtype)).gradients[name].abs().reshape(4, -1).amax(-1).min()
         for dtype in (torch.float32, torch.float64)
     )
-    if flagged(case.loss, "masks_misordered"):
+    if is_exempt(case.loss, "masks_misordered"):
         assert in_float64 == 0, "masks_misordered = True is not needed"
         return
     assert in_float64 > 0, "a document without a gradient"
-    if flagged(case.loss, "saturates"):
+    if is_exempt(case.loss, "saturates"):
         assert in_float32 < 1e-6, "saturates = True is not needed"
     else:
         assert in_float32 > 1e-6, "a document without a gradient: compute in another form, or saturates = True"
@@ -246,7 +246,7 @@ def test_a_misordering_of_30(case: Case):
 def test_gradients_are_derivatives(case: Case):
     """Along random directions of all representations: exact where each partial derivative is."""
     sample = case.sample().to(torch.float64)
-    inputs = {name: value for name, value in sample.present().items() if name in REPRESENTATIONS}
+    inputs = {name: value for name, value in sample.tensors().items() if name in REPRESENTATIONS}
     generator = torch.Generator().manual_seed(0)
     directions = {name: torch.randn(4, *value.shape, generator=generator).double() for name, value in inputs.items()}
 
@@ -254,7 +254,7 @@ def test_gradients_are_derivatives(case: Case):
         moved = {name: value + torch.tensordot(steps, directions[name], 1) for name, value in inputs.items()}
         return case.value(replace(sample, **moved))
 
-    exempt = flagged(case.loss, "differentiable")
+    exempt = is_exempt(case.loss, "differentiable")
     steps = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     # The default tolerances overlook a stopped gradient beside larger terms.
     holds = torch.autograd.gradcheck(value, steps, rtol=1e-5, atol=1e-7, raise_exception=False)

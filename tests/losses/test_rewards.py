@@ -89,15 +89,15 @@ def precision_at_1(rankings, labels, mask):
 
 
 def test_sum_of_rewards(graded):
-    both = RewardSum.of([NDCG(k=5), precision_at_1], [0.5, 2])
-    outcome = both.evaluate(*graded, per_position=False)
+    both = RewardSum.from_options([NDCG(k=5), precision_at_1], [0.5, 2])
+    rewards = both.evaluate(*graded, per_position=False)
     expected = 0.5 * NDCG(k=5)(*graded) + 2 * precision_at_1(*graded)
-    torch.testing.assert_close(outcome.total, expected)
-    assert list(outcome.values) == ["nDCG@5", "precision_at_1"]
+    torch.testing.assert_close(rewards.total, expected)
+    assert list(rewards.values) == ["nDCG@5", "precision_at_1"]
     assert reward_name(partial(precision_at_1)) == "precision_at_1"
     assert both.depth is None
-    assert RewardSum.of([NDCG(k=5), MRR(k=7)], None).depth == 7
-    additive = RewardSum.of([NDCG(k=5), MAP()], [1, 3]).evaluate(*graded, per_position=True)
+    assert RewardSum.from_options([NDCG(k=5), MRR(k=7)], None).depth == 7
+    additive = RewardSum.from_options([NDCG(k=5), MAP()], [1, 3]).evaluate(*graded, per_position=True)
     torch.testing.assert_close(additive.per_position.sum(-1), additive.total)
 
 
@@ -128,7 +128,7 @@ class Totals:
 )
 def test_a_wrong_shape_is_named(reward, message, graded):
     with pytest.raises(ValueError, match=message):
-        RewardSum.of(reward if callable(reward) else [reward], None).evaluate(
+        RewardSum.from_options(reward if callable(reward) else [reward], None).evaluate(
             *graded, per_position=not callable(reward)
         )
 
@@ -139,4 +139,4 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"Recall\.k must be at least 1, got 0"):
         Recall(k=0)
     with pytest.raises(ValueError, match="reward_weights has 1 values for 2 rewards"):
-        RewardSum.of([NDCG(), MRR()], [1.0])
+        RewardSum.from_options([NDCG(), MRR()], [1.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_samples import DIM, LAYERS, Sample, configured, kinds, make
+from loss_samples import DIM, LAYERS, Sample, configured, kinds, load_loss
 from policies import Policy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR
@@ -19,7 +19,7 @@ from data.collate import Collator, pad
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
-from losses.contracts import apply, is_policy
+from losses.contracts import compute_loss, is_policy
 from trainers.loss_inputs import make_loss_inputs
 from trainers.step import GradientCache, Representations, gradients_of
 
@@ -96,12 +96,12 @@ def inputs(kind: str) -> dict[str, Any]:
 def objective(loss: Any, kind: str, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
     lists = make_loss_inputs(representations, batch(kind), **inputs(kind))
     if not is_policy(loss):
-        return apply(loss, lists)
+        return compute_loss(loss, lists)
     policy = Policy(loss)
     own = {name: getattr(lists, name) for name in ("labels", "mask", "scores", "logsumexp", "reference_scores")}
     old = {"old_scores": lists.teacher_scores, "old_logsumexp": F.softplus(lists.teacher_scores) + 0.5}
     sample = Sample(**own, **old, reference_logsumexp=lists.reference_logsumexp)
-    return apply(policy, policy.draw(sample))
+    return compute_loss(policy, policy.with_actions(sample))
 
 
 def gradient(model: nn.Module) -> Tensor:
@@ -149,7 +149,7 @@ def split_all(cases: list[tuple[Any, str]]) -> list[list[Tensor] | str]:
 @cache
 def on_ranks(world_size: int) -> list[dict[tuple[str, str], Any]]:
     """`split_all` of all configured losses, by rank: processes start once for each number of them."""
-    losses = [(make(name), kind) for name, kind in CASES]
+    losses = [(load_loss(name), kind) for name, kind in CASES]
     results = [split_all(losses)] if world_size == 1 else run_ranks(split_all, world_size, losses, timeout_s=280)
     return [dict(zip(CASES, of_rank, strict=True)) for of_rank in results]
 
@@ -157,7 +157,7 @@ def on_ranks(world_size: int) -> list[dict[tuple[str, str], Any]]:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=IDS)
 def test_the_gradient_is_that_of_the_whole(name: str, kind: str, world_size: int):
-    expected = whole(make(name), kind)
+    expected = whole(load_loss(name), kind)
     assert expected.norm() > 1e-4
     for rank, found in enumerate(on_ranks(world_size)):
         gradients = found[name, kind]

@@ -10,7 +10,7 @@ import torch
 from running import run_to_the_end
 
 from launch.cli.compose import load
-from losses.contracts import LossInputs, MatrixLoss, apply, input_names, requirements
+from losses.contracts import LossInputs, MatrixLoss, compute_loss, input_names, requirements
 from losses.math.schedules import Schedule
 from losses.policies.ranking_policy import PlackettLuceGRPO
 from losses.preference import DPO, BradleyTerry
@@ -47,8 +47,8 @@ def gradients(value, lists):
 
 def test_value_and_gradient_are_the_parts_whatever_their_contract(lists):
     parts = {"rank": (BradleyTerry(), 0.5), "dpo": (DPO(0.3), 2.0), "align": (Alignment(), -0.25)}
-    total, statistics = apply(WeightedSum({name: Term(*part) for name, part in parts.items()}), lists)
-    alone = {name: (weight, apply(loss, lists)[0]) for name, (loss, weight) in parts.items()}
+    total, statistics = compute_loss(WeightedSum({name: Term(*part) for name, part in parts.items()}), lists)
+    alone = {name: (weight, compute_loss(loss, lists)[0]) for name, (loss, weight) in parts.items()}
     torch.testing.assert_close(total, sum(weight * value for weight, value in alone.values()))
     each = [(weight, gradients(value, lists)) for weight, value in alone.values()]
     expected = tuple(sum(weight * gradient[i] for weight, gradient in each) for i in range(2))
@@ -63,19 +63,19 @@ def test_schedules_multiply_the_weight(lists):
     fading = Term(BradleyTerry(), 0.5, Schedule(initial=1.0, final=0.0, start=0.5))
     sum_ = WeightedSum({"fading": fading, "plain": Term(SoftmaxCrossEntropy())})
     for progress, weight in ((0.0, 0.5), (0.5, 0.5), (0.75, 0.25), (1.0, 0.0)):
-        total, statistics = apply(sum_, replace(lists, progress=progress))
+        total, statistics = compute_loss(sum_, replace(lists, progress=progress))
         assert statistics["weight/fading"].item() == weight
         assert "weight/plain" not in statistics
         torch.testing.assert_close(total, weight * statistics["loss/fading"] + statistics["loss/plain"])
     (at_end,) = torch.autograd.grad(total, lists.queries, retain_graph=True)
-    (alone,) = torch.autograd.grad(apply(SoftmaxCrossEntropy(), lists)[0], lists.queries)
+    (alone,) = torch.autograd.grad(compute_loss(SoftmaxCrossEntropy(), lists)[0], lists.queries)
     torch.testing.assert_close(at_end, alone)
 
 
 def test_a_sum_within_a_sum(lists):
     inner = WeightedSum({"a": Term(BradleyTerry(), 3.0), "b": Term(DPO())})
-    total, statistics = apply(WeightedSum({"outer": Term(inner, 2.0)}), lists)
-    torch.testing.assert_close(total, 2 * apply(inner, lists)[0])
+    total, statistics = compute_loss(WeightedSum({"outer": Term(inner, 2.0)}), lists)
+    torch.testing.assert_close(total, 2 * compute_loss(inner, lists)[0])
     assert set(statistics) == {"loss/outer", "outer/loss/a", "outer/loss/b"}
 
 
@@ -84,14 +84,14 @@ def test_needs_and_inputs_are_those_of_the_terms(lists):
     assert requirements(sum_) == {"comparison", "positive", "several"}
     assert input_names(sum_) == ("reference_scores",)
     with pytest.raises(ValueError, match="loss DPO needs reference_scores, which this run does not have"):
-        apply(sum_, replace(lists, reference_scores=None))
+        compute_loss(sum_, replace(lists, reference_scores=None))
 
 
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
         ({}, "^terms is empty: give at least one"),
-        ({"a": Term(PlackettLuceGRPO())}, "^terms.a.loss=PlackettLuceGRPO samples rankings .* trainer=grpo$"),
+        ({"a": Term(PlackettLuceGRPO())}, "^terms.a.loss=PlackettLuceGRPO is a policy .* trainer=grpo$"),
         ({"a": Term({"beta": 1})}, "^terms.a.loss={'beta': 1} is not a loss"),
         ({"a": Term(DPO(), float("nan"))}, "^terms.a.weight must be a finite number"),
     ],
@@ -149,7 +149,7 @@ def test_a_sum_in_a_file_of_ones_own(tmp_path):
         ("loss.terms.other.weight=1", "loss.terms.other.loss is not set"),
         ("loss.terms.main.weight=much", "loss.terms.main.weight='much' is not a number"),
         ("loss.terms.main.schedule.end=2", "loss.terms.main.schedule: end must be at most 1"),
-        ("+loss@loss.terms.more.loss=plackett_luce_grpo", "loss: terms.more.loss=PlackettLuceGRPO samples rankings"),
+        ("+loss@loss.terms.more.loss=plackett_luce_grpo", "loss: terms.more.loss=PlackettLuceGRPO is a policy"),
         ("+loss@loss.terms.more.loss=dpoo", "loss=dpoo is not a choice: did you mean dpo? valid:"),
     ],
 )

@@ -24,7 +24,7 @@ from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
-from losses.contracts import apply
+from losses.contracts import compute_loss
 from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
@@ -159,7 +159,7 @@ def make_model(folder: Path, dropout: float) -> BiEncoder:
 
 def objective(case: Case, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
     lists = make_loss_inputs(representations, batch_of(case), step=STEP, progress=0.0, seed=SEED)
-    return apply(LOSSES[case.loss], lists)
+    return compute_loss(LOSSES[case.loss], lists)
 
 
 Result = tuple[float, dict[str, Tensor], dict[str, Tensor]]  # loss, gradients, weights after a step of SGD

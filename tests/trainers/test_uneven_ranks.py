@@ -15,7 +15,7 @@ from data.collate import Collator
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
-from losses.contracts import apply
+from losses.contracts import compute_loss
 from trainers.batches import gather_batch
 from trainers.loss_inputs import make_loss_inputs
 
@@ -57,7 +57,7 @@ def gradients(folder: Path, engine_name: str) -> dict[str, tuple[float, dict[str
         batch = gather_batch(0, share)
 
         def objective(leaves: dict[str, Tensor], batch: object = batch) -> tuple[Tensor, dict[str, Tensor]]:
-            return apply(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
+            return compute_loss(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
 
         loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch.sequences, objective)
         found[name] = (loss, accumulated_gradients(engine))

@@ -21,9 +21,9 @@ def test_oracle_3_pointwise_group_of_four(estimator, factor):
     scores = SCORES.clone().requires_grad_()
     expectation = 0.0
     for group in product([False, True], repeat=4):
-        said_yes = torch.tensor(group).expand(3, 4)
-        rewards = REWARD_YES[:, None].where(said_yes, REWARD_NO[:, None])
-        log_probs = two_token_log_prob(scores[:, None].expand(3, 4), said_yes)
+        is_yes = torch.tensor(group).expand(3, 4)
+        rewards = REWARD_YES[:, None].where(is_yes, REWARD_NO[:, None])
+        log_probs = two_token_log_prob(scores[:, None].expand(3, 4), is_yes)
         probability = log_probs.sum(-1).exp().detach()
         expectation = expectation + probability * (advantages(rewards, estimator) * log_probs).mean(-1)
     (gradient,) = torch.autograd.grad(expectation.sum(), scores)

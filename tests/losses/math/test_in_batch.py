@@ -1,4 +1,4 @@
-"""Pairs, texts that are known as positives, and blocks."""
+"""Pairs, texts that are positives in some list, and blocks."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ LABELS = torch.tensor([[1, 0, 0], [2, 0, 0], [0, 0, 1]])
 MASK = torch.tensor([[True, True, False], [True, False, False], [False, True, True]])
 
 
-def batch(**keys: torch.Tensor) -> InBatch:
+def batch(**hashes: torch.Tensor) -> InBatch:
     documents = torch.arange(9.0).reshape(3, 3, 1)
-    return InBatch.of(torch.tensor([[-1.0], [-2.0], [-3.0]]), documents, LABELS, MASK, DOT, **keys)
+    return InBatch.from_lists(torch.tensor([[-1.0], [-2.0], [-3.0]]), documents, LABELS, MASK, DOT, **hashes)
 
 
 def test_documents_stand_in_a_row_without_padding():
     flat = batch()
     assert flat.documents.flatten().tolist() == [0, 1, 3, 7, 8]
-    assert flat.list_of.tolist() == [0, 0, 1, 2, 2]
+    assert flat.list_index.tolist() == [0, 0, 1, 2, 2]
     assert flat.pair_queries.tolist() == [0, 1, 2]
     assert flat.pair_documents.tolist() == [0, 2, 4]
-    assert flat.own(torch.tensor([2])).tolist() == [[False, False, False, True, True]]
+    assert flat.in_own_list(torch.tensor([2])).tolist() == [[False, False, False, True, True]]
     assert flat.similarities(torch.tensor([1])).tolist() == [[0, -2, -6, -14, -16]]
 
 
 def test_without_keys_every_text_is_one_of_its_own():
     flat = batch()
     own = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
-    assert torch.equal(flat.known_documents(torch.tensor([0, 1])), own)
-    known = flat.known_queries(torch.tensor([2, 4, 1])).int().tolist()
-    assert known == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert torch.equal(flat.positive_documents(torch.tensor([0, 1])), own)
+    found = flat.positive_queries(torch.tensor([2, 4, 1])).int().tolist()
+    assert found == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_equal_texts():
     """Queries 0 and 2 are one text: their positives are each other's. Document 1 is a copy of list 1's positive."""
-    keys = torch.tensor([[-5, 40, 5], [40, 5, 5], [5, -6, -7]])
-    flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=keys)
-    known = flat.known_documents(torch.tensor([0, 1, 2])).int().tolist()
-    assert known == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    assert flat.known_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    hashes = torch.tensor([[-5, 40, 5], [40, 5, 5], [5, -6, -7]])
+    flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=hashes)
+    found = flat.positive_documents(torch.tensor([0, 1, 2])).int().tolist()
+    assert found == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+    assert flat.positive_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
 def test_negatives():
@@ -54,15 +54,15 @@ def test_negatives():
 def test_blocks_have_bounded_rows_and_the_order_of_the_rows(monkeypatch):
     monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 10)
     sizes = []
-    values = batch().in_blocks(lambda rows: sizes.append(len(rows)) or rows * 2.0, num_rows=7, num_columns=3)
+    values = batch().compute_in_blocks(lambda rows: sizes.append(len(rows)) or rows * 2.0, num_rows=7, num_columns=3)
     assert sizes == [3, 3, 1]
     assert values.tolist() == [0, 2, 4, 6, 8, 10, 12]
-    assert batch().in_blocks(lambda rows: rows * 2.0, num_rows=0, num_columns=0).shape == (0,)
+    assert batch().compute_in_blocks(lambda rows: rows * 2.0, num_rows=0, num_columns=0).shape == (0,)
 
 
 def test_mean_over_queries():
     labels = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 3, 0]])
-    flat = InBatch.of(torch.zeros(3, 1), torch.zeros(3, 3, 1), labels, LABELS >= 0, DOT)
+    flat = InBatch.from_lists(torch.zeros(3, 1), torch.zeros(3, 3, 1), labels, LABELS >= 0, DOT)
     values = torch.tensor([1.0, 3.0, 10.0])
     assert flat.mean_over_queries(values, None) == (2 + 10) / 2
     assert flat.mean_over_queries(values, torch.tensor([2.0, 9.0, 0.5])) == (2 * 2 + 0.5 * 10) / 2

@@ -1,11 +1,10 @@
-"""The helpers that every list loss shares."""
+"""Masked logits: padding and precision."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from losses.math.masking import above_zero, at_least, masked_logits, one_of
+from losses.math.masking import masked_logits
 
 
 def test_padding_is_filled_after_the_division_and_its_values_are_ignored():
@@ -23,12 +22,3 @@ def test_precision():
     mask = torch.ones(3, dtype=torch.bool)
     assert masked_logits(torch.ones(3, dtype=torch.bfloat16), mask, 1.0).dtype == torch.float32
     assert masked_logits(torch.ones(3, dtype=torch.float64), mask, 1.0).dtype == torch.float64
-
-
-def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="mode='c' is not known; choose one of: a, b"):
-        one_of("mode", "c", ("a", "b"))
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        at_least("k", 0, 1)
-    with pytest.raises(ValueError, match="temperature must be a finite number, got nan"):
-        above_zero("temperature", float("nan"))

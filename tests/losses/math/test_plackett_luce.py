@@ -113,7 +113,7 @@ def test_draws_follow_the_documents_wherever_the_padding_is():
 
 
 def test_a_key_is_needed_for_each_list():
-    with pytest.raises(ValueError, match="2 lists need as many keys, got 1"):
+    with pytest.raises(ValueError, match="2 lists need as many seeds, got 1"):
         gumbel_noise([1], 4, torch.ones(2, 3, dtype=torch.bool))
 
 

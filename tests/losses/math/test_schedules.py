@@ -42,7 +42,7 @@ def test_a_switch(share):
         ({"final": math.inf}, "final must be a finite number"),
         ({"start": -0.1}, "start must be at least 0"),
         ({"start": 0.5, "end": 0.4}, "end must be at least 0.5, got 0.4"),
-        ({"end": 100}, "end must be at most 1, a share of the training, got 100"),
+        ({"end": 100}, "end must be at most 1, a fraction of the training, got 100"),
     ],
 )
 def test_what_is_refused(options, message):

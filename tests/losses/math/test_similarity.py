@@ -1,4 +1,4 @@
-"""Similarities: what they compare with what, unit length, names; and that losses ask the one that they are given."""
+"""Similarities: what they compare with what, unit length, names; losses use the one in their inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses.contracts import LossInputs, apply
+from losses.contracts import LossInputs, compute_loss
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
 from losses.math.similarity import COSINE, DOT, DotProduct, similarity_named
@@ -75,14 +75,16 @@ def test_losses_compare_by_the_similarity_that_they_are_given(loss):
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     queries, documents = COSINE.comparable(QUERIES), COSINE.comparable(DOCUMENTS)
     lists = LossInputs(labels=labels, mask=labels >= 0, queries=queries, documents=documents)
-    by_dot_product, by_other = apply(loss, lists)[0], apply(loss, replace(lists, similarity=Negated()))[0]
-    assert by_other == apply(loss, replace(lists, queries=-queries))[0]
+    by_dot_product, by_other = compute_loss(loss, lists)[0], compute_loss(loss, replace(lists, similarity=Negated()))[0]
+    assert by_other == compute_loss(loss, replace(lists, queries=-queries))[0]
     assert by_other != by_dot_product
 
 
 def test_matryoshka_cuts_by_the_similarity_that_it_trains():
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     lists = LossInputs(labels=labels, mask=labels >= 0, queries=QUERIES, documents=DOCUMENTS)
-    cosine, dot = (Matryoshka(CoSENT(), dims=(1,), normalize=normalize).cut(lists, 1) for normalize in (True, False))
+    cosine, dot = (
+        Matryoshka(CoSENT(), dims=(1,), normalize=normalize).truncate(lists, 1) for normalize in (True, False)
+    )
     assert cosine.list_scores().tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     assert dot.list_scores().tolist() == [[3.0, 0.0, 18.0], [0.0, 0.0, 0.0]]

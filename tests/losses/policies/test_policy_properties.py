@@ -19,7 +19,7 @@ def policy(request) -> Case:
 
 def test_sampling_ignores_padding(policy):
     sample = policy.sample()
-    padded = policy.ready(sample.padded(3))
+    padded = policy.with_actions(sample.padded(3))
     assert torch.equal(padded.actions[:, :5][sample.mask], sample.actions[sample.mask])
 
 
@@ -40,7 +40,7 @@ def test_a_list_of_one_label_teaches_a_policy_nothing(policy):
 def test_on_policy_at_extreme_scores(policy, scores):
     sample = policy.sample()
     extreme = sample.scores.sign() * scores
-    result = policy.evaluate(policy.ready(replace(sample, scores=extreme, old_scores=extreme, actions=None)))
+    result = policy.evaluate(policy.with_actions(replace(sample, scores=extreme, old_scores=extreme, actions=None)))
     assert result.value.isfinite()
     assert result.gradients["scores"].isfinite().all()
     if scores == 0:
@@ -65,7 +65,7 @@ def test_oracle_4_equal_rewards_give_zero_but_for_the_divergence(policy):
     if options.on_policy_only or options.entropy_coef or getattr(options, "expected", False):
         pytest.skip("it learns from more than the differences of the rewards")
     sample = policy.sample()
-    sample = policy.ready(replace(sample, scores=sample.old_scores))
+    sample = policy.with_actions(replace(sample, scores=sample.old_scores))
     same = replace(sample, actions=sample.actions[..., :1].expand_as(sample.actions))
     result = policy.evaluate(same)
     assert result.statistics["frac_reward_zero_std"] == 1

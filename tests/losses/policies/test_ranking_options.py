@@ -49,7 +49,7 @@ def first_is_relevant(rankings, labels, mask):
         ({"kl_in": "reward", "kl_estimator": "k3"}, "choose one of: rao_blackwell, k1"),
         ({"importance_sampling_level": "sequence"}, "set reward_to_go to false, or the level to token"),
         ({"loss_type": "cispo"}, "loss_type=cispo needs epsilon_high"),
-        ({"reward": first_is_relevant}, "needs a reward with per_position.., which first_is_relevant has not"),
+        ({"reward": first_is_relevant}, "needs a reward with per_position.., which first_is_relevant does not have"),
         ({"reward": MRR(), "gradient_estimator": "pl_rank_2"}, "takes the rewards NDCG and Recall, not RR"),
         ({"delta": -1.0}, "delta must be above 0, got -1.0"),
         ({"epsilon_high": -1.0}, "epsilon_high must be at least 0"),
@@ -111,13 +111,13 @@ def test_rewards_of_a_configuration():
     node.reward = [{"_target_": "losses.rewards.NDCG", "k": 5}, {"_target_": "losses.rewards.MRR", "k": 3}]
     node.reward_weights = [1, 0.5]
     loss = instantiate(OmegaConf.to_container(node))
-    assert loss.rewards.rewards == (NDCG(k=5), MRR(k=3))
-    assert loss.rewards.weights == (1, 0.5)
+    assert loss.reward_sum.rewards == (NDCG(k=5), MRR(k=3))
+    assert loss.reward_sum.weights == (1, 0.5)
     assert loss.num_positions(8) == 5
     node.reward = {"_target_": "operator.add"}
     node.reward_to_go = False
     node.reward_weights = None
-    assert instantiate(OmegaConf.to_container(node)).rewards.rewards == (operator.add,)
+    assert instantiate(OmegaConf.to_container(node)).reward_sum.rewards == (operator.add,)
 
 
 def test_a_users_reward_without_positions():

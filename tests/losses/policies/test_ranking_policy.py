@@ -129,7 +129,7 @@ def test_oracle_5_divergence_in_the_reward_gives_its_whole_gradient(options, enu
     assert z_scores(gradient_samples(loss), exact).abs().max() < 4
 
 
-def test_a_choice_is_charged_with_the_divergence_after_it_only(lists, evaluate):
+def test_a_choice_is_penalised_for_the_divergence_after_it_only(lists, evaluate):
     scores, labels, mask, _, reference = (values[:1] for values in lists)
     loss = replace(SMALL, k=3, beta=0.5, kl_in="reward")
     rankings = loss.sample(scores, mask, [1])
@@ -235,7 +235,7 @@ def test_skip_zero_std_leaves_the_list_out_of_the_denominator(lists, evaluate):
 
 def test_sampling_is_a_function_of_the_key_and_the_depth_of_the_reward(lists):
     scores, _, mask, *_ = lists
-    first, again, other = (SMALL.sample(scores, mask, keys) for keys in ([1, 2, 3], [1, 2, 3], [4, 2, 3]))
+    first, again, other = (SMALL.sample(scores, mask, seeds) for seeds in ([1, 2, 3], [1, 2, 3], [4, 2, 3]))
     assert first.rankings.shape == (3, 8, 2)
     assert torch.equal(first.rankings, again.rankings)
     assert not torch.equal(first.rankings[0], other.rankings[0])

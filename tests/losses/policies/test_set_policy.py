@@ -145,10 +145,10 @@ def test_rewards_of_sets():
 
 
 @names
-def test_samples_are_functions_of_the_key_and_of_the_lists_own_documents(loss):
+def test_samples_are_functions_of_the_seed_and_of_the_lists_own_documents(loss):
     mask = torch.tensor([[True, True, True, True], [True, True, True, False]])
     scores = torch.stack([SCORES, REFERENCE])
-    first, again, other = (loss.sample(scores, mask, keys) for keys in ([1, 2], [1, 2], [3, 2]))
+    first, again, other = (loss.sample(scores, mask, seeds) for seeds in ([1, 2], [1, 2], [3, 2]))
     assert first.shape == (2, 8, 4)
     assert torch.equal(first, again)
     assert not torch.equal(first[0], other[0])

@@ -76,11 +76,11 @@ def test_the_expected_reward_over_the_vocabulary_is_that_of_the_logits():
 @pytest.mark.parametrize(("estimator", "factor"), [("none", 0.75), ("rloo", 1.0)])
 def test_oracle_3_all_groups_of_four_sum_to_the_expected_gradient(loss, estimator, factor):
     """The group mean shrinks it to exactly (G-1)/G = 0.75; leaving one out does not."""
-    outcomes = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)
+    log_probs = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)
     sums = [torch.zeros_like(SCORES) for _ in ("scores", *loss.policy_inputs)]
-    for group in product(range(outcomes.shape[-1]), repeat=4):
+    for group in product(range(log_probs.shape[-1]), repeat=4):
         actions = torch.tensor(group).expand(1, 3, 4)
-        probability = torch.take_along_dim(outcomes, actions, dim=-1).sum(-1).exp()
+        probability = torch.take_along_dim(log_probs, actions, dim=-1).sum(-1).exp()
         found = gradient(replace(loss, advantage_estimator=estimator), actions)
         sums = [total + probability * value for total, value in zip(sums, found, strict=True)]
     for total, exact in zip(sums, gradient(expected(loss), nothing()), strict=True):
@@ -95,10 +95,12 @@ def test_oracle_3_sampled_gradients_are_unbiased(loss, z_scores):
     own = {"scores": SCORES, "logsumexp": LOGSUMEXP}
     repeated = {name: own[name].expand(num_samples, 3) for name in ("scores", *loss.policy_inputs)}
     mask = MASK.expand(num_samples, 3)
-    actions = loss.sample(mask=mask, keys=range(num_samples), **repeated)
-    outcomes = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)[0].exp()
-    frequencies = F.one_hot(actions, outcomes.shape[-1]).double().mean(dim=(0, 2))
-    assert ((frequencies - outcomes).abs() < 4 * (outcomes * (1 - outcomes) / (4 * num_samples)).sqrt()).all()
+    actions = loss.sample(mask=mask, seeds=range(num_samples), **repeated)
+    probabilities = answer_log_probs(SCORES, LOGSUMEXP if loss.vocabulary else None)[0].exp()
+    frequencies = F.one_hot(actions, probabilities.shape[-1]).double().mean(dim=(0, 2))
+    assert (
+        (frequencies - probabilities).abs() < 4 * (probabilities * (1 - probabilities) / (4 * num_samples)).sqrt()
+    ).all()
     wide = (repeated["scores"], repeated.get("logsumexp", LOGSUMEXP.expand(num_samples, 3)))
     samples = gradient(loss, actions, *wide, LABELS.expand(num_samples, 3), mask)
     for sample, exact in zip(samples, gradient(expected(loss), nothing()), strict=True):
@@ -148,9 +150,9 @@ def test_other_tokens_earn_nothing_and_lose_mass():
 
 
 def test_a_logsumexp_below_that_of_the_two_tokens_is_rounding():
-    outcomes = answer_log_probs(SCORES.float(), F.softplus(SCORES.float()) - 1e-3)
-    assert outcomes.exp().sum(-1).tolist() == [pytest.approx([1.0] * 3)]
-    assert outcomes[..., OTHER].exp().max() < 2e-6
+    log_probs = answer_log_probs(SCORES.float(), F.softplus(SCORES.float()) - 1e-3)
+    assert log_probs.exp().sum(-1).tolist() == [pytest.approx([1.0] * 3)]
+    assert log_probs[..., OTHER].exp().max() < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_a_logsumexp_below_that_of_the_two_tokens_is_rounding():
         ({"expected": True, "num_generations": 8}, "num_generations=8 has no effect with expected=true"),
         ({"expected": True, "delta": 2.0}, "delta=2.0 has no effect with expected=true"),
         ({"expected": True, "loss_type": "dapo"}, "loss_type=dapo has no effect with expected=true"),
-        ({"expected": True, "beta": 0.1, "kl_estimator": "k3"}, "kl_estimator=k3 is of samples"),
+        ({"expected": True, "beta": 0.1, "kl_estimator": "k3"}, "kl_estimator=k3 needs samples"),
         ({"pos_weight": "aut"}, "pos_weight='aut' is not known; choose a number, auto or null"),
         ({"kl_estimator": "rao_blackwell"}, "choose one of: exact, k2, k3"),
         ({"relevant_above": float("nan")}, "relevant_above must be a finite number"),

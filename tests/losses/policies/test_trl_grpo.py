@@ -55,17 +55,17 @@ def lists(loss):
     return labels, torch.arange(6) < torch.tensor(sizes), made
 
 
-def trl_loss(trainer_class, loss, policy, old, reference, outcome):
+def trl_loss(trainer_class, loss, policy, old, reference, rewards):
     """TRL's loss and metrics of the same distributions and rewards."""
     shape = policy.log_probs.shape
 
     def rows(values):
         return values.expand(shape).reshape(-1, shape[-1])
 
-    if outcome.per_position is not None:
-        advantage = rows(reward_to_go_advantages(outcome.per_position, loss.advantage_estimator)).double()
+    if rewards.per_position is not None:
+        advantage = rows(reward_to_go_advantages(rewards.per_position, loss.advantage_estimator)).double()
     else:
-        advantage = advantages(outcome.total, loss.advantage_estimator).flatten().double()
+        advantage = advantages(rewards.total, loss.advantage_estimator).flatten().double()
     positions = rows(policy.position_mask).long()
     trainer = object.__new__(trainer_class)
     trainer.__dict__.update(
@@ -96,7 +96,7 @@ def check_parity(trainer_class, loss):
     labels, mask, made = lists(loss)
     own = ("scores", *loss.policy_inputs)
     given = {f"{prefix}{name}": made[f"{prefix}{name}"] for prefix in ("", "old_", "reference_") for name in own}
-    actions = loss.sample(mask=mask, keys=[1, 2], **{name: given[f"old_{name}"] for name in own})
+    actions = loss.sample(mask=mask, seeds=[1, 2], **{name: given[f"old_{name}"] for name in own})
     leaves = [given[name].requires_grad_() for name in own]
     value, statistics = loss(labels=labels, mask=mask, actions=actions, **given)
     policy, old, reference = (
@@ -104,7 +104,7 @@ def check_parity(trainer_class, loss):
         for prefix in ("", "old_", "reference_")
     )
     expected, metrics = trl_loss(
-        trainer_class, loss, policy, old.detach(), reference.detach(), loss.rewards_of(actions, labels, mask)
+        trainer_class, loss, policy, old.detach(), reference.detach(), loss.compute_rewards(actions, labels, mask)
     )
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     gradients, others = torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves)
