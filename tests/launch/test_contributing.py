@@ -23,7 +23,7 @@ LOSS_YAML, EXPERIMENT, *_ = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The document's files in a package and a configuration directory of the user's, as it says they may lie."""
+    """Write the document's files to a user's own package and configuration directory."""
     files = {
         "my_package/pairwise_hinge.py": LOSS,
         "my_conf/loss/pairwise_hinge.yaml": LOSS_YAML,
@@ -38,20 +38,20 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_pytest(written: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    asked = ["tests/losses/test_properties.py", "--config-dir", str(written / "my_conf"), *arguments]
-    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-q", *asked]
+    selected = ["tests/losses/test_properties.py", "--config-dir", str(written / "my_conf"), *arguments]
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-q", *selected]
     environment = {**os.environ, "PYTHONPATH": str(written)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_property_suite_asks_the_loss_and_its_own_test_passes(written: Path):
+def test_the_property_tests_and_the_loss_s_own_test_pass(written: Path):
     done = run_pytest(written, str(written / "tests"))
     assert done.returncode == 0, done.stdout
-    assert "1 files of conf/loss asked: 1 list" in done.stdout
+    assert "files of conf/loss tested: 1 (1 list)" in done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 20
 
 
-def test_the_property_suite_finds_a_loss_out_that_forgets_the_mask(written: Path):
+def test_the_property_tests_fail_for_a_loss_that_forgets_the_mask(written: Path):
     module = written / "my_package" / "pairwise_hinge.py"
     module.write_text(module.read_text().replace("label_pairs(labels, mask)", "label_pairs(labels, mask | True)"))
     done = run_pytest(written, "-k", "test_padding")
