@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint.shards import Shard
+from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 
 
@@ -59,11 +61,28 @@ class Engine(Protocol):
         Raises ValueError if they belong to another model."""
 
 
-class EngineConfig(Protocol):
-    """The options of an engine."""
+class EngineConfig(ABC):
+    """The options of an engine: a frozen dataclass. It declares everything that other packages use of the engine."""
 
+    precision: str  # auto, fp32 or bf16: the option that every engine has
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The engine's name in summaries, checkpoints and memory plans: "torch", "zero2"."""
+
+    @property
+    def partitions_state(self) -> bool:
+        """Whether each rank holds only a part of the optimizer state."""
+        return False
+
+    @abstractmethod
     def build(self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float) -> Engine:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
+
+    @abstractmethod
+    def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
+        """The memory of each of `ranks` ranks without activations, for launch/plan.py."""
 
 
 class NotFinite(FloatingPointError):

@@ -26,16 +26,19 @@ from engines.checkpoint.shards import (
 )
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
+from engines.memory.state_bytes import FLOAT_BYTES, MOMENTS, Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import MixedPrecision, check_precision, uses_bf16
-from engines.protocol import gradient_not_finite
+from engines.protocol import EngineConfig, gradient_not_finite
 
 BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for full bandwidth, small next to the model
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchEngineConfig:
+class TorchEngineConfig(EngineConfig):
     """`precision`: auto (bf16 autocast on GPUs that support it, else fp32), fp32 or bf16."""
+
+    name = "torch"
 
     precision: str = "auto"
 
@@ -47,6 +50,11 @@ class TorchEngineConfig:
     ) -> TorchEngine:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         return TorchEngine(model, options, schedule, max_grad_norm, self.precision)
+
+    def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
+        trained = FLOAT_BYTES * parameters.trainable
+        bucket = min(trained, max(BUCKET_BYTES, FLOAT_BYTES * parameters.largest)) if ranks > 1 else 0
+        return StateBytes(FLOAT_BYTES * parameters.total, trained, MOMENTS[optimizer] * trained, update=bucket)
 
 
 class TorchEngine:

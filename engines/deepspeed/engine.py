@@ -28,16 +28,18 @@ from engines.checkpoint.shards import (
 )
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
+from engines.deepspeed.state_bytes import zero_state_bytes
 from engines.distributed import process_group
+from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import check_precision, uses_bf16
-from engines.protocol import gradient_not_finite
+from engines.protocol import EngineConfig, gradient_not_finite
 
 OFFLOADS = ("none", "optimizer", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepSpeedEngineConfig:
+class DeepSpeedEngineConfig(EngineConfig):
     """The options of the DeepSpeed engine.
 
     `stage`: ZeRO 0-3. `offload`: keep the optimizer state (stages 1-3), or the weights too (stage 3), in CPU memory.
@@ -74,6 +76,14 @@ class DeepSpeedEngineConfig:
         if self.config:
             check_overrides(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
 
+    @property
+    def name(self) -> str:
+        return f"zero{self.stage}"
+
+    @property
+    def partitions_state(self) -> bool:
+        return self.stage > 0
+
     def options(self, max_grad_norm: float, device: torch.device) -> dict[str, Any]:
         """DeepSpeed's configuration, without the user's own keys."""
         cpu = {"device": "cpu", "pin_memory": device.type == "cuda"}
@@ -101,6 +111,17 @@ class DeepSpeedEngineConfig:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         settings = deep_merge(self.options(max_grad_norm, process_group.device()), self.config)
         return DeepSpeedEngine(model, options, schedule, settings, stage=self.stage, coalesce=self.coalesce)
+
+    def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
+        settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
+        return zero_state_bytes(
+            settings["zero_optimization"],
+            parameters,
+            ranks=ranks,
+            optimizer=optimizer,
+            offload=self.offload,
+            coalesce=self.coalesce,
+        )
 
 
 class DeepSpeedEngine:

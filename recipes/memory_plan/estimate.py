@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +14,9 @@ from data.collate import chunks_of_rank
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.memory.allocator import resident_bytes, return_freed_memory
 from engines.memory.live_bytes import ChunkBytes
-from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes, state_bytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes
 from engines.optimizers import OptimizerOptions
+from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
 from recipes.memory_plan.workload import ChunkCosts, Subject, chunk_shapes, find_subject
 from recipes.run_config import RunConfig
@@ -85,11 +85,11 @@ class Estimate:
 
 
 def estimate(
-    subject: Subject, engine: Any, ranks: int, costs: ChunkCosts, machine: Machine, process_bytes: float
+    subject: Subject, engine: EngineConfig, ranks: int, costs: ChunkCosts, machine: Machine, process_bytes: float
 ) -> Estimate:
     """The memory of rank 0, which gets the longest chunks. `process_bytes`: what a process holds without a model."""
     options = subject.settings.trainer
-    states = state_bytes(engine, subject.parameters, ranks=ranks, optimizer=options.optimizer)
+    states = engine.state_bytes(subject.parameters, ranks=ranks, optimizer=options.optimizer)
     steps = []
     for lengths in subject.batches:
         shapes = chunk_shapes(lengths, options.token_budget)
@@ -107,8 +107,7 @@ def estimate(
         host = process_bytes + states.host + FLOAT_BYTES * subject.parameters.total  # the model is built on the CPU
     else:
         # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
-        partitioned = isinstance(engine, DeepSpeedEngineConfig) and engine.stage > 0
-        mapped = checkpoint / ranks if partitioned else checkpoint
+        mapped = checkpoint / ranks if engine.partitions_state else checkpoint
         buffers = states.reduction + states.update  # made where the heap is fullest
         peak = process_bytes + max(
             standing + TRAINING_HEAP * (training + buffers),
@@ -117,9 +116,8 @@ def estimate(
             states.weights + states.loading,
         )
         peak, host = max(peak, subject.reading_bytes) + states.host, 0.0
-    name = f"zero{engine.stage}" if isinstance(engine, DeepSpeedEngineConfig) else "torch"
     longest_step = max(len(step) for step in steps)
-    return Estimate(name, ranks, states, activations, evaluation, peak, host, checkpoint, longest_step)
+    return Estimate(engine.name, ranks, states, activations, evaluation, peak, host, checkpoint, longest_step)
 
 
 _NOTHING = StateBytes(0.0, 0.0, 0.0)
@@ -148,7 +146,7 @@ def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes
     return max(peak, gradients + states.update)
 
 
-def process_bytes(engine: Any) -> float:
+def process_bytes(engine: EngineConfig) -> float:
     """What this process holds with `engine`'s libraries loaded and used once, on a model of 2 weights.
 
     A step loads what is imported late (torch's compiler with the first optimizer, DeepSpeed's parts).
@@ -184,33 +182,45 @@ def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], r
     bf16 = precision == "bf16" or (precision == "auto" and machine.device == "cuda")
     subjects = {stage.name: find_subject(stage.settings, reads_data=reads_data, bf16=bf16) for stage in stages}
     engines = comparable_engines(settings.engine)
-    held = {name: process_bytes(engines[name]) for name in ("torch", "zero2")}  # DeepSpeed stays loaded: torch first
+    held = measure_processes(engines)
     return {name: make_plan(subject, engines, machine, ranks, held) for name, subject in subjects.items()}
 
 
 def make_plan(
-    subject: Subject, engines: dict[str, Any], machine: Machine, ranks: Sequence[int], held: dict[str, float]
+    subject: Subject,
+    engines: Mapping[str, EngineConfig],
+    machine: Machine,
+    ranks: Sequence[int],
+    held: Mapping[str, float],
 ) -> Plan:
-    """Every engine on every number of ranks. `held`: bytes of a process without a model, under torch and DeepSpeed."""
+    """Every engine on every number of ranks. `held`: of `measure_processes`."""
     settings = subject.settings
     budget = settings.trainer.token_budget
     costs = ChunkCosts(subject, [shape for lengths in subject.batches for shape in chunk_shapes(lengths, budget)])
     rows, tokens = max((chunk_shapes(lengths, budget)[0] for lengths in subject.batches), key=lambda s: s[0] * s[1])
+    held_by_kind = {type(engines[name]): count for name, count in held.items()}
     estimates = [
-        estimate(subject, engine, number, costs, machine, held["torch" if name == "torch" else "zero2"])
-        for name, engine in engines.items()
+        estimate(subject, engine, number, costs, machine, held_by_kind[type(engine)])
+        for engine in engines.values()
         for number in ranks
     ]
-    own = settings.engine
-    chosen = f"zero{own.stage}" if isinstance(own, DeepSpeedEngineConfig) else "torch"
-    return Plan(subject, machine, chosen, estimates, held, costs((rows, tokens)).held / (rows * tokens))
+    token_bytes = costs((rows, tokens)).held / (rows * tokens)
+    return Plan(subject, machine, settings.engine.name, estimates, dict(held), token_bytes)
 
 
-def comparable_engines(own: Any) -> dict[str, Any]:
-    """torch and ZeRO 0-3, the run's own as it is configured."""
-    engines: dict[str, Any] = {"torch": TorchEngineConfig(precision=own.precision)}
-    for stage in range(4):
-        engines[f"zero{stage}"] = DeepSpeedEngineConfig(stage=stage, precision=own.precision)
-    if isinstance(own, DeepSpeedEngineConfig):
-        engines[f"zero{own.stage}"] = own
-    return engines
+def comparable_engines(own: EngineConfig) -> dict[str, EngineConfig]:
+    """torch, ZeRO 0-3 and the run's own engine as it is configured, by name."""
+    engines: list[EngineConfig] = [TorchEngineConfig(precision=own.precision)]
+    engines += [DeepSpeedEngineConfig(stage=stage, precision=own.precision) for stage in range(4)]
+    return {engine.name: engine for engine in (*engines, own)}
+
+
+def measure_processes(engines: Mapping[str, EngineConfig]) -> dict[str, float]:
+    """The bytes of a process without a model, by the name of the engine that it uses: one engine of each kind.
+
+    The libraries of an engine stay loaded, so torch alone comes first.
+    """
+    measured: dict[type, str] = {}
+    for name in ("torch", "zero2", *engines):
+        measured.setdefault(type(engines[name]), name)
+    return {name: process_bytes(engines[name]) for name in measured.values()}

@@ -8,7 +8,7 @@ from torch import nn
 
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.testing import run_ranks
-from engines.memory.state_bytes import FLOAT_BYTES, Parameters, checkpoint_bytes, state_bytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, checkpoint_bytes
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
 
@@ -20,14 +20,14 @@ BIG = Parameters(total=100_000_000, trainable=100_000_000, largest=30_000_000)
     [(0, 4, 4, 8), (1, 4, 4, 12 / 8), (2, 4, 4 / 8, 12 / 8), (3, 4 / 8, 4 / 8, 8 / 8)],
 )
 def test_bytes_per_weight_on_8_ranks(stage: int, weights: float, gradients: float, optimizer: float) -> None:
-    found = state_bytes(DeepSpeedEngineConfig(stage=stage), BIG, ranks=8, optimizer="adamw")
+    found = DeepSpeedEngineConfig(stage=stage).state_bytes(BIG, ranks=8, optimizer="adamw")
     per_weight = [part / BIG.total for part in (found.weights, found.gradients, found.optimizer)]
     assert per_weight == [weights, gradients, optimizer]
 
 
 def test_what_options_change() -> None:
     def of(**options):
-        return state_bytes(DeepSpeedEngineConfig(**options), BIG, ranks=4, optimizer="adamw")
+        return DeepSpeedEngineConfig(**options).state_bytes(BIG, ranks=4, optimizer="adamw")
 
     assert of(stage=2, coalesce=True).gradients == 4 * BIG.total
     assert of(stage=2, coalesce=True).reduction == 0
@@ -36,11 +36,12 @@ def test_what_options_change() -> None:
     assert of(stage=3, offload="all").weights == 0
     small_buckets = of(stage=2, config={"zero_optimization": {"reduce_bucket_size": 1_000_000}})
     assert small_buckets.reduction == FLOAT_BYTES * BIG.largest  # a gradient is never cut
-    few_live = of(stage=3, config={"zero_optimization": {"stage3_max_live_parameters": 1000}})
-    assert few_live.gathered == FLOAT_BYTES * 1000
-    assert state_bytes(TorchEngineConfig(), BIG, ranks=1, optimizer="sgd").optimizer == 0
+    assert (
+        of(stage=3, config={"zero_optimization": {"stage3_max_live_parameters": 1000}}).gathered == FLOAT_BYTES * 1000
+    )
+    assert TorchEngineConfig().state_bytes(BIG, ranks=1, optimizer="sgd").optimizer == 0
     lora = Parameters(total=100, trainable=10, largest=5)
-    assert state_bytes(TorchEngineConfig(), lora, ranks=1, optimizer="adamw").gradients == 40
+    assert TorchEngineConfig().state_bytes(lora, ranks=1, optimizer="adamw").gradients == 40
     assert checkpoint_bytes(lora, optimizer="adamw") == 120
 
 
@@ -81,5 +82,5 @@ def optimizer_bytes(stage: int | None) -> int:
 def test_the_optimizer_holds_the_computed_bytes(stage: int | None) -> None:
     parameters = Parameters(total=64 * 64 + 64, trainable=64 * 64 + 64, largest=64 * 64)
     config = TorchEngineConfig() if stage is None else DeepSpeedEngineConfig(stage=stage)
-    expected = state_bytes(config, parameters, ranks=2, optimizer="adamw").optimizer
+    expected = config.state_bytes(parameters, ranks=2, optimizer="adamw").optimizer
     assert run_ranks(optimizer_bytes, 2, stage) == pytest.approx([expected] * 2, rel=0.02)
