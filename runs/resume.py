@@ -154,7 +154,7 @@ def _decide_existing(
 
 def _changes(rounding: list[str], state: TrainState) -> list[str]:
     """What changes the rounding of a resumed run, in few words."""
-    if len(rounding) > 1 and rounding[0].startswith("engine._target_"):
+    if rounding and rounding[0].startswith("engine._target_"):
         rounding = [f"engine {state.engine or 'another'} -> {rounding[0].rsplit('.', 1)[1]}"]
     if state.world_size not in (None, world_size()):
         rounding = [*rounding, f"ranks {state.world_size} -> {world_size()}"]

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trainers.options import RESUME_SAFE_OPTIONS
+
 # Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
 RESUME_SAFE = (
     "resume",
@@ -20,21 +22,11 @@ RESUME_SAFE = (
     "push_to_hub",
     "adapter_only",
     "logger.*",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.keep_checkpoints",
-    "trainer.async_save",
-    "trainer.on_nonfinite",
-    "trainer.max_nonfinite",
-    "trainer.kept_chunks",
-    "trainer.workers",
+    *(f"trainer.{option}" for option in RESUME_SAFE_OPTIONS),
     "model.gradient_checkpointing",
     "data.cache_dir",
     "eval.token_budget",
 )
-# These change the order in which numbers are added, so the result up to rounding. The precision is not among them.
-CHANGES_ROUNDING = ("engine._target_", "engine.stage", "engine.offload", "engine.coalesce", "engine.config*")
-
 _ABSENT = object()
 
 
@@ -49,8 +41,8 @@ def differences(old: Any, new: Any, neutral: Sequence[str] = ()) -> tuple[list[s
     ]
     shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
     return (
-        [line for key, line in shown.items() if not _matches(key, CHANGES_ROUNDING)],
-        [line for key, line in shown.items() if _matches(key, CHANGES_ROUNDING)],
+        [line for key, line in shown.items() if not _changes_rounding_alone(key)],
+        [line for key, line in shown.items() if _changes_rounding_alone(key)],
     )
 
 
@@ -77,3 +69,9 @@ def read_config(folder: Path) -> Any:
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     plain = re.sub(r"^stage\.[^.]+\.", "", key)  # a setting of a stage counts like that of a run without stages
     return any(fnmatch(plain, pattern) for pattern in patterns)
+
+
+def _changes_rounding_alone(key: str) -> bool:
+    """Whether a setting changes nothing but the order in which numbers are added: those of the engine do, but for its
+    precision."""
+    return key.startswith("engine.") and key != "engine.precision"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
+<<<<<<< HEAD
 from losses.contracts import LossInputs, Statistics, is_policy, select_inputs
 from models.dropout import run_without_dropout
+=======
+from losses.contracts import LossInputs, Statistics, inputs_for, is_policy
+>>>>>>> 8037e61 (Trainer options: safe to change on resuming is declared beside them; a family declares that it runs without dropout; any engine may take over a run)
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
@@ -20,6 +24,9 @@ from trainers.trainer import Trainer
 @dataclass(frozen=True, kw_only=True)
 class GRPOTrainerConfig(TrainerConfig):
     """Options of `GRPOTrainer`; `num_iterations` updates are made on the actions sampled from each batch."""
+
+    # Otherwise the policy that is scored is not the one that sampled, and the ratio is not 1.
+    runs_without_dropout: ClassVar[bool] = True
 
     num_iterations: int = 1
 
@@ -54,8 +61,6 @@ class GRPOTrainer(Trainer):
     config: GRPOTrainerConfig
 
     def __init__(self, config: GRPOTrainerConfig, parts: TrainerParts):
-        # Otherwise the policy that is scored is not the one that sampled, and the ratio is not 1.
-        run_without_dropout(parts.model, "trainer=grpo")
         self.steps_per_batch = config.num_iterations
         super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from engines.optimizers import OptimizerOptions
 from engines.schedules import Schedule
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 REFERENCES = ("frozen", "precomputed")
+# Options that do not change the result: they may differ when a run is resumed.
+RESUME_SAFE_OPTIONS = (
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "async_save",
+    "on_nonfinite",
+    "max_nonfinite",
+    "kept_chunks",
+    "workers",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +39,8 @@ class TrainerConfig(ABC):
     `on_nonfinite`: what happens to a batch without a finite loss or gradient. "stop" ends the run. "skip" leaves the
     batch out as if it were not in the data. "rollback" goes back to the newest checkpoint and leaves it out from there.
     """
+
+    runs_without_dropout: ClassVar[bool] = False  # whatever the loss
 
     max_steps: int = 300
     batch_size: int = 4

@@ -21,6 +21,7 @@ from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import similarity_of
 from losses.contracts import LossInputs, Statistics
+from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.guards import check_adapters_moved, explain_out_of_memory, nonfinite_line
 from trainers.loss_inputs import make_loss_inputs
@@ -43,6 +44,8 @@ class Trainer(ABC):
         self.config = config
         self.loss, self.evaluator = parts.loss, parts.evaluator
         self.run, self.logger, self.seed = parts.run, parts.logger, parts.seed
+        if config.runs_without_dropout:
+            run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         collator = Collator(tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.loss)  # before the engine wraps the model

@@ -17,7 +17,7 @@ from data.sampling.mixture import make_loader
 from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
-from losses.contracts import has_in_batch_negatives, input_names, is_policy
+from losses.contracts import has_in_batch_negatives, input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
 from models.loading.backbone import without_weights
@@ -63,7 +63,7 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
     frozen_bytes = sum(FLOAT_BYTES * count_parameters(other).total for other in others)
     prepare(model, settings.loss)
     parameters = count_parameters(model)
-    simplify(model, settings.loss)
+    simplify(model, settings)
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     rows = len(example) - 1  # of a list, beside its documents: the query's own, in the layout "texts"
@@ -90,10 +90,10 @@ def count_parameters(model: nn.Module) -> Parameters:
     return Parameters(sum(size for size, _ in sizes), sum(trained), max(trained, default=0))
 
 
-def simplify(model: RankingModel, loss: Any) -> None:
-    """Make `model` one that can be traced, with dropout off if its trainer switches it off."""
+def simplify(model: RankingModel, settings: RunConfig) -> None:
+    """Make `model` one that can be traced, with dropout off if it is off in training."""
     model.simplify_for_tracing()
-    if is_policy(loss) or "reference_scores" in input_names(loss):
+    if settings.trainer.runs_without_dropout or "reference_scores" in input_names(settings.loss):
         disable_dropout(model)
 
 

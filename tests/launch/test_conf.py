@@ -67,7 +67,7 @@ def test_a_file_states_every_field_of_its_target_and_nothing_else(file):
 
 def test_an_option_of_every_trainer_stands_in_one_file():
     assert stated_keys(TRAINER_OPTIONS) == set(inspect.signature(TrainerConfig).parameters)
-    assert {file.stem for file in TRAINER_FILES} == {"contrastive", "grpo", "preference", "ranking"}
+    assert {file.stem for file in TRAINER_FILES} >= {"contrastive", "grpo", "preference", "ranking"}
 
 
 @pytest.mark.parametrize("file", TRAINER_FILES, ids=name)

@@ -31,6 +31,6 @@ def test_dropout_is_off(tiny_run: list[str]) -> None:
 
 @pytest.mark.parametrize("option", [["model.dropout=0.1"], ["model=cross_encoder_lora", "model.lora.dropout=0.1"]])
 def test_dropout_that_was_asked_for_is_refused(option: list[str], tiny_run: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"trainer=grpo runs without dropout, got 0.1: set model.dropout"):
+    with pytest.raises(ValueError, match=r"GRPOTrainer runs without dropout, got 0.1: set model.dropout"):
         make_trainer([*KL, *option, *tiny_run])
     make_trainer([*KL, *tiny_run, "model.dropout=0.0"])
