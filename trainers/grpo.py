@@ -10,12 +10,7 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from data.hashing import stable_hash
-<<<<<<< HEAD
 from losses.contracts import LossInputs, Statistics, is_policy, select_inputs
-from models.dropout import run_without_dropout
-=======
-from losses.contracts import LossInputs, Statistics, inputs_for, is_policy
->>>>>>> 8037e61 (Trainer options: safe to change on resuming is declared beside them; a family declares that it runs without dropout; any engine may take over a run)
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
