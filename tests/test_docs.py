@@ -1,0 +1,95 @@
+"""The pages and the comments of conf/ name files, modules and commands that exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+
+import pytest
+
+from launch.cli.compose import compose
+from runs.source_tree import CONF, PACKAGES, ROOT
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+COMMENTED = [*sorted(CONF.rglob("*.yaml")), *sorted((ROOT / "launch" / "cluster").iterdir())]
+FOLDERS = (*PACKAGES, "conf", "tests", "benchmarks", "docs")
+# Files that an example tells the reader to write.
+EXAMPLES = {
+    "conf/data/my_mixture.yaml",
+    "conf/engine/anomaly.yaml",
+    "conf/exp/NAME.yaml",
+    "conf/exp/reranker_hinge.yaml",
+    "conf/loss/pairwise_hinge.yaml",
+    "conf/loss/pairwise_hinge_wide.yaml",
+    "conf/loss/x.yaml",
+    "conf/model/token_table.yaml",
+    "conf/trainer/flooded.yaml",
+    "data/formats/ini_rows.py",
+    "engines/anomaly_engine.py",
+    "losses/pairwise_hinge.py",
+    "losses/x.py",
+    "tests/losses/test_pairwise_hinge.py",
+    "tests/losses/test_x.py",
+    "trainers/flooded.py",
+}
+NAMED_FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]+\.(?:py|md|yaml|sh|txt)\b")
+DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?!\w|=|\.\w)")
+COMMAND = re.compile(r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan)\.py ((?:.*\\\n)*.*)$", re.M)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *COMMENTED], ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    named = set(NAMED_FILE.findall(page.read_text())) - EXAMPLES
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+def test_files_of_the_examples_are_named_and_are_not_there():
+    named = {name for page in [*PAGES, *COMMENTED] for name in NAMED_FILE.findall(page.read_text())}
+    assert named >= EXAMPLES
+    assert not [name for name in EXAMPLES if (ROOT / name).exists()]
+
+
+def missing_name(dotted: str) -> str | None:
+    """The name if it begins with a module that exists and goes on with an attribute that does not."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 1, -1):
+        module = ".".join(parts[:count])
+        if (ROOT / module.replace(".", "/")).with_suffix(".py").is_file():
+            value = importlib.import_module(module)
+            for name in parts[count:]:
+                if not hasattr(value, name):
+                    return dotted
+                value = getattr(value, name)
+            return None
+    return None  # an option such as data.path
+
+
+@pytest.mark.parametrize("page", [*PAGES, *COMMENTED], ids=lambda file: str(file.relative_to(ROOT)))
+def test_names_in_modules_that_a_page_mentions_exist(page):
+    assert not [name for name in set(DOTTED_NAME.findall(page.read_text())) if missing_name(name)]
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(configuration, settings) of every command of launch/ in an indented block."""
+    found = []
+    for command, arguments in COMMAND.findall(text):
+        words = shlex.split(arguments.replace("\\\n", " "), comments=True)
+        settings = words[: words.index("--cfg")] if "--cfg" in words else words
+        found.append(("train" if command == "plan" else command, settings))
+    return found
+
+
+README = commands((ROOT / "README.md").read_text())
+RESULTS = commands((ROOT / "docs" / "results.md").read_text())
+
+
+@pytest.mark.parametrize(("config_name", "settings"), [*README, *RESULTS], ids=str)
+def test_a_command_composes(config_name, settings):
+    assert compose(settings, config_name)["seed"] == next((int(s[5:]) for s in settings if s.startswith("seed=")), 42)
+
+
+def test_the_commands_are_found():
+    assert len(README) >= 12
+    assert {name for name, _ in README} == {"train", "evaluate"}
+    assert RESULTS
