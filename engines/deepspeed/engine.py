@@ -29,7 +29,6 @@ from engines.checkpoint.shards import (
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
-from engines.deepspeed.state_bytes import zero_state_bytes
 from engines.distributed import process_group
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
