@@ -1,4 +1,4 @@
-"""Evaluate a ranker on held-out queries: beside the first stage, fused with it, with paired tests.
+"""Evaluate a ranker on held-out queries, alone and fused with the first stage, with paired tests against it.
 
   python launch/evaluate.py model=bm25                                       the first stage alone
   python launch/evaluate.py model.name_or_path=outputs/RUN/model             a reranker, on the first stage's candidates

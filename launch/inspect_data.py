@@ -1,4 +1,4 @@
-"""Say what a data file holds and which losses fit it, before anything is trained.
+"""Describe a data file and the losses that fit it, before anything is trained.
 
   python launch/inspect_data.py FILE.jsonl                                  also .csv, .tsv, .parquet, a folder, a glob
   python launch/inspect_data.py FILE.csv data.columns.query=title           name the columns that are not recognised
@@ -41,22 +41,22 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     escaped = file.replace("\\", "\\\\").replace("'", "\\'")
     tree = compose(["data=file", f"data.path='{escaped}'", *settings])
     if tree["stages"]:
-        raise ValueError("+exp: the stages of an experiment have training lists of their own: give trainer.list_size")
+        raise ValueError("+exp: each stage of an experiment has its own training lists: give trainer.list_size instead")
     options: FileConfig = instantiate(tree["data"])
     records, collection = list(options.records()), options.build()
-    provided = collection.available_with(tree["trainer"]["list_size"])
-    return [*describe_file(file, records, collection), *fit_lines(provided), *examples(records)]
+    available = collection.available_with(tree["trainer"]["list_size"])
+    return [*describe_file(file, records, collection), *fit_lines(available), *examples(records)]
 
 
-def fit_lines(provided: frozenset[str]) -> Iterator[str]:
-    """What the lists give, the losses that fit, and the others by what they need."""
+def fit_lines(available: frozenset[str]) -> Iterator[str]:
+    """The lines on what the training lists give, the losses that fit, and what the other losses need."""
     from launch.cli.catalog import configured_losses
     from losses.contracts import REQUIREMENTS, missing_requirements
 
-    yield "training lists give: " + ("; ".join(f"{n} ({REQUIREMENTS[n]})" for n in sorted(provided)) or "nothing")
+    yield "training lists give: " + ("; ".join(f"{n} ({REQUIREMENTS[n]})" for n in sorted(available)) or "nothing")
     by_missing: dict[tuple[str, ...], list[str]] = {}
     for name, loss in configured_losses().items():
-        by_missing.setdefault(tuple(missing_requirements(loss, provided)), []).append(name)
+        by_missing.setdefault(tuple(missing_requirements(loss, available)), []).append(name)
     yield f"losses that fit: {', '.join(by_missing.pop((), [])) or 'none'}"
     for missing, names in sorted(by_missing.items()):
         yield f"losses that do not fit, they need {' and '.join(missing)}: {', '.join(names)}"

@@ -6,7 +6,7 @@
   python launch/plan.py +exp=reranker_grpo --longest                      without reading the data
   python launch/plan.py +exp=reranker_grpo --json                         for another program
 
-The table says for each engine and number of ranks what a rank holds at its peak, and whether that fits.
+The table gives the peak memory of a rank for each engine and number of ranks, and whether it fits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    from launch.cli.catalog import naming_losses_that_fit  # torch, only once the arguments are known to be right
+    from launch.cli.catalog import suggest_fitting_losses  # torch, only once the arguments are known to be right
     from launch.cli.compose import load
     from launch.cli.entry import import_from_working_directory
     from recipes.memory_plan.estimate import Machine, make_plans
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.config_dir is not None:
         import_from_working_directory()
     settings = load(options.settings, "train", options.config_dir)
-    machine = Machine.at_hand(options.device, options.memory, options.ranks_per_node)
-    with naming_losses_that_fit():
+    machine = Machine.detect(options.device, options.memory, options.ranks_per_node)
+    with suggest_fitting_losses():
         plans = make_plans(settings, machine, ranks=options.ranks, reads_data=not options.longest)
     if options.json:
         print(json.dumps({name: as_json(plan) for name, plan in plans.items()}, indent=1))

@@ -1,4 +1,4 @@
-"""Train a reranker that reasons before it answers: GRPO of a language model by TRL, measured and exported like any run.
+"""Train a reranker that reasons before it answers, by GRPO with TRL. It is evaluated and exported like any run.
 
   python launch/reason.py                                             the default model, on data that is already here
   torchrun --nproc_per_node=8 launch/reason.py                        by 8 GPUs

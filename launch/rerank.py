@@ -5,7 +5,7 @@
   python launch/rerank.py HUB_ID --query "what is BM25?" --documents FILE.jsonl --top-k 5 --json
   cat FILE.txt | python launch/rerank.py outputs/RUN/model --query "what is BM25?" --documents -
 
-Scores are those of sentence-transformers' CrossEncoder, or of an LLM reranker's answer.
+Scores are those of sentence-transformers' CrossEncoder; an LLM reranker's come from the logits of its two answers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check_text(what: str, text: str) -> None:
-    """Raise ValueError if `text` holds half a surrogate pair, which stands for a byte that is not UTF-8."""
+    """Raise ValueError if `text` holds a lone surrogate, which Python puts in place of a byte that is not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

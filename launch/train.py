@@ -1,10 +1,10 @@
-"""Train a retrieval model: measure it on test, train it, choose the best checkpoint on dev, measure again, export.
+"""Train a retrieval model: evaluate it on test, train it, choose the best checkpoint on dev, evaluate again, export.
 
   python launch/train.py                                              the default reranker, on data that is already here
   torchrun --nproc_per_node=8 launch/train.py +exp=reranker_grpo      one experiment, by 8 GPUs
   python launch/train.py +exp=embedder_infonce data=beir data.path=FOLDER       on your own data (docs/reference.md)
   python launch/train.py +exp=reranker_listwise loss=rank_net trainer.max_steps=200 run_name=first
-  torchrun --nproc_per_node=8 launch/train.py +exp=llm_reranker_sft engine=zero3      weights in shares, by DeepSpeed
+  torchrun --nproc_per_node=8 launch/train.py +exp=llm_reranker_sft engine=zero3      sharded weights, by DeepSpeed
   python launch/train.py -m +exp=reranker_listwise trainer.learning_rate=1e-5,3e-5    one run for each value
   python launch/train.py +exp=reranker_grpo --cfg job                 print all settings, train nothing
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def main(settings: RunConfig) -> float | None:
-    from launch.cli.catalog import naming_losses_that_fit  # torch, only once the command line is known to be right
+    from launch.cli.catalog import suggest_fitting_losses  # torch, only once the command line is known to be right
     from recipes.training_run import train
 
-    with naming_losses_that_fit():
+    with suggest_fitting_losses():
         return train(settings, on_lost_rank=end_process, on_start=run_started)
 
 

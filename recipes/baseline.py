@@ -29,11 +29,13 @@ from runs.loggers.logger import Logger
 from runs.settings_tree import as_tree
 from runs.source_tree import from_package_down, hash_sources
 
-READ_OF_A_MODEL = (".json", ".jinja", ".txt", ".model")  # of its folder, beside the weights
+# Suffixes of the files in a model's folder that change its scores, beside the weights.
+MODEL_FILE_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 
 
 def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model: nn.Module) -> Path:
-    """Where the scores are kept, named after the weights, data, options and code that they come from."""
+    """The folder that keeps the scores. Its name is a hash of the weights, data, options and code that they come
+    from."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -41,7 +43,7 @@ def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model
     digest.update(hash_sources(from_package_down("evaluation")).encode())
     start = settings.model.folder()
     for file in sorted(start.rglob("*") if start else ()):
-        if file.suffix in READ_OF_A_MODEL and file.is_file():  # prompts, pooling, tokenizer, ...
+        if file.suffix in MODEL_FILE_SUFFIXES and file.is_file():  # prompts, pooling, tokenizer, ...
             digest.update(file.name.encode() + file.read_bytes())
     nodes = as_tree([settings.eval, settings.model, settings.engine])
     libraries = [torch.__version__, transformers.__version__]
@@ -49,43 +51,47 @@ def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model
     return Path(settings.output_dir) / ".before" / digest.hexdigest()
 
 
-def read_baseline(folder: Path, known: Path | None) -> Metrics | None:
-    """The metrics in a run's `folder`, after those of another run (`known`) are copied there; None: neither has any."""
-    if known is not None and not (folder / "before.json").is_file() and (known / "before.json").is_file():
-        _copy(known, folder)
+def read_baseline(folder: Path, shared: Path | None) -> Metrics | None:
+    """Read the baseline from a run's `folder`; if it has none, copy it from the folder `shared` by several runs first.
+
+    None if neither has it.
+    """
+    if shared is not None and not (folder / "before.json").is_file() and (shared / "before.json").is_file():
+        _copy(shared, folder)
     return Metrics(**read_json(folder / "before.json")) if (folder / "before.json").is_file() else None
 
 
-def save_baseline(folder: Path, known: Path | None, result: EvaluationResult) -> None:
-    """Metrics and run file, for a resumed run and for other runs."""
+def save_baseline(folder: Path, shared: Path | None, result: EvaluationResult) -> None:
+    """Save the baseline's metrics and run file in a run's `folder`, and in the folder `shared` by several runs."""
     folder.mkdir(parents=True, exist_ok=True)
     write_trec_run(folder / "before.run", result.run, tag="before")
     _write(folder / "before.json", json.dumps(asdict(result.metrics)).encode())
-    if known is not None:
-        _copy(folder, known)
+    if shared is not None:
+        _copy(folder, shared)
 
 
 def score_baseline(
-    test: Evaluator, evaluate: Evaluate, run: RunDirectory, logger: Logger, known: Path | None = None
+    test: Evaluator, evaluate: Evaluate, run: RunDirectory, logger: Logger, shared: Path | None = None
 ) -> Metrics:
-    """The starting model's metrics on test: this run's own if it was interrupted, those of another run from the same
-    weights (`known`), or new ones, which `evaluate` makes."""
+    """The starting model's metrics on test. They are read from this run if it was interrupted, or from the folder
+    `shared` by all runs that start from the same weights; else `evaluate` measures them."""
     folder = run.path / "runs"
-    metrics = broadcast_object(read_baseline(folder, known) if is_main() else None)
+    metrics = broadcast_object(read_baseline(folder, shared) if is_main() else None)
     if metrics is None:
         if is_main():
             print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
         result = evaluate(test)
         metrics = result.metrics
         if is_main():
-            save_baseline(folder, known, result)
+            save_baseline(folder, shared, result)
     if not run.has_line("test", 0):
         record(run, logger, 0, "before", metrics)
     return metrics
 
 
 def save_final_scores(folder: Path, after: EvaluationResult, dev: EvaluationResult | None) -> None:
-    """What a stage's last model is on test, and on dev: `reuse_final_scores` makes it the start of the next stage."""
+    """Save the scores of a stage's final model on test and dev. `reuse_final_scores` makes them the next stage's
+    baseline."""
     write_trec_run(folder / "after.run", after.run, tag="after")
     _write(folder / "after.json", json.dumps(asdict(after.metrics)).encode())
     if dev is not None:
@@ -93,23 +99,24 @@ def save_final_scores(folder: Path, after: EvaluationResult, dev: EvaluationResu
 
 
 def reuse_final_scores(folder: Path, earlier: Path) -> None:
-    """Let a stage's `folder` start from the test scores that the `earlier` one ended with: they are not made again."""
+    """Copy the final test scores of the `earlier` stage to `folder` as its baseline, so that they are not measured
+    again."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("run", "json"):
         _write(folder / f"before.{suffix}", (earlier / f"after.{suffix}").read_bytes())
 
 
 def read_dev(folder: Path) -> EvaluationResult | None:
-    """The dev result of a stage's last model; None where there is no dev split."""
+    """The dev result of a stage's final model; None if there is no dev split."""
     if not (folder / "dev.json").is_file():
         return None
-    found = read_json(folder / "dev.json")
-    return EvaluationResult(Metrics(**found["metrics"]), found["run"])
+    content = read_json(folder / "dev.json")
+    return EvaluationResult(Metrics(**content["metrics"]), content["run"])
 
 
 def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("before.run", "before.json"):  # the metrics last: where they are, all is
+    for name in ("before.run", "before.json"):  # the metrics last: if they are there, the run file is too
         _write(target / name, (source / name).read_bytes())
 
 

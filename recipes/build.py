@@ -1,4 +1,4 @@
-"""The parts of a training run, made of its settings: evaluators, teacher and guide, data loader, trainer."""
+"""Build the parts of a training run from its settings: evaluators, teacher and guide, data loader, trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Data = Collection | Mixture
 
 
 def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel) -> Trainer:
-    """The trainer of a run without stages."""
+    """Build the trainer of a run without stages."""
     evaluator = dev_evaluator(settings, collection, model)
     return build_trainer(
         settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, as_tree(settings))
@@ -29,23 +29,26 @@ def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model
 
 
 def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator | None:
-    """The evaluator of the evaluations during training; None if there is no dev split."""
+    """Build the evaluator that is used during training; None if there is no dev split."""
     dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
 
 
 def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator:
+    """Build the evaluator of the test split, which is used before and after training."""
     prompts = Prompts.of(collection)
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
 
 def prepare(model: RankingModel, loss: Any) -> None:
-    """Make `model` ready for `loss`: it gives what the loss reads, and trains nothing that the loss cannot teach."""
+    """Prepare `model` for `loss`: it returns the outputs that the loss reads, and freezes a score bias that has no
+    gradient."""
     model.prepare(wanted_outputs=required_outputs(loss), shift_invariant=is_shift_invariant(loss))
 
 
 def build_auxiliary(role: str, options: ModelOptions, seed: int) -> RankingModel:
-    """The teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score head."""
+    """Build the teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score
+    head."""
     try:
         model: RankingModel = options.build(seed)
     except ValueError as error:
@@ -65,10 +68,11 @@ def build_trainer(
     logger: Logger,
     start_result: EvaluationResult | None = None,
 ) -> Trainer:
-    """The trainer of `model` on the training lists of `data`; `start_result`: what is known of it on dev."""
+    """Build the trainer of `model` on the training lists of `data`. `start_result`: its result on dev, if it is
+    known."""
     run.describe_data(data.name, data.fingerprint)
     prepare(model, settings.loss)
-    frozen = {
+    auxiliary_models = {
         role: build_auxiliary(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
@@ -84,7 +88,7 @@ def build_trainer(
         world_size=process_group.world_size(),
         workers=options.workers,
         in_batch_negatives=has_in_batch_negatives(settings.loss),
-        auxiliary={role: other.tokenizer for role, other in frozen.items()},
+        auxiliary={role: auxiliary.tokenizer for role, auxiliary in auxiliary_models.items()},
     )
     parts = TrainerParts(
         model=model,
@@ -95,7 +99,7 @@ def build_trainer(
         run=run,
         logger=logger,
         seed=settings.seed,
-        auxiliary_models=frozen,
+        auxiliary_models=auxiliary_models,
         start_result=start_result,
     )
     return options.build(parts)

@@ -1,4 +1,4 @@
-"""Whether the chosen parts fit each other, by what each of them declares, checked before a weight is loaded."""
+"""Check that the chosen parts fit each other, from what each of them declares, before a weight is loaded."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from recipes.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
-FROZEN_INPUTS = {"teacher": "teacher_scores", "guide": "guide_queries"}  # what each frozen model gives
-MODELS_THAT_GIVE = {  # an output: what to choose for it
+AUXILIARY_INPUTS = {
+    "teacher": "teacher_scores",
+    "guide": "guide_queries",
+}  # role of an auxiliary model -> the input of a loss that it fills
+MODELS_BY_OUTPUT = {  # output -> the models to choose for it
     "score": "model=cross_encoder or llm_reranker",
     "embedding": "model=bi_encoder",
     "layers": "model=bi_encoder",
@@ -35,8 +38,8 @@ MODELS_THAT_GIVE = {  # an output: what to choose for it
 
 
 def check_parts(settings: RunConfig) -> None:
-    """Raise ValueError, in one line, if model, loss, trainer, evaluation and frozen models do not fit."""
-    check_declares("model", settings.model)
+    """Raise ValueError, in one line, if model, loss, trainer, evaluation, teacher and guide do not fit."""
+    check_is_model("model", settings.model)
     if not settings.model.trainable:
         raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
     settings.trainer.check(settings.loss)
@@ -45,9 +48,9 @@ def check_parts(settings: RunConfig) -> None:
     if has_in_batch_negatives(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if "embedding" in settings.model.outputs:
-        warn_of_dot_products(settings)
+        warn_about_dot_products(settings)
         if getattr(settings.model, "temperature", None) is None:
-            warn_of_cosines(settings.loss)
+            warn_about_cosines(settings.loss)
     check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
     check_scale(settings, name)
     check_line_breaks(settings)
@@ -56,38 +59,40 @@ def check_parts(settings: RunConfig) -> None:
         check_repo_id(settings.push_to_hub)
     if settings.adapter_only:
         settings.model.check_adapter_only()
-    for role, given in FROZEN_INPUTS.items():
-        check_frozen(role, getattr(settings, role), given in input_names(settings.loss), name)
+    for role, filled in AUXILIARY_INPUTS.items():
+        check_auxiliary(role, getattr(settings, role), filled in input_names(settings.loss), name)
 
 
-def check_declares(role: str, options: Any) -> None:
-    """Raise ValueError if the class of `options` does not say what its models give."""
+def check_is_model(role: str, options: Any) -> None:
+    """Raise ValueError if `options` are not those of a model: a model's options declare its outputs."""
     if not hasattr(options, "outputs"):
         raise ValueError(
-            f"{role} is no model: choose one of conf/model, {'model' if role == 'model' else f'model@{role}'}=NAME, "
-            "or declare in its class what it gives (models/capabilities.py)"
+            f"{role} is not a model: choose one of conf/model, {'model' if role == 'model' else f'model@{role}'}=NAME, "
+            "or declare `outputs` in its class (models/capabilities.py)"
         )
 
 
 def check_outputs(what: str, required: Collection[str], options: ModelOptions, choose: str | None = None) -> None:
-    """Raise ValueError if `what` requires outputs that the model does not give; it says what to `choose` (None: a model
-    that gives them)."""
+    """Raise ValueError if the model does not give all outputs that `what` requires. The message names what to `choose`
+    instead (None: a model that gives them)."""
     for output in OUTPUTS:
         if output in required and output not in options.outputs:
             raise ValueError(
                 f"{what} needs {OUTPUTS[output]}, and the model gives {' and '.join(sorted(options.outputs))}: choose "
-                f"{choose or MODELS_THAT_GIVE[output]}"
+                f"{choose or MODELS_BY_OUTPUT[output]}"
             )
 
 
 def check_line_breaks(settings: RunConfig) -> None:
-    """Raise ValueError if a prompt of the command line holds a backslash and an n for a line break."""
+    """Raise ValueError if a prompt holds the two characters backslash and n, as a shell passes them, for a line
+    break."""
     prompts = {f"model.prompts.{role}": text for role, text in (getattr(settings.model, "prompts", None) or {}).items()}
     prompts |= {f"data.{name}": getattr(settings.data, name, None) for name in ("query_prompt", "document_prompt")}
     for key, prompt in prompts.items():
         if "\\n" in (prompt or ""):
             raise ValueError(
-                f"{key} holds a backslash and an n, no line break: quote it as $'...' in the shell, or write it in YAML"
+                f"{key} holds a backslash and an n instead of a line break: quote it as $'...' in the shell, or "
+                "write it in YAML"
             )
 
 
@@ -102,46 +107,51 @@ def check_model(settings: RunConfig, model: RankingModel) -> None:
             raise ValueError(f"loss.dims: {largest} is above the model's {model.dimension} dimensions")
 
 
-def warn_of_cosines(loss: Any) -> None:
-    """Log one line if a loss made for logits gets similarities as they are, between -1 and 1."""
+def warn_about_cosines(loss: Any) -> None:
+    """Warn if a loss that expects logits gets unscaled similarities, between -1 and 1."""
     for one in all_losses(loss):
-        distils = "teacher_scores" in input_names(one)  # in whatever unit the teacher has
+        distils = "teacher_scores" in input_names(one)  # then the scale is the teacher's
         if one.contract == "list" and getattr(one, "temperature", 1.0) == 1.0 and not distils:
             logger.warning(
-                "loss %s gets similarities as they are, -1 to 1 under cosine, which teach little: "
+                "loss %s gets unscaled similarities, -1 to 1 under cosine, and so learns little: "
                 "model.temperature=0.05 (model=bi_encoder_scored) divides them",
                 type(one).__name__,
             )
 
 
-def warn_of_dot_products(settings: RunConfig) -> None:
-    """Log one line if Matryoshka puts embeddings to unit length that are compared by their dot product."""
+def warn_about_dot_products(settings: RunConfig) -> None:
+    """Warn if Matryoshka normalises embeddings that the model compares by their dot product."""
     normalizes = any(hasattr(loss, "dims") and loss.normalize for loss in all_losses(settings.loss))
     if normalizes and getattr(settings.model, "similarity", None) == "dot":
-        logger.warning("loss Matryoshka trains embeddings of unit length, model.similarity=dot: loss.normalize=false")
+        logger.warning(
+            "loss Matryoshka normalises embeddings, but model.similarity=dot does not: set loss.normalize=false"
+        )
 
 
 def check_scale(settings: RunConfig, name: str) -> None:
-    """The temperature belongs to the loss or to the model, never to both."""
+    """Raise ValueError if the loss expects a temperature or bias of the model and it has none, or if the model has one
+    that the loss does not read."""
     inputs, saved_scale = input_names(settings.loss), settings.model.saved_scale()
     for field, option in (("scale", "temperature"), ("bias", "bias")):
-        given = [key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)]
+        set_options = [
+            key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)
+        ]
         saved = field in saved_scale
-        if field in inputs and option not in given and not saved:
+        if field in inputs and option not in set_options and not saved:
             raise ValueError(
                 f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
             )
-        of_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
-        if field in inputs or of_scores:
+        scales_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
+        if field in inputs or scales_scores:
             continue
-        if given:
-            value = getattr(settings.model, given[0])
+        if set_options:
+            value = getattr(settings.model, set_options[0])
             raise ValueError(
-                f"model.{given[0]}={value} is not read by loss {name}: leave it out, or set loss.{option}=null"
+                f"model.{set_options[0]}={value} is not read by loss {name}: leave it out, or set loss.{option}=null"
             )
         if saved:
             logger.warning(
-                "the %s that %s has learned is not read by loss %s: loss.%s=null would go on with it",
+                "the %s learned by %s is not read by loss %s: set loss.%s=null to continue with it",
                 option,
                 settings.model.name_or_path,
                 name,
@@ -149,34 +159,34 @@ def check_scale(settings: RunConfig, name: str) -> None:
             )
 
 
-def check_frozen(role: str, model: Any, read: bool, name: str) -> None:
-    """Raise ValueError if a frozen model is there and the loss does not read what it gives, or the other way round (a
-    teacher's scores may also be stored)."""
+def check_auxiliary(role: str, model: Any, is_read: bool, name: str) -> None:
+    """Raise ValueError if a teacher or guide is set whose output the loss does not read, or if the loss needs a guide
+    and none is set. (A loss may need teacher scores without a teacher: the data may hold them.)"""
     if model is None:
-        if role == "guide" and read:
+        if role == "guide" and is_read:
             raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
         return
-    check_declares(role, model)
+    check_is_model(role, model)
     if not model.trainable:
-        raise ValueError(f"{role} has no scores of its own: model@{role}=bi_encoder, cross_encoder or llm_reranker")
+        raise ValueError(f"{role} gives no scores: choose model@{role}=bi_encoder, cross_encoder or llm_reranker")
     if role == "guide":
         check_outputs("a guide", {"embedding"}, model, "model@guide=bi_encoder")
     unscaled = "embedding" in model.outputs and getattr(model, "temperature", None) is None
     if role == "teacher" and unscaled and "scale" not in model.saved_scale():
         logger.warning(
-            "the teacher's scores are similarities as they are, a nearly flat target: teacher.temperature=0.05 "
+            "the teacher's scores are unscaled similarities, a nearly flat target: teacher.temperature=0.05 "
             "(model@teacher=bi_encoder_scored) divides them"
         )
-    if not read:
-        raise ValueError(f"loss {name} reads nothing of a {role}: leave model@{role} out")
+    if not is_read:
+        raise ValueError(f"loss {name} does not use a {role}: leave model@{role} out")
 
 
 def check_data(settings: RunConfig, collection: Any) -> None:
-    """Raise ValueError if the loss needs what the training lists do not give (`MissingRequirements`), or does not
-    read what they carry."""
+    """Raise `MissingRequirements` if the training lists lack something that the loss needs, and ValueError if they hold
+    weights that the loss does not read."""
     sources = collection.sources.values() if isinstance(collection, Mixture) else [collection]
     if is_policy(settings.loss) and any(source.split("train").weights for source in sources):
-        raise ValueError(f"data {collection.name} weighs its rows, which trainer=grpo does not: remove their weights")
+        raise ValueError(f"data {collection.name} has weights, which trainer=grpo does not use: remove them")
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
         available.add("teacher_scores")
@@ -186,6 +196,6 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         and not missing_requirements(settings.loss, JUDGED_LISTS)
     ):
         name = type(settings.loss).__name__
-        raise ValueError(f"trainer.list_size=1: loss {name} learns from several documents of a query: raise it")
+        raise ValueError(f"trainer.list_size=1: loss {name} needs several documents per query: raise it")
     if missing_requirements(settings.loss, available):
         raise MissingRequirements(settings.loss, available, collection.name, outputs=settings.model.outputs)

@@ -1,4 +1,4 @@
-"""What an evaluation does: rank held-out queries, measure, fuse with the first stage, test, print."""
+"""An evaluation run: rank held-out queries, measure, fuse with the first stage, test significance, print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.candidates import CandidateSource, Queries, bm25_behind
+from data.candidates import CandidateSource, Queries, bm25_options_of
 from data.collection import Candidates, Collection, Split
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
@@ -19,7 +19,7 @@ from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import RerankingConfig, candidate_recall
 from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import paired_test
-from recipes.compatibility import check_declares, check_outputs
+from recipes.compatibility import check_is_model, check_outputs
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -28,7 +28,7 @@ from runs.report.content import print_table
 class EvaluationConfig:
     """The root of conf/evaluate.yaml."""
 
-    model: Any  # models.capabilities.ModelOptions, or a class that retrieves by itself (data.bm25.BM25)
+    model: Any  # models.capabilities.ModelOptions, or a retriever such as data.bm25.BM25
     data: Any
     eval: EvaluatorConfig
     split: str = "test"
@@ -36,12 +36,12 @@ class EvaluationConfig:
     precision: str = "auto"
     seed: int = 42
     output: str | None = None
-    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the others
+    timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
         check_timeout(self.timeout_s)
-        check_declares("model", self.model)
+        check_is_model("model", self.model)
         if not self.model.retrieves_by_itself:
             check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
         elif not self.retrieves:
@@ -63,34 +63,36 @@ class EvaluationConfig:
 
     @property
     def splits(self) -> list[str]:
-        """The split, and dev where the fusion weight is fitted on it: not if it is given or dev itself is evaluated."""
-        fits = self.fusion_weight is None and self.split != "dev" and not self.model.retrieves_by_itself
-        return [self.split, "dev"] if fits else [self.split]
+        """The evaluated split, and dev if the fusion weight is fitted on it (no weight is given, dev is not
+        evaluated)."""
+        fits_weight = self.fusion_weight is None and self.split != "dev" and not self.model.retrieves_by_itself
+        return [self.split, "dev"] if fits_weight else [self.split]
 
 
 @dataclass(frozen=True)
-class CandidatesOf:
-    """The candidates of some splits; the queries of the others get none."""
+class CandidatesOfSplits:
+    """Candidates for the queries of some splits; the queries of other splits get empty lists."""
 
     source: CandidateSource
     splits: tuple[str, ...]
 
     def build(self, documents: dict[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
         wanted = {name: texts for name, texts in queries.items() if name in self.splits}
-        none: dict[str, Candidates] = {name: {query: [] for query in texts} for name, texts in queries.items()}
-        others = {name: found for name, found in none.items() if name not in wanted}
-        return others | (self.source.build(documents, wanted, cache_dir) if wanted else {})
+        empty: dict[str, Candidates] = {
+            name: {query: [] for query in texts} for name, texts in queries.items() if name not in wanted
+        }
+        return empty | (self.source.build(documents, wanted, cache_dir) if wanted else {})
 
 
 def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
-    """Print the table and write `output`; returns the model's `eval.metric`."""
+    """Evaluate, print the results and write `output`. Returns the model's `eval.metric`."""
     process_group.start(settings.timeout_s, on_lost_rank)
-    alone = settings.model.retrieves_by_itself
-    if not alone:
-        settings.model.folder()  # a model that is not found is reported before the data is read
+    is_retriever = settings.model.retrieves_by_itself
+    if not is_retriever:
+        settings.model.folder()  # a model that cannot be found is reported before the data is read
     collection = build_data(settings)
     collection.split(settings.split)
-    summary = evaluate_alone(settings, collection) if alone else compare(settings, collection)
+    summary = evaluate_retriever(settings, collection) if is_retriever else compare(settings, collection)
     summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split} | summary
     if process_group.is_main():
         print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
@@ -98,21 +100,22 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
         if settings.output is not None:
             Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     process_group.stop()
-    return summary[settings.model.name if alone else "model"]
+    return summary[settings.model.name if is_retriever else "model"]
 
 
 def build_data(settings: EvaluationConfig) -> Collection:
-    """The collection. Beside retrieval BM25 returns as many documents as the model, of the evaluated queries alone."""
-    data, bm25 = settings.data, bm25_behind(getattr(settings.data, "candidates", None))
+    """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
+    only."""
+    data, bm25 = settings.data, bm25_options_of(getattr(settings.data, "candidates", None))
     if not isinstance(settings.eval, RetrievalConfig) or bm25 is None:
         return data.build()
     source = replace(bm25, depth=max(bm25.depth, settings.eval.depth))
     splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
-    return replace(data, candidates=CandidatesOf(source, splits)).build()
+    return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
 
 
-def evaluate_alone(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
-    """The results of a model that retrieves by itself; JSON types."""
+def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of a retriever that needs no model (BM25), in JSON types."""
     assert isinstance(settings.eval, RetrievalConfig)
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
@@ -123,23 +126,24 @@ def evaluate_alone(settings: EvaluationConfig, collection: Collection) -> dict[s
 
 
 def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
-    """The results of a model beside the first stage and fused with it; JSON types."""
+    """The results of a model, of the first stage, and of both fused, in JSON types."""
     split = collection.split(settings.split)
     dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
     queries = judged_queries(split, settings.eval.max_queries)
-    fitted = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
+    dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
-    # The queries of both splits at once: a corpus is embedded once.
-    together = replace(settings.eval, max_queries=None)
-    both, prompts = join(collection, queries | fitted), Prompts.of(collection)
-    evaluator = together.build(both, collection.documents, model.tokenizer, prompts=prompts)
+    # The queries of both splits are evaluated together, so that a corpus is embedded once.
+    options = replace(settings.eval, max_queries=None)
+    merged, prompts = merge_splits(collection, queries | dev_queries), Prompts.of(collection)
+    evaluator = options.build(merged, collection.documents, model.tokenizer, prompts=prompts)
     result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)))
 
     qrels = {query: evaluator.qrels[query] for query in queries}
-    first_stage, ranked = only(evaluator.first_stage_run, queries), only(result.run, queries)
-    results = {baseline(settings): evaluator.first_stage.over(queries), "model": result.metrics.over(queries)}
-    weight = fit_fusion(settings, evaluator, result.run, fitted)
+    first_stage = select_queries(evaluator.first_stage_run, queries)
+    ranked = select_queries(result.run, queries)
+    results = {first_stage_key(settings): evaluator.first_stage.over(queries), "model": result.metrics.over(queries)}
+    weight = fit_fusion(settings, evaluator, result.run, dev_queries)
     if weight is not None:
         results["fused"] = measure(qrels, fuse(first_stage, ranked, weight), settings.eval.metrics)
     source = settings.model.name_or_path
@@ -150,26 +154,30 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
-        "warnings": [f"{source} has no score head: an untrained one was drawn"] if model.fresh_head else [],
+        "warnings": [f"{source} has no score head: it was scored with an untrained one"] if model.fresh_head else [],
     }
 
 
-def baseline(settings: EvaluationConfig) -> str:
-    """The key of the first stage: "bm25" beside retrieval where it is that, else "first_stage"."""
-    is_bm25 = bm25_behind(getattr(settings.data, "candidates", None)) is not None
+def first_stage_key(settings: EvaluationConfig) -> str:
+    """The first stage's key in the results: "bm25" if a model that retrieves is compared with BM25, else
+    "first_stage"."""
+    is_bm25 = bm25_options_of(getattr(settings.data, "candidates", None)) is not None
     return "bm25" if settings.retrieves and is_bm25 else "first_stage"
 
 
 def fit_fusion(settings: EvaluationConfig, evaluator: Evaluator, run: Run, queries: Mapping[str, str]) -> float | None:
-    """The given weight, else the best one for `queries`, those of dev; None if there are none."""
+    """The best weight on `queries`, which are those of dev; without any, the weight in the settings (None if not
+    set)."""
     if not queries:
         return settings.fusion_weight
     qrels = {query: evaluator.qrels[query] for query in queries}
-    return fit_weight(only(evaluator.first_stage_run, queries), only(run, queries), qrels, settings.eval.metric)
+    return fit_weight(
+        select_queries(evaluator.first_stage_run, queries), select_queries(run, queries), qrels, settings.eval.metric
+    )
 
 
 def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[str, Any]:
-    """Metrics and paired tests of all rankers, the first of which is the baseline, with the keys of summary.json."""
+    """Metrics of all rankers and paired tests against the first of them, with the keys of summary.json."""
     metric = settings.eval.metric
     first = next(iter(results))
     values = {name: result.per_query[metric] for name, result in results.items()}
@@ -187,16 +195,16 @@ def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[st
     }
 
 
-def join(collection: Collection, queries: Mapping[str, str]) -> Split:
-    """Some queries of any splits as a split of their own."""
+def merge_splits(collection: Collection, queries: Mapping[str, str]) -> Split:
+    """A split that holds `queries`, which may come from several splits."""
 
-    def of(name: str) -> dict[str, Any]:
+    def select(name: str) -> dict[str, Any]:
         values = (getattr(split, name).items() for split in collection.splits.values())
         return {query: value for items in values for query, value in items if query in queries}
 
-    return Split(dict(queries), of("qrels"), of("candidates"), prompts=of("prompts"))
+    return Split(dict(queries), select("qrels"), select("candidates"), prompts=select("prompts"))
 
 
-def only(run: Run, queries: Mapping[str, str]) -> Run:
-    """The run of some queries."""
+def select_queries(run: Run, queries: Mapping[str, str]) -> Run:
+    """The part of a run that belongs to `queries`."""
     return {query: run[query] for query in queries}

@@ -1,4 +1,4 @@
-"""How every run ends, whichever trainer it has: its pages and its summary are written, its results printed."""
+"""The end of every run, with any trainer: write the report and the summary, print the results, upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def write_results(run: RunDirectory, test: Evaluator, after: EvaluationResult, summary: Mapping[str, Any]) -> None:
-    """Write queries.json, report.html and summary.json. `after`: the trained model on test. Call on all ranks."""
+    """Write queries.json, report.html and summary.json. `after`: the trained model's result on test. Call it on all
+    ranks."""
     if process_group.is_main():
         write_queries(run.path / "queries.json", test, after)
         write_report(run.path, summary)
@@ -28,14 +29,14 @@ def write_results(run: RunDirectory, test: Evaluator, after: EvaluationResult, s
 
 
 def print_results(run: RunDirectory, summary: Mapping[str, Any]) -> None:
-    """Print the table of a run that has just ended and where its files are."""
+    """Print the results of a run that has just ended, and the paths of its model and report."""
     if process_group.is_main():
         print_table(summary)
         print(f"model: {run.path / 'model'}   report: {run.path / 'report.html'}")
 
 
 def show_finished(run: RunDirectory) -> dict[str, Any]:
-    """Print the table of a run that was finished before; returns its summary."""
+    """Print the results of a run that was finished earlier. Returns its summary."""
     assert run.summary is not None
     if process_group.is_main():
         print(f"{run.path} is finished ({run.summary['steps']} steps); resume=none trains it again")
@@ -44,12 +45,13 @@ def show_finished(run: RunDirectory) -> dict[str, Any]:
 
 
 def adopt_prompts(model: RankingModel, prompts: Prompts) -> None:
-    """Make the data's prompts the model's: the export reads texts as they were in training and evaluation."""
+    """Make the data's prompts the model's own, so that the exported model uses those of training and evaluation."""
     model.adopt_prompts(prompts.query, prompts.document)
 
 
 def upload(folder: Path, name: str | None) -> None:
-    """Upload to the hub if `name` is given; a hub that refuses leaves the run finished. Call on all ranks."""
+    """Upload the model to the hub if `name` is given. A failed upload is a warning: the run stays finished. Call it on
+    all ranks."""
     if name is None:
         return
     if process_group.is_main():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.export.folder import shown_name
+from models.export.folder import display_name
 from models.lora import describe_adapters
 from runs.redaction import redact
 from runs.report.content import result_rows
@@ -16,8 +16,8 @@ from trainers.trainer import Trainer
 def model_card(
     name: str, summary: Mapping[str, Any], *, start: str, seed: int, settings: Mapping[str, str] | None = None
 ) -> str:
-    """What an exported model was trained on and with, and how it ranks. `settings` are those of the run or of its last
-    stage; None: every stage has a line with its own."""
+    """The text of the model card. `settings` are those of the run or of its last stage; None: every stage gets a line
+    with its own settings."""
     stages = summary["stages"] if settings is None else summary["stages"][:-1]
     lines = {
         f"stage {number}, {stage['name']}": f"{stage['steps']} steps; {'; '.join(stage['settings'].values())}"
@@ -25,7 +25,7 @@ def model_card(
     }
     best = summary["best_step"]
     exported = "the last" if best is None else f"step {best}, the best on dev"
-    lines = {"start": shown_name(start), **lines} | {
+    lines = {"start": display_name(start), **lines} | {
         "data": f"{summary['data']} (hash {summary['data_hash']})",
         "steps": f"{summary['steps']} (exported: {exported})",
         **(settings or {}),
@@ -41,14 +41,14 @@ def model_card(
 
 
 def settings_of(trainer: Trainer) -> dict[str, str]:
-    """How it was trained, in words."""
+    """The trainer's settings in words: loss, teacher and guide, adapters, batch, optimizer."""
     config = trainer.config
     adapters = describe_adapters(trainer.engine.model)
     lora = {} if adapters is None else {"adapters": adapters}
-    frozen = {role: shown_name(str(frozen.source)) for role, frozen in trainer.auxiliary_models.items()}
+    auxiliary = {role: display_name(str(model.source)) for role, model in trainer.auxiliary_models.items()}
     return {
         "loss": repr(trainer.loss),
-        **frozen,
+        **auxiliary,
         **lora,
         "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",

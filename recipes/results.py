@@ -1,4 +1,4 @@
-"""What every run records of its results: metrics as lines of metrics.jsonl, scores as TREC run files, summary.json."""
+"""The results that every run records: metrics as lines of metrics.jsonl, scores as TREC run files, summary.json."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 
 RANKERS = ("first_stage", "before", "after", "fused")  # keys of summary.json; "before": the starting model
-Evaluate = Callable[[Evaluator], EvaluationResult]  # of the model in training; all ranks call it together
+Evaluate = Callable[[Evaluator], EvaluationResult]  # evaluates the model in training; all ranks call it together
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a trainer says about its training once it has ended, whichever trainer it is."""
+    """The facts about a training that has ended, which every trainer gives."""
 
     engine: str
     steps: int
@@ -35,7 +35,7 @@ class TrainingOutcome:
 
 
 def record(run: RunDirectory, logger: Logger, step: int, name: str, metrics: Metrics) -> None:
-    """Write test metrics as a line of metrics.jsonl and hand them to the logger."""
+    """Write test metrics as a line of metrics.jsonl and log them."""
     run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
     logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
 
@@ -54,10 +54,8 @@ def summarise(
     outcome: TrainingOutcome,
     stages: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The content of summary.json that every run has. `results` on test by ranker; `data` was trained on.
-
-    Call on all ranks.
-    """
+    """The content of summary.json that all runs have. `data` is what was trained on; `results` are those on test, by
+    ranker. Call it on all ranks."""
     metric = test.config.metric
     seconds = max(outcome.seconds, 1e-9)
     return {

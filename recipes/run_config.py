@@ -1,4 +1,4 @@
-"""The settings of a run: the roots of `conf/train.yaml` (here) and of `conf/reason.yaml` (recipes/reasoning_run.py)."""
+"""The settings of a run: the root of `conf/train.yaml`. That of `conf/reason.yaml` is in recipes/reasoning_run.py."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from data.sampling.list_options import ListOptions
 
 
 def check_timeout(timeout_s: float) -> None:
-    """Raise ValueError for a number of seconds that is too short, or endless."""
+    """Raise ValueError if the timeout is too short or infinite."""
     if not 10 <= timeout_s < math.inf:
         raise ValueError(f"timeout_s must be at least 10 seconds and finite, got {timeout_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One stage of a run: what it optimises, for how long, on which training lists. All else is the run's."""
+    """One stage of a run: its loss, trainer and training lists. All other settings are the run's."""
 
     trainer: Any
     loss: Any
-    data: Any = None  # what it trains on; None: the run's data, whose dev and test measure every stage
-    lists: ListOptions | None = None  # how its training lists are made; None: as its data say
+    data: Any = None  # training data; None: the run's data. Dev and test are always the run's
+    lists: ListOptions | None = None  # how its training lists are made; None: the options of its data
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What the settings of every run hold, whichever trainer it has. The groups are whatever dataclass their own
-    `_target_` names."""
+    """Settings that all runs have, with any trainer. The class of each group is the one that its `_target_` names."""
 
     run_name: str | None = None  # compose() fills in the name of the experiment or of the configuration
     seed: int = 42
     resume: str = "auto"  # "auto", "none" or the path of a checkpoint
     output_dir: str = "outputs"
-    timeout_s: float = 1800.0  # after which a silent rank, or a collective that waits, ends the run
+    timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
     model: Any
     data: Any
     trainer: Any
@@ -47,8 +46,8 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(RunSettings):
-    """A run of launch/train.py. It has a loss and a trainer of its own, or `stages`: names in `stage`, in the order in
-    which they are trained; then `loss` and `trainer` are None."""
+    """The settings of launch/train.py. A run has either `loss` and `trainer`, or `stages`: names of nodes in `stage`,
+    in the order in which they are trained; then `loss` and `trainer` are None."""
 
     loss: Any
     engine: Any

@@ -1,4 +1,4 @@
-"""A run with stages: each is trained in a run directory of its own, from the model that the one before has exported."""
+"""A run with stages. Each stage has its own run directory and starts from the model that the stage before exported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, Evaluator
 from models.capabilities import RankingModel
-from models.export.folder import card_of
+from models.export.folder import copy_card
 from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
 from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
 from recipes.compatibility import check_model
@@ -44,15 +44,15 @@ def train_stages(
     if is_main():
         source = settings.model.name_or_path
         card = model_card(run.name, summary, start=source, seed=settings.seed)
-        gather_results(run.path, sequence.folders, source=source, card=card)
+        link_results(run.path, sequence.folders, source=source, card=card)
         write_report(run.path, summary)
     run.write_summary(summary)
     return logger, summary
 
 
 class StageSequence:
-    """What stages share and hand on. Dev and test are tokenised once, and the end of a stage is not measured again as
-    the start of the next."""
+    """Trains stages one after the other. Dev and test are tokenised once, and the final scores of a stage are reused as
+    the baseline of the next."""
 
     def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory):
         self.settings, self.collection, self.run = settings, collection, run
@@ -68,7 +68,7 @@ class StageSequence:
         return [directory.summary for _, directory in self.finished if directory.summary is not None]
 
     def train(self, stage: Stage, data: Data, logger: Logger) -> dict[str, Any]:
-        """Train the next stage, unless it is finished; returns its summary."""
+        """Train the next stage unless it is finished. Returns its summary."""
         if self.finished:
             stage = stage.starting_from(self.folders[-1] / "model")
         directory = self._open(stage)
@@ -91,7 +91,7 @@ class StageSequence:
                 directory,
                 collection=self.collection,
                 training=data,
-                known_baseline=None if self.finished else baseline_folder(self.settings, self.collection, model),
+                shared_baseline=None if self.finished else baseline_folder(self.settings, self.collection, model),
                 earlier=self.summaries,
                 adapter_only=stage.settings.adapter_only,
             )
@@ -100,11 +100,13 @@ class StageSequence:
         return directory.summary
 
     def _open(self, stage: Stage) -> RunDirectory:
-        """The stage's own directory. The run's metrics.jsonl is made again from those of all stages until here: at
-        whatever moment the run was stopped, it joins what they hold. `RunDirectory.open` has compared the settings of
-        the whole run; only the place of the model that the stage starts from may differ."""
-        directory = RunDirectory.open(as_tree(stage.settings), neutral=["model.name_or_path"] if self.finished else [])
-        directory.joined = StageLines(self.run.metrics_file, stage.name, stage.first_step)
+        """Open the stage's own directory, and write the run's metrics.jsonl again from those of all stages so far, so
+        that it is complete whenever the run was stopped. The settings of the whole run have been compared already, so
+        only the path of the model that the stage starts from may differ."""
+        directory = RunDirectory.open(
+            as_tree(stage.settings), may_differ=["model.name_or_path"] if self.finished else []
+        )
+        directory.stage_lines = StageLines(self.run.metrics_file, stage.name, stage.first_step)
         if is_main():
             self.run.metrics_file.unlink(missing_ok=True)
             for past, opened in [*self.finished, (stage, directory)]:
@@ -113,7 +115,7 @@ class StageSequence:
         return directory
 
     def _evaluators_for(self, model: RankingModel) -> tuple[Evaluator | None, Evaluator]:
-        """Dev and test, tokenised for the first model that is trained: the tokenizer of a run stays the same."""
+        """The evaluators of dev and test, made once: all stages have the same tokenizer."""
         if self.evaluators is None:
             self.evaluators = (
                 dev_evaluator(self.settings, self.collection, model),
@@ -123,7 +125,8 @@ class StageSequence:
 
 
 def start_from_final_scores(earlier: Path, folder: Path) -> EvaluationResult | None:
-    """Give the stage in `folder` what the `earlier` one has ended with: on test, and on dev, which is returned."""
+    """Give the stage in `folder` the final scores of the `earlier` one: those on test as files, those on dev
+    returned."""
     if not is_main():
         return broadcast_object(None)
     reuse_final_scores(folder / "runs", earlier / "runs")
@@ -133,23 +136,23 @@ def start_from_final_scores(earlier: Path, folder: Path) -> EvaluationResult | N
 def report_stage(stage: Stage, count: int, summary: Mapping[str, Any]) -> None:
     """Print one line about a finished stage."""
     if is_main():
-        metric, unbeaten = summary["metric"], ", no checkpoint beat its start on dev" * (summary["best_step"] == 0)
+        metric, note = summary["metric"], ", no checkpoint beat its start on dev" * (summary["best_step"] == 0)
         print(
             f"stage {stage.number} of {count}, {stage.name}: test {metric} {summary['before']:.4f} -> "
-            f"{summary['after']:.4f}{unbeaten}",
+            f"{summary['after']:.4f}{note}",
             flush=True,
         )
 
 
 def free_memory() -> None:
-    """Free the engine of a stage before the next one takes its place."""
+    """Free the memory of a stage's engine before the next stage starts."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """summary.json of the run: from the start of the first stage to the end of the last, and the sum of their costs."""
+    """The run's summary.json: metrics before the first and after the last stage, and the sum of all costs."""
     first, last = summaries[0], summaries[-1]
     steps = sum(summary["steps"] for summary in summaries)
     seconds = sum(summary["seconds"] for summary in summaries)
@@ -170,8 +173,9 @@ def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def exported_step(summaries: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step of the run whose weights are exported: a stage whose best is its start has passed on those of the stage
-    before. 0: the starting model; None: without a dev split, the last."""
+    """The run's step whose weights are exported. A stage that did not improve on dev exports the model that it started
+    from, so the step may belong to an earlier stage. 0: the starting model; None: the last step, if there is no dev
+    split."""
     first_step = sum(summary["steps"] for summary in summaries)
     for summary in reversed(summaries):
         first_step -= summary["steps"]
@@ -182,9 +186,9 @@ def exported_step(summaries: Sequence[Mapping[str, Any]]) -> int | None:
     return 0
 
 
-def gather_results(run: Path, stages: Sequence[Path], *, source: str, card: str) -> None:
-    """Put the last stage's model, test scores and shown queries into the run's folder, as links where they can be. The
-    model card is the run's own: trained from `source`, `card` is its text."""
+def link_results(run: Path, stages: Sequence[Path], *, source: str, card: str) -> None:
+    """Put the last stage's model, test scores and queries.json into the run's folder, as hard links if possible. The
+    model card is the run's own: `card` is its text, `source` the model that training started from."""
     for file in ("runs/before.run", "runs/before.json"):
         _link(stages[0] / file, run / file)
     for file in ("runs/after.run", "runs/fused.run", "queries.json"):
@@ -192,12 +196,14 @@ def gather_results(run: Path, stages: Sequence[Path], *, source: str, card: str)
     shutil.rmtree(run / "model", ignore_errors=True)
     last, readme = stages[-1] / "model", "README.md"
     shutil.copytree(last, run / "model", copy_function=_link, ignore=shutil.ignore_patterns(readme))
-    text = card_of((last / readme).read_text(encoding="utf-8"), folder=run / "model", of=last, source=source, body=card)
+    text = copy_card(
+        (last / readme).read_text(encoding="utf-8"), folder=run / "model", of=last, source=source, body=card
+    )
     (run / "model" / readme).write_text(text, encoding="utf-8")
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """A second name of the file, which takes no space; a copy where the disk has no such links."""
+    """Make a hard link, which takes no space; copy the file if the file system has none."""
     Path(target).parent.mkdir(exist_ok=True)
     Path(target).unlink(missing_ok=True)
     try:

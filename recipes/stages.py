@@ -1,4 +1,4 @@
-"""A run's stages as runs of their own: the settings and the training data of each, derived here and nowhere else."""
+"""The stages of a run: the settings and the training data of each, derived in this module only."""
 
 from __future__ import annotations
 
@@ -12,59 +12,60 @@ from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
 from losses.contracts import input_names
-from recipes.compatibility import FROZEN_INPUTS
+from recipes.compatibility import AUXILIARY_INPUTS
 from recipes.run_config import RunConfig
 from runs.stage_folders import stage_folder
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as a run: `settings` are the settings of a run without stages."""
+    """One stage. `settings` are complete: those of a run without stages."""
 
     name: str
     number: int
     first_step: int  # the number of updates in the stages before it
     settings: RunConfig
-    has_own_data: bool = False  # else it trains on the run's data
-    lists: ListOptions | None = None  # how its training lists are made; None: as its data say
+    has_own_data: bool = False  # False: it trains on the run's data
+    lists: ListOptions | None = None  # how its training lists are made; None: the options of its data
 
     def starting_from(self, folder: Path) -> Stage:
-        """The stage, started from the model in `folder`, a learned temperature and bias included."""
+        """The same stage, starting from the model in `folder` with its learned temperature and bias."""
         return replace(self, settings=replace(self.settings, model=self.settings.model.starting_from(folder)))
 
 
 def stages_of(settings: RunConfig) -> list[Stage]:
-    """The stages in their order; the run itself is the only stage of a run without any."""
+    """The stages of a run in their order. A run without stages is returned as one stage."""
     if not settings.stages:
         return [Stage(str(settings.run_name), 1, 0, settings)]
     if settings.adapter_only and len(settings.stages) > 1:
         raise ValueError(
-            "adapter_only=true: the last stage's adapter would lie on the merged model of the stage before, and load "
-            "nowhere without: leave it out, or train one stage"
+            "adapter_only=true: the last stage's adapter would need the merged model of the stage before as its base: "
+            "leave it out, or train one stage"
         )
     stages: list[Stage] = []
     first_step = 0
     for number, name in enumerate(settings.stages, start=1):
-        options, own = settings.stage[name], _stage_settings(settings, number, name)
-        stages.append(Stage(name, number, first_step, own, options.data is not None, options.lists))
+        options, stage_settings = settings.stage[name], _stage_settings(settings, number, name)
+        stages.append(Stage(name, number, first_step, stage_settings, options.data is not None, options.lists))
         first_step += options.trainer.max_steps
-    for role in FROZEN_INPUTS:
+    for role in AUXILIARY_INPUTS:
         if getattr(settings, role) is not None and not any(getattr(stage.settings, role) for stage in stages):
-            raise ValueError(f"no stage has a loss that reads anything of a {role}: leave model@{role} out")
+            raise ValueError(f"no stage has a loss that uses a {role}: leave model@{role} out")
     return stages
 
 
 def stage_seed(seed: int, name: str) -> int:
-    """The seed of a stage's lists and draws: whatever stages come before it, the same; in each of them, another."""
+    """The seed of a stage. It depends on the stage's name, not on the stages before it."""
     return stable_hash("stage", seed, name) % 2**31
 
 
 def _stage_settings(settings: RunConfig, number: int, name: str) -> RunConfig:
-    """The run's settings with a stage's data, loss and trainer, and a directory of its own. A teacher or guide goes to
-    the stages whose losses read it."""
+    """The run's settings with the stage's data, loss, trainer and directory. Teacher and guide are kept only if the
+    stage's loss reads them."""
     stage = settings.stage[name]
     folder = stage_folder(Path(settings.output_dir) / str(settings.run_name), number, name)
-    unread: dict[str, Any] = {role: None for role, read in FROZEN_INPUTS.items() if read not in input_names(stage.loss)}
+    inputs = input_names(stage.loss)
+    unread: dict[str, Any] = {role: None for role, filled in AUXILIARY_INPUTS.items() if filled not in inputs}
     return replace(
         settings,
         run_name=folder.name,
@@ -82,7 +83,8 @@ def _stage_settings(settings: RunConfig, number: int, name: str) -> RunConfig:
 
 
 def _with_lists(data: Any, lists: ListOptions | None) -> Any:
-    """A data set, its options, a mixture or its options, with training lists made in that way; None: as they are."""
+    """`data` (a collection, a mixture, or the options of one) with other options for training lists; None:
+    unchanged."""
     if lists is None:
         return data
     if hasattr(data, "sources"):
@@ -91,22 +93,24 @@ def _with_lists(data: Any, lists: ListOptions | None) -> Any:
 
 
 def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixture:
-    """What the stage trains on: the run's `data`, or data of its own without the queries that the run holds out."""
+    """The stage's training data: the run's `data`, or its own data without the queries of the run's dev and test."""
     if not stage.has_own_data:
         return _with_lists(data, stage.lists)
-    held_out = {normalised(text) for name in ("dev", "test") if name in data.splits for text in _texts(data, name)}
+    held_out = {
+        normalised(text) for name in ("dev", "test") if name in data.splits for text in _query_texts(data, name)
+    }
     own = stage.settings.data.build()
     if isinstance(own, Mixture):
-        return replace(own, sources={name: _without(source, held_out) for name, source in own.sources.items()})
-    return _without(own, held_out)
+        return replace(own, sources={name: _without_queries(source, held_out) for name, source in own.sources.items()})
+    return _without_queries(own, held_out)
 
 
-def _texts(data: Collection | Mixture, split: str) -> Sequence[str]:
+def _query_texts(data: Collection | Mixture, split: str) -> Sequence[str]:
     return list(data.splits[split].queries.values())
 
 
-def _without(collection: Collection, texts: set[str]) -> Collection:
-    """`collection` without the training queries of those (normalised) texts."""
+def _without_queries(collection: Collection, texts: set[str]) -> Collection:
+    """`collection` without the training queries that have one of these normalised texts."""
     train = collection.split("train")
     kept = {query: text for query, text in train.queries.items() if normalised(text) not in texts}
     split: Split = replace(train, queries=kept, qrels={query: train.qrels[query] for query in kept})

@@ -1,4 +1,4 @@
-"""How every run starts: its processes meet, and its directory is opened or found finished."""
+"""The start of every run: join the process group and open the run directory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from runs.directory import RunDirectory
 
 
 def join_ranks(timeout_s: float, on_lost_rank: OnLostRank | None) -> None:
-    """Join the process group. From here on a preemption waits until all ranks know of it.
+    """Join the process group. From here on a preemption takes effect once all ranks know of it.
 
-    Call it after everything that can fail on one rank alone: the others would wait in the next collective.
+    Call it after all code that can fail on one rank only: the other ranks would wait in the next collective.
     """
     preemption.defer_signals()
     process_group.start(timeout_s, on_lost_rank)
 
 
 def open_run(tree: Mapping[str, Any], data: Collection | Mixture, on_start: Callable[[], None]) -> RunDirectory:
-    """The run directory of a tree of settings, which a finished run leaves as it is. Call on all ranks.
+    """Open the run directory of a tree of settings; that of a finished run is not changed. Call it on all ranks.
 
-    Call it after every check of the settings: resume=none moves an older run aside. `on_start` is called once the
-    directory belongs to this process.
+    Call it after all checks of the settings, because resume=none moves an older run aside. `on_start` is called once
+    this process has the directory's lock.
     """
     run = RunDirectory.open(tree)
     on_start()

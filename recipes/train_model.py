@@ -1,4 +1,4 @@
-"""One model from its start to its export: the whole of a run without stages, or one stage of a run."""
+"""The training of one model, from the baseline to the export: a run without stages, or one stage of a run."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def train_model(
     *,
     collection: Collection | Mixture,
     training: Collection | Mixture,
-    known_baseline: Path | None = None,
+    shared_baseline: Path | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     adapter_only: bool = False,
 ) -> dict[str, Any]:
-    """Measure, train, measure, export, report; returns the summary.
+    """Evaluate, train, evaluate, export and report. Returns the summary.
 
-    `collection` is measured on and `training` is trained on; `known_baseline` is where other runs keep the scores of
-    the same start; `earlier` are the summaries of the stages before.
+    `training` is the data to train on, `collection` the data to evaluate on. `shared_baseline` is the folder that keeps
+    the starting model's scores for all runs. `earlier` are the summaries of the stages before.
     """
-    evaluate = evaluation_by(trainer.engine)
-    baseline = score_baseline(test, evaluate, run, trainer.logger, known_baseline)
+    evaluate = make_evaluate(trainer.engine)
+    baseline = score_baseline(test, evaluate, run, trainer.logger, shared_baseline)
     trainer.fit()
     load_best(trainer)
     after = evaluate(test)
@@ -58,36 +58,36 @@ def train_model(
         store_run(run, name, scores)
         record(run, trainer.logger, trainer.state.step, name, results[name])
     stages = [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, run, after.metrics, test.config.metric)]
-    summary = summarise(training, test, results, outcome_of(trainer), stages)
+    summary = summarise(training, test, results, training_outcome(trainer), stages)
     summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
     export_model(trainer, run, summary, Prompts.of(collection), adapter_only=adapter_only)
-    if run.joined is not None and process_group.is_main():
+    if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)
     write_results(run, test, after, summary)
     return summary
 
 
-def evaluation_by(engine: Engine) -> Evaluate:
-    """Evaluation of the model that `engine` holds; a preemption ends it."""
+def make_evaluate(engine: Engine) -> Evaluate:
+    """A function that evaluates the engine's model and stops at a preemption."""
     return lambda evaluator: evaluator.evaluate(Interruptible(engine))
 
 
 def load_best(trainer: Trainer) -> None:
-    """Load the checkpoint that is best on dev. Without one, the last weights stay."""
+    """Load the best checkpoint on dev. If there is none, keep the last weights."""
     best = trainer.checkpoints.best()
     if best is not None:
         trainer.load(best)
 
 
 def best_on_dev(trainer: Trainer, evaluate: Evaluate) -> EvaluationResult | None:
-    """The loaded best model on dev, measured again if another process did; None without a dev split."""
+    """The best model's result on dev; it is measured again after a resume. None if there is no dev split."""
     if trainer.evaluator is None:
         return None
     return trainer.best_result or evaluate(trainer.evaluator)
 
 
 def fit_fusion(dev: Evaluator | None, result: EvaluationResult | None) -> float:
-    """The weight of the model beside the first stage that is best on dev; 1/2 without a dev split."""
+    """The fusion weight of the model that is best on dev; 1/2 if there is no dev split."""
     if dev is None or result is None:
         return 0.5
     return fit_weight(dev.first_stage_run, result.run, dev.qrels, dev.config.metric)
@@ -102,7 +102,8 @@ def significance(results: Mapping[str, Metrics], metric: str) -> dict[str, Any]:
     }
 
 
-def outcome_of(trainer: Trainer) -> TrainingOutcome:
+def training_outcome(trainer: Trainer) -> TrainingOutcome:
+    """The facts about a trainer's training for summary.json."""
     state = trainer.state
     return TrainingOutcome(
         engine=trainer.engine.name,
@@ -116,15 +117,15 @@ def outcome_of(trainer: Trainer) -> TrainingOutcome:
 
 
 def stage_entry(trainer: Trainer, run: RunDirectory, after: Metrics, metric: str) -> dict[str, Any]:
-    """The entry of summary.json's `stages` for this trainer's stage: what it was and where it ended, on test."""
-    joined, state = run.joined, trainer.state
-    entry = {"name": joined.stage if joined else run.name, "metric": after.mean[metric]}
-    if joined is None:
+    """The entry of this trainer's stage in the `stages` of summary.json: its settings, costs and test metrics."""
+    lines, state = run.stage_lines, trainer.state
+    entry = {"name": lines.stage if lines else run.name, "metric": after.mean[metric]}
+    if lines is None:
         return entry
     return entry | {
         "metrics": after.mean,
         "best_dev": state.best_metric,
-        "best_step": state.best_step,  # counted within the stage; 0: it has passed on the model that it started from
+        "best_step": state.best_step,  # counted within the stage; 0: the model that the stage started from is exported
         "steps": state.step,
         "seconds": state.totals["seconds"],
         "settings": settings_of(trainer),
@@ -134,7 +135,7 @@ def stage_entry(trainer: Trainer, run: RunDirectory, after: Metrics, metric: str
 def export_model(
     trainer: Trainer, run: RunDirectory, summary: Mapping[str, Any], prompts: Prompts, *, adapter_only: bool
 ) -> None:
-    """Write the loaded model to model/. Call on all ranks."""
+    """Export the loaded model to model/. Call it on all ranks."""
     model: Any = trainer.engine.model  # a models.capabilities.RankingModel
     adopt_prompts(model, prompts)
     with trainer.engine.full_weights():

@@ -1,4 +1,4 @@
-"""A training run from its settings to its summary: one loss and one trainer, or stages of them."""
+"""A training run from its settings to its summary, with one loss and one trainer or with stages."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def train(
     on_lost_rank: OnLostRank | None = None,
     on_start: Callable[[], None] = lambda: None,
 ) -> float | None:
-    """Train, evaluate and export; returns the dev metric of the best checkpoint (what a sweep optimises).
+    """Train, evaluate and export. Returns the dev metric of the best checkpoint, which a sweep optimises.
 
-    `on_lost_rank` ends this process when another rank has failed; `on_start` is called once the run directory belongs
-    to this process.
+    `on_lost_rank` is called to end this process when another rank has failed. `on_start` is called once this process
+    has the run directory's lock.
     """
     keep_freed_memory()
     stages = stages_of(settings)
@@ -56,7 +56,7 @@ def train(
 
 
 def check_settings(settings: RunConfig, stages: Sequence[Stage]) -> None:
-    """Raise ValueError if parts do not fit each other, or if a model cannot be found: known before data is read."""
+    """Raise ValueError, before data is read, if parts do not fit each other or a model cannot be found."""
     for stage in stages:
         check_parts(stage.settings)
     for options in (settings.model, settings.teacher, settings.guide):
@@ -65,7 +65,7 @@ def check_settings(settings: RunConfig, stages: Sequence[Stage]) -> None:
 
 
 def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:
-    """What each stage trains on. Raises ValueError if a loss needs what the data do not give."""
+    """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have."""
     training = [training_data(stage, collection) for stage in stages]
     for stage, data in zip(stages, training, strict=True):
         check_data(stage.settings, data)
@@ -73,10 +73,10 @@ def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]
 
 
 def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tuple[Logger, dict[str, Any]]:
-    """A run without stages. Returns the logger, which is still open, and the summary."""
+    """Train a run without stages. Returns the logger, which is still open, and the summary."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)
-    known = baseline_folder(settings, collection, model)
+    shared_baseline = baseline_folder(settings, collection, model)
     trainer = make_trainer(settings, collection, run, model)
     test = test_evaluator(settings, collection, model)
     summary = train_model(
@@ -85,7 +85,7 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tupl
         run,
         collection=collection,
         training=collection,
-        known_baseline=known,
+        shared_baseline=shared_baseline,
         adapter_only=settings.adapter_only,
     )
     return trainer.logger, summary

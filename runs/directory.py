@@ -1,4 +1,4 @@
-"""The run directory output_dir/run_name: what a run leaves behind, and how it is opened."""
+"""The run directory output_dir/run_name: opening it and writing its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.distributed.collectives import all_agree, broadcast_object, gather_
 from engines.distributed.process_group import is_main
 from runs.files import cut_metrics, json_safe, read_json, write_json
 from runs.lock import lock_run
-from runs.prepare import naming_output_dir, prepare
+from runs.prepare import explain_write_errors, prepare
 from runs.resume import Finished, Refused, after_restart, decide, on_main, run_folder
 from runs.stage_folders import StageLines
 from runs.start_from import find_source
@@ -23,30 +23,28 @@ from trainers.state import TrainState
 
 @dataclass
 class RunDirectory:
-    """One run's folder, the record of its trainer. Every rank holds one; rank 0 decides and writes alone."""
+    """The folder of one run, into which its trainer writes. Every rank has one; only rank 0 writes."""
 
     path: Path
-    summary: dict[str, Any] | None = None  # of a finished run
-    checkpoint: Checkpoint | None = None  # where an unfinished run resumes
-    joined: StageLines | None = None  # of a stage: its lines go to the whole run's metrics.jsonl as well
+    summary: dict[str, Any] | None = None  # the summary of a finished run
+    checkpoint: Checkpoint | None = None  # from which an unfinished run resumes
+    stage_lines: StageLines | None = None  # for a stage: its lines also go to the whole run's metrics.jsonl
 
     @classmethod
-    def open(cls, settings: Mapping[str, Any], *, neutral: Sequence[str] = ()) -> RunDirectory:
-        """The directory of a tree of settings (run_name, output_dir, resume, ...), ready to train in, or finished.
-
-        Call on all ranks.
+    def open(cls, settings: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> RunDirectory:
+        """Open the directory for a tree of settings (run_name, output_dir, resume, ...). Call it on all ranks.
 
         resume=auto resumes an unfinished run of that name from its newest checkpoint. resume=none moves an existing
-        directory aside. resume=PATH starts from a copy of that checkpoint. But if torchrun starts the ranks of one
-        launch again, both resume the directory that it has made. Raises ValueError on every rank if run_name or PATH is
-        wrong, or if a setting that changes the result differs from the existing run's (with stages: a setting of a
-        stage that has started). `neutral` names further settings that may differ.
+        directory aside. resume=PATH starts from a copy of that checkpoint. Exception: if torchrun restarts the ranks
+        of a launch, resume=none and resume=PATH resume the directory that this launch has made. Raises ValueError
+        on every rank if run_name or PATH is wrong, or if a setting that changes the result differs from the existing
+        run's (with stages: a setting of a stage that has started). `may_differ` names further settings that may differ.
         """
         settings = after_restart(settings)
         folder = run_folder(settings)
         source = on_main(lambda: find_source(settings))  # before the lock: a wrong PATH leaves nothing behind
         on_main(lambda: _lock(folder, settings))
-        decision = decide(settings, folder, source, neutral)
+        decision = decide(settings, folder, source, may_differ)
         if isinstance(decision, Refused):
             raise ValueError(decision.message)
         if isinstance(decision, Finished):
@@ -54,7 +52,7 @@ class RunDirectory:
         else:
             run = cls(folder, checkpoint=on_main(lambda: prepare(decision, settings, folder)))
         if not all_agree(folder.is_dir()):
-            raise ValueError(f"{folder}, made by rank 0, is not seen by every rank: put output_dir on a shared disk")
+            raise ValueError(f"{folder}, made by rank 0, is not visible to every rank: put output_dir on a shared disk")
         return run
 
     @property
@@ -89,8 +87,8 @@ class RunDirectory:
             ordered = {"step": metrics["step"], "split": metrics["split"], **metrics}
             with self.metrics_file.open("a") as file:  # closed each time: a crash loses nothing
                 file.write(json.dumps(json_safe(ordered), allow_nan=False) + "\n")
-            if self.joined is not None:
-                self.joined.append(json_safe(ordered))
+            if self.stage_lines is not None:
+                self.stage_lines.append(json_safe(ordered))
 
     def append_nonfinite(self, line: Mapping[str, Any]) -> None:
         """Add a line to nonfinite.jsonl."""
@@ -99,20 +97,20 @@ class RunDirectory:
                 file.write(json.dumps(json_safe(line), allow_nan=False) + "\n")
 
     def cut_metrics(self, state: TrainState) -> None:
-        """Drop the lines past a checkpoint's state, to which the run goes back."""
+        """Remove the lines of steps after a checkpoint's state, to which the run goes back."""
         if is_main():
             cut_metrics(self.metrics_file, state)
-            if self.joined is not None:
-                self.joined.renew(self.metrics_file)
+            if self.stage_lines is not None:
+                self.stage_lines.rewrite(self.metrics_file)
 
     def flush_metrics(self) -> None:
-        """Wait until metrics.jsonl is on disk: no checkpoint is ahead of it."""
+        """Wait until metrics.jsonl is on disk, so that no checkpoint is newer than its lines."""
         if is_main() and self.metrics_file.is_file():
             flush(self.metrics_file)
 
     def describe_data(self, name: str, fingerprint: str) -> None:
-        """Record the data's hash. Raises ValueError on every rank if it differs between ranks, or from the hash that
-        this run was started with."""
+        """Record the data's hash. Raises ValueError on every rank if it differs between ranks, or from the hash at
+        the start of this run."""
         file = self.path / "environment.json"
         if len(set(gather_objects(fingerprint))) > 1:
             raise ValueError(f"data {name} differs between ranks: give all nodes the same files and packages")
@@ -138,12 +136,12 @@ class RunDirectory:
         return any((line["split"], line["step"]) == (split, step) for line in map(json.loads, lines))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, atomically: from now on the run is finished."""
+        """Write summary.json atomically. From now on the run counts as finished."""
         self.summary = json_safe(dict(summary))
         if is_main():
             write_json(self.path / "summary.json", self.summary)
 
 
 def _lock(folder: Path, settings: Mapping[str, Any]) -> None:
-    with naming_output_dir(settings):
+    with explain_write_errors(settings):
         lock_run(folder)

@@ -1,5 +1,5 @@
-"""What a run was made with: the command, the versions, the code's revision and the machine. Never its environment
-variables: they may hold secrets."""
+"""The environment of a run: the command, the versions, the code's revision and the machine. Environment variables are
+not recorded, because they may hold secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runs.source_tree import ROOT
 
 
 def describe_environment(world_size: int) -> dict[str, Any]:
-    """The content of environment.json (but for the data), in JSON types. Sizes are in bytes."""
+    """The content of environment.json except for the data, in JSON types. Sizes are in bytes."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": redact_command([Path(sys.executable).name, *sys.argv]),
@@ -35,18 +35,18 @@ def describe_environment(world_size: int) -> dict[str, Any]:
 
 
 def launch_name() -> str | None:
-    """What the attempts of one launch have in common (on rank 0), and those of another have not: a torchrun's, and
-    under launch/cluster/slurm.sh those of a job that was put back into the queue, whose number is torchrun's name."""
+    """An id that is equal for all attempts of one launch (on rank 0): the restarts of one torchrun, or those of a
+    requeued Slurm job, whose number launch/cluster/slurm.sh gives to torchrun as its id. None without torchrun."""
     job = os.environ.get("TORCHELASTIC_RUN_ID")
     if job is None:
         return None
-    told = job if job != "none" else f"{platform.node()} {os.getppid()}"  # without --rdzv_id: rank 0's own torchrun
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    launch = job if job != "none" else f"{platform.node()} {os.getppid()}"  # without --rdzv_id: rank 0's own torchrun
+    return hashlib.sha256(launch.encode()).hexdigest()[:16]
 
 
 def is_restart() -> bool:
-    """Whether torchrun (--max-restarts) has started this rank again, or Slurm its job."""
-    return any(os.environ.get(f"{who}_RESTART_COUNT", "0") != "0" for who in ("TORCHELASTIC", "SLURM"))
+    """Whether torchrun (--max-restarts) has restarted this rank, or Slurm has requeued its job."""
+    return any(os.environ.get(f"{launcher}_RESTART_COUNT", "0") != "0" for launcher in ("TORCHELASTIC", "SLURM"))
 
 
 def git_revision() -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def package_versions() -> dict[str, str]:
         try:
             versions[found.group()] = metadata.version(found.group())
         except metadata.PackageNotFoundError:
-            continue  # of an extra that is not installed
+            continue  # it belongs to an extra that is not installed
     return versions
 
 

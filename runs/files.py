@@ -13,7 +13,7 @@ from trainers.state import TrainState
 
 
 def write_atomic(file: Path, text: str) -> None:
-    """Write a hidden file, wait until it is on disk, rename it."""
+    """Write `text` to a hidden file, wait until it is on disk, and rename it to `file`."""
     unfinished = file.with_name(f".{file.name}")
     with unfinished.open("w") as stream:
         stream.write(text)
@@ -27,7 +27,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a file of a run. Raises ValueError, which names the file, if it is broken."""
+    """The content of a JSON file of a run. Raises ValueError, which names the file, if it is broken."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:
@@ -46,8 +46,11 @@ def json_safe(value: Any) -> Any:
 
 
 def cut_metrics(file: Path, state: TrainState | None, *, keep_test: bool = True) -> None:
-    """Drop the lines past a checkpoint's state (all, if None): they are written again. Test is scored at step 0 before
-    anything else, and stays with `keep_test`; the scores after training are made again."""
+    """Remove the lines of metrics.jsonl that a resumed run writes again: those after a checkpoint's state (all if
+    None).
+
+    The test scores of step 0 are kept if `keep_test`; those after training are always removed.
+    """
     last = {"train": -1, "dev": -1}
     if state is not None:
         last = {"train": state.step, "dev": state.last_evaluated_step}

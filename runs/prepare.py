@@ -1,4 +1,4 @@
-"""Make a run directory ready for training, as `runs.resume` has decided. Rank 0 does it."""
+"""Prepare a run directory for training, as `runs.resume` has decided. Only rank 0 does this."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Preparable = Fresh | StartFrom | Resume | Restart | ResumeStages
 
 
 def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path) -> Checkpoint | None:
-    """Act on the decision and report it in a line. Returns the checkpoint to train from, if there is one."""
+    """Act on the decision and print one line about it. Returns the checkpoint to train from, if there is one."""
     checkpoint = None
     match decision:
         case Fresh():
@@ -48,11 +48,11 @@ def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path) -> 
 
 
 def make_folder(folder: Path, moved_to: Path | None, settings: Mapping[str, Any]) -> None:
-    """Make a new run directory; an earlier one of its name is moved first."""
+    """Make a new run directory. An earlier one of the same name is moved first."""
     if moved_to is not None:
         folder.rename(moved_to)
         report(f"moved the earlier {folder} to {moved_to}")
-    with naming_output_dir(settings):
+    with explain_write_errors(settings):
         (folder / "checkpoints").mkdir(parents=True)
 
 
@@ -66,7 +66,7 @@ def copy_source(decision: StartFrom, folder: Path) -> Checkpoint:
 
 
 def resume(decision: Resume, folder: Path) -> None:
-    """Cut the record back to the checkpoint."""
+    """Cut the run's files back to the checkpoint."""
     state = decision.checkpoint[1]
     clean_up(folder / "checkpoints", decision.checkpoints)
     (folder / "traceback.txt").unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def resume(decision: Resume, folder: Path) -> None:
 
 
 def restart(decision: Restart, folder: Path) -> None:
-    """Keep the first test scores alone, or nothing if the run starts from scratch."""
+    """Keep only the test scores of the starting model, or nothing if the run starts from scratch."""
     clean_up(folder / "checkpoints", decision.checkpoints)
     (folder / "traceback.txt").unlink(missing_ok=True)
     if decision.from_scratch:
@@ -89,35 +89,35 @@ def restart(decision: Restart, folder: Path) -> None:
         shutil.rmtree(folder / "runs", ignore_errors=True)
         remove_unstarted(folder)
     cut_metrics(folder / "metrics.jsonl", None)
-    report(f"{folder} stopped before its first checkpoint: starting it again")
+    report(f"{folder} stopped before its first checkpoint: restarting it")
 
 
 def resume_stages(decision: ResumeStages, folder: Path) -> None:
-    """Leave the stages that have started as they are: each is resumed in its own directory."""
+    """Remove the stages that have not started. The others are resumed in their own directories."""
     (folder / "traceback.txt").unlink(missing_ok=True)
-    (folder / "summary.json").unlink(missing_ok=True)  # if stages were added to a finished run
+    (folder / "summary.json").unlink(missing_ok=True)  # it exists if stages were added to a finished run
     remove_unstarted(folder)
     report(f"{folder} resumes; started stages: {', '.join(decision.started)}")
 
 
 def write_environment(file: Path, earlier: Mapping[str, Any]) -> None:
-    """Describe this start; in a run that resumes, as one more of its starts."""
+    """Write environment.json: a description of this start, or `earlier` with this start added under "resumed"."""
     now = describe_environment(world_size())
     start = {key: now[key] for key in ("time", "command", "world_size", "git")}
     write_json(file, {**earlier, "resumed": [*earlier.get("resumed", []), start]} if earlier else now)
 
 
 @contextmanager
-def naming_output_dir(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Raise ValueError, which names the option, if no folder or file can be made inside. A full disk stays OSError."""
+def explain_write_errors(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn an OSError inside into a ValueError that names output_dir. That of a full disk is left unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(
-            f"output_dir={settings['output_dir']}: {error.filename} cannot be made ({error.strerror}); choose another "
-            "folder"
+            f"output_dir={settings['output_dir']}: {error.filename} cannot be created ({error.strerror}); choose "
+            "another folder"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How a run directory is to be opened: decided by looking at it, before anything is changed."""
+"""Decide how a run directory is opened. Nothing is changed on disk; `runs.prepare` acts on the decision."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Fresh:
 
 @dataclass(frozen=True)
 class StartFrom:
-    """A new run that starts from a copy of a checkpoint. `changes`: the settings that differ from those of the run that
-    the checkpoint is of; None: they are not known."""
+    """A new run that starts from a copy of a checkpoint. `changes`: the settings that differ from those of the
+    checkpoint's run; None: that run's settings are not known."""
 
     source: Checkpoint
     changes: list[str] | None
@@ -42,18 +42,19 @@ class StartFrom:
 
 @dataclass(frozen=True)
 class Resume:
-    """The run resumes from its newest whole checkpoint. `changes`: what differs and changes rounding alone."""
+    """The run resumes from its newest complete checkpoint. `changes`: the settings that differ; they only change
+    rounding."""
 
     checkpoint: Checkpoint
     changes: list[str]
     checkpoints: CheckpointScan
-    environment: dict[str, Any]  # of environment.json, to which this start is added
+    environment: dict[str, Any]  # the content of environment.json, to which this start is added
 
 
 @dataclass(frozen=True)
 class Restart:
-    """The run stopped before its first checkpoint and starts again. With other settings (a mistake that has been
-    corrected) it does so `from_scratch`: nothing is kept."""
+    """The run stopped before its first checkpoint and starts again. If settings have changed (the user corrected a
+    mistake), it starts `from_scratch` and nothing is kept."""
 
     from_scratch: bool
     checkpoints: CheckpointScan
@@ -62,7 +63,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class ResumeStages:
-    """The run has started some of its stages; the directory of each knows how far it is."""
+    """The run has started some of its stages. Each is resumed or finished in its own directory."""
 
     started: list[str]
     environment: dict[str, Any]
@@ -70,7 +71,7 @@ class ResumeStages:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run is finished: its results are shown."""
+    """The run is finished: its results are printed."""
 
     summary: dict[str, Any]
 
@@ -86,27 +87,27 @@ Decision = Fresh | StartFrom | Resume | Restart | ResumeStages | Finished | Refu
 
 
 def decide(
-    settings: Mapping[str, Any], folder: Path, source: Path | None = None, neutral: Sequence[str] = ()
+    settings: Mapping[str, Any], folder: Path, source: Path | None = None, may_differ: Sequence[str] = ()
 ) -> Decision:
-    """How to open the run directory `folder`, which this process has locked. Changes nothing on disk.
+    """Decide how to open the run directory `folder`, which this process has locked. Nothing is changed on disk.
 
-    Call on all ranks: each reads a part of the checkpoints, rank 0 the rest, and all get the same decision. `source` is
-    the checkpoint that resume=PATH means; `neutral` names further settings that may differ.
+    Call it on all ranks: each reads a part of the checkpoints, rank 0 reads the rest, and all get the same decision.
+    `source` is the checkpoint of resume=PATH. `may_differ` names further settings that may differ.
     """
-    settings = dict(redact_tree(settings))  # as config.yaml has them
+    settings = dict(redact_tree(settings))  # as in config.yaml
     try:
-        found = on_main(lambda: _find_existing(settings, folder))
-        if found is None:
+        existing = on_main(lambda: _find_existing(settings, folder))
+        if existing is None:
             return on_main(lambda: _decide_new(settings, folder, source))
-        checkpoints = scan_checkpoints(folder / "checkpoints") if found.may_have_checkpoints else CheckpointScan()
-        return on_main(lambda: _decide_existing(settings, folder, found, checkpoints, neutral))
-    except ValueError as error:  # a broken file, which the message names with the remedy
+        checkpoints = scan_checkpoints(folder / "checkpoints") if existing.may_have_checkpoints else CheckpointScan()
+        return on_main(lambda: _decide_existing(settings, folder, existing, checkpoints, may_differ))
+    except ValueError as error:  # a broken file: the message names it and the remedy
         return Refused(str(error))
 
 
 @dataclass(frozen=True)
 class _Existing:
-    """The run that is there: whether it is finished, and which of its stages have started."""
+    """The existing run: whether it is finished, and which of its stages have started."""
 
     finished: bool
     stages: list[str]
@@ -117,7 +118,7 @@ class _Existing:
 
 
 def _find_existing(settings: Mapping[str, Any], folder: Path) -> _Existing | None:
-    """The run that these settings mean to resume; None if they make a new one."""
+    """The run that these settings resume; None if they start a new one."""
     if settings["resume"] != "auto" or not (folder / "config.yaml").is_file():
         return None
     return _Existing((folder / "summary.json").is_file(), started_stages(folder))
@@ -132,14 +133,14 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None) 
 
 
 def _decide_existing(
-    settings: Mapping[str, Any], folder: Path, found: _Existing, checkpoints: CheckpointScan, neutral: Sequence[str]
+    settings: Mapping[str, Any], folder: Path, existing: _Existing, checkpoints: CheckpointScan, may_differ: Sequence[str]
 ) -> Decision:
-    stages, newest = found.stages, checkpoints.newest
-    before = started_settings(read_config(folder), stages)
-    changed, rounding = differences(before, started_settings(settings, stages), neutral)
-    if changed and (newest or found.finished or stages):
+    stages, newest = existing.stages, checkpoints.newest
+    earlier = started_settings(read_config(folder), stages)
+    changed, rounding = differences(earlier, started_settings(settings, stages), may_differ)
+    if changed and (newest or existing.finished or stages):
         return Refused(_refusal(folder, changed, stages))
-    if found.finished and len(stages) == len(settings.get("stages") or ()):
+    if existing.finished and len(stages) == len(settings.get("stages") or ()):
         return Finished(read_json(folder / "summary.json"))
     if changed:
         return Restart(True, checkpoints, {})
@@ -149,11 +150,11 @@ def _decide_existing(
     if newest is None:
         return Restart(False, checkpoints, environment)
     state = TrainState.from_dict(newest[1])
-    return Resume((newest[0], state), _changes(rounding, state), checkpoints, environment)
+    return Resume((newest[0], state), _rounding_changes(rounding, state), checkpoints, environment)
 
 
-def _changes(rounding: list[str], state: TrainState) -> list[str]:
-    """What changes the rounding of a resumed run, in few words."""
+def _rounding_changes(rounding: list[str], state: TrainState) -> list[str]:
+    """Describe briefly what changes the rounding of a resumed run."""
     if rounding and rounding[0].startswith("engine._target_"):
         rounding = [f"engine {state.engine or 'another'} -> {rounding[0].rsplit('.', 1)[1]}"]
     if state.world_size not in (None, world_size()):
@@ -178,9 +179,9 @@ def _free_name(folder: Path) -> Path:
 
 
 def after_restart(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`settings`, but with resume=auto if torchrun or Slurm starts this launch again and it has started the run.
+    """`settings`, with resume=auto if torchrun or Slurm has restarted this launch and the launch has started the run.
 
-    Call on all ranks.
+    Call it on all ranks.
     """
     folder = run_folder(settings)
     is_started = not all_agree(not is_restart()) and on_main(lambda: _is_of_this_launch(folder))
@@ -188,7 +189,7 @@ def after_restart(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_of_this_launch(folder: Path) -> bool:
-    """Whether this very launch of torchrun has started the run."""
+    """Whether this launch of torchrun has started the run."""
     try:
         started_by = json.loads((folder / "environment.json").read_text()).get("launch")
     except (OSError, ValueError):
@@ -197,15 +198,17 @@ def _is_of_this_launch(folder: Path) -> bool:
 
 
 def run_folder(settings: Mapping[str, Any]) -> Path:
-    """output_dir/run_name. Raises ValueError if run_name would lead out of output_dir."""
+    """The folder output_dir/run_name. Raises ValueError if run_name is not the name of a folder."""
     name = str(settings["run_name"])
     if not name or name.startswith(".") or len(name) > 200 or not name.isprintable() or set(name) & set("/\\"):
-        raise ValueError(f"run_name={name!r} is not a folder's name: at most 200 characters, no / or \\, no . in front")
+        raise ValueError(
+            f"run_name={name!r} is not a valid folder name: at most 200 characters, no / or \\, no . in front"
+        )
     return Path(settings["output_dir"]) / name
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """Call `function` on rank 0. What it returns or raises reaches every rank; they wait for it."""
+    """Call `function` on rank 0. Every rank waits for it, and returns or raises the same."""
     answer: tuple[Any, Exception | None] = (None, None)
     if is_main():
         try:

@@ -1,4 +1,4 @@
-"""How the settings that a run was started with differ from those that it is to resume with."""
+"""Compare the settings that a run was started with and those that it resumes with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from trainers.options import RESUME_SAFE_OPTIONS
 
-# Settings that may differ when a run is resumed: they change what is kept, shown or held in memory, not the result.
+# Settings that may differ when a run is resumed: they change what is saved, logged or kept in memory, not the result.
 RESUME_SAFE = (
     "resume",
     "timeout_s",
@@ -30,24 +30,24 @@ RESUME_SAFE = (
 _ABSENT = object()
 
 
-def differences(old: Any, new: Any, neutral: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """The settings that differ, as "key old -> new": those that change the result, and those that change its rounding
-    alone. Left out are those in RESUME_SAFE or in `neutral`, in the run or in one of its stages."""
+def differences(old: Any, new: Any, may_differ: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The settings that differ, each as "key old -> new": those that change the result, and those that only change its
+    rounding. Settings in RESUME_SAFE or `may_differ` are left out, also if they belong to a stage."""
     old, new = flatten(old), flatten(new)
     changed = [
         key
         for key in {**old, **new}
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _matches(key, (*RESUME_SAFE, *neutral))
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _matches(key, (*RESUME_SAFE, *may_differ))
     ]
-    shown = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
+    lines = {key: f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed}
     return (
-        [line for key, line in shown.items() if not _changes_rounding_alone(key)],
-        [line for key, line in shown.items() if _changes_rounding_alone(key)],
+        [line for key, line in lines.items() if not _changes_rounding_only(key)],
+        [line for key, line in lines.items() if _changes_rounding_only(key)],
     )
 
 
 def flatten(node: Any, key: str = "") -> dict[str, Any]:
-    """The leaves of a tree of mappings, by dotted key; lists are leaves."""
+    """The leaves of a tree of mappings by dotted key. Lists are leaves."""
     if not isinstance(node, Mapping) or not node:
         return {key: node}
     return {
@@ -67,11 +67,10 @@ def read_config(folder: Path) -> Any:
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
-    plain = re.sub(r"^stage\.[^.]+\.", "", key)  # a setting of a stage counts like that of a run without stages
+    plain = re.sub(r"^stage\.[^.]+\.", "", key)  # a stage's setting counts like that of a run without stages
     return any(fnmatch(plain, pattern) for pattern in patterns)
 
 
-def _changes_rounding_alone(key: str) -> bool:
-    """Whether a setting changes nothing but the order in which numbers are added: those of the engine do, but for its
-    precision."""
+def _changes_rounding_only(key: str) -> bool:
+    """Whether a setting only changes the order of additions. All settings of the engine do, except its precision."""
     return key.startswith("engine.") and key != "engine.precision"

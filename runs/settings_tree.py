@@ -1,4 +1,4 @@
-"""The settings of a run as plain dictionaries and lists: what config.yaml holds, made of the objects that train."""
+"""Convert the settings of a run from objects to plain dictionaries and lists, as config.yaml holds them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _REMEMBERED = "_options_of_the_configuration"  # attribute of an object of a pla
 
 
 def as_tree(settings: Any) -> Any:
-    """The inverse of building objects from a configuration: every object becomes a mapping with its `_target_`.
+    """Convert objects to a tree of settings, the inverse of `instantiate`: every object becomes a mapping with its
+    `_target_`.
 
-    A dataclass gives its fields; a function that was bound to options, these; an object of another class, the options
-    that `remember_options` keeps. Tuples become lists, paths strings. Raises ValueError if the options of an object are
-    not known.
+    The mapping holds the fields of a dataclass; the keywords of a `functools.partial`; for other classes the options
+    that `remember_options` has stored. Tuples become lists, paths strings. Raises ValueError if the options of an object
+    are not known.
     """
     if isinstance(settings, Mapping):
         return {str(name): as_tree(value) for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""Where the code of this project lies: the one place that names its packages and finds their root."""
+"""The location of this project's code. Its packages and their root are named only here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]  # of a clone, or the site-packages of an installed wheel
+ROOT = Path(__file__).resolve().parents[1]  # the root of a clone, or the site-packages of an installed wheel
 CONF = ROOT / "conf"
-PACKAGES = (  # from top to bottom: a package imports those below it only (docs/architecture.md)
+PACKAGES = (  # from top to bottom: a package imports only those below it (docs/architecture.md)
     "launch",
     "recipes",
     "runs",
@@ -28,7 +28,7 @@ def from_package_down(name: str) -> tuple[str, ...]:
 
 
 def hash_sources(packages: Sequence[str]) -> str:
-    """A hash of every Python file of these packages, which people edit in place."""
+    """A hash of all Python files of these packages: users may edit them in place."""
     digest = hashlib.blake2b(digest_size=16)
     for package in packages:
         for file in sorted((ROOT / package).rglob("*.py")):

@@ -14,7 +14,7 @@ from typing import Any
 
 from runs.files import write_atomic
 
-STAGES = "stages"
+STAGES = "stages"  # the folder of the stages in the run directory
 
 
 def stage_folder(run: Path, number: int, name: str) -> Path:
@@ -23,13 +23,13 @@ def stage_folder(run: Path, number: int, name: str) -> Path:
 
 
 def started_stages(run: Path) -> list[str]:
-    """The names of the stages that have a checkpoint or are finished, in their order; none in a run without stages.
+    """The names of the stages that have a checkpoint or are finished, in their order; empty for a run without stages.
 
-    Raises ValueError if a stage was started from one that is not finished: the model that it started from is gone.
+    Raises ValueError if a stage has started and the one before is not finished: the model that it started from is gone.
     """
     names: list[str] = []
     is_finished = True
-    problem = ""  # with the stage before
+    problem = ""  # what is wrong with the stage before
     for number, name, folder in _folders(run):
         if not _has_started(folder):
             continue
@@ -53,14 +53,14 @@ def started_settings(settings: Mapping[str, Any], started: Sequence[str]) -> dic
 
 
 def remove_unstarted(run: Path) -> None:
-    """Remove the folders of stages that have no checkpoint: another stage may come in their place."""
+    """Remove the folders of stages that have not started: other stages may replace them."""
     for _, _, folder in _folders(run):
         if not _has_started(folder):
             shutil.rmtree(folder)
 
 
 def link_checkpoints(run: Path, stage: Path) -> None:
-    """Make `run`/checkpoints a link to those of the stage."""
+    """Make `run`/checkpoints a link to the checkpoints of the stage."""
     link = run / "checkpoints"
     if link.is_symlink():
         link.unlink()
@@ -71,42 +71,45 @@ def link_checkpoints(run: Path, stage: Path) -> None:
 
 @dataclass(frozen=True)
 class StageLines:
-    """The lines of one stage in the run's metrics.jsonl: steps counted on from `first_step`, each with its stage."""
+    """Writes the lines of one stage to the run's metrics.jsonl: steps count from `first_step`, and each line names its
+    stage."""
 
     file: Path  # metrics.jsonl of the run
     stage: str
     first_step: int
 
     def append(self, record: Mapping[str, Any]) -> None:
+        """Append one line of the stage."""
         with self.file.open("a") as file:
-            file.writelines(self._joined([record]))
+            file.writelines(self._convert([record]))
 
     def copy(self, metrics: Path) -> None:
         """Append all lines of the stage's own metrics.jsonl."""
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
         with self.file.open("a") as file:
-            file.writelines(self._joined(map(json.loads, lines)))
+            file.writelines(self._convert(map(json.loads, lines)))
 
-    def renew(self, metrics: Path) -> None:
+    def rewrite(self, metrics: Path) -> None:
         """Write the lines of the stage again, after its own metrics.jsonl was cut."""
         lines = self.file.read_text().splitlines(keepends=True)
         write_atomic(self.file, "".join(line for line in lines if json.loads(line)["stage"] != self.stage))
         self.copy(metrics)
 
-    def _joined(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    def _convert(self, records: Iterator[Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for record in records:
             if self.first_step and record["split"] == "test" and record["step"] == 0:
-                continue  # the start of a later stage is the end of the one before, whose line is there
+                continue  # a later stage starts with the final scores of the one before, whose line is there
             head = {"step": self.first_step + record["step"], "split": record["split"], "stage": self.stage}
             yield json.dumps({**head, **{key: value for key, value in record.items() if key not in head}}) + "\n"
 
 
 def _folders(run: Path) -> list[tuple[int, str, Path]]:
-    """(number, name, folder) of every stage, in order."""
-    found = [(re.fullmatch(r"(\d+)-(.+)", path.name), path) for path in (run / STAGES).glob("*-*")]
-    return sorted((int(match[1]), match[2], path) for match, path in found if match)
+    """The (number, name, folder) of every stage, in order."""
+    matches = [(re.fullmatch(r"(\d+)-(.+)", path.name), path) for path in (run / STAGES).glob("*-*")]
+    return sorted((int(match[1]), match[2], path) for match, path in matches if match)
 
 
 def _has_started(folder: Path) -> bool:
+    """Whether a stage has a checkpoint or is finished."""
     checkpoints = (path.name for path in (folder / "checkpoints").glob("step-*"))
     return (folder / "summary.json").is_file() or any(re.fullmatch(r"step-\d+", name) for name in checkpoints)

@@ -1,4 +1,4 @@
-"""resume=PATH: a run that starts from a copy of another run's checkpoint."""
+"""Start a run from a copy of another run's checkpoint (resume=PATH)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from runs.settings_diff import differences, read_config
 from trainers.record import Checkpoint
 from trainers.state import TrainState
 
-# Settings that decide which lists the number of a batch stands for.
-BATCHES = ("data.", "seed ", "trainer.batch_size ", "trainer.list_size ")
+# Settings on which the lists of a batch number depend.
+BATCH_SETTINGS = ("data.", "seed ", "trainer.batch_size ", "trainer.list_size ")
 
 
 def find_source(settings: Mapping[str, Any]) -> Path | None:
-    """The checkpoint folder that resume=PATH means: PATH itself, or the folder that the text file `latest` or `best`
-    names. None for resume=auto and none. Raises ValueError if it is no whole checkpoint."""
+    """The checkpoint folder of resume=PATH: PATH itself, or the folder that the text file `latest` or `best` names.
+    None for resume=auto and resume=none. Raises ValueError if it is not a complete checkpoint."""
     if settings["resume"] in ("auto", "none"):
         return None
     path = Path(settings["resume"])
     if settings.get("stages"):
         raise ValueError(
-            f"resume={path}: a run with stages starts from no checkpoint: name the stages to train and what they start "
-            "from, stages=[...] model.name_or_path=RUN/stages/1-NAME/model"
+            f"resume={path}: a run with stages cannot start from a checkpoint: name the stages to train and the model "
+            "to start from, stages=[...] model.name_or_path=RUN/stages/1-NAME/model"
         )
     folder = path.parent / path.read_text().strip() if path.is_file() else path
     if not (folder / STATE_FILE).is_file():
@@ -38,43 +38,42 @@ def find_source(settings: Mapping[str, Any]) -> Path | None:
 
 
 def changes_since(source: Path, settings: Mapping[str, Any]) -> list[str] | None:
-    """The settings that differ from those of the run that the checkpoint `source` is of, and change its result. None
-    if that run has left no settings."""
+    """The settings that change the result and differ from those of the run that made the checkpoint `source`. None if
+    that run has no config.yaml."""
     run = source.parent.parent
     return differences(read_config(run), settings, ["run_name"])[0] if (run / "config.yaml").is_file() else None
 
 
 def relocate(path: Path, folder: Path, moved_to: Path | None) -> Path:
-    """The place of `path` after `folder`, in which it may lie, has been moved."""
+    """The new path of `path` after `folder`, which may contain it, has been moved."""
     if moved_to is None or not path.is_relative_to(folder.resolve()):
         return path
     return moved_to / path.relative_to(folder.resolve())
 
 
 def start_from(source: Path, state: TrainState, folder: Path, changes: list[str] | None) -> Checkpoint:
-    """Copy a checkpoint, its state and the metrics until then into the new run directory `folder`.
+    """Copy a checkpoint, its state and the metrics up to its step into the new run directory `folder`.
 
-    Without `changes` of the settings, the best checkpoint until then and its metric stay the mark to beat. With some,
-    dev may be another, or what is measured on it: the new run measures its start. Skipped batches stay so if their
-    numbers stand for the same lists.
+    If no settings have changed, the best checkpoint so far and its metric are kept. If some have, dev or the metric may
+    be different, so the new run evaluates its start. Skipped batches stay skipped if their numbers mean the same lists.
     """
     copied = folder / "checkpoints" / source.name
     shutil.copytree(source, copied)
     if changes == []:
         _copy_best(source, folder / "checkpoints", state)
     else:
-        same_batches = changes is not None and not any(line.startswith(BATCHES) for line in changes)
-        state = state.under_other_settings(same_batches=same_batches)
+        same_batches = changes is not None and not any(line.startswith(BATCH_SETTINGS) for line in changes)
+        state = state.for_changed_settings(same_batches=same_batches)
         replace_state(copied, state.to_dict())
     metrics = source.parent.parent / "metrics.jsonl"
     if metrics.is_file():
         shutil.copy(metrics, folder / "metrics.jsonl")
-        cut_metrics(folder / "metrics.jsonl", state, keep_test=False)  # this run scores its own start
+        cut_metrics(folder / "metrics.jsonl", state, keep_test=False)  # this run measures its own baseline
     return copied, state
 
 
 def _copy_best(source: Path, checkpoints: Path, state: TrainState) -> None:
-    """Copy the best checkpoint that a state names, if it is there, and mark it."""
+    """Copy the best checkpoint that the state names, if it exists, and write the file `best`."""
     best = source.with_name(checkpoint_name(state.best_step or 0))
     if best != source and (best / STATE_FILE).is_file():
         shutil.copytree(best, checkpoints / best.name)

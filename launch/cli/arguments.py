@@ -1,4 +1,4 @@
-"""Commands whose options are flags: their parser, and how their process starts and ends."""
+"""The parser of commands whose options are flags, and the start and end of their process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launch.cli.entry import end_quietly_with_pipe, prepare_process
-from launch.cli.errors import reported
+from launch.cli.entry import exit_quietly_on_closed_pipe, prepare_process
+from launch.cli.errors import report_errors
 from launch.cli.help import experiments_part
 from launch.cli.overrides import config_folders
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors of one line, like all others. `about` opens --help: what the command does, and its commonest
-    lines; with `lists_experiments` the experiments of conf/ and of --config-dir end it."""
+    """An argparse parser that reports errors in one line, like all commands. `about` is the first part of --help: what
+    the command does, and examples. With `lists_experiments`, the experiments of conf/ and of --config-dir follow."""
 
     def __init__(self, entry: str, about: str | None, *, lists_experiments: bool = False):
         name, style = f"launch/{Path(entry).name}", argparse.RawDescriptionHelpFormatter
@@ -37,8 +37,9 @@ class _HelpWithExperiments(argparse.Action):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Call `main` as a process of its own; a mistake is one line and exit status 1."""
-    end_quietly_with_pipe()
-    with reported():
+    """Call `main` as the main function of a process. An error of the user is reported in one line, with exit status
+    1."""
+    exit_quietly_on_closed_pipe()
+    with report_errors():
         prepare_process(config_dir=None)
         main()

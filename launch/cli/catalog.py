@@ -1,4 +1,4 @@
-"""The losses that the configuration offers, and which of them fit a data set."""
+"""The losses in conf/loss, and which of them fit a data set and a model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from runs.source_tree import CONF
 
 
 @contextmanager
-def naming_losses_that_fit() -> Iterator[None]:
-    """Add the losses that do fit to the error that one does not."""
+def suggest_fitting_losses() -> Iterator[None]:
+    """Add the losses that fit to the error message if the chosen loss does not."""
     try:
         yield
     except MissingRequirements as error:
@@ -27,8 +27,8 @@ def naming_losses_that_fit() -> Iterator[None]:
 
 
 def fitting_losses(available: Names[str], *, outputs: Names[str] = tuple(OUTPUTS)) -> list[str]:
-    """The names, under conf/loss, of the losses whose requirements are met by data that give `available` and a model
-    that gives `outputs`."""
+    """The names of the losses in conf/loss whose requirements are met by data that give `available` and by a model with
+    these `outputs`."""
     return [
         name
         for name, loss in configured_losses().items()
@@ -37,14 +37,14 @@ def fitting_losses(available: Names[str], *, outputs: Names[str] = tuple(OUTPUTS
 
 
 def configured_losses() -> dict[str, Any]:
-    """Every loss of conf/loss by name, with the options of its file."""
+    """All losses of conf/loss by name, with the options in their files."""
     return {path.stem: _loss(path) for path in sorted((CONF / "loss").glob("*.yaml"))}
 
 
 def _loss(file: Path) -> Any:
-    """Hydra composes only a file that is made of others: it is slow."""
+    """Build the loss of one file. Hydra, which is slow, is only used for a file with a defaults list."""
     node = yaml.safe_load(file.read_text())
     if "defaults" in node:
         loss = compose([f"loss={file.stem}"])["loss"]
         return instantiate(loss)
-    return Schema(node, construct=True).node(node, locate(node["_target_"], "loss"), "loss")
+    return Schema(node, construct=True).convert_node(node, locate(node["_target_"], "loss"), "loss")

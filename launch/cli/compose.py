@@ -1,9 +1,9 @@
-"""From the command line to a checked configuration: Hydra composes, `launch.cli.schema` compares, one line per mistake.
+"""Compose the configuration of a command line with Hydra, and check it with `launch.cli.schema`.
 
-Hydra alone adds a typo that stands in a file, lists no valid keys, and lets an experiment's keys leak into whatever
-group the command line chose. So every setting of the command line is handed to Hydra as "add or override", and the
-composed tree is then compared with the dataclasses that its nodes name. A node that gets another `_target_` there keeps
-nothing of the files': their keys are another class's.
+Hydra alone accepts a typo in a file, does not list the valid keys, and lets the keys of an experiment leak into a group
+that the command line has replaced. So every setting of the command line is given to Hydra as "add or override" (`++`),
+and the composed tree is then compared with the classes that its nodes name. If the command line changes the `_target_`
+of a node, the node's keys in files are dropped, because they belong to another class. Every error is one line.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.cli.overrides import EXPERIMENTS, Sources, searching, target_of
-from launch.cli.schema import Schema, did_you_mean, locate
+from launch.cli.overrides import EXPERIMENTS, Sources, hydra_search_path, target_of
+from launch.cli.schema import Schema, locate, suggest_name
 from launch.cli.stages import apply_stage_overrides
 
 
 def evaluation_of(choice: str) -> str:
-    """The file of conf/eval that fits the file `choice` of conf/model: what the class declares that it names.
+    """The file of conf/eval that fits the file `choice` of conf/model, as the model's class declares.
 
-    "reranking" for a file that is not there or names no class: the checks after composing report it.
+    "reranking" if the file does not exist or names no class; the checks after composing report that.
     """
     with suppress(ValueError):
         return getattr(locate(target_of("model", choice), "model"), "default_evaluation", "reranking")
@@ -42,62 +42,62 @@ OmegaConf.register_new_resolver("evaluation_of", evaluation_of, replace=True)
 
 
 def load(overrides: Sequence[str], config_name: str = "train", config_dir: str | Path | None = None) -> Any:
-    """The settings that a command line means, as objects: `instantiate(compose(...))`."""
+    """Load the settings of a command line as objects: `instantiate(compose(...))`."""
     return instantiate(compose(overrides, config_name, config_dir))
 
 
 def compose(
     overrides: Sequence[str], config_name: str = "train", config_dir: str | Path | None = None
 ) -> dict[str, Any]:
-    """The tree of `config_name` under conf/ (and `config_dir`) with `overrides`, checked and resolved.
+    """Compose the tree of `config_name` from conf/ (and `config_dir`) with `overrides`, checked and resolved.
 
-    A `run_name` that is null becomes the experiment's name, else `config_name`. Raises ValueError with one line.
+    If `run_name` is null, it becomes the experiment's name or else `config_name`. Raises ValueError with one line.
     """
-    sources = Sources.find(overrides, config_name, config_dir)
-    with one_line_errors(sources), searching(sources.folders):
-        composed = hydra_compose(config_name, sources.forced, return_hydra_config=True)
+    sources = Sources.parse(overrides, config_name, config_dir)
+    with one_line_errors(sources), hydra_search_path(sources.folders):
+        composed = hydra_compose(config_name, sources.hydra_overrides, return_hydra_config=True)
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
-        plain: Any = OmegaConf.to_container(composed, resolve=True)
-        plain = apply_stage_overrides(plain, sources.keys)
-    checked = check(plain, config_name, sources)
+        tree: Any = OmegaConf.to_container(composed, resolve=True)
+        tree = apply_stage_overrides(tree, sources.keys)
+    checked = check(tree, config_name, sources)
     if "run_name" in checked and checked["run_name"] is None:
         checked["run_name"] = (experiment or config_name).replace("/", "-")
     return checked
 
 
 def instantiate(tree: Mapping[str, Any]) -> Any:
-    """The objects of a composed tree: every node is the object that its `_target_` makes.
+    """Build the objects of a composed tree: every node becomes what its `_target_` returns.
 
-    Raises ValueError with one line that names the key if a dataclass refuses its values.
+    Raises ValueError with one line that names the key if a dataclass rejects its values.
     """
-    return Schema(tree, construct=True).node(tree, locate(tree.get("_target_"), "config"), "")
+    return Schema(tree, construct=True).convert_node(tree, locate(tree.get("_target_"), "config"), "")
 
 
-def check(plain: dict[str, Any], config_name: str, sources: Sources) -> dict[str, Any]:
-    """`plain` with values converted to their fields' types."""
-    files = cache(lambda: sources.files(config_name))  # for messages alone: as much work as composing
+def check(tree: dict[str, Any], config_name: str, sources: Sources) -> dict[str, Any]:
+    """Compare the tree with its classes. Returns it with values converted to the types of their fields."""
+    files = cache(lambda: sources.files(config_name))  # only for error messages: it takes as long as composing
 
-    def origin(key: str) -> str:
-        file = None if sources.from_command_line(key) else sources.file_setting(key, files())
+    def set_in(key: str) -> str:
+        file = None if sources.is_on_command_line(key) else sources.file_setting(key, files())
         return f" (set in {file})" if file else ""
 
-    def advice(key: str) -> str:
+    def describe_missing(key: str) -> str:
         if "." not in key and (choices := sources.choices(key)):
             return f"one of {', '.join(choices)}"
         file = sources.file_setting(key, files())
         comment = file and re.search(rf"^\s*{key.rpartition('.')[2]}:[^#\n]*#\s*(.+)$", Path(file).read_text(), re.M)
         return comment.group(1).strip() if comment else ""
 
-    if "_target_" not in plain:
-        raise ValueError(f"{config_name}.yaml has no _target_: it names the dataclass of the configuration's root")
-    schema = Schema(plain, origin=origin, advice=advice, also=(f"+{EXPERIMENTS}",))
-    return schema.node(plain, locate(plain["_target_"], config_name), "")
+    if "_target_" not in tree:
+        raise ValueError(f"{config_name}.yaml has no _target_: it must name the dataclass of the configuration's root")
+    schema = Schema(tree, set_in=set_in, describe_missing=describe_missing, extra_keys=(f"+{EXPERIMENTS}",))
+    return schema.convert_node(tree, locate(tree["_target_"], config_name), "")
 
 
 @contextmanager
 def one_line_errors(sources: Sources) -> Iterator[None]:
-    """Hydra's, OmegaConf's and YAML's errors as ValueError with one line."""
+    """Turn errors of Hydra, OmegaConf and YAML into ValueError with one line."""
     try:
         yield
     except MissingConfigException as error:
@@ -108,15 +108,16 @@ def one_line_errors(sources: Sources) -> Iterator[None]:
         raise ValueError(f"{place} is not valid YAML: {error.problem}") from error
     except (HydraException, OmegaConfBaseException) as error:
         text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
-        for given, forced in zip(reversed(sources.given), reversed(sources.forced), strict=False):
-            text = text.replace(forced, given)
+        for typed, passed in zip(reversed(sources.given), reversed(sources.hydra_overrides), strict=False):
+            text = text.replace(passed, typed)
         raise ValueError(" ".join(text.split())) from error
 
 
 def unknown_choice(error: MissingConfigException, sources: Sources) -> str:
+    """The message for a file of a group that does not exist."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         return f"{choice}.yaml is not in {' or '.join(map(str, sources.folders))}"
-    valid, where = sources.choices(group), sources.chosen_in(group, choice)
+    valid, place = sources.choices(group), sources.chosen_in(group, choice)
     prefix = "+" if group == EXPERIMENTS else ""
-    return f"{prefix}{group}={choice}{where} is not a choice: {did_you_mean(choice, valid)}valid: {', '.join(valid)}"
+    return f"{prefix}{group}={choice}{place} is not a choice: {suggest_name(choice, valid)}valid: {', '.join(valid)}"

@@ -1,4 +1,4 @@
-"""How an entry file starts: the process, the command line, the configuration, and the errors."""
+"""Run a command whose options are settings: prepare the process, compose the settings, report errors."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from launch.cli.compose import compose, instantiate
-from launch.cli.errors import exit_if_tracker_hangs, reported, set_run_folder
+from launch.cli.errors import exit_if_wandb_hangs, report_errors, set_run_folder
 from launch.cli.help import help_page
 from launch.cli.overrides import Sources, config_folders
 from runs.redaction import redact_tree
 from runs.source_tree import CONF, PACKAGES, ROOT
 
-Main = Callable[[Any], object]  # called with the settings, the object that the configuration's root names
+Main = Callable[[Any], object]  # called with the settings, an object of the class that the configuration's root names
 
 
 def run(main: Main, config_name: str = "train", about: str | None = None) -> None:
-    """Compose `config_name` from the command line and call `main` with the settings. `about` opens --help.
+    """Compose `config_name` from the command line and call `main` with the settings. `about` is the first part of
+    --help.
 
-    Hydra itself runs only for --multirun, --cfg and --info: otherwise it makes no directory, no log file and changes no
-    working directory. Under --multirun every job is named run_name-OVERRIDES, and what `main` returns is the value that
-    a sweeper (Optuna) optimises.
+    Hydra's own main function runs only for --multirun, --cfg hydra and --info. So by default there is no Hydra
+    directory or log file, and the working directory does not change. Under --multirun every job is named
+    run_name-OVERRIDES, and what `main` returns is the value that a sweeper (Optuna) optimises.
     """
-    with reported():
+    with report_errors():
         arguments = parse_arguments()
         config_name = arguments.config_name or config_name
         if arguments.help:
@@ -44,57 +45,58 @@ def run(main: Main, config_name: str = "train", about: str | None = None) -> Non
         if arguments.multirun:
             sweep(main, config_name, arguments)
         elif arguments.cfg or arguments.hydra_help or arguments.info or arguments.shell_completion:
-            show(config_name, arguments)
+            show_config(config_name, arguments)
         else:
-            start(main, compose(arguments.overrides, config_name, arguments.config_dir))
-    exit_if_tracker_hangs()
+            call_main(main, compose(arguments.overrides, config_name, arguments.config_dir))
+    exit_if_wandb_hangs()
 
 
 def show_help(about: str, config_name: str, config_dir: str | None) -> None:
-    """Print the command's --help, on rank 0."""
-    end_quietly_with_pipe()
+    """Print the command's --help on rank 0."""
+    exit_quietly_on_closed_pipe()
     if is_rank_0():
         print(help_page(about, config_name, config_folders(config_dir)))
 
 
-def start(main: Main, tree: Mapping[str, Any]) -> object:
+def call_main(main: Main, tree: Mapping[str, Any]) -> object:
+    """Build the settings and call `main` with them."""
     if "run_name" in tree and "output_dir" in tree:
         set_run_folder(Path(tree["output_dir"]) / tree["run_name"])
     return main(instantiate(tree))
 
 
 def sweep(main: Main, config_name: str, arguments: argparse.Namespace) -> None:
-    """Hydra's --multirun: each job is composed and checked by itself, and named after what sets it apart."""
+    """Run Hydra's --multirun. Each job is composed and checked separately, and named after its own overrides."""
 
     def job(_: object) -> object:
-        with reported():  # here, and not around Hydra alone, which would print a line of its own first
-            hide_secrets(Path(HydraConfig.get().sweep.dir))
+        with report_errors():  # inside Hydra, which would otherwise print a line of its own first
+            redact_multirun_file(Path(HydraConfig.get().sweep.dir))
             overrides = list(HydraConfig.get().overrides.task)
             tree = compose(overrides, config_name, arguments.config_dir)
-            own = sorted(override.lstrip("+") for override in overrides if override not in forced)
+            own = sorted(override.lstrip("+") for override in overrides if override not in hydra_overrides)
             tree["run_name"] = "-".join([tree["run_name"], *own]).replace("/", "_")
-            return start(main, tree)
+            return call_main(main, tree)
 
-    forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
+    hydra_overrides = Sources.parse(arguments.overrides, config_name, arguments.config_dir).hydra_overrides
     try:
-        run_hydra(job, config_name, arguments.overrides, forced)
-    finally:  # no job may have come so far
-        given = [override.partition("=")[2] for override in arguments.overrides if override.startswith("output_dir=")]
-        hide_secrets(Path(given[-1] if given else "outputs"))
+        run_hydra(job, config_name, arguments.overrides, hydra_overrides)
+    finally:  # also if no job was started
+        folders = [override.partition("=")[2] for override in arguments.overrides if override.startswith("output_dir=")]
+        redact_multirun_file(Path(folders[-1] if folders else "outputs"))
 
 
-def hide_secrets(sweep_folder: Path) -> None:
-    """Redact the file to which Hydra's sweeper writes its command line as it was given."""
+def redact_multirun_file(sweep_folder: Path) -> None:
+    """Redact the file to which Hydra's sweeper writes the command line."""
     file = sweep_folder / "multirun.yaml"
     if is_rank_0() and file.is_file():
         OmegaConf.save(OmegaConf.create(redact_tree(OmegaConf.to_container(OmegaConf.load(file)))), file)
 
 
-def show(config_name: str, arguments: argparse.Namespace) -> None:
-    """Print on rank 0 the checked configuration, as config.yaml will hold it (--cfg job), or what Hydra says (--cfg
-    hydra, --info)."""
-    end_quietly_with_pipe()
-    forced = Sources.find(arguments.overrides, config_name, arguments.config_dir).forced
+def show_config(config_name: str, arguments: argparse.Namespace) -> None:
+    """Print on rank 0 the checked configuration as in config.yaml (--cfg job), or Hydra's output (--cfg hydra,
+    --info)."""
+    exit_quietly_on_closed_pipe()
+    hydra_overrides = Sources.parse(arguments.overrides, config_name, arguments.config_dir).hydra_overrides
     tree = compose(arguments.overrides, config_name, arguments.config_dir) if arguments.cfg else {}
     if not is_rank_0():
         return
@@ -102,17 +104,18 @@ def show(config_name: str, arguments: argparse.Namespace) -> None:
         node = OmegaConf.create(tree)
         print(OmegaConf.to_yaml(OmegaConf.select(node, arguments.package) if arguments.package else node), end="")
     else:
-        run_hydra(lambda _: None, config_name, arguments.overrides, forced)
+        run_hydra(lambda _: None, config_name, arguments.overrides, hydra_overrides)
 
 
-def run_hydra(task: Main, config_name: str, given: list[str], forced: list[str]) -> None:
-    """`hydra.main` on the process's own command line, its overrides replaced by those that `Sources` makes of them."""
-    sys.argv[1:] = [*forced, *(argument for argument in sys.argv[1:] if argument not in given)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `reported` instead of being printed by Hydra
+def run_hydra(task: Main, config_name: str, typed: list[str], hydra_overrides: list[str]) -> None:
+    """Run `hydra.main` on the process's command line with `hydra_overrides` in place of the overrides as typed."""
+    sys.argv[1:] = [*hydra_overrides, *(argument for argument in sys.argv[1:] if argument not in typed)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra does not print exceptions: `report_errors` does
     hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(task)()
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Parse Hydra's flags. Raises ValueError for flags that are unknown or not supported."""
     parser = get_args_parser()
     arguments, unknown = parser.parse_known_intermixed_args()
     if arguments.config_path or arguments.experimental_rerun:
@@ -123,42 +126,42 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def is_rank_0() -> bool:
-    """Whether this process prints; known without torch."""
+    """Whether this is rank 0, from the environment: torch need not be imported."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def end_quietly_with_pipe() -> None:
-    """A closed pipe (`... | head`) ends this process without an error."""
+def exit_quietly_on_closed_pipe() -> None:
+    """Let a closed pipe (`... | head`) end this process without an error message."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def prepare_process(config_dir: str | None) -> None:
-    """Make imports and programs be found wherever the command was started, with an activated environment or without.
+    """Set the import path and PATH, so that a command runs from any folder and without an activated environment.
 
-    The entry file's own folder is taken off the import path (its `evaluate.py` would hide a library of that name).
-    `config_dir` may name classes of the user's own, which lie in the working directory.
+    The folder of the commands is removed from the import path, because its `evaluate.py` would hide a library of that
+    name. With `config_dir` the working directory is added, because the configuration may name classes there.
     """
     check_clone()
     if not is_rank_0():
-        logging.disable(logging.WARNING)  # every rank reads the same data: rank 0 alone warns
+        logging.disable(logging.WARNING)  # all ranks read the same data: only rank 0 warns
     folder = ROOT / "launch"
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # ninja's
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # for ninja
     if config_dir is not None:
         import_from_working_directory()
 
 
 def import_from_working_directory() -> None:
-    """Put the working directory on the import path, after this project's packages are imported: a folder named `data`
-    there must not hide them."""
+    """Add the working directory to the import path, after this project's packages were imported: a folder `data` there
+    must not hide them."""
     for package in PACKAGES:
         importlib.import_module(package)
     sys.path.append(os.getcwd())
 
 
 def check_clone() -> None:
-    """Raise ValueError if the entry file lies in another clone than the installed one."""
+    """Raise ValueError if the command belongs to another clone than the installed one."""
     entry = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
     twin = ROOT / "launch" / entry.name
     if entry.parent.name == "launch" and twin.exists() and twin != entry:

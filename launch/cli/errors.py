@@ -1,4 +1,4 @@
-"""How a command fails: one line for a user's mistake, a traceback for a bug, on one rank, and never a hang."""
+"""Errors of a command: one line for a user's mistake, a traceback for a bug, on one rank, and never a hang."""
 
 from __future__ import annotations
 
@@ -23,42 +23,46 @@ from engines.distributed import heartbeat
 from engines.distributed.preemption import REQUEUE, SIGNALS, Preempted
 from runs.redaction import redact
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-GRACE_S = 5.0  # how long another rank waits for rank 0 to explain the error, before it does so itself
+GRACE_S = 5.0  # other ranks wait so long for rank 0 to print the error, before they print it
 SHOW_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @dataclass
 class Process:
-    """What there is to know about this process when it ends."""
+    """The facts about this process that are needed when it ends."""
 
     run_folder: Path | None = None
     started: bool = False  # whether this process trains in the run folder
-    interrupted: threading.Event = field(default_factory=threading.Event)  # by Ctrl-C
-    ending: threading.Lock = field(default_factory=threading.Lock)  # it ends once: by its own error or another rank's
+    interrupted: threading.Event = field(default_factory=threading.Event)  # set by Ctrl-C
+    exit_lock: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # only one error, its own or another rank's, ends it
 
 
 process = Process()
 
 
 def set_run_folder(folder: Path | None) -> None:
-    """Where `reported` looks for checkpoints and, after `run_started`, leaves `traceback.txt`."""
+    """Set the folder in which `report_errors` looks for checkpoints and, after `run_started`, writes
+    `traceback.txt`."""
     process.run_folder, process.started = folder, False
 
 
 def run_started() -> None:
-    """The run folder belongs to this process. Until then it may be another run's, which a mistake must not touch."""
+    """Note that this process has the lock of the run folder. Until then the folder may belong to another run, and
+    nothing is written there."""
     process.started = True
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Run the block of a whole process, for every command; an exception ends the process.
+def report_errors() -> Iterator[None]:
+    """Run the main block of a command. An exception ends the process.
 
-    ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are explained in one
-    line `error: ...`, anything else keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if it
-    fails too, and torchrun's summary repeats it. Exit status 1, after Ctrl-C 130, after a preemption REQUEUE
+    ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are printed in one
+    line `error: ...`; any other exception keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if
+    it fails too, and torchrun's summary repeats it. The exit status is 1, after Ctrl-C 130, after a preemption REQUEUE
     (docs/reference.md).
     """
     _mark_preempted(False)
@@ -77,7 +81,7 @@ def reported() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """The one line for `error`, or None if it is a bug."""
+    """The line that explains `error`; None if it is a bug."""
     if process.interrupted.is_set() or isinstance(error, KeyboardInterrupt):
         return f"interrupted: {_how_to_resume()}"
     if isinstance(error, Preempted):
@@ -92,8 +96,8 @@ def explain(error: BaseException) -> str | None:
         )
     if _is_full_disk(error):
         return (
-            f"a disk is full ({' '.join(str(error).split())}): make room, first where "
-            f"{process.run_folder or 'the run'} lies; {_how_to_resume()}"
+            f"a disk is full ({' '.join(str(error).split())}): free space, first on the disk of "
+            f"{process.run_folder or 'the run'}; {_how_to_resume()}"
         )
     if isinstance(error, USER_ERRORS):
         return " ".join(str(error).split()) or type(error).__name__
@@ -101,10 +105,12 @@ def explain(error: BaseException) -> str | None:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Whether the disk or the user's share of it is full. safetensors reports the system's error in words."""
+    """Whether the disk or the user's quota is full. safetensors gives the system's error only as text."""
     if isinstance(error, OSError):
-        return error.errno in FULL
-    return type(error).__name__ == "SafetensorError" and any(f"os error {number})" in str(error) for number in FULL)
+        return error.errno in DISK_FULL
+    return type(error).__name__ == "SafetensorError" and any(
+        f"os error {number})" in str(error) for number in DISK_FULL
+    )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -113,8 +119,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def end_process(line: str, report: bool) -> None:
-    """End this process, from any thread, because another rank has failed; `report`: print the line here."""
-    if process.ending.acquire(blocking=False):
+    """End this process, from any thread, because another rank has failed. `report`: whether to print the line."""
+    if process.exit_lock.acquire(blocking=False):
         line = f"{line}; {_how_to_resume()}"
         _report_to_torchrun(line, f"error: {line}", is_cause=False)
         if report and _is_reporter(0.0):
@@ -124,10 +130,10 @@ def end_process(line: str, report: bool) -> None:
 
 
 def _fail(error: BaseException) -> NoReturn:
-    """Explain `error` on one rank, report it to torchrun, and end the process without waiting for the other ranks."""
-    process.ending.acquire(timeout=2 * GRACE_S)  # held where another rank's failure is just ending this process
+    """Print `error` on one rank, report it to torchrun, and end the process without waiting for the other ranks."""
+    process.exit_lock.acquire(timeout=2 * GRACE_S)  # held if another rank's failure is ending this process
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all once the first rank has ended
+        signal.signal(number, signal.SIG_IGN)  # torchrun sends SIGTERM to all ranks once the first has ended
     line, details, report = explain(error), redact("".join(traceback.format_exception(error))), True
     line = None if line is None else redact(line)
     bug = redact(f"{type(error).__name__}: {error}")
@@ -145,24 +151,25 @@ def _fail(error: BaseException) -> NoReturn:
     _exit(REQUEUE if isinstance(error, Preempted) else 130 if process.interrupted.is_set() else 1)
 
 
-def _mark_preempted(is_so: bool) -> None:
-    """Leave a mark for launch/cluster/node.sh: the exit status of torchrun is 1 whatever those of its ranks are."""
+def _mark_preempted(preempted: bool) -> None:
+    """Write or remove a marker file for launch/cluster/node.sh, because torchrun's exit status is always 1 on
+    failure."""
     if file := os.environ.get("PLACKETT_PREEMPTED_FILE"):
         with suppress(OSError):
-            Path(file).touch() if is_so else Path(file).unlink(missing_ok=True)
+            Path(file).touch() if preempted else Path(file).unlink(missing_ok=True)
 
 
 def _print(error: BaseException, line: str | None, details: str) -> None:
-    """The line, or the traceback of a bug, on stderr."""
+    """Print the line, or the traceback of a bug, to stderr."""
     rank = int(os.environ.get("RANK", "0"))
-    where = f" (on rank {rank})" if rank else ""
-    kind = "" if isinstance(error, Preempted) else f"error{where}: "
+    place = f" (on rank {rank})" if rank else ""
+    kind = "" if isinstance(error, Preempted) else f"error{place}: "
     stopped = process.interrupted.is_set() or isinstance(error, Preempted)
     saved = None if stopped or line is None else _save(details)
     hint = f" (traceback: {saved})" if saved else ""
     _end_progress_bars()
     if rank:
-        print(file=sys.stderr)  # rank 0's bar stands in this line
+        print(file=sys.stderr)  # rank 0's progress bar is on this line
     if SHOW_TRACEBACK or line is None:
         print(details, end="", file=sys.stderr)
     if line is not None:
@@ -170,7 +177,8 @@ def _print(error: BaseException, line: str | None, details: str) -> None:
 
 
 def _is_reporter(grace_s: float) -> bool:
-    """Whether this rank is the one of its node that explains the error: rank 0, or who else fails while it does not."""
+    """Whether this rank prints the error for its node: local rank 0, or the first other rank if that one does not
+    fail."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file is None:
         return True
@@ -189,9 +197,10 @@ def _is_reporter(grace_s: float) -> bool:
 
 
 def _report_to_torchrun(message: str, details: str, *, is_cause: bool = True) -> None:
-    """The file that torchrun's summary shows, as torch.distributed.elastic's ErrorHandler writes it.
+    """Write the file that torchrun's summary shows, in the format of torch.distributed.elastic's ErrorHandler.
 
-    Of several torchrun calls the earliest the root cause, to the second: who fails because of another is dated later.
+    torchrun names the earliest error, by the second, as the root cause. So a rank that fails because of another one
+    writes a time that is one second later.
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if error_file is None:
@@ -202,7 +211,7 @@ def _report_to_torchrun(message: str, details: str, *, is_cause: bool = True) ->
 
 
 def _save(details: str) -> Path | None:
-    """Leave the traceback in the run directory, if this process has started one that is not finished."""
+    """Write the traceback to the run directory, if this process has started a run that is not finished."""
     folder = process.run_folder
     if not process.started or folder is None or not folder.is_dir() or (folder / "summary.json").exists():
         return None
@@ -214,10 +223,11 @@ def _save(details: str) -> Path | None:
 
 
 def _how_to_resume() -> str:
-    places = ("checkpoints/step-*", "stages/*/checkpoints/step-*", "trl/checkpoint-*")
+    """How to continue the run, with the newest checkpoint if there is one."""
+    patterns = ("checkpoints/step-*", "stages/*/checkpoints/step-*", "trl/checkpoint-*")
     folder = process.run_folder
-    found = [step for place in places for step in folder.glob(place)] if folder else []
-    steps = [step for step in found if not step.suffix]  # without those set aside as .broken
+    found = [step for pattern in patterns for step in folder.glob(pattern)] if folder else []
+    steps = [step for step in found if not step.suffix]  # without those renamed to .broken
     steps.sort(key=lambda step: (step.parent, len(step.name), step.name))
     if steps:
         return f"the same command with resume=auto (the default) continues from {steps[-1]}"
@@ -229,28 +239,29 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def _end_progress_bars() -> None:
-    """Close tqdm's bars, so that the line below starts at the margin."""
+    """Close tqdm's progress bars, so that the message starts on a new line."""
     tqdm = sys.modules.get("tqdm")
     for bar in list(getattr(getattr(tqdm, "tqdm", None), "_instances", ())):
         bar.close()
 
 
-def exit_if_tracker_hangs() -> None:
-    """End the process now if W&B's thread hangs: its clean-up at the interpreter's end would wait for it."""
-    if _tracker_hangs():
+def exit_if_wandb_hangs() -> None:
+    """End the process now if W&B's thread hangs: W&B's clean-up at interpreter exit would wait for it."""
+    if _wandb_hangs():
         _exit(0)
 
 
-def _tracker_hangs() -> bool:
+def _wandb_hangs() -> bool:
     return any(thread.name == "wandb" for thread in threading.enumerate())
 
 
 def _exit(status: int) -> NoReturn:
-    """End the process with everything printed; at once beside other ranks, where a clean-up would wait for them."""
+    """End the process after flushing its output. With several ranks it ends at once, because a clean-up would wait for
+    the others."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _tracker_hangs():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _wandb_hangs():
         logging.shutdown()
         for child in multiprocessing.active_children():
             child.kill()  # data workers ignore SIGTERM

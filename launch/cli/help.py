@@ -1,6 +1,6 @@
-"""What --help prints: what a command does, its commonest lines, experiments, groups and settings.
+"""The page of --help: what a command does, examples, experiments, groups and settings.
 
-It reads the files of conf/ and their comments. Hydra does not compose them, and nothing slow is imported.
+It is made from the files of conf/ and their comments, without Hydra and without slow imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 
 from launch.cli.overrides import EXPERIMENTS, choices
 
-MORE = """\
+FLAGS = """\
 flags:
   --config-dir DIR  also search DIR for configuration files, such as DIR/exp/NAME.yaml of your own
   --cfg job         print all settings with their values and stop
@@ -26,7 +26,7 @@ docs/reference.md explains the options; each also has a comment in its file belo
 
 
 def help_page(about: str, config_name: str, folders: Sequence[Path]) -> str:
-    """The page of a command whose settings are KEY=VALUE. `about`: its purpose and its commonest lines."""
+    """The page of a command whose settings are KEY=VALUE. `about`: what the command does, and examples."""
     root = _root(config_name, folders)
     text, node = (root.read_text(encoding="utf-8"), _load(root)) if root else ("", {})
     defaults = _defaults(node)
@@ -35,22 +35,23 @@ def help_page(about: str, config_name: str, folders: Sequence[Path]) -> str:
         experiments_part(folders, defaults),
         _part("groups (GROUP=CHOICE, * by default):", _group_rows(node, defaults, folders)),
         _part("settings (KEY=VALUE), beside those of the groups:", _setting_rows(text)),
-        MORE,
+        FLAGS,
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def experiments_part(folders: Sequence[Path], defaults: Mapping[str, Any] | None = None) -> str:
-    """Every experiment with one line. `defaults`: the groups of the command; None: those of launch/train.py."""
+    """All experiments that the command can run, one line each. `defaults`: the default choices of the command's groups;
+    None: those of launch/train.py."""
     if defaults is None:
         root = _root("train", folders)
         defaults = _defaults(_load(root)) if root else {}
-    found = {
+    files = {
         str(file.relative_to(folder / EXPERIMENTS).with_suffix("")): file
         for folder in folders
         for file in sorted((folder / EXPERIMENTS).rglob("*.yaml"))
     }
-    rows = {name: _first_sentence(file) for name, file in sorted(found.items()) if _selects_only(file, defaults)}
+    rows = {name: _first_sentence(file) for name, file in sorted(files.items()) if _fits_command(file, defaults)}
     return _part("experiments (+exp=NAME):", rows, one_line=True)
 
 
@@ -59,7 +60,7 @@ def _root(config_name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    """The content of a configuration file; nothing if it is broken, which a run reports and this page need not."""
+    """The content of a configuration file; empty if it is broken, which only a run reports."""
     try:
         node = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
@@ -68,21 +69,21 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _defaults(node: Mapping[str, Any]) -> dict[str, Any]:
-    """{group: its default choice} of a defaults list, Hydra's own groups left out."""
+    """The default choice of each group in a defaults list, without Hydra's own groups."""
     entries = [entry for entry in node.get("defaults", []) if isinstance(entry, dict)]
     pairs = {str(key).removeprefix("override ").lstrip("/"): value for entry in entries for key, value in entry.items()}
     return {group: value for group, value in pairs.items() if not group.startswith("hydra/")}
 
 
-def _selects_only(experiment: Path, defaults: Mapping[str, Any]) -> bool:
-    """Whether the command has every group whose default the experiment replaces."""
+def _fits_command(experiment: Path, defaults: Mapping[str, Any]) -> bool:
+    """Whether the command has all groups whose defaults the experiment replaces."""
     entries = [entry for entry in _load(experiment).get("defaults", []) if isinstance(entry, dict)]
     replaced = [key for entry in entries for key in map(str, entry) if key.startswith("override ")]
     return all(key.removeprefix("override ").lstrip("/") in defaults for key in replaced)
 
 
 def _first_sentence(file: Path) -> str:
-    """What the comment at the top of an experiment says first, after its package and its command."""
+    """The first sentence of the comment at the top of an experiment, after its package and its command."""
     words: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -96,20 +97,22 @@ def _first_sentence(file: Path) -> str:
 def _group_rows(
     node: Mapping[str, Any], defaults: Mapping[str, Any], folders: Sequence[Path]
 ) -> Iterator[tuple[str, str]]:
-    """The groups that the command has, those inside others included, with their choices."""
+    """The command's groups with their choices; groups inside groups are included."""
     names = [*defaults, *(key for key in node if key not in defaults and any((f / str(key)).is_dir() for f in folders))]
     for name in names:
-        group, _, place = name.partition("@")
+        group, _, role = name.partition("@")
         default = defaults.get(name)
-        if place:
-            yield name, f"another {group}, as the {place}"
+        if role:
+            yield name, f"another {group}, as the {role}"
             continue
-        found = [f"{choice}*" if choice == default else choice for choice in choices(group, folders)]
-        yield name, ", ".join(found) + " (default: what fits the other choices)" * ("$" in str(default))
+        marked = [f"{choice}*" if choice == default else choice for choice in choices(group, folders)]
+        yield name, ", ".join(marked) + " (default: what fits the other choices)" * ("$" in str(default))
         files = [_load(file) for folder in folders for file in (folder / group).glob("*.yaml")]
-        chosen = {child for file in files for child in _defaults(file)}  # others hold what files have in common
-        inside = {child.name for folder in folders for child in (folder / group).glob("*/")}
-        for child in sorted(inside & chosen):
+        chosen = {
+            child for file in files for child in _defaults(file)
+        }  # other subfolders hold files that several choices share
+        subfolders = {child.name for folder in folders for child in (folder / group).glob("*/")}
+        for child in sorted(subfolders & chosen):
             yield f"{group}/{child}", ", ".join(choices(f"{group}/{child}", folders))
 
 
@@ -121,7 +124,7 @@ def _setting_rows(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _part(title: str, rows: Mapping[str, str] | Iterable[tuple[str, str]], *, one_line: bool = False) -> str:
-    """A title and an aligned table of two columns; nothing without rows."""
+    """A title and an aligned table of two columns; empty if there are no rows."""
     table = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
     if not table:
         return ""

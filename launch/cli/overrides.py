@@ -1,4 +1,4 @@
-"""The settings of a command line, as Hydra is to get them, and the files of the configuration that they fall on."""
+"""Parse the settings of a command line, convert them for Hydra, and find the configuration files that they refer to."""
 
 from __future__ import annotations
 
@@ -31,35 +31,40 @@ EXPERIMENTS = "exp"
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the settings come from: the folders of configuration files and the command line."""
+    """The sources of the settings: the folders of configuration files and the command line."""
 
     folders: tuple[Path, ...]
     given: tuple[str, ...]  # the overrides as the user wrote them
-    forced: list[str]  # the same, as Hydra gets them, after what empties the replaced nodes
-    keys: tuple[str, ...]  # left of their "="
+    hydra_overrides: list[str]  # the same as Hydra gets them; nodes that they replace are set to null first
+    keys: tuple[str, ...]  # the parts before "="
 
     @classmethod
-    def find(cls, overrides: Sequence[str], config_name: str, config_dir: str | Path | None) -> Sources:
+    def parse(cls, overrides: Sequence[str], config_name: str, config_dir: str | Path | None) -> Sources:
+        """Parse the overrides of a command line. Raises ValueError if one is not a setting."""
         folders = config_folders(config_dir)
-        parsed = [parse(override, folders) for override in overrides]
-        emptied = dict.fromkeys(node for override in parsed if (node := replaced_node(override, folders)))
-        forced = [*(f"++{node}=null" for node in emptied), *(force(override, folders) for override in parsed)]
+        parsed = [parse_override(override, folders) for override in overrides]
+        replaced = dict.fromkeys(node for override in parsed if (node := replaced_node(override, folders)))
+        hydra_overrides = [
+            *(f"++{node}=null" for node in replaced),
+            *(as_upsert(override, folders) for override in parsed),
+        ]
         keys = tuple(override.key_or_group for override in parsed)
-        return cls(folders, tuple(overrides), forced, keys)
+        return cls(folders, tuple(overrides), hydra_overrides, keys)
 
-    def from_command_line(self, key: str) -> bool:
-        settings = [given for given in self.keys if not is_group_name(given, self.folders)]
-        return any(key == given or key.startswith(f"{given}.") for given in settings)
+    def is_on_command_line(self, key: str) -> bool:
+        """Whether the command line sets the key or a node that contains it."""
+        settings = [setting for setting in self.keys if not is_group_name(setting, self.folders)]
+        return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
     def files(self, config_name: str) -> list[tuple[str, str]]:
-        """What is composed: (path below conf/, package), in merge order."""
-        with searching(self.folders):
+        """The files that are composed as (path below conf/, package), in the order of merging."""
+        with hydra_search_path(self.folders):
             loader = GlobalHydra.instance().config_loader()
-            found = loader.compute_defaults_list(config_name, self.forced, RunMode.RUN).defaults
+            found = loader.compute_defaults_list(config_name, self.hydra_overrides, RunMode.RUN).defaults
         return [(entry.config_path, entry.package or "") for entry in found if entry.config_path]
 
     def file_setting(self, key: str, files: list[tuple[str, str]]) -> str | None:
-        """The last of `files` that sets `key`, relative to the working directory."""
+        """The last of `files` that sets `key`, as a path relative to the working directory."""
         for path, package in reversed(files):
             prefix = "" if package == "_global_" else package
             file = self.locate(path)
@@ -73,13 +78,14 @@ class Sources:
         return None
 
     def locate(self, path: str) -> Path | None:
+        """The file of a path below conf/ or --config-dir; None if there is none."""
         return next((file for folder in self.folders if (file := folder / f"{path}.yaml").is_file()), None)
 
     def choices(self, group: str) -> list[str]:
         return choices(group, self.folders)
 
     def chosen_in(self, group: str, choice: str) -> str:
-        """The experiment or the configuration that chooses `choice`, where the command line does not."""
+        """The text " (chosen in FILE)" if an experiment chooses `choice`; empty if the command line does."""
         if group in self.keys:
             return ""
         experiments = [text.partition("=")[2] for text in self.given if text.lstrip("+").startswith(f"{EXPERIMENTS}=")]
@@ -100,7 +106,8 @@ def config_folders(config_dir: str | Path | None) -> tuple[Path, ...]:
     return folders
 
 
-def parse(override: str, folders: Sequence[Path]) -> Override:
+def parse_override(override: str, folders: Sequence[Path]) -> Override:
+    """Parse KEY=VALUE with Hydra's grammar. Raises ValueError if it is not a setting."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -110,68 +117,73 @@ def parse(override: str, folders: Sequence[Path]) -> Override:
         ) from None
 
 
-def force(override: Override, folders: Sequence[Path]) -> str:
-    """`key=value` as `++key=value`, so that a wrong key reaches the check and not Hydra; a group's choice as given."""
+def as_upsert(override: Override, folders: Sequence[Path]) -> str:
+    """Convert `key=value` to `++key=value`, so that a wrong key is reported by the check and not by Hydra. The choice
+    of a group is not changed."""
     assert override.input_line is not None
     is_group = is_group_name(override.key_or_group, folders)
     if override.key_or_group == EXPERIMENTS and is_group and override.type is OverrideType.CHANGE:
         valid = ", ".join(choices(EXPERIMENTS, folders))
-        raise ValueError(f"{override.input_line} lacks a plus: write +{override.input_line}; experiments: {valid}")
+        raise ValueError(f"{override.input_line} lacks a plus sign: write +{override.input_line}; experiments: {valid}")
     chosen = override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list | dict)
     if is_group and not chosen:
         raise ValueError(
             f"{override.input_line} is not a choice: valid: {', '.join(choices(override.key_or_group, folders))}"
         )
     if override.type is OverrideType.CHANGE and not is_group and not override.is_hydra_override():
-        # an emptied node is added: of two settings with equal keys, "++node", Hydra's sweeper would keep one
-        emptied = replaced_node(override, folders) == override.key_or_group
-        return f"{'+' if emptied else '++'}{override.input_line}"
+        # A replaced node was set by "++node=null". It needs "+node": of two equal keys Hydra's sweeper keeps only one.
+        is_replaced = replaced_node(override, folders) == override.key_or_group
+        return f"{'+' if is_replaced else '++'}{override.input_line}"
     return override.input_line
 
 
 def replaced_node(override: Override, folders: Sequence[Path]) -> str | None:
-    """The node below a group that the setting replaces: its `_target_`, a mapping with one, or a list is given."""
+    """The node below a group that the setting replaces, because it gives a `_target_`, a mapping with one, or a list;
+    None if it replaces none."""
     node, _, name = override.key_or_group.rpartition(".")
     if override.is_delete() or override.is_hydra_override():
         return None
     value = override.value()
     values = value.list if isinstance(value, ChoiceSweep) else [value]
-    whole = any(isinstance(item, list) or (isinstance(item, dict) and "_target_" in item) for item in values)
-    replaced = node if name == "_target_" else override.key_or_group if whole else ""
+    is_whole_node = any(isinstance(item, list) or (isinstance(item, dict) and "_target_" in item) for item in values)
+    replaced = node if name == "_target_" else override.key_or_group if is_whole_node else ""
     return replaced if replaced and not is_group_name(replaced, folders) else None
 
 
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """The names of the files of a group."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def is_group_name(key: str, folders: Sequence[Path]) -> bool:
-    """Whether `key` is a group, "data", or one inside another, "data/candidates"."""
+    """Whether `key` is a group ("data") or a group inside a group ("data/candidates")."""
     return any((folder / key).is_dir() for folder in folders)
 
 
 def groups(folders: Sequence[Path]) -> list[str]:
+    """The names of all groups."""
     return sorted({child.name for folder in folders for child in folder.iterdir() if child.is_dir()})
 
 
 def target_of(group: str, choice: str) -> Any:
-    """The `_target_` that a file of a group gets, its own or that of the files in its defaults; None: it has none.
-    Inside `searching` or a run of Hydra's."""
+    """The `_target_` of a file of a group, from the file itself or from the files in its defaults list; None if it has
+    none. Call it inside `hydra_search_path` or a run of Hydra."""
     loader: Any = GlobalHydra.instance().config_loader()
     found = loader.repository.load_config(f"{group}/{choice}")
     if found is None:
         return None
-    own: Any = OmegaConf.to_container(found.config)
-    if "_target_" in own:
-        return own["_target_"]
+    content: Any = OmegaConf.to_container(found.config)
+    if "_target_" in content:
+        return content["_target_"]
     bases = [entry.path for entry in found.defaults_list or () if isinstance(entry, ConfigDefault) and entry.path]
     targets = (target_of(group, base.removeprefix(f"/{group}/")) for base in reversed(bases) if base != "_self_")
     return next((target for target in targets if target is not None), None)
 
 
 @contextmanager
-def searching(folders: Sequence[Path]) -> Iterator[None]:
-    """Hydra's compose API over `folders`, the first before the others. (`hydra.searchpath` finds no primary config.)"""
+def hydra_search_path(folders: Sequence[Path]) -> Iterator[None]:
+    """Make `folders` the search path of Hydra's compose API. (The option `hydra.searchpath` would not find a primary
+    config in them.)"""
     version.setbase("1.3")
     search_path = create_config_search_path(str(folders[0]))
     for folder in folders[1:]:

@@ -1,4 +1,4 @@
-"""Compare every node of a configuration with the target it names, key by key and type by type, and build it."""
+"""Compare every node of a configuration with the class or function that its `_target_` names, and build it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "a 
 
 
 def locate(path: object, key: str) -> Callable[..., Any]:
-    """The class or function at `path`, "module.Name"."""
+    """Import the class or function at `path`, "module.Name"."""
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not module or not name:
         raise ValueError(f"{key}._target_ is {path!r}, expected the path of a class or function, module.Name")
@@ -34,52 +34,53 @@ def locate(path: object, key: str) -> Callable[..., Any]:
         raise ValueError(f"{key}._target_={path} does not exist: {module} has no {name}") from None
 
 
-def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """`did you mean X? ` or nothing."""
+def suggest_name(word: str, valid: Iterable[str]) -> str:
+    """The text `did you mean X? ` for the valid name that is closest to `word`; empty if none is close."""
     close = difflib.get_close_matches(word, list(valid), n=1)
     return f"did you mean {close[0]}? " if close else ""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Walks a plain configuration. For the messages, `origin(key)` names the file that sets `key`, `advice(key)` says
-    what to set a missing one to, and `also` are further words of the top level.
+    """Checks a tree of settings and converts its values to the types of their fields (1 -> 1.0, 3 -> "3").
 
-    Without `construct`, nodes stay dictionaries, with values converted to their field's type (1 -> 1.0, 3 -> "3");
-    with it, a node becomes what its `_target_` returns (a class is called, a function is bound to its options).
+    Without `construct`, nodes stay dictionaries. With it, a node becomes what its `_target_` makes: a class is called,
+    a function is bound to its options. For error messages, `set_in(key)` names the file that sets a key,
+    `describe_missing(key)` says what to set a missing key to, and `extra_keys` are further valid keys of the top level.
     """
 
     root: Mapping[str, Any]
     construct: bool = False
-    origin: Callable[[str], str] = lambda key: ""
-    advice: Callable[[str], str] = lambda key: ""
-    also: tuple[str, ...] = ()
+    set_in: Callable[[str], str] = lambda key: ""
+    describe_missing: Callable[[str], str] = lambda key: ""
+    extra_keys: tuple[str, ...] = ()
 
-    def node(self, node: Mapping[str, Any], target: Callable[..., Any], key: str) -> Any:
-        """`node`, compared with `target`'s fields. Raises ValueError with one line that names the key."""
+    def convert_node(self, node: Mapping[str, Any], target: Callable[..., Any], key: str) -> Any:
+        """Convert a node whose `_target_` is `target`. Raises ValueError with one line that names the key."""
         parameters = inspect.signature(target).parameters
         hints = type_hints(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        names = options(target)
+        names = option_names(target)
         for name in node:
             if name not in names and name != "_target_" and not open_ended:
-                raise ValueError(self.unknown(join(key, str(name)), names))
+                raise ValueError(self.unknown_key(join_key(key, str(name)), names))
         values: dict[str, Any] = {}
         for name in names:
             required = parameters[name].default is inspect.Parameter.empty
             if node.get(name, MISSING) == MISSING and (required or name in node):
-                raise ValueError(self.missing(join(key, name), hints.get(name, Any)))
+                raise ValueError(self.missing_key(join_key(key, name), hints.get(name, Any)))
         for name, value in node.items():
             if name != "_target_":
-                values[name] = self.value(value, hints.get(name, Any), join(key, name))
+                values[name] = self.convert_value(value, hints.get(name, Any), join_key(key, name))
         if not self.construct:
             return {"_target_": node["_target_"], **values} if "_target_" in node else values
-        return build(target, values, key)
+        return build_target(target, values, key)
 
-    def value(self, value: Any, hint: Any, key: str) -> Any:
-        """`value` as a `hint`, nodes inside it checked. Raises ValueError naming key, value and expected type."""
+    def convert_value(self, value: Any, hint: Any, key: str) -> Any:
+        """Convert a value to the type `hint`, with the nodes inside it. Raises ValueError, which names key, value and
+        type."""
         if isinstance(value, str) and value == MISSING:
-            raise ValueError(self.missing(key, hint))
+            raise ValueError(self.missing_key(key, hint))
         kind, arguments = typing.get_origin(hint), typing.get_args(hint)
         members = arguments if kind in (Union, types.UnionType) else (hint,)
         if isinstance(value, Mapping) and "_target_" in value:
@@ -88,96 +89,102 @@ class Schema:
             if bases and not (isinstance(target, type) and issubclass(target, bases)):
                 names = " or ".join(base.__name__ for base in bases)
                 raise ValueError(f"{key}._target_={value['_target_']} is not a {names}")
-            return self.node(value, target, key)
+            return self.convert_node(value, target, key)
         if members != (hint,):
-            return self.union(value, members, hint, key)
+            return self.convert_union(value, members, hint, key)
         if hint is Any or hint is object:
-            return self.anything(value, key)
+            return self.convert_untyped(value, key)
         if is_dataclass_type(hint) and isinstance(value, Mapping):
-            return self.node(value, hint, key)
+            return self.convert_node(value, hint, key)
         if kind is Literal and value in arguments:
             return value
         if hint in SCALARS:
-            return self.scalar(value, hint, key)
+            return self.convert_scalar(value, hint, key)
         container = kind or hint
         if isinstance(container, type) and issubclass(container, Mapping) and isinstance(value, Mapping):
             inner = arguments[1] if len(arguments) == 2 else Any
-            return {name: self.value(item, inner, join(key, str(name))) for name, item in value.items()}
+            return {name: self.convert_value(item, inner, join_key(key, str(name))) for name, item in value.items()}
         if is_sequence(container) and isinstance(value, list):
             inner = arguments[0] if arguments else Any
-            items = [self.value(item, inner, join(key, str(index))) for index, item in enumerate(value)]
+            items = [self.convert_value(item, inner, join_key(key, str(index))) for index, item in enumerate(value)]
             return tuple(items) if self.construct and container is tuple else items
-        raise self.wrong(value, hint, key)
+        raise self.wrong_value(value, hint, key)
 
-    def union(self, value: Any, hints: Sequence[Any], hint: Any, key: str) -> Any:
-        """`value` as the first of `hints` that takes it: its own type before a convertible one."""
+    def convert_union(self, value: Any, hints: Sequence[Any], hint: Any, key: str) -> Any:
+        """Convert a value to the first of `hints` that accepts it. The value's own type comes before convertible
+        ones."""
         if value is None and type(None) in hints:
             return None
         candidates = [member for member in hints if member is not type(None)]
         if len(candidates) == 1:
-            return self.value(value, candidates[0], key)
+            return self.convert_value(value, candidates[0], key)
         lists = [member for member in candidates if is_sequence(typing.get_origin(member) or member)]
         if isinstance(value, list) and len(lists) == 1:
-            return self.value(value, lists[0], key)
+            return self.convert_value(value, lists[0], key)
         for member in sorted(candidates, key=lambda member: type(value) is not member):
             with suppress(ValueError):
-                return self.value(value, member, key)
-        raise self.wrong(value, hint, key)
+                return self.convert_value(value, member, key)
+        raise self.wrong_value(value, hint, key)
 
-    def scalar(self, value: Any, hint: type, key: str) -> Any:
-        whole = isinstance(value, int) and not isinstance(value, bool)
+    def convert_scalar(self, value: Any, hint: type, key: str) -> Any:
+        """Convert a boolean, number, string or path."""
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
         if hint is bool and isinstance(value, bool):
             return value
-        if hint is int and (whole or (isinstance(value, float) and value.is_integer())):
+        if hint is int and (is_integer or (isinstance(value, float) and value.is_integer())):
             return int(value)
-        if hint is float and (whole or isinstance(value, float)):
+        if hint is float and (is_integer or isinstance(value, float)):
             return float(value)
         if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\.inf", value, re.IGNORECASE):
-            return float(value.replace(".", ""))  # as YAML writes it; on the command line Hydra reads a string
-        if hint is str and (isinstance(value, str | float) or whole):
+            return float(value.replace(".", ""))  # YAML's infinity; on the command line Hydra reads it as a string
+        if hint is str and (isinstance(value, str | float) or is_integer):
             return str(value)
         if hint is Path and isinstance(value, str):
             return Path(value) if self.construct else value
-        raise self.wrong(value, hint, key)
+        raise self.wrong_value(value, hint, key)
 
-    def anything(self, value: Any, key: str) -> Any:
-        """A value without a type: only the nodes inside it are checked."""
+    def convert_untyped(self, value: Any, key: str) -> Any:
+        """Convert a value without a declared type: only the nodes inside it are checked."""
         if isinstance(value, Mapping):
-            return {name: self.value(item, Any, join(key, str(name))) for name, item in value.items()}
+            return {name: self.convert_value(item, Any, join_key(key, str(name))) for name, item in value.items()}
         if isinstance(value, list):
-            return [self.value(item, Any, join(key, str(index))) for index, item in enumerate(value)]
+            return [self.convert_value(item, Any, join_key(key, str(index))) for index, item in enumerate(value)]
         return value
 
-    def unknown(self, key: str, names: Sequence[str]) -> str:
+    def unknown_key(self, key: str, names: Sequence[str]) -> str:
+        """The message for a key that is not an option."""
         name = key.rpartition(".")[2]
-        elsewhere = [found for found in leaves(self.root) if found.rpartition(".")[2] == name and found != key]
-        guess = did_you_mean(name, [*names, *(() if "." in key else self.also)]) or (
+        elsewhere = [other for other in leaf_keys(self.root) if other.rpartition(".")[2] == name and other != key]
+        suggestion = suggest_name(name, [*names, *(() if "." in key else self.extra_keys)]) or (
             f"did you mean {elsewhere[0]}? " if elsewhere else ""
         )
-        return f"{key}{self.origin(key)} is not an option: {guess}valid: {', '.join(names) or 'none'}"
+        return f"{key}{self.set_in(key)} is not an option: {suggestion}valid: {', '.join(names) or 'none'}"
 
-    def missing(self, key: str, hint: Any) -> str:
-        return f"{key} is not set: set {key}=... ({self.advice(key) or describe(hint)})"
+    def missing_key(self, key: str, hint: Any) -> str:
+        """The message for a required key that is not set."""
+        return f"{key} is not set: set {key}=... ({self.describe_missing(key) or describe_type(hint)})"
 
-    def wrong(self, value: Any, hint: Any, key: str) -> ValueError:
-        return ValueError(f"{key}={value!r}{self.origin(key)} is not {describe(hint)}")
+    def wrong_value(self, value: Any, hint: Any, key: str) -> ValueError:
+        """The error for a value that has another type."""
+        return ValueError(f"{key}={value!r}{self.set_in(key)} is not {describe_type(hint)}")
 
 
-def build(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> Any:
-    """A class is called with its options; a function is bound to them (its tensors come later)."""
+def build_target(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> Any:
+    """Call a class with its options, or bind a function to them (its tensors are passed later)."""
     if not isinstance(target, type):
         return partial(target, **values) if values else target
     try:
         built = target(**values)
     except ValueError as error:
-        known = str(error).startswith(key.split(".")[0]) or not key
-        raise ValueError(str(error) if known else f"{key}: {error}") from error
+        names_key = str(error).startswith(key.split(".")[0]) or not key
+        raise ValueError(str(error) if names_key else f"{key}: {error}") from error
     remember_options(built, values)
     return built
 
 
-def options(target: Callable[..., Any]) -> list[str]:
-    """The parameters of a class; of a function those with a default or keyword-only (the others are its tensors)."""
+def option_names(target: Callable[..., Any]) -> list[str]:
+    """The names of the options of a target: all parameters of a class; of a function those that have a default or are
+    keyword-only (the others are its tensors)."""
     named = {
         name: parameter
         for name, parameter in inspect.signature(target).parameters.items()
@@ -198,7 +205,7 @@ def is_dataclass_type(hint: Any) -> TypeGuard[type]:
 
 
 def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The types of the target's options, {} where they cannot be resolved."""
+    """The types of the target's options; empty if they cannot be resolved."""
     source = target.__init__ if isinstance(target, type) and not is_dataclass(target) else target  # type: ignore[misc]
     try:
         return typing.get_type_hints(source)
@@ -206,8 +213,8 @@ def type_hints(target: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def describe(hint: Any) -> str:
-    """A type in words: "an integer", "a string or null", "one of a, b"."""
+def describe_type(hint: Any) -> str:
+    """Describe a type in words: "an integer", "a string or null", "one of a, b"."""
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is object:
         return "a value"
@@ -216,23 +223,23 @@ def describe(hint: Any) -> str:
     if kind is Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if kind in (Union, types.UnionType):
-        return " or ".join(describe(member) for member in arguments)
+        return " or ".join(describe_type(member) for member in arguments)
     container = kind or hint
     if isinstance(container, type) and issubclass(container, Mapping):
         return "a mapping"
     if is_sequence(container):
-        return "a list" + (" of " + re.sub(r"^an? (\w+)", r"\1s", describe(arguments[0])) if arguments else "")
+        return "a list" + (" of " + re.sub(r"^an? (\w+)", r"\1s", describe_type(arguments[0])) if arguments else "")
     return SCALARS.get(hint, f"a node with _target_ ({getattr(hint, '__name__', hint)})")
 
 
-def join(key: str, name: str) -> str:
+def join_key(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def leaves(node: Mapping[str, Any], key: str = "") -> Iterable[str]:
+def leaf_keys(node: Mapping[str, Any], key: str = "") -> Iterable[str]:
     """The dotted keys of all values in a tree of mappings."""
     for name, value in node.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, join(key, str(name)))
+            yield from leaf_keys(value, join_key(key, str(name)))
         else:
-            yield join(key, str(name))
+            yield join_key(key, str(name))

@@ -1,4 +1,4 @@
-"""How much memory a training run takes on each engine and number of ranks, found without weights or training."""
+"""The memory that a training run takes on each engine and number of ranks, estimated without weights or training."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, chec
 from engines.optimizers import OptimizerOptions
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
-from recipes.memory_plan.workload import ChunkCosts, Subject, chunk_shapes, find_subject
+from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, chunk_shapes
 from recipes.run_config import RunConfig
 from recipes.stages import stages_of
 
-# On a CPU: bytes that glibc's heap grows by per byte of live tensors. Aligned blocks that are freed often miss the next
-# tensor of the same size by a few bytes. Chosen on the runs of benchmarks/plan_accuracy.py, where training takes 1.2
-# (chunks of one shape) to 1.6; an evaluation's few large tensors leave larger gaps.
+# On a CPU: bytes that glibc's heap grows by per byte of live tensors. An aligned block that is freed is often a few
+# bytes too small for the next tensor of the same size. Both factors are chosen on the runs of
+# benchmarks/plan_accuracy.py: training takes 1.2 (chunks of one shape) to 1.6, and the few large tensors of an
+# evaluation leave larger gaps.
 TRAINING_HEAP, EVALUATION_HEAP = 1.4, 2.5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is to fit into."""
+    """The machine that a run must fit into."""
 
     device: str  # "cpu" or "cuda"
     memory_bytes: float  # of a GPU, or of a node without GPUs
     ranks_per_node: int | None  # None: all of them
 
     @classmethod
-    def at_hand(cls, device: str | None, memory_gib: float | None, ranks_per_node: int | None) -> Machine:
-        """This machine, or what the options say instead. Raises ValueError for a GPU of unknown size."""
+    def detect(cls, device: str | None, memory_gib: float | None, ranks_per_node: int | None) -> Machine:
+        """This machine, with the options in place of what is detected. Raises ValueError if the size of a GPU is
+        unknown."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if ranks_per_node is None and device == "cuda":
             ranks_per_node = torch.cuda.device_count() or 8
@@ -47,91 +49,92 @@ class Machine:
         if device == "cpu":
             return cls(device, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), ranks_per_node)
         if not torch.cuda.is_available():
-            raise ValueError("--device cuda on a machine without GPU: say how large one is, --memory GIB")
+            raise ValueError("--device cuda on a machine without a GPU: give its memory, --memory GIB")
         return cls(device, float(torch.cuda.get_device_properties(0).total_memory), ranks_per_node)
 
-    def fits(self, found: Estimate) -> bool:
-        """On a GPU a tenth is left to the allocator's fragments and CUDA itself."""
+    def fits(self, estimate: Estimate) -> bool:
+        """Whether the estimate fits. A tenth of a GPU is left to the allocator's fragments and CUDA itself."""
         if self.device == "cuda":
-            return found.peak <= 0.9 * self.memory_bytes
-        return found.peak * min(found.ranks, self.ranks_per_node or found.ranks) <= self.memory_bytes
+            return estimate.peak <= 0.9 * self.memory_bytes
+        return estimate.peak * min(estimate.ranks, self.ranks_per_node or estimate.ranks) <= self.memory_bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimates of a run, and what they come from."""
+    """The estimates of a run, with the workload and the machine that they are made for."""
 
-    subject: Subject
+    workload: Workload
     machine: Machine
-    chosen: str  # the run's own engine
+    chosen: str  # the engine in the run's settings
     estimates: list[Estimate]
-    process_bytes: dict[str, float]  # without a model, by engine
-    token_bytes: float  # of a kept chunk, per token
+    process_bytes: dict[str, float]  # memory of a process without a model, by engine
+    token_bytes: float  # activations of a kept chunk, per token
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One engine on so many ranks; bytes per rank."""
+    """The memory of one engine on a number of ranks, in bytes per rank."""
 
     engine: str
     ranks: int
     states: StateBytes
-    activations: float  # the most that the chunks of a step hold beside the states
-    evaluation: float  # likewise, an evaluation's chunk
-    peak: float  # of the device; on a CPU with the process itself, its libraries and the data
-    host: float  # CPU memory beside a GPU
-    checkpoint: float  # of all ranks together
-    num_chunks: int  # of the rank, in the longest of the steps
+    activations: float  # peak memory of the chunks of a step, beside the states
+    evaluation: float  # peak memory of a chunk of an evaluation
+    peak: float  # peak memory of the device; on a CPU the process itself, its libraries and the data are included
+    host: float  # peak CPU memory of a rank that trains on a GPU
+    checkpoint: float  # size on disk, all ranks together
+    num_chunks: int  # chunks of rank 0 in the longest step
 
 
-def estimate(
-    subject: Subject, engine: EngineConfig, ranks: int, costs: ChunkCosts, machine: Machine, process_bytes: float
+def estimate_memory(
+    workload: Workload, engine: EngineConfig, ranks: int, costs: ChunkCosts, machine: Machine, process_bytes: float
 ) -> Estimate:
-    """The memory of rank 0, which gets the longest chunks. `process_bytes`: what a process holds without a model."""
-    options = subject.settings.trainer
-    states = engine.state_bytes(subject.parameters, ranks=ranks, optimizer=options.optimizer)
+    """Estimate the memory of rank 0, which gets the longest chunks. `process_bytes`: memory of a process without a
+    model."""
+    options = workload.settings.trainer
+    states = engine.state_bytes(workload.parameters, ranks=ranks, optimizer=options.optimizer)
     steps = []
-    for lengths in subject.batches:
+    for lengths in workload.batches:
         shapes = chunk_shapes(lengths, options.token_budget)
         own = chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)
         steps.append([costs(shapes[chunk[0]]) for chunk in own if chunk])
-    activations = max(step_peak(step, options.kept_chunks, _NOTHING, _NO_PARAMETERS) for step in steps)
-    training = max(step_peak(step, options.kept_chunks, states, subject.parameters) for step in steps)
-    longest = max(map(max, subject.batches))
-    rows = max(subject.settings.eval.token_budget // longest, 1)
-    evaluation = subject.model.evaluation(subject.features, rows, longest)
-    standing = states.weights + states.optimizer + states.gathered + subject.frozen_bytes
-    checkpoint = checkpoint_bytes(subject.parameters, optimizer=options.optimizer)
+    activations = max(step_peak(step, options.kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
+    training = max(step_peak(step, options.kept_chunks, states, workload.parameters) for step in steps)
+    longest = max(map(max, workload.batches))
+    rows = max(workload.settings.eval.token_budget // longest, 1)
+    evaluation = workload.model.evaluation(workload.features, rows, longest)
+    resident = states.weights + states.optimizer + states.gathered + workload.frozen_bytes
+    checkpoint = checkpoint_bytes(workload.parameters, optimizer=options.optimizer)
     if machine.device == "cuda":
-        peak = standing + max(training, evaluation)
-        host = process_bytes + states.host + FLOAT_BYTES * subject.parameters.total  # the model is built on the CPU
+        peak = resident + max(training, evaluation)
+        host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
     else:
         # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
         mapped = checkpoint / ranks if engine.partitions_state else checkpoint
-        buffers = states.reduction + states.update  # made where the heap is fullest
+        buffers = states.reduction + states.update  # allocated while the heap is fullest
         peak = process_bytes + max(
-            standing + TRAINING_HEAP * (training + buffers),
-            standing + EVALUATION_HEAP * evaluation,
-            standing + checkpoint / ranks + mapped,
+            resident + TRAINING_HEAP * (training + buffers),
+            resident + EVALUATION_HEAP * evaluation,
+            resident + checkpoint / ranks + mapped,
             states.weights + states.loading,
         )
-        peak, host = max(peak, subject.reading_bytes) + states.host, 0.0
+        peak, host = max(peak, workload.reading_bytes) + states.host, 0.0
     longest_step = max(len(step) for step in steps)
     return Estimate(engine.name, ranks, states, activations, evaluation, peak, host, checkpoint, longest_step)
 
 
-_NOTHING = StateBytes(0.0, 0.0, 0.0)
+_NO_STATES = StateBytes(0.0, 0.0, 0.0)
 _NO_PARAMETERS = Parameters(0, 0, 0)
 
 
 def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes, parameters: Parameters) -> float:
-    """The most that one step holds beside weights and optimizer: trainers/step.py, in its order of events."""
+    """The peak memory of one step beside weights and optimizer. It follows the order of events in trainers/step.py."""
     first_kept = max(len(chunks) - kept_chunks, 0)
     live = peak = 0.0
     for index, chunk in enumerate(chunks):
         peak = max(peak, live + (chunk.forward if index >= first_kept else chunk.no_graph))
         live += chunk.held if index >= first_kept else 0.0
-    # ZeRO 2 and 3 hand each gradient on as it is made; elsewhere the first backward makes all of them.
+    # ZeRO 2 and 3 pass each gradient on when it is computed; other engines allocate all of them in the first backward.
     whole = parameters.trainable > 0 and states.gradients >= FLOAT_BYTES * parameters.trainable
     gradients = 0.0 if whole else states.gradients
     for index in [*range(first_kept, len(chunks)), *range(first_kept)]:
@@ -146,27 +149,30 @@ def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes
     return max(peak, gradients + states.update)
 
 
-def process_bytes(engine: EngineConfig) -> float:
-    """What this process holds with `engine`'s libraries loaded and used once, on a model of 2 weights.
+def measure_process(engine: EngineConfig) -> float:
+    """The memory of this process after the libraries of `engine` were loaded and used once, on a model of 2 weights.
 
-    A step loads what is imported late (torch's compiler with the first optimizer, DeepSpeed's parts).
+    One step is run because some libraries are imported late (torch's compiler with the first optimizer, parts of
+    DeepSpeed).
     """
     model = nn.Linear(2, 1, bias=False)
-    made = engine.build(
+    built = engine.build(
         _Outputs(model),
         OptimizerOptions(),
         lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
         max_grad_norm=1.0,
     )
-    made.backward(made.forward({"input_ids": torch.ones(1, 2)})["score"].sum(), last=True)
-    made.step()
-    del made
+    built.backward(built.forward({"input_ids": torch.ones(1, 2)})["score"].sum(), last=True)
+    built.step()
+    del built
     gc.collect()
     return_freed_memory()
     return resident_bytes()
 
 
 class _Outputs(nn.Module):
+    """A linear layer with the interface of a reranker."""
+
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
         self.linear = linear
@@ -176,51 +182,51 @@ class _Outputs(nn.Module):
 
 
 def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], reads_data: bool) -> dict[str, Plan]:
-    """A plan of each stage by its name; of a run without stages, of the run."""
+    """Make the plan of each stage, by its name; a run without stages counts as one stage."""
     stages = stages_of(settings)
     precision = settings.engine.precision
     bf16 = precision == "bf16" or (precision == "auto" and machine.device == "cuda")
-    subjects = {stage.name: find_subject(stage.settings, reads_data=reads_data, bf16=bf16) for stage in stages}
+    workloads = {stage.name: build_workload(stage.settings, reads_data=reads_data, bf16=bf16) for stage in stages}
     engines = comparable_engines(settings.engine)
-    held = measure_processes(engines)
-    return {name: make_plan(subject, engines, machine, ranks, held) for name, subject in subjects.items()}
+    process_bytes = measure_processes(engines)
+    return {name: make_plan(workload, engines, machine, ranks, process_bytes) for name, workload in workloads.items()}
 
 
 def make_plan(
-    subject: Subject,
+    workload: Workload,
     engines: Mapping[str, EngineConfig],
     machine: Machine,
     ranks: Sequence[int],
-    held: Mapping[str, float],
+    process_bytes: Mapping[str, float],
 ) -> Plan:
-    """Every engine on every number of ranks. `held`: of `measure_processes`."""
-    settings = subject.settings
+    """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
+    settings = workload.settings
     budget = settings.trainer.token_budget
-    costs = ChunkCosts(subject, [shape for lengths in subject.batches for shape in chunk_shapes(lengths, budget)])
-    rows, tokens = max((chunk_shapes(lengths, budget)[0] for lengths in subject.batches), key=lambda s: s[0] * s[1])
-    held_by_kind = {type(engines[name]): count for name, count in held.items()}
+    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in chunk_shapes(lengths, budget)])
+    rows, tokens = max((chunk_shapes(lengths, budget)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
+    bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
-        estimate(subject, engine, number, costs, machine, held_by_kind[type(engine)])
+        estimate_memory(workload, engine, number, costs, machine, bytes_by_class[type(engine)])
         for engine in engines.values()
         for number in ranks
     ]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)
-    return Plan(subject, machine, settings.engine.name, estimates, dict(held), token_bytes)
+    return Plan(workload, machine, settings.engine.name, estimates, dict(process_bytes), token_bytes)
 
 
-def comparable_engines(own: EngineConfig) -> dict[str, EngineConfig]:
-    """torch, ZeRO 0-3 and the run's own engine as it is configured, by name."""
-    engines: list[EngineConfig] = [TorchEngineConfig(precision=own.precision)]
-    engines += [DeepSpeedEngineConfig(stage=stage, precision=own.precision) for stage in range(4)]
-    return {engine.name: engine for engine in (*engines, own)}
+def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:
+    """The engines torch and ZeRO 0-3 by name, and the run's own engine with its configured options."""
+    engines: list[EngineConfig] = [TorchEngineConfig(precision=configured.precision)]
+    engines += [DeepSpeedEngineConfig(stage=stage, precision=configured.precision) for stage in range(4)]
+    return {engine.name: engine for engine in (*engines, configured)}
 
 
 def measure_processes(engines: Mapping[str, EngineConfig]) -> dict[str, float]:
-    """The bytes of a process without a model, by the name of the engine that it uses: one engine of each kind.
+    """The memory of a process without a model, for one engine of each class, by the engine's name.
 
     The libraries of an engine stay loaded, so torch alone comes first.
     """
     measured: dict[type, str] = {}
     for name in ("torch", "zero2", *engines):
         measured.setdefault(type(engines[name]), name)
-    return {name: process_bytes(engines[name]) for name in measured.values()}
+    return {name: measure_process(engines[name]) for name in measured.values()}

@@ -1,4 +1,4 @@
-"""What a memory plan is made for: an empty model, the rows of its steps, and what a chunk of them costs."""
+"""The workload that a memory plan measures: an empty model, the rows of its steps, the memory that a chunk takes."""
 
 from __future__ import annotations
 
@@ -27,29 +27,31 @@ from recipes.compatibility import check_data, check_parts
 from recipes.run_config import RunConfig
 
 SAMPLED_BATCHES = 8
-SAMPLED_ROWS = 8192  # no further batch beyond so many
-TRACED_SHAPES = 6
+SAMPLED_ROWS = 8192  # after so many rows no further batch is sampled
+TRACED_SHAPES = 6  # shapes of chunks whose memory is measured; the others follow from a fit
 
 Shape = tuple[int, int]  # rows, tokens of each
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a plan is made for: the empty model, the rows of its steps, the process that holds them."""
+class Workload:
+    """The model without weights, the rows of its steps, and the memory of the process that reads the data."""
 
     settings: RunConfig
     model: FakeTensorModel
-    features: dict[str, int]  # of a token: name -> a value
+    features: dict[str, int]  # the features of a token: name -> an example value
     parameters: Parameters
-    frozen_bytes: float  # of the reference, the teacher and the guide
-    batches: list[list[int]]  # tokens of each row, of some steps
+    frozen_bytes: float  # weights of the reference, the teacher and the guide
+    batches: list[list[int]]  # for some steps: the number of tokens of each row
     max_length: int
-    reading_bytes: int  # the most that the process held while it read the data
+    reading_bytes: int  # peak memory of the process while it read the data
 
 
-def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subject:
-    """Raises ValueError as training would, before any weight is read. Without `reads_data` all rows are as long as the
-    model takes them."""
+def build_workload(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Workload:
+    """Build the workload of a run without stages. Without `reads_data` every row has the model's maximum length.
+
+    Raises ValueError for the same settings as training does, before any weight is read.
+    """
     check_parts(settings)
     keep_freed_memory()
     collection = settings.data.build() if reads_data else None
@@ -57,22 +59,22 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
         check_data(settings, collection)
     with without_weights():
         model = settings.model.build(settings.seed)
-        others = [other.build(settings.seed) for other in (settings.teacher, settings.guide) if other is not None]
+        frozen = [options.build(settings.seed) for options in (settings.teacher, settings.guide) if options is not None]
     copied = "reference_scores" in input_names(settings.loss) and not has_adapters(model)
-    others += [model] if copied and settings.trainer.reference == "frozen" else []
-    frozen_bytes = sum(FLOAT_BYTES * count_parameters(other).total for other in others)
+    frozen += [model] if copied and settings.trainer.reference == "frozen" else []
+    frozen_bytes = sum(FLOAT_BYTES * count_parameters(each).total for each in frozen)
     prepare(model, settings.loss)
     parameters = count_parameters(model)
     simplify(model, settings)
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
-    rows = len(example) - 1  # of a list, beside its documents: the query's own, in the layout "texts"
+    query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
     batches = _batches(settings, collection, tokenizer) if collection is not None else None
     if batches is None:
-        per_list = settings.trainer.list_size + rows
+        per_list = settings.trainer.list_size + query_rows
         batches = [[tokenizer.max_length] * (settings.trainer.batch_size * per_list)]
     reading = peak_memory_bytes()
-    return Subject(
+    return Workload(
         settings,
         FakeTensorModel(model, bf16=bf16),
         dict.fromkeys(example.features, 0) | {"attention_mask": 1},
@@ -85,20 +87,21 @@ def find_subject(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Subjec
 
 
 def count_parameters(model: nn.Module) -> Parameters:
+    """The number of parameters: all, those that are trained, and the largest of these."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained = [size for size, trains in sizes if trains]
     return Parameters(sum(size for size, _ in sizes), sum(trained), max(trained, default=0))
 
 
 def simplify(model: RankingModel, settings: RunConfig) -> None:
-    """Make `model` one that can be traced, with dropout off if it is off in training."""
+    """Make `model` traceable, and switch its dropout off if it is off in training."""
     model.simplify_for_tracing()
     if settings.trainer.runs_without_dropout or "reference_scores" in input_names(settings.loss):
         disable_dropout(model)
 
 
 def _batches(settings: RunConfig, collection: Any, tokenizer: Any) -> list[list[int]]:
-    """Row lengths of the run's first batches."""
+    """The row lengths of the run's first batches."""
     options = settings.trainer
     loader = make_loader(
         collection,
@@ -111,30 +114,30 @@ def _batches(settings: RunConfig, collection: Any, tokenizer: Any) -> list[list[
         workers=0,
         in_batch_negatives=has_in_batch_negatives(settings.loss),
     )
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for batch in islice(loader.iterate(0), SAMPLED_BATCHES):
-        found.append([int(length) for example in batch for length in example.sequences.lengths])
-        if sum(map(len, found)) >= SAMPLED_ROWS:
+        batches.append([int(length) for example in batch for length in example.sequences.lengths])
+        if sum(map(len, batches)) >= SAMPLED_ROWS:
             break
-    return found
+    return batches
 
 
 class ChunkCosts:
-    """`ChunkBytes` of any chunk of a subject, fitted to some that are traced.
+    """The memory (`ChunkBytes`) of any chunk of a workload, from a fit to the memory of some traced chunks.
 
-    Each of them is n (a L^2 + b L + c) + d for n rows of L tokens: attention matrices, activations, what a row
-    costs, what any chunk does (weights cast by autocast).
+    The model of the fit is n (a L^2 + b L + c) + d for n rows of L tokens: a for attention matrices, b for
+    activations, c for a row, d for any chunk (weights cast by autocast).
     """
 
-    def __init__(self, subject: Subject, shapes: Sequence[Shape]) -> None:
-        traced = _spread(sorted(set(shapes), key=lambda shape: (shape[1], shape[0])))
-        costs = [subject.model.chunk(subject.features, *shape) for shape in traced]
+    def __init__(self, workload: Workload, shapes: Sequence[Shape]) -> None:
+        traced = _sample_shapes(sorted(set(shapes), key=lambda shape: (shape[1], shape[0])))
+        costs = [workload.model.chunk(workload.features, *shape) for shape in traced]
         columns = np.array([_columns(shape) for shape in traced])
         scale = columns.max(axis=0)
         self._fits = {}
         for name in ChunkBytes.__dataclass_fields__:
-            found, _ = nnls(columns / scale, np.array([getattr(cost, name) for cost in costs]))
-            self._fits[name] = found / scale
+            fit, _ = nnls(columns / scale, np.array([getattr(cost, name) for cost in costs]))
+            self._fits[name] = fit / scale
 
     def __call__(self, shape: Shape) -> ChunkBytes:
         columns = _columns(shape)
@@ -146,8 +149,9 @@ def _columns(shape: Shape) -> np.ndarray:
     return np.array([rows * tokens**2, rows * tokens, rows, 1.0])
 
 
-def _spread(shapes: list[Shape]) -> list[Shape]:
-    """Up to TRACED_SHAPES of them, from first to last, and one of half the rows, which tells rows from constants."""
+def _sample_shapes(shapes: list[Shape]) -> list[Shape]:
+    """Up to TRACED_SHAPES shapes from first to last, and two that separate the cost of a row from that of any chunk:
+    one with half the rows, one with half the tokens."""
     chosen = {shapes[round(i * (len(shapes) - 1) / (TRACED_SHAPES - 1))] for i in range(TRACED_SHAPES)}
     rows, tokens = max(chosen, key=lambda shape: shape[0] * shape[1])
     return sorted(chosen | {(max(rows // 2, 1), tokens), (rows, max(tokens // 2, 8))})

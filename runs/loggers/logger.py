@@ -1,4 +1,4 @@
-"""Loggers that need no library. Tracking never prompts, fails or delays a run."""
+"""Loggers that need no library. A logger never prompts, and never stops or delays a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainers.record import Logger
 
 
 class NoLogger:
-    """Drops everything: for logger=none, and on every rank but 0."""
+    """A logger that does nothing: for logger=none, and for all ranks except 0."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         pass
@@ -22,7 +22,7 @@ class NoLogger:
 
 @dataclass(frozen=True)
 class StageLogger:
-    """Logs one stage of a run: its steps count from `first_step`, and its curves carry the number of the stage."""
+    """Logs one stage of a run: steps count from `first_step`, and every record has the number of the stage."""
 
     logger: Logger
     number: int
@@ -32,12 +32,12 @@ class StageLogger:
         self.logger.log({**metrics, "stage": self.number}, self.first_step + step)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """A stage does not end the run's record."""
+        """Do nothing: the run's logger stays open for the next stage."""
 
 
 @dataclass(frozen=True)
 class NoneConfig:
-    """metrics.jsonl alone."""
+    """No logger: metrics are only in metrics.jsonl."""
 
     def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
         return NoLogger()

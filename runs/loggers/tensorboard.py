@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""Logging to TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runs.loggers.logger import Logger, NoLogger
 
 @dataclass(frozen=True)
 class TensorBoardConfig:
-    """Event files in the run directory's tensorboard/: `tensorboard --logdir outputs`."""
+    """Write event files to the run directory's tensorboard/. They are shown by `tensorboard --logdir outputs`."""
 
     def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
         try:
@@ -25,7 +25,7 @@ class TensorBoardConfig:
 
 
 class TensorBoardLogger:
-    """What fails there (a full disk) is told once and ends its part."""
+    """Logs to TensorBoard. After an error (a full disk) it prints one warning and stops logging."""
 
     def __init__(self, writer: Any):
         self.writer = writer
@@ -46,4 +46,4 @@ class TensorBoardLogger:
 
     def _give_up(self, error: Exception) -> None:
         self.writer = None
-        print(f"warning: the run goes on without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"warning: the run continues without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)

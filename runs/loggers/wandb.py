@@ -1,4 +1,4 @@
-"""Weights & Biases, in a thread of its own: it never prompts, fails or delays a run."""
+"""Logging to Weights & Biases in a separate thread. It never prompts, and never stops or delays a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINISH_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases, with its files in the run directory's wandb/. A resumed run keeps its id there."""
+    """Log to Weights & Biases. Its files are in the run directory's wandb/, with the id that a resumed run keeps."""
 
     project: str = "plackett"
     entity: str | None = None
@@ -51,7 +51,7 @@ class WandbConfig:
         return WandbLogger(lambda: self.start(run, settings, mode, limit_s), limit_s)
 
     def start(self, run: RunDirectory, settings: Mapping[str, Any], mode: str, limit_s: float) -> Any:
-        """The W&B run. Takes seconds (imports, a background process) and may raise anything."""
+        """Start the W&B run. This takes seconds (imports, a background process) and may raise any exception."""
         import wandb
 
         return wandb.init(
@@ -65,8 +65,8 @@ class WandbConfig:
             dir=run.path,
             mode=mode,  # type: ignore[arg-type]
             config=redact_tree(settings),
-            # Its own metadata hold the command line and the installed packages' addresses, secrets included: ours are
-            # in environment.json.
+            # W&B's metadata contain the command line and the URLs of packages, which may hold secrets. Ours are in
+            # environment.json, redacted.
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -80,7 +80,8 @@ class WandbConfig:
 
 
 class WandbLogger:
-    """Talks to W&B from a thread of its own: what goes wrong or slowly there is told once and costs no step."""
+    """Logs to W&B from a separate thread. An error or a delay there is reported once and does not slow down
+    training."""
 
     def __init__(self, start: Callable[[], Any], start_timeout_s: float = START_TIMEOUT_S):
         self._jobs: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
@@ -88,7 +89,7 @@ class WandbLogger:
         self._failed = False
         self._thread = threading.Thread(target=self._work, args=(start,), name="wandb", daemon=True)
         self._thread.start()
-        # Waits, so that the data loader's workers are not forked in the middle of W&B's imports.
+        # Wait, so that the data loader's workers are not forked while W&B is imported.
         if not self._started.wait(start_timeout_s):
             self._give_up(f"it did not start in {start_timeout_s:.0f} s")
 
@@ -114,23 +115,23 @@ class WandbLogger:
     def _work(self, start: Callable[[], Any]) -> None:
         try:
             run = start()
-            # The trainer's own step: W&B's must not go back, as a resumed run's does.
+            # Use the trainer's step: W&B's own step cannot go back, and a resumed run's does.
             run.define_metric("*", step_metric="step")
             self._started.set()
             while (job := self._jobs.get()) is not None and not self._failed:
                 job(run)
-        except BaseException as error:  # whatever a tracker raises, SystemExit included, is not the run's business
+        except BaseException as error:  # no exception of a tracker, SystemExit included, may end the run
             self._give_up(" ".join(f"{type(error).__name__}: {error}".split()))
             self._started.set()
 
     def _give_up(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            print(f"warning: the run goes on without W&B: {reason}", file=sys.stderr)
+            print(f"warning: the run continues without W&B: {reason}", file=sys.stderr)
 
 
 def logged_in() -> bool:
-    """Whether W&B has credentials, found without importing it, asking or going online."""
+    """Whether W&B has credentials. It is not imported, and nothing is asked or sent."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -145,7 +146,7 @@ def logged_in() -> bool:
 
 
 def run_id(file: Path) -> str:
-    """The id kept in `file`, made at the first call: the resumed run is the same one in W&B."""
+    """The W&B id stored in `file`, created at the first call, so that a resumed run is the same run in W&B."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, secrets.token_hex(4) + "\n")

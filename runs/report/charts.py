@@ -1,4 +1,4 @@
-"""Curves of a run as SVG pictures embedded in HTML: a drawing for light pages, and recoloured for dark ones."""
+"""Draw curves of a run as SVG pictures embedded in HTML, in colours for light and for dark pages."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ Points = Sequence[tuple[float, float]]  # (step, value)
 
 INK, FAINT, LINE, PALE = "#24292f", "#d8dee4", "#0b62c4", "#a9c8ec"
 DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
-AXES = (0.15, 0.17, 0.83, 0.74)  # left, bottom, width, height: room for labels of 8 characters, and stages above
+AXES = (
+    0.15,
+    0.17,
+    0.83,
+    0.74,
+)  # left, bottom, width, height: space for labels of 8 characters, and for names of stages above
 MAX_POINTS = 1000
 
 
 def draw(
     title: str, parts: Mapping[str, Points], *, smooth: bool = False, dots: bool = False, best: float | None = None
 ) -> str:
-    """A `<figure>` with one curve, of several `parts` by stage, whose borders are marked, or of one without a name.
+    """Draw one curve as an HTML `<figure>`. `parts` holds its points by stage; the borders of stages are marked.
 
-    `smooth` adds a running mean over 10% of a part's points, `best` marks a step.
+    `smooth` adds a running mean over 10% of a part's points, `dots` shows the points, `best` marks a step.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
         figure = Figure(figsize=(4.6, 2.5))
-        axes = figure.add_axes(AXES)  # a layout by the labels' sizes would draw everything three times
+        axes = figure.add_axes(AXES)  # fixed axes: a layout computed from the labels would draw everything three times
         for number, (name, points) in enumerate(parts.items()):
             points = points[:: -(-len(points) // MAX_POINTS)]
             steps, values = [step for step, _ in points], [value for _, value in points]
@@ -39,7 +44,7 @@ def draw(
             if number > 0:
                 axes.axvline(steps[0], color=FAINT, linewidth=1.6)
             if len(parts) > 1:
-                above = axes.get_xaxis_transform()  # x by step, y by share of the height
+                above = axes.get_xaxis_transform()  # x in steps, y as a share of the height
                 axes.text(steps[0], 1.02, name, transform=above, color=INK, fontsize=7, ha="left")
         if best is not None:
             axes.axvline(best, color=INK, linewidth=0.8, linestyle=":")

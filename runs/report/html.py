@@ -1,4 +1,4 @@
-"""report.html: one page, one file, that shows a run without a network."""
+"""Write report.html, one file that shows a run and can be opened offline."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ summary { cursor: pointer; color: var(--accent) }
 
 
 def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
-    """Build `run_dir/report.html` from the content of summary.json, metrics.jsonl and config.yaml, and, where they
-    exist, queries.json (`runs.report.queries.write_queries`) and environment.json. Returns its path."""
+    """Write `run_dir/report.html` from the content of summary.json, metrics.jsonl and config.yaml, and of queries.json
+    (`runs.report.queries.write_queries`) and environment.json if they exist. Returns its path."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")) or {}
     name = html.escape(str(config.get("run_name") or run_dir.name))
@@ -107,7 +107,7 @@ def _results(summary: Mapping[str, Any]) -> str:
 
 
 def _table(header: str, rows: Iterable[str], style: str = "results") -> str:
-    """A table that scrolls by itself: on a narrow screen the page must not."""
+    """A table that scrolls sideways on a narrow screen, so that the page does not."""
     return f'<div class="table"><table class="{style}">{header}\n{"".join(rows)}</table></div>'
 
 
@@ -116,7 +116,7 @@ def _cell(value: float | None, is_top: bool) -> str:
 
 
 def _stages(summary: Mapping[str, Any]) -> str:
-    """A table of the stages, of a run that has several."""
+    """A table of the stages; empty if there are fewer than two."""
     stages, metric = summary.get("stages") or (), html.escape(summary["metric"])
     if len(stages) < 2:
         return ""
@@ -137,7 +137,9 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     if dev := _series(lines, "dev", summary["metric"]):
         best = max((point for points in dev.values() for point in points), key=lambda point: point[1])[0]
         figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
-    names = dict.fromkeys((line["split"], name) for line in lines for name in line)  # parts, in order of appearance
+    names = dict.fromkeys(
+        (line["split"], name) for line in lines for name in line
+    )  # (split, metric), in order of appearance
     dims = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + DIM)]
     parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
     for name in dims:
@@ -148,19 +150,19 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
         titles["loss"] = "Loss (of a policy: zero in value at ratio 1, read the reward)"
     for name, title in titles.items():
         if name == "clip_fraction" and not _has(lines, name):
-            continue  # one update per batch: nothing can be clipped
+            continue  # with one update per batch no ratio can be clipped
         if series := _series(lines, "train", name):
             figures.append(draw(title, series, smooth=name != "learning_rate"))
     return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
 
 
 def _has(lines: list[dict[str, Any]], name: str) -> bool:
-    """Whether the metric is anywhere different from zero."""
+    """Whether any value of the metric is not zero."""
     return any(line.get(name) for line in lines)
 
 
 def _series(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:
-    """The points of each stage ("" in a run without stages); nothing where they are fewer than two in all."""
+    """The points of each stage ("" in a run without stages); empty if there are fewer than two points in all."""
     parts: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         if line["split"] == split and line.get(name) is not None:

@@ -1,4 +1,4 @@
-"""The queries that a model helped and harmed most, with their texts, for the report."""
+"""The queries on which a model gained and lost most, with their texts, for the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.evaluator import EvaluationResult, Evaluator
 from evaluation.metrics import rank
 
-TEXT_LENGTH = 400  # characters of a document that are kept
+TEXT_LENGTH = 400  # characters of a document that are shown
 
 
 def write_queries(file: Path, evaluator: Evaluator, after: EvaluationResult, count: int = 5) -> None:
@@ -20,11 +20,12 @@ def write_queries(file: Path, evaluator: Evaluator, after: EvaluationResult, cou
 
 
 def extreme_queries(evaluator: Evaluator, after: EvaluationResult, count: int) -> dict[str, Any]:
-    """{"metric", "best": [query, ...], "worst": [query, ...]}: the largest gains over the first stage, and losses.
+    """The queries with the largest gains over the first stage and the largest losses: {"metric", "best": [query, ...],
+    "worst": [query, ...]}.
 
     A query is {"id", "text", "first_stage", "after", "documents": [{"id", "grade", "rank", "first_stage_rank",
     "text"}]} with the model's first three documents and the relevant one that it ranks highest; `first_stage_rank` is
-    None where the first stage did not return the document.
+    None if the first stage did not return the document.
     """
     metric = evaluator.config.metric
     first, last = evaluator.first_stage.per_query[metric], after.metrics.per_query[metric]
@@ -41,7 +42,9 @@ def extreme_queries(evaluator: Evaluator, after: EvaluationResult, count: int) -
 def _describe(query: str, evaluator: Evaluator, after: EvaluationResult) -> dict[str, Any]:
     metric, grades = evaluator.config.metric, evaluator.qrels[query]
     ranking = rank(query, after.run[query])
-    earlier = {document: place for place, document in enumerate(rank(query, evaluator.first_stage_run[query]), 1)}
+    first_stage_ranks = {
+        document: position for position, document in enumerate(rank(query, evaluator.first_stage_run[query]), 1)
+    }
     relevant = [document for document in ranking if grades.get(document, 0) > 0]
     shown = [document for document in ranking if document in ranking[:3] or document in relevant[:1]]
     return {
@@ -54,7 +57,7 @@ def _describe(query: str, evaluator: Evaluator, after: EvaluationResult) -> dict
                 "id": document,
                 "grade": grades.get(document, 0),
                 "rank": ranking.index(document) + 1,
-                "first_stage_rank": earlier.get(document),
+                "first_stage_rank": first_stage_ranks.get(document),
                 "text": _shorten(evaluator.documents[document]),
             }
             for document in shown

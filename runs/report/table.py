@@ -1,4 +1,4 @@
-"""Rankers by metrics, as aligned plain text."""
+"""A table of rankers by metrics, as aligned plain text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ORACLE = "oracle"  # the row of the best possible order of the candidates: no re
 
 
 def format_table(rows: Rows) -> str:
-    """One line per ranker, one right-aligned column per metric, four digits; `-` where a ranker lacks a metric."""
+    """One line per ranker, one right-aligned column per metric, four digits; `-` if a ranker lacks a metric."""
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"  {metric:>7}" for metric in metrics)]
@@ -23,7 +23,7 @@ def format_table(rows: Rows) -> str:
 
 
 def below_first_stage(rows: Rows, metric: str) -> str | None:
-    """A warning where the model (row `after` or `model`) ranks worse than the first stage."""
+    """A warning if the model (row `after` or `model`) ranks worse than the first stage, else None."""
     model = rows.get("after") or rows.get("model")
     first_stage = rows.get("first stage")
     if model is None or first_stage is None or model[metric] >= first_stage[metric]:

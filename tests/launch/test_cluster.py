@@ -227,8 +227,8 @@ def test_a_job_that_is_signalled_saves_on_all_nodes_and_is_put_back_into_the_que
 PREEMPTED = """
 import os
 from engines.distributed.preemption import Preempted
-from launch.cli.errors import reported
-with reported():
+from launch.cli.errors import report_errors
+with report_errors():
     raise {0}
 """
 

@@ -160,7 +160,7 @@ def test_no_weight_is_fitted_on_the_split_that_is_evaluated(beir, tiny_reranker_
 
 def test_an_untrained_head_is_said_to_be_one(beir, tiny_bert_dir, capsys):
     _evaluate(_arguments(beir, f"model.name_or_path={tiny_bert_dir}", "model.max_length=64", "eval.depth=3"))
-    assert "has no score head: an untrained one was drawn" in capsys.readouterr().out
+    assert "has no score head: it was scored with an untrained one" in capsys.readouterr().out
 
 
 def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_dir, tmp_path):

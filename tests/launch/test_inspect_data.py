@@ -10,7 +10,7 @@ import pytest
 
 from data.collection import JUDGED_LISTS
 from data.formats.file import FileConfig
-from launch.cli.catalog import configured_losses, fitting_losses, naming_losses_that_fit
+from launch.cli.catalog import configured_losses, fitting_losses, suggest_fitting_losses
 from launch.inspect_data import main
 from losses.contracts import REQUIREMENTS, MissingRequirements, missing_requirements, requirements
 from runs.source_tree import CONF
@@ -122,7 +122,7 @@ def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
         match=r"^loss LambdaLoss does not fit data rows.jsonl, whose training lists lack comparison \(lists with two "
         r"documents of different labels\); losses that fit: .*info_nce",
     )
-    with refused as caught, naming_losses_that_fit():
+    with refused as caught, suggest_fitting_losses():
         raise MissingRequirements(losses["lambda_rank"], data.available, data.name, outputs={"embedding"})
     assert "lambda_rank" not in str(caught.value).partition("that fit")[2].split(", ")
 

@@ -75,10 +75,10 @@ def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
 
 def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
     from launch.cli.compose import load
-    from recipes.memory_plan.workload import find_subject
+    from recipes.memory_plan.workload import build_workload
 
     options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
-    subject = find_subject(load(["+exp=llm_reranker_sft", *tiny_run, *options]), reads_data=True, bf16=False)
+    subject = build_workload(load(["+exp=llm_reranker_sft", *tiny_run, *options]), reads_data=True, bf16=False)
     assert set(subject.features) == {"input_ids", "attention_mask"}
     assert subject.model.chunk(subject.features, 2, 150).held > 0
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from launch.cli.compose import load
 from recipes.evaluation_run import evaluate
-from recipes.memory_plan.workload import find_subject
+from recipes.memory_plan.workload import build_workload
 from recipes.training_run import train
 
 MODEL = '''
@@ -184,7 +184,7 @@ def test_an_interrupted_run_goes_on(outside: Path, options: list[str], monkeypat
 
 
 def test_its_memory_is_planned(outside: Path, options: list[str]) -> None:
-    subject = find_subject(configured(outside, options), reads_data=True, bf16=False)
+    subject = build_workload(configured(outside, options), reads_data=True, bf16=False)
     assert subject.parameters.total == 512 * 16
     assert subject.model.chunk(subject.features, 4, 16).held > 0
 

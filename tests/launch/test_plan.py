@@ -15,9 +15,9 @@ from engines.memory.state_bytes import Parameters, StateBytes
 from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
 from launch.plan import main
-from recipes.memory_plan.estimate import Estimate, Machine, estimate, process_bytes, step_peak
-from recipes.memory_plan.report import size
-from recipes.memory_plan.workload import ChunkCosts, chunk_shapes, find_subject
+from recipes.memory_plan.estimate import Estimate, Machine, estimate_memory, measure_process, step_peak
+from recipes.memory_plan.report import format_bytes
+from recipes.memory_plan.workload import ChunkCosts, build_workload, chunk_shapes
 
 CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)
 ALL = Parameters(total=1, trainable=1, largest=1)  # 4 bytes
@@ -45,20 +45,20 @@ def test_zero_2_holds_its_share_and_a_bucket() -> None:
 
 def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]) -> None:
     settings = load(["+exp=reranker_contrastive", *tiny_run])
-    subject = find_subject(settings, reads_data=False, bf16=False)
-    costs = ChunkCosts(subject, [(2, 40), (3, 30), (4, 24), (6, 16), (5, 20), (8, 12), (3, 35)])
+    workload = build_workload(settings, reads_data=False, bf16=False)
+    costs = ChunkCosts(workload, [(2, 40), (3, 30), (4, 24), (6, 16), (5, 20), (8, 12), (3, 35)])
     for shape in ((3, 33), (7, 14)):
-        found, exact = costs(shape), subject.model.chunk(subject.features, *shape)
+        found, exact = costs(shape), workload.model.chunk(workload.features, *shape)
         assert found.held == pytest.approx(exact.held, rel=0.01)
         assert found.first_backward == pytest.approx(exact.first_backward, rel=0.05)
 
 
 def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
     settings = load(["+exp=reranker_contrastive", *tiny_run])
-    subject = find_subject(settings, reads_data=True, bf16=False)
-    assert len(subject.batches) == 8
-    assert all(0 < length <= 48 for lengths in subject.batches for length in lengths)
-    longest = find_subject(settings, reads_data=False, bf16=False)
+    workload = build_workload(settings, reads_data=True, bf16=False)
+    assert len(workload.batches) == 8
+    assert all(0 < length <= 48 for lengths in workload.batches for length in lengths)
+    longest = build_workload(settings, reads_data=False, bf16=False)
     assert longest.batches == [[48] * 21]
     assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
 
@@ -68,8 +68,8 @@ def test_a_language_model_has_a_plan(experiment: str, tiny_run: list[str], tiny_
     folder = tiny_models.write_tiny_causal(tmp_path / "llm")
     model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3"]
     settings = load([f"+exp={experiment}", *tiny_run, *model])
-    subject = find_subject(settings, reads_data=True, bf16=False)
-    assert subject.model.chunk(subject.features, 2, 100).held > 0
+    workload = build_workload(settings, reads_data=True, bf16=False)
+    assert workload.model.chunk(workload.features, 2, 100).held > 0
 
 
 def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
@@ -77,21 +77,21 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
 
     def found(ranks: int, *options: str) -> Estimate:
         settings = load([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
-        subject = find_subject(settings, reads_data=False, bf16=False)
-        assert isinstance(subject.model, FakeTensorModel)
-        costs = ChunkCosts(subject, [(3, 48), (2, 40)])
-        return estimate(subject, TorchEngineConfig(), ranks, costs, machine, 0.0)
+        workload = build_workload(settings, reads_data=False, bf16=False)
+        assert isinstance(workload.model, FakeTensorModel)
+        costs = ChunkCosts(workload, [(3, 48), (2, 40)])
+        return estimate_memory(workload, TorchEngineConfig(), ranks, costs, machine, 0.0)
 
     kept = ["+exp=reranker_contrastive", "trainer.kept_chunks=8"]
     alone = found(1, "+exp=reranker_preference", "trainer.reference=precomputed").peak
     assert 6 * found(8, *kept).activations < found(1, *kept).activations
     copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
-    parameters = find_subject(load([*kept, *tiny_run]), reads_data=False, bf16=False).parameters
+    parameters = build_workload(load([*kept, *tiny_run]), reads_data=False, bf16=False).parameters
     assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)
 
 
 def test_a_process_is_measured() -> None:
-    assert 50 * 2**20 < process_bytes(TorchEngineConfig()) < 4 * 2**30
+    assert 50 * 2**20 < measure_process(TorchEngineConfig()) < 4 * 2**30
 
 
 def test_the_command(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +132,7 @@ def test_a_run_with_stages_has_a_plan_of_each(
         (["+exp=nope"], "+exp=nope is not a choice"),
         (["--ranks", "0"], "--ranks: 0: numbers of at least 1"),
         (["--lr", "3"], "--lr"),
-        (["--device", "cuda"], "say how large one is, --memory GIB"),
+        (["--device", "cuda"], "give its memory, --memory GIB"),
         (["--longest", "+exp=reranker_grpo", "model.name_or_path=./nowhere"], "./nowhere"),
     ],
 )
@@ -152,4 +152,9 @@ def test_a_mistake_ends_the_process_with_one_line() -> None:
 
 
 def test_sizes() -> None:
-    assert [size(count) for count in (0, 10, 1.5 * 2**20, 3 * 2**30)] == ["0", "<0.1 MiB", "1.5 MiB", "3.00 GiB"]
+    assert [format_bytes(count) for count in (0, 10, 1.5 * 2**20, 3 * 2**30)] == [
+        "0",
+        "<0.1 MiB",
+        "1.5 MiB",
+        "3.00 GiB",
+    ]

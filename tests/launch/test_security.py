@@ -174,9 +174,9 @@ def test_a_run_writes_no_secret_down(tiny_run: list[str], with_secrets: list[str
 FAILING = """
 import os, sys
 from pathlib import Path
-from launch.cli.errors import reported, set_run_folder
+from launch.cli.errors import report_errors, set_run_folder
 set_run_folder(Path(sys.argv[1]))
-with reported():
+with report_errors():
     raise {kind}("no access to " + os.environ["ADDRESS"] + " with " + os.environ["SOME_API_KEY"])
 """
 
@@ -207,7 +207,7 @@ EVIL = ["../../outside", "/etc/outside", "a/../../b", "..", "<script>alert(1)</s
 @pytest.mark.parametrize("name", EVIL[:-1])
 def test_a_run_name_leads_nowhere_else(name: str, tiny_run: list[str], tmp_path: Path) -> None:
     before = sorted(tmp_path.parent.iterdir())
-    with pytest.raises(ValueError, match="is not a folder's name"):
+    with pytest.raises(ValueError, match="is not a valid folder name"):
         train(load(["+exp=reranker_contrastive", *tiny_run, f"run_name='{name}'"]))
     assert sorted(tmp_path.parent.iterdir()) == before
     assert not (tmp_path / "outputs").exists() or list((tmp_path / "outputs").iterdir()) == []

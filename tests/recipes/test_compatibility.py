@@ -43,9 +43,9 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
             [*EMBEDDER, "loss=gist", "model@guide=cross_encoder"],
             f"a guide needs {EMBEDDING} model@guide=bi_encoder",
         ),
-        ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE reads nothing of a guide"),
-        ([*EMBEDDER, "model@teacher=cross_encoder"], "loss InfoNCE reads nothing of a teacher"),
-        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is no model: choose one of conf/model, model@teacher=NAME"),
+        ([*EMBEDDER, "model@guide=bi_encoder"], "loss InfoNCE does not use a guide"),
+        ([*EMBEDDER, "model@teacher=cross_encoder"], "loss InfoNCE does not use a teacher"),
+        ([*EMBEDDER, "teacher.name_or_path=x"], "teacher is not a model: choose one of conf/model, model@teacher=NAME"),
         ([*EMBEDDER, "model.temperature=0.1"], "model.temperature=0.1 is not read by loss InfoNCE"),
         ([*EMBEDDER, "trainer.batch_size=1", "trainer.list_size=1"], "compares documents, and a step has one"),
         ([*EMBEDDER, "model.learn_temperature=true"], "model.learn_temperature=True is not read by loss InfoNCE"),
@@ -104,17 +104,17 @@ def test_a_learned_temperature_that_is_not_read_is_told(
     folder = shutil.copytree(tiny_bert_dir, tmp_path / "model")
     save_file({"scale": torch.tensor(20.0)}, folder / "loss_parameters.safetensors")
     check_parts(load([*EMBEDDER, f"model.name_or_path={folder}"]))
-    assert "has learned is not read by loss InfoNCE: loss.temperature=null would go on with it" in caplog.text
+    assert "is not read by loss InfoNCE: set loss.temperature=null to continue with it" in caplog.text
 
 
 def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     check_parts(load([*EMBEDDER, "loss=rank_net", "model=bi_encoder_scored"]))
     assert not caplog.text
     check_parts(load([*EMBEDDER, "loss=rank_net"]))
-    assert "loss RankNet gets similarities as they are" in caplog.text
+    assert "loss RankNet gets unscaled similarities" in caplog.text
     caplog.clear()
     check_parts(load([*EMBEDDER, "loss=matryoshka", "loss@loss.loss=list_net"]))
-    assert "loss ListNet gets similarities as they are" in caplog.text
+    assert "loss ListNet gets unscaled similarities" in caplog.text
 
 
 def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -122,9 +122,9 @@ def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture) -
     check_parts(load([*EMBEDDER, "loss=matryoshka"]))
     assert not caplog.text
     check_parts(load(["+exp=embedder_distill", "model@teacher=bi_encoder"]))
-    assert "the teacher's scores are similarities as they are" in caplog.text
+    assert "the teacher's scores are unscaled similarities" in caplog.text
     check_parts(load([*EMBEDDER, "loss=matryoshka", "model.similarity=dot"]))
-    assert "trains embeddings of unit length" in caplog.text
+    assert "normalises embeddings" in caplog.text
 
 
 def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None:
@@ -132,12 +132,12 @@ def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ["data=file", f"data.path={tmp_path / 'rows.jsonl'}", f"data.cache_dir={tmp_path}"]
     collection = load(["+exp=reranker_grpo", *data]).data.build()
-    with pytest.raises(ValueError, match="weighs its rows, which trainer=grpo does not"):
+    with pytest.raises(ValueError, match="has weights, which trainer=grpo does not use"):
         check_data(load(["+exp=reranker_grpo", *data]), collection)
     check_data(load([*RERANKER, *data]), collection)
 
 
 def test_lists_of_one_teach_nothing_to_losses_that_compare(tiny_run: list[str]) -> None:
     settings = load([*RERANKER, *tiny_run, "loss=bce", "trainer.list_size=1"])
-    with pytest.raises(ValueError, match="list_size=1: loss BinaryCrossEntropy learns from several documents"):
+    with pytest.raises(ValueError, match="list_size=1: loss BinaryCrossEntropy needs several documents"):
         check_data(settings, settings.data.build())

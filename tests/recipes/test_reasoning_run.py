@@ -20,7 +20,7 @@ from launch.cli.compose import load
 from models.llm_reranker import LLMReranker
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.reasoner import Reasoner
-from recipes.reasoning_run import ReasonConfig, plain_language_model, reason
+from recipes.reasoning_run import ReasonConfig, reason, restore_language_model_head
 from trainers import reasoning_grpo
 from trainers.reasoning_grpo import correctness_reward, format_reward
 
@@ -158,7 +158,7 @@ def test_scores_are_of_the_answer_after_the_reasoning(tiny_causal_dir: Path) -> 
     """By plain transformers, prompt by prompt; padding changes nothing."""
     settings: ReasonConfig = load([f"model.name_or_path={tiny_causal_dir}"], "reason")
     model = replace(settings.model, template=TEMPLATE.prompt).build(0).eval()
-    plain_language_model(model)
+    restore_language_model_head(model)
     tokenizer, answers = model.tokenizer.tokenizer, model.tokenizer.answer_ids()
     reasoner = Reasoner(model.backbone, tokenizer, TEMPLATE, answers, 5)
     rows = model.tokenizer(["apple", "what is the rank of a list"], ["red apple", "green"])["input_ids"]
@@ -180,8 +180,11 @@ def test_scores_are_of_the_answer_after_the_reasoning(tiny_causal_dir: Path) -> 
     ("option", "message"),
     [
         ("template.pieces=['{query} {document}']", r"the last piece must hold \{reasoning\} once"),
-        ("template.pieces=['{query} {document} {reasoning}']", r"after \{reasoning\} stands the text that closes it"),
-        ("model.template=qwen3", "model.template is for rerankers that answer at once"),
+        (
+            "template.pieces=['{query} {document} {reasoning}']",
+            r"after \{reasoning\} only the text that closes it may follow",
+        ),
+        ("model.template=qwen3", "model.template is for rerankers that answer without reasoning"),
         ("trainer.num_generations=1", "trainer.num_generations must be at least 2"),
         ("resume=x", "choose auto or none"),
     ],
@@ -195,7 +198,7 @@ def test_refusals(option: str, message: str) -> None:
     ("option", "message"),
     [
         ("trainer.batch_size=3", "do not divide into per_device_batch_size=8"),
-        ("trainer.trl={nonsense: 1}", "trainer: TRL refuses the options: .*nonsense"),
+        ("trainer.trl={nonsense: 1}", "trainer: TRL rejects the options: .*nonsense"),
     ],
 )
 def test_sizes_and_options_that_trl_refuses(option: str, message: str, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_stage_that_never_beats_its_start_passes_it_on(
     first, second = (run / "stages" / name for name in ("1-contrastive", "2-preference"))
     torch.testing.assert_close(weights_of(second), weights_of(first), rtol=0, atol=0)
     assert summary_of(run)["stages"][1]["best_step"] == 0
-    note = "note: in stage preference no checkpoint beat its start on dev, which it has passed on"
+    note = "note: in stage preference no checkpoint beat its start on dev, so it passes on its starting model"
     assert note in capsys.readouterr().out
     assert note in (run / "report.html").read_text()
 

@@ -236,7 +236,7 @@ def test_resume_path_starts_from_a_copy_of_that_checkpoint(tmp_path, name, point
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run_name": "../escape"}, r"run_name='../escape' is not a folder's name"),
+        ({"run_name": "../escape"}, r"run_name='../escape' is not a valid folder name"),
         ({"run_name": ""}, r"run_name='' is not"),
         ({"run_name": ".."}, r"run_name='\.\.' is not"),
         ({"resume": "checkpoint"}, r"resume=checkpoint is not a checkpoint: expected auto, none or"),
@@ -250,7 +250,7 @@ def test_a_wrong_name_or_path_is_refused(tmp_path, changes, message):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"output_dir=.*file: .*file cannot be made \(.*\); choose another folder"):
+    with pytest.raises(ValueError, match=r"output_dir=.*file: .*file cannot be created \(.*\); choose another folder"):
         RunDirectory.open(settings(tmp_path / "file"))
 
 

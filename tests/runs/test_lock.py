@@ -29,7 +29,7 @@ def test_a_directory_in_use_is_refused_naming_who_uses_it(tmp_path: Path, monkey
     monkeypatch.setattr(lock, "WAIT_S", 0.2)
     process = holder(tmp_path / "run")
     with pytest.raises(
-        ValueError, match=f"run is in use by process {process.pid} on .*: let it end, or choose"
+        ValueError, match=f"run is in use by process {process.pid} on .*: wait until it ends, or choose"
     ) as caught:
         lock_run(tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -60,7 +60,7 @@ def test_a_tracker_that_does_not_start_is_told_once(capsys):
     logger = WandbLogger(fail)
     logger.log({"train/loss": 1.0}, 1)
     logger.finish({})
-    assert capsys.readouterr().err == "warning: the run goes on without W&B: SystemExit: no network\n"
+    assert capsys.readouterr().err == "warning: the run continues without W&B: SystemExit: no network\n"
 
 
 def test_a_tracker_that_fails_later_is_told_once(capsys):
@@ -68,7 +68,7 @@ def test_a_tracker_that_fails_later_is_told_once(capsys):
     for step in range(5):
         logger.log({"train/loss": 1.0}, step)
     logger.finish({}, timeout_s=5)
-    assert capsys.readouterr().err == "warning: the run goes on without W&B: OSError: disk full\n"
+    assert capsys.readouterr().err == "warning: the run continues without W&B: OSError: disk full\n"
 
 
 def test_a_tracker_that_hangs_does_not_hold_the_run(capsys):
@@ -106,7 +106,7 @@ def test_wandb_gone_or_slow_holds_no_step(call, fault, run, monkeypatch, capsys)
     logger.finish({"after": 0.5}, timeout_s=0.3)
     assert time.monotonic() - began < 5
     lines = capsys.readouterr().err.splitlines()
-    assert len([line for line in lines if line.startswith("warning: the run goes on without W&B: ")]) == 1, lines
+    assert len([line for line in lines if line.startswith("warning: the run continues without W&B: ")]) == 1, lines
     hanging.set()
 
 
@@ -162,7 +162,7 @@ def test_a_tensorboard_that_fails_ends_no_run(run, monkeypatch, capsys):
     for step in (1, 2):
         logger.log({"train/loss": 1.0}, step)
     logger.finish({})
-    assert capsys.readouterr().err.count("warning: the run goes on without TensorBoard: OSError: [Errno 28]") == 1
+    assert capsys.readouterr().err.count("warning: the run continues without TensorBoard: OSError: [Errno 28]") == 1
 
 
 def test_other_ranks_track_nothing(run, monkeypatch):

@@ -109,7 +109,7 @@ MISTAKES = [
     (["tool.path=x", "tool.seed=1"], "tool.seed is not an option: did you mean seed? valid: path,"),
     (["sede=1"], "sede is not an option: did you mean seed? valid: run_name, output_dir, seed, tool"),
     (["+expp=good"], "expp is not an option: did you mean +exp?"),
-    (["exp=good"], "exp=good lacks a plus: write +exp=good; experiments: choice, "),
+    (["exp=good"], "exp=good lacks a plus sign: write +exp=good; experiments: choice, "),
     (["+exp=nope"], "+exp=nope is not a choice: valid: choice, "),
     (["tool=hamer"], "tool=hamer is not a choice: did you mean hammer? valid: hammer, saw"),
     (["tool=null"], "tool=null is not a choice: valid: hammer, saw"),

@@ -117,7 +117,7 @@ def test_a_refused_command_leaves_nothing_in_the_run_directory(stand_in_folder, 
 def test_a_full_disk_is_explained(tmp_path, monkeypatch, error):
     monkeypatch.setattr(errors.process, "run_folder", tmp_path)
     line = errors.explain(error)
-    assert line.startswith(f"a disk is full ({error}): make room, first where {tmp_path} lies; ")
+    assert line.startswith(f"a disk is full ({error}): free space, first on the disk of {tmp_path}; ")
     assert line.endswith("the same command starts again")
     assert not errors.explain(OSError(errno.EIO, "I/O error")).startswith("a disk")
 

@@ -51,12 +51,12 @@ MISTAKES = {
     "stage.preference.loss.bta=1": r"stage.preference.loss.bta is not an option: did you mean beta\? valid: beta",
     "stage.grpo.los.beta=1": r"stage.grpo.los is not an option: did you mean loss\? valid: trainer, loss, data, lists",
     "trainer.max_stps=2": r"trainer.max_stps is not an option of a stage's trainer: did you mean max_steps\? valid: ",
-    "loss=bce": r"loss is chosen in a run with stages, each of which has its own: loss@stage.grpo.loss=...",
-    "trainer=grpo": r"trainer is chosen in a run with stages, each of which has its own: trainer@stage.grpo.trainer=",
-    "loss.beta=2": r"loss.beta: each stage has a loss of its own: set stage.grpo.loss.beta=...",
-    "stages=[]": r"stages is empty: name those to train, in their order, such as stages=\[grpo,contrastive,",
+    "loss=bce": r"loss is chosen, but each stage of this run has its own: loss@stage.grpo.loss=...",
+    "trainer=grpo": r"trainer is chosen, but each stage of this run has its own: trainer@stage.grpo.trainer=",
+    "loss.beta=2": r"loss.beta: each stage has its own loss: set stage.grpo.loss.beta=...",
+    "stages=[]": r"stages is empty: name the stages to train in their order, such as stages=\[grpo,contrastive,",
     "stages=grpo": r"stages='grpo' is not a list of names: write stages=\[grpo\]",
-    "stages=[grpo,grpo]": r"stages names grpo twice: give the second a node of its own, \+stage@stage.grpo_again=grpo",
+    "stages=[grpo,grpo]": r"stages names grpo twice: give the second one its own node, \+stage@stage.grpo_again=grpo",
     "+stage@stage.more=nope": r"stage=nope is not a choice: valid: contrastive, grpo, preference",
 }
 

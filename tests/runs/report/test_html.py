@@ -232,11 +232,13 @@ def test_stages_have_a_table_a_row_each_and_borders_in_the_curves(run_dir):
     page = Page(write_report(run_dir, summary).read_text())
     for text in ("start0.1900", "grpo50500.50000.40001 min 1 s", "preference50its start0.50000.50001 min 1 s"):
         assert text in page.text
-    assert "note: in stage preference no checkpoint beat its start on dev, which it has passed on" in page.text
+    assert (
+        "note: in stage preference no checkpoint beat its start on dev, so it passes on its starting model" in page.text
+    )
     assert "note: no checkpoint beat the starting model" not in page.text
     alone = {**SUMMARY, "stages": stages[-1:], "best_step": 0}
     page = Page(write_report(run_dir, alone).read_text())
-    assert "note: no checkpoint beat the starting model on dev, which is what is exported" in page.text
+    assert "note: no checkpoint beat the starting model on dev, so the starting model is exported" in page.text
     assert "its start" not in page.text
 
 
