@@ -1,4 +1,4 @@
-"""What every evaluator of a split offers; training and `launch/evaluate.py` use nothing else."""
+"""The interface of evaluators, which training and `launch/evaluate.py` use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inference.runner import Runner
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A model's metrics and its scores, `run[query][document]`."""
+    """A model's metrics and its scores `run[query][document]`."""
 
     metrics: Metrics
     run: Run
@@ -24,7 +24,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a data set, put before its texts; None: the model's own. A query's own prompt comes first."""
+    """The prompts of a data set, put before its texts; None: the model's own. A query may have a prompt of its own."""
 
     query: str | None = None
     document: str | None = None
@@ -36,12 +36,13 @@ class Prompts:
         return cls(collection.query_prompt, collection.document_prompt)
 
     def of_queries(self, split: Split, queries: Iterable[str]) -> list[str | None]:
-        """The prompt of each query: its own in `split`, else the data set's."""
+        """The prompt of each query: its own if `split` has one, else the data set's."""
         return [split.prompts.get(query, self.query) for query in queries]
 
 
 class Evaluator(Protocol):
-    """Measures a model on the judged queries of one split, beside the first stage: the split's own candidates."""
+    """Measures a model on the judged queries of one split, and the first stage, whose ranking is the split's
+    candidates."""
 
     @property
     def config(self) -> EvaluatorConfig: ...
@@ -64,19 +65,19 @@ class Evaluator(Protocol):
 
     @property
     def oracle(self) -> Metrics:
-        """The metrics of the best possible order of what is ranked; empty if the whole corpus is."""
+        """The metrics of the best possible order of the candidates; empty if the whole corpus is ranked."""
 
     @property
     def candidate_recall(self) -> float | None:
         """The share of relevant documents that are among the candidates; None if the whole corpus is ranked."""
 
     def evaluate(self, runner: Runner) -> EvaluationResult:
-        """Metrics and run of the model that `runner` runs. All ranks call it together and get the same."""
+        """Evaluate the model that `runner` runs. Call it on all ranks; all get the same result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorConfig(ABC):
-    """The options of all evaluators; `metric` chooses the best checkpoint and the fusion weight, on dev."""
+    """The options of all evaluators. The best checkpoint and the fusion weight are chosen by `metric` on dev."""
 
     metric: str = "nDCG@10"
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10"])
@@ -84,8 +85,10 @@ class EvaluatorConfig(ABC):
     dev_max_queries: int | None = 100
     token_budget: int = 16384
 
-    required_outputs: ClassVar[frozenset[str]] = frozenset()  # of the model; empty: scores or embeddings, whichever
-    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")  # at least 1 each
+    # Outputs that the model must give; empty: scores or embeddings.
+    required_outputs: ClassVar[frozenset[str]] = frozenset()
+    # Options that must be at least 1.
+    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", parse_metric(self.metric).name)
@@ -106,11 +109,12 @@ class EvaluatorConfig(ABC):
         dev: bool = False,
         prompts: Prompts | None = None,
     ) -> Evaluator:
-        """The evaluator of one split; `dev`: for the evaluations during training, limited to `dev_max_queries`."""
+        """Build the evaluator of one split. `dev`: for evaluations during training, limited to `dev_max_queries`."""
 
 
 def judged_queries(split: Split, limit: int | None) -> dict[str, str]:
-    """The judged queries, in their order; at most `limit`, chosen by a hash of their ids: the same in every run."""
+    """The judged queries in their order. At most `limit` are chosen by a hash of their ids, the same ones in every
+    run."""
     judged = [query for query in split.queries if query in split.qrels]
     chosen = set(sorted(judged, key=lambda query: stable_hash("evaluated query", query))[:limit])
     return {query: split.queries[query] for query in judged if query in chosen}

@@ -15,7 +15,7 @@ WEIGHTS = [step / 20 for step in range(21)]
 
 
 def standardise(scores: Mapping[str, float]) -> dict[str, float]:
-    """(s - mean) / standard deviation over one query's documents; zeros if all scores are equal.
+    """Z-scores (s - mean) / standard deviation over one query's documents; zeros if all scores are equal.
 
     Z-scores rather than min-max: logits and BM25 scores have no bounds, and under min-max a single outlier squeezes
     all other documents together. Invariant to scale and shift of the scores, so the weight means the same for any
@@ -31,8 +31,8 @@ def standardise(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def fuse(first_stage: Run, model: Run, weight: float) -> dict[str, dict[str, float]]:
-    """weight * z(model) + (1 - weight) * z(first stage) per query; a document that one of the two did not return
-    takes the lowest z that it gave."""
+    """The sum weight * z(model) + (1 - weight) * z(first stage), per query. A document that one of the two did not
+    return gets the lowest z of that one."""
     if not 0 <= weight <= 1:
         raise ValueError(f"the fusion weight must lie in [0, 1] (0: first stage, 1: model), got {weight}")
     fused = {}
@@ -47,9 +47,9 @@ def fuse(first_stage: Run, model: Run, weight: float) -> dict[str, dict[str, flo
 
 
 def fit_weight(first_stage: Run, model: Run, qrels: Qrels, metric: str) -> float:
-    """The weight of the grid 0, .05, ..., 1 that maximises `metric`; the middle one if several do.
+    """The weight from the grid 0, .05, ..., 1 that maximises `metric`; the middle one if several do.
 
-    Fit it on dev: on the queries that are reported it is optimistic.
+    Fit it on dev: on the reported queries the result would be too good.
     """
     values = [measure(qrels, fuse(first_stage, model, weight), [metric])[metric] for weight in WEIGHTS]
     best = [weight for weight, value in zip(WEIGHTS, values, strict=True) if value >= max(values) - 1e-9]

@@ -1,4 +1,4 @@
-"""Ranking metrics by `ir_measures`, under the names that people type."""
+"""Ranking metrics, computed by `ir_measures`, under their usual names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = ("nDCG@10", "MRR@10", "MAP", "recall@100")
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: the name shown (`MRR@10`) and the expression of `ir_measures` (`RR@10`)."""
+    """One metric: its displayed name (`MRR@10`) and its expression in `ir_measures` (`RR@10`)."""
 
     name: str
     expression: str
@@ -45,7 +45,7 @@ class Metric:
 
 
 def parse_metric(name: str) -> Metric:
-    """`nDCG@10`, `MRR@10`, `MAP`, `recall@100`, ... in any case; nDCG has linear gains.
+    """Parse `nDCG@10`, `MRR@10`, `MAP`, `recall@100`, ... in upper or lower case. nDCG has linear gains.
 
     Raises ValueError, with the nearest names, if there is no such metric.
 
@@ -66,7 +66,7 @@ def parse_metric(name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means over all judged queries, and the values behind them: `per_query[metric][query]`."""
+    """The means over all judged queries, and the values of each query: `per_query[metric][query]`."""
 
     mean: dict[str, float]
     per_query: dict[str, dict[str, float]]
@@ -81,7 +81,7 @@ class Metrics:
 
 
 def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
-    """Measure `run` by `qrels`: the mean over *all* queries of `qrels`; a query that is absent from the run counts 0.
+    """Measure `run` by `qrels`. The mean is over *all* queries of `qrels`; one that is absent from the run counts as 0.
 
     Raises ValueError if a score is not finite or nothing is judged.
     """
@@ -97,10 +97,10 @@ def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
 
 
 def rank(query: str, scores: Mapping[str, float]) -> list[str]:
-    """Documents by falling score; ties by a hash of query and document, which does not depend on relevance.
+    """Sort documents by falling score, and ties by a hash of query and document, which does not depend on relevance.
 
     The backends of `ir_measures` break ties in opposite ways (trec_eval by falling document id, MS MARCO's by rising
-    id) and compare in float32, so a model that scores everything alike would be rated by how documents are named.
+    id) and compare in float32, so the result of a model that gives equal scores would depend on the documents' ids.
     """
     if not all(map(math.isfinite, scores.values())):
         raise ValueError(f"query {query!r} has a score that is not finite: the model has diverged or overflows")

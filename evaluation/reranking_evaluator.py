@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RerankingConfig(EvaluatorConfig):
-    """How rerankers are measured."""
+    """The options of an evaluation by reranking."""
 
     depth: int = 30
     always_rerank_positives: bool = False
@@ -43,18 +43,19 @@ class RerankingConfig(EvaluatorConfig):
         dev: bool = False,
         prompts: Prompts | None = None,
     ) -> RerankingEvaluator:
-        """The evaluator of one split; `dev` limits it to `dev_max_queries`, else to `max_queries`."""
+        """Build the evaluator of one split, limited to `dev_max_queries` if `dev`, else to `max_queries`."""
         limit = self.dev_max_queries if dev else self.max_queries
         return RerankingEvaluator(split, documents, tokenizer, self, max_queries=limit, prompts=prompts or Prompts())
 
 
 class RerankingEvaluator:
-    """Scores the first `depth` candidates of each query; every judged query counts, whatever its candidates.
+    """Scores the first `depth` candidates of each query. Every judged query counts, whatever its candidates.
 
-    Relevant documents that the first stage missed are lost, as they are in use (`always_rerank_positives` appends
-    them: an upper bound on the reranker alone, not a result). Texts are tokenised once, at the first evaluation, a
-    share per rank. If the tokenizer's layout is "pairs", `tokenizer(queries, documents)` gives what a reranker scores.
-    If it is "texts", `tokenizer(texts, role=...)` gives what a bi-encoder embeds, and the similarity is the score.
+    Relevant documents that the first stage did not find cannot be found, as in practice. `always_rerank_positives`
+    appends them: that measures the reranker alone and is not a result. Texts are tokenised once, at the first
+    evaluation, a share per rank. If the tokenizer's layout is "pairs", `tokenizer(queries, documents)` gives what a
+    reranker scores. If it is "texts", `tokenizer(texts, role=...)` gives what a bi-encoder embeds, and the similarity
+    is the score.
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class RerankingEvaluator:
 
     @cached_property
     def first_stage(self) -> Metrics:
-        """The first stage's own order of the same candidates."""
+        """The metrics of the first stage's order of the same candidates."""
         return measure(self.qrels, self.first_stage_run, self.config.metrics)
 
     @cached_property
     def oracle(self) -> Metrics:
-        """Each metric under the ideal order of the candidates: no reranker can be above it."""
+        """The metrics of the ideal order of the candidates, which no reranker can exceed."""
         ideal = {
             query: {document: float(self.qrels[query].get(document, 0)) for document in scores}
             for query, scores in self.first_stage_run.items()
@@ -126,13 +127,13 @@ class RerankingEvaluator:
 
     @cached_property
     def candidates(self) -> dict[str, int]:
-        """Every document that is a candidate of some query, with its position among them."""
+        """Every document that is a candidate of some query -> its position in `texts` after the queries."""
         names = dict.fromkeys(document for scores in self.first_stage_run.values() for document in scores)
         return {document: position for position, document in enumerate(names)}
 
     def evaluate(self, runner: Runner) -> EvaluationResult:
-        """Metrics of the model's "score" of pairs, or of the similarities of its "embedding" of texts. All ranks must
-        call it together."""
+        """Evaluate the "score" that the model gives to pairs, or the similarities of its "embedding" of texts. Call it
+        on all ranks."""
         score = self._similarities if self.tokenizer.layout == "texts" else self._scores
         values = iter(score(runner).tolist())
         run = {query: {doc: next(values) for doc in docs} for query, docs in self.first_stage_run.items()}
@@ -143,9 +144,9 @@ class RerankingEvaluator:
         for prompt, group in groupby(pairs, key=lambda pair: self.query_prompts[pair[0]]):
             queries, documents = zip(*group, strict=True)
             prompts = {"query_prompt": prompt, "document_prompt": self.document_prompt}
-            given = {name: value for name, value in prompts.items() if value is not None}
+            set_prompts = {name: value for name, value in prompts.items() if value is not None}
             texts = [self.queries[query] for query in queries], [self.documents[document] for document in documents]
-            encoded.append(self.tokenizer(*texts, **given))
+            encoded.append(self.tokenizer(*texts, **set_prompts))
         return {name: [row for part in encoded for row in part[name]] for name in encoded[0]}
 
     def _scores(self, runner: Runner) -> Tensor:
@@ -185,10 +186,10 @@ def _warn_truncated(count: int, total: int, max_length: int) -> None:
     )
 
 
-@cache  # once, not for every split
+@cache  # warn once, not for every split
 def _warn_depth(depth: int, longest: int) -> None:
     logger.warning(
-        "eval.depth=%d: the first stage gives at most %d candidates, no more are reranked; raise data.candidates.depth",
+        "eval.depth=%d: the first stage gives at most %d candidates to rerank; raise data.candidates.depth",
         depth,
         longest,
     )

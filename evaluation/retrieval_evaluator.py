@@ -1,4 +1,4 @@
-"""Search the whole corpus by a model's embeddings, by the first dimensions of them too, and measure what is found."""
+"""Search the whole corpus by a model's embeddings, also by their first dimensions only, and measure the results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from losses.math.similarity import Similarity
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(EvaluatorConfig):
-    """How embedders are measured. `dims`: numbers of first dimensions to measure too, as "nDCG@10/dim128".
+    """The options of an evaluation by retrieval. `dims`: also measure the first so many dimensions, as
+    "nDCG@10/dim128".
 
-    With `dev_max_documents` the evaluations during training search a part of the corpus: their values are higher than
-    over the whole corpus, and can be compared only with each other.
+    With `dev_max_documents` the evaluations during training search only a part of the corpus. Their values are higher
+    than over the whole corpus, and can be compared only with each other.
     """
 
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100"])
@@ -67,7 +68,7 @@ class RetrievalConfig(EvaluatorConfig):
         dev: bool = False,
         prompts: Prompts | None = None,
     ) -> RetrievalEvaluator:
-        """The evaluator of one split; `dev` limits it to `dev_max_queries` and `dev_max_documents`."""
+        """Build the evaluator of one split, limited to `dev_max_queries` and `dev_max_documents` if `dev`."""
         return RetrievalEvaluator(
             split,
             documents,
@@ -83,11 +84,11 @@ class RetrievalEvaluator:
     """Searches `documents` for every judged query. `tokenizer(texts, role=...)` gives unpadded sequences.
 
     Texts are tokenised once, at the first evaluation, and kept as int32 tokens. Documents are embedded block by block
-    (by length within a block) and forgotten once searched. The first stage is the split's own candidates: the model is
-    compared and fused with it, and searches in all documents nevertheless.
+    (by length within a block) and freed once searched. The first stage is given by the split's candidates. The model is
+    compared and fused with it, but searches all documents.
     """
 
-    oracle = Metrics({}, {})  # the whole corpus is searched: any order can be reached
+    oracle = Metrics({}, {})  # the whole corpus is searched, so any order is possible
     candidate_recall = None
 
     def __init__(
@@ -131,7 +132,7 @@ class RetrievalEvaluator:
         return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in blocks]
 
     def evaluate(self, runner: Runner) -> EvaluationResult:
-        """Metrics of search by the model's "embedding". All ranks must call it together."""
+        """Evaluate search by the model's "embedding". Call it on all ranks."""
         runs = self.retrieve(runner)
         whole = measure(self.qrels, runs[None], self.config.metrics)
         mean, per_query = dict(whole.mean), dict(whole.per_query)
@@ -142,7 +143,7 @@ class RetrievalEvaluator:
         return EvaluationResult(Metrics(mean, per_query), runs[None])
 
     def retrieve(self, runner: Runner) -> dict[int | None, Run]:
-        """The run by whole embeddings (None) and by the first `dims` dimensions, from one pass over the corpus."""
+        """Search with whole embeddings (None) and with each of `dims` first dimensions, in one pass over the corpus."""
         similarity = similarity_of(runner.model)
         queries = self._embed(runner, self.query_sequences)
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
@@ -171,10 +172,10 @@ class RetrievalEvaluator:
 
 
 def reduced_corpus(documents: Mapping[str, str], qrels: Qrels, candidates: Run, size: int | None) -> Mapping[str, str]:
-    """At most `size` documents, in their order; None: all.
+    """Choose at most `size` documents, in their order; None: all.
 
-    The judged documents come first, all of them whatever `size`; then the candidates, the first of every query before
-    the second of any; then the documents whose ids hash lowest.
+    All judged documents are taken, even if they are more than `size`; then candidates, the first of every query before
+    any second one; then the documents whose ids have the lowest hashes.
     """
     if size is None or size >= len(documents):
         return documents

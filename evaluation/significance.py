@@ -1,4 +1,4 @@
-"""Is one ranker better than another on the same queries? A paired randomisation test and a bootstrap interval."""
+"""Compare two rankers on the same queries: a paired randomisation test and a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def paired_test(
     Carterette, CIKM 2007), the interval from the percentile bootstrap over queries. Both are drawn from `seed`.
     """
     if before.keys() != after.keys():
-        raise ValueError(f"a paired test needs the same queries, got {len(before)} and {len(after)} that differ")
+        raise ValueError(f"a paired test needs the same queries, got {len(before)} and {len(after)} different ones")
     from scipy.stats import bootstrap, permutation_test
 
     differences = np.array([after[query] - before[query] for query in sorted(before)])

@@ -1,4 +1,4 @@
-"""Texts to embeddings, sharded over the ranks."""
+"""Embed texts, sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from inference.score import score_sequences, tokenize_sharded
 
 
 def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
-    """The tokens of queries or documents (`role`), each rank having tokenised its share. `prompts`: one for each text,
-    None: the model's own."""
+    """Tokenise queries or documents (`role`). Each rank tokenises its share; all get all tokens. `prompts`: one for
+    each text, None: the model's own."""
 
     def tokenize(part: slice) -> dict[str, list[list[int]]]:
         encoded = []
@@ -29,5 +29,6 @@ def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Seq
 
 
 def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
-    """[len(sequences), dim] float32, the same on all ranks, as the model gives them (`Similarity.comparable`)."""
+    """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
+    `Similarity.comparable`."""
     return score_sequences(runner, sequences, Collator(tokenizer.padding, token_budget), name="embedding")

@@ -1,4 +1,4 @@
-"""Long passes without gradients, which a preemption may end."""
+"""Evaluations that a preemption can interrupt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from engines.distributed.collectives import all_agree
 from engines.distributed.preemption import Preempted, agreed
 from inference.runner import Runner
 
-CALLS = 8  # of forward between two agreements: each is a tiny collective, and must cost little beside the forwards
+CALLS = 8  # calls of forward between two checks for a preemption: each check is a small collective, which takes time
 
 
 class Interruptible:
-    """Runs what `runner` runs until a signal has come; then `forward` raises `Preempted`, on all ranks at the same
-    call.
+    """A runner whose `forward` raises `Preempted` after a signal, on all ranks at the same call.
 
-    Every rank makes equally many calls of `forward` in an evaluation, so counting them needs no collective.
+    All ranks make the same number of calls of `forward` in an evaluation, so no collective is needed to count them.
     """
 
     def __init__(self, runner: Runner):

@@ -18,6 +18,8 @@ TOKEN_BUDGET = 8192  # padded tokens per forward pass
 
 @dataclass(frozen=True)
 class RankedDocument:
+    """A document with its score and its rank, from 1."""
+
     rank: int
     score: float
     id: str
@@ -32,10 +34,10 @@ def rank_documents(
     raw: bool = False,
     instruction: str | None = None,
 ) -> list[RankedDocument]:
-    """`documents`, best first, ties in their own order; `instruction` takes the place of the model's own.
+    """Rank `documents`, best first, ties in their given order. `instruction` replaces the model's own.
 
-    The score is the one that sentence-transformers' `CrossEncoder.predict` gives: the logit after the model's own
-    activation; with `raw` the logit itself. The order is that of the logits: a sigmoid makes ties.
+    The score is that of sentence-transformers' `CrossEncoder.predict`: the logit after the model's own activation, or
+    the logit itself if `raw`. Documents are sorted by the logits, because a sigmoid makes ties.
     """
     model = load_reranker(name_or_path, max_length).to(device())
     sequences = TokenSequences.from_encoding(

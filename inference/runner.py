@@ -1,4 +1,4 @@
-"""What evaluators and inference run: a model, the device that it is on, and how its forward is called."""
+"""The interface by which evaluators and inference run a model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Runner(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The module itself, to switch its dropout off and to ask what it is."""
+        """The module itself, to set its mode and read its attributes."""
 
     @property
     def device(self) -> torch.device:
-        """The device that `forward` takes its features on."""
+        """The device on which `forward` expects its features."""
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Representations of one chunk, by name, with a leading row axis."""
+        """Compute the representations of one chunk by name, with a leading row axis."""
 
 
 @dataclass(frozen=True)
 class ModuleRunner:
-    """Runs a module as it is, on one device."""
+    """A runner that calls a module directly, on one device."""
 
     model: nn.Module
     device: torch.device
@@ -40,13 +40,13 @@ class ModuleRunner:
 
 
 def similarity_of(model: nn.Module) -> Similarity:
-    """The similarity that `model` names; the dot product for a reranker, which compares nothing and names none."""
+    """The similarity that `model` names; the dot product for a reranker, which names none."""
     return similarity_named(str(getattr(model, "similarity", "dot")))
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode (no dropout); every submodule's own mode is restored afterwards."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode (no dropout). The mode of every submodule is restored afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -14,13 +14,13 @@ from data.collate import Collator, chunks_of_rank
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import is_main, rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
-from inference.runner import Runner, evaluating
+from inference.runner import Runner, evaluation_mode
 
 TOKENIZER_BATCH = 1024  # sequences per call
 
 
 def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenSequences:
-    """All `total` tokenised sequences on every rank, each of which made its share; `tokenize(part)` makes some."""
+    """Tokenise `total` sequences: each rank calls `tokenize(part)` for its share, and all ranks get all sequences."""
     begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
     own = [
         TokenSequences.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
@@ -30,38 +30,38 @@ def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]],
 
 
 def score_sequences(runner: Runner, sequences: TokenSequences, collator: Collator, name: str = "score") -> Tensor:
-    """The one representation `name` of `represent_sequences`."""
+    """Compute one representation, `name`, of every sequence by `represent_sequences`."""
     return represent_sequences(runner, sequences, collator, [name])[name]
 
 
 def represent_sequences(
     runner: Runner, sequences: TokenSequences, collator: Collator, names: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """Representations of every sequence, float32 [len(sequences), ...], the same on all ranks; `names`: those to keep,
-    None: all.
+    """Compute the representations of every sequence, float32 [len(sequences), ...], the same on all ranks. `names`:
+    those to keep, None: all.
 
-    The collator's chunk i runs on rank i mod W, in evaluation mode (restored afterwards). A rank with one chunk fewer
-    runs a sequence for nothing: ZeRO-3 gathers weights in every forward, so all ranks must run equally many.
+    Chunk i runs on rank i mod W, in evaluation mode (restored afterwards). A rank with one chunk fewer runs one
+    sequence more and drops the result: ZeRO-3 gathers weights in every forward, so all ranks must make the same number.
     """
     assert len(sequences), "nothing to score"
     own = chunks_of_rank(collator.plan(sequences.lengths.tolist()), rank(), world_size())
     outputs: list[dict[str, Tensor]] = []
-    with evaluating(runner.model), torch.no_grad():
-        hidden = None if is_main() else True  # None: shown on terminals alone
+    with evaluation_mode(runner.model), torch.no_grad():
+        hidden = None if is_main() else True  # None: shown only on a terminal
         for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
             features = collator.collate(sequences, chunk or [0])
             features = {name: values.to(runner.device) for name, values in features.items()}
-            with _memory_explained(features):
+            with _explain_out_of_memory(features):
                 output = runner.forward(features)
-            found = {name: collator.per_sequence(output[name], features) for name in names or output}
-            outputs.append({name: values[: len(chunk)].float() for name, values in found.items()})
+            representations = {name: collator.per_sequence(output[name], features) for name in names or output}
+            outputs.append({name: values[: len(chunk)].float() for name, values in representations.items()})
     indices = [index for chunk in own for index in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
     return gather_rows(local, indices, len(sequences))
 
 
 @contextmanager
-def _memory_explained(features: Mapping[str, Tensor]) -> Iterator[None]:
+def _explain_out_of_memory(features: Mapping[str, Tensor]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

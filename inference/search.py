@@ -1,4 +1,4 @@
-"""Search documents that come block by block, the queries sharded over the ranks, in an index of any similarity."""
+"""Search documents block by block, with an index for any similarity. The queries are sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LOW = 0xFFFFFFFF
 
 
 class Index(Protocol):
-    """n documents, made ready to be searched by a similarity."""
+    """An index of n documents for search by a similarity."""
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
-        """Whether documents can be searched by `similarity`."""
+        """Whether the index can search by `similarity`."""
 
     def __init__(self, similarity: Any, documents: Any): ...
 
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
-        """Scores and indices [queries, at least min(depth, n)], among them the best ones."""
+        """Scores and indices [queries, at least min(depth, n)] of documents that include the best ones."""
 
 
 class ExactIndex:
-    """Gives all similarities: `BlockSearch` takes the best of them."""
+    """Computes all similarities; `BlockSearch` takes the best."""
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
@@ -45,7 +45,8 @@ class ExactIndex:
 
 
 class FaissIndex:
-    """Gives the best by faiss' flat index, on the CPU. Which of equal scores are at the cut is up to faiss."""
+    """Finds the best documents by faiss' flat index, on the CPU. Of equal scores at the cutoff faiss chooses which to
+    keep."""
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
@@ -67,7 +68,7 @@ INDEXES: dict[str, type[Index]] = {"exact": ExactIndex, "faiss": FaissIndex}
 
 
 def check_search(name: str) -> None:
-    """Raises ValueError if there is no index of that name, or its package is missing."""
+    """Raise ValueError if there is no index of that name, or its package is missing."""
     if name not in INDEXES:
         raise ValueError(f"eval.search={name}: choose {' or '.join(INDEXES)}")
     if name == "faiss" and importlib.util.find_spec("faiss") is None:
@@ -77,7 +78,7 @@ def check_search(name: str) -> None:
 
 
 def index_for(name: str, similarity: Similarity) -> type[Index]:
-    """The index of that name. Raises ValueError if it cannot be searched by `similarity`."""
+    """The class of the index of that name. Raises ValueError if it cannot search by `similarity`."""
     index = INDEXES[name]
     if not index.fits(similarity):
         fitting = " or ".join(other for other, kind in INDEXES.items() if kind.fits(similarity))
@@ -86,11 +87,11 @@ def index_for(name: str, similarity: Similarity) -> type[Index]:
 
 
 class BlockSearch:
-    """The `depth` best documents for every query among those that were added.
+    """Finds the `depth` best documents for every query among those that were added.
 
-    Blocks of `query_block` queries are searched, block i on rank i mod W, so memory is one block of documents and of
-    similarities, whatever the corpus. No product depends on W: the results are equal bit by bit on any number of ranks.
-    Equal scores stand in the order of the documents.
+    Blocks of `query_block` queries are searched, block i on rank i mod W, so memory holds one block of documents and of
+    similarities, for a corpus of any size. No product depends on W, so the results are equal bit by bit on any number
+    of ranks. Equal scores keep the order of the documents.
     """
 
     def __init__(self, queries: Any, depth: int, *, query_block: int, similarity: Similarity, index: type[Index]):
@@ -107,7 +108,7 @@ class BlockSearch:
         self.device = queries.device
 
     def add(self, documents: Any) -> None:
-        """Search the next documents, representations [n, ...], the same on every rank."""
+        """Search the next documents, given by their representations [n, ...], the same on every rank."""
         if not self.queries:
             self.added += len(documents)
             return
@@ -126,9 +127,9 @@ class BlockSearch:
 
 
 def pack(scores: Tensor, indices: Tensor) -> Tensor:
-    """Float32 scores and indices below 2^32 as distinct int64 keys that sort by score, then by falling index.
+    """Pack float32 scores and indices below 2^32 into distinct int64 keys that sort by score, then by falling index.
 
-    `topk` alone leaves equal scores to chance.
+    `topk` of the scores alone would order equal scores at random.
     """
     bits = (scores.float() + 0.0).view(torch.int32).long()  # + 0.0: -0.0 becomes 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

@@ -1,7 +1,7 @@
-"""Score candidate lists whose sequences begin alike, the common beginning once per list.
+"""Score candidate lists whose sequences have a common prefix, which is computed once per list.
 
-The sequences of a list are packed into one: their common prefix, then what follows it in each. Every token sees the
-prefix and its own sequence, at the positions that it has there, so the scores are those of the sequences one by one.
+The sequences of a list are packed into one: their common prefix, then the rest of each. Every token attends to the
+prefix and to its own sequence, with the positions of its own sequence, so the scores equal those of separate sequences.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from data.collate import Collator, plan_chunks
 from inference.runner import Runner
 from inference.score import score_sequences
 
-PACK_TOKENS = 2048  # of a pack: longer ones share more and attend to more that is masked
+PACK_TOKENS = 2048  # most tokens of a pack: longer ones share more, but compute more attention that is masked
 
 
 def score_lists(
     runner: Runner, sequences: TokenSequences, sizes: Sequence[int], padding: Mapping[str, int], token_budget: int
 ) -> Tensor:
-    """The "score" of sequences that stand list after list, `sizes` each: [len(sequences)]. The same on all ranks, which
-    must call it together."""
+    """Compute the "score" [len(sequences)] of sequences that come list after list, list i having `sizes[i]`. Call it on
+    all ranks; all get the same."""
     return score_sequences(runner, sequences, list_collator(runner.model, sequences, sizes, padding, token_budget))
 
 
@@ -37,7 +37,7 @@ def list_collator(
     padding: Mapping[str, int],
     token_budget: int,
 ) -> Collator:
-    """Packs the lists if the model reads packs (`model.reads_packs`), else pads each sequence."""
+    """Make a collator that packs the lists if the model can read packs (`model.reads_packs`), else one that pads."""
     assert sum(sizes) == len(sequences), "the lists hold all sequences"
     if not getattr(model, "reads_packs", False):
         return Collator(padding, token_budget)
@@ -53,13 +53,13 @@ class Pack:
     sequences: list[int]
 
     def length(self, lengths: Sequence[int]) -> int:
-        """Tokens of the pack, for sequences of these lengths."""
+        """The number of tokens of the pack, given the lengths of all sequences."""
         return self.prefix + sum(int(lengths[index]) - self.prefix for index in self.sequences)
 
 
 @dataclass(frozen=True)
 class SharedPrefixCollator(Collator):
-    """Cuts packs into chunks, each padded to its longest pack. A pack's sequences share a chunk, side by side."""
+    """A collator that divides packs into chunks, each padded to its longest pack. A pack is never divided."""
 
     packs: tuple[Pack, ...]
 
@@ -72,7 +72,7 @@ class SharedPrefixCollator(Collator):
         return len(packs), max((pack.length(lengths) for pack in packs), default=0)
 
     def collate(self, sequences: TokenSequences, chunk: Sequence[int]) -> dict[str, Tensor]:
-        """See `pack_features`; the whole packs of the chunk's sequences."""
+        """Make the tensors of the chunk's packs (see `pack_features`)."""
         return pack_features(sequences, self._packs_of(chunk), self.padding["input_ids"])
 
     def per_sequence(self, values: Tensor, features: Mapping[str, Tensor]) -> Tensor:
@@ -80,7 +80,7 @@ class SharedPrefixCollator(Collator):
 
     @cached_property
     def _pack_of(self) -> dict[int, int]:
-        """The position of the pack that a sequence is in."""
+        """The position of each sequence's pack in `packs`."""
         return {index: position for position, pack in enumerate(self.packs) for index in pack.sequences}
 
     def _packs_of(self, chunk: Sequence[int]) -> list[Pack]:
@@ -89,7 +89,7 @@ class SharedPrefixCollator(Collator):
 
 
 def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
-    """The lists as packs of at most `limit` tokens (of one sequence, if it alone is longer)."""
+    """Divide the lists into packs of at most `limit` tokens (or of one sequence, if that one is longer)."""
     starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
     tokens = sequences.features["input_ids"]
     first = 0
@@ -111,7 +111,7 @@ def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> I
 
 
 def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
-    """Tokens at the beginning that all sequences share, leaving at least one of each."""
+    """The length of the common prefix of all sequences, at most one token less than the shortest."""
     length = min(map(len, sequences)) - 1
     for sequence in sequences[1:]:
         differing = np.flatnonzero(sequence[:length] != sequences[0][:length])
@@ -120,9 +120,9 @@ def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
 
 
 def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
-    """int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0: the
-    prefix, 1, 2, ...: each sequence's own tokens). And ends [packs, most sequences]: the position of the last token of
-    each sequence, -1 beyond the pack's sequences."""
+    """Make int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0
+    for the prefix, 1, 2, ... for the rest of each sequence). And `ends` [packs, most sequences]: the position of the
+    last token of each sequence, -1 beyond the pack's sequences."""
     starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
     tokens = sequences.features["input_ids"]
     ids, positions, segments, ends = [], [], [], []

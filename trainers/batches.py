@@ -1,4 +1,4 @@
-"""The batch of every step: which one it is, and its lists."""
+"""Batches of candidate lists, step by step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from engines.distributed.collectives import gather_objects
 
 
 class Batches:
-    """Gives each step its batch. Every rank tokenises its share of the lists, and all ranks get the whole.
+    """The batch of each step. Every rank tokenises its share of the lists, and all ranks get the whole batch.
 
-    `skipped`, in the methods: the numbers of batches that are left out. The next ones move up, as if these were not in
-    the data. `before_workers` is called before the loader starts its processes.
+    `skipped`, in the methods: the numbers of batches that are left out, as if they were not in the data, so that later
+    batches move forward. `before_workers` is called before the loader starts its processes.
     """
 
     def __init__(self, loader: ListLoader, steps_per_batch: int, before_workers: Callable[[], None]):
@@ -22,19 +22,19 @@ class Batches:
         self.steps_per_batch = steps_per_batch
         self.before_workers = before_workers
         self.current: ListBatch | None = None
-        self.wait_s = 0.0  # what the last call of `of` took
+        self.wait_s = 0.0  # the time that the last call of `for_step` took
         self._shares: Iterator[list[ListExample]] = iter(())
-        self._next_number: int | None = None  # of the batch that `_shares` gives next
+        self._next_number: int | None = None  # the number of the next batch of `_shares`
 
     def number(self, step: int, skipped: Collection[int] = ()) -> int:
         """The number of a step's batch (steps count from 1, batches from 0)."""
         number = (step - 1) // self.steps_per_batch
-        for passed in sorted(skipped):
-            number += passed <= number
+        for skipped_number in sorted(skipped):
+            number += skipped_number <= number
         return number
 
-    def of(self, step: int, skipped: Collection[int] = ()) -> ListBatch:
-        """The batch of a step, which becomes the current one."""
+    def for_step(self, step: int, skipped: Collection[int] = ()) -> ListBatch:
+        """Load the batch of a step. It becomes `current`."""
         started = time.perf_counter()
         number = self.number(step, skipped)
         if self.current is None or self.current.number != number:
@@ -50,19 +50,20 @@ class Batches:
         """Stop the loader's processes."""
         self._shares, self._next_number = iter(()), None
 
-    def remaining(self, step: int, last_step: int, skipped: Collection[int], spare: int) -> range:
-        """The numbers of all batches from one step to another, and `spare` more that may take the place of others."""
+    def upcoming(self, step: int, last_step: int, skipped: Collection[int], spare: int) -> range:
+        """The numbers of all batches from one step to another, and of `spare` more that replace batches skipped
+        meanwhile."""
         return range(self.number(step, skipped), self.number(last_step, skipped) + spare + 1)
 
     def read(self, numbers: range) -> Iterator[ListBatch]:
-        """The batches of these numbers, without changing the current one."""
+        """Load the batches of these numbers, without changing `current`."""
         shares = self.loader.iterate(numbers.start) if numbers else iter(())
         for number in numbers:
             yield gather_batch(number, next(shares))
 
 
 def gather_batch(number: int, share: list[ListExample]) -> ListBatch:
-    """The whole batch from the ranks' shares, in its own order."""
+    """Put the whole batch together from the shares of all ranks, in the order of its lists."""
     shares = gather_objects(share)
     size = sum(len(share) for share in shares)
     return ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])

@@ -1,4 +1,4 @@
-"""GRPO: sample actions (rankings, answers, sets) from the policy that the scores give, reward, reinforce."""
+"""GRPO: sample actions (rankings, answers, sets) from the policy given by the scores, and reinforce rewarded ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainers.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOTrainerConfig(TrainerConfig):
-    """Options of `GRPOTrainer`; `num_iterations` updates are made on the actions sampled from each batch."""
+    """Options of `GRPOTrainer`. `num_iterations`: updates on the actions that are sampled for each batch."""
 
-    # Otherwise the policy that is scored is not the one that sampled, and the ratio is not 1.
+    # With dropout, the policy that is scored would differ from the one that sampled, and the ratio would not be 1.
     runs_without_dropout: ClassVar[bool] = True
 
     num_iterations: int = 1
@@ -39,7 +39,7 @@ class GRPOTrainerConfig(TrainerConfig):
         if self.num_iterations > 1 and loss.on_policy_only:
             raise ValueError(
                 f"trainer.num_iterations={self.num_iterations}: gradient_estimator={loss.gradient_estimator} "
-                "holds only for one update per batch"
+                "is valid for one update per batch only"
             )
 
     def build(self, parts: TrainerParts) -> GRPOTrainer:
@@ -49,8 +49,8 @@ class GRPOTrainerConfig(TrainerConfig):
 class GRPOTrainer(Trainer):
     """Maximises the expected reward of sampled actions.
 
-    The old policy is the outputs at the batch's first update: floats per document. Actions are drawn from them again,
-    with the same seeds, at each of the `num_iterations` updates, so only those floats are kept.
+    The old policy is given by the model's outputs at the batch's first update, a few floats per document. Only these
+    are kept: at each of the `num_iterations` updates the same actions are sampled from them again with the same seeds.
     """
 
     config: GRPOTrainerConfig
@@ -59,7 +59,7 @@ class GRPOTrainer(Trainer):
         self.steps_per_batch = config.num_iterations
         super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None
-        self.old_batch: int | None = None  # the number of the batch that `old` is of
+        self.old_batch: int | None = None  # the number of the batch that `old` belongs to
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         inputs = select_inputs(self.loss, lists)

@@ -1,4 +1,4 @@
-"""What losses see, made of the gathered representations and the batch."""
+"""The inputs of losses, made from the gathered representations and the batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainers.step import Representations
 
 
 def make_loss_inputs(representations: Representations, batch: ListBatch, **inputs: Any) -> LossInputs:
-    """`LossInputs` of the whole global step. `inputs` are further fields; they take precedence over the batch's own.
+    """Make the `LossInputs` of the whole global step. `inputs` are further fields, which replace those of the batch.
 
-    A cross-encoder's rows carry "score" [rows], an LLM reranker's perhaps "logsumexp" [rows] too. A bi-encoder's carry
-    "embedding" [rows, dim], and may carry "layers" [rows, layers, dim], "scale" and "bias" [rows]: one value of the
-    model, read off the first row, so that a learned one gets its whole gradient through that row's chunk, exact on any
-    number of ranks and chunks.
+    A cross-encoder gives "score" [rows], an LLM reranker also "logsumexp" [rows] if it is wanted. A bi-encoder gives
+    "embedding" [rows, dim], and perhaps "layers" [rows, layers, dim], "scale" and "bias" [rows]. Scale and bias are one
+    value of the model, taken from the first row. So a learned one gets its whole gradient through that row's chunk,
+    which is exact on any number of ranks and chunks.
     """
     device = next(iter(representations.values())).device
     of_batch: dict[str, Any] = {
@@ -32,7 +32,7 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
 
 
 def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:
-    """The model's outputs by field of `LossInputs`."""
+    """The model's outputs by the name of their field in `LossInputs`."""
     if "score" in representations:
         fields = {"scores": batch.to_lists(representations["score"])}
         if "logsumexp" in representations:

@@ -31,13 +31,13 @@ RESUME_SAFE_OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig(ABC):
-    """Options shared by all trainers. `batch_size` counts queries per *global* step, whatever the number of ranks.
+    """Options shared by all trainers. `batch_size` counts queries per *global* step, for any number of ranks.
 
     `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
     before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
-    with the model without its adapters): it starts at once, and scores a pair again each time it comes.
+    with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
     `on_nonfinite`: what happens to a batch without a finite loss or gradient. "stop" ends the run. "skip" leaves the
-    batch out as if it were not in the data. "rollback" goes back to the newest checkpoint and leaves it out from there.
+    batch out as if it were not in the data. "rollback" goes back to the newest checkpoint and then leaves it out.
     """
 
     runs_without_dropout: ClassVar[bool] = False  # whatever the loss
@@ -110,4 +110,4 @@ class TrainerConfig(ABC):
 
     @abstractmethod
     def build(self, parts: TrainerParts) -> Trainer:
-        """The trainer of these options and parts."""
+        """Build the trainer from these options and the parts."""

@@ -1,4 +1,4 @@
-"""What a trainer is built from, besides its options."""
+"""The parts that a trainer is built from, besides its options."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainers.record import Logger, RunRecord
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerParts:
-    """The parts that `TrainerConfig.build` puts together."""
+    """The arguments of `TrainerConfig.build`."""
 
-    model: nn.Module  # with the tokenizer that makes its rows, `model.tokenizer`
+    model: nn.Module  # its attribute `tokenizer` makes its inputs
     engine: EngineConfig
     loader: ListLoader
     loss: Any
@@ -27,4 +27,4 @@ class TrainerParts:
     logger: Logger
     seed: int
     auxiliary_models: Mapping[str, nn.Module] = field(default_factory=dict)  # "teacher", "guide"
-    start_result: EvaluationResult | None = None  # what `evaluator` says of `model` as it is, if that is known
+    start_result: EvaluationResult | None = None  # the starting model's result on dev, if it is known

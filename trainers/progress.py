@@ -1,4 +1,4 @@
-"""What a run shows on the terminal while it trains: rank 0's progress bar and notes."""
+"""The progress bar and notes that rank 0 shows on the terminal during training."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ SHOWN = {"loss": "loss", "reward_mean": "reward", "learning_rate": "lr", "rows_p
 
 
 class Progress:
-    """A bar that counts steps, and lines above it. Other ranks than 0 show nothing."""
+    """A progress bar that counts steps, with lines above it. Only rank 0 shows it."""
 
     def __init__(self, step: int, max_steps: int):
         self.bar = tqdm(
             initial=step,
             total=max_steps,
             unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a job's log file is not filled with bars
+            mininterval=0.5
+            if sys.stderr.isatty()
+            else 30,  # seconds; long in a log file, so that it is not filled with bars
             disable=not is_main(),
         )
         self._noted: set[str] = set()
 
     def move_to(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Count up (or back) to `step`, and show some of its metrics."""
+        """Move the bar forward or back to `step`, and show some of its metrics."""
         if metrics is not None:
             shown = {short: f"{metrics[name]:.3g}" for name, short in SHOWN.items() if name in metrics}
             self.bar.set_postfix(shown, refresh=False)
@@ -38,13 +40,13 @@ class Progress:
             self.bar.write(line, file=sys.stderr)
 
     def note_once(self, subject: str, line: str) -> None:
-        """Print the first line about a subject."""
+        """Print the line unless one about this subject was printed before."""
         if subject not in self._noted:
             self._noted.add(subject)
             self.write(line)
 
     def skip_time(self) -> None:
-        """Leave the time since the last step out of the estimate of the time left."""
+        """Exclude the time since the last step from the estimate of the remaining time."""
         self.bar.unpause()
 
     def close(self) -> None:

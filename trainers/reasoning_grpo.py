@@ -1,7 +1,7 @@
-"""GRPO of rerankers that reason before they answer, by TRL's `GRPOTrainer`: options, rewards, prompts, what is logged.
+"""GRPO of rerankers that reason before they answer, with TRL's `GRPOTrainer`: options, rewards, prompts, callbacks.
 
-TRL generates the completions and owns loop, optimizer and checkpoints, so this is no `Trainer`: launch/reason.py starts
-it. TRL is imported where it is used: it takes ten seconds.
+TRL generates the completions and has its own loop, optimizer and checkpoints, so this is not a `Trainer`;
+launch/reason.py runs it. TRL is imported only where it is used, because its import takes ten seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Reward = Callable[..., list[float | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGRPOConfig:
-    """Options of a run, with TRL's names where they are TRL's; `trl` sets any other of its `GRPOConfig`.
+    """Options of a run. Those of TRL keep TRL's names; `trl` sets any other option of its `GRPOConfig`.
 
     `batch_size` counts (query, document) prompts per update over all ranks, each with `num_generations` completions.
     """
@@ -70,11 +70,11 @@ class ReasoningGRPOConfig:
             raise ValueError(f"trainer.temperature must be above 0, got {self.temperature}")
 
     def check(self, loss: Any) -> None:
-        """For launch/train.py, whose loop this trainer does not have."""
-        raise ValueError("trainer=reasoning_grpo generates text by TRL's trainer: start it by launch/reason.py")
+        """Raise ValueError: launch/train.py cannot run this trainer."""
+        raise ValueError("trainer=reasoning_grpo uses TRL's trainer: start it with launch/reason.py")
 
     def arguments(self, folder: Path, *, seed: int, ranks: int, use_cpu: bool, bf16: bool) -> Any:
-        """TRL's `GRPOConfig`. Raises ValueError where the sizes do not fit or TRL refuses."""
+        """Make TRL's `GRPOConfig`. Raises ValueError if the sizes do not fit or TRL rejects an option."""
         from trl import GRPOConfig
 
         completions = self.batch_size * self.num_generations
@@ -117,11 +117,12 @@ class ReasoningGRPOConfig:
         try:
             return GRPOConfig(**{**options, **self.trl})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"trainer: TRL refuses the options: {' '.join(str(error).split())}") from error
+            raise ValueError(f"trainer: TRL rejects the options: {' '.join(str(error).split())}") from error
 
 
 def correctness_reward(template: ReasoningTemplate, tokenizer: Any) -> Reward:
-    """1 where the completion gives the right answer, in format. In TRL's signature; `relevant` is a column."""
+    """A reward in TRL's signature: 1 if the completion has the right format and answer, else 0. `relevant` is a
+    column."""
 
     def correctness(completion_ids: list[list[int]], relevant: list[bool], **_: Any) -> list[float | None]:
         answers = (template.read(text) for text in _texts(completion_ids, tokenizer))
@@ -131,7 +132,7 @@ def correctness_reward(template: ReasoningTemplate, tokenizer: Any) -> Reward:
 
 
 def format_reward(template: ReasoningTemplate, tokenizer: Any) -> Reward:
-    """1 where the completion closes its reasoning and then is one of the two answers. In TRL's signature."""
+    """A reward in TRL's signature: 1 if the completion closes its reasoning and then gives one of the two answers."""
 
     def in_format(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [float(template.read(text) is not None) for text in _texts(completion_ids, tokenizer)]
@@ -140,7 +141,7 @@ def format_reward(template: ReasoningTemplate, tokenizer: Any) -> Reward:
 
 
 def _texts(completion_ids: list[list[int]], tokenizer: Any) -> Iterator[str]:
-    """Completions with their special tokens, which may close the reasoning, but for those that end them."""
+    """Decode completions. Special tokens are kept, since they may close the reasoning, except those at the end."""
     ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
     for ids in completion_ids:
         length = len(ids)
@@ -152,8 +153,8 @@ def _texts(completion_ids: list[list[int]], tokenizer: Any) -> Iterator[str]:
 def training_prompts(
     collection: Collection, tokenizer: PromptTokenizer, *, list_size: int, options: Any, seed: int, limit: int
 ) -> list[dict[str, Any]]:
-    """TRL's rows {prompt: text, relevant: bool}, at most `limit`: each document of the training lists by itself, as
-    the first epoch draws them, in an order of its own. Texts are those that remain after truncation."""
+    """TRL's rows {prompt: text, relevant: bool}, at most `limit`: one row per document of the training lists of the
+    first epoch. The queries are in random order, and the texts are truncated."""
     lists = TrainingLists(collection, tokenizer, list_size=list_size, seed=seed, options=options)
     order = sorted(range(len(lists)), key=lambda index: stable_hash("reasoning", seed, lists.query_ids[index]))
     rows: list[dict[str, Any]] = []
@@ -184,13 +185,15 @@ def make_trl_trainer(
     tokenizer: Any,
     log: Callable[[Mapping[str, float], int], None],
 ) -> Any:
-    """TRL's `GRPOTrainer`; `log(metrics, step)` gets what it logs, and what a resumed run has logged before. It saves
-    and stops at the step at which the ranks agree on a preemption."""
+    """Make TRL's `GRPOTrainer`. `log(metrics, step)` gets its metrics, those logged before a resume included. It saves
+    and stops at the step at which all ranks know of a preemption."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
-    class Watched(TrainerCallback):
+    class RunCallback(TrainerCallback):
+        """Connects TRL's trainer to the heartbeat, the preemption handler and `log`."""
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             for logs in state.log_history:
                 log(logs, logs["step"])
@@ -203,13 +206,13 @@ def make_trl_trainer(
             if preemption.agreed():
                 control.should_save = control.should_training_stop = True
 
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if "loss" in given["logs"]:
-                log(given["logs"], state.global_step)
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                log(logs, state.global_step)
 
     class Trainer(GRPOTrainer):
         def _tokenize_prompts(self, prompts: list[str]) -> Any:
-            """Without the special tokens that a tokenizer adds by itself: the template has those that it wants."""
+            """Tokenise without adding special tokens: the template contains them."""
             return tokenizer(prompts, add_special_tokens=False)["input_ids"], None, {}
 
     return Trainer(
@@ -218,5 +221,5 @@ def make_trl_trainer(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[Watched()],
+        callbacks=[RunCallback()],
     )

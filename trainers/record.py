@@ -1,4 +1,4 @@
-"""What the loop needs of a run's record and of its logger: `runs` has both, tests may bring their own."""
+"""The protocols of a run's record and of its logger. The package `runs` implements both; tests may use their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from trainers.state import TrainState
 
-REFERENCE_FILE = "reference_scores.npz"  # in the record's folder: scores of the model that training started from
+REFERENCE_FILE = "reference_scores.npz"  # in the record's folder: scores of the reference
 
 Checkpoint = tuple[Path, TrainState]  # a folder and its state
 
@@ -17,7 +17,7 @@ class RunRecord(Protocol):
     """The folder that a run leaves behind (`runs.directory.RunDirectory`). Every rank holds one; rank 0 writes."""
 
     path: Path
-    checkpoint: Checkpoint | None  # where training resumes; None: it starts
+    checkpoint: Checkpoint | None  # from which training resumes; None: it starts
 
     @property
     def checkpoints(self) -> Path:
@@ -30,20 +30,20 @@ class RunRecord(Protocol):
         """Add a line to nonfinite.jsonl."""
 
     def cut_metrics(self, state: TrainState) -> None:
-        """Drop the lines past a checkpoint's state, to which training goes back."""
+        """Remove the lines of steps after a checkpoint's state, to which training goes back."""
 
     def flush_metrics(self) -> None:
-        """Wait until metrics.jsonl is on disk: no checkpoint is ahead of it."""
+        """Wait until metrics.jsonl is on disk, so that no checkpoint is newer than its lines."""
 
     def wandb_run_id(self) -> str | None:
         """The id of the W&B run, if there is one."""
 
 
 class Logger(Protocol):
-    """Where metrics go besides metrics.jsonl."""
+    """A destination of metrics besides metrics.jsonl."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take named values of one step; "split/name" groups them."""
+        """Log named values of one step. The names are "split/name"."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """End a whole run, with the content of summary.json."""
+        """End the run, with the content of summary.json."""

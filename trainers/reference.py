@@ -1,4 +1,4 @@
-"""The reference: the model that training started from, whose scores some losses and divergences compare with."""
+"""The reference: the model that training started from. Some losses and KL terms compare with its scores."""
 
 from __future__ import annotations
 
@@ -38,106 +38,112 @@ ReadBatches = Callable[[range], Iterator[ListBatch]]
 
 
 def make_reference(model: nn.Module, collator: Collator, loss: Any) -> Reference | None:
-    """The reference that a loss compares with; None if it compares with none. Call it before an engine wraps `model`,
-    whose dropout is switched off beside a reference."""
+    """Make the reference of a loss; None if the loss needs none. Call it before an engine wraps `model`. With a
+    reference the dropout of `model` is switched off."""
     fields = [name.removeprefix("reference_") for name in input_names(loss) if name.startswith("reference_")]
     if not fields:
         return None
-    # Otherwise the model would differ from its reference before the first update.
+    # With dropout, the model would differ from its reference before the first update.
     run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
     return Reference(model, collator, fields)
 
 
 class Reference:
-    """Scores documents with the model that training started from: a frozen copy of it, or the trained model without its
-    adapters.
+    """Scores documents with the model that training started from: a frozen copy, or the trained model with its adapters
+    switched off.
 
     `fields`: the fields of `LossInputs` to fill ("scores", and "logsumexp" for a policy over the vocabulary).
-    `precompute` fills them for every list of the run before the first update and frees the copy.
+    `precompute` scores every list of the run before the first update and frees the copy.
     """
 
     def __init__(self, model: nn.Module, collator: Collator, fields: Sequence[str]):
         self.copy = None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
         self.collator = collator
         self.fields = tuple(fields)
-        self.number: int | None = None
-        self.of_batch: Tensor | None = None  # [lists, n, fields] of batch `number`
-        self.known: dict[int, list[float]] | None = None  # by hash of the rows of a query and a document
+        self.batch_number: int | None = None
+        self.batch_values: Tensor | None = None  # [lists, n, fields] of batch `batch_number`
+        self.stored: dict[int, list[float]] | None = None  # precomputed values of the fields, by hash of a pair
 
     def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
-        """reference_FIELD [lists, n] by name; kept for further updates on the same batch."""
-        if self.number != batch.number or self.of_batch is None:
-            found = self._score(batch, engine) if self.known is None else self._known_scores(batch)
-            self.number, self.of_batch = batch.number, found
-        values = self.of_batch.to(engine.device).unbind(dim=-1)
+        """The values reference_FIELD [lists, n] by name. They are kept for further updates on the same batch."""
+        if self.batch_number != batch.number or self.batch_values is None:
+            self.batch_values = self._score(batch, engine) if self.stored is None else self._stored_values(batch)
+            self.batch_number = batch.number
+        values = self.batch_values.to(engine.device).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
     def precompute(self, numbers: range, read: ReadBatches, folder: Path, engine: Engine) -> None:
-        """Score all batches of these numbers, each pair once. The scores are kept in `folder`, where a resumed run
-        reads them and adds those that it lacks. A preemption ends it after a batch, on all ranks alike."""
+        """Score all batches of these numbers, each pair once. The scores are saved in `folder`; a resumed run reads
+        them and adds missing ones. A preemption stops it after a batch, the same one on all ranks."""
         file = folder / REFERENCE_FILE
-        covered, known = broadcast_object(_read_known(file) if is_main() else (0, {}))
-        left = range(max(numbers.start, covered), numbers.stop)
-        for batch in tqdm(read(left), desc="reference", total=len(left), unit="batch", delay=2, disable=not is_main()):
+        first_unscored, stored = broadcast_object(_read_scores(file) if is_main() else (0, {}))
+        remaining = range(max(numbers.start, first_unscored), numbers.stop)
+        batches = read(remaining)
+        for batch in tqdm(
+            batches, desc="reference", total=len(remaining), unit="batch", delay=2, disable=not is_main()
+        ):
             all_agree(True)
             if preemption.agreed():
                 if is_main():
-                    _write_known(file, batch.number, known)
+                    _write_scores(file, batch.number, stored)
                 raise preemption.Preempted("while the reference was scored")
-            unknown = [example for example in batch.examples if any(pair not in known for pair in _pairs(example))]
-            if unknown:
-                found = self._score(ListBatch(batch.number, unknown), engine).tolist()
-                for example, row in zip(unknown, found, strict=True):
-                    known |= dict(zip(_pairs(example), row, strict=False))  # without the padding
-        if left and is_main():
-            _write_known(file, numbers.stop, known)
-        self.known = known
+            unscored = [each for each in batch.examples if any(pair not in stored for pair in _pair_hashes(each))]
+            if unscored:
+                values = self._score(ListBatch(batch.number, unscored), engine).tolist()
+                for example, of_list in zip(unscored, values, strict=True):
+                    stored |= dict(zip(_pair_hashes(example), of_list, strict=False))  # without the padding
+        if remaining and is_main():
+            _write_scores(file, numbers.stop, stored)
+        self.stored = stored
         self.copy = None
 
-    def _known_scores(self, batch: ListBatch) -> Tensor:
-        assert self.known is not None
-        known = [self.known[pair] for example in batch.examples for pair in _pairs(example)]
-        return batch.to_lists(torch.tensor(known))
+    def _stored_values(self, batch: ListBatch) -> Tensor:
+        """The precomputed fields of every document [lists, n, fields]."""
+        assert self.stored is not None
+        values = [self.stored[pair] for example in batch.examples for pair in _pair_hashes(example)]
+        return batch.to_lists(torch.tensor(values))
 
     def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
-        """The fields of every document [lists, n, fields]."""
+        """Compute the fields of every document [lists, n, fields]."""
         runner: Runner = engine
-        starting: AbstractContextManager[Any] = nullcontext()
+        adapters_off: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
             runner = MixedPrecision(self.copy.to(engine.device), engine.bf16)
         else:
-            starting = reference(engine.model)
-        with starting:
-            found = represent_sequences(runner, batch.sequences, self.collator)
-        lists = make_loss_inputs(found, batch, similarity=similarity_of(runner.model))
+            adapters_off = reference(engine.model)
+        with adapters_off:
+            representations = represent_sequences(runner, batch.sequences, self.collator)
+        lists = make_loss_inputs(representations, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
         )
 
 
-def _pairs(example: ListExample) -> list[int]:
-    """A hash of each document with its query: of the tokens that the model reads, prompts included."""
-    rows = np.split(example.sequences.features["input_ids"], np.cumsum(example.sequences.lengths)[:-1])
-    first = b"" if len(rows) == len(example.document_ids) else rows.pop(0).tobytes()  # rows of texts: the query's own
-    digests = (hashlib.blake2b(first + b"|" + row.tobytes(), digest_size=8).digest() for row in rows)
+def _pair_hashes(example: ListExample) -> list[int]:
+    """A hash of each (query, document) pair, from the token ids that the model reads, prompts included."""
+    sequences = np.split(example.sequences.features["input_ids"], np.cumsum(example.sequences.lengths)[:-1])
+    # In layout "texts" the query is a sequence of its own, the first.
+    query = b"" if len(sequences) == len(example.document_ids) else sequences.pop(0).tobytes()
+    digests = (hashlib.blake2b(query + b"|" + ids.tobytes(), digest_size=8).digest() for ids in sequences)
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
-def _read_known(file: Path) -> tuple[int, dict[int, list[float]]]:
-    """The number of the first batch that is not scored yet, and the values of each pair."""
+def _read_scores(file: Path) -> tuple[int, dict[int, list[float]]]:
+    """Read the number of the first batch that is not scored yet, and the values of each pair by its hash."""
     if not file.is_file():
         return 0, {}
     try:
-        stored = read_arrays(file)
+        arrays = read_arrays(file)
     except ValueError as error:
         logger.warning("the reference is scored again: %s", error)
         return 0, {}
-    return int(stored["covered"]), dict(zip(stored["pairs"].tolist(), stored["values"].tolist(), strict=True))
+    return int(arrays["covered"]), dict(zip(arrays["pairs"].tolist(), arrays["values"].tolist(), strict=True))
 
 
-def _write_known(file: Path, covered: int, known: Mapping[int, list[float]]) -> None:
+def _write_scores(file: Path, first_unscored: int, stored: Mapping[int, list[float]]) -> None:
+    """Write the file atomically."""
     unfinished = file.with_name(f".tmp-{file.name}")
-    pairs, values = np.array(list(known), dtype=np.int64), np.array(list(known.values()), np.float32)
-    np.savez(unfinished, covered=covered, pairs=pairs, values=values)
+    pairs, values = np.array(list(stored), dtype=np.int64), np.array(list(stored.values()), np.float32)
+    np.savez(unfinished, covered=first_unscored, pairs=pairs, values=values)
     flush(unfinished)
     unfinished.replace(file)

@@ -1,4 +1,4 @@
-"""Where training stands: the one state of a trainer, which saves and loads itself."""
+"""The state of training, which converts itself to and from JSON."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ def _no_totals() -> dict[str, float]:
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds beside weights, optimizer and schedule. The field names are the keys of its JSON file."""
+    """The state in a checkpoint beside weights, optimizer and schedule. The field names are the keys of its JSON
+    file."""
 
     step: int = 0  # optimizer updates so far
     best_metric: float | None = None  # on dev
     best_step: int | None = None
-    totals: dict[str, float] = field(default_factory=_no_totals)  # of all processes of the run
-    pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run makes it first
+    totals: dict[str, float] = field(default_factory=_no_totals)  # summed over all starts of the run
+    pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run evaluates first
     skipped_batches: list[int] = field(default_factory=list)  # numbers of batches that are left out
-    family: dict[str, Any] = field(default_factory=dict)  # of the trainer's family, see `Trainer.family_state`
-    engine: str | None = None  # this and the following: of the process that saved the state
+    family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
+    engine: str | None = None  # this and the following: facts about the process that saved the state
     world_size: int | None = None
     wandb_run_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the JSON file: a copy, which later steps do not change."""
+        """The content of the JSON file. It is a copy, so later steps do not change it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrainState:
-        """The inverse of `to_dict`; a missing key has its default. Raises ValueError if a key is unknown."""
+        """The inverse of `to_dict`. A missing key gets its default. Raises ValueError if a key is unknown."""
         known = {each.name for each in fields(cls)}
         if unknown := sorted(content.keys() - known):
             raise ValueError(
@@ -47,20 +48,20 @@ class TrainState:
         return self.step - self.pending_evaluation
 
     def add_totals(self, *, seconds: float, rows: int, tokens: int) -> None:
-        """Count a step."""
+        """Add the costs of a step."""
         added = {"seconds": seconds, "rows": rows, "tokens": tokens}
         self.totals = {name: value + added[name] for name, value in self.totals.items()}
 
     def skip_batch(self, number: int) -> None:
-        """Leave a batch out from now on."""
+        """Leave the batch of this number out from now on."""
         self.skipped_batches = sorted({*self.skipped_batches, number})
 
     def forget_best(self) -> None:
-        """Let the next evaluation set the mark."""
+        """Forget the best metric, so that the next evaluation counts as the best."""
         self.best_metric = self.best_step = None
 
-    def under_other_settings(self, *, same_batches: bool) -> TrainState:
-        """The state that a run with other settings starts from. It measures its start, since dev may be another.
-        Skipped batches stay so only if their numbers stand for the same lists."""
+    def for_changed_settings(self, *, same_batches: bool) -> TrainState:
+        """The state that a run with other settings starts from. The run evaluates its start, since dev may be
+        different. Skipped batches stay skipped only if their numbers mean the same lists."""
         skipped = self.skipped_batches if same_batches else []
         return replace(self, best_metric=None, best_step=None, pending_evaluation=True, skipped_batches=skipped)

@@ -2,8 +2,8 @@
 
 This is GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
 arXiv:2101.06983): forward without graph, the loss on the cached representations, then one forward and backward per
-chunk against the cached gradients. Here it works for any representation, keeps the graphs of some chunks, and is exact
-with dropout, since a chunk's random key is set before its forward and again before its recomputation.
+chunk with the cached gradients. Here it works for any representation, can keep the graphs of some chunks, and is exact
+with dropout: a chunk's random seed is set before its forward and again before its recomputation.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
 from engines.protocol import Engine, NotFinite
-from trainers.guards import chunk_named
+from trainers.guards import detect_out_of_memory
 
 Representations = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How the sequences of one global step are cut into chunks. Chunks hold indices of sequences."""
+    """The chunks of one global step. A chunk is a list of indices of sequences."""
 
     step: int
     sequences: TokenSequences
-    chunks: list[list[int]]  # of all ranks
-    own: list[list[int]]  # of this rank; empty chunks give every rank the same number
-    padded_tokens: int  # of all chunks
+    chunks: list[list[int]]  # the chunks of all ranks
+    own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
+    padded_tokens: int  # tokens of all chunks, padding included
 
     @property
     def num_tokens(self) -> int:
@@ -42,7 +42,7 @@ class StepPlan:
 
 
 class GradientCache:
-    """Runs the chunks of a step on `engine`, and keeps the graphs of this rank's last `kept_chunks` chunks."""
+    """Runs the chunks of a step on `engine`. The graphs of this rank's last `kept_chunks` chunks are kept."""
 
     def __init__(self, engine: Engine, collator: Collator, *, kept_chunks: int, seed: int):
         self.engine = engine
@@ -58,7 +58,7 @@ class GradientCache:
         return StepPlan(step, sequences, chunks, chunks_of_rank(chunks, rank(), world_size()), padded_tokens)
 
     def forward(self, plan: StepPlan) -> list[Representations]:
-        """The representations of this rank's chunks; the last `kept_chunks` keep their graphs."""
+        """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
         first_kept = len(plan.own) - self.kept_chunks
         outputs = []
         for index, chunk in enumerate(plan.own):
@@ -69,9 +69,9 @@ class GradientCache:
         return outputs
 
     def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
-        """The representations of the whole global step in its order, on every rank, as leaves that take a gradient.
+        """Gather the representations of the whole global step on every rank, as leaves that require a gradient.
 
-        Raises `NotFinite`, on every rank alike, if one of them is not finite.
+        Raises `NotFinite`, on every rank, if one of them is not finite.
         """
         own = [index for chunk in plan.own for index in chunk]
         local = {
@@ -87,8 +87,8 @@ class GradientCache:
         return leaves
 
     def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
-        """Add the gradient of the weights to the engine: first of the chunks whose graphs were kept, then of the
-        others, which are run again. Empties `outputs`, so that each graph is freed after its chunk."""
+        """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
+        others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
         first_kept = len(plan.own) - self.kept_chunks
         kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
         for position, index in enumerate(kept_first):
@@ -96,26 +96,26 @@ class GradientCache:
             output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
             surrogate = _surrogate(output, gradients, chunk)
             outputs[index] = {}
-            with chunk_named(plan.sequences, chunk or [0]):
+            with detect_out_of_memory(plan.sequences, chunk or [0]):
                 self.engine.backward(surrogate, last=position == len(plan.own) - 1)
             if first_kept > 0:
-                return_freed_memory()  # the step is larger than what may be held
+                return_freed_memory()  # the step does not fit in memory as a whole
 
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
-        """Run one chunk; an empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
+        """Run one chunk. An empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features = self.collator.collate(plan.sequences, chunk)
-        with chunk_named(plan.sequences, chunk):
+        with detect_out_of_memory(plan.sequences, chunk):
             return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
 
 
 def gradients_of(loss: Tensor, representations: Representations, step: int) -> Representations:
-    """d loss / d representation, by name. Raises `NotFinite`, on every rank alike, if the loss or one of them is not
-    finite on any rank."""
-    # A representation that this loss does not read (a fixed scale) has gradient 0.
-    found = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
-    gradients = dict(zip(representations, found, strict=True))
+    """The gradient of the loss for each representation, by name. Raises `NotFinite`, on every rank, if the loss or a
+    gradient is not finite on any rank."""
+    # The gradient is 0 for a representation that the loss does not read (a fixed scale).
+    values = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(representations, values, strict=True))
     finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
     if not all_agree(bool(finite)):
         reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
@@ -124,7 +124,8 @@ def gradients_of(loss: Tensor, representations: Representations, step: int) -> R
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
-    """sum(representation * d loss / d representation): its gradient is the chunk's share of the loss's."""
+    """The sum of representation * gradient over a chunk. Its gradient is the chunk's part of the gradient of the
+    loss."""
     if not chunk:
         return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
     return sum((value * gradients[name][chunk]).sum() for name, value in output.items())  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What a step logs about its batch, its scores and its speed, beside the loss and its own statistics."""
+"""Statistics of a step: its batch, its scores and its speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.step import StepPlan
 
 def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
     """The number of documents that a query is compared with (those of the whole batch if the loss has in-batch
-    negatives, else its own), and the share of the rows that were truncated."""
+    negatives, else those of its list), and the share of the sequences that were truncated."""
     documents, queries = int(batch.sizes.sum()), len(batch.sizes)
     lost = batch.sequences.truncated
     truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
@@ -24,7 +24,7 @@ def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
 
 
 def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
-    """The chunks of a step, the share of padding in them, and the speed of a step that took `seconds`."""
+    """The number of chunks of a step, the share of padding in them, and the speed if the step took `seconds`."""
     return {
         "num_chunks": len(plan.chunks),
         "padding_share": 1 - plan.num_tokens / plan.padded_tokens,
@@ -34,6 +34,7 @@ def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
 
 
 def checksum(scores: Tensor) -> Tensor:
-    """Float64 sum of the scores times fixed weights cos(1), cos(2), ...: compares engines where a loss is always 0."""
+    """The float64 sum of the scores times fixed weights cos(1), cos(2), ... Engines can be compared by it even if the
+    value of the loss is always 0."""
     weights = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).cos()
     return (scores.double() * weights).sum()

@@ -1,4 +1,4 @@
-"""Supervised training on candidate lists: contrastive, listwise, preference and distillation losses alike."""
+"""Supervised training on candidate lists, with contrastive, listwise, preference and distillation losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher and the guide: frozen models beside the trained one that score or embed every batch."""
+"""The teacher and the guide: frozen auxiliary models that score or embed every batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from trainers.loss_inputs import make_loss_inputs
 
 
 class AuxiliaryModel:
-    """A frozen model beside the trained one. Its own tokenizer makes its rows, under `name` in every list."""
+    """A frozen model beside the trained one. Its own tokenizer makes its sequences, which every list holds under
+    `name`."""
 
     def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
         self.tokenizer: Any = model.tokenizer
@@ -28,18 +29,18 @@ class AuxiliaryModel:
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
 
     def forward(self, batch: ListBatch) -> LossInputs:
-        """The scores or embeddings of the batch, on every rank."""
+        """Compute the scores or embeddings of the batch, on every rank."""
         collator = Collator(self.tokenizer.padding, self.token_budget)
-        found = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
-        return make_loss_inputs(found, batch, similarity=similarity_of(self.model.model))
+        representations = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
+        return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
 
 
 def auxiliary_inputs(models: Mapping[str, AuxiliaryModel], batch: ListBatch) -> dict[str, Tensor | None]:
-    """The fields of `LossInputs` that the teacher and the guide fill."""
+    """Compute the fields of `LossInputs` that the teacher and the guide fill."""
     inputs: dict[str, Tensor | None] = {}
     if "teacher" in models:
         inputs["teacher_scores"] = models["teacher"].forward(batch).list_scores()
     if "guide" in models:
-        found = models["guide"].forward(batch)
-        inputs |= {"guide_queries": found.queries, "guide_documents": found.documents}
+        guide = models["guide"].forward(batch)
+        inputs |= {"guide_queries": guide.queries, "guide_documents": guide.documents}
     return inputs

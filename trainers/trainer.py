@@ -1,4 +1,4 @@
-"""The training loop: one step for every objective; families give the objective, nobody overrides `fit`."""
+"""The training loop. One step serves all objectives: subclasses define `objective` and do not override `fit`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 
 
 class Trainer(ABC):
-    """Trains `engine.model` on candidate lists; subclasses give `objective`."""
+    """Trains `engine.model` on candidate lists. Subclasses define `objective`."""
 
     steps_per_batch = 1
 
@@ -65,19 +65,20 @@ class Trainer(ABC):
         self.checkpoints = CheckpointStore(
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
-        # Workers are not forked beside a thread that writes.
+        # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
         self.state = TrainState()
-        # The rest is known to this process alone.
+        # The following is not saved: it belongs to this process only.
         self.best_result: EvaluationResult | None = parts.start_result  # on dev at the best step
         self.saved_step: int | None = None
         self.has_updated = False
 
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """The loss over the whole global step (a scalar) and detached statistics."""
+        """Compute the loss over the whole global step (a scalar) and detached statistics."""
 
     def fit(self) -> None:
+        """Train until `max_steps`."""
         self.resume()
         self.start()
         while self.state.step < self.config.max_steps:
@@ -100,13 +101,13 @@ class Trainer(ABC):
         self.progress.close()
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
-        """One update. Returns what to log; its tensors are read only when logging is due."""
+        """Make one update. Returns what to log. Its tensors are read only if logging is due."""
         started = time.perf_counter()
         with explain_out_of_memory(batch, self.config):
             plan = self.gradient_cache.plan(batch.sequences, self.state.step)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
-            loss, statistics = self.loss_of(representations, batch)
+            loss, statistics = self.compute_loss(representations, batch)
             gradients = gradients_of(loss, representations, self.state.step)
             self.gradient_cache.backward(plan, outputs, gradients)
         loss_value = loss.item()
@@ -129,8 +130,9 @@ class Trainer(ABC):
             "seconds": self.state.totals["seconds"],
         }
 
-    def loss_of(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """`objective` of everything that losses may read, and its statistics with the checksum of the scores."""
+    def compute_loss(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
+        """Gather all inputs that losses may read and compute `objective`. The checksum of the scores is added to its
+        statistics."""
         inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch)
         if self.reference is not None:
             inputs |= self.reference.inputs(batch, self.engine)
@@ -147,17 +149,17 @@ class Trainer(ABC):
             self.restore(*self.run.checkpoint)
 
     def restore(self, folder: Path, state: TrainState) -> None:
-        """Continue from a checkpoint."""
+        """Load a checkpoint and its state, and continue from there."""
         self.load(folder)
         self.state = replace(state)
         self.saved_step = self.best_result = None
         if not self.checkpoints.set_pointers(state.step, state.best_step):
-            self.state.forget_best()  # its weights are gone
+            self.state.forget_best()  # its weights no longer exist
         self.load_family_state(state.family)
 
     def load(self, folder: Path) -> None:
-        """Load weights, optimizer and schedule of a checkpoint. Raises ValueError with the remedy if a file is
-        broken."""
+        """Load the weights, optimizer and schedule of a checkpoint. Raises ValueError, which names the remedy, if a
+        file is broken."""
         try:
             self.engine.load(folder)
         except (OSError, SafetensorError) as error:
@@ -168,13 +170,14 @@ class Trainer(ABC):
             ) from error
 
     def start(self) -> None:
-        """Score the reference, and dev with the untrained model: its metric is the first to be beaten."""
+        """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
+        one."""
         self.progress = Progress(self.state.step, self.config.max_steps)
         self.engine.model.train()
         state, config = self.state, self.config
         if self.reference is not None and config.reference == "precomputed":
             spare = 0 if config.on_nonfinite == "stop" else config.max_nonfinite
-            numbers = self.batches.remaining(state.step + 1, config.max_steps, state.skipped_batches, spare)
+            numbers = self.batches.upcoming(state.step + 1, config.max_steps, state.skipped_batches, spare)
             self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
         was_pending = state.pending_evaluation
         if state.best_metric is None or was_pending:
@@ -183,12 +186,12 @@ class Trainer(ABC):
             self.save()
 
     def next_batch(self) -> ListBatch:
-        """The lists of this step, the same on all ranks."""
+        """Load the batch of this step, the same on all ranks."""
         heartbeat.set_step(self.state.step)
-        return self.batches.of(self.state.step, self.state.skipped_batches)
+        return self.batches.for_step(self.state.step, self.state.skipped_batches)
 
     def skip_batch(self, error: NotFinite) -> None:
-        """Record the batch that is not finite. Then leave it out, as `trainer.on_nonfinite` says, or raise."""
+        """Record the batch that is not finite. Then leave it out or raise, according to `trainer.on_nonfinite`."""
         batch, num_skipped, config = self.batches.current, len(self.state.skipped_batches), self.config
         assert batch is not None
         skips = config.on_nonfinite != "stop" and num_skipped < config.max_nonfinite
@@ -197,8 +200,8 @@ class Trainer(ABC):
         self.progress.write(f"warning: step {self.state.step}, batch {batch.number}: {action}: {error}")
         if not skips:
             raise FloatingPointError(
-                f"{error}: nonfinite.jsonl names the batch; {num_skipped} were left out before it: lower "
-                "trainer.learning_rate, or leave out more by trainer.on_nonfinite=skip or rollback and "
+                f"{error}: nonfinite.jsonl names the batch; {num_skipped} batches were skipped before it: lower "
+                "trainer.learning_rate, or skip more with trainer.on_nonfinite=skip or rollback and "
                 f"trainer.max_nonfinite ({config.max_nonfinite})"
             ) from error
         if config.on_nonfinite == "rollback":
@@ -208,21 +211,22 @@ class Trainer(ABC):
         self.state.skip_batch(batch.number)
 
     def rollback(self) -> None:
-        """Go back to the newest checkpoint, as a resumed run does, but keep all batches skipped that are so now."""
+        """Go back to the newest checkpoint, as a resumed run does, but keep the list of skipped batches."""
         self.checkpoints.wait()
-        found = self.checkpoints.latest()
-        assert found is not None, "a run that may roll back starts with a checkpoint"
-        folder, state = found[0], replace(TrainState.from_dict(found[1]), skipped_batches=self.state.skipped_batches)
+        newest = self.checkpoints.latest()
+        assert newest is not None, "a run that may roll back starts with a checkpoint"
+        folder, state = newest[0], replace(TrainState.from_dict(newest[1]), skipped_batches=self.state.skipped_batches)
         self.run.cut_metrics(state)
         self.restore(folder, state)
         self.progress.move_to(self.state.step)
 
     def due(self, what: str) -> bool:
-        """Whether `log`, `eval` or `save` is due at this step; all are at the last one."""
+        """Whether `log`, `eval` or `save` is due at this step. At the last step all are."""
         step = self.state.step
         return step % getattr(self.config, f"{what}_every") == 0 or step == self.config.max_steps
 
     def log(self, statistics: dict[str, Any]) -> None:
+        """Write the statistics of a step to metrics.jsonl, the logger and the progress bar."""
         metrics = {name: float(value) for name, value in statistics.items()}
         batch, step = self.batches.current, self.state.step
         source = {"source": batch.source} if batch is not None and batch.source else {}
@@ -231,16 +235,17 @@ class Trainer(ABC):
         self.progress.move_to(step, metrics)
 
     def note_idle_ranks(self, num_chunks: int) -> None:
+        """Print a note, once, if a step has fewer chunks than there are ranks."""
         if num_chunks < world_size():
             self.progress.note_once(
                 "idle ranks",
-                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, some idle: lower "
+                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, so some are idle: lower "
                 f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
             )
 
     def evaluate(self, known: EvaluationResult | None = None) -> None:
-        """Evaluate on dev, unless the result is known; save and mark a new best. After a preemption in the middle, the
-        resumed run evaluates again."""
+        """Evaluate on dev (or take the `known` result), and save a new best checkpoint. If a preemption interrupts it,
+        the resumed run evaluates again."""
         if self.evaluator is None:
             return
         try:
@@ -259,7 +264,7 @@ class Trainer(ABC):
             self.save(best=True)
 
     def save_and_exit(self) -> NoReturn:
-        """Save this step and end: the run was preempted."""
+        """Save this step and stop: the run was preempted."""
         state = self.state
         if state.step > 0:
             state.pending_evaluation = self.evaluator is not None and (state.pending_evaluation or self.due("eval"))
@@ -269,7 +274,7 @@ class Trainer(ABC):
         raise preemption.Preempted(f"at step {state.step}")
 
     def save(self, *, best: bool = False) -> None:
-        """A checkpoint of this step, once: a new `best` has already been saved when saving is due."""
+        """Save a checkpoint of this step, unless it is already saved (as a new `best`)."""
         if self.saved_step == self.state.step:
             return
         self.saved_step = self.state.step
@@ -286,9 +291,9 @@ class Trainer(ABC):
         self.checkpoints.save(state.step, write, state.to_dict(), best=best)
 
     def family_state(self) -> dict[str, Any]:
-        """What a subclass needs to continue in the middle of a batch (JSON types)."""
+        """The state that a subclass needs to continue in the middle of a batch, in JSON types."""
         return {}
 
     def load_family_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `family_state`."""
-        assert not state, "a family that stores a state restores it"
+        """Restore `family_state`."""
+        assert not state, "a subclass that saves a state must restore it"

@@ -35,20 +35,20 @@ def make_batches(steps_per_batch: int = 1) -> Batches:
 def test_batches_move_up_where_others_are_skipped(skipped: list[int], numbers: list[int]) -> None:
     batches = make_batches()
     assert [batches.number(step, skipped) for step in (1, 2, 3, 4)] == numbers
-    assert [batches.of(step, skipped).examples for step in (1, 2, 3, 4)] == [[number] for number in numbers]
+    assert [batches.for_step(step, skipped).examples for step in (1, 2, 3, 4)] == [[number] for number in numbers]
 
 
 def test_several_steps_share_a_batch_that_is_read_once() -> None:
     batches = make_batches(steps_per_batch=2)
-    assert [batches.of(step).number for step in (1, 2, 3, 4, 5)] == [0, 0, 1, 1, 2]
+    assert [batches.for_step(step).number for step in (1, 2, 3, 4, 5)] == [0, 0, 1, 1, 2]
     assert batches.loader.starts == [0]
-    assert batches.of(2).number == 0  # after a rollback
+    assert batches.for_step(2).number == 0  # after a rollback
     assert batches.loader.starts == [0, 0]
 
 
 def test_the_remaining_batches_cover_those_that_may_take_the_place_of_others() -> None:
     batches = make_batches(steps_per_batch=2)
-    assert batches.remaining(3, 6, [], 0) == range(1, 3)
-    assert batches.remaining(3, 6, [1], 2) == range(2, 6)
+    assert batches.upcoming(3, 6, [], 0) == range(1, 3)
+    assert batches.upcoming(3, 6, [1], 2) == range(2, 6)
     assert [batch.number for batch in batches.read(range(2, 4))] == [2, 3]
     assert batches.current is None

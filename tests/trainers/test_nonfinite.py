@@ -62,7 +62,7 @@ def test_the_run_stops_and_names_the_batch(tiny_run: list[str]) -> None:
         trainer.fit()
     (record,) = records_of(trainer)
     assert (record["step"], record["batch"], record["action"]) == (4, BAD, "stop")
-    batch = trainer.batches.of(4)
+    batch = trainer.batches.for_step(4)
     assert [query["query_id"] for query in record["queries"]] == [example.query_id for example in batch.examples]
     assert record["queries"][0]["document_ids"] == list(batch.examples[0].document_ids)
     go_on = [*SUPERVISED, *tiny_run, "trainer.on_nonfinite=skip"]  # may be decided afterwards
@@ -122,7 +122,7 @@ def test_too_many_stop_the_run(tiny_run: list[str]) -> None:
 def test_rows_that_are_not_finite_are_named(tiny_run: list[str]) -> None:
     trainer = make_trainer([*SUPERVISED, *tiny_run, "trainer.on_nonfinite=skip"])
     forward = trainer.engine.forward
-    batch = trainer.batches.of(1)
+    batch = trainer.batches.for_step(1)
     bad = 4  # a row of the first batch
     row = pad(batch.sequences, [bad], {})["input_ids"][0]
 

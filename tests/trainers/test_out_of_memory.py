@@ -38,7 +38,7 @@ def test_the_longest_row_is_named(call: str, tiny_run: list[str]) -> None:
         r"out of memory in a chunk of (\d+) rows of (\d+) tokens, the longest query (\w+), document (\w+): ", line
     )
     assert match, line
-    batch = trainer.batches.of(1)
+    batch = trainer.batches.for_step(1)
     names = [batch.sequence_ids(row) for row in range(len(batch.sequences))]
     assert batch.sequences.lengths[names.index((match[3], match[4]))] == int(match[2])
     assert "lower trainer.kept_chunks (1), then trainer.token_budget (160 tokens a chunk)," in line
@@ -55,7 +55,7 @@ def test_evaluation_names_its_own_option(tiny_run: list[str]) -> None:
 def test_rows_are_named_in_either_layout(tiny_run: list[str]) -> None:
     for experiment, first in (("reranker_contrastive", 0), ("embedder_infonce", 1)):
         options = [f"+exp={experiment}", *tiny_run, "eval.depth=100", f"run_name={experiment}"]
-        batch = make_trainer(options).batches.of(1)
+        batch = make_trainer(options).batches.for_step(1)
         example = batch.examples[1]
         start = len(batch.examples[0].sequences)
         assert batch.sequence_ids(start + first) == (example.query_id, example.document_ids[0])

@@ -60,5 +60,5 @@ def test_a_language_model_learns_among_its_vocabulary(tiny_run: list[str], tiny_
     assert last["kl"] > 1e-5
     assert 0 <= first["reward_mean/correctness"] <= first["reward_mean/format"] < 0.5, "a random model answers anything"
     assert set(trainer.old) == {"scores", "logsumexp"}
-    assert trainer.reference.known
-    assert all(len(values) == 2 for values in trainer.reference.known.values())
+    assert trainer.reference.stored
+    assert all(len(values) == 2 for values in trainer.reference.stored.values())

@@ -60,7 +60,7 @@ def test_a_resumed_run_reads_the_precomputed_scores(tiny_run: list[str], tiny_re
     assert scored == []
     whole = make_trainer([*options, "run_name=whole"])
     whole.start()
-    first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (whole, again))
+    first, second = ({pair: value for pair, (value,) in each.reference.stored.items()} for each in (whole, again))
     assert second == pytest.approx(first)
 
 
@@ -75,7 +75,7 @@ def test_broken_precomputed_scores_are_made_again(tiny_run: list[str], tiny_rera
     assert "reference_scores.npz is broken (" in caplog.text
     whole = make_trainer([*options, "run_name=whole"])
     whole.start()
-    first, second = ({pair: value for pair, (value,) in each.reference.known.items()} for each in (whole, trainer))
+    first, second = ({pair: value for pair, (value,) in each.reference.stored.items()} for each in (whole, trainer))
     assert 0 < len(second) < len(first), "of the steps to come"
     assert second == pytest.approx({pair: first[pair] for pair in second})
 
@@ -86,9 +86,9 @@ def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_p
     options = [*DPO, *tiny_run, f"model.name_or_path={tiny_reranker_dir}", "trainer.save_every=1"]
     again, scored = resumed_after_a_step(options, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2")
     assert scored == [3, 4], "the three batches of the run were scored before"
-    assert again.batches.of(3, again.state.skipped_batches).number == 2
+    assert again.batches.for_step(3, again.state.skipped_batches).number == 2
     again.state.skip_batch(2)
-    batch = again.batches.of(3, again.state.skipped_batches)
+    batch = again.batches.for_step(3, again.state.skipped_batches)
     assert batch.number == 3
     assert again.reference.inputs(batch, again.engine)["reference_scores"].isfinite().any()
 

@@ -67,9 +67,9 @@ def test_a_pending_evaluation_is_not_done() -> None:
 
 
 @pytest.mark.parametrize(("same_batches", "skipped"), [(True, [2, 5]), (False, [])])
-def test_under_other_settings_the_start_is_measured(same_batches: bool, skipped: list[int]) -> None:
+def test_for_changed_settings_the_start_is_measured(same_batches: bool, skipped: list[int]) -> None:
     state = make_state()
-    other = state.under_other_settings(same_batches=same_batches)
+    other = state.for_changed_settings(same_batches=same_batches)
     assert (other.best_metric, other.best_step, other.pending_evaluation) == (None, None, True)
     assert (other.step, other.totals, other.skipped_batches) == (7, state.totals, skipped)
     assert state == make_state()
