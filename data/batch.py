@@ -1,4 +1,4 @@
-"""Tokenised sequences and candidate lists: what the data workers make and the trainers read."""
+"""Tokenised sequences, candidate lists and batches, made by data workers and read by trainers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Tokenised sequences of any lengths: `features[name]` holds them one after the other, sequence i with `lengths[i]`
+    """Tokenised sequences of any lengths. `features[name]` holds them one after the other; sequence i has `lengths[i]`
     tokens.
 
-    `truncated`: how many tokens each sequence lost, if its tokenizer counts them.
+    `truncated`: the number of tokens cut from each sequence; None if the tokenizer does not count them.
     """
 
     features: Mapping[str, np.ndarray]
@@ -25,8 +25,8 @@ class TokenSequences:
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenSequences:
-        """Takes a tokenizer's unpadded output (lists of lists). The lengths stand for the attention mask; "truncated"
-        holds one number per sequence."""
+        """Convert a tokenizer's unpadded output (lists of lists). The attention mask is dropped: it follows from the
+        lengths. "truncated" has one number per sequence."""
         lengths = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
         features = {
             name: np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
@@ -38,6 +38,7 @@ class TokenSequences:
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenSequences]) -> TokenSequences:
+        """Join several, in their order."""
         names = parts[0].features.keys()
         features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
         lost = [part.truncated for part in parts if part.truncated is not None]
@@ -52,9 +53,9 @@ class TokenSequences:
 class ListExample:
     """One query with its candidate documents, tokenised.
 
-    The layout of `sequences` is the model's. "pairs": sequence i is (query, document i). "texts": sequence 0 is the
-    query, sequence i + 1 is document i. `auxiliary` holds the sequences for further models that score or embed the list
-    (a teacher, a guide), by the model's role.
+    The layout of `sequences` depends on the model. "pairs": sequence i is (query, document i). "texts": sequence 0 is
+    the query, sequence i + 1 is document i. `auxiliary` holds the sequences for further models that score or embed the
+    list (a teacher, a guide), by the model's role.
     """
 
     query_id: str
@@ -62,8 +63,8 @@ class ListExample:
     labels: np.ndarray  # [n] float32 relevance, 0 = not relevant or not judged
     teacher_scores: np.ndarray  # [n] float32 score of a teacher (or of the first stage), NaN if it has none
     sequences: TokenSequences
-    query_hash: int  # of the query's text: equal texts have equal hashes
-    document_hashes: np.ndarray  # [n] int64, of the documents' texts
+    query_hash: int  # hash of the query's text: equal texts have equal hashes
+    document_hashes: np.ndarray  # [n] int64, hashes of the documents' texts
     weight: float = 1.0  # factor of this list in the loss
     auxiliary: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
@@ -73,7 +74,7 @@ class ListExample:
 class ListBatch:
     """The lists of one whole global step, in the same order on every rank.
 
-    `number` counts batches from 0 over the whole run. Together with a list's position it is the key of random draws.
+    `number` counts batches from 0 over the whole run. With a list's position it is the key of random sampling.
     """
 
     number: int
@@ -86,7 +87,8 @@ class ListBatch:
 
     @cached_property
     def num_duplicates(self) -> int:
-        """How often the text of a query or a document stands in a further list: once for each list after its first."""
+        """The number of repeated texts: a query or document text counts once for each list after the first that has
+        it."""
         texts = [(False, example.query_hash) for example in self.examples]
         texts += [(True, text) for example in self.examples for text in set(example.document_hashes.tolist())]
         return len(texts) - len(set(texts))
@@ -97,7 +99,8 @@ class ListBatch:
         return TokenSequences.concatenate([example.sequences for example in self.examples])
 
     def sequence_ids(self, index: int) -> tuple[str, str | None]:
-        """The ids of the query and of the document that a sequence holds; None for the document of a query alone."""
+        """The ids of the query and of the document that a sequence holds; the document is None for the
+        sequence of a query alone."""
         for example in self.examples:
             if index < len(example.sequences):
                 first = len(example.sequences) - len(example.document_ids)  # 1 in layout "texts", the query itself
@@ -106,47 +109,47 @@ class ListBatch:
         raise IndexError(index)
 
     def auxiliary_sequences(self, name: str) -> TokenSequences:
-        """The sequences of all lists for the further model of that role."""
+        """The sequences of all lists for the auxiliary model of that role."""
         return TokenSequences.concatenate([example.auxiliary[name] for example in self.examples])
 
     @cached_property
     def sizes(self) -> Tensor:
-        """[lists]: the number of documents of each list."""
+        """The number of documents of each list [lists]."""
         return torch.tensor([len(example.document_ids) for example in self.examples])
 
     @cached_property
     def mask(self) -> Tensor:
-        """[lists, longest list] bool: True at documents, False at padding."""
+        """The mask [lists, longest list]: True for documents, False for padding."""
         return torch.arange(int(self.sizes.max())) < self.sizes[:, None]
 
     @cached_property
     def labels(self) -> Tensor:
-        """[lists, longest list] float32, 0 at padding."""
+        """The labels [lists, longest list] float32, 0 for padding."""
         return self._documents("labels")
 
     @cached_property
     def teacher_scores(self) -> Tensor:
-        """[lists, longest list] float32, NaN if there is none, 0 at padding."""
+        """The teacher's scores [lists, longest list] float32, NaN if there is none, 0 for padding."""
         return self._documents("teacher_scores")
 
     @cached_property
     def document_hashes(self) -> Tensor:
-        """[lists, longest list] int64, equal for equal texts; 0 at padding."""
+        """Hashes of the documents [lists, longest list] int64, equal for equal texts, 0 for padding."""
         return self._documents("document_hashes")
 
     @cached_property
     def query_hashes(self) -> Tensor:
-        """[lists] int64, equal for equal texts."""
+        """Hashes of the queries [lists] int64, equal for equal texts."""
         return torch.tensor([example.query_hash for example in self.examples])
 
     @cached_property
     def weights(self) -> Tensor | None:
-        """[lists] float32; None if all are 1."""
+        """The weights of the lists [lists] float32; None if all are 1."""
         weights = torch.tensor([example.weight for example in self.examples], dtype=torch.float32)
         return None if (weights == 1).all() else weights
 
     def to_lists(self, values: Tensor) -> Tensor:
-        """[documents, ...] -> [lists, longest list, ...], 0 at padding (differentiable)."""
+        """Arrange values [documents, ...] as [lists, longest list, ...], 0 for padding (differentiable)."""
         lists = values.new_zeros(*self.mask.shape, *values.shape[1:])
         return lists.index_put(self.mask.to(values.device).nonzero(as_tuple=True), values)
 

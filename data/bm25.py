@@ -15,7 +15,7 @@ import Stemmer
 class BM25:
     """Lucene's BM25 by `bm25s`: English stop words, Snowball stemmer.
 
-    The class declares what it is as a kind of model does (models/capabilities.py).
+    The class declares its capabilities as the options of a model do (models/capabilities.py).
     """
 
     name: ClassVar[str] = "bm25"
@@ -42,10 +42,10 @@ class BM25:
 def bm25_top(
     documents: Sequence[str], queries: Sequence[str], *, depth: int, k1: float, b: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (int32) and scores (float32), [queries, min(depth, documents)] each, of the best documents, best first.
+    """Find the best documents: positions (int32) and scores (float32), [queries, min(depth, documents)], best first.
 
-    Lucene's BM25 as bm25s computes it, English stop words, Snowball stemmer. Equal scores stand in the corpus' order,
-    and a query that shares no word with the corpus gets its first documents with score 0: every query has candidates.
+    Lucene's BM25 as bm25s computes it, English stop words, Snowball stemmer. Equal scores keep the corpus' order. A
+    query without a word of the corpus gets the first documents with score 0, so that every query has candidates.
     Raises ValueError if no document has a word.
     """
     tokens_of_documents = _tokenize(documents)
@@ -69,7 +69,7 @@ def _tokenize(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _top(scores: np.ndarray, depth: int) -> np.ndarray:
-    """Indices of the `depth` highest scores, highest first, equal ones by index (bm25s leaves ties to chance)."""
+    """The indices of the `depth` highest scores, highest first; ties are sorted by index, which bm25s does not do."""
     threshold = np.partition(scores, -depth)[-depth]
     above = np.flatnonzero(scores > threshold)
     tied = np.flatnonzero(scores == threshold)[: depth - len(above)]

@@ -1,4 +1,4 @@
-"""A cache of files: each is made once, under another name that is then renamed, by one process at a time."""
+"""A cache of files. Each is made once, by one process at a time, under a temporary name that is then renamed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from filelock import FileLock
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
     """Return `path`; if it does not exist, `make(temporary_path)` first writes it as a file or a folder.
 
-    Several ranks or runs may ask at once: the first makes it, the others wait. An interrupted one leaves no `path`.
-    Raises ValueError that names `data.cache_dir` if nothing can be written beside it.
+    If several ranks or runs call it, the first makes the file and the others wait. If it is interrupted, there is no
+    `path`. Raises ValueError, which names `data.cache_dir`, if the folder cannot be written.
     """
     if path.exists():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
-            pass  # permissions alone do not say whether a file can be made: file systems are full or read-only
+            pass  # try to create a file: permissions do not show that a file system is full or read-only
     except OSError as error:
         raise ValueError(
             f"data.cache_dir: {path.parent} cannot be written ({error.strerror}); choose another folder"
@@ -34,8 +34,8 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
             try:
                 temporary = workspace / path.name
                 make(temporary)
-                for made in (*temporary.rglob("*"), temporary):
-                    _flush(made)  # a host may lose its power: the name must not be on disk before the content
+                for written in (*temporary.rglob("*"), temporary):
+                    _flush(written)  # so that after a power failure the name is not there without the content
                 os.replace(temporary, path)
             finally:
                 shutil.rmtree(workspace, ignore_errors=True)
@@ -43,13 +43,13 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name. Raises ValueError that names the file if it is broken."""
+    """Read the arrays of an .npz file by name. Raises ValueError, which names the file, if it is broken."""
     try:
         with file.open("rb") as stream, np.load(stream) as arrays:
             return dict(arrays)
     except OSError:
         raise
-    except Exception as error:  # whatever the first broken byte belongs to
+    except Exception as error:  # the exception depends on what is broken
         raise ValueError(f"{file} is broken ({error}): remove it, and it is made again") from None
 
 

@@ -1,4 +1,4 @@
-"""Where candidate lists come from: BM25 over the corpus, or a file that another system wrote."""
+"""The sources of candidate lists: BM25 over the corpus, or a file from another system."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
 
 
 class CandidateSource(Protocol):
-    """A configuration that finds the candidates of every query."""
+    """The options of a source of candidates."""
 
     def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
-        """The candidates of all queries by split, best first.
+        """Find the candidates of all queries by split, best first.
 
-        A split for which the source has nothing at all is left out. Raises ValueError if it has candidates for some
-        queries of a split only.
+        A split without any candidates is left out. Raises ValueError if only some queries of a split have candidates.
         """
 
 
@@ -65,12 +64,12 @@ class BM25Candidates:
 
 @dataclass(frozen=True)
 class ListedCandidates:
-    """The documents listed with a query (data=file).
+    """The documents listed with each query (data=file).
 
-    Held-out queries that list a single one, and data that list none, get the candidates of `bm25`, with these options.
+    Held-out queries that list only one document, and data without lists, get candidates from BM25 with these options.
     """
 
-    depth: int = 100  # candidates per query, where BM25 finds them
+    depth: int = 100  # candidates per query that BM25 finds
     k1: float = 0.9  # saturation of the term frequency
     b: float = 0.4  # normalisation by document length, 0 to 1
 
@@ -87,7 +86,7 @@ class ListedCandidates:
 
 @dataclass(frozen=True)
 class RunFileCandidates:
-    """Candidates and scores of any other system, ranked by score; equal scores stand as in the file.
+    """Candidates and scores from another system, ranked by score; equal scores keep the order of the file.
 
     The file is a TREC run, or (*.jsonl) teacher scores `{"query_id", "document_ids", "scores"}`, plain or gzip.
     """
@@ -115,14 +114,14 @@ class RunFileCandidates:
             else:
                 left_out.append(name)
         if not found:
-            raise ValueError(f"{path}: no candidates for any query of the data; is it another collection's run?")
+            raise ValueError(f"{path}: no candidates for any query of the data; does it belong to another collection?")
         if left_out:
             logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(left_out))
         return found
 
 
-def bm25_behind(source: object) -> BM25Candidates | None:
-    """The BM25 that a source of candidates ranks with; None if it ranks otherwise."""
+def bm25_options_of(source: object) -> BM25Candidates | None:
+    """The BM25 options of a source of candidates; None if it does not use BM25."""
     if isinstance(source, ListedCandidates):
         return source.bm25
     return source if isinstance(source, BM25Candidates) else None

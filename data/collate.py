@@ -1,6 +1,6 @@
-"""The collator: cuts sequences into chunks, says what a chunk costs, and makes its padded tensors.
+"""The collator: divide sequences into chunks, compute the cost of a chunk, and make its padded tensors.
 
-A chunk is the unit of one forward pass, of memory and of dropout's random key.
+A chunk is the unit of a forward pass, of memory, and of dropout's random seed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from data.batch import TokenSequences
 
 @dataclass(frozen=True)
 class Collator:
-    """Cuts sequences into chunks of like length, each padded to its longest sequence.
+    """Divides sequences into chunks of similar length, each padded to its longest sequence.
 
-    `padding`: the value per feature, 0 if a feature has none. `token_budget`: tokens of a chunk, padding included.
-    Another layout overrides the methods; `inference.shared_prefix.SharedPrefixCollator` packs several sequences into
+    `padding`: the padding value of each feature, 0 if it has none. `token_budget`: tokens of a chunk, padding included.
+    A subclass may use another layout: `inference.shared_prefix.SharedPrefixCollator` packs several sequences into
     one.
     """
 
@@ -28,7 +28,7 @@ class Collator:
     token_budget: int
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
-        """The chunks of sequences of these lengths, as indices of the sequences (see `plan_chunks`)."""
+        """Divide sequences of these lengths into chunks of indices (see `plan_chunks`)."""
         return plan_chunks(lengths, self.token_budget)
 
     def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
@@ -41,16 +41,16 @@ class Collator:
         return rows * tokens
 
     def collate(self, sequences: TokenSequences, chunk: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of a chunk, which a model is called with (see `pad`)."""
+        """Make the tensors of a chunk, the inputs of a model (see `pad`)."""
         return pad(sequences, chunk, self.padding)
 
     def per_sequence(self, values: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """What a model made of a chunk's `features`, with one leading axis: the chunk's sequences, in its order."""
+        """Convert a model's output for a chunk's `features` to one row per sequence of the chunk, in its order."""
         return values
 
 
 def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:
-    """The chosen sequences as int64 tensors [chosen, longest], right-padded with `padding[name]` (0 without), and
+    """Make int64 tensors [chosen, longest] of the chosen sequences, right-padded with `padding[name]` (default 0), and
     their `attention_mask`."""
     lengths = sequences.lengths[list(chosen)]
     starts = np.concatenate([[0], np.cumsum(sequences.lengths)])[list(chosen)]
@@ -64,10 +64,10 @@ def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, 
 
 
 def plan_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices per chunk, longest sequences first, so that their number times the longest stays within `token_budget`.
+    """Divide sequences into chunks, longest first, so that rows times longest sequence is at most `token_budget`.
 
     A sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
-    on the number of ranks, and sequences of like length share a chunk, so that little is padded.
+    on the number of ranks, and sequences of similar length share a chunk, so that there is little padding.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
@@ -81,7 +81,8 @@ def plan_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def chunks_of_rank(chunks: Sequence[list[int]], rank: int, world_size: int) -> list[list[int]]:
-    """The chunks of one rank, `chunks[rank::world_size]`, padded with empty chunks to the same number on every rank."""
+    """The chunks of one rank, `chunks[rank::world_size]`. Empty chunks are added so that all ranks have the same
+    number."""
     own = list(chunks[rank::world_size])
     rounds = -(-len(chunks) // world_size)
     return own + [[]] * (rounds - len(own))

@@ -1,4 +1,4 @@
-"""A collection in memory: documents, and for each split queries, judgements and the first stage's candidates."""
+"""A collection: documents, and for each split queries, judgements and the first stage's candidates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS = ("train", "dev", "test")
 Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
-# What training lists give a loss: names of losses.contracts.REQUIREMENTS.
+# What training lists provide for a loss: names of losses.contracts.REQUIREMENTS.
 JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "several"})
 
 
@@ -23,14 +23,14 @@ JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "several"})
 class Split:
     """The queries of one split with their judgements and candidates, all keyed by query id.
 
-    `labels` are judgements that are no integers; if there are any, training lists take them instead of the grades.
+    `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades.
     """
 
     queries: dict[str, str]
     qrels: Judgements
     candidates: Candidates
-    weights: Mapping[str, float] = field(default_factory=dict)  # of a query's list in the loss; 1 where unnamed
-    prompts: Mapping[str, str] = field(default_factory=dict)  # before this query, instead of the data set's prompt
+    weights: Mapping[str, float] = field(default_factory=dict)  # the weight of a query's list in the loss; default 1
+    prompts: Mapping[str, str] = field(default_factory=dict)  # the prompt of a query, instead of the data set's
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -39,9 +39,9 @@ class Collection:
     """Documents (title and text joined) and disjoint splits of queries over them.
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
-    `without_candidates` names splits of the data for which the source of candidates has none.
-    `lists` says how training lists are drawn, `available` what they give a loss (names of
-    losses.contracts.REQUIREMENTS). The prompts stand before its texts (None: the model's own).
+    `without_candidates` names splits for which the source of candidates has none.
+    `lists` are the options of training lists, `available` is what these provide for a loss (names of
+    losses.contracts.REQUIREMENTS). The prompts are put before the texts (None: the model's own).
     Raises ValueError if two splits share a query, by id or by text, or a query has no candidate list.
     """
 
@@ -72,7 +72,8 @@ class Collection:
                         )
 
     def split(self, name: str) -> Split:
-        """A split by name. Raises ValueError if there is none, or none of its queries has a relevant document."""
+        """The split of that name. Raises ValueError if there is none, or if none of its queries has a relevant
+        document."""
         if name in self.without_candidates:
             raise ValueError(
                 f"data {self.name}: data.candidates.path has no candidates for the {name} queries; add them to the "
@@ -94,7 +95,7 @@ class Collection:
         return split
 
     def available_with(self, list_size: int) -> frozenset[str]:
-        """What training lists of that length give a loss."""
+        """What training lists of that length provide for a loss."""
         if list_size > 1:
             return self.available
         lost = {"comparison", "several"}
@@ -104,12 +105,12 @@ class Collection:
 
 
 def normalised(text: str) -> str:
-    """The form in which two texts count as equal: lower case, word characters only."""
+    """Normalise a text for comparison: lower case, word characters only."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:
-    """A hex digest of mappings and sequences of JSON types, in their own order."""
+    """A hex digest of mappings and sequences of JSON types, which depends on their order."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for item in part.items() if isinstance(part, Mapping) else part:

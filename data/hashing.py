@@ -1,10 +1,10 @@
-"""Stable integer keys: every random draw is a function of what it is for, never of the rank or the process."""
+"""Stable integer hashes. They are the keys of random sampling, which so does not depend on rank or process."""
 
 import hashlib
 
 
 def stable_hash(*parts: int | str) -> int:
-    """A 63-bit integer that depends on `parts` alone: equal on every rank, platform and Python version.
+    """A 63-bit hash of `parts`, equal on every rank, platform and Python version.
 
     >>> stable_hash("chunk", 1, 2) == stable_hash("chunk", 1, 2) != stable_hash("chunk", 12)
     True
@@ -14,5 +14,5 @@ def stable_hash(*parts: int | str) -> int:
 
 
 def text_hash(text: str) -> int:
-    """A hash, equal for texts that are equal up to surrounding white space: it finds duplicates without the texts."""
+    """A hash of a text without surrounding white space, to find duplicates."""
     return stable_hash("text", text.strip())

@@ -1,4 +1,4 @@
-"""The report on a data file: kinds of rows, splits, labels, lengths and examples."""
+"""The report on a data file: kinds of rows, splits, labels, lengths, examples."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from data.collection import Collection
 from data.formats.columns import ListRecord
 
 WIDTH = 100  # characters of a text that are shown
-MAX_LEVELS = 10  # different labels that are counted one by one
+MAX_LEVELS = 10  # most different labels that are counted one by one
 
 
 def describe_file(file: str, records: Sequence[ListRecord], collection: Collection) -> list[str]:
-    """The lines on the rows of `file` and the collection that is made of them."""
+    """The lines about the rows of `file` and about the collection made from them."""
     return [
         f"{file}: {len(records)} rows, {' and '.join(kinds(records))}",
         *counts(collection),
@@ -30,7 +30,7 @@ def examples(records: Sequence[ListRecord], number: int = 2) -> list[str]:
 
 
 def kinds(records: Sequence[ListRecord]) -> Iterator[str]:
-    """What the rows are, in words."""
+    """The kinds of rows, in words."""
     for kind, count in Counter(map(shape, records)).items():
         yield kind if count == len(records) else f"{count} {kind}"
 
@@ -50,7 +50,7 @@ def shape(record: ListRecord) -> str:
 
 
 def counts(collection: Collection) -> Iterator[str]:
-    """Sizes of the splits and of the lists, and what is there more than once."""
+    """The lines about sizes of splits and lists, and about repeated documents."""
     splits = ", ".join(f"{name} {len(split.queries)}" for name, split in collection.splits.items())
     yield f"queries: {splits} (rows of one query are one list)"
     lists = [split.qrels[query] for split in collection.splits.values() for query in split.queries]

@@ -1,4 +1,4 @@
-"""What every data set shares: its options, disjoint splits, candidates, and the finished collection."""
+"""Shared parts of all data sets: options, disjoint splits, candidates, and how a collection is assembled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Texts:
-    """A collection as it was read: nothing split off, no candidates."""
+    """The texts and judgements of a data set as read, before dev is held out and candidates are found."""
 
     documents: Mapping[str, str]
     queries: Mapping[str, str]
@@ -30,8 +30,8 @@ class Texts:
 class SourceOptions(ABC):
     """Options of every data set."""
 
-    dev_fraction: float = 0.1  # share of the training side held out as dev
-    cache_dir: str = "~/.cache/plackett"  # what is slow to make is kept here
+    dev_fraction: float = 0.1  # share of the training queries held out as dev
+    cache_dir: str = "~/.cache/plackett"  # the folder of cached files
     candidates: CandidateSource = field(default_factory=BM25Candidates)
     lists: ListOptions = field(default_factory=ListOptions)
     query_prompt: str | None = None  # before every query; null: the model's own
@@ -50,7 +50,7 @@ class SourceOptions(ABC):
         """Read the data set."""
 
     def assemble(self, name: str, texts: Texts) -> Collection:
-        """The collection: dev held out of train if there is none, train-test overlap removed, candidates found."""
+        """Make the collection: hold dev out of train if there is no dev, remove train-test overlap, find candidates."""
         if not texts.documents:
             raise ValueError(f"data {name}: the corpus has no document")
         if not any(texts.documents.values()):
@@ -80,12 +80,13 @@ class SourceOptions(ABC):
         )
 
     def _scores(self) -> frozenset[str]:
-        """What the candidates give a loss: a run file's scores are a teacher's."""
+        """What the candidates provide for a loss: the scores of a run file are teacher scores."""
         return frozenset({"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else ())
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:
-    """Divide train's queries into train and dev: those whose ids hash lowest, at least one if fraction > 0, are dev."""
+    """Divide train into train and dev. Dev gets the queries with the lowest hashes of ids, at least one if fraction >
+    0."""
     train = qrels["train"]
     size = min(max(1, round(fraction * len(train))), len(train) - 1) if fraction > 0 else 0
     chosen = set(sorted(train, key=lambda query: stable_hash("dev", query))[:size])
@@ -101,7 +102,7 @@ def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Jud
 def remove_train_test_overlap(
     name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]
 ) -> dict[str, Judgements]:
-    """Remove the queries of train that are also in dev or test, and those of dev that are in test (by id or text)."""
+    """Remove queries of train that are also in dev or test, and queries of dev that are in test (by id or text)."""
     seen: set[str] = set()
     kept: dict[str, Judgements] = {}
     for split in [split for split in reversed(SPLITS) if split in qrels]:

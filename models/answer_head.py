@@ -1,11 +1,11 @@
-"""The score of a yes/no reranker from the language model's own head, without the logits of its vocabulary.
+"""The score of a yes/no reranker from the language model's own head, without the logits of the whole vocabulary.
 
-With h the hidden state at the last token of a prompt, z_v = w_v h + b_v the logit of token v:
+Let h be the hidden state at the last token of a prompt, z_v = w_v h + b_v the logit of token v:
 
     score = z_yes - z_no,    logsumexp = log sum_v exp(z_v) - z_no
 
-so that log p(yes) = score - logsumexp and log p(no) = -logsumexp over the whole vocabulary. All of it in float32, under
-autocast too: bf16 logits of 10 and more differ by steps of 0.0625.
+Then log p(yes) = score - logsumexp and log p(no) = -logsumexp over the whole vocabulary. All is computed in float32,
+under autocast too: bf16 logits of 10 and more have steps of 0.0625.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-CAPS = ("final_logit_softcapping", "logits_soft_cap")
-BLOCK = 8192  # tokens of the vocabulary whose logits are held at a time
+SOFTCAP_NAMES = ("final_logit_softcapping", "logits_soft_cap")
+BLOCK = 8192  # tokens of the vocabulary whose logits are in memory at a time
 
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to z = w h + b, then the logit: cap * tanh(scale * z / cap), or scale * z without a cap."""
+    """The transform of z = w h + b to the model's logit: cap * tanh(scale * z / cap), or scale * z without a cap."""
 
     scale: float = 1.0
     cap: float | None = None
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> LogitTransform:
-        """From `final_logit_softcapping` (Gemma), `logits_soft_cap` (RecurrentGemma), `logit_scale` (Cohere),
+        """Read it from `final_logit_softcapping` (Gemma), `logits_soft_cap` (RecurrentGemma), `logit_scale` (Cohere),
         `lm_head_multiplier` (Falcon-H1) and `logits_scaling`, by which HyperCLOVA X multiplies and Granite divides."""
         factor = getattr(config, "logits_scaling", None) or 1.0
         scale = factor if config.model_type.startswith("hyperclovax") else 1.0 / factor
         for name in ("logit_scale", "lm_head_multiplier"):
             scale *= getattr(config, name, None) or 1.0
-        return cls(scale, next(filter(None, (getattr(config, name, None) for name in CAPS)), None))
+        return cls(scale, next(filter(None, (getattr(config, name, None) for name in SOFTCAP_NAMES)), None))
 
     def __call__(self, logits: Tensor) -> Tensor:
         scaled = logits * self.scale
@@ -53,38 +53,38 @@ class LogitTransform:
 
 @torch.no_grad()
 def check_transform(model: PreTrainedModel, transform: LogitTransform) -> None:
-    """Raise ValueError if the logits of `model` are not `transform` of its head's: the scores would be silently wrong.
+    """Raise ValueError if the logits of `model` are not `transform` of its head's output: the scores would be wrong.
 
-    They are compared on a few tokens, with the head's output enlarged until a cap would show. A model on the meta
-    device is not checked.
+    They are compared on a few tokens, with the head's output scaled up until a cap would have an effect. A model on the
+    meta device is not checked.
     """
     head: Any = model.get_output_embeddings()
     if head.weight.is_meta:
         return
-    was_training, own, hook = model.training, head.forward, vars(head).get("forward")
+    was_training, forward, replaced = model.training, head.forward, vars(head).get("forward")
     ids = torch.arange(8, device=head.weight.device).unsqueeze(0)
     try:
         model.eval()
-        raw = own(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        raw = forward(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
         gain = 100.0 / raw.abs().max().clamp(min=1e-6)
-        head.forward = lambda hidden: own(hidden) * gain
-        found = model(input_ids=ids, use_cache=False).logits
+        head.forward = lambda hidden: forward(hidden) * gain
+        logits = model(input_ids=ids, use_cache=False).logits
     finally:
         vars(head).pop("forward", None)
-        if hook is not None:  # a library's own
-            head.forward = hook
+        if replaced is not None:  # a library had replaced it
+            head.forward = replaced
         model.train(was_training)
-    expected = transform(raw * gain).to(found.device)
-    if (found - expected).abs().max() > 0.02 * expected.abs().max():
+    expected = transform(raw * gain).to(logits.device)
+    if (logits - expected).abs().max() > 0.02 * expected.abs().max():
         kind = model.config.model_type
-        raise ValueError(f"{kind} computes its logits in a way that is not read here: choose another model")
+        raise ValueError(f"{kind} computes its logits in an unsupported way: choose another model")
 
 
 def answer_with(head: nn.Module, yes: int, no: int, transform: LogitTransform) -> None:
     """Make `head(hidden [rows, dim], logsumexp: bool)` give (score [rows], logsumexp [rows] or None) in float32.
 
-    The method of the instance is replaced: its weights are gathered by ZeRO-3 when the module is called, its name and
-    class, which saving and peft go by, stay, and weights tied to the embeddings stay tied.
+    Only the method of the instance is replaced. So ZeRO-3 gathers the weights when the module is called, saving and
+    peft still find it by name and class, and weights tied to the embeddings stay tied.
     """
     head.forward = partial(_answer, head, yes, no, transform)
 
@@ -105,16 +105,16 @@ def _answer(
             score = logits[:, 0] - logits[:, 1]
         if not logsumexp:
             return score, None
-        of_no = transform(F.linear(hidden, weight[1:], None if bias is None else bias[1:]))[:, 0]
-        return score, vocabulary_logsumexp(hidden, head.weight, head.bias, transform) - of_no
+        no_logit = transform(F.linear(hidden, weight[1:], None if bias is None else bias[1:]))[:, 0]
+        return score, vocabulary_logsumexp(hidden, head.weight, head.bias, transform) - no_logit
 
 
 def vocabulary_logsumexp(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform, block: int = BLOCK
 ) -> Tensor:
-    """log sum_v exp(z_v) [rows] of hidden [rows, dim], weight [vocabulary, dim], bias [vocabulary].
+    """Compute log sum_v exp(z_v) [rows] from hidden [rows, dim], weight [vocabulary, dim] and bias [vocabulary].
 
-    `block` tokens of the vocabulary at a time, forward and (recomputed) backward: [rows, vocabulary] is never held.
+    Forward and backward use `block` tokens of the vocabulary at a time: no tensor [rows, vocabulary] is made.
     """
     result = _VocabularyLogSumExp.apply(hidden, weight, bias, transform, block)
     assert isinstance(result, Tensor)
@@ -122,8 +122,8 @@ def vocabulary_logsumexp(
 
 
 class _VocabularyLogSumExp(torch.autograd.Function):
-    """The weight is saved as the parameter that it is: under ZeRO-3 it is freed after the forward, and gathered again
-    for the backward."""
+    """The function behind `vocabulary_logsumexp`. It saves the parameter itself for the backward: under ZeRO-3 that is
+    freed after the forward and gathered again."""
 
     @staticmethod
     def forward(
@@ -141,20 +141,20 @@ class _VocabularyLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, total = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        of_hidden = torch.zeros_like(hidden) if needs_hidden else None
-        of_weight = torch.empty_like(weight) if needs_weight else None
-        of_bias = torch.empty_like(bias) if needs_bias else None
+        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_bias = torch.empty_like(bias) if needs_bias else None
         for part in _blocks(len(weight), ctx.block):
             raw = _logits(hidden, weight, bias, part)
-            shares = (ctx.transform(raw) - total.unsqueeze(-1)).exp()
-            of_logits = gradient.unsqueeze(-1) * shares * ctx.transform.derivative(raw)
-            if of_hidden is not None:
-                of_hidden += of_logits @ weight[part].to(hidden.dtype)
-            if of_weight is not None:
-                of_weight[part] = (of_logits.T @ hidden).to(weight.dtype)
-            if of_bias is not None:
-                of_bias[part] = of_logits.sum(dim=0).to(bias.dtype)
-        return of_hidden, of_weight, of_bias, None, None
+            probabilities = (ctx.transform(raw) - total.unsqueeze(-1)).exp()
+            grad_logits = gradient.unsqueeze(-1) * probabilities * ctx.transform.derivative(raw)
+            if grad_hidden is not None:
+                grad_hidden += grad_logits @ weight[part].to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight[part] = (grad_logits.T @ hidden).to(weight.dtype)
+            if grad_bias is not None:
+                grad_bias[part] = grad_logits.sum(dim=0).to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:

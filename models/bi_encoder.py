@@ -33,10 +33,10 @@ ROLES = ("query", "document", "passage", "corpus")
 
 @dataclass(frozen=True)
 class BiEncoderConfig(PretrainedOptions):
-    """Which embedding model to start from, and how its texts are embedded and compared. `build` makes the model.
+    """The options of an embedding model: its weights, and how texts are embedded and compared. `build` makes the model.
 
-    None leaves an option to the model's folder; a plain transformers folder pools by the mean and compares by cosine,
-    as sentence-transformers has it.
+    If an option is None, the model's folder decides. A plain transformers folder gets mean pooling and cosine
+    similarity, as in sentence-transformers.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding", "layers"})
@@ -79,7 +79,7 @@ class BiEncoderConfig(PretrainedOptions):
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`, so
         that they are equal on every rank.
 
-        Raises FileNotFoundError or ValueError, in one line, if the model is not found or embeds in another way.
+        Raises FileNotFoundError or ValueError, in one line, if the model is not found or is of an unsupported kind.
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
@@ -164,7 +164,8 @@ class BiEncoderConfig(PretrainedOptions):
         return Tower(wrapped, modes, dense, source=source), texts, head
 
     def _dense(self, head: Head, dim: int) -> list[Dense]:
-        """The folder's layers; with `projection` its last one must have that size, or a new one is drawn."""
+        """Load the folder's linear layers. With `projection` the last must have that size; a new one is made if there
+        is none."""
         layers = [Dense.load(path) for path in head.dense]
         sizes = [(layer.linear.in_features, layer.linear.out_features) for layer in layers]
         if layers and sizes[0][0] != dim:
@@ -181,7 +182,8 @@ class BiEncoderConfig(PretrainedOptions):
 
 
 class BiEncoder(RankingModel):
-    """Embeddings of texts, whose dot products are their similarities: of unit length if `unit_length`."""
+    """Embeds texts. The similarity of two texts is the dot product of their embeddings, which have unit length if
+    `unit_length`."""
 
     outputs = BiEncoderConfig.outputs
     tokenizer: TextTokenizer
@@ -212,14 +214,14 @@ class BiEncoder(RankingModel):
         return BiEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
-        """Representations of input_ids, attention_mask, ... [rows, tokens], in float32:
+        """Compute the representations of input_ids, attention_mask, ... [rows, tokens] in float32:
 
         - "embedding" [rows, dim];
         - "scale" [rows], if the model has a temperature: its inverse, the same in every row;
         - "bias" [rows], if it has one, the same in every row;
         - "layers" [rows, layers, dim], in training if they are wanted: of the earlier layers, first to last but one.
         """
-        returns_layers = "layers" in self.wanted_outputs and self.training  # evaluations have no use for them
+        returns_layers = "layers" in self.wanted_outputs and self.training  # evaluations do not need them
         layers = self.tower(features, layers=returns_layers)
         layers = normalize(layers, dim=-1) if self.unit_length else layers
         output = {"embedding": layers[:, -1]}
@@ -234,7 +236,7 @@ class BiEncoder(RankingModel):
 
     def simplify_for_tracing(self) -> None:
         if isinstance(self.tower, SeparateTowers):
-            self.tower = self.tower.query  # each row runs through one of two equal ones
+            self.tower = self.tower.query  # both towers are of equal size, and each row runs through one
             self.tokenizer = replace(self.tokenizer, marks_queries=False)
 
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:

@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CrossEncoderConfig(PretrainedOptions):
-    """Which weights to start from, and how to run them. `build` makes the model.
+    """The options of a cross-encoder: its weights, and how they run. `build` makes the model.
 
-    A reranker's folder keeps its head, activation and prompts; any other encoder or decoder gets a fresh head.
+    A reranker's folder keeps its head, activation and prompts; any other encoder or decoder gets a new head.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"score"})
     layout: ClassVar[Layout] = "pairs"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = 256  # tokens per (query, document) pair; None: as the folder says
+    max_length: int | None = 256  # tokens per (query, document) pair; None: the value in the folder
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
@@ -86,7 +86,7 @@ class CrossEncoderConfig(PretrainedOptions):
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
         config = load_config(folder)
-        _refuse_other_rerankers(folder)
+        _check_is_plain_classifier(folder)
         is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         if not is_classifier or force_one_label:
             config.num_labels = 1
@@ -100,11 +100,11 @@ class CrossEncoderConfig(PretrainedOptions):
 
 
 class CrossEncoder(RankingModel):
-    """Scores of (query, document) pairs.
+    """Scores (query, document) pairs.
 
-    `backbone` is the transformers sequence-classification model with one label (a PeftModel around it under LoRA);
-    `activation` is what the pretrained reranker puts on the raw score for its users (Identity with a fresh head);
-    training and ranking use the raw score.
+    `backbone` is the transformers sequence-classification model with one label (a PeftModel around it under LoRA).
+    `activation` is applied to the raw score by libraries that load the reranker (Identity with a new head); training
+    and ranking use the raw score.
     """
 
     outputs = CrossEncoderConfig.outputs
@@ -128,16 +128,16 @@ class CrossEncoder(RankingModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
-        """A trained reranker (an export of ours, a sentence-transformers or transformers folder, a hub id) to score
+        """A trained reranker (an exported folder, a sentence-transformers or transformers folder, a hub id) to score
         with, in evaluation mode. Raises ValueError if it has no trained head."""
         model = CrossEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0)
         if model.fresh_head:
-            raise ValueError(f"model {name_or_path} has no score head: it is no reranker yet; train it first")
+            raise ValueError(f"model {name_or_path} has no score head: it is not a reranker yet; train it first")
         return model.eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
-        """{"score": [rows] float32, the raw logit} of input_ids, attention_mask (and token_type_ids) [rows, tokens];
-        padding may be anywhere the mask is 0. Under autocast too the score is computed in float32."""
+        """Compute {"score": [rows] float32, the raw logit} from input_ids, attention_mask (and token_type_ids) [rows,
+        tokens]. Padding may be at any position with mask 0. The score is computed in float32, under autocast too."""
         return {"score": self.backbone(**features).logits.squeeze(-1)}
 
     def prepare(self, *, wanted_outputs: Collection[str] = (), shift_invariant: bool = False) -> None:
@@ -149,10 +149,10 @@ class CrossEncoder(RankingModel):
         export_cross_encoder(self, folder, card=card, adapter_only=adapter_only)
 
     def _freeze_score_bias(self) -> None:
-        """Do not train the bias that is added to every score.
+        """Freeze the bias that is added to every score.
 
-        If a loss is shift invariant, the gradient of this bias is 0. Rounding leaves noise of either sign, and AdamW,
-        which divides a gradient by its size, would follow the noise at the full learning rate.
+        If a loss is shift invariant, the gradient of this bias is 0 except for rounding errors. AdamW divides a
+        gradient by its size, so it would follow these errors at the full learning rate.
         """
         backbone: Any = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
         for name in _head_modules(backbone):
@@ -161,8 +161,8 @@ class CrossEncoder(RankingModel):
                     layer.bias.requires_grad_(False)
 
 
-def _refuse_other_rerankers(folder: ModelFolder) -> None:
-    """Raise ValueError for a reranker whose score is not the one logit of a sequence classifier over the plain pair."""
+def _check_is_plain_classifier(folder: ModelFolder) -> None:
+    """Raise ValueError if the score is not the one logit of a sequence classifier that reads the plain pair."""
     others = [name for name, _ in folder.modules if name != "Transformer"]
     reads_messages = "message" in folder.transformer.get("modality_config", {})
     if folder.kind == "CrossEncoder" and (others or reads_messages or folder.transformer.get("processing_kwargs")):
@@ -174,10 +174,10 @@ def _refuse_other_rerankers(folder: ModelFolder) -> None:
 
 
 def _run_in_float32(module: nn.Module) -> None:
-    """Take `module` out of autocast: a score in bf16 has 8 bits, so different scores would become equal.
+    """Run `module` in float32 under autocast: bf16 has 8 bits, so different scores would become equal.
 
-    The method of the instance is replaced, so that names and class, which saving and peft go by, stay; a deep copy
-    (of peft, of the reference model) gets its own.
+    Only the method of the instance is replaced, so that saving and peft still find the module by name and class. A deep
+    copy (by peft, or for the reference model) gets a method of its own.
     """
     module.forward = partial(_float32_forward, module)
 
@@ -188,7 +188,7 @@ def _float32_forward(module: nn.Module, hidden: Tensor, *arguments: Any, **optio
 
 
 def _head_modules(backbone: PreTrainedModel) -> list[str]:
-    """Names of the modules with weights after the encoder."""
+    """The names of the modules with weights that follow the encoder."""
     children = backbone.named_children()
     return [
         name for name, child in children if name != backbone.base_model_prefix and any(True for _ in child.parameters())
@@ -196,6 +196,7 @@ def _head_modules(backbone: PreTrainedModel) -> list[str]:
 
 
 def _missing_pooler(backbone: PreTrainedModel, missing: list[str]) -> list[str]:
-    """The name of the encoder's pooler, if the checkpoint lacks it: then LoRA trains it in full, as the head."""
+    """The name of the encoder's pooler if the checkpoint lacks it: then LoRA trains all its weights, like the
+    head's."""
     inside = f"{backbone.base_model_prefix}."
     return sorted({key[: key.index("pooler.") + len("pooler")] for key in missing if key.startswith(inside)})

@@ -1,4 +1,4 @@
-"""Dropout of pretrained models, whatever a model calls it: set all of it, or switch it off."""
+"""Set the dropout of pretrained models, under any name that a model has for it, or switch it off."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-LOADED = "dropout_of_the_loaded_model"  # attribute of a module whose dropout is disabled: its configuration's values
+# Attribute of a module whose dropout was disabled: the earlier values in its configuration.
+LOADED = "dropout_of_the_loaded_model"
 
 
 def check_dropout(probability: float | None) -> None:
-    """Raises ValueError if `model.dropout` is not a probability below 1."""
+    """Raise ValueError if `model.dropout` is not a probability below 1."""
     if probability is not None and not 0 <= probability < 1:
         raise ValueError(f"model.dropout={probability} must be null or in [0, 1)")
 
@@ -38,9 +39,9 @@ def _names(config: PretrainedConfig) -> list[str]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Switch dropout off in training mode: `nn.Dropout`, and the numbers that modules hand to `F.dropout` or to an
-    attention kernel, their own (attention_dropout, ...) or their configuration's. `dropout_as_loaded` undoes the last.
-    """
+    """Switch dropout off in training mode: that of `nn.Dropout`, and the probabilities that modules pass to `F.dropout`
+    or to an attention kernel, from their attributes (attention_dropout, ...) or their configuration.
+    `dropout_as_loaded` restores those of the configuration."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -48,13 +49,13 @@ def disable_dropout(model: nn.Module) -> None:
             if isinstance(value, float) and ("dropout" in name or name.endswith("drop")):
                 setattr(module, name, 0.0)
         if isinstance(config := getattr(module, "config", None), PretrainedConfig):
-            if not hasattr(module, LOADED):  # a model comes before its parts, which share its configuration
+            if not hasattr(module, LOADED):  # a model comes before its submodules, which share its configuration
                 setattr(module, LOADED, {name: getattr(config, name) for name in _names(config)})
             set_dropout(config, 0.0)
 
 
 def run_without_dropout(model: nn.Module, what: str) -> None:
-    """Switch dropout off for the rest of the run. Raises ValueError if the user asked for some."""
+    """Switch dropout off for the rest of the run. Raises ValueError if the user has set a dropout probability."""
     if requested := getattr(model, "requested_dropout", 0.0):
         raise ValueError(
             f"{what} runs without dropout, got {requested}: set model.dropout (null or 0) or lora.dropout (0)"
@@ -64,7 +65,7 @@ def run_without_dropout(model: nn.Module, what: str) -> None:
 
 @contextmanager
 def dropout_as_loaded(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's configuration states the dropout that it was loaded with: the exported model keeps it for
+    """Restore the dropout in the model's configuration while the model is exported. So the exported model has it in
     further training, even if this training ran without."""
     config: Any = getattr(model, "config", None)
     for name, value in getattr(model, LOADED, {}).items():

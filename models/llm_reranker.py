@@ -34,9 +34,9 @@ DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
 
 @dataclass(frozen=True)
 class LLMRerankerConfig(PretrainedOptions):
-    """Which causal language model to start from, how it is asked, and how to run it. `build` makes the model.
+    """The options of an LLM reranker: its weights, its prompt, and how it runs. `build` makes the model.
 
-    `template` None: as the model's folder says, which a plain language model's does not.
+    `template` None: the one in the model's folder. The folder of a plain language model has none.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"score", "logsumexp"})
@@ -44,7 +44,7 @@ class LLMRerankerConfig(PretrainedOptions):
 
     name_or_path: str = DEFAULT_LLM  # folder or hub id
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
-    max_length: int | None = 512  # tokens per row, the prompt included; None: as the folder says
+    max_length: int | None = 512  # tokens per row, the prompt included; None: the value in the folder
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
@@ -69,15 +69,15 @@ class LLMRerankerConfig(PretrainedOptions):
         """The model in float32 on the CPU, in training mode; adapters are drawn from `seed`, so that they are equal on
         every rank.
 
-        Raises FileNotFoundError or ValueError, in one line, if the model is not found, is no causal language model, has
-        no template, or its tokenizer does not fit the template.
+        Raises FileNotFoundError or ValueError, in one line, if the model is not found, is not a causal language model,
+        has no template, or has a tokenizer that does not fit the template.
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
         adapter = read_json(folder.backbone / "adapter_config.json")
         base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
         config = load_config(base)
-        _refuse_others(folder, config)
+        _check_is_language_model(folder, config)
         request_dropout(config, self.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -115,11 +115,11 @@ class LLMRerankerConfig(PretrainedOptions):
 
 
 class LLMReranker(RankingModel):
-    """Scores of (query, document) prompts: the logit of the true answer minus that of the false one.
+    """Scores (query, document) prompts by the logit of the true answer minus that of the false one.
 
-    `backbone` is the transformers causal language model (a PeftModel around it under LoRA), whose head gives the score
-    of the two answers alone; `activation` is what a reranker's folder puts on the raw score for its users. Training
-    and ranking use the raw score.
+    `backbone` is the transformers causal language model (a PeftModel around it under LoRA), whose head only computes
+    the two answers. `activation` is applied to the raw score by libraries that load the reranker. Training and ranking
+    use the raw score.
     """
 
     outputs = LLMRerankerConfig.outputs
@@ -136,8 +136,8 @@ class LLMReranker(RankingModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> LLMReranker:
-        """A reranker (an export of ours, a sentence-transformers folder of a LogitScore model, a hub id) to score with,
-        in evaluation mode."""
+        """A reranker (an exported folder, a sentence-transformers folder of a LogitScore model, a hub id) to score
+        with, in evaluation mode."""
         return LLMRerankerConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
 
     @property
@@ -155,12 +155,13 @@ class LLMReranker(RankingModel):
         segment_ids: Tensor | None = None,
         ends: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Representations of input_ids, attention_mask [rows, tokens], in float32; padding may be left or right:
+        """Compute the representations of input_ids, attention_mask [rows, tokens] in float32; padding may be left or
+        right:
 
         - "score" [rows]: z_yes - z_no at each row's last token;
         - "logsumexp" [rows], if it is wanted: log sum_v exp(z_v) - z_no over the vocabulary.
 
-        Packs of prompts (`reads_packs`), each a prefix and what follows it in every prompt, come with position_ids and
+        A pack of prompts (`reads_packs`) is their common prefix and then the rest of each. Packs need position_ids and
         segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts]; the values are [packs, prompts].
         """
         if segment_ids is None or ends is None:
@@ -173,7 +174,7 @@ class LLMReranker(RankingModel):
         return self._answer(input_ids, pack_mask(segment_ids, attention_mask, attention), position_ids, ends)
 
     def _answer(self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, ends: Tensor) -> dict[str, Tensor]:
-        """Values [rows, prompts] at the tokens `ends` [rows, prompts]."""
+        """Compute the values [rows, prompts] at the tokens `ends` [rows, prompts]."""
         decoder = self.language_model.get_decoder()
         output = decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
         rows = torch.arange(len(ends), device=ends.device).unsqueeze(-1)
@@ -184,7 +185,7 @@ class LLMReranker(RankingModel):
         return {name: value.view(ends.shape) for name, value in values.items()}
 
     def adopt_prompts(self, query: str | None, document: str | None) -> None:
-        self.tokenizer = self.tokenizer.adopting(query, document)
+        self.tokenizer = self.tokenizer.with_prompts(query, document)
 
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
         export_llm_reranker(self, folder, card=card, adapter_only=adapter_only)
@@ -199,10 +200,10 @@ def _load(
     return backbone
 
 
-def _refuse_others(folder: ModelFolder, config: PretrainedConfig) -> None:
-    """Raise ValueError for a model that answers no token: an encoder, a classifier, an embedding model."""
+def _check_is_language_model(folder: ModelFolder, config: PretrainedConfig) -> None:
+    """Raise ValueError if the model does not generate tokens: an encoder, a classifier, an embedding model."""
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, no causal language model")
+        raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, not a causal language model")
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         raise ValueError(f"model {folder.path} is a sequence classifier: choose model=cross_encoder")
     if folder.kind not in ("CrossEncoder", ""):
@@ -215,5 +216,5 @@ def _output_head(backbone: PreTrainedModel, folder: ModelFolder) -> str:
         raise ValueError(f"model {folder.path}: {backbone.config.model_type} takes no position ids: choose another")
     head: Any = backbone.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"model {folder.path}: its head is a {type(head).__name__}, read are linear ones")
+        raise ValueError(f"model {folder.path}: its head is a {type(head).__name__}, only linear heads are supported")
     return next(name for name, module in backbone.named_modules() if module is head)

@@ -43,8 +43,8 @@ class LoRAConfig:
     def wrap(
         self, backbone: PreTrainedModel, task_type: str, *, head: Sequence[str] = (), unused: Sequence[str] = ()
     ) -> PeftModel:
-        """`backbone` with its weights frozen, adapters added, and copies of the `head` modules trained in full; none
-        in the `unused` modules.
+        """Freeze the weights of `backbone`, add adapters, and train copies of the `head` modules in full. The `unused`
+        modules get no adapters.
 
         Raises ValueError if `target_modules` names a layer that the model does not have.
         """
@@ -79,15 +79,15 @@ class LoRAConfig:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether LoRA holds all that is trained of `model`, so that `reference` can give its starting scores: no
-    projection or temperature beside it."""
-    inside = {id(parameter) for wrapped in _wrapped(model) for parameter in wrapped.parameters()}
+    """Whether LoRA contains all trained weights of `model` (no projection or temperature is trained beside it), so that
+    `reference` can restore the starting model."""
+    inside = {id(parameter) for wrapped in _peft_models(model) for parameter in wrapped.parameters()}
     return bool(inside) and all(id(parameter) in inside for parameter in model.parameters() if parameter.requires_grad)
 
 
 def describe_adapters(model: nn.Module) -> str | None:
     """The adapters' options in words; None if there are no adapters."""
-    wrapped = _wrapped(model)
+    wrapped = _peft_models(model)
     if not wrapped:
         return None
     config = wrapped[0].peft_config["default"]
@@ -97,36 +97,37 @@ def describe_adapters(model: nn.Module) -> str | None:
 
 @contextmanager
 def reference(model: Model) -> Iterator[Model]:
-    """Inside, `model` is the one that training started from: adapters off, the head as it was.
+    """Turn `model` into the one that training started from: adapters are off, and the head has its old weights.
 
-    With a fresh head the starting scores are random, and a KL to them means nothing: warm-start first.
+    With a new head the starting scores are random, and a KL to them is meaningless: train the head first.
     """
     if not has_adapters(model):
-        raise ValueError("reference scores from the model itself need LoRA, and nothing trained beside it")
+        raise ValueError("reference scores from the model itself need LoRA, and no other trained weights")
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     with ExitStack() as stack:
-        for parameter, trains in trained.items():  # peft would train all of the head again, frozen parameters too
+        # Peft would make all of the head trainable again, frozen parameters too.
+        for parameter, trains in trained.items():
             stack.callback(parameter.requires_grad_, trains)
-        for wrapped in _wrapped(model):
+        for wrapped in _peft_models(model):
             stack.enter_context(wrapped.disable_adapter())
         yield model
 
 
-def _wrapped(model: nn.Module) -> list[PeftModel]:
+def _peft_models(model: nn.Module) -> list[PeftModel]:
     return [module for module in model.modules() if isinstance(module, PeftModel)]
 
 
 def merge_saved(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:
-    """`backbone` with a saved adapter merged: training may go on with full weights or with a new adapter."""
+    """Merge a saved adapter into `backbone`. Training can continue with full weights or with a new adapter."""
     with quiet():
         config = PeftConfig.from_pretrained(str(path))
         return PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
 
 
-def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
-    """The plain model with the adapters of `state` (of `wrapped.state_dict()`, on the CPU) merged into it.
+def merge_adapters(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
+    """Make a plain model with the adapters of `state` (from `wrapped.state_dict()`, on the CPU) merged into it.
 
-    Built anew around `state`, whose tensors it takes and changes; `wrapped` itself stays as it is, sharded or not.
+    The new model takes the tensors of `state` and changes them. `wrapped`, sharded or not, does not change.
     """
     base = wrapped.get_base_model()
     assert isinstance(base, PreTrainedModel)
@@ -139,7 +140,7 @@ def merge(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:
     empty.load_state_dict(state, assign=True)
     merged_base = empty.get_base_model()
     assert isinstance(merged_base, PreTrainedModel)
-    merged_base.tie_weights()  # a head that is the embeddings stays it
+    merged_base.tie_weights()  # a head that shares the embeddings' weights still does
     merged = empty.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

@@ -1,4 +1,4 @@
-"""From token embeddings to one embedding per row: the pooling modes of sentence-transformers."""
+"""Pool token embeddings to one embedding per row, with the pooling modes of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _mean_sqrt_length(tokens: Tensor, positions: Tensor) -> Tensor:
 
 
 def _weighted_mean(tokens: Tensor, positions: Tensor) -> Tensor:
-    """Weights 1, 2, 3, ... over a row's tokens (SGPT, https://arxiv.org/abs/2202.08904)."""
+    """Use weights 1, 2, 3, ... over a row's tokens (SGPT, https://arxiv.org/abs/2202.08904)."""
     return _sum(tokens, positions) / positions.sum(1, keepdim=True)
 
 
@@ -75,7 +75,8 @@ def pooling_modes(config: Mapping[str, Any]) -> list[str]:
 
 
 def pooling_config(modes: list[str]) -> dict[str, Any]:
-    """The inverse: old booleans, which every release reads; if their order does not hold, the new name."""
+    """The config.json of a Pooling module: old booleans, which every release reads, or the new name if the order of the
+    modes is not that of the booleans."""
     if modes != [name for name in OLD_NAMES.values() if name in modes]:
         return {"pooling_mode": modes}
     return {old: name in modes for old, name in OLD_NAMES.items()}
@@ -87,10 +88,11 @@ def check_mode(mode: str, place: str = "pooling mode ") -> None:
 
 
 def pool(tokens: Tensor, mask: Tensor, modes: list[str], pooled: Tensor | None = None) -> Tensor:
-    """[rows, tokens, dim], mask [rows, tokens] (0: padding, on either side) -> [rows, dim * len(modes)] float32.
+    """Pool [rows, tokens, dim] with mask [rows, tokens] (0: padding, on either side) to [rows, dim * len(modes)]
+    float32.
 
-    `pooled` [rows, tokens]: 1 at the tokens that count (None: all but padding), at least one per row; the others,
-    a prompt's, keep their positions.
+    `pooled` [rows, tokens]: 1 at the tokens that are pooled, at least one per row; None: all but padding. The other
+    tokens (those of a prompt) still count as positions.
     """
     positions = mask.cumsum(1) * (mask if pooled is None else mask * pooled)
     return torch.cat([POOLINGS[mode](tokens.float(), positions.float()) for mode in modes], dim=-1)

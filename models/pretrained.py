@@ -1,4 +1,4 @@
-"""What the options of all models have in common that transformers loads: a folder, adapters, dropout."""
+"""Shared options of all models that transformers loads: a folder, adapters, dropout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class PretrainedOptions(ModelOptions):
         return resolve(self.name_or_path, code=self.trust_remote_code)
 
     def read_folder(self) -> ModelFolder:
-        """What the folder says about itself."""
+        """Read the description of the folder."""
         return ModelFolder.read(self.folder(), trusted=self.trust_remote_code)
 
     @property
     def requested_dropout(self) -> float:
-        """The highest probability that the user asked for."""
+        """The highest dropout probability that the user has set."""
         return max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
 
     def check_adapter_only(self) -> None:
@@ -34,6 +34,6 @@ class PretrainedOptions(ModelOptions):
             super().check_adapter_only()
         if (self.folder() / "adapter_config.json").is_file():
             raise ValueError(
-                f"adapter_only=true: {self.name_or_path} is an adapter itself, and one on top of it loads nowhere: "
+                f"adapter_only=true: {self.name_or_path} is an adapter itself and cannot be the base of another one: "
                 "leave it out, or start from a merged model"
             )

@@ -1,4 +1,4 @@
-"""Scores of a causal language model that reasons first: generate, close the reasoning, compare the two answers."""
+"""Score with a causal language model that reasons first: generate, close the reasoning, compare the two answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from models.prompts.reasoning_template import ReasoningTemplate
 
 
 class Reasoner(nn.Module):
-    """A scorer of prompts (the rows of `template.prompt`), for evaluations.
+    """Scores prompts (the rows of `template.prompt`) in evaluations.
 
-    The reasoning is generated greedily, at most `max_reasoning_length` tokens, cut where the model closes it or where
-    the tokens end; the closing text is set after it, and the score is z_yes - z_no at its end.
+    The reasoning is generated greedily until the model closes it, at most `max_reasoning_length` tokens. Then the
+    closing text is appended, and the score is z_yes - z_no at its end.
     """
 
     reads_packs = False
@@ -36,7 +36,8 @@ class Reasoner(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """{"score": [rows] float32} of prompts input_ids, attention_mask [rows, tokens], padded on the right."""
+        """Compute {"score": [rows] float32} of prompts input_ids, attention_mask [rows, tokens], padded on the
+        right."""
         prompts = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
         reasoning = self.reason(prompts, input_ids.device)
         closing = self.tokenizer(self.template.closing, add_special_tokens=False)["input_ids"]
@@ -47,7 +48,7 @@ class Reasoner(nn.Module):
         return {"score": logits[:, true] - logits[:, false]}
 
     def reason(self, prompts: list[list[int]], device: torch.device) -> list[list[int]]:
-        """The tokens of the reasoning after each prompt, without what closes it."""
+        """Generate the tokens of the reasoning after each prompt, without the closing text."""
         model: Any = self.language_model
         inputs = self._left_padded(prompts, device)
         generated = model.generate(
@@ -62,10 +63,10 @@ class Reasoner(nn.Module):
             stop_strings=[self.template.closing.strip()],
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return [self._thought(row) for row in generated[:, inputs["input_ids"].shape[1] :].tolist()]
+        return [self._before_closing(row) for row in generated[:, inputs["input_ids"].shape[1] :].tolist()]
 
-    def _thought(self, tokens: list[int]) -> list[int]:
-        """Tokens before the closing text or the end of the text."""
+    def _before_closing(self, tokens: list[int]) -> list[int]:
+        """The tokens before the closing text or the end-of-text token."""
         end = self.tokenizer.eos_token_id
         tokens = tokens[: tokens.index(end)] if end in tokens else tokens
         while tokens and tokens[-1] == self.tokenizer.pad_token_id:

@@ -1,4 +1,4 @@
-"""The temperature and bias that belong to a model: losses multiply its similarities by 1 / temperature.
+"""The temperature and bias of a model. Losses multiply its similarities by 1 / temperature and add the bias.
 
 Source: learned as in CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.3), with a bias as in SigLIP (Zhai et al.
 2023, arXiv:2303.15343, equation 1).
@@ -20,7 +20,8 @@ LARGEST_SCALE = 100.0  # CLIP's: a learned temperature is at least 0.01
 
 @dataclass(frozen=True)
 class ScaleOptions:
-    """`temperature` and `bias` None: as learned before and saved in the model's folder, if it has them."""
+    """The options of a model's temperature and bias. None: the values learned earlier and saved in its folder, if
+    any."""
 
     temperature: float | None
     learn_temperature: bool
@@ -38,7 +39,7 @@ class ScaleOptions:
             raise ValueError(f"model.bias={self.bias} must be null or a finite number")
 
     def build(self, folder: Path) -> Scale | None:
-        """Raises ValueError if something is to be learned that has no starting value."""
+        """Build the module; None if there is nothing to scale. Raises ValueError if a learned value has no start."""
         saved = saved_scale(folder)
         scale = saved.get("scale") if self.temperature is None else 1 / self.temperature
         bias = saved.get("bias") if self.bias is None else self.bias
@@ -51,13 +52,13 @@ class ScaleOptions:
 
 
 def saved_scale(folder: Path) -> dict[str, float]:
-    """The "scale" and "bias" that an earlier training has learned, if there are any."""
+    """The "scale" and "bias" that an earlier training has learned, if any."""
     file = folder / FILE
     return {name: value.item() for name, value in load_file(file).items()} if file.is_file() else {}
 
 
 class Scale(nn.Module):
-    """s and b in s * similarity + b. A learned s is exp of a parameter, at most 100."""
+    """Holds s and b of s * similarity + b. A learned s is exp of a parameter, at most 100."""
 
     def __init__(self, scale: float | None, bias: float | None, *, learn_scale: bool, learn_bias: bool) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.tensor([float(bias)])) if learn_bias and bias is not None else None
 
     def forward(self, rows: int, device: torch.device) -> dict[str, Tensor]:
-        """{"scale": [rows], "bias": [rows]}, whichever the model has, the same in every row."""
+        """Return "scale" [rows] and "bias" [rows], those that the model has, with the same value in every row."""
         values = {"scale": self._scale(), "bias": self.fixed_bias if self.bias is None else self.bias}
         return {
             name: torch.as_tensor(value, dtype=torch.float32, device=device).expand(rows)
@@ -77,13 +78,13 @@ class Scale(nn.Module):
         }
 
     def values(self) -> dict[str, Tensor]:
-        """{"scale": [], "bias": []}, whichever the model has, to be saved."""
+        """The scalars "scale" and "bias" to save, those that the model has."""
         with torch.no_grad():
             return {name: value[0].clone() for name, value in self(1, torch.device("cpu")).items()}
 
     def _scale(self) -> Tensor | float | None:
         if self.log_scale is None:
             return self.fixed_scale
-        # The value is clamped and the gradient passes: one that wants a lower scale must find its way back.
+        # The value is clamped but the gradient is not, so that training can lower the scale again.
         excess = (self.log_scale - math.log(LARGEST_SCALE)).clamp(min=0).detach()
         return (self.log_scale - excess).exp()

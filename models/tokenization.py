@@ -1,4 +1,4 @@
-"""Texts to token ids, as sentence-transformers does it: picklable callables that the data workers run."""
+"""Tokenise texts as sentence-transformers does, by picklable callables that the data workers run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
-from models.loading.backbone import check_max_length, position_limit, quiet, refusal
+from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.folder import ModelFolder
 
-# Token-level features that are not the transformer's.
+# Token-level features that the transformer does not read.
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
 IS_QUERY = "is_query"  # 1 at the tokens of queries, for separate towers
 
@@ -24,7 +24,7 @@ TokenIds = Mapping[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class ModelTokenizer:
-    """A model's tokenizer with its length and prompts."""
+    """A tokenizer with the model's maximum length and prompts."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
@@ -45,12 +45,12 @@ class ModelTokenizer:
         return f"{self.max_length} {self.tokenizer.padding_side} {self.tokenizer.backend_tokenizer.to_str()}"
 
     def check_prompts(self) -> None:
-        """Check the model's own prompts by `check_prompt`."""
+        """Check each of the model's own prompts by `check_prompt`."""
         for prompt in self.prompts.values():
             self.check_prompt(prompt)
 
     def check_prompt(self, prompt: str | None) -> None:
-        """Raises ValueError if a prompt leaves no room for the text."""
+        """Raise ValueError if a prompt leaves no room for the text."""
         if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
             return
         if (tokens := len(self.tokenizer(prompt).input_ids)) >= self.max_length:
@@ -73,9 +73,9 @@ class ModelTokenizer:
 
 
 class PairTokenizer(ModelTokenizer):
-    """(query, document) pairs to rows of ids, unpadded, the longer text cut first if a pair exceeds `max_length`.
+    """Tokenises (query, document) pairs to unpadded rows. If a pair exceeds `max_length`, the longer text is cut first.
 
-    `default_prompt` is put before the query. Rows of `max_length` tokens were (or just were not) truncated.
+    `default_prompt` is put before the query.
     """
 
     layout: ClassVar[Layout] = "pairs"
@@ -83,36 +83,36 @@ class PairTokenizer(ModelTokenizer):
     def __call__(
         self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
     ) -> TokenIds:
-        """{"input_ids", "token_type_ids" if the model has them}: one list of ids per pair."""
+        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair."""
         prompt = self.prompts.get(self.default_prompt or "", "") if query_prompt is None else query_prompt
-        return self._encode(_before(prompt, queries), _before(document_prompt, documents))
+        return self._encode(_prepend(prompt, queries), _prepend(document_prompt, documents))
 
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """A row per pair (query, document); prompts None: the model's own."""
+        """Make a row per pair (query, document). A prompt of None is the model's own."""
         self.check_prompt(query_prompt)
         return self([query] * len(documents), documents, query_prompt, document_prompt or "")
 
 
 @dataclass(frozen=True)
 class TextTokenizer(ModelTokenizer):
-    """Single texts to rows of ids, unpadded, cut at `max_length`.
+    """Tokenises single texts to unpadded rows, cut at `max_length`.
 
     `role` chooses the model's prompt as sentence-transformers does: "query"; "document" (or "passage", "corpus");
     else the default prompt.
     """
 
     include_prompt: bool = True  # False: "pooled" marks the tokens after the prompt
-    marks_queries: bool = False  # "is_query" tells the towers apart
+    marks_queries: bool = False  # True: "is_query" marks queries, for separate towers
 
     layout: ClassVar[Layout] = "texts"
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
-        """{"input_ids", "token_type_ids" if the model has them}: one list of ids per text; `prompt` None: that
-        of the role."""
+        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per text. `prompt` None:
+        that of the role."""
         prompt = self.prompt(role) if prompt is None else prompt
-        encoding = dict(self._encode(_before(prompt, texts)))
+        encoding = dict(self._encode(_prepend(prompt, texts)))
         lengths = [len(row) for row in encoding["input_ids"]]
         if not self.include_prompt:
             skipped = [min(self._prompt_length(prompt), length - 1) for length in lengths]
@@ -124,7 +124,7 @@ class TextTokenizer(ModelTokenizer):
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """The query's row, then one per document; prompts None: the model's own."""
+        """Make the query's row, then one per document. A prompt of None is the model's own."""
         self.check_prompt(query_prompt)
         first, others = self([query], "query", query_prompt), self(documents, "document", document_prompt)
         return {name: [*first[name], *others[name]] for name in first}
@@ -137,23 +137,23 @@ class TextTokenizer(ModelTokenizer):
         return self.prompts.get(chosen or "", "")
 
     def _prompt_length(self, prompt: str) -> int:
-        """Tokens before the text: those of the prompt alone, without the special token at its end."""
+        """The number of tokens before the text: those of the prompt without the special token at its end."""
         if not prompt:
             return 0
         ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length).input_ids
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
 
-def _before(prompt: str, texts: list[str]) -> list[str]:
+def _prepend(prompt: str, texts: list[str]) -> list[str]:
     return [prompt + text for text in texts] if prompt else texts
 
 
 def load_tokenizer(
     folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, pads_with_end: bool = False
 ) -> tuple[PreTrainedTokenizerBase, int]:
-    """The folder's tokenizer, and `max_length` checked against the model (None: what the folder says).
+    """Load the folder's tokenizer, and check `max_length` against the model (None: the folder's own).
 
-    `pads_with_end`: if it has no padding token, its end token pads, for models that read the mask alone.
+    `pads_with_end`: a tokenizer without a padding token pads with its end token, for models that ignore padding ids.
     """
     try:
         with quiet():
@@ -161,7 +161,7 @@ def load_tokenizer(
                 folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
             )
     except (ValueError, ImportError, OSError, KeyError) as error:
-        raise refusal(folder, error) from error
+        raise loading_error(folder, error) from error
     if pads_with_end and tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:

@@ -1,4 +1,4 @@
-"""From token ids to one embedding per row: a transformer, its pooling, and linear layers after it."""
+"""The towers of a bi-encoder: a transformer, pooling, and linear layers, which embed rows of token ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.tokenization import IS_QUERY, POOLED
 
 
 class Dense(nn.Module):
-    """activation(W x + b) of an embedding, in float32 under autocast too; sentence-transformers' module."""
+    """The linear layer activation(W x + b) of sentence-transformers, in float32 under autocast too."""
 
     def __init__(self, linear: nn.Linear, activation: nn.Module) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class Dense(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Dense:
-        """Raises ValueError if the folder holds another kind of layer."""
+        """Load the layer. Raises ValueError if the folder holds another kind of layer."""
         config = read_json(folder / "config.json") or {}
         if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-            raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; read are plain ones")
+            raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; only plain ones are supported")
         linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
         dense = cls(linear, activation_named(config.get("activation_function", ""), folder, default=nn.Tanh))
         dense.load_state_dict(load_file(folder / "model.safetensors"))
@@ -42,7 +42,8 @@ class Dense(nn.Module):
 
 
 class Tower(nn.Module):
-    """Embeddings of texts, not normalised: token embeddings of `backbone`, pooled by `modes`, through `dense`."""
+    """Computes embeddings that are not normalised: token embeddings of `backbone`, pooled by `modes`, through
+    `dense`."""
 
     def __init__(
         self, backbone: PreTrainedModel | PeftModel, modes: list[str], dense: list[Dense], *, source: str
@@ -60,7 +61,8 @@ class Tower(nn.Module):
         return layers[-1].linear.out_features if layers else self.backbone.config.hidden_size * len(self.modes)
 
     def forward(self, features: dict[str, Tensor], *, layers: bool) -> Tensor:
-        """[rows, 1, dim] float32 of the last layer; with `layers` [rows, layers, dim] of all layers, first to last."""
+        """Compute embeddings [rows, 1, dim] float32 of the last layer; with `layers` [rows, layers, dim] of all layers,
+        first to last."""
         own = {name: value for name, value in features.items() if name != POOLED}
         output = self.backbone(**own, output_hidden_states=layers)
         tokens = [*(output.hidden_states[1:-1] if layers else ()), output.last_hidden_state]
@@ -69,7 +71,7 @@ class Tower(nn.Module):
 
 
 class SeparateTowers(nn.Module):
-    """Queries go through one tower and documents through the other."""
+    """Two towers: one for queries, one for documents."""
 
     def __init__(self, query: Tower, document: Tower) -> None:
         super().__init__()
@@ -78,13 +80,12 @@ class SeparateTowers(nn.Module):
 
     @classmethod
     def of(cls, tower: Tower) -> SeparateTowers:
-        """Two towers that start as `tower` is."""
+        """Make two towers that start as copies of `tower`."""
         return cls(tower, copy.deepcopy(tower))
 
     def forward(self, features: dict[str, Tensor], *, layers: bool) -> Tensor:
-        """The same as `Tower` gives. Both towers always run and are part of the graph; one without a row of its own
-        runs a row times zero. ZeRO-3 gathers weights in every forward and backward, so all ranks must run equally
-        many."""
+        """Compute the same as `Tower`. Both towers always run and are part of the graph: a tower without a row runs one
+        and multiplies it by zero. ZeRO-3 gathers weights in every forward and backward, so all ranks must run both."""
         is_query = features[IS_QUERY].any(1)
         total = None
         for tower, chosen in ((self.query, is_query), (self.document, ~is_query)):
@@ -99,5 +100,5 @@ class SeparateTowers(nn.Module):
 
 
 def towers_of(tower: Tower | SeparateTowers) -> dict[str, Tower]:
-    """{"query": ..., "document": ...}, or {"": the one tower}."""
+    """The towers by role, {"query": ..., "document": ...}, or {"": tower} if there is one."""
     return {"": tower} if isinstance(tower, Tower) else {"query": tower.query, "document": tower.document}

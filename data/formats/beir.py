@@ -16,7 +16,7 @@ from data.source import SourceOptions, Texts
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("query-id", "corpus-id", "score")
-MAX_GRADE = 1000  # far above any real scale of relevance, which ends at 3 or 4
+MAX_GRADE = 1000  # far above real scales of relevance, which end at 3 or 4
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Row = tuple[str, str, str, object]  # where, query id, document id, grade
@@ -31,7 +31,7 @@ class BEIRConfig(SourceOptions):
     """
 
     path: str
-    exclude: str | None = None  # judgements below the folder (qrels/source_docs.tsv): pairs that are never negatives
+    exclude: str | None = None  # a qrels file in the folder (qrels/source_docs.tsv): its pairs are never negatives
 
     def build(self) -> Collection:
         folder = Path(self.path).expanduser()
@@ -45,7 +45,7 @@ class BEIRConfig(SourceOptions):
 
 
 def read_folder(folder: Path, exclude: str | None = None) -> Texts:
-    """All splits of a local BEIR folder. Errors name file, line and key."""
+    """Read all splits of a local BEIR folder. Errors name file, line and key."""
     documents = read_documents(read_json_lines(_find(folder, "corpus.jsonl")))
     queries = read_queries(read_json_lines(_find(folder, "queries.jsonl")))
     paths = {split: folder / "qrels" / f"{split}.tsv" for split in SPLITS}
@@ -68,7 +68,7 @@ def read_folder(folder: Path, exclude: str | None = None) -> Texts:
 
 
 def read_hub(name: str) -> Texts:
-    """BEIR's layout on the hub: `name` with configurations corpus and queries, `name-qrels` with the splits."""
+    """Read BEIR's layout on the hub: `name` has the configurations corpus and queries, `name-qrels` the splits."""
     from datasets import load_dataset
 
     try:
@@ -77,7 +77,7 @@ def read_hub(name: str) -> Texts:
         judgements = load_dataset(f"{name}-qrels")
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, another layout
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ValueError(f"data.path={name} is no folder, nor BEIR data that the hub gives ({reason})") from error
+        raise ValueError(f"data.path={name} is neither a folder nor BEIR data on the hub ({reason})") from error
     documents = read_documents((f"{name} corpus:{i}", row) for i, row in enumerate(corpus, start=1))
     texts = read_queries((f"{name} queries:{i}", row) for i, row in enumerate(queries, start=1))
     qrels = {}
@@ -89,7 +89,7 @@ def read_hub(name: str) -> Texts:
 
 
 def read_documents(records: Iterable[Record]) -> dict[str, str]:
-    """{id: title + " " + text}."""
+    """The documents {id: title + " " + text}."""
     return unique(
         (where, _identifier(where, record), _joined(where, record, field_of(where, record, "text")))
         for where, record in records
@@ -97,13 +97,14 @@ def read_documents(records: Iterable[Record]) -> dict[str, str]:
 
 
 def read_queries(records: Iterable[Record]) -> dict[str, str]:
+    """The queries {id: text}."""
     return unique((where, _identifier(where, record), field_of(where, record, "text")) for where, record in records)
 
 
 def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], queries: Mapping[str, str]) -> Judgements:
-    """Judgements of known queries and documents; the others are counted in one warning.
+    """The judgements of known queries and documents. One warning gives the number of others.
 
-    Raises ValueError if none is of a known query and document.
+    Raises ValueError if no judgement has a known query and document.
     """
     qrels: Judgements = {}
     total, dangling, first = 0, 0, ""
@@ -140,7 +141,7 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
 
 
 def _identifier(where: str, record: Mapping[str, object]) -> str:
-    """The id, checked here so that no run fails at its end, when it writes the rankings."""
+    """The id. It is checked here, so that a run does not fail at its end, when it writes the rankings."""
     identifier = field_of(where, record, "_id")
     check_column(f"{where}: _id", identifier)
     return identifier
@@ -152,7 +153,7 @@ def _joined(where: str, record: Mapping[str, object], text: str) -> str:
 
 
 def _read_tsv(path: Path) -> Iterator[Row]:
-    """The rows of a judgement file, whose columns are found by the names in the header, in any order."""
+    """The rows of a judgement file. Columns are found by their names in the header, in any order."""
     lines = read_lines(path)
     where, header = next(lines, (f"{path}:1", ""))
     names = header.split("\t")
@@ -172,7 +173,7 @@ def _hub_row(where: str, row: Mapping[str, object]) -> Row:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file, plain or gzip. Raises FileNotFoundError that says what the folder holds."""
+    """Find the file, plain or gzip. Raises FileNotFoundError, which lists the folder's files."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

@@ -1,4 +1,4 @@
-"""Rows of a data file as lists of documents: columns are recognised by their names, never by their order."""
+"""Convert rows of a data file to lists of documents. Columns are recognised by their names, never by their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from data.formats.file_format import Record
 
-# What a column may be called. `prompt` is the query where there is no other (TRL), else what stands before the query.
+# Names of columns by field. `prompt` is the query if there is no other query (TRL), else the text before the query.
 NAMES = {
     "query": ("query", "anchor", "question", "query_text", "sentence1", "messages"),
     "document": ("document", "passage", "doc", "text", "sentence2", "completion"),
@@ -50,15 +50,15 @@ class ListRecord:
     scores: list[float] | None = None
     weight: float = 1.0
     prompt: str | None = None
-    labelled: bool = True  # False: labels follow from "positive" and "negative", no column states them
+    labelled: bool = True  # False: labels come from "positive" and "negative", not from a column
 
 
 def read_records(
     rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = ()
 ) -> Iterator[ListRecord]:
-    """Every row, of whatever layout; `mapping` says which column is which field.
+    """Convert every row, of any layout. `mapping` gives the columns of fields that are not recognised.
 
-    Raises ValueError that names file and line, or a column of `mapping` or `ignored` that no row has.
+    Raises ValueError, which names file and line, for a wrong row, or if no row has a column of `mapping` or `ignored`.
     """
     layouts: dict[tuple[str, ...], Layout] = {}
     for where, row in rows:
@@ -75,7 +75,7 @@ def read_records(
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row is read: `columns` maps a field of NAMES to its column (several for "negative")."""
+    """The layout of a row. `columns` maps a field of NAMES to its column (several for "negative")."""
 
     kind: str  # pairs, tuples, lists or preferences
     columns: Mapping[str, list[str]]
@@ -84,9 +84,9 @@ class Layout:
     def recognise(
         cls, where: str, names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str] = ()
     ) -> Layout:
-        """The layout of columns called `names`.
+        """Recognise the layout of columns with these `names`.
 
-        Raises ValueError if a column is unknown, a field has two, or the fields make no layout.
+        Raises ValueError if a column is unknown, a field has two columns, or the fields do not form a layout.
         """
         own = {column: field for field, column in mapping.items()}
         absent = [
@@ -113,7 +113,7 @@ class Layout:
         kind = _kind(set(columns))
         if kind is None:
             raise ValueError(
-                f"{where}: columns {', '.join(names)} make no layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
+                f"{where}: columns {', '.join(names)} form no known layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
                 "data.columns.FIELD=COLUMN says what a column is"
             )
         columns["negative"] = sorted(columns.get("negative", ()), key=_number_in)
@@ -145,6 +145,7 @@ class Row:
     layout: Layout
 
     def record(self) -> ListRecord:
+        """Convert the row."""
         documents, labels, scores = getattr(self, f"_{self.layout.kind}")()
         if not documents:
             raise ValueError(f"{self.where}: no document")
@@ -187,7 +188,7 @@ class Row:
         return [self._one("chosen"), self._one("rejected")], [1.0, 0.0], self._split_scores(1, 1)
 
     def _split_scores(self, positives: int, negatives: int) -> list[float] | None:
-        """Scores of the positives and of the negatives, in columns of their own."""
+        """Read the scores of positives and negatives from separate columns."""
         first, second = self._scores("positive_scores", positives), self._scores("negative_scores", negatives)
         if first is None and second is None:
             return None
@@ -197,7 +198,7 @@ class Row:
         return first + (second or [])
 
     def _inline_scores(self) -> list[float] | None:
-        """Scores that stand in the documents, if these are objects."""
+        """Read the scores inside the documents, if these are objects."""
         columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
         items = [item for column in columns for item in _as_list(self.row.get(column))]
         if not all(isinstance(item, Mapping) and item.get("score") is not None for item in items):
@@ -220,7 +221,7 @@ class Row:
         return text_of(f"{self.where}: {self._column(name)!r}", self._value(name))
 
     def _texts(self, name: str) -> list[str]:
-        """All texts of a field: one, a list of them, or one per column."""
+        """Read all texts of a field: one text, a list of texts, or one per column."""
         values = [(column, self.row.get(column)) for column in self.layout.columns[name]]
         texts = [
             text_of(f"{self.where}: {column!r}", item)
@@ -240,7 +241,7 @@ class Row:
         return self._to_number(self._column(name), self._value(name))
 
     def _scores(self, name: str, count: int) -> list[float] | None:
-        """A number for each of `count` documents; None if the row has none."""
+        """Read a number for each of `count` documents; None if the row has none."""
         if not self._has(name):
             return None
         numbers = self._numbers(name)
@@ -249,7 +250,7 @@ class Row:
 
     def _labels(self, name: str, count: int) -> list[float] | None:
         if name in self.layout.columns and not self._has(name):
-            self._value(name)  # says that it is missing
+            self._value(name)  # raises the error that it is missing
         labels = self._scores(name, count)
         if labels is not None and min(labels, default=0) < 0:
             raise ValueError(
@@ -272,7 +273,8 @@ class Row:
 
 
 def text_of(what: str, value: Any) -> str:
-    """A string, the title and text of an object, or what messages say. Raises ValueError with `what` if it is none."""
+    """Read a text: a string, the title and text of an object, or the contents of messages. Raises ValueError, which
+    names `what`, for any other value."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) and "content" in item for item in value):
         return "\n".join(text_of(what, message["content"]) for message in value)
     if isinstance(value, Mapping):
@@ -290,7 +292,7 @@ def text_of(what: str, value: Any) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """The texts of a cell that holds several or one; a list of messages is one text."""
+    """The texts of a cell that holds one or several. A list of messages is one text."""
     is_messages = isinstance(value, list) and any(isinstance(item, Mapping) and "role" in item for item in value)
     return value if isinstance(value, list) and not is_messages else [value]
 

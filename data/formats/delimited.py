@@ -1,4 +1,4 @@
-"""Files of rows with a header: csv and tsv, plain or gzip."""
+"""Read csv and tsv files with a header, plain or gzip."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from data.formats.jsonl import read_lines
 
 
 def read_delimited(file: Path) -> Iterator[Record]:
-    """(where, {column: value}) of every row; values are strings, None for an empty cell.
+    """Read every row as (where, {column: value}). Values are strings, None for an empty cell.
 
-    Quoted cells may hold line breaks in a csv file; in a tsv file a quote is a character like any other. Raises
-    ValueError that names the line.
+    In a csv file quoted cells may contain line breaks; in a tsv file a quote is an ordinary character. Raises
+    ValueError, which names the line.
     """
     separator = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     csv.field_size_limit(sys.maxsize)  # documents are longer than 131,072 characters

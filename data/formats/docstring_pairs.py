@@ -1,4 +1,4 @@
-"""Pairs of a docstring's summary sentence and the rest of it, read from Python sources that are never imported."""
+"""Read pairs of a docstring's summary sentence and its rest from Python sources, without importing them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUESTIONS = ("How do I {}?", "How can I {}?", "Which function can {}?", "What sh
 
 @dataclass(frozen=True)
 class DocstringPair:
-    """One public function or class: `sentence` is its docstring's summary, `rest` the docstring without it."""
+    """The docstring of one public function or class: `sentence` is its summary, `rest` is the docstring without it."""
 
     module: str
     qualified_name: str  # below the module: "Class.method"
@@ -51,7 +51,7 @@ class DocstringPair:
 
     @property
     def name(self) -> str:
-        """The bare name, which namesakes share."""
+        """The last part of the name."""
         return self.qualified_name.rpartition(".")[2]
 
 
@@ -64,8 +64,8 @@ def package_root(package: str) -> Path:
 
 
 def source_files(package: str) -> list[Path]:
-    """The package's Python sources in a stable order, without its tests, the libraries it carries, and its private
-    subpackages (except `_core`, where numpy's own functions are)."""
+    """The package's Python sources in a stable order, without tests, vendored libraries, and private subpackages
+    (except `_core`, which contains numpy's functions)."""
     root = package_root(package)
     paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     return [
@@ -77,7 +77,7 @@ def source_files(package: str) -> list[Path]:
 
 
 def read_pairs(package: str, max_words: int) -> list[DocstringPair]:
-    """All pairs of one package, in source order; `max_words` cuts the rest."""
+    """Read all pairs of one package, in source order. The rest is cut to `max_words`."""
     root = package_root(package)
     pairs = []
     for path in source_files(package):
@@ -90,18 +90,20 @@ def read_pairs(package: str, max_words: int) -> list[DocstringPair]:
 
 
 def public_docstrings(source: bytes) -> Iterator[tuple[str, str]]:
-    """(name below the module, docstring) of every public function and class; none if the source does not parse."""
+    """The (name below the module, docstring) of every public function and class; empty if the source cannot be
+    parsed."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # templates, files for another Python version
+    except (SyntaxError, ValueError):  # a template, or a file for another Python version
         return
     yield from _walk(tree, "")
 
 
 def split_docstring(docstring: str, max_words: int) -> tuple[str, str] | None:
-    """The summary sentence and the rest (at most `max_words` words), or None if either is too poor to keep.
+    """The summary sentence and the rest (at most `max_words` words), or None if the docstring is not used.
 
-    Kept: a summary of 4 to 25 words that starts like a sentence, a rest of 12 words or more that does not repeat it.
+    It is used if the summary has 4 to 25 words and starts like a sentence, and the rest has at least 12 words and does
+    not repeat the summary.
     """
     first, _, later = inspect.cleandoc(docstring).partition("\n\n")
     summary = _plain(first)
@@ -115,7 +117,7 @@ def split_docstring(docstring: str, max_words: int) -> tuple[str, str] | None:
 
 
 def as_query(sentence: str) -> str:
-    """The sentence, or (a fixed half of those that start with a verb) a question made of it.
+    """The sentence, or a question made from it for a fixed half of the sentences that start with a verb.
 
     >>> as_query("Return the number of edges in the graph")
     'Which function can get the number of edges in the graph?'
@@ -130,12 +132,12 @@ def as_query(sentence: str) -> str:
 
 
 def _base_forms(word: str) -> list[str]:
-    """returns -> return, fetches -> fetch, applies -> apply."""
+    """The possible base forms of a verb: returns -> return, fetches -> fetch, applies -> apply."""
     return [word, word.removesuffix("s"), word.removesuffix("es"), f"{word.removesuffix('ies')}y"]
 
 
 def _plain(text: str) -> str:
-    """The text without markup, doctests and directives, its white space squeezed."""
+    """The text without markup, doctests and directives, with single spaces."""
     text = ROLE.sub(r"\1", MARKUP_LINE.sub(" ", text))
     return " ".join(text.replace("`", "").replace("**", "").split())
 

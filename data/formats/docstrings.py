@@ -1,4 +1,4 @@
-"""The default collection: docstrings of the installed libraries, as questions to be answered by the rest of them."""
+"""The default collection: docstrings of installed libraries. The query is the summary, the document is the rest."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PACKAGES = (
     "accelerate",
     "peft",
     "fsspec",
-)  # every installation has them; transformers' many models repeat one another
-OWN_GRADE, RELATIVE_GRADE = 2, 1
-OF_THE_COLLECTION = (
+)  # every installation has these; transformers is left out, because its models repeat each other's docstrings
+OWN_GRADE, SAME_NAME_GRADE = 2, 1
+COLLECTION_OPTIONS = (
     "dev_fraction",
     "packages",
     "max_words",
@@ -38,9 +38,9 @@ OF_THE_COLLECTION = (
     "max_train_queries",
     "max_dev_queries",
     "max_test_queries",
-)  # the options that it is made of
-MAX_RELATIVES = 2  # per query
-MAX_NAMESAKES = 8  # a name that more functions of a library share ("forward", "fit") says nothing
+)  # the options that determine the collection
+MAX_RELATED = 2  # functions of the same name that are relevant to a query
+MAX_SAME_NAME = 8  # if more functions of a library share a name ("forward", "fit"), none of them counts as relevant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class DocstringsConfig(SourceOptions):
     """Docstrings of installed packages as a collection.
 
     A query is the summary sentence of a public function's docstring, or a question made of it. A document is a
-    function's name and the rest of its docstring: grade 2 for the own function, grade 1 for a namesake in the same
-    library. The queries of a module belong to one split. The collection is built from the sources (nothing is
-    imported) once per set of installed files.
+    function's name and the rest of its docstring. It has grade 2 if it is the query's own function, grade 1 if it is a
+    function of the same name in the same library. The queries of a module belong to one split. The collection is built
+    from the sources (nothing is imported) once per set of installed files.
     """
 
     packages: tuple[str, ...] = PACKAGES  # names of importable packages
@@ -72,22 +72,22 @@ class DocstringsConfig(SourceOptions):
         return self.assemble("docstrings", read_folder(folder))
 
     def write(self, folder: Path) -> None:
-        """Make the collection as a BEIR folder."""
-        pairs = distinct(pair for package in self.packages for pair in read_pairs(package, self.max_words))
+        """Write the collection as a BEIR folder."""
+        pairs = without_duplicates(pair for package in self.packages for pair in read_pairs(package, self.max_words))
         qrels = self._judgements(pairs)
         if not all(qrels.values()):
             raise ValueError(f"data.packages={list(self.packages)}: too few docstrings for three splits; name more")
         write_folder(folder, pairs, qrels)
 
     def _key(self) -> str:
-        """A hash of all that the collection is made of: options, sources, this code."""
+        """A hash of all that determines the collection: options, sources, this code."""
         sources = []
         for package in self.packages:
             root = package_root(package)
             for path in source_files(package):
                 status = path.stat()
                 sources.append([package, str(path.relative_to(root)), status.st_size, status.st_mtime_ns])
-        options = {name: value for name, value in asdict(self).items() if name in OF_THE_COLLECTION}
+        options = {name: value for name, value in asdict(self).items() if name in COLLECTION_OPTIONS}
         code = [Path(__file__).with_name(name).read_text() for name in ("docstrings.py", "docstring_pairs.py")]
         return content_hash(options, sources, code)[:16]
 
@@ -96,7 +96,7 @@ class DocstringsConfig(SourceOptions):
         members: dict[str, list[DocstringPair]] = {split: [] for split in SPLITS}
         for pair in pairs:
             members[self._split_of(pair.module)].append(pair)
-        return {split: judge(choose(members[split], limits[split]), members[split]) for split in SPLITS}
+        return {split: make_judgements(sample_pairs(members[split], limits[split]), members[split]) for split in SPLITS}
 
     def _split_of(self, module: str) -> str:
         share = stable_hash("module", module) / 2**63
@@ -105,8 +105,8 @@ class DocstringsConfig(SourceOptions):
         return "dev" if share < self.test_fraction + self.dev_fraction else "train"
 
 
-def distinct(pairs: Iterable[DocstringPair]) -> list[DocstringPair]:
-    """The first pair of each identifier, query and rest."""
+def without_duplicates(pairs: Iterable[DocstringPair]) -> list[DocstringPair]:
+    """The pairs without those whose identifier, query or rest has occurred before."""
     seen: set[tuple[str, str]] = set()
     kept = []
     for pair in pairs:
@@ -118,35 +118,36 @@ def distinct(pairs: Iterable[DocstringPair]) -> list[DocstringPair]:
     return kept
 
 
-def choose(pairs: list[DocstringPair], limit: int) -> list[DocstringPair]:
-    """The pairs, at most `limit` of them, chosen by hash, in their order."""
+def sample_pairs(pairs: list[DocstringPair], limit: int) -> list[DocstringPair]:
+    """Choose at most `limit` pairs by hash; they keep their order."""
     chosen = set(sorted((pair.identifier for pair in pairs), key=lambda name: stable_hash("query", name))[:limit])
     return [pair for pair in pairs if pair.identifier in chosen]
 
 
-def judge(queries: list[DocstringPair], members: list[DocstringPair]) -> Judgements:
-    """Grade 2 for the own document, 1 for the nearest namesakes of the library in the same split."""
-    namesakes: dict[tuple[str, str], list[DocstringPair]] = defaultdict(list)
+def make_judgements(queries: list[DocstringPair], members: list[DocstringPair]) -> Judgements:
+    """Give grade 2 to a query's own document, and 1 to the nearest functions of the same name in the library and
+    split."""
+    same_name: dict[tuple[str, str], list[DocstringPair]] = defaultdict(list)
     for pair in members:
-        namesakes[pair.package, pair.name].append(pair)
+        same_name[pair.package, pair.name].append(pair)
     qrels = {}
     for pair in queries:
         own = pair.identifier
-        others = [other.identifier for other in namesakes[pair.package, pair.name] if other != pair]
+        others = [other.identifier for other in same_name[pair.package, pair.name] if other != pair]
         nearest = sorted(others, key=lambda other: (-_shared_parts(own, other), other))
-        relatives = nearest[:MAX_RELATIVES] if len(others) < MAX_NAMESAKES else []
-        qrels[own] = {own: OWN_GRADE} | dict.fromkeys(relatives, RELATIVE_GRADE)
+        related = nearest[:MAX_RELATED] if len(others) < MAX_SAME_NAME else []
+        qrels[own] = {own: OWN_GRADE} | dict.fromkeys(related, SAME_NAME_GRADE)
     return qrels
 
 
 def _shared_parts(first: str, second: str) -> int:
-    """How many leading parts two dotted names share."""
+    """The number of leading parts that two dotted names share."""
     pairs = zip(first.split("."), second.split("."), strict=False)
     return sum(1 for _ in takewhile(lambda parts: parts[0] == parts[1], pairs))
 
 
 def write_folder(folder: Path, pairs: list[DocstringPair], qrels: dict[str, Judgements]) -> None:
-    """BEIR's layout; the query made of a pair has the pair's identifier."""
+    """Write BEIR's layout. A query has the identifier of its pair."""
     (folder / "qrels").mkdir(parents=True)
     sentences = {pair.identifier: pair.sentence for pair in pairs}
     documents = ({"_id": pair.identifier, "title": pair.qualified_name, "text": pair.rest} for pair in pairs)

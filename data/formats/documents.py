@@ -1,4 +1,4 @@
-"""Documents to rank or search, from text, JSONL or JSON files and standard input."""
+"""Read documents to rank or search from text, JSONL or JSON files, or standard input."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ ID_KEYS = ("_id", "id", "docid")
 
 @dataclass(frozen=True)
 class Document:
+    """A document with its id."""
+
     id: str
     text: str
 
 
 def read_documents(file: str) -> Iterator[Document]:
-    """Documents of a .txt file (one a line; "-" is standard input), a .jsonl file or a .json list, each entry a text
-    or an object with text, title and _id. Raises ValueError naming file and line (or entry)."""
+    """Read the documents of a .txt file (one a line; "-" is standard input), a .jsonl file or a .json list, whose
+    entries are texts or objects with text, title and _id. Raises ValueError, which names file and line (or entry)."""
     path = Path(file)
     if file != "-" and path.is_dir():
         raise IsADirectoryError(f"--documents {file}: is a directory, expected a file")
@@ -59,9 +61,9 @@ def read_json_list(path: Path) -> Iterator[Document]:
 
 
 def document_of(where: str, record: Mapping[str, Any], number: str) -> Document:
-    """The document of an object with text, perhaps a title and an id (else `number`).
+    """Make the document of an object with a text, perhaps a title, and an id (default `number`).
 
-    The model reads title and text, as in a collection.
+    The title is put before the text, as in a collection.
     """
     key = next((key for key in ID_KEYS if key in record), None)
     title = field_of(where, record, "title") if record.get("title") else ""

@@ -1,4 +1,4 @@
-"""Lists of documents in files of any format of this package, with columns of whatever layout."""
+"""Read lists of documents from files of any format of this package, in any layout of columns."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import Candidates, Collection, Split, content_hash
 from data.formats.columns import NAMES, ListRecord, read_records
 from data.formats.file_format import FileFormat, file_formats, find_files
-from data.formats.grouping import QueryGroup, group_by_query, hold_out, provided
+from data.formats.grouping import QueryGroup, available_requirements, group_by_query, hold_out
 from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
 from data.source import SourceOptions, remove_train_test_overlap
 
-FRACTIONS = 100  # labels that are no integers are graded in hundredths: nDCG of linear gain does not change by a factor
+# Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
+LABEL_FACTOR = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileConfig(SourceOptions):
     """Labelled or positive pairs, tuples, graded or scored lists, or preferences (see `data.formats.columns`).
 
-    A training list holds the documents of its rows, and others only as `lists` and `candidates` say. Held-out queries
-    rank their own documents if at least half of them list a better and a worse one, else BM25's candidates.
+    A training list holds the documents of its rows, and others only if `lists` or `candidates` add them. The candidates
+    of held-out queries are their own documents if at least half of these queries list documents of different labels,
+    else those of BM25.
     """
 
     path: str
@@ -53,11 +55,11 @@ class FileConfig(SourceOptions):
             )
 
     def formats(self) -> tuple[FileFormat, ...]:
-        """What reads the files, those of `data.formats`; a subclass may put its own before them."""
+        """The formats that are tried, those of `data.formats`. A subclass may put its own before them."""
         return file_formats()
 
     def records(self, split: str = "train") -> Iterator[ListRecord]:
-        """The rows of the files of one split."""
+        """Read the rows of the files of one split."""
         key = "path" if split == "train" else f"{split}_path"
         for file, own in find_files(f"data.{key}", getattr(self, key), self.formats()):
             yield from read_records(own.read(file), self.columns, self.ignore)
@@ -66,7 +68,7 @@ class FileConfig(SourceOptions):
         documents: dict[str, str] = {}
         lists = group_by_query(self.records(), documents)
         if not lists:
-            raise ValueError(f"data.path={self.path}: no row in it")
+            raise ValueError(f"data.path={self.path}: it has no rows")
         paths = {"test": self.test_path, "dev": self.dev_path}
         shares = {"test": self.test_fraction, "dev": self.dev_fraction}
         shares = {split: share for split, share in shares.items() if paths[split] is None}
@@ -87,7 +89,7 @@ class FileConfig(SourceOptions):
         self, name: str, documents: dict[str, str], members: Mapping[str, Mapping[str, QueryGroup]]
     ) -> Collection:
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
-        scale = 1 if all(level.is_integer() for level in levels) else FRACTIONS
+        scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
         splits = {
             split: Split(
                 queries={query_id: entry.query for query_id, entry in lists.items()},
@@ -111,7 +113,7 @@ class FileConfig(SourceOptions):
             splits,
             content_hash(documents, *parts),
             lists=self.lists,
-            available=provided(train, self._adds_candidates or self.lists.random_fraction > 0),
+            available=available_requirements(train, self._adds_candidates or self.lists.random_fraction > 0),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
             keep_queries_without_positives=not all(entry.has_positive for entry in train),
@@ -124,8 +126,9 @@ class FileConfig(SourceOptions):
     def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, QueryGroup]) -> Candidates:
         """The candidates of a split's queries.
 
-        Train: the listed documents with the teacher's scores, then those that another source adds. Dev and test: the
-        listed documents in random order, scored 0 unless there is a teacher beside the labels; or the source's.
+        For train: the listed documents with the teacher's scores, then those that another source adds. For dev and
+        test: the listed documents in random order with score 0 (or the teacher's scores, if there are labels too), or
+        the candidates of the source.
         """
         train = split == "train"
         own = train or (not self._adds_candidates and sum(e.compares for e in lists.values()) * 2 >= len(lists))
@@ -148,7 +151,7 @@ def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[s
 
 
 def _ranked(query_id: str, entry: QueryGroup) -> list[tuple[str, float]]:
-    """The documents by the teacher's scores, if the labels do not come from them; ties in a random order."""
+    """Rank the documents by the teacher's scores unless the labels come from these; ties are in random order."""
     scored = entry.labelled and not any(map(math.isnan, entry.scores.values()))
     scores = entry.scores if scored else dict.fromkeys(entry.scores, 0.0)
     return sorted(scores.items(), key=lambda item: (-item[1], stable_hash("place", query_id, item[0])))

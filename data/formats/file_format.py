@@ -1,6 +1,6 @@
-"""What reads a data file: every module of this package that defines `FORMAT` reads one kind of file.
+"""The formats of data files. Every module of this package that defines `FORMAT` reads one kind of file.
 
-A new format is one new module: nothing lists the formats.
+A new format is one new module: it need not be registered.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ from typing import Any
 
 import data.formats
 
-Record = tuple[str, Mapping[str, Any]]  # where it stands ("corpus.jsonl:7"), what it says: {column: value}
+Record = tuple[str, Mapping[str, Any]]  # its place ("corpus.jsonl:7") and its content {column: value}
 
 
 @dataclass(frozen=True)
 class FileFormat:
     """One kind of file whose rows are lists of documents.
 
-    `read` gives the rows one after the other; `data.formats.columns` recognises their columns by name. An error names
-    file and line. If several kinds of file end alike, `detect` looks into a file and says whether it is of this kind;
-    without `detect` the suffix decides.
+    `read` yields the rows; `data.formats.columns` recognises their columns by name. An error names file and line. If
+    several formats have the same suffix, `detect` reads a file and returns whether it has this format; without `detect`
+    the suffix decides.
     """
 
-    suffixes: tuple[str, ...]  # of file names: (".jsonl", ".jsonl.gz")
+    suffixes: tuple[str, ...]  # suffixes of file names: (".jsonl", ".jsonl.gz")
     read: Callable[[Path], Iterator[Record]]
     detect: Callable[[Path], bool] | None = None
 
 
 def file_formats() -> tuple[FileFormat, ...]:
-    """The `FORMAT` of every module of `data.formats` that has one, in the order of their names."""
+    """The `FORMAT` of every module of `data.formats` that has one, in the order of the modules' names."""
     names = sorted(module.name for module in pkgutil.iter_modules(data.formats.__path__))
     modules = [importlib.import_module(f"{data.formats.__name__}.{name}") for name in names]
     return tuple(module.FORMAT for module in modules if hasattr(module, "FORMAT"))
 
 
 def format_of(file: Path, formats: Sequence[FileFormat]) -> FileFormat | None:
-    """The format that reads a file: the first that detects it, else the first that goes by its suffix; None: none."""
+    """The format of a file: the first that detects it, else the first without `detect` that has its suffix; else
+    None."""
     named = [each for each in formats if file.name.endswith(each.suffixes)]
     detected = (each for each in named if each.detect is not None and each.detect(file))
     return next(detected, None) or next((each for each in named if each.detect is None), None)
 
 
 def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple[Path, FileFormat]]:
-    """The files of a path, each with its format: itself, those of a folder, or those that a glob matches.
+    """Find the files of a path with their formats: the file itself, those in a folder, or those that match a glob.
 
-    Raises ValueError or FileNotFoundError that names `key` if there is none.
+    Raises ValueError or FileNotFoundError, which names `key`, if there is none.
     """
     suffixes = ", ".join(suffix for each in formats for suffix in each.suffixes)
     place = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Queries with the documents that the rows of a file list for them."""
+"""Group the rows of a file by query."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class QueryGroup:
-    """One query: labels and teacher scores (NaN: none) by document; `labelled` says whether the rows have labels."""
+    """One query with the labels and teacher scores (NaN: none) of its documents. `labelled`: whether the rows have
+    labels."""
 
     query: str
     prompt: str | None
@@ -28,7 +29,7 @@ class QueryGroup:
 
     @property
     def weight(self) -> float:
-        """The mean of its rows' weights."""
+        """The mean weight of its rows."""
         return sum(self.weights) / len(self.weights)
 
     @property
@@ -37,7 +38,7 @@ class QueryGroup:
 
     @property
     def compares(self) -> bool:
-        """Whether it says which of its documents is better than another."""
+        """Whether some of its documents are better than others."""
         return len(set((self.labels if self.labelled else self.scores).values())) > 1
 
     @property
@@ -45,7 +46,7 @@ class QueryGroup:
         return self.has_positive or (not self.labelled and self.compares)
 
     def grades(self, scale: int) -> dict[str, int]:
-        """Integer grades for an evaluation: labels times `scale`; without labels 1 for the teacher's best document."""
+        """Integer grades for evaluation: labels times `scale`; without labels, 1 for the teacher's best document."""
         if self.labelled:
             return {document: round(scale * label) for document, label in self.labels.items()}
         best = max(self.scores, key=lambda document: self.scores[document])
@@ -53,10 +54,10 @@ class QueryGroup:
 
 
 def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
-    """Rows of the same query and prompt as one list, but for preferences, each of which is a list of its own.
+    """Group rows of the same query and prompt into one list; every preference stays a list of its own.
 
-    `documents` gets the texts by id. Raises ValueError if a document has two labels in one list; in tuples, whose
-    negatives are often mined, it is relevant if any row says so.
+    The texts are added to `documents` by id. Raises ValueError if a document has two labels in one list. In tuples,
+    whose negatives are often mined, a document is relevant if it is a positive in any row.
     """
     found: dict[str, QueryGroup] = {}
     places: dict[tuple[str, str], str] = {}
@@ -93,9 +94,11 @@ def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> 
 
 
 def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit: int) -> dict[str, list[str]]:
-    """The query ids of each split: queries that can be evaluated whose texts hash lowest, at most `limit` each.
+    """Hold out queries that can be evaluated, those with the lowest hashes of texts, at most `limit` per split. Returns
+    the query ids of each split.
 
-    Queries of equal text stay together. Each share gets at least one query if there are more queries than shares.
+    Queries of equal text stay together. Each held-out split gets at least one query if there are more queries than
+    splits.
     """
     by_text: dict[str, list[str]] = {}
     for query_id, entry in lists.items():
@@ -113,15 +116,15 @@ def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit
     return {"train": [query_id for query_id in lists if query_id not in held_out], **splits}
 
 
-def provided(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str]:
-    """What training lists made of these give a loss; `adds_negatives`: other documents come into the lists."""
+def available_requirements(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str]:
+    """What training lists of these queries provide for a loss. `adds_negatives`: whether other documents are added."""
     labelled = [entry for entry in lists if entry.labelled]
     levels = {label for entry in labelled for label in entry.labels.values()}
-    # A lone document with a fraction as label, as in sentence similarity, is neither relevant nor not.
+    # One document with a fraction as label, as in sentence similarity, is neither relevant nor irrelevant.
     similarity = any(not level.is_integer() for level in levels) and not any(entry.compares for entry in labelled)
     positive = any(entry.has_positive for entry in labelled) and not similarity
     added = positive and adds_negatives
-    given = {
+    provided = {
         "positive": positive,
         "comparison": added or any(entry.compares for entry in labelled),
         "labels": added or len(levels) > 1,
@@ -129,7 +132,7 @@ def provided(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str
         "teacher_scores": bool(lists)
         and not any(math.isnan(score) for entry in lists for score in entry.scores.values()),
     }
-    return frozenset(name for name, there in given.items() if there)
+    return frozenset(name for name, is_provided in provided.items() if is_provided)
 
 
 def _start(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Line-oriented files, plain or gzip, whose errors name file and line."""
+"""Read JSONL and other line-oriented files, plain or gzip. Errors name file and line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from data.formats.file_format import FileFormat, Record
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, line without its end) of every line that is not blank, without a byte order mark.
+    """Read every line that is not blank as (where, line), without its line break and without a byte order mark.
 
-    Raises ValueError if it is no UTF-8 or no gzip.
+    Raises ValueError if the file is not UTF-8 or not valid gzip.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     number = 0
@@ -35,7 +35,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:
-    """(where, object) of every line of a JSONL file."""
+    """Read every line of a JSONL file as (where, object)."""
     for where, line in read_lines(path):
         try:
             record = json.loads(line)
@@ -53,9 +53,9 @@ def read_json_lines(path: Path) -> Iterator[Record]:
 
 
 def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) -> Any:
-    """`record[key]`; ids may also be integers.
+    """The value `record[key]`. Ids may also be integers.
 
-    Raises ValueError if it is missing, of another type or, as a string, not encodable.
+    Raises ValueError if it is missing, has another type, or is a string that cannot be encoded.
     """
     if key not in record:
         raise ValueError(f"{where}: no key {key!r} (it has: {', '.join(map(repr, record)) or 'none'})")
@@ -76,13 +76,13 @@ def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) 
 
 
 def check_column(what: str, value: str) -> None:
-    """Raise ValueError if a value cannot be a column of a TREC run file; `what` says where it stands."""
+    """Raise ValueError if a value cannot be a column of a TREC run file; `what` names its place."""
     if value.split() != [value]:
         raise ValueError(f"{what} {value!r} must not be empty or contain white space (TREC run files)")
 
 
 def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """{key: value} of (where, key, value). Raises ValueError if a key comes twice."""
+    """Collect (where, key, value) as {key: value}. Raises ValueError if a key occurs twice."""
     first: dict[str, str] = {}
     values: dict[str, Any] = {}
     for where, key, value in records:

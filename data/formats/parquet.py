@@ -1,4 +1,4 @@
-"""Parquet files, a batch of rows at a time."""
+"""Read parquet files, a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ BATCH_SIZE = 1024  # rows in memory at once
 
 
 def read_parquet(file: Path) -> Iterator[Record]:
-    """(where, {column: value}) of every row. Raises ValueError if it is no parquet file."""
+    """Read every row as (where, {column: value}). Raises ValueError if it is not a parquet file."""
     from pyarrow import ArrowException, parquet
 
     try:
         table = parquet.ParquetFile(file)
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{file}: no parquet file ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None
     number = 0
     for batch in table.iter_batches(batch_size=BATCH_SIZE):
         for row in batch.to_pylist():

@@ -1,4 +1,4 @@
-"""Ranked lists on disk: TREC run files and teacher scores."""
+"""Read and write ranked lists: TREC run files and teacher scores."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Run = dict[str, dict[str, float]]  # query id -> document id -> score, in the fi
 
 
 def read_run(path: Path) -> Run:
-    """A TREC run file, or teacher scores if the name says `.jsonl`, plain or gzip.
+    """Read a TREC run file, or teacher scores if the name has the suffix `.jsonl`, plain or gzip.
 
-    Raises ValueError with file and line if a line is malformed, a score not finite or a document listed twice.
+    Raises ValueError with file and line if a line is malformed, a score is not finite, or a document is listed twice.
     """
     return read_teacher_scores(path) if ".jsonl" in path.suffixes else read_trec_run(path)
 
 
 def read_trec_run(path: Path) -> Run:
-    """Lines of `qid Q0 docid rank score tag`; the scores rank, as in trec_eval, not the column `rank`."""
+    """Read lines of `qid Q0 docid rank score tag`. As in trec_eval the scores decide, not the column `rank`."""
     return _collect(_trec_rows(path))
 
 
 def read_teacher_scores(path: Path) -> Run:
-    """Lines of `{"query_id": ..., "document_ids": [...], "scores": [...]}`."""
+    """Read lines of `{"query_id": ..., "document_ids": [...], "scores": [...]}`."""
     return _collect(_teacher_rows(path))
 
 
 def write_trec_run(path: Path, run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    """Write a TREC run file atomically, best document first, with scores that read back unchanged.
+    """Write a TREC run file atomically, best document first, with scores that are read back unchanged.
 
     Raises ValueError if an id or the tag is empty or has white space, which separates the columns.
     """
@@ -56,7 +56,7 @@ def _collect(rows: Iterable[tuple[str, str, str, float]]) -> Run:
         if not math.isfinite(score):
             raise ValueError(f"{where}: the score of document {document_id!r} is {score}; scores must be finite")
         if document_id in scores:
-            raise ValueError(f"{where}: document {document_id!r} is there twice for query {query_id!r}; keep one")
+            raise ValueError(f"{where}: document {document_id!r} occurs twice for query {query_id!r}; keep one")
         scores[document_id] = score
     return run
 

@@ -1,4 +1,4 @@
-"""Which training lists make which batch: a function of the seed and the batch's number, the same on every rank."""
+"""The training lists of each batch: a function of the seed and the batch's number, the same on every rank."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from data.hashing import stable_hash
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[int, set[int]]  # query index, the texts that may stand in one list of a batch only
+Entry = tuple[int, set[int]]  # query index, hashes of the texts that only one list of a batch may have
 
 
 class Plan(Protocol):
-    """The batches of a run."""
+    """The plan of a run's batches."""
 
     def batch(self, number: int) -> list[Any]:
-        """The keys of all lists of that global batch; quick if called in order, else the epoch is planned again."""
+        """The keys of all lists of that global batch. Calls in order are fast; otherwise the epoch is planned again."""
 
 
 @dataclass(frozen=True)
 class UniqueTexts:
-    """The texts that only one list of a batch may hold, because the loss takes other lists' documents as negatives."""
+    """The texts that only one list of a batch may have, because the loss uses other lists' documents as negatives."""
 
     of_list: Callable[[int, int], set[int]]  # (epoch, query index) -> the hashes of that list's texts
     kind: str  # in messages: "query or document"
-    remedy: str = ""  # in messages, where there is one beside a smaller batch
+    remedy: str = ""  # in messages: a remedy besides a smaller batch, if there is one
 
 
 class EpochPlan:
-    """Each epoch is a permutation keyed by (seed, epoch), cut into batches; the rest of the queries sits it out.
+    """Divides each epoch, a permutation keyed by (seed, epoch), into batches. Queries that do not fill a batch are left
+    out of the epoch.
 
-    With `unique_texts`, lists that would bring a text twice into a batch wait for a later one of the epoch. At its
-    end, if those that wait have too much in common, lists met before fill the batches. `source` names the data.
+    With `unique_texts`, a list whose text is already in the batch waits for a later batch of the epoch. If at the end
+    of the epoch the waiting lists have too much in common, lists used before fill the batches. `source` names the data.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class EpochPlan:
     ) -> None:
         if not 1 <= batch_size <= num_lists:
             raise ValueError(
-                f"trainer.batch_size={batch_size} must be between 1 and the {num_lists} training queries there are"
+                f"trainer.batch_size={batch_size} must be between 1 and {num_lists}, the number of training queries"
                 f" (data {source})"
             )
         self.num_lists, self.batch_size, self.seed, self.source = num_lists, batch_size, seed, source
@@ -79,9 +80,10 @@ class EpochPlan:
         return [(epoch, index) for index in batch]
 
     def _plan(self, epoch: int) -> Iterator[tuple[list[int], int]]:
-        """The query indices of each batch, and how many of them share no text with one before."""
+        """Yield the query indices of each batch, and the number of lists that share no text with another."""
         fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
-        waiting: dict[int, deque[Entry]] = {}  # by the text that they waited for: of each at most one can join a batch
+        # By the text that they share with a batch: of each text at most one can join a batch.
+        waiting: dict[int, deque[Entry]] = {}
         for _ in range(self.batches_per_epoch):
             batch = Batch(self.batch_size)
             for text in list(waiting):
@@ -110,7 +112,7 @@ class EpochPlan:
 
 
 class Batch:
-    """At most `size` lists that have no text in common."""
+    """A batch of at most `size` lists without a common text."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -122,7 +124,7 @@ class Batch:
         return len(self.indices) == self.size
 
     def add(self, entry: Entry) -> int | None:
-        """Add the list, or return a text that is there already."""
+        """Add the list, or return a text that another list of the batch has."""
         index, own = entry
         common = own & self.taken
         if common:
@@ -133,7 +135,8 @@ class Batch:
 
 
 class MixturePlan:
-    """Batches from one data set each, drawn by (seed, number) with the given shares: the next batch of its own plan."""
+    """Takes each batch from one data set, sampled by (seed, number) with the given shares: the next batch of its
+    plan."""
 
     def __init__(self, plans: Mapping[str, EpochPlan], shares: Mapping[str, float], *, seed: int) -> None:
         self.plans, self.seed = plans, seed

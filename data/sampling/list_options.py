@@ -1,4 +1,4 @@
-"""What a training list is made of, and which lists may share a batch."""
+"""The options of training lists."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ListOptions:
-    """What a training list is made of; its length is `trainer.list_size`.
+    """The contents of a training list. Its length is `trainer.list_size`.
 
-    A list of length 1 is a relevant document alone (best grade first), for losses with negatives from the batch.
+    A list of length 1 has one relevant document (best grade first), for losses with in-batch negatives.
     """
 
     positives: int = 1  # relevant documents per list, at most: the best grades first
-    random_fraction: float = 0.4  # share of the other places for random documents; 0: candidates alone, ragged lists
-    hard_depth: int = 30  # the other documents are drawn from the first so many candidates
+    # Share of random documents among the others; 0: candidates only, and lists may be shorter.
+    random_fraction: float = 0.4
+    hard_depth: int = 30  # the other documents are sampled from this number of first candidates
     no_duplicates: bool = True  # with in-batch negatives: no document of two lists of a batch has the same text
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The workers that make the training lists, batch by batch."""
+"""The data loader: worker processes that make the training lists, batch by batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class ListSource(Protocol):
-    """Training lists by key."""
+    """A source of training lists by key."""
 
     def __getitem__(self, key: Any) -> ListExample: ...
 
@@ -30,7 +30,7 @@ class ListSource(Protocol):
 class ListLoader:
     """Batches of training lists, numbered 0, 1, 2, ... over the whole run.
 
-    `plan` says which keys of `lists` make a global batch, the same on every rank; each rank tokenises its share.
+    `plan` gives the keys of each global batch, the same on every rank; each rank tokenises its share.
     """
 
     def __init__(self, lists: ListSource, plan: Plan, *, rank: int, world_size: int, workers: int) -> None:
@@ -40,34 +40,35 @@ class ListLoader:
         self.rank, self.world_size, self.workers = rank, world_size, workers
 
     def iterate(self, first_batch: int) -> Iterator[list[ListExample]]:
-        """This rank's lists of batch `first_batch` and of all that follow, without end; closing it stops workers."""
+        """Yield this rank's lists of batch `first_batch` and of all that follow. Closing the iterator stops the
+        workers."""
         loader = DataLoader(
             cast(Dataset, self.lists),
             batch_sampler=self._shares(first_batch),
             num_workers=self.workers,
-            collate_fn=_unchanged,
+            collate_fn=_identity,
             worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else starting the workers would draw from the global generator
+            generator=torch.Generator(),  # otherwise starting the workers would advance the global generator
         )
         with _tokenizers_parallelism_off(when=self.workers > 0):
             batches = iter(loader)
         yield from batches
 
     def _shares(self, number: int) -> Iterator[list[Any]]:
-        """The keys of this rank, batch by batch: every `world_size`-th of a batch from `rank`."""
+        """Yield this rank's keys of each batch: every `world_size`-th from `rank`."""
         while True:
             yield self.plan.batch(number)[self.rank :: self.world_size]
             number += 1
 
 
-def _unchanged(examples: list[ListExample]) -> list[ListExample]:
+def _identity(examples: list[ListExample]) -> list[ListExample]:
     return examples
 
 
 def _start_worker(number: int) -> None:
-    """Ignore the signals that are meant for the rank: it needs its workers until it has stopped, and then ends them.
+    """Ignore the signals that are meant for the rank, which needs its workers until it has stopped and then ends them.
 
-    If the rank is killed, the kernel (Linux) kills them with it: they would wait for ever to hand on their last lists.
+    If the rank is killed, the kernel (Linux) kills the workers too: otherwise they would wait forever to deliver lists.
     """
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
@@ -77,8 +78,8 @@ def _start_worker(number: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    """Kill the workers that are left when the process ends: they ignore the signal by which multiprocessing stops
-    them, and it would wait for them for ever."""
+    """Kill the remaining workers when the process ends. They ignore the signal by which multiprocessing stops them, so
+    it would wait forever."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -86,12 +87,13 @@ def _end_workers() -> None:
 
 @contextmanager
 def _tokenizers_parallelism_off(when: bool) -> Iterator[None]:
-    """Start workers whose tokenizers use no threads of their own: they inherit the environment of that moment."""
-    before = dict(os.environ)
+    """Set TOKENIZERS_PARALLELISM=false while workers start and inherit the environment, so that tokenizers use no
+    threads."""
+    earlier = dict(os.environ)
     if when:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         yield
     finally:
         os.environ.pop("TOKENIZERS_PARALLELISM", None)
-        os.environ.update(before)
+        os.environ.update(earlier)

@@ -1,4 +1,4 @@
-"""Several data sets in one run, one of them in each global step."""
+"""Mixtures of data sets: each global step uses one of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data.source import SourceOptions
 
 @dataclass(frozen=True)
 class Mixture:
-    """Collections by name, the share of the steps that each has, and the one that is evaluated."""
+    """Several collections by name, the share of steps of each, and the one that is evaluated."""
 
     sources: Mapping[str, Collection]
     shares: Mapping[str, float]
@@ -40,27 +40,27 @@ class Mixture:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The held-out splits of the evaluated collection; what is trained on is `sources`."""
+        """The held-out splits of the evaluated collection. Training uses `sources`."""
         return {name: split for name, split in self.evaluated.splits.items() if name != "train"}
 
     def split(self, name: str) -> Split:
-        """Dev or test of the evaluated collection."""
+        """The dev or test split of the evaluated collection."""
         return self.evaluated.split(name)
 
     @property
     def available(self) -> frozenset[str]:
-        """What the training lists of every source give a loss."""
+        """What the training lists of all sources provide for a loss."""
         return frozenset.intersection(*(source.available for source in self.sources.values()))
 
     def available_with(self, list_size: int) -> frozenset[str]:
-        """What training lists of that length give a loss, in every source."""
+        """What training lists of that length provide for a loss, in all sources."""
         return frozenset.intersection(*(source.available_with(list_size) for source in self.sources.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """Data sets by name. Each global step draws from one, chosen by (seed, number of the batch): with `weights`, or
-    in proportion to (number of training queries) ** (1 / temperature)."""
+    """The options of a mixture. Each global step uses one data set, sampled by (seed, number of the batch) with
+    `weights`, or in proportion to (number of training queries) ** (1 / temperature)."""
 
     sources: Mapping[str, Any] = field(default_factory=dict)  # name: a node of the group data, with its _target_
     weights: Mapping[str, float] | None = None
@@ -102,7 +102,7 @@ class MixtureConfig:
 
 
 class MixtureLists(Dataset):
-    """`lists[name, epoch, index]`: a training list of one of the sources."""
+    """The training lists of all sources: `lists[name, epoch, index]`."""
 
     def __init__(self, sources: Mapping[str, TrainingLists]) -> None:
         self.sources = sources
@@ -125,10 +125,10 @@ def make_loader(
     in_batch_negatives: bool,
     auxiliary: Mapping[str, ListTokenizer] | None = None,
 ) -> ListLoader:
-    """The training batches of a collection or a mixture, `batch_size` lists each over all ranks.
+    """Make the loader of a collection or a mixture, with batches of `batch_size` lists over all ranks.
 
-    With `in_batch_negatives` no two lists of a batch hold the same query or relevant document
-    (`data.lists.no_duplicates`: or any document). `auxiliary` is that of `TrainingLists`.
+    With `in_batch_negatives` no two lists of a batch have the same query or relevant document (with
+    `data.lists.no_duplicates`: or any document). `auxiliary`: see `TrainingLists`.
     """
 
     def lists_of(collection: Collection, name: str) -> TrainingLists:
@@ -163,7 +163,7 @@ def _build(name: str, source: SourceOptions) -> Collection:
 
 
 def _first_held_out(collections: Mapping[str, Collection]) -> str:
-    """The first source with a dev and a test split, else with one of them, else the first."""
+    """The first source with dev and test splits, else the first with one of them, else the first."""
     held_out = {name: len({"dev", "test"} & set(collection.splits)) for name, collection in collections.items()}
     return max(held_out, key=lambda name: held_out[name])
 

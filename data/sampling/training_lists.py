@@ -1,4 +1,4 @@
-"""Training lists: a query's relevant documents among hard and random negatives, drawn by key and tokenised."""
+"""Training lists: the relevant documents of a query with hard and random negatives, sampled by key and tokenised."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 class ListTokenizer(Protocol):
-    """What makes a model's rows of a list; picklable, since workers run it."""
+    """Converts a list to rows of token ids. It must be picklable, because workers run it."""
 
     def encode_list(
         self, query: str, documents: list[str], *, query_prompt: str | None = None, document_prompt: str | None = None
     ) -> Mapping[str, Sequence[Sequence[int]]]:
-        """Unpadded rows: one per pair (query, document), or the query's and then one per document.
+        """Make unpadded rows: one per pair (query, document), or the query's row and then one per document.
 
-        The prompts stand before the texts; None, which is not passed: the model's own.
+        The prompts are put before the texts; one that is not passed is the model's own.
         """
 
 
 class TrainingLists(Dataset):
-    """`lists[epoch, index]` is the list of training query `index` in that epoch: a function of (seed, epoch, query).
+    """The training lists of a collection. `lists[epoch, index]` is that of query `index` in an epoch, a function of
+    (seed, epoch, query).
 
-    At most `list_size` documents in random order: relevant ones, candidates of the first stage (those judged relevant
-    carry their grade), and random documents of the corpus, which also stand in for missing candidates unless
-    `random_fraction` is 0. An excluded document, or one with a relevant one's text, is never a negative.
+    A list has at most `list_size` documents in random order: relevant ones, candidates of the first stage (with their
+    grade if they are judged relevant), and random documents of the corpus. Random documents also replace missing
+    candidates unless `random_fraction` is 0. A document that is excluded or has the text of a relevant one is never a
+    negative.
 
-    `auxiliary` holds the tokenizers of further models that read the lists (a teacher, a guide), by name.
+    `auxiliary` holds the tokenizers of auxiliary models (a teacher, a guide) by role.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class TrainingLists(Dataset):
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)
-        self._document_hashes: dict[str, int] = {}  # by document id, of those that a plan has asked for
+        self._document_hashes: dict[str, int] = {}  # hashes of document texts that a plan has needed, by document id
         skipped = len(self.queries) - len(self.query_ids)
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
@@ -77,7 +79,7 @@ class TrainingLists(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> ListExample:
         epoch, index = key
         query_id = self.query_ids[index]
-        document_ids = self.draw(epoch, query_id)
+        document_ids = self.sample(epoch, query_id)
         grades, scores = self.relevant.get(query_id, {}), dict(self.candidates[query_id])
         query, texts = self.queries[query_id], [self.documents[document_id] for document_id in document_ids]
         encoding = self.tokenizer.encode_list(query, texts, **self._prompts(query_id))
@@ -98,14 +100,14 @@ class TrainingLists(Dataset):
         )
 
     def unique_texts(self) -> UniqueTexts:
-        """What only one list of a batch may hold: the query, the relevant documents that are drawn, and with
-        `data.lists.no_duplicates` all documents that are."""
+        """The texts that only one list of a batch may have: the query and the relevant documents of its list, or with
+        `data.lists.no_duplicates` all documents of its list."""
         if self.options.no_duplicates:
             return UniqueTexts(self._unique_hashes, "query or document", " or set data.lists.no_duplicates=false")
         return UniqueTexts(self._unique_hashes, "query or relevant document")
 
-    def draw(self, epoch: int, query_id: str) -> list[str]:
-        """The document ids of one list."""
+    def sample(self, epoch: int, query_id: str) -> list[str]:
+        """Sample the document ids of one list."""
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
         relevant = self.relevant.get(query_id, {})
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
@@ -122,12 +124,12 @@ class TrainingLists(Dataset):
         relevant = self.relevant.get(query_id, {})
         drawn: Iterable[str]
         if self.options.no_duplicates:
-            drawn = self.draw(epoch, query_id)
+            drawn = self.sample(epoch, query_id)
         elif len(relevant) > 1:
-            drawn = [document_id for document_id in self.draw(epoch, query_id) if document_id in relevant]
+            drawn = [document_id for document_id in self.sample(epoch, query_id) if document_id in relevant]
         else:
             drawn = relevant
-        query = -1 - text_hash(self.queries[query_id])  # below 0: a query may read like a document
+        query = -1 - text_hash(self.queries[query_id])  # negative, since a query may have the text of a document
         return {query, *map(self._document_hash, drawn)}
 
     def _document_hash(self, document_id: str) -> int:
@@ -137,13 +139,14 @@ class TrainingLists(Dataset):
         return found
 
     def _prompts(self, query_id: str) -> dict[str, str]:
-        """The prompts that are set: a query's own before the data set's."""
+        """The prompts that are set. A query's own prompt replaces the data set's."""
         query, document = self.prompts
         prompts = {"query_prompt": self.split.prompts.get(query_id, query), "document_prompt": document}
         return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
     def _eligible_candidates(self, query_id: str, chosen: set[str]) -> list[str]:
-        """The first candidates that may join: not chosen, not excluded, no unjudged copy of a relevant document."""
+        """The first candidates that may be added: not chosen, not excluded, and not an unjudged copy of a relevant
+        document."""
         relevant, excluded = self.relevant.get(query_id, {}), self.excluded.get(query_id, set())
         relevant_texts = self._relevant_texts(query_id)
         first = [document_id for document_id, _ in self.candidates[query_id][: self.options.hard_depth]]
@@ -156,7 +159,7 @@ class TrainingLists(Dataset):
         ]
 
     def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
-        """Random documents for the places that are left: all different, none relevant, a relevant one's copy or
+        """Sample different random documents for the rest of the list: none is relevant, a copy of a relevant one, or
         excluded."""
         places = self.list_size - len(chosen)
         blocked = {*chosen, *self.relevant.get(query_id, {}), *self.excluded.get(query_id, set())}
@@ -168,7 +171,7 @@ class TrainingLists(Dataset):
             negatives = [d for d in drawn if d not in blocked and self.documents[d] not in relevant_texts]
             if len(negatives) >= places or size == total:
                 return negatives[:places]
-            size = min(total, 2 * size)  # copies took places: draw more, rather than search the corpus for them
+            size = min(total, 2 * size)  # too many were blocked or copies: sample more
 
     def _relevant_texts(self, query_id: str) -> set[str]:
         return {self.documents[document_id] for document_id in self.relevant.get(query_id, {})}

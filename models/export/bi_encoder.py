@@ -1,4 +1,4 @@
-"""Write a bi-encoder as a folder that SentenceTransformer loads as it is."""
+"""Write a bi-encoder as a folder that SentenceTransformer can load."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from models.export.folder import (
+    full_state_dict,
     new_folder,
     versions,
-    whole_state,
     write_backbone,
     write_card,
     write_json,
@@ -44,10 +44,10 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
     """Write weights (safetensors), modules, prompts, tokenizer and model card to `folder`, replacing it in one rename.
 
     Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
-    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and what was trained
-    beside it, and loads wherever the base model does. A temperature and bias of the model's own are kept for further
-    training. `card` is Markdown put below the card's header, before the usage. Raises ValueError if an adapter by
-    itself would load nowhere.
+    change. LoRA is merged into the weights. With `adapter_only` the folder holds the adapter and the other trained
+    weights, and can be loaded wherever the base model can. The model's temperature and bias are kept for further
+    training. `card` is Markdown that comes after the card's header, before the usage. Raises ValueError if the adapter
+    alone could not be loaded.
     """
     towers = towers_of(model.tower)
     if adapter_only and len(towers) > 1:
@@ -62,13 +62,13 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
         write_json(work / "modules.json", entries)
         write_json(work / "config_sentence_transformers.json", _settings(model))
         if model.scale is not None:
-            whole_state(model.scale)  # refuses weights that are sharded away
+            full_state_dict(model.scale)  # raises an error if the weights are sharded
             save_file(model.scale.values(), work / FILE)
         _write_card(model, work, str(folder), card)
 
 
 def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, adapter_only: bool) -> dict[str, Any]:
-    """The modules of every tower; returns the Router's configuration. A text without a task is a document."""
+    """Write the modules of every tower. Returns the Router's configuration. A text without a task is a document."""
     routes = {
         route: _write_modules(model, tower, work, prefix=f"{route}_", adapter_only=adapter_only)
         for route, tower in towers.items()
@@ -83,7 +83,7 @@ def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, ada
 def _write_modules(
     model: BiEncoder, tower: Tower, work: Path, *, prefix: str, adapter_only: bool
 ) -> list[tuple[str, str]]:
-    """The modules of one tower, with `prefix` all in subfolders; (path, type) in order."""
+    """Write the modules of one tower. Returns (path, type) in order. With `prefix` all modules are in subfolders."""
     transformer = f"{prefix}0_Transformer" if prefix else ""
     modules = [(transformer, f"{MODULE}Transformer"), (f"{prefix}1_Pooling", f"{MODULE}Pooling")]
     (work / transformer).mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def _write_dense(layer: Dense, folder: Path) -> None:
         "activation_function": f"{activation.__module__}.{activation.__qualname__}",
     }
     write_json(folder / "config.json", config)
-    save_file(whole_state(layer), folder / "model.safetensors")
+    save_file(full_state_dict(layer), folder / "model.safetensors")
 
 
 def _settings(model: BiEncoder) -> dict[str, Any]:
@@ -126,7 +126,8 @@ def _settings(model: BiEncoder) -> dict[str, Any]:
 
 
 def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
-    """All prompts, those of both roles by their own names: releases differ in what they use for a missing one."""
+    """All prompts, with explicit ones for both roles: releases of sentence-transformers replace a missing one
+    differently."""
     if not tokenizer.prompts:
         return {}
     return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}

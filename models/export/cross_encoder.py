@@ -1,4 +1,4 @@
-"""Write a cross-encoder as a folder that sentence-transformers and transformers load as it is."""
+"""Write a cross-encoder as a folder that sentence-transformers and transformers can load."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def export_cross_encoder(
     """Write weights (safetensors), configuration, tokenizer and model card to `folder`, replacing it in one rename.
 
     Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
-    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter and head alone, and loads
-    wherever the base model does. `card` is Markdown put below the card's header, before the usage.
+    change. LoRA is merged into the weights. With `adapter_only` the folder holds only the adapter and the head, and can
+    be loaded wherever the base model can. `card` is Markdown that comes after the card's header, before the usage.
     """
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
         write_tokenizer(model.tokenizer.tokenizer, model.tokenizer.max_length, work)
-        _write_contract(model, work)
+        _write_settings(model, work)
         scale = f"the raw logit through {type(model.activation).__name__}"
         write_card(
             work,
@@ -51,9 +51,9 @@ def export_cross_encoder(
         )
 
 
-def _write_contract(model: CrossEncoder, work: Path) -> None:
-    """The activation and the prompts: in config.json for sentence-transformers 4 and 5 and for other servers, in
-    modules.json and its companions for 6, which would else put a chat template on a decoder's pairs."""
+def _write_settings(model: CrossEncoder, work: Path) -> None:
+    """Write the activation and the prompts: to config.json for sentence-transformers 4 and 5 and for servers, to
+    modules.json and the files beside it for version 6, which would otherwise use a chat template for decoders."""
     activation = f"{type(model.activation).__module__}.{type(model.activation).__qualname__}"
     if config := read_json(work / "config.json"):
         config.pop("sbert_ce_default_activation_function", None)

@@ -1,4 +1,4 @@
-"""What all exports share: a folder replaced in one rename, complete weights, the tokenizer, the frame of a card."""
+"""Shared parts of all exports: a folder replaced in one rename, complete weights, the tokenizer, the model card."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.dropout import dropout_as_loaded
 from models.loading.backbone import quiet
 from models.loading.folder import read_json
-from models.lora import merge
+from models.lora import merge_adapters
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A working folder to write to, which becomes `folder` at the end; after an error the old one stays."""
+    """Make a temporary folder to write to, which becomes `folder` at the end. After an error the old folder stays."""
     folder = folder.absolute()
     work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(work, ignore_errors=True)
@@ -38,7 +38,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _flush(folder: Path) -> None:
-    """Wait until all below `folder` is on disk: what names it as finished may be there before it otherwise."""
+    """Wait until all files in `folder` are on disk, before another file marks the run as finished."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -48,7 +48,8 @@ def _flush(folder: Path) -> None:
 
 
 def _replace(work: Path, folder: Path) -> None:
-    """`work` becomes `folder`; readers find the old folder, the new one, or for a moment none: never half of one."""
+    """Rename `work` to `folder`. Readers find the old folder, the new one, or for a moment none, but never half of
+    one."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
@@ -56,8 +57,8 @@ def _replace(work: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the module's weights on the CPU."""
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the module's weights to the CPU."""
     state = {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
     if empty := [name for name, value in state.items() if value.numel() == 0]:
         raise AssertionError(f"{empty[0]} is empty: export inside engine.full_weights()")
@@ -65,24 +66,27 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, source: str, adapter_only: bool) -> None:
-    """Weights in safetensors and configuration; LoRA merged, or the adapter alone, which names `source` as its base.
+    """Write the configuration and the weights in safetensors, with LoRA merged; or only the adapter, with `source` as
+    its base.
 
-    Raises ValueError if there is no adapter, or if training started from one, which is no base for another.
+    Raises ValueError if there is no adapter, or if training started from one, which cannot be the base of another.
     """
     if adapter_only and not isinstance(backbone, PeftModel):
         raise ValueError("adapter_only: this model was trained without LoRA")
-    state = whole_state(backbone)
+    state = full_state_dict(backbone)
     with quiet(), dropout_as_loaded(backbone):
         if not isinstance(backbone, PeftModel):
             backbone.save_pretrained(folder, state_dict=state)
         elif adapter_only:
             if (Path(source).expanduser() / "adapter_config.json").exists():
-                raise ValueError(f"{source} is an adapter itself, so an adapter on it loads nowhere: export it merged")
+                raise ValueError(
+                    f"{source} is an adapter itself and cannot be the base of another one: export it merged"
+                )
             backbone.save_pretrained(str(folder), state_dict=state)
             config = read_json(folder / "adapter_config.json")
             write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": source_name(source)})
         else:
-            merge(backbone, state).save_pretrained(folder)
+            merge_adapters(backbone, state).save_pretrained(folder)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
@@ -95,7 +99,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder:
 def write_card(
     folder: Path, *, name: str, source: str, pipeline: str, tags: Sequence[str], body: str | None, usage: str
 ) -> None:
-    """README.md: the hub's header, `body` in Markdown, the usage."""
+    """Write README.md: the hub's header, `body` in Markdown, the usage."""
     base = source_name(source)
     header = ["---", "library_name: sentence-transformers", f"pipeline_tag: {pipeline}"]
     header += ["tags:", *(f"- {tag}" for tag in (*tags, "plackett"))]
@@ -104,9 +108,9 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def card_of(card: str, *, folder: Path, of: Path, source: str, body: str) -> str:
-    """The model card of the copy in `folder` of a model exported to `of`: with a `body` of its own, and `source` as
-    what training started from."""
+def copy_card(card: str, *, folder: Path, of: Path, source: str, body: str) -> str:
+    """Change the card of a model exported to `of` for its copy in `folder`: with another `body`, and `source` as the
+    model that training started from."""
     header, _, rest = card.partition("\n---\n")
     lines = [line for line in header.splitlines() if not line.startswith("base_model: ")]
     usage = rest.partition("\n## Use\n")[2].replace(f'"{of}', f'"{folder}')
@@ -115,14 +119,14 @@ def card_of(card: str, *, folder: Path, of: Path, source: str, body: str) -> str
 
 
 def card_on_hub(card: str, folder: Path, repo_id: str) -> str:
-    """The model card of `folder` with the repository in the folder's place."""
+    """Change the card of `folder` for the hub: the repository's name replaces the folder."""
     template = f'"$(hf download --quiet {repo_id} chat_template.jinja)"'
     card = card.replace(f'"{folder}/chat_template.jinja"', template)
     return card.replace(f'"{folder}"', f'"{repo_id}"').replace(f"# {folder}\n", f"# {repo_id}\n")
 
 
-def shown_name(source: str) -> str:
-    """The hub id that training started from; of a folder the end of its path, as a card may leave the machine."""
+def display_name(source: str) -> str:
+    """The hub id that training started from, or the last two parts of a folder's path: a card may become public."""
     path = Path(source).expanduser()
     return f"{'/'.join(path.absolute().parts[-2:])} (a local folder)" if path.exists() else source
 

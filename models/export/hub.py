@@ -1,4 +1,4 @@
-"""Exported models on the Hugging Face hub."""
+"""Upload exported models to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.loading.folder import first_line
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise ValueError, in one line, if this cannot be the name of a repository."""
+    """Raise ValueError, in one line, if this is not a valid name of a repository."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -19,10 +19,10 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload an exported folder to the hub, making the repository if there is none; returns its address. Its
+    """Upload an exported folder to the hub, and create the repository if there is none. Returns its URL. The uploaded
     model card names the repository instead of the folder.
 
-    Raises ValueError, in one line, if the hub refuses (not logged in, no right, no network).
+    Raises ValueError, in one line, if the upload fails (not logged in, no permission, no network).
     """
     from huggingface_hub import HfApi
 

@@ -1,4 +1,4 @@
-"""Write an LLM reranker as a folder that sentence-transformers and transformers load as it is."""
+"""Write an LLM reranker as a folder that sentence-transformers and transformers can load."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def export_llm_reranker(
     rename.
 
     Call it on one rank, inside `engine.full_weights()`: only `model.state_dict()` is read, and `model` does not
-    change. LoRA is merged into the weights; with `adapter_only` the folder holds the adapter alone, and loads
-    wherever the base model does. `card` is Markdown put below the card's header, before the usage.
+    change. LoRA is merged into the weights. With `adapter_only` the folder holds only the adapter, and can be loaded
+    wherever the base model can. `card` is Markdown that comes after the card's header, before the usage.
     """
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
         if config := read_json(work / "config.json"):
-            write_json(work / "config.json", config | {"use_cache": True})  # off in training alone
+            write_json(work / "config.json", config | {"use_cache": True})  # it is off only in training
         _write_tokenizer(model, work)
-        _write_contract(model, work)
+        _write_settings(model, work)
         _write_card(model, work, str(folder), card)
 
 
@@ -113,7 +113,7 @@ def _write_tokenizer(model: LLMReranker, work: Path) -> None:
     write_tokenizer(tokenizer, model.tokenizer.max_length, work)
 
 
-def _write_contract(model: LLMReranker, work: Path) -> None:
+def _write_settings(model: LLMReranker, work: Path) -> None:
     yes, no = model.tokenizer.answer_ids()
     write_json(work / FILE, asdict(model.tokenizer.prompt_template))
     modules = [{"idx": index, "name": str(index), "path": p, "type": kind} for index, (p, kind) in enumerate(MODULES)]
@@ -160,13 +160,13 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
 
 
 def _is_linear(model: LLMReranker) -> bool:
-    """Whether the score is (w_yes - w_no) h and no more, as a classifier without a bias has it."""
+    """Whether the score is just (w_yes - w_no) h, as in a classifier without a bias."""
     head = model.language_model.get_output_embeddings()
     return getattr(head, "bias", None) is None and LogitTransform.of(model.language_model.config) == LogitTransform()
 
 
 def _vllm_overrides(model: LLMReranker) -> str:
-    """vLLM's `--hf-overrides` that take the classifier from the two tokens."""
+    """vLLM's `--hf-overrides` that make a classifier from the two answer tokens."""
     no_and_yes = reversed(model.tokenizer.answer_ids())
     name = type(model.language_model).__name__.replace("ForCausalLM", "ForSequenceClassification")
     tokens = [model.tokenizer.tokenizer.convert_ids_to_tokens(token) for token in no_and_yes]

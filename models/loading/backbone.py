@@ -28,7 +28,7 @@ _skips_weights: ContextVar[bool] = ContextVar("skips_weights", default=False)
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Inside, models are built on torch's meta device: shapes and modules, and not a byte of weights is read."""
+    """Build models on torch's meta device: they have modules and shapes, and no weights are read."""
     token = _skips_weights.set(True)
     try:
         yield
@@ -38,12 +38,12 @@ def without_weights() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, transformers shows no progress bars, load reports or deprecations: errors and warnings are ours."""
+    """Silence the progress bars, load reports and deprecation warnings of transformers."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # saving imports DeepSpeed, if it is installed, which logs about accelerators
+    logging.disable(logging.WARNING)  # saving imports DeepSpeed if it is installed, and that logs about accelerators
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -56,17 +56,18 @@ def quiet() -> Iterator[None]:
 
 
 def load_config(folder: ModelFolder) -> PretrainedConfig:
-    """The folder's configuration. Raises ValueError if it cannot be read, or is an encoder-decoder's."""
+    """The folder's configuration. Raises ValueError if it cannot be read, or belongs to an encoder-decoder."""
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
                 folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
             )
     except (ValueError, ImportError, OSError, KeyError) as error:
-        raise refusal(folder, error) from error
+        raise loading_error(folder, error) from error
     if folder.trusted and getattr(config, "auto_map", None):
         logger.warning("model %s: Python files of its folder are run (model.trust_remote_code=true)", folder.path)
-    if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):  # T5's encoders do not say it
+    # The encoders of T5 have no is_encoder_decoder.
+    if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):
         raise ValueError(
             f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
         )
@@ -74,11 +75,11 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
     return config
 
 
-def refusal(folder: ModelFolder, error: BaseException) -> ValueError:
-    """The error for a folder that transformers does not load."""
+def loading_error(folder: ModelFolder, error: BaseException) -> ValueError:
+    """The error for a folder that transformers cannot load."""
     if not folder.trusted and "trust_remote_code" in str(error):
         return ValueError(
-            f"model {folder.path} brings Python files of its own, which would be run: read them, and if you trust them "
+            f"model {folder.path} contains Python files that would be run: read them, and if you trust them "
             "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)"
         )
     if isinstance(error, SafetensorError):
@@ -96,9 +97,8 @@ def load_backbone(
     attention: str | None,
     quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model in float32 on the CPU, and the parameters that the checkpoint lacks (a new head, a new pooler).
-
-    Weights that the checkpoint lacks are drawn from torch's CPU generator. Raises ValueError in one line.
+    """Load the model in float32 on the CPU. Also returns the names of parameters that the checkpoint lacks (those of a
+    new head or pooler), which are drawn from torch's CPU generator. Raises ValueError in one line.
     """
     if attention is not None and attention not in ATTENTIONS:
         raise ValueError(f"model.attention={attention}: choose null (the best the model has), {', '.join(ATTENTIONS)}")
@@ -107,7 +107,7 @@ def load_backbone(
             model, report = auto_class.from_pretrained(
                 folder.backbone,
                 config=config,
-                dtype=torch.float32,  # "auto" would train in the checkpoint's own, often half, precision
+                dtype=torch.float32,  # "auto" would train in the checkpoint's precision, which is often half
                 attn_implementation=attention,
                 quantization_config=quantization,
                 device_map={"": "meta"} if _skips_weights.get() else None,
@@ -117,7 +117,7 @@ def load_backbone(
                 output_loading_info=True,
             )
     except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
-        raise refusal(folder, error) from error
+        raise loading_error(folder, error) from error
     missing = sorted(report["missing_keys"])
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
@@ -126,19 +126,21 @@ def load_backbone(
 
 
 def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
-    """Gradient checkpointing: activations are computed again in backward."""
+    """Switch gradient checkpointing on: activations are computed again in backward."""
     with quiet():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(model, PeftModel):
-        model.enable_input_require_grads()  # else checkpoints of frozen inputs would cut the graph
+        model.enable_input_require_grads()  # otherwise checkpointing of frozen inputs would cut the graph
 
 
 def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn.Module:
-    """The activation that a folder names, "torch.nn....". Nothing is imported: for any other name it is `default`, as
-    in sentence-transformers."""
+    """The activation that a folder names, "torch.nn....". No other module is imported: any other name gives `default`,
+    as in sentence-transformers."""
     found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
     if found is None and name:
-        logger.warning("%s names the activation %s, which is not torch's: %s is used", folder, name, default.__name__)
+        logger.warning(
+            "%s names the activation %s, which is not in torch.nn: %s is used", folder, name, default.__name__
+        )
     return (found or default)()
 
 
@@ -154,7 +156,7 @@ def activation_of(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
 
 
 def position_limit(model: PreTrainedModel) -> int:
-    """The longest row in tokens that the position embeddings allow (RoBERTa's begin after the padding's index)."""
+    """The most tokens of a row that the position embeddings allow (RoBERTa's start after the padding index)."""
     limit = getattr(model.config, "max_position_embeddings", None) or -1
     if limit < 0:
         return 1 << 30

@@ -1,4 +1,4 @@
-"""What follows the transformer in the folder of an embedding model: pooling, linear layers, normalisation."""
+"""The modules after the transformer in the folder of an embedding model: pooling, linear layers, normalisation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Head:
 
     @classmethod
     def read(cls, folder: ModelFolder) -> Head:
-        """Read the modules of `folder`; without a modules.json: mean pooling, nothing else. Raises ValueError for other
-        modules."""
+        """Read the modules of `folder`; without a modules.json there is only mean pooling. Raises ValueError if there
+        are other modules."""
         names = [name for name, _ in folder.modules]
         if not names:
             return cls()
@@ -29,7 +29,7 @@ class Head:
         dense = folder.modules[2 : len(names) - normalized]
         if names[:2] != ["Transformer", "Pooling"] or any(name != "Dense" for name, _ in dense):
             raise ValueError(
-                f"model {folder.path} is {' > '.join(names)}; read are Transformer > Pooling (> Dense) (> Normalize)"
+                f"model {folder.path} is {' > '.join(names)}; supported: Transformer > Pooling (> Dense) (> Normalize)"
             )
         config = read_json(folder.modules[1][1] / "config.json") or {}
         modes = tuple(pooling_modes(config))

@@ -1,4 +1,4 @@
-"""A model folder's own description, in the files of transformers and sentence-transformers (old and new)."""
+"""Read the description of a model folder from the files of transformers and sentence-transformers (old and new)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", 
 
 
 def first_line(error: BaseException) -> str:
-    """A library's message in one line, for a message of ours."""
+    """The first line of a library's error message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -27,7 +27,7 @@ def read_json(file: Path) -> Any:
 
 
 def missing_files(path: Path) -> list[str]:
-    """The files that a folder lacks to be a model: names for an error message, empty if nothing is missing."""
+    """The required files that a model folder lacks, in words for an error message; empty if none is missing."""
     return [name for route in ModelFolder.read(path).routes().values() for name in _missing_of_backbone(route.backbone)]
 
 
@@ -45,7 +45,7 @@ def _missing_of_backbone(backbone: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The contract of a model folder beside the weights: modules, prompts, activation, lengths."""
+    """The description of a model folder beside the weights: modules, prompts, activation, lengths."""
 
     path: Path
     modules: list[tuple[str, Path]]  # modules.json: (class name, folder) in order; empty without the file
@@ -64,7 +64,7 @@ class ModelFolder:
         return cls(path, modules, kind, settings, _transformer_settings(backbone) if modules else {}, trusted)
 
     def routes(self) -> dict[str, ModelFolder]:
-        """{"": itself}, or, for a Router, the modules of each task ("query", "document")."""
+        """The folder itself as {"": folder}, or for a Router the modules of each task ("query", "document")."""
         if not self.modules or self.modules[0][0] not in ("Router", "Asym"):
             return {"": self}
         root = self.modules[0][1]
@@ -76,7 +76,9 @@ class ModelFolder:
             modules = [(types[name].rsplit(".", 1)[-1], root / name) for name in names] + self.modules[1:]
             found[route] = replace(self, modules=modules, transformer=_transformer_settings(modules[0][1]))
         if set(found) != {"query", "document"}:
-            raise ValueError(f"model {self.path} routes {', '.join(found) or 'nothing'}; read are query and document")
+            raise ValueError(
+                f"model {self.path} routes {', '.join(found) or 'nothing'}; supported are query and document"
+            )
         return found
 
     @property
@@ -86,7 +88,7 @@ class ModelFolder:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens per row that sentence-transformers' own file asks for."""
+        """The maximum tokens per row in the file of sentence-transformers; None if it has none."""
         options = self.transformer.get("processor_kwargs") or self.transformer.get("tokenizer_args") or {}
         return options.get("model_max_length", self.transformer.get("max_seq_length"))
 

@@ -15,7 +15,7 @@ QUANTIZATIONS = ("4bit",)
 
 
 def check_quantization(quantization: str | None, *, has_adapters: bool) -> None:
-    """Raises ValueError if `model.quantization` cannot be trained."""
+    """Raise ValueError if `model.quantization` cannot be trained."""
     if quantization not in (None, *QUANTIZATIONS):
         raise ValueError(f"model.quantization={quantization}: choose null or {', '.join(QUANTIZATIONS)}")
     if quantization is not None and not has_adapters:
@@ -23,7 +23,8 @@ def check_quantization(quantization: str | None, *, has_adapters: bool) -> None:
 
 
 def quantization_config(quantization: str | None) -> BitsAndBytesConfig | None:
-    """NF4 with quantised constants, computing in bf16. Raises ValueError if bitsandbytes cannot run."""
+    """The configuration for NF4 with quantised constants and computation in bf16. Raises ValueError if bitsandbytes
+    cannot run."""
     if quantization is None:
         return None
     if not torch.cuda.is_available():
@@ -39,7 +40,7 @@ def quantization_config(quantization: str | None) -> BitsAndBytesConfig | None:
 
 
 def dequantized(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` of `model` with the 4-bit weights in float32 and without their constants."""
+    """Convert the 4-bit weights in the `state` of `model` to float32, and drop their quantisation constants."""
     from bitsandbytes.functional import dequantize_4bit
 
     state = dict(state)

@@ -1,4 +1,4 @@
-"""Load any trained reranker, by what its folder says it is."""
+"""Load a trained reranker of any kind, as its folder declares."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from models.prompts.template_folder import has_template
 
 
 def load_reranker(name_or_path: str, max_length: int | None = None) -> CrossEncoder | LLMReranker:
-    """The reranker of a folder or hub id to score with, in evaluation mode: an LLM reranker if there is a prompt
-    template, else a cross-encoder."""
+    """Load the reranker of a folder or hub id in evaluation mode: an LLM reranker if there is a prompt template, else a
+    cross-encoder."""
     if name_or_path in PUBLISHED or has_template(ModelFolder.read(resolve(name_or_path))):
         return LLMReranker.load(name_or_path, max_length)
     return CrossEncoder.load(name_or_path, max_length)

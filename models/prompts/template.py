@@ -1,4 +1,4 @@
-"""Prompts of yes/no rerankers, as data: texts with slots for instruction, query and document, and the two answers."""
+"""Prompt templates of yes/no rerankers: texts with slots for instruction, query and document, and the two answers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SLOT = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The prompt of a (query, document) pair, and what a model answers to it.
+    """The prompt of a (query, document) pair, and the two answers.
 
-    `pieces` are tokenised each by itself, special tokens in their text included, and their ids joined. The slots
-    {query} and {document} stand in them once each. {instruction}, at most once, becomes `instruction_format` with the
-    instruction in it, or nothing if there is none; `instruction` is for queries that have no other. If a row is
-    too long, the end of the document is cut, and nothing else of the prompt.
+    The `pieces`, special tokens in their text included, are tokenised separately and their ids joined. They contain the
+    slots {query} and {document} once each. The slot {instruction}, at most once, is replaced by `instruction_format`
+    with the instruction in it, or by nothing if there is none; `instruction` is the default. If a row is too long, the
+    end of the document is cut, and nothing else of the prompt.
 
-    With one piece, the ids are those of the rendered text, which is what a chat template gives. With several, they
-    differ if the tokenizer would join the end of a piece with the beginning of the next.
+    With one piece, the ids are those of the rendered text, as with a chat template. With several pieces they differ if
+    the tokenizer would merge the end of a piece with the start of the next.
     """
 
     pieces: list[str]
@@ -27,7 +27,7 @@ class PromptTemplate:
     false_answer: str
     instruction: str = ""
     instruction_format: str = "{instruction}"
-    document_prompt: str = ""  # stands before a document that has no other
+    document_prompt: str = ""  # the default text before a document
 
     def __post_init__(self) -> None:
         if isinstance(self.pieces, str):
@@ -55,14 +55,14 @@ class PromptTemplate:
 
     @property
     def query_first(self) -> bool:
-        """Whether all that belongs to the query stands before the document, so that a list's rows begin alike."""
+        """Whether instruction and query come before the document, so that the rows of a list have a common prefix."""
         before = "".join(self.pieces).partition("{document}")[0]
         return "{query}" in before and ("{instruction}" in before or not self.takes_instruction)
 
     def instructed(self, instruction: str) -> list[list[str]]:
-        """The pieces with that instruction, each as [text, slot, text, ...] with the slots "query" and "document".
+        """Insert the instruction. Returns each piece as [text, slot, text, ...] with the slots "query" and "document".
 
-        Raises ValueError if there is an instruction and no place for it.
+        Raises ValueError if there is an instruction and no slot for it.
         """
         if instruction and not self.takes_instruction:
             raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")
@@ -71,7 +71,7 @@ class PromptTemplate:
 
 
 def _fill(parts: list[str], line: str) -> list[str]:
-    """[text, slot, text, ...] with `line` in the place of the slot "instruction"."""
+    """Replace the slot "instruction" in [text, slot, text, ...] by `line`."""
     for index in range(1, len(parts), 2):
         if parts[index] == "instruction":
             return [*parts[: index - 1], parts[index - 1] + line + parts[index + 1], *parts[index + 2 :]]
@@ -112,7 +112,7 @@ QWEN3 = PromptTemplate(
 
 TEMPLATES = {"mxbai": MXBAI, "mxbai_joined": MXBAI_JOINED, "qwen3": QWEN3}
 
-# Published rerankers, whose folders may say nothing of their prompt.
+# Published rerankers whose folders may not contain their prompt.
 PUBLISHED = {
     **{f"mixedbread-ai/mxbai-rerank-{size}-v2": MXBAI for size in ("base", "large")},
     **{f"Qwen/Qwen3-Reranker-{size}": QWEN3 for size in ("0.6B", "4B", "8B")},

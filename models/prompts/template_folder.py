@@ -1,4 +1,5 @@
-"""The prompt template that a model's folder carries: ours, or a LogitScore model's of sentence-transformers."""
+"""Read the prompt template in a model's folder: our own file, or the chat template of a LogitScore model of
+sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from models.prompts.template import PromptTemplate
 
 FILE = "prompt_template.json"
 LOGIT_SCORE = "LogitScore"
-QUERY, DOCUMENT, INSTRUCTION = "\ufdd1", "\ufdd2", "\ufdd3"  # characters that no text has, by Unicode's definition
+QUERY, DOCUMENT, INSTRUCTION = "\ufdd1", "\ufdd2", "\ufdd3"  # noncharacters of Unicode, which no text contains
 
 
 def has_template(folder: ModelFolder) -> bool:
@@ -21,7 +22,7 @@ def has_template(folder: ModelFolder) -> bool:
 
 
 def read_template(folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate | None:
-    """The template; None if the folder has none. Raises ValueError if it cannot be read."""
+    """Read the template; None if the folder has none. Raises ValueError if it is not valid."""
     found = read_json(folder.path / FILE)
     if found is not None:
         try:
@@ -33,7 +34,7 @@ def read_template(folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> Pr
 
 
 def _of_chat_template(folder: ModelFolder, score: Path, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
-    """The template that the chat template of a LogitScore model renders, with and without an instruction."""
+    """Derive the template from what a LogitScore model's chat template renders with and without an instruction."""
     config = read_json(score / "config.json") or {}
     if config.get("true_token_id") is None or config.get("false_token_id") is None:
         raise ValueError(f"{score / 'config.json'} must name true_token_id and false_token_id")
@@ -42,7 +43,7 @@ def _of_chat_template(folder: ModelFolder, score: Path, tokenizer: PreTrainedTok
     try:
         without, instructed = (_render(tokenizer, messages) for messages in (pair, instruction + pair))
     except (TemplateError, ValueError) as error:
-        raise ValueError(f"{folder.path}: its chat template does not take query and document: {error}") from error
+        raise ValueError(f"{folder.path}: its chat template does not accept query and document: {error}") from error
     text, line, default = _instruction_of(without, instructed)
     default = folder.prompts.get(folder.settings.get("default_prompt_name") or "", default)
     true, false = (str(tokenizer.convert_ids_to_tokens(config[f"{name}_token_id"])) for name in ("true", "false"))
@@ -76,12 +77,12 @@ def _instruction_of(without: str, instructed: str) -> tuple[str, str, str]:
     default = without[begin : len(without) - end]
     prefix, suffix = line.split("{instruction}")
     if default and not (default.startswith(prefix) and default.endswith(suffix)):
-        raise ValueError("without an instruction it is another prompt")
+        raise ValueError("the prompt without an instruction has another text")
     return text, line, default[len(prefix) : len(default) - len(suffix)] if default else ""
 
 
 def _common(first: str, second: str) -> int:
-    """Characters at the beginning that are the same."""
+    """The number of equal characters at the start."""
     length = 0
     while length < min(len(first), len(second)) and first[length] == second[length]:
         length += 1

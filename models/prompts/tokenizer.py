@@ -1,4 +1,4 @@
-"""Pairs to the prompts of a yes/no reranker, as token ids: a picklable callable that the data workers run."""
+"""Tokenise pairs to the prompts of a yes/no reranker, by a picklable callable that the data workers run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from models.capabilities import Layout
 from models.prompts.template import PromptTemplate
 from models.tokenization import ModelTokenizer, TokenIds
 
-LEAST_ROOM = 16  # tokens of query and document together
+MIN_TEXT_TOKENS = 16  # the fewest tokens that must be left for query and document together
 
 
 @dataclass(frozen=True)
 class PromptTokenizer(ModelTokenizer):
-    """(query, document) pairs to rows of ids, unpadded: the template's pieces, tokenised and joined.
+    """Tokenises (query, document) pairs to unpadded rows: the ids of the template's pieces, joined.
 
-    A query has at most `max_query_length` tokens, and at most three quarters of what the prompt leaves; then the
-    document is cut so that a row has at most `max_length`. The instruction is never cut. `query_prompt` of a list is
-    its instruction and `document_prompt` stands before its documents (None: the template's own).
+    A query is cut to `max_query_length` tokens, and to three quarters of the tokens that the prompt leaves. Then the
+    document is cut so that a row has at most `max_length` tokens. The instruction is never cut. The `query_prompt` of a
+    list is its instruction; `document_prompt` is put before its documents (None: the template's own).
     """
 
     template: PromptTemplate | None = None
@@ -34,13 +34,13 @@ class PromptTokenizer(ModelTokenizer):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> TokenIds:
-        """{"input_ids": a row per pair, "truncated": [tokens that the row lost] per pair}.
+        """Tokenise to {"input_ids": a row per pair, "truncated": [tokens that were cut] per pair}.
 
-        Raises ValueError if the instruction leaves no room, or has no place in the template.
+        Raises ValueError if the instruction leaves no room, or if the template has no slot for it.
         """
         before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
         pieces = self._pieces(query_prompt)
-        room = self._room(pieces, query_prompt, before)
+        room = self._available_tokens(pieces, query_prompt, before)
         shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
         texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
         rows, cut = self._join(pieces, texts, kept=len(before))
@@ -50,7 +50,7 @@ class PromptTokenizer(ModelTokenizer):
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
-        """A row per pair (query, document); prompts None: the model's own."""
+        """Make a row per pair (query, document). A prompt of None is the model's own."""
         return self([query] * len(documents), documents, query_prompt, document_prompt)
 
     @property
@@ -69,16 +69,18 @@ class PromptTokenizer(ModelTokenizer):
 
     @property
     def query_limit(self) -> int:
-        """Tokens of the longest query that is not cut, beside the template's own instruction."""
-        return self._most(self._room(self._pieces(None), None, self.prompt_template.document_prompt))
+        """The most tokens of a query that is not cut, with the template's own instruction."""
+        return self._max_query_tokens(
+            self._available_tokens(self._pieces(None), None, self.prompt_template.document_prompt)
+        )
 
     def check(self) -> None:
-        """Raises ValueError if the template does not fit the tokenizer or the length."""
+        """Raise ValueError if the template does not fit the tokenizer or the length."""
         self.answer_ids()
-        self._room(self._pieces(None), None, self.prompt_template.document_prompt)
+        self._available_tokens(self._pieces(None), None, self.prompt_template.document_prompt)
 
-    def adopting(self, query_prompt: str | None, document_prompt: str | None) -> PromptTokenizer:
-        """A tokenizer whose own instruction and whose text before documents are those."""
+    def with_prompts(self, query_prompt: str | None, document_prompt: str | None) -> PromptTokenizer:
+        """The same tokenizer with these prompts in its template; None keeps the template's own."""
         template = self.prompt_template
         if query_prompt is not None:
             template = replace(template, instruction=query_prompt)
@@ -100,25 +102,25 @@ class PromptTokenizer(ModelTokenizer):
         template = self.prompt_template
         return template.instructed(template.instruction if instruction is None else instruction)
 
-    def _room(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
-        """Tokens that the prompt, with the text `before` the document, leaves to query and document."""
+    def _available_tokens(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
+        """The number of tokens that the prompt, with the text `before` the document, leaves for query and document."""
         fixed = sum(map(len, self._batch_ids(["".join(piece[::2]) for piece in pieces] + [before] * bool(before))))
-        if self.max_length - fixed < LEAST_ROOM:
+        if self.max_length - fixed < MIN_TEXT_TOKENS:
             given = self.prompt_template.instruction if instruction is None else instruction
             more = f" and {before[:40]!r} before the document" if before else ""
             raise ValueError(
                 f"model.max_length={self.max_length}: the prompt takes {fixed} tokens with its instruction "
-                f"{given[:40]!r}{more} and is never cut: raise it to {fixed + LEAST_ROOM} or more"
+                f"{given[:40]!r}{more} and is never cut: raise it to {fixed + MIN_TEXT_TOKENS} or more"
             )
         return self.max_length - fixed
 
-    def _most(self, room: int) -> int:
-        """The tokens that a query may have if the prompt leaves `room`."""
+    def _max_query_tokens(self, room: int) -> int:
+        """The most tokens of a query if the prompt leaves `room` tokens."""
         return min(self.max_query_length or self.max_length * 3 // 4, room * 3 // 4)
 
     def _shorten(self, query: str, room: int) -> tuple[str, int]:
-        """The query within its number of tokens, and how many it lost."""
-        most = self._most(room)
+        """Cut the query to its maximum. Returns it with the number of tokens that were cut."""
+        most = self._max_query_tokens(room)
         if len(query.encode()) <= most:  # no more tokens than bytes
             return query, 0
         offsets = self._encoding(query)["offset_mapping"]
@@ -127,11 +129,11 @@ class PromptTokenizer(ModelTokenizer):
     def _join(
         self, pieces: list[list[str]], texts: list[tuple[str, str]], *, kept: int
     ) -> tuple[list[list[int]], list[int]]:
-        """Rows of (query, document) texts, and how many tokens the documents lost; of their text the first `kept`
-        characters are not cut."""
+        """Make the rows of (query, document) texts. Also returns the number of tokens cut from each document. The first
+        `kept` characters of a document are not cut."""
         of_query = {query: [self._query_piece(piece, query) for piece in pieces] for query, _ in texts}
         place = next(index for index, piece in enumerate(pieces) if "document" in piece)
-        bodies = self._batch_ids([_filled(pieces[place], query, document) for query, document in texts])
+        bodies = self._batch_ids([_fill_slots(pieces[place], query, document) for query, document in texts])
         rows, cut = [], []
         for (query, document), body in zip(texts, bodies, strict=True):
             before, after = of_query[query][:place], of_query[query][place + 1 :]
@@ -143,15 +145,15 @@ class PromptTokenizer(ModelTokenizer):
         return rows, cut
 
     def _query_piece(self, piece: list[str], query: str) -> list[int]:
-        """Ids of a piece without the document; empty for the document's own."""
-        return [] if "document" in piece[1::2] else self._ids(_filled(piece, query, ""))
+        """The ids of a piece without the document; empty if the piece contains the document."""
+        return [] if "document" in piece[1::2] else self._ids(_fill_slots(piece, query, ""))
 
     def _cut(self, piece: list[str], query: str, document: str, excess: int, kept: int) -> list[int]:
-        """Ids of the document's piece without the last `excess` tokens that hold nothing but the document."""
+        """The ids of the document's piece without the last `excess` tokens that belong to the document only."""
         slot = 1 + 2 * piece[1::2].index("document")
-        end = len(_filled(piece[: slot + 1], query, document))
+        end = len(_fill_slots(piece[: slot + 1], query, document))
         start = end - len(document) + kept
-        encoding = self._encoding(_filled(piece, query, document))
+        encoding = self._encoding(_fill_slots(piece, query, document))
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         inside = [
             index for index, (begin, stop) in enumerate(offsets) if start <= begin and stop <= end and begin < stop
@@ -173,7 +175,7 @@ class PromptTokenizer(ModelTokenizer):
         return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
 
 
-def _filled(piece: list[str], query: str, document: str) -> str:
+def _fill_slots(piece: list[str], query: str, document: str) -> str:
     """The text of [text, slot, text, ...]."""
     values = {"query": query, "document": document}
     return "".join(values[part] if index % 2 else part for index, part in enumerate(piece))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data import candidates as module
-from data.candidates import BM25Candidates, ListedCandidates, RunFileCandidates, bm25_behind
+from data.candidates import BM25Candidates, ListedCandidates, RunFileCandidates, bm25_options_of
 from data.formats.beir import BEIRConfig
 
 DOCUMENTS = {"a": "wing flutter", "b": "heat transfer", "c": "jet nozzle"}
@@ -40,8 +40,8 @@ def test_a_broken_cache_is_named(tmp_path: Path):
 def test_listed_candidates_fall_back_on_a_bm25_of_their_own_options(tmp_path: Path):
     listed = ListedCandidates(depth=2, k1=1.2, b=0.3)
     bm25 = BM25Candidates(depth=2, k1=1.2, b=0.3)
-    assert bm25_behind(listed) == bm25_behind(bm25) == bm25
-    assert bm25_behind(RunFileCandidates("x.run")) is None
+    assert bm25_options_of(listed) == bm25_options_of(bm25) == bm25
+    assert bm25_options_of(RunFileCandidates("x.run")) is None
     assert listed.build(DOCUMENTS, QUERIES, tmp_path) == bm25.build(DOCUMENTS, QUERIES, tmp_path)
     with pytest.raises(ValueError, match=r"^data.candidates.depth=0 must be at least 1"):
         ListedCandidates(depth=0)
@@ -108,7 +108,9 @@ def test_a_run_of_one_split_leaves_the_others_out(tmp_path: Path, caplog: pytest
 
 def test_a_run_of_something_else_is_an_error(tmp_path: Path):
     config = run_file(tmp_path / "x.run", ("other", "a", 1.0))
-    with pytest.raises(ValueError, match="no candidates for any query of the data; is it another collection's run"):
+    with pytest.raises(
+        ValueError, match="no candidates for any query of the data; does it belong to another collection"
+    ):
         config.build(DOCUMENTS, QUERIES, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"data.candidates.path=gone.run: no such file; give a TREC run"):
         RunFileCandidates("gone.run").build(DOCUMENTS, QUERIES, tmp_path)

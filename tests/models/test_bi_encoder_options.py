@@ -16,7 +16,7 @@ from torch import nn
 
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.dropout import disable_dropout
-from models.lora import LoRAConfig, has_adapters, merge, reference
+from models.lora import LoRAConfig, has_adapters, merge_adapters, reference
 from models.tokenization import PairTokenizer
 
 
@@ -124,7 +124,7 @@ def test_the_start_is_at_hand_under_lora_unless_more_is_trained(tiny_bert_dir):
     for options in ({"projection": 8}, {"temperature": 0.1, "learn_temperature": True}):
         model = build(tiny_bert_dir, lora=LoRAConfig(r=4), **options)
         assert not has_adapters(model)
-        with pytest.raises(ValueError, match="nothing trained beside it"), reference(model):
+        with pytest.raises(ValueError, match="no other trained weights"), reference(model):
             pass
     assert not has_adapters(build(tiny_bert_dir))
 
@@ -222,7 +222,9 @@ def test_quantization_is_refused_before_anything_is_loaded_where_it_cannot_run(m
 def test_quantized_weights_are_merged_in_float32(tiny_bert_dir, monkeypatch):
     """With a stand-in for bitsandbytes: weights as integers, with their constants beside them in the state."""
     model = build(tiny_bert_dir, lora=LoRAConfig(r=4))
-    expected = merge(model.tower.backbone, {n: v.clone() for n, v in model.tower.backbone.state_dict().items()})
+    expected = merge_adapters(
+        model.tower.backbone, {n: v.clone() for n, v in model.tower.backbone.state_dict().items()}
+    )
     stand_in = types.ModuleType("bitsandbytes.functional")
     stand_in.dequantize_4bit = lambda data, constants: constants
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
@@ -234,7 +236,7 @@ def test_quantized_weights_are_merged_in_float32(tiny_bert_dir, monkeypatch):
     state[f"{name}.weight"] = torch.zeros(512, 1, dtype=torch.uint8)
     state[f"{name}.weight.absmax"] = torch.zeros(16)
     model.tower.backbone.get_base_model().config.quantization_config = {"load_in_4bit": True}
-    merged = merge(model.tower.backbone, state)
+    merged = merge_adapters(model.tower.backbone, state)
     assert not hasattr(merged.config, "quantization_config")
     for key, value in merged.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[key])

@@ -266,7 +266,7 @@ def test_the_level_of_the_scores_can_be_held(tiny_bert_dir, lora):
 
 def test_load_refuses_a_model_without_head(tiny_bert_dir, tiny_reranker_dir):
     assert not CrossEncoder.load(tiny_reranker_dir).training
-    with pytest.raises(ValueError, match="has no score head: it is no reranker yet"):
+    with pytest.raises(ValueError, match="has no score head: it is not a reranker yet"):
         CrossEncoder.load(tiny_bert_dir)
 
 

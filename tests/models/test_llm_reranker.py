@@ -75,7 +75,7 @@ def test_logits_that_are_not_read_are_refused(scale, cap, tiny_models, tmp_path,
     folder = tiny_models.write_tiny_causal(tmp_path, architecture="gemma2", **settings)
     build(folder, "qwen3")
     monkeypatch.setattr(LogitTransform, "of", lambda config: LogitTransform(scale, cap))
-    with pytest.raises(ValueError, match="gemma2 computes its logits in a way that is not read here"):
+    with pytest.raises(ValueError, match="gemma2 computes its logits in an unsupported way"):
         build(folder, "qwen3")
 
 

@@ -208,7 +208,7 @@ def test_the_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     message = (
-        "data.path=BeIR/tiny is no folder, nor BEIR data that the hub gives (ConnectionError: Couldn't reach the hub)"
+        "data.path=BeIR/tiny is neither a folder nor BEIR data on the hub (ConnectionError: Couldn't reach the hub)"
     )
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         build("BeIR/tiny", tmp_path)

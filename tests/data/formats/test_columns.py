@@ -24,10 +24,10 @@ GRADED = {"query": "q", "docs": ["x", "y"], "labels": [1, 0]}
         ({"title": "q", "body": "x"}, "unknown column 'title': say what it is (data.columns.FIELD=title, FIELD one of"),
         ({"query": "q", "anchor": "r", "positive": "x"}, "columns query and anchor both name the query: leave one out"),
         ({"query": "q", "negative": "x", "negative_1": "y", "positive": "z"}, "columns negative and negative_1 both"),
-        ({"query": "q", "document": "x", "positive": "y"}, "columns query, document, positive make no layout;"),
-        ({"query": "q", "positive": "x", "label": 1}, "columns query, positive, label make no layout;"),
-        ({"document": "x", "label": 1}, "columns document, label make no layout;"),
-        ({"prompt": "q", "chosen": "x"}, "columns prompt, chosen make no layout;"),
+        ({"query": "q", "document": "x", "positive": "y"}, "columns query, document, positive form no known layout;"),
+        ({"query": "q", "positive": "x", "label": 1}, "columns query, positive, label form no known layout;"),
+        ({"document": "x", "label": 1}, "columns document, label form no known layout;"),
+        ({"prompt": "q", "chosen": "x"}, "columns prompt, chosen form no known layout;"),
         ({**PAIR, "document": None}, "no value in column 'document' (document)"),
         ({**PAIR, "document": 7}, "'document' must be a text, got int (a number? write it in quotes)"),
         ({**PAIR, "document": ["x"]}, "'document' must be a text, got list"),
@@ -69,7 +69,7 @@ def test_own_names_are_mapped_and_others_ignored():
     assert (record.kind, record.query, record.documents) == ("tuples", "q", ["x"])
     swapped = read({"query": "x", "answer": "q"}, columns={"query": "answer", "positive": "query"})[0]
     assert (swapped.query, swapped.documents) == ("q", ["x"])
-    with pytest.raises(ValueError, match=r"make no layout \(data.columns.query=title is not there\); recognised"):
+    with pytest.raises(ValueError, match=r"form no known layout \(data.columns.query=title is not there\); recognised"):
         read({"positive": "x"}, columns={"query": "title"})
 
 

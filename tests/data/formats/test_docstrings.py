@@ -67,18 +67,18 @@ def test_splits_do_not_share_modules(collection: Collection):
     assert any(text.endswith("?") for split in collection.splits.values() for text in split.queries.values())
 
 
-def test_namesakes_of_the_library_are_relatives(collection: Collection):
+def test_functions_of_the_same_name_in_a_library_are_relevant(collection: Collection):
     graded = [(query, judged) for split in collection.splits.values() for query, judged in split.qrels.items()]
-    relatives = {(query, other) for query, judged in graded for other, grade in judged.items() if grade == 1}
-    assert relatives
-    for query, other in relatives:
+    related = {(query, other) for query, judged in graded for other, grade in judged.items() if grade == 1}
+    assert related
+    for query, other in related:
         assert query.rpartition(".")[2] == other.rpartition(".")[2]
         assert query.partition(".")[0] == other.partition(".")[0]
         assert other != query
-    assert max(len(judged) for _, judged in graded) == 1 + docstrings.MAX_RELATIVES
+    assert max(len(judged) for _, judged in graded) == 1 + docstrings.MAX_RELATED
     train = collection.split("train").queries
     crowded = [query for query in train if query.startswith("fakelib") and query.endswith(".common")]
-    if len(crowded) > docstrings.MAX_NAMESAKES:
+    if len(crowded) > docstrings.MAX_SAME_NAME:
         assert all(len(collection.split("train").qrels[query]) == 1 for query in crowded)
     for split in collection.splits.values():
         assert all(other in split.queries for judged in split.qrels.values() for other in judged)

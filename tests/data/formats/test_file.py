@@ -325,7 +325,7 @@ def test_bad_options(tmp_path: Path, write: Write):
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             FileConfig(path="x", **options)
-    with pytest.raises(ValueError, match=r"data.path=.*rows.jsonl: no row in it"):
+    with pytest.raises(ValueError, match=r"data.path=.*rows.jsonl: it has no rows"):
         write([]).build()
     with pytest.raises(FileNotFoundError, match=r"^data.path=.*/nope: no such file or folder, and no file matches"):
         FileConfig(path=str(tmp_path / "nope")).build()

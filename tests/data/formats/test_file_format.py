@@ -52,7 +52,7 @@ def test_a_cell_may_be_long(tmp_path: Path):
         ("x.csv", b"a\n\xff\n", r"x.csv:2: not UTF-8 .*iconv -f latin1"),
         ("x.csv", "a;b\n1;2\n", r"x.csv:1: columns are separated by semicolons: write the file with commas"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', r"x.jsonl:2: malformed JSON"),
-        ("x.parquet", "nothing", r"x.parquet: no parquet file \("),
+        ("x.parquet", "nothing", r"x.parquet: not a parquet file \("),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(tmp_path: Path, name: str, content: str | bytes, message: str):

@@ -46,7 +46,7 @@ def test_teacher_scores(tmp_path: Path):
         ("x.run", "q1 Q0 b 1 0.5", "x.run:2: expected 6 columns (qid Q0 docid rank score tag), got 5"),
         ("x.run", "q1 Q0 b 0.5 one tag", "x.run:2: the score (column 5) must be a number, got 'one'"),
         ("x.run", "q1 Q0 b 1 nan tag", "x.run:2: the score of document 'b' is nan; scores must be finite"),
-        ("x.run", "q1 Q0 a 2 0.4 tag", "x.run:2: document 'a' is there twice for query 'q1'; keep one"),
+        ("x.run", "q1 Q0 a 2 0.4 tag", "x.run:2: document 'a' occurs twice for query 'q1'; keep one"),
         ("x.jsonl", '{"query_id": "q1"}', "x.jsonl:2: no key 'document_ids' (it has: 'query_id')"),
         (
             "x.jsonl",

@@ -106,7 +106,9 @@ def test_a_batch_size_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"only 5 without a common query or relevant document were found; lower it$"):
         plan(make_lists(topics=5, no_duplicates=False), batch_size=6)
     assert len(plan(lists, batch_size=12, in_batch_negatives=False).batch(0)) == 12
-    with pytest.raises(ValueError, match=r"trainer.batch_size=61 must be between 1 and the 60 training queries"):
+    with pytest.raises(
+        ValueError, match=r"trainer.batch_size=61 must be between 1 and 60, the number of training queries"
+    ):
         plan(lists, batch_size=61)
 
 

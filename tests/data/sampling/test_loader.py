@@ -145,7 +145,7 @@ def is_alive(process: Path) -> bool:
 
 def test_bad_options(lists: TrainingLists):
     with pytest.raises(
-        ValueError, match=r"trainer.batch_size=12 must be between 1 and the 11 training queries there are"
+        ValueError, match=r"trainer.batch_size=12 must be between 1 and 11, the number of training queries"
     ):
         EpochPlan(len(lists), batch_size=12, seed=0, source="tiny")
     with pytest.raises(ValueError, match=r"trainer.workers=-1 must be at least 0"):

@@ -60,7 +60,7 @@ def test_grades_exclusions_and_copies():
     data = lists(random_fraction=0.5, list_size=60, hard_depth=50)
     seen: Counter[str] = Counter()
     for epoch in range(100):
-        seen.update(data.draw(epoch, "q0"))
+        seen.update(data.sample(epoch, "q0"))
     assert not seen.keys() & {"d4", "d1000", "d5"}  # excluded, excluded, a copy of a relevant document
     assert 0 < seen["d3"] < 100  # judged relevant and a candidate: drawn with its grade
     assert seen["d900"] + seen["d901"] == 100
@@ -74,10 +74,10 @@ def test_a_copy_of_a_relevant_document_is_no_random_negative(copies: int):
         data.documents[f"d{i}"] = data.documents["d900"]
     some = lists(data, random_fraction=1.0, list_size=60)
     for epoch in range(20):
-        drawn = some.draw(epoch, "q0")
+        drawn = some.sample(epoch, "q0")
         assert len(set(drawn)) == 60
         assert [data.documents[name] for name in drawn].count("text 900") <= 1
-    everything = lists(data, random_fraction=1.0, list_size=NUM_DOCUMENTS).draw(0, "q0")
+    everything = lists(data, random_fraction=1.0, list_size=NUM_DOCUMENTS).sample(0, "q0")
     copied = {name for name, text in data.documents.items() if text == "text 900"} | {"d901", "d3"}
     assert len(everything) == NUM_DOCUMENTS - len(copied | {"d4", "d1000"}) + 1
 
@@ -102,7 +102,7 @@ def test_a_list_is_a_function_of_seed_epoch_and_query():
     first, again = lists(seed=1), pickle.loads(pickle.dumps(lists(seed=1)))
     assert same(first[3, 0], again[3, 0])
     assert same(first[3, 0], first[3, 0])
-    draws = [first.draw(3, "q0"), first.draw(4, "q0"), first.draw(3, "q1"), lists(seed=2).draw(3, "q0")]
+    draws = [first.sample(3, "q0"), first.sample(4, "q0"), first.sample(3, "q1"), lists(seed=2).sample(3, "q0")]
     assert len({tuple(draw) for draw in draws}) == 4
 
 
@@ -139,7 +139,7 @@ def test_further_models_tokenise_the_same_list_without_the_prompts():
 
 def test_a_list_of_one_is_a_relevant_document():
     data = lists(list_size=1, positives=3)
-    drawn = {tuple(data.draw(epoch, "q0")) for epoch in range(30)}
+    drawn = {tuple(data.sample(epoch, "q0")) for epoch in range(30)}
     assert drawn == {("d900",), ("d901",)}  # the best grade
     assert data[0, 0].labels.tolist() == [2]
     assert data[0, 0].sequences.lengths.tolist() == [1 + len("text 900")]
@@ -180,8 +180,8 @@ def test_long_lists():
 
 
 def test_all_random_and_all_hard():
-    assert sum(map(is_candidate, lists(random_fraction=1.0).draw(0, "q1"))) < 4
-    assert all(map(is_candidate, lists(random_fraction=0.0).draw(0, "q1")))
+    assert sum(map(is_candidate, lists(random_fraction=1.0).sample(0, "q1"))) < 4
+    assert all(map(is_candidate, lists(random_fraction=0.0).sample(0, "q1")))
 
 
 def test_queries_without_a_relevant_document_are_skipped(caplog: pytest.LogCaptureFixture):

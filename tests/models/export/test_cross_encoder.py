@@ -141,7 +141,7 @@ def test_a_failed_export_leaves_the_old_one(tiny_bert_dir, tmp_path, monkeypatch
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.export.cross_encoder._write_contract", full_disk)
+    monkeypatch.setattr("models.export.cross_encoder._write_settings", full_disk)
     with pytest.raises(OSError, match="No space left"):
         model.export(tmp_path / "export")
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "export").iterdir()} == before

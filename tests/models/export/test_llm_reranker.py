@@ -203,8 +203,8 @@ def test_folders_that_cannot_be_read_say_why(tiny_causal_dir, tmp_path):
     other = f"{{% if {ROLE.format('system')}) %}}A{{% else %}}B{{% endif %}}" + QWEN3_CHAT
     cases = {
         "no document": (no_document, "hold {document} 0 times"),
-        "refuses": (refuses, "does not take query and document: no such role"),
-        "other": (other, "without an instruction it is another prompt"),
+        "refuses": (refuses, "does not accept query and document: no such role"),
+        "other": (other, "the prompt without an instruction has another text"),
     }
     for name, (chat, match) in cases.items():
         folder = sentence_transformers_folder(tiny_causal_dir, tmp_path / name, chat)

@@ -133,10 +133,10 @@ def test_prompts_of_a_list_are_its_instruction_and_stand_before_its_documents(ow
     tokenizer = make(own_tokenizer, OWN)
     (row,) = tokenizer.encode_list("what", ["apple"], query_prompt="find", document_prompt="title: ")["input_ids"]
     assert own_tokenizer.decode(row) == ("Task: find\nQuery: what\nDocument: title: apple.\nRelevant (yes or no):\n")
-    adopted = tokenizer.adopting("find", "title: ")
+    adopted = tokenizer.with_prompts("find", "title: ")
     assert adopted.encode_list("what", ["apple"])["input_ids"] == [row]
     assert adopted.encode_list("what", ["apple"], "find", "title: ")["input_ids"] == [row], "never twice"
-    assert adopted.adopting(None, "title: ") == adopted
+    assert adopted.with_prompts(None, "title: ") == adopted
     assert adopted.fingerprint != tokenizer.fingerprint
     cut = tokenizer.encode_list("what", ["apple " * 500], document_prompt="title: ")["input_ids"][0]
     assert "Document: title: apple" in own_tokenizer.decode(cut)
