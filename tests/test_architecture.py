@@ -1,10 +1,13 @@
-"""Imports point down the table of docs/architecture.md only."""
+"""Rules of the code: imports, names and sizes of files, the wording of docstrings (docs/architecture.md)."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,26 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 MAX_FILES = 20  # flat in a folder
 MAX_LINES = 400  # of a file
 MAX_FUNCTION_LINES = 61  # with its docstring
+# A docstring opens with a subject ("The ...", "Whether ...", "What ...") or a verb ("Return ...", "Raises ...").
+FORBIDDEN_OPENINGS = (
+    *(
+        "Of",
+        "That of",
+        "Those of",
+        "Likewise",
+        "As",
+        "Where",
+        "None where",
+        "Beside",
+        "Inside",
+        "In",
+        "On",
+        "At",
+        "From",
+    ),
+    *("For", "With", "Without", "See", "If", "When"),
+)
+WHERE_FOR_IF = re.compile(r"(Error|None|True|False|[Nn]othing|raised),? where ")
 
 
 def read_table() -> dict[str, set[str]]:
@@ -124,3 +147,30 @@ def test_nobody_outside_models_asks_for_the_kind_of_a_model():
                 asked |= {text.value for text in ast.walk(node.args[1]) if isinstance(text, ast.Constant)}
                 forbidden = asked & (kinds | {"sample"})  # a policy's: losses.contracts.is_policy
                 assert not forbidden, f"{file}:{node.lineno}: ask what it declares, not whether it is {forbidden}"
+
+
+def documented(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The line and the docstring of every module, class and function that has one."""
+    for node in ast.walk(tree):
+        has_one = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if has_one and (docstring := ast.get_docstring(node)):
+            yield getattr(node, "lineno", 1), docstring
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_docstrings_open_with_a_subject_or_a_verb(file):
+    opening = re.compile(rf"({'|'.join(FORBIDDEN_OPENINGS)})\b")
+    for line, docstring in documented(ast.parse(file.read_text())):
+        first = docstring.splitlines()[0]
+        assert not opening.match(first), f"{file}:{line}: open with a subject or a verb: {first}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_conditions_say_if(file):
+    """ "Raises ValueError if ...", "None if ...": "where" is for places."""
+    text = file.read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+    for line, prose in [*documented(ast.parse(text)), *comments]:
+        found = WHERE_FOR_IF.search(" ".join(prose.split()))
+        assert not found, f"{file}:{line}: say if: {found and found.group()}"
