@@ -133,7 +133,11 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None) 
 
 
 def _decide_existing(
-    settings: Mapping[str, Any], folder: Path, existing: _Existing, checkpoints: CheckpointScan, may_differ: Sequence[str]
+    settings: Mapping[str, Any],
+    folder: Path,
+    existing: _Existing,
+    checkpoints: CheckpointScan,
+    may_differ: Sequence[str],
 ) -> Decision:
     stages, newest = existing.stages, checkpoints.newest
     earlier = started_settings(read_config(folder), stages)

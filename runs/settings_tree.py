@@ -18,8 +18,8 @@ def as_tree(settings: Any) -> Any:
     `_target_`.
 
     The mapping holds the fields of a dataclass; the keywords of a `functools.partial`; for other classes the options
-    that `remember_options` has stored. Tuples become lists, paths strings. Raises ValueError if the options of an object
-    are not known.
+    that `remember_options` has stored. Tuples become lists, paths strings. Raises ValueError if the options of an
+    object are not known.
     """
     if isinstance(settings, Mapping):
         return {str(name): as_tree(value) for name, value in settings.items()}

@@ -107,7 +107,7 @@ class Trainer(ABC):
             plan = self.gradient_cache.plan(batch.sequences, self.state.step)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
-            loss, statistics = self.compute_loss(representations, batch)
+            loss, statistics = self.loss_and_statistics(representations, batch)
             gradients = gradients_of(loss, representations, self.state.step)
             self.gradient_cache.backward(plan, outputs, gradients)
         loss_value = loss.item()
@@ -130,7 +130,7 @@ class Trainer(ABC):
             "seconds": self.state.totals["seconds"],
         }
 
-    def compute_loss(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
+    def loss_and_statistics(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """Gather all inputs that losses may read and compute `objective`. The checksum of the scores is added to its
         statistics."""
         inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch)
