@@ -49,7 +49,7 @@ def handle_signals() -> Iterator[None]:
 
 
 def defer_signals() -> None:
-    """From now on only record a signal: if one rank stopped alone, the others would wait for it.
+    """Only record a signal from now on: if one rank stopped alone, the others would wait for it.
 
     Raises `Preempted` if a signal has already been received.
     """
