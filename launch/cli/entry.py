@@ -93,8 +93,7 @@ def redact_multirun_file(sweep_folder: Path) -> None:
 
 
 def show_config(config_name: str, arguments: argparse.Namespace) -> None:
-    """Print on rank 0 the checked configuration as in config.yaml (--cfg job), or Hydra's output (--cfg hydra,
-    --info)."""
+    """Print the checked configuration on rank 0 (--cfg job), or Hydra's output (--cfg hydra, --info)."""
     exit_quietly_on_closed_pipe()
     hydra_overrides = Sources.parse(arguments.overrides, config_name, arguments.config_dir).hydra_overrides
     tree = compose(arguments.overrides, config_name, arguments.config_dir) if arguments.cfg else {}
