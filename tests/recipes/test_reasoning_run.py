@@ -208,5 +208,5 @@ def test_sizes_and_options_that_trl_refuses(option: str, message: str, tmp_path:
 
 
 def test_the_loop_of_train_is_not_its_own() -> None:
-    with pytest.raises(ValueError, match=r"start it by launch/reason.py"):
+    with pytest.raises(ValueError, match=r"start it with launch/reason.py"):
         load(["trainer=reasoning_grpo"]).trainer.check(None)

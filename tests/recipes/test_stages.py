@@ -230,7 +230,7 @@ def test_settings_of_stages_to_come_may_change_and_of_started_ones_are_refused(
     assert "is finished (6 steps)" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"stages \['grpo', 'preference', 'contrastive'\] -> \['grpo'\]"):
         train(load([*staged, "stages=[grpo]", "stage.preference.loss.beta=1"]))
-    with pytest.raises(ValueError, match=r"a run with stages starts from no checkpoint"):
+    with pytest.raises(ValueError, match=r"a run with stages cannot start from a checkpoint"):
         train(load([*staged, f"resume={run / 'checkpoints' / 'best'}", "run_name=other"]))
 
 
