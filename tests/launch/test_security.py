@@ -106,7 +106,9 @@ def with_code(tiny_bert_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("kind", [BiEncoderConfig, CrossEncoderConfig])
 def test_code_of_a_model_is_run_only_where_it_is_asked_for(kind, with_code: Path, tmp_path: Path, caplog) -> None:
-    with pytest.raises(ValueError, match=r"brings Python files of its own.*set trust_remote_code=true") as refused:
+    with pytest.raises(
+        ValueError, match=r"contains Python files that would be run.*set trust_remote_code=true"
+    ) as refused:
         kind(str(with_code), max_length=32).build(seed=0)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "marker").exists()

@@ -57,14 +57,14 @@ def test_dataclasses_functions_and_plain_values():
 
 
 def test_a_plain_class_keeps_the_options_that_it_was_built_from():
-    built = Schema({}, construct=True).node({"k": 7, "extra": 0.5}, Plain, "loss.reward")
+    built = Schema({}, construct=True).convert_node({"k": 7, "extra": 0.5}, Plain, "loss.reward")
     assert built._k == 7
     assert as_tree(built) == {"_target_": here("Plain"), "k": 7, "extra": 0.5}
 
 
 def test_options_that_are_not_known_are_an_error():
     with pytest.raises(ValueError, match=r"Unknown are not known: make it a dataclass$"):
-        as_tree(Schema({}, construct=True).node({"k": 7}, Unknown, "loss.reward"))
+        as_tree(Schema({}, construct=True).convert_node({"k": 7}, Unknown, "loss.reward"))
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "exp").glob("*.yaml")), ids=lambda file: file.stem)

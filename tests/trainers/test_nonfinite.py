@@ -114,7 +114,7 @@ def test_too_many_stop_the_run(tiny_run: list[str]) -> None:
     settings = [*SUPERVISED, *tiny_run, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2"]
     trainer = make_trainer(settings)
     break_loss(trainer, tuple(range(100)))
-    with pytest.raises(FloatingPointError, match=r"2 were left out before it: .*trainer.max_nonfinite \(2\)"):
+    with pytest.raises(FloatingPointError, match=r"2 batches were skipped before it: .*trainer.max_nonfinite \(2\)"):
         trainer.fit()
     assert [record["action"] for record in records_of(trainer)] == ["skip", "skip", "stop"]
 
