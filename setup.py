@@ -20,6 +20,8 @@ setup(
         *find_packages(exclude=["tests*", "benchmarks*", "docs*"]),
         *find_namespace_packages(include=["conf", "conf.*"]),
     ],
+    # An editable install is then a plain path: no folder of the user's, called data/ or models/, hides a package.
+    package_dir={"": "."},
     package_data={"": ["*.yaml"]},
     install_requires=[
         "torch>=2.11",

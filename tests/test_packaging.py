@@ -90,3 +90,14 @@ def test_hooks_before_a_commit_are_the_checks_of_the_makefile():
     hooks = {hook["name"] for hook in repository["hooks"]}
     checks = re.findall(r"^\t\$\(BIN\)/((?:ruff|mypy)[^\n]*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert hooks == {check.removesuffix(" .").removesuffix(" --check") for check in checks}
+
+
+def test_folders_of_the_user_hide_no_package(tmp_path):
+    """A script in a project that has a folder data/ of its own, and an editable install."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "models" / "loading").mkdir(parents=True)
+    (tmp_path / "script.py").write_text("import data.collection, models.loading.resolve\nprint('imported')\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.stdout == "imported\n", done.stderr

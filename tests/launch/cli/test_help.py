@@ -79,7 +79,8 @@ def test_the_examples_of_plan_and_inspect_data_and_rerank_are_right(monkeypatch)
         compose(["data=file", "data.path=x", *shlex.split(line)[3:]])
 
 
-def test_every_experiment_has_one_whole_line():
+def test_every_experiment_has_one_whole_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     rows = experiments_part(config_folders(None)).splitlines()[1:]
     assert [row.split()[0] for row in rows] == EXPERIMENTS
     assert all(len(row.split()) > 4 for row in rows)
