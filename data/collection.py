@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from data.sampling.list_options import ListOptions
@@ -70,6 +70,20 @@ class Collection:
                             f"{self.name}: query {query_id!r} of split {name} is query {other_id!r} of split {other}; "
                             "remove it from one of them"
                         )
+
+    @property
+    def sources(self) -> Mapping[str, Collection]:
+        """The collections that training lists are drawn from: this one. (A mixture has several.)"""
+        return {self.name: self}
+
+    @property
+    def evaluated(self) -> Collection:
+        """The collection whose held-out queries are evaluated: this one."""
+        return self
+
+    def map_sources(self, change: Callable[[Collection], Collection]) -> Collection:
+        """The changed collection."""
+        return change(self)
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises ValueError if there is none, or if none of its queries has a relevant

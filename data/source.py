@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,15 @@ class SourceOptions(ABC):
     @property
     def cache(self) -> Path:
         return Path(self.cache_dir).expanduser()
+
+    def prompt_options(self) -> dict[str, str]:
+        """The prompts that are set, by the name of the option."""
+        prompts = {"query_prompt": self.query_prompt, "document_prompt": self.document_prompt}
+        return {name: prompt for name, prompt in prompts.items() if prompt is not None}
+
+    def map_sources(self, change: Callable[[SourceOptions], SourceOptions]) -> SourceOptions:
+        """The changed options. (A mixture has several data sets to change.)"""
+        return change(self)
 
     @abstractmethod
     def build(self) -> Collection:

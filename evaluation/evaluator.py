@@ -32,8 +32,7 @@ class Prompts:
     @classmethod
     def of(cls, data: Collection | Mixture) -> Prompts:
         """The prompts of the collection that is evaluated."""
-        collection = data.evaluated if isinstance(data, Mixture) else data
-        return cls(collection.query_prompt, collection.document_prompt)
+        return cls(data.evaluated.query_prompt, data.evaluated.document_prompt)
 
     def of_queries(self, split: Split, queries: Iterable[str]) -> list[str | None]:
         """The prompt of each query: its own if `split` has one, else the data set's."""
@@ -84,11 +83,13 @@ class EvaluatorConfig(ABC):
     max_queries: int | None = None
     dev_max_queries: int | None = 100
     token_budget: int = 16384
+    depth: int = 30  # ranked documents per query
 
     # Outputs that the model must give; empty: scores or embeddings.
     required_outputs: ClassVar[frozenset[str]] = frozenset()
+    searches_corpus: ClassVar[bool] = False  # ranks the whole corpus, not the first stage's candidates
     # Options that must be at least 1.
-    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")
+    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget", "depth")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", parse_metric(self.metric).name)
@@ -98,6 +99,16 @@ class EvaluatorConfig(ABC):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"eval.{name} must be at least 1, got {value}")
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """How documents are ranked, in a few words for the reader of the results."""
+
+    @property
+    def largest_dimension(self) -> int:
+        """The largest number of dimensions to which embeddings are truncated; 0: they are not."""
+        return 0
 
     @abstractmethod
     def build(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +29,11 @@ logger = logging.getLogger(__name__)
 class RerankingConfig(EvaluatorConfig):
     """The options of an evaluation by reranking."""
 
-    depth: int = 30
     always_rerank_positives: bool = False
 
-    counts: ClassVar[tuple[str, ...]] = (*EvaluatorConfig.counts, "depth")
+    @property
+    def method(self) -> str:
+        return f"reranked to depth {self.depth}"
 
     def build(
         self,

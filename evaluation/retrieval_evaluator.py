@@ -41,9 +41,9 @@ class RetrievalConfig(EvaluatorConfig):
     document_block: int = 16384
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    searches_corpus: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = (
         *EvaluatorConfig.counts,
-        "depth",
         "dev_max_documents",
         "query_block",
         "document_block",
@@ -58,6 +58,14 @@ class RetrievalConfig(EvaluatorConfig):
         for name in self.metrics:
             if (parse_metric(name).cutoff or 0) > self.depth:
                 raise ValueError(f"eval.depth={self.depth} documents are too few for {name}: raise it")
+
+    @property
+    def method(self) -> str:
+        return "retrieved from the whole corpus"
+
+    @property
+    def largest_dimension(self) -> int:
+        return max(self.dims, default=0)
 
     def build(
         self,

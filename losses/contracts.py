@@ -99,6 +99,8 @@ class Loss(ABC):
     compares_embeddings: ClassVar[bool] = False  # True: scores alone (a cross-encoder's) are not enough
     samples_actions: ClassVar[bool] = False  # True: a policy, which has `sample` and is trained by trainer=grpo
 
+    temperature: float | None = 1.0  # scores are divided by it; None: the model's temperature is used
+
     @property
     def data_requirements(self) -> tuple[str, ...]:
         """What the loss needs of the data, names of REQUIREMENTS. Set it as a ClassVar, or override the property."""
@@ -113,6 +115,16 @@ class Loss(ABC):
     def inputs(self) -> tuple[str, ...]:
         """The fields of `LossInputs` that `__call__` takes by keyword, in addition to those of the contract."""
         return ()
+
+    @property
+    def largest_dimension(self) -> int:
+        """How many dimensions the embeddings must have at least."""
+        return 0
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether it brings embeddings to unit length, whatever the model's similarity."""
+        return False
 
     # Exemptions from the properties that tests/losses/test_properties.py checks. A loss that needs one sets it and
     # gives the reason: as a ClassVar, or as a property if it depends on the options.
@@ -243,6 +255,22 @@ def input_names(loss: Any) -> tuple[str, ...]:
 def all_losses(loss: Any) -> list[Any]:
     """Return a loss and the losses inside it."""
     return [loss, *(each for inner in getattr(loss, "losses", ()) for each in all_losses(inner))]
+
+
+def largest_dimension(loss: Any) -> int:
+    """How many dimensions the embeddings must have at least for a loss and those inside it."""
+    return max(getattr(each, "largest_dimension", 0) for each in all_losses(loss))
+
+
+def normalizes_embeddings(loss: Any) -> bool:
+    """Whether a loss, or one inside it, brings embeddings to unit length."""
+    return any(getattr(each, "normalizes", False) for each in all_losses(loss))
+
+
+def takes_logits(loss: Any) -> bool:
+    """Whether a loss reads scores as logits: it has no temperature of its own, and no teacher gives the scale."""
+    own_temperature = getattr(loss, "temperature", 1.0) != 1.0
+    return loss.contract == "list" and not own_temperature and "teacher_scores" not in input_names(loss)
 
 
 def compares_embeddings(loss: Any) -> bool:

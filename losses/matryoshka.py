@@ -58,13 +58,21 @@ class Matryoshka(WrapperLoss):
             check_at_least("n_dims_per_step", self.n_dims_per_step, 1)
 
     @property
+    def largest_dimension(self) -> int:
+        return max(self.dims or (0,))
+
+    @property
+    def normalizes(self) -> bool:
+        return self.normalize
+
+    @property
     def losses(self) -> tuple[Any, ...]:
         return (self.loss,)
 
     def __call__(self, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
         """Return the scalar sum, and the loss of each dimension."""
         dim = require_embeddings(self, loss_inputs)[0].shape[-1]
-        if max(self.dims or (0,)) > dim:
+        if self.largest_dimension > dim:
             raise ValueError(
                 f"loss.dims={list(self.dims or ())}: the embeddings have only {dim} dimensions; choose dims up to {dim}"
             )

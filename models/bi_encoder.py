@@ -122,6 +122,12 @@ class BiEncoderConfig(PretrainedOptions):
     def saved_scale(self) -> Mapping[str, float]:
         return saved_scale(self.folder())
 
+    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._scale_options().set_options()
+
+    def prompt_options(self) -> Mapping[str, str]:
+        return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
+
     def check_machine(self) -> None:
         quantization_config(self.quantization)
 

@@ -134,6 +134,15 @@ class ModelOptions(ABC):
         """The values "scale" and "bias" that an earlier training has learned and saved with the model, if any."""
         return {}
 
+    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
+        """The options that are set of the factor and the bias of the model's similarities, with their values:
+        {"scale": {"temperature": 0.05}}, by the field of `LossInputs` that they fill."""
+        return {}
+
+    def prompt_options(self) -> Mapping[str, str]:
+        """The prompts that are set, by the name of the option."""
+        return {}
+
     def check_machine(self) -> None:  # noqa: B027 (most kinds run anywhere)
         """Raise ValueError if this machine cannot run the model."""
 

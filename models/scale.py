@@ -38,6 +38,17 @@ class ScaleOptions:
         if self.bias is not None and not math.isfinite(self.bias):
             raise ValueError(f"model.bias={self.bias} must be null or a finite number")
 
+    def set_options(self) -> dict[str, dict[str, float]]:
+        """The options that are set, by what they give: {"scale": {"temperature": 0.05}}."""
+        options = {
+            "scale": {"temperature": self.temperature, "learn_temperature": self.learn_temperature},
+            "bias": {"bias": self.bias, "learn_bias": self.learn_bias},
+        }
+        return {
+            name: {option: value for option, value in values.items() if value is not None and value is not False}
+            for name, values in options.items()
+        }
+
     def build(self, folder: Path) -> Scale | None:
         """Build the module; None if there is nothing to scale. Raises ValueError if a learned value has no start."""
         saved = saved_scale(folder)

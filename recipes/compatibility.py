@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 from data.collection import JUDGED_LISTS
-from data.sampling.mixture import Mixture
 from losses.contracts import (
     OUTPUTS,
     MissingRequirements,
@@ -15,8 +14,11 @@ from losses.contracts import (
     has_in_batch_negatives,
     input_names,
     is_policy,
+    largest_dimension,
     missing_requirements,
+    normalizes_embeddings,
     required_outputs,
+    takes_logits,
 )
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
@@ -40,6 +42,7 @@ MODELS_BY_OUTPUT = {  # output -> the models to choose for it
 def check_parts(settings: RunConfig) -> None:
     """Raise ValueError, in one line, if model, loss, trainer, evaluation, teacher and guide do not fit."""
     check_is_model("model", settings.model)
+    check_is_data(settings.data)
     if not settings.model.trainable:
         raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
     settings.trainer.check(settings.loss)
@@ -48,9 +51,7 @@ def check_parts(settings: RunConfig) -> None:
     if has_in_batch_negatives(settings.loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if "embedding" in settings.model.outputs:
-        warn_about_dot_products(settings)
-        if getattr(settings.model, "temperature", None) is None:
-            warn_about_cosines(settings.loss)
+        warn_about_unscaled_scores(settings)
     check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
     check_scale(settings, name)
     check_line_breaks(settings)
@@ -72,6 +73,15 @@ def check_is_model(role: str, options: Any) -> None:
         )
 
 
+def check_is_data(options: Any) -> None:
+    """Raise ValueError if `options` are not those of a data set."""
+    if not hasattr(options, "map_sources"):
+        raise ValueError(
+            "data is not a data set: choose one of conf/data, data=NAME, or derive its class from SourceOptions "
+            "(data/source.py)"
+        )
+
+
 def check_outputs(what: str, required: Collection[str], options: ModelOptions, choose: str | None = None) -> None:
     """Raise ValueError if the model does not give all outputs that `what` requires. The message names what to `choose`
     instead (None: a model that gives them)."""
@@ -86,57 +96,59 @@ def check_outputs(what: str, required: Collection[str], options: ModelOptions, c
 def check_line_breaks(settings: RunConfig) -> None:
     """Raise ValueError if a prompt holds the two characters backslash and n, as a shell passes them, for a line
     break."""
-    prompts = {f"model.prompts.{role}": text for role, text in (getattr(settings.model, "prompts", None) or {}).items()}
-    prompts |= {f"data.{name}": getattr(settings.data, name, None) for name in ("query_prompt", "document_prompt")}
-    for key, prompt in prompts.items():
-        if "\\n" in (prompt or ""):
-            raise ValueError(
-                f"{key} holds a backslash and an n instead of a line break: quote it as $'...' in the shell, or "
-                "write it in YAML"
-            )
+    for part in ("model", "data"):
+        for option, prompt in getattr(settings, part).prompt_options().items():
+            if "\\n" in prompt:
+                raise ValueError(
+                    f"{part}.{option} holds a backslash and an n instead of a line break: quote it as $'...' in the "
+                    "shell, or write it in YAML"
+                )
 
 
 def check_model(settings: RunConfig, model: RankingModel) -> None:
-    """Raise ValueError, before anything is evaluated, if more dimensions are asked for than `model` has."""
+    """Raise ValueError, before anything is evaluated, if more dimensions are asked for than `model` has. Warn if the
+    loss compares otherwise than the model."""
     if model.dimension is None:
         return
-    if (largest := max(getattr(settings.eval, "dims", None) or [0])) >= model.dimension:
+    if (largest := settings.eval.largest_dimension) >= model.dimension:
         raise ValueError(f"eval.dims: {largest} is not below the model's {model.dimension} dimensions")
-    for loss in all_losses(settings.loss):
-        if (largest := max(getattr(loss, "dims", None) or [0])) > model.dimension:
-            raise ValueError(f"loss.dims: {largest} is above the model's {model.dimension} dimensions")
-
-
-def warn_about_cosines(loss: Any) -> None:
-    """Warn if a loss that expects logits gets unscaled similarities, between -1 and 1."""
-    for one in all_losses(loss):
-        distils = "teacher_scores" in input_names(one)  # then the scale is the teacher's
-        if one.contract == "list" and getattr(one, "temperature", 1.0) == 1.0 and not distils:
-            logger.warning(
-                "loss %s gets unscaled similarities, -1 to 1 under cosine, and so learns little: "
-                "model.temperature=0.05 (model=bi_encoder_scored) divides them",
-                type(one).__name__,
-            )
-
-
-def warn_about_dot_products(settings: RunConfig) -> None:
-    """Warn if Matryoshka normalises embeddings that the model compares by their dot product."""
-    normalizes = any(hasattr(loss, "dims") and loss.normalize for loss in all_losses(settings.loss))
-    if normalizes and getattr(settings.model, "similarity", None) == "dot":
+    if (largest := largest_dimension(settings.loss)) > model.dimension:
+        raise ValueError(f"loss.dims: {largest} is above the model's {model.dimension} dimensions")
+    if normalizes_embeddings(settings.loss) and model.similarity == "dot":
         logger.warning(
-            "loss Matryoshka normalises embeddings, but model.similarity=dot does not: set loss.normalize=false"
+            "loss Matryoshka normalises embeddings, but the model compares by their dot product: set "
+            "loss.normalize=false"
         )
+
+
+def warn_about_unscaled_scores(settings: RunConfig) -> None:
+    """Warn if a loss that expects logits gets unscaled similarities, between -1 and 1 under cosine."""
+    if not gives_unscaled_scores(settings.model):
+        return
+    for loss in filter(takes_logits, all_losses(settings.loss)):
+        logger.warning(
+            "loss %s gets unscaled similarities, -1 to 1 under cosine, and so learns little: "
+            "model.temperature=0.05 (model=bi_encoder_scored) divides them",
+            type(loss).__name__,
+        )
+
+
+def gives_unscaled_scores(model: ModelOptions) -> bool:
+    """Whether the model's scores are similarities without a scale, set or learned earlier."""
+    has_scale = model.scale_options().get("scale") or "scale" in model.saved_scale()
+    return "embedding" in model.outputs and not has_scale
 
 
 def check_scale(settings: RunConfig, name: str) -> None:
     """Raise ValueError if the loss expects a temperature or bias of the model and it has none, or if the model has one
     that the loss does not read."""
-    inputs, saved_scale = input_names(settings.loss), settings.model.saved_scale()
+    inputs, saved_scale, options = (
+        input_names(settings.loss),
+        settings.model.saved_scale(),
+        settings.model.scale_options(),
+    )
     for field, option in (("scale", "temperature"), ("bias", "bias")):
-        set_options = [
-            key for key in (option, f"learn_{option}") if getattr(settings.model, key, None) not in (None, False)
-        ]
-        saved = field in saved_scale
+        set_options, saved = dict(options.get(field, {})), field in saved_scale
         if field in inputs and option not in set_options and not saved:
             raise ValueError(
                 f"loss {name}: its {option} is null and the model has none: set model.{option} or loss.{option}"
@@ -144,11 +156,8 @@ def check_scale(settings: RunConfig, name: str) -> None:
         scales_scores = field == "scale" and any(loss.contract == "list" for loss in all_losses(settings.loss))
         if field in inputs or scales_scores:
             continue
-        if set_options:
-            value = getattr(settings.model, set_options[0])
-            raise ValueError(
-                f"model.{set_options[0]}={value} is not read by loss {name}: leave it out, or set loss.{option}=null"
-            )
+        for key, value in set_options.items():
+            raise ValueError(f"model.{key}={value} is not read by loss {name}: leave it out, or set loss.{option}=null")
         if saved:
             logger.warning(
                 "the %s learned by %s is not read by loss %s: set loss.%s=null to continue with it",
@@ -171,8 +180,7 @@ def check_auxiliary(role: str, model: Any, is_read: bool, name: str) -> None:
         raise ValueError(f"{role} gives no scores: choose model@{role}=bi_encoder, cross_encoder or llm_reranker")
     if role == "guide":
         check_outputs("a guide", {"embedding"}, model, "model@guide=bi_encoder")
-    unscaled = "embedding" in model.outputs and getattr(model, "temperature", None) is None
-    if role == "teacher" and unscaled and "scale" not in model.saved_scale():
+    if role == "teacher" and gives_unscaled_scores(model):
         logger.warning(
             "the teacher's scores are unscaled similarities, a nearly flat target: teacher.temperature=0.05 "
             "(model@teacher=bi_encoder_scored) divides them"
@@ -184,8 +192,7 @@ def check_auxiliary(role: str, model: Any, is_read: bool, name: str) -> None:
 def check_data(settings: RunConfig, collection: Any) -> None:
     """Raise `MissingRequirements` if the training lists lack something that the loss needs, and ValueError if they hold
     weights that the loss does not read."""
-    sources = collection.sources.values() if isinstance(collection, Mixture) else [collection]
-    if is_policy(settings.loss) and any(source.split("train").weights for source in sources):
+    if is_policy(settings.loss) and any(source.split("train").weights for source in collection.sources.values()):
         raise ValueError(f"data {collection.name} has weights, which trainer=grpo does not use: remove them")
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:

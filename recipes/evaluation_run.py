@@ -16,10 +16,9 @@ from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
-from evaluation.reranking_evaluator import RerankingConfig, candidate_recall
-from evaluation.retrieval_evaluator import RetrievalConfig
+from evaluation.reranking_evaluator import candidate_recall
 from evaluation.significance import paired_test
-from recipes.compatibility import check_is_model, check_outputs
+from recipes.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -42,6 +41,7 @@ class EvaluationConfig:
         check_precision(self.precision)
         check_timeout(self.timeout_s)
         check_is_model("model", self.model)
+        check_is_data(self.data)
         if not self.model.retrieves_by_itself:
             check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
         elif not self.retrieves:
@@ -59,7 +59,7 @@ class EvaluationConfig:
 
     @property
     def retrieves(self) -> bool:
-        return isinstance(self.eval, RetrievalConfig)
+        return self.eval.searches_corpus
 
     @property
     def splits(self) -> list[str]:
@@ -107,7 +107,7 @@ def build_data(settings: EvaluationConfig) -> Collection:
     """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
     only."""
     data, bm25 = settings.data, bm25_options_of(getattr(settings.data, "candidates", None))
-    if not isinstance(settings.eval, RetrievalConfig) or bm25 is None:
+    if not settings.retrieves or bm25 is None:
         return data.build()
     source = replace(bm25, depth=max(bm25.depth, settings.eval.depth))
     splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
@@ -116,7 +116,6 @@ def build_data(settings: EvaluationConfig) -> Collection:
 
 def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
     """The results of a retriever that needs no model (BM25), in JSON types."""
-    assert isinstance(settings.eval, RetrievalConfig)
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
     run = settings.model.retrieve(collection.documents, queries, settings.eval.depth)
@@ -181,9 +180,8 @@ def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[st
     metric = settings.eval.metric
     first = next(iter(results))
     values = {name: result.per_query[metric] for name, result in results.items()}
-    depth = f"reranked to depth {settings.eval.depth}" if isinstance(settings.eval, RerankingConfig) else None
     return {
-        "method": depth or "retrieved from the whole corpus",
+        "method": settings.eval.method,
         "metric": metric,
         **{name: result.mean[metric] for name, result in results.items()},
         "metrics": {name: result.mean for name, result in results.items()},

@@ -14,7 +14,6 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from data.collection import Collection
-from data.sampling.mixture import Mixture
 from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import uses_bf16
@@ -73,9 +72,10 @@ def reason(
     """Train, evaluate and export. Returns the test metric after training. The callbacks are those of `train`."""
     check_trl()
     resolve(settings.model.name_or_path)
-    collection = settings.data.build()
-    if isinstance(collection, Mixture):
+    data = settings.data.build()
+    if len(data.sources) > 1:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
+    collection = data.evaluated
     join_ranks(settings.timeout_s, on_lost_rank)
     tree = after_restart(as_tree(settings))
     folder = Path(settings.output_dir) / str(settings.run_name)

@@ -87,9 +87,7 @@ def _with_lists(data: Any, lists: ListOptions | None) -> Any:
     unchanged."""
     if lists is None:
         return data
-    if hasattr(data, "sources"):
-        return replace(data, sources={name: replace(source, lists=lists) for name, source in data.sources.items()})
-    return replace(data, lists=lists)
+    return data.map_sources(lambda source: replace(source, lists=lists))
 
 
 def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixture:
@@ -99,10 +97,8 @@ def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixt
     held_out = {
         normalised(text) for name in ("dev", "test") if name in data.splits for text in _query_texts(data, name)
     }
-    own = stage.settings.data.build()
-    if isinstance(own, Mixture):
-        return replace(own, sources={name: _without_queries(source, held_out) for name, source in own.sources.items()})
-    return _without_queries(own, held_out)
+    own: Collection | Mixture = stage.settings.data.build()
+    return own.map_sources(lambda source: _without_queries(source, held_out))
 
 
 def _query_texts(data: Collection | Mixture, split: str) -> Sequence[str]:

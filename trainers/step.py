@@ -20,7 +20,7 @@ from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
 from engines.protocol import Engine, NotFinite
-from trainers.guards import detect_out_of_memory
+from trainers.out_of_memory import detect_out_of_memory
 
 Representations = dict[str, Tensor]
 

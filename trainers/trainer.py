@@ -23,9 +23,11 @@ from inference.runner import similarity_of
 from losses.contracts import LossInputs, Statistics
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
-from trainers.guards import check_adapters_moved, explain_out_of_memory, nonfinite_line
+from trainers.first_update import check_adapters_moved
 from trainers.loss_inputs import make_loss_inputs
+from trainers.nonfinite import nonfinite_line
 from trainers.options import TrainerConfig
+from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
 from trainers.progress import Progress
 from trainers.reference import make_reference

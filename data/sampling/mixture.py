@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -27,6 +27,10 @@ class Mixture:
     @property
     def name(self) -> str:
         return " + ".join(self.sources)
+
+    def map_sources(self, change: Callable[[Collection], Collection]) -> Mixture:
+        """The mixture of changed collections; the evaluated one is unchanged."""
+        return replace(self, sources={name: change(source) for name, source in self.sources.items()})
 
     @property
     def fingerprint(self) -> str:
@@ -88,6 +92,18 @@ class MixtureConfig:
             raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
         if self.evaluate_on is not None and self.evaluate_on not in self.sources:
             raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+
+    def prompt_options(self) -> dict[str, str]:
+        """The prompts that are set, by the name of the option."""
+        return {
+            f"sources.{name}.{option}": prompt
+            for name, source in self.sources.items()
+            for option, prompt in source.prompt_options().items()
+        }
+
+    def map_sources(self, change: Callable[[SourceOptions], SourceOptions]) -> MixtureConfig:
+        """The options of the mixture of changed data sets."""
+        return replace(self, sources={name: change(source) for name, source in self.sources.items()})
 
     def build(self) -> Mixture:
         if not self.sources:

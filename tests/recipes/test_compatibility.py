@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,14 +118,28 @@ def test_similarities_as_logits_are_warned_of(caplog: pytest.LogCaptureFixture) 
     assert "loss ListNet gets unscaled similarities" in caplog.text
 
 
-def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture, tiny_bert_dir: Path) -> None:
     check_parts(load(["+exp=embedder_distill", "model@teacher=bi_encoder_scored"]))
-    check_parts(load([*EMBEDDER, "loss=matryoshka"]))
+    matryoshka = load([*EMBEDDER, f"model.name_or_path={tiny_bert_dir}", "loss=matryoshka", "loss.dims=[16]"])
+    check_parts(matryoshka)
+    check_model(matryoshka, matryoshka.model.build(seed=0))
     assert not caplog.text
     check_parts(load(["+exp=embedder_distill", "model@teacher=bi_encoder"]))
     assert "the teacher's scores are unscaled similarities" in caplog.text
-    check_parts(load([*EMBEDDER, "loss=matryoshka", "model.similarity=dot"]))
+    check_model(matryoshka, replace(matryoshka.model, similarity="dot").build(seed=0))
     assert "normalises embeddings" in caplog.text
+
+
+def test_a_prompt_with_a_backslash_in_a_source_of_a_mixture_is_refused() -> None:
+    data = ["data=mixture", "+data@data.sources.a=file", "data.sources.a.path=x.jsonl"]
+    with pytest.raises(ValueError, match=r"^data\.sources\.a\.query_prompt holds a backslash and an n"):
+        check_parts(load([*EMBEDDER, *data, "data.sources.a.query_prompt=Question:\\\\n"]))
+
+
+def test_data_that_is_no_data_set_is_refused() -> None:
+    settings = replace(load(EMBEDDER), data=object())
+    with pytest.raises(ValueError, match=r"^data is not a data set: choose one of conf/data"):
+        check_parts(settings)
 
 
 def test_weights_that_a_policy_does_not_read_are_refused(tmp_path: Path) -> None:

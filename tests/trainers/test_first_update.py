@@ -9,7 +9,7 @@ from launch.cli.compose import load
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
 from recipes.training_run import train
-from trainers.guards import check_adapters_moved
+from trainers.first_update import check_adapters_moved
 
 
 def test_adapters_at_zero_are_found(tiny_causal_dir):
