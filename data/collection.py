@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -119,8 +119,14 @@ class Collection:
 
 
 def normalised(text: str) -> str:
-    """Normalise a text for comparison: lower case, word characters only."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """The form in which equal texts are the same string: texts are equal up to case, the forms that Unicode calls
+    compatible (NFKC), and the amount of white space. Every sign counts.
+
+    >>> normalised(" What  is C++") == normalised("what is c++") != normalised("what is c#")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()  # folding may decompose a character: NFKC once more
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.collection import normalised
 from data.hashing import stable_hash
 
 SKIPPED_FOLDERS = {"tests", "test", "testing", "_testing", "_vendor", "vendor", "third_party", "externals"}
@@ -113,7 +112,12 @@ def split_docstring(docstring: str, max_words: int) -> tuple[str, str] | None:
     rest = " ".join(words)
     if not 4 <= len(sentence.split()) <= 25 or len(words) < 12 or not SENTENCE_START.match(sentence):
         return None
-    return None if normalised(sentence) in normalised(rest) else (sentence, rest)
+    return None if words_of(sentence) in words_of(rest) else (sentence, rest)
+
+
+def words_of(text: str) -> str:
+    """The words of a text without punctuation and case: a sentence that is repeated with other punctuation is found."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def as_query(sentence: str) -> str:

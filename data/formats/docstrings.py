@@ -10,9 +10,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from data.cache import cached
-from data.collection import SPLITS, Collection, Judgements, content_hash, normalised
+from data.collection import SPLITS, Collection, Judgements, content_hash
 from data.formats.beir import COLUMNS, read_folder
-from data.formats.docstring_pairs import DocstringPair, as_query, package_root, read_pairs, source_files
+from data.formats.docstring_pairs import DocstringPair, as_query, package_root, read_pairs, source_files, words_of
 from data.hashing import stable_hash
 from data.source import SourceOptions
 
@@ -110,7 +110,7 @@ def without_duplicates(pairs: Iterable[DocstringPair]) -> list[DocstringPair]:
     seen: set[tuple[str, str]] = set()
     kept = []
     for pair in pairs:
-        query, rest = normalised(as_query(pair.sentence)), normalised(pair.rest)
+        query, rest = words_of(as_query(pair.sentence)), words_of(pair.rest)
         keys = {("identifier", pair.identifier), ("query", query), ("rest", rest)}
         if not keys & seen:
             kept.append(pair)

@@ -32,7 +32,7 @@ def test_dev_of_a_small_or_no_share():
 
 
 def test_held_out_queries_leave_train(caplog: pytest.LogCaptureFixture):
-    queries = {"a": "Wing?", "b": "wing", "c": "heat", "d": "jet", "e": "shell"}
+    queries = {"a": " Wing?", "b": "wing?", "c": "heat", "d": "jet", "e": "shell"}
     judged = {"x": 1}
     qrels = {
         "train": dict.fromkeys("acde", judged),

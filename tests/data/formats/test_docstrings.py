@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from data.collection import Collection, normalised
+from data.collection import Collection
 from data.formats import docstrings
+from data.formats.docstring_pairs import words_of
 from data.formats.docstrings import DocstringsConfig
 
 FUNCTION = '''
@@ -57,7 +58,7 @@ def test_documents_answer_without_repeating_the_sentence(collection: Collection)
     for split in collection.splits.values():
         for query, text in split.queries.items():
             assert split.qrels[query][query] == 2
-            assert normalised(text) not in normalised(collection.documents[query])
+            assert words_of(text) not in words_of(collection.documents[query])
 
 
 def test_splits_do_not_share_modules(collection: Collection):
