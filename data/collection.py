@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 
 from data.sampling.list_options import ListOptions
 
@@ -33,13 +33,18 @@ class Split:
     prompts: Mapping[str, str] = field(default_factory=dict)  # the prompt of a query, instead of the data set's
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def without(self, queries: Container[str]) -> Split:
+        """The split without these queries, by id."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Split(**{name: {q: v for q, v in part.items() if q not in queries} for name, part in parts.items()})
+
 
 @dataclass(frozen=True)
 class Collection:
     """Documents (title and text joined) and disjoint splits of queries over them.
 
     `fingerprint` is a hash of the content. `excluded` maps a query to documents that are never its negatives.
-    `without_candidates` names splits for which the source of candidates has none.
+    `missing` gives the reason for each split that the data have but that cannot be used.
     `lists` are the options of training lists, `available` is what these provide for a loss (names of
     losses.contracts.REQUIREMENTS). The prompts are put before the texts (None: the model's own).
     Raises ValueError if two splits share a query, by id or by text, or a query has no candidate list.
@@ -50,7 +55,7 @@ class Collection:
     splits: dict[str, Split]
     fingerprint: str
     excluded: dict[str, set[str]] = field(default_factory=dict)
-    without_candidates: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
     lists: ListOptions = field(default_factory=ListOptions)
     available: frozenset[str] = JUDGED_LISTS
     query_prompt: str | None = None
@@ -88,11 +93,8 @@ class Collection:
     def split(self, name: str) -> Split:
         """The split of that name. Raises ValueError if there is none, or if none of its queries has a relevant
         document."""
-        if name in self.without_candidates:
-            raise ValueError(
-                f"data {self.name}: data.candidates.path has no candidates for the {name} queries; add them to the "
-                "file or use data/candidates=bm25"
-            )
+        if name in self.missing:
+            raise ValueError(f"data {self.name}: {self.missing[name]}")
         if name not in self.splits:
             raise ValueError(
                 f"data {self.name} has no {name} split (it has: {', '.join(self.splits)}): add its "

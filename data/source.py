@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
-from data.collection import JUDGED_LISTS, SPLITS, Collection, Judgements, Split, content_hash, normalised
+from data.collection import JUDGED_LISTS, Collection, Judgements, Split, content_hash
 from data.hashing import stable_hash
+from data.overlap import disjoint_splits
 from data.sampling.list_options import ListOptions
 
 logger = logging.getLogger(__name__)
@@ -59,34 +60,45 @@ class SourceOptions(ABC):
         """Read the data set."""
 
     def assemble(self, name: str, texts: Texts) -> Collection:
-        """Make the collection: hold dev out of train if there is no dev, remove train-test overlap, find candidates."""
+        """Make the collection: splits without common queries, dev held out of train if there is none, candidates."""
         if not texts.documents:
             raise ValueError(f"data {name}: the corpus has no document")
         if not any(texts.documents.values()):
             raise ValueError(f"data {name}: all {len(texts.documents)} documents of the corpus are empty")
-        qrels = {split: texts.qrels[split] for split in SPLITS if split in texts.qrels}
-        if "train" in qrels and "dev" not in qrels:
-            qrels = hold_out_dev(qrels, self.dev_fraction)
-        qrels = remove_train_test_overlap(name, texts.queries, qrels)
-        queries = {split: {query: texts.queries[query] for query in judged} for split, judged in qrels.items()}
+        qrels, missing = self._splits(name, texts)
+        queries = _queries_of(qrels, texts)
         candidates = self.candidates.build(texts.documents, queries, self.cache)
         splits = {split: Split(queries[split], qrels[split], found) for split, found in candidates.items()}
         ranked = {query: [d for d, _ in found] for split in candidates.values() for query, found in split.items()}
         excluded = {query: sorted(documents) for query, documents in texts.excluded.items()}
         fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded)
-        without = tuple(split for split in queries if split not in candidates)
+        missing |= {
+            split: f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
+            "data/candidates=bm25"
+            for split in queries
+            if split not in candidates
+        }
         return Collection(
             name,
             texts.documents,
             splits,
             fingerprint,
             texts.excluded,
-            without,
+            missing,
             lists=self.lists,
             available=JUDGED_LISTS | self._scores(),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
         )
+
+    def _splits(self, name: str, texts: Texts) -> tuple[dict[str, Judgements], dict[str, str]]:
+        """The judgements of disjoint splits, and why a split is left without a query."""
+        qrels, missing = disjoint_splits(name, _queries_of(texts.qrels, texts), texts.qrels)
+        if "train" in qrels and "dev" not in texts.qrels:
+            drawn = hold_out_dev(qrels, self.dev_fraction)
+            qrels, emptied = disjoint_splits(name, _queries_of(drawn, texts), drawn)  # train may have copies of dev's
+            missing |= emptied
+        return qrels, missing
 
     def _scores(self) -> frozenset[str]:
         """What the candidates provide for a loss: the scores of a run file are teacher scores."""
@@ -108,18 +120,5 @@ def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Jud
     return parts | {split: judged for split, judged in qrels.items() if split not in parts}
 
 
-def remove_train_test_overlap(
-    name: str, queries: Mapping[str, str], qrels: dict[str, Judgements]
-) -> dict[str, Judgements]:
-    """Remove queries of train that are also in dev or test, and queries of dev that are in test (by id or text)."""
-    seen: set[str] = set()
-    kept: dict[str, Judgements] = {}
-    for split in [split for split in reversed(SPLITS) if split in qrels]:
-        judged = qrels[split]
-        keys = {query: {f"id {query}", f"text {normalised(queries[query])}"} for query in judged}
-        kept[split] = {query: grades for query, grades in judged.items() if not keys[query] & seen}
-        if len(kept[split]) < len(judged):
-            dropped = len(judged) - len(kept[split])
-            logger.warning("%s: %d %s queries are also held out (dev or test): dropped", name, dropped, split)
-        seen = seen.union(*keys.values())
-    return {split: kept[split] for split in SPLITS if kept.get(split)}
+def _queries_of(qrels: Mapping[str, Judgements], texts: Texts) -> dict[str, dict[str, str]]:
+    return {split: {query: texts.queries[query] for query in judged} for split, judged in qrels.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.collection import Collection, Split, normalised
+from data.collection import Collection
 from data.hashing import stable_hash
+from data.overlap import held_out_queries, without_held_out
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
 from losses.contracts import input_names
@@ -94,20 +94,8 @@ def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixt
     """The stage's training data: the run's `data`, or its own data without the queries of the run's dev and test."""
     if not stage.has_own_data:
         return _with_lists(data, stage.lists)
-    held_out = {
-        normalised(text) for name in ("dev", "test") if name in data.splits for text in _query_texts(data, name)
-    }
+    held_out = held_out_queries(data.evaluated)
     own: Collection | Mixture = stage.settings.data.build()
-    return own.map_sources(lambda source: _without_queries(source, held_out))
-
-
-def _query_texts(data: Collection | Mixture, split: str) -> Sequence[str]:
-    return list(data.splits[split].queries.values())
-
-
-def _without_queries(collection: Collection, texts: set[str]) -> Collection:
-    """`collection` without the training queries that have one of these normalised texts."""
-    train = collection.split("train")
-    kept = {query: text for query, text in train.queries.items() if normalised(text) not in texts}
-    split: Split = replace(train, queries=kept, qrels={query: train.qrels[query] for query in kept})
-    return replace(collection, splits={**collection.splits, "train": split})
+    key = f"stage.{stage.name}.data"
+    remedy = f"give {key} other training queries, or leave it out"
+    return own.map_sources(lambda source: without_held_out(source, held_out, f"{key} ({source.name})", remedy))

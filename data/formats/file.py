@@ -13,11 +13,14 @@ from data.formats.columns import NAMES, ListRecord, read_records
 from data.formats.file_format import FileFormat, file_formats, find_files
 from data.formats.grouping import QueryGroup, available_requirements, group_by_query, hold_out
 from data.hashing import stable_hash
+from data.overlap import disjoint_splits
 from data.sampling.list_options import ListOptions
-from data.source import SourceOptions, remove_train_test_overlap
+from data.source import SourceOptions
 
 # Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
 LABEL_FACTOR = 100
+
+Lists = Mapping[str, QueryGroup]  # query id -> its list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +73,37 @@ class FileConfig(SourceOptions):
         if not lists:
             raise ValueError(f"data.path={self.path}: it has no rows")
         paths = {"test": self.test_path, "dev": self.dev_path}
+        files = {
+            split: group_by_query(self.records(split), documents) for split, path in paths.items() if path is not None
+        }
         shares = {"test": self.test_fraction, "dev": self.dev_fraction}
         shares = {split: share for split, share in shares.items() if paths[split] is None}
-        splits = hold_out(lists, shares, self.max_held_out)
-        for split in [split for split, path in paths.items() if path is not None]:
-            own = group_by_query(self.records(split), documents)
-            lists = {**lists, **own}
-            splits[split] = [query_id for query_id, entry in own.items() if entry.can_be_evaluated]
-        name = Path(self.path).name
-        texts = {query_id: entry.query for query_id, entry in lists.items()}
-        kept = remove_train_test_overlap(
-            name, texts, {split: {query: {} for query in ids} for split, ids in splits.items()}
-        )
-        members = {split: {query_id: lists[query_id] for query_id in ids} for split, ids in kept.items()}
-        return self._collection(name, documents, members)
+        members, missing = self._members(lists, files, shares)
+        return self._collection(documents, members, missing)
+
+    def _members(
+        self, lists: Lists, files: Mapping[str, Lists], shares: Mapping[str, float]
+    ) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
+        """The lists of disjoint splits: those of the files of dev and test, and `shares` of `lists`. Also why a split
+        is left without a query."""
+        kept, missing = _disjoint(self._name, {"train": lists, **files})
+        train = kept.pop("train", {})
+        drawn = {
+            split: {query_id: train[query_id] for query_id in ids}
+            for split, ids in hold_out(train, shares, self.max_held_out).items()
+        }
+        # A list that cannot be evaluated is not drawn: one with the query of a drawn list is dropped here.
+        members, emptied = _disjoint(self._name, {**kept, **drawn})
+        for split in files.keys() & members.keys():
+            members[split] = {query_id: entry for query_id, entry in members[split].items() if entry.can_be_evaluated}
+        return {split: lists for split, lists in members.items() if lists}, missing | emptied
+
+    @property
+    def _name(self) -> str:
+        return Path(self.path).name
 
     def _collection(
-        self, name: str, documents: dict[str, str], members: Mapping[str, Mapping[str, QueryGroup]]
+        self, documents: dict[str, str], members: Mapping[str, Lists], missing: Mapping[str, str]
     ) -> Collection:
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
@@ -108,10 +125,11 @@ class FileConfig(SourceOptions):
         ]
         train = list(members.get("train", {}).values())
         return Collection(
-            name,
+            self._name,
             documents,
             splits,
             content_hash(documents, *parts),
+            missing=missing,
             lists=self.lists,
             available=available_requirements(train, self._adds_candidates or self.lists.random_fraction > 0),
             query_prompt=self.query_prompt,
@@ -123,7 +141,7 @@ class FileConfig(SourceOptions):
     def _adds_candidates(self) -> bool:
         return not isinstance(self.candidates, ListedCandidates)
 
-    def _candidates(self, split: str, documents: Mapping[str, str], lists: Mapping[str, QueryGroup]) -> Candidates:
+    def _candidates(self, split: str, documents: Mapping[str, str], lists: Lists) -> Candidates:
         """The candidates of a split's queries.
 
         For train: the listed documents with the teacher's scores, then those that another source adds. For dev and
@@ -144,6 +162,11 @@ class FileConfig(SourceOptions):
                 for query_id, entry in lists.items()
             }
         return {query_id: _ranked(query_id, entry) for query_id, entry in lists.items()}
+
+
+def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
+    texts = {split: {query_id: entry.query for query_id, entry in lists.items()} for split, lists in splits.items()}
+    return disjoint_splits(name, texts, splits)
 
 
 def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[str, float]]:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from data.batch import ListExample
 from data.collection import Collection, Split, content_hash
+from data.overlap import held_out_queries, without_held_out
 from data.sampling.epoch_plan import EpochPlan, MixturePlan
 from data.sampling.loader import ListLoader
 from data.sampling.training_lists import ListTokenizer, TrainingLists
@@ -18,11 +19,20 @@ from data.source import SourceOptions
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several collections by name, the share of steps of each, and the one that is evaluated."""
+    """Several collections by name, the weights of their steps (None: by size), and the one that is evaluated."""
 
     sources: Mapping[str, Collection]
-    shares: Mapping[str, float]
+    weights: Mapping[str, float] | None
     evaluated: Collection
+    temperature: float = 1.0
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of steps of each source: its weight, or (number of training queries) ** (1 / temperature)."""
+        if self.weights is not None:
+            return dict(self.weights)
+        sizes = {name: len(source.split("train").queries) for name, source in self.sources.items()}
+        return {name: size ** (1 / self.temperature) for name, size in sizes.items()}
 
     @property
     def name(self) -> str:
@@ -112,9 +122,13 @@ class MixtureConfig:
                 "+data@data.sources.b=file data.sources.b.path=FILE"
             )
         collections = {name: _build(name, source) for name, source in self.sources.items()}
-        sizes = {name: len(collection.split("train").queries) for name, collection in collections.items()}
-        shares = self.weights or {name: size ** (1 / self.temperature) for name, size in sizes.items()}
-        return Mixture(collections, dict(shares), collections[self.evaluate_on or _first_held_out(collections)])
+        evaluated = self.evaluate_on or _first_held_out(collections)
+        held_out = held_out_queries(collections[evaluated], owner=evaluated)
+        kept = {
+            name: without_held_out(source, held_out, f"data.sources.{name}", f"leave data.sources.{name} out")
+            for name, source in collections.items()
+        }
+        return Mixture(kept, self.weights, kept[evaluated], self.temperature)
 
 
 class MixtureLists(Dataset):

@@ -12,15 +12,16 @@ from torch import nn
 
 from data.collate import chunks_of_rank
 from engines.deepspeed.engine import DeepSpeedEngineConfig
-from engines.memory.allocator import resident_bytes, return_freed_memory
+from engines.memory.allocator import keep_freed_memory, resident_bytes, return_freed_memory
 from engines.memory.live_bytes import ChunkBytes
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes
 from engines.optimizers import OptimizerOptions
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
+from recipes.compatibility import check_parts
 from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, chunk_shapes
 from recipes.run_config import RunConfig
-from recipes.stages import stages_of
+from recipes.stages import stages_of, training_data
 
 # On a CPU: bytes that glibc's heap grows by per byte of live tensors. An aligned block that is freed is often a few
 # bytes too small for the next tensor of the same size. Both factors are chosen on the runs of
@@ -182,11 +183,21 @@ class _Outputs(nn.Module):
 
 
 def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], reads_data: bool) -> dict[str, Plan]:
-    """Make the plan of each stage, by its name; a run without stages counts as one stage."""
+    """Make the plan of each stage, by its name; a run without stages counts as one stage.
+
+    Raises ValueError for the same settings as training does, before any weight is read.
+    """
     stages = stages_of(settings)
     precision = settings.engine.precision
     bf16 = precision == "bf16" or (precision == "auto" and machine.device == "cuda")
-    workloads = {stage.name: build_workload(stage.settings, reads_data=reads_data, bf16=bf16) for stage in stages}
+    for stage in stages:
+        check_parts(stage.settings)
+    keep_freed_memory()
+    data = settings.data.build() if reads_data else None
+    workloads = {
+        stage.name: build_workload(stage.settings, training_data(stage, data) if data is not None else None, bf16=bf16)
+        for stage in stages
+    }
     engines = comparable_engines(settings.engine)
     process_bytes = measure_processes(engines)
     return {name: make_plan(workload, engines, machine, ranks, process_bytes) for name, workload in workloads.items()}

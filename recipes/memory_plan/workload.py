@@ -13,8 +13,9 @@ from torch import nn
 
 from data.batch import TokenSequences
 from data.collate import Collator
-from data.sampling.mixture import make_loader
-from engines.memory.allocator import keep_freed_memory, peak_memory_bytes
+from data.collection import Collection
+from data.sampling.mixture import Mixture, make_loader
+from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 from losses.contracts import has_in_batch_negatives, input_names
@@ -23,7 +24,7 @@ from models.dropout import disable_dropout
 from models.loading.backbone import without_weights
 from models.lora import has_adapters
 from recipes.build import prepare
-from recipes.compatibility import check_data, check_parts
+from recipes.compatibility import check_data
 from recipes.run_config import RunConfig
 
 SAMPLED_BATCHES = 8
@@ -47,16 +48,14 @@ class Workload:
     reading_bytes: int  # peak memory of the process while it read the data
 
 
-def build_workload(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Workload:
-    """Build the workload of a run without stages. Without `reads_data` every row has the model's maximum length.
+def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf16: bool) -> Workload:
+    """Build the workload of a run without stages on its training data. Without them every row has the model's maximum
+    length.
 
-    Raises ValueError for the same settings as training does, before any weight is read.
+    Raises ValueError, before any weight is read, if the data lack what the loss needs.
     """
-    check_parts(settings)
-    keep_freed_memory()
-    collection = settings.data.build() if reads_data else None
-    if collection is not None:
-        check_data(settings, collection)
+    if data is not None:
+        check_data(settings, data)
     with without_weights():
         model = settings.model.build(settings.seed)
         frozen = [options.build(settings.seed) for options in (settings.teacher, settings.guide) if options is not None]
@@ -69,7 +68,7 @@ def build_workload(settings: RunConfig, *, reads_data: bool, bf16: bool) -> Work
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
-    batches = _batches(settings, collection, tokenizer) if collection is not None else None
+    batches = _batches(settings, data, tokenizer) if data is not None else None
     if batches is None:
         per_list = settings.trainer.list_size + query_rows
         batches = [[tokenizer.max_length] * (settings.trainer.batch_size * per_list)]
@@ -100,11 +99,11 @@ def simplify(model: RankingModel, settings: RunConfig) -> None:
         disable_dropout(model)
 
 
-def _batches(settings: RunConfig, collection: Any, tokenizer: Any) -> list[list[int]]:
+def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) -> list[list[int]]:
     """The row lengths of the run's first batches."""
     options = settings.trainer
     loader = make_loader(
-        collection,
+        data,
         tokenizer,
         list_size=options.list_size,
         batch_size=options.batch_size,

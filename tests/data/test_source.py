@@ -1,10 +1,9 @@
-import logging
 from pathlib import Path
 
 import pytest
 
 from data.collection import Collection
-from data.source import SourceOptions, Texts, hold_out_dev, remove_train_test_overlap
+from data.source import SourceOptions, Texts, hold_out_dev
 
 QUERIES = {f"q{i}": f"text {i}" for i in range(20)}
 TRAIN = {f"q{i}": {"d": 1} for i in range(20)}
@@ -29,22 +28,6 @@ def test_dev_of_a_small_or_no_share():
     assert hold_out_dev({"train": TRAIN}, 0.0) == {"train": TRAIN}
     one = {"train": {"q": {"d": 1}}}
     assert hold_out_dev(one, 0.5) == one
-
-
-def test_held_out_queries_leave_train(caplog: pytest.LogCaptureFixture):
-    queries = {"a": " Wing?", "b": "wing?", "c": "heat", "d": "jet", "e": "shell"}
-    judged = {"x": 1}
-    qrels = {
-        "train": dict.fromkeys("acde", judged),
-        "dev": dict.fromkeys("cd", judged),
-        "test": {"b": judged, "d": judged},
-    }
-    with caplog.at_level(logging.WARNING):
-        kept = remove_train_test_overlap("tiny", queries, qrels)
-    assert {split: list(part) for split, part in kept.items()} == {"train": ["e"], "dev": ["c"], "test": ["b", "d"]}
-    assert list(kept) == ["train", "dev", "test"]
-    assert "tiny: 3 train queries are also held out (dev or test): dropped" in caplog.text
-    assert "tiny: 1 dev queries are also held out" in caplog.text
 
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path):

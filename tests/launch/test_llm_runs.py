@@ -78,7 +78,8 @@ def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
     from recipes.memory_plan.workload import build_workload
 
     options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
-    subject = build_workload(load(["+exp=llm_reranker_sft", *tiny_run, *options]), reads_data=True, bf16=False)
+    settings = load(["+exp=llm_reranker_sft", *tiny_run, *options])
+    subject = build_workload(settings, settings.data.build(), bf16=False)
     assert set(subject.features) == {"input_ids", "attention_mask"}
     assert subject.model.chunk(subject.features, 2, 150).held > 0
 

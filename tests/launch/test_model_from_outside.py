@@ -184,7 +184,8 @@ def test_an_interrupted_run_goes_on(outside: Path, options: list[str], monkeypat
 
 
 def test_its_memory_is_planned(outside: Path, options: list[str]) -> None:
-    subject = build_workload(configured(outside, options), reads_data=True, bf16=False)
+    settings = configured(outside, options)
+    subject = build_workload(settings, settings.data.build(), bf16=False)
     assert subject.parameters.total == 512 * 16
     assert subject.model.chunk(subject.features, 4, 16).held > 0
 
