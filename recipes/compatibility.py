@@ -190,9 +190,10 @@ def check_auxiliary(role: str, model: Any, is_read: bool, name: str) -> None:
 
 
 def check_data(settings: RunConfig, collection: Any) -> None:
-    """Raise `MissingRequirements` if the training lists lack something that the loss needs, and ValueError if they hold
-    weights that the loss does not read."""
-    if is_policy(settings.loss) and any(source.split("train").weights for source in collection.sources.values()):
+    """Raise `MissingRequirements` if the training lists lack something that the loss needs, and ValueError if there are
+    none or they hold weights that the loss does not read."""
+    training = [source.split("train") for source in collection.sources.values()]
+    if is_policy(settings.loss) and any(split.weights for split in training):
         raise ValueError(f"data {collection.name} has weights, which trainer=grpo does not use: remove them")
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
