@@ -6,7 +6,8 @@
 | matrix | `loss(queries, documents, labels, mask)`, embeddings of the whole batch | InfoNCE, SigLIP, CoSENT |
 | wrapper | `loss(loss_inputs)`, all of `LossInputs`, passed on to the losses inside | Matryoshka, weighted sums |
 
-Further inputs are passed by keyword: the fields of `LossInputs` that the loss names in `inputs`.
+Further inputs are passed by keyword: the fields of `LossInputs` that the loss names in `inputs`, and of those in
+`optional_inputs` the ones that the run has.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class LossInputs:
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
     query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
     document_hashes: Tensor | None = None  # [Q, n] int64
+    never_negatives: Tensor | None = None  # [any, 2] int64: a list, and the hash of a text that is no negative of it
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none
     reference_scores: Tensor | None = None  # [Q, n] scores of the frozen model that training started from
@@ -114,6 +116,11 @@ class Loss(ABC):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The fields of `LossInputs` that `__call__` takes by keyword, in addition to those of the contract."""
+        return ()
+
+    @property
+    def optional_inputs(self) -> tuple[str, ...]:
+        """The fields of `LossInputs` that `__call__` takes by keyword if they are not None."""
         return ()
 
     @property
@@ -240,11 +247,12 @@ def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics
 
 
 def select_inputs(loss: Any, loss_inputs: LossInputs) -> dict[str, Any]:
-    """Return the inputs of a loss by name. Raises ValueError if one is missing."""
+    """Return the inputs of a loss by name. Raises ValueError if one that is not optional is missing."""
     inputs = {name: getattr(loss_inputs, name) for name in input_names(loss)}
     if missing := [name for name, value in inputs.items() if value is None]:
         raise ValueError(f"loss {type(loss).__name__} needs {', '.join(missing)}, which this run does not have")
-    return inputs
+    optional = {name: getattr(loss_inputs, name) for name in getattr(loss, "optional_inputs", ())}
+    return inputs | {name: value for name, value in optional.items() if value is not None}
 
 
 def input_names(loss: Any) -> tuple[str, ...]:

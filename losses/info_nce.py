@@ -10,7 +10,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
-from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
 from losses.math.similarity import COSINE, DOT, Similarity
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
@@ -40,8 +40,9 @@ class InfoNCE(MatrixLoss):
 
     - `mask_duplicates`: a document whose text is a positive of q in any list of the batch, and a query that has the
       text of p as a positive. So copies of p are masked, and, if two queries are equal, the positives of one for the
-      other (Gemini Embedding; Lee et al. 2025, 2503.07891: q_i = q_j or p_i = p_j). Off: only q's own positives and q
-      itself.
+      other (Gemini Embedding; Lee et al. 2025, 2503.07891: q_i = q_j or p_i = p_j). Likewise the texts of
+      `never_negatives`: documents that the data judge relevant for q or exclude, though they are in no list of q, and
+      the text of q. Off: only q's own positives and q itself.
     - `margin`: a similarity above s+ + margin (absolute) or s+ + margin |s+| (relative), in every direction (Qwen3
       Embedding; Zhang et al. 2025, 2506.05176: 0.1).
     - `guide_margin` (GIST): a cosine of a guide model's embeddings above guide+ - margin (absolute) or
@@ -135,6 +136,10 @@ class InfoNCE(MatrixLoss):
             *(("guide_queries", "guide_documents") if self.guide_margin is not None else ()),
         )
 
+    @property
+    def optional_inputs(self) -> tuple[str, ...]:
+        return ("never_negatives",) if self.mask_duplicates else ()
+
     def __call__(
         self,
         queries: Tensor,
@@ -149,10 +154,11 @@ class InfoNCE(MatrixLoss):
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         The further inputs depend on the options (see the property `inputs`): scale, a scalar; query_hashes [Q] and
-        document_hashes [Q, n] int64, equal for equal texts; guide_queries [Q, any] and guide_documents [Q, n, any].
+        document_hashes [Q, n] int64, equal for equal texts; never_negatives [any, 2] int64, a list and the hash of a
+        text that is no negative of it; guide_queries [Q, any] and guide_documents [Q, n, any].
         """
-        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
+        texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         guide = None
         if self.guide_margin is not None:

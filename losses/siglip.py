@@ -10,7 +10,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss, mean_over_lists
 from losses.math.checks import check_finite, check_one_of, check_positive
-from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
 from losses.math.similarity import DOT, Similarity
 
 
@@ -20,9 +20,10 @@ class SigLIP(MatrixLoss):
 
     s_ij is the similarity of query i and document j. z = 1 for the documents of the query's list whose label is above
     0, z = -1 for the others of its list and, by `in_batch`, for those of other lists. With `mask_duplicates`, a
-    negative whose text is a positive of the query in any list of the batch is left out. Padding is left out. Q is the
-    number of queries with a positive; their sums are multiplied by `weights`. Documents of queries without a positive
-    are still negatives.
+    negative is left out if its text is a positive of the query in any list of the batch, or one of `never_negatives`:
+    judged relevant for the query by the data, excluded, or the query's own. Padding is left out. Q is the number of
+    queries with a positive; their sums are multiplied by `weights`. Documents of queries without a positive are still
+    negatives.
 
     Temperature and bias are fixed, or null to use the model's (`scale` = 1 / T), which are learned from the initial
     values 1 / T = 10 and b = -10.
@@ -56,6 +57,10 @@ class SigLIP(MatrixLoss):
             *(("query_hashes", "document_hashes") if self.mask_duplicates else ()),
         )
 
+    @property
+    def optional_inputs(self) -> tuple[str, ...]:
+        return ("never_negatives",) if self.mask_duplicates else ()
+
     def __call__(
         self,
         queries: Tensor,
@@ -70,10 +75,11 @@ class SigLIP(MatrixLoss):
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         The further inputs depend on the options (see the property `inputs`): scale and bias, scalars; query_hashes [Q]
-        and document_hashes [Q, n] int64, equal for equal texts.
+        and document_hashes [Q, n] int64, equal for equal texts; never_negatives [any, 2] int64, a list and the hash of
+        a text that is no negative of it.
         """
-        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
+        texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         bias = inputs["bias"] if self.bias is None else self.bias
 

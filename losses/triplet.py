@@ -10,7 +10,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_finite, check_one_of
-from losses.math.in_batch import IN_BATCH, InBatch
+from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
 from losses.math.similarity import DOT, Similarity
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
@@ -24,8 +24,9 @@ class Triplet(MatrixLoss):
     Distances: cosine, 1 - the similarity (the dot product of vectors of unit length); euclidean; manhattan.
 
     The negatives n of a query and a positive p are the documents of its list with label 0 and, by `in_batch`, those of
-    other lists; with `mask_duplicates`, without those whose text is a positive of the query in any list of the batch.
-    Padding is no negative. `negatives` selects among them: all (their mean); hardest, the nearest one; semi_hard, the
+    other lists; with `mask_duplicates`, without those whose text is a positive of the query in any list of the batch or
+    one of `never_negatives`: judged relevant for the query by the data, excluded, or the query's own. Padding is no
+    negative. `negatives` selects among them: all (their mean); hardest, the nearest one; semi_hard, the
     nearest of those farther away than p. The loss is the mean over a query's positives, then over the queries that have
     one (times `weights`, divided by the number of these queries). A positive without negatives has the loss 0.
 
@@ -62,6 +63,10 @@ class Triplet(MatrixLoss):
         )
 
     @property
+    def optional_inputs(self) -> tuple[str, ...]:
+        return ("never_negatives",) if self.mask_duplicates else ()
+
+    @property
     def masks_misordered(self) -> bool:
         """True if only negatives farther away than the positive count."""
         return self.negatives == "semi_hard"
@@ -80,10 +85,10 @@ class Triplet(MatrixLoss):
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         With `mask_duplicates` further inputs are query_hashes [Q] and document_hashes [Q, n] int64, equal for equal
-        texts.
+        texts, and never_negatives [any, 2] int64, a list and the hash of a text that is no negative of it.
         """
-        hashes = (inputs["query_hashes"], inputs["document_hashes"]) if self.mask_duplicates else (None, None)
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, *hashes)
+        texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
+        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
 
         def values(rows: Tensor) -> Tensor:
             query = batch.pair_queries[rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,34 @@ from losses.math.masking import at_least_float32
 from losses.math.similarity import Similarity
 
 IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
+TEXT_INPUTS = ("query_hashes", "document_hashes", "never_negatives")  # fields of LossInputs that tell texts apart
 ELEMENTS_PER_BLOCK = 2**19  # elements of a block's similarity matrix: 2 MiB in float32
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Which of C columns belong to each of R rows. The columns of row i are columns[starts[i] : starts[i + 1]]."""
+
+    starts: Tensor  # [R + 1] int64
+    columns: Tensor  # [pairs] int64
+    num_columns: int
+
+    @classmethod
+    def of_pairs(cls, rows: Tensor, columns: Tensor, num_rows: int, num_columns: int) -> Relation:
+        """rows, columns: [pairs] int64, in any order and with repetitions."""
+        pairs = (rows * num_columns + columns).unique()
+        starts = torch.searchsorted(pairs, torch.arange(num_rows + 1, device=rows.device) * num_columns)
+        return cls(starts, pairs % max(1, num_columns), num_columns)
+
+    def matrix(self, rows: Tensor) -> Tensor:
+        """rows [B] int64 -> [B, C] bool: the column belongs to the row."""
+        first, counts = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
+        number = torch.arange(len(row), device=rows.device)  # of the pair, among those of all these rows
+        place = number + (first - counts.cumsum(0) + counts)[row]
+        found = rows.new_zeros(len(rows), self.num_columns, dtype=torch.bool)
+        found[row, self.columns[place]] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -27,6 +55,8 @@ class InBatch:
     """Q queries, the D documents of all lists, and the P pairs of a query and a relevant document of its list.
 
     Two texts are equal if their hashes are; without hashes all texts count as different. Padding is left out.
+    `never_queries` and `never_documents` are the pairs of ids that are no negatives: those of the P pairs, and those
+    that the data judge relevant or exclude.
     """
 
     queries: Tensor  # [Q, dim], at least float32
@@ -38,6 +68,8 @@ class InBatch:
     pair_documents: Tensor  # [P] int64
     query_ids: Tensor  # [Q] int64, 0 to their number - 1: equal for equal texts
     document_ids: Tensor  # [D] int64
+    never_queries: Tensor  # [pairs] int64, query ids
+    never_documents: Tensor  # [pairs] int64, document ids
     similarity: Similarity
 
     @classmethod
@@ -50,21 +82,37 @@ class InBatch:
         similarity: Similarity,
         query_hashes: Tensor | None = None,
         document_hashes: Tensor | None = None,
+        never_negatives: Tensor | None = None,
     ) -> InBatch:
-        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], hashes [Q] and [Q, n] or None."""
+        """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], hashes [Q] and [Q, n] or None.
+
+        never_negatives: [any, 2] int64, pairs of a list and the hash of a text, or None; it needs the hashes.
+        """
         relevant = labels[mask] > 0
         list_index = mask.nonzero()[:, 0]
         pair_documents = relevant.nonzero()[:, 0]
+        pair_queries = list_index[pair_documents]
+        query_ids, _ = _ids(query_hashes, len(queries), mask.device)
+        document_ids, texts = _ids(
+            None if document_hashes is None else document_hashes[mask], len(relevant), mask.device
+        )
+        never_queries, never_documents = query_ids[pair_queries], document_ids[pair_documents]
+        if never_negatives is not None:
+            of_list, hashes = never_negatives[torch.isin(never_negatives[:, 1], texts)].unbind(1)
+            never_queries = torch.cat([never_queries, query_ids[of_list]])
+            never_documents = torch.cat([never_documents, torch.searchsorted(texts, hashes.contiguous())])
         return cls(
             queries=at_least_float32(queries),
             has_documents=mask.any(dim=1),
             documents=at_least_float32(documents[mask]),
             list_index=list_index,
             relevant=relevant,
-            pair_queries=list_index[pair_documents],
+            pair_queries=pair_queries,
             pair_documents=pair_documents,
-            query_ids=_ids(query_hashes, len(queries), mask.device),
-            document_ids=_ids(None if document_hashes is None else document_hashes[mask], len(relevant), mask.device),
+            query_ids=query_ids,
+            document_ids=document_ids,
+            never_queries=never_queries,
+            never_documents=never_documents,
             similarity=similarity,
         )
 
@@ -78,33 +126,33 @@ class InBatch:
 
     def negative_documents(self, queries: Tensor, in_batch: str) -> Tensor:
         """queries [B] int64 -> [B, D] bool: documents of the query's list and, by `in_batch`, of other lists, without
-        the query's positives."""
+        those that are never negatives of the query."""
         own = self.in_own_list(queries)
         others = {"all": ~own, "positives": ~own & self.relevant, "none": torch.zeros_like(own)}[in_batch]
-        return (own | others) & ~self.positive_documents(queries)
+        return (own | others) & ~self.never_negative_documents(queries)
 
     def negative_queries(self, documents: Tensor) -> Tensor:
-        """documents [B] int64 -> [B, Q] bool: the queries for which the document is no positive."""
-        return self.has_documents & ~self.positive_queries(documents)
+        """documents [B] int64 -> [B, Q] bool: the queries of which the document may be a negative."""
+        return self.has_documents & ~self.never_negative_queries(documents)
 
-    def positive_documents(self, queries: Tensor) -> Tensor:
-        """queries [B] int64 -> [B, D] bool: some list of the batch says that the document's text is relevant for the
-        query's text."""
-        return self._positives(queries, self.query_ids, self.pair_queries, self.document_ids, self.pair_documents)
+    def never_negative_documents(self, queries: Tensor) -> Tensor:
+        """queries [B] int64 -> [B, D] bool: a list of the batch or the data say that the document's text is relevant
+        for the query's text (or that the data exclude it)."""
+        return self._documents_of_queries.matrix(self.query_ids[queries])[:, self.document_ids]
 
-    def positive_queries(self, documents: Tensor) -> Tensor:
-        """documents [B] int64 -> [B, Q] bool: some list of the batch says that the document's text is relevant for the
-        query's text."""
-        return self._positives(documents, self.document_ids, self.pair_documents, self.query_ids, self.pair_queries)
+    def never_negative_queries(self, documents: Tensor) -> Tensor:
+        """documents [B] int64 -> [B, Q] bool: the same, seen from the documents."""
+        return self._queries_of_documents.matrix(self.document_ids[documents])[:, self.query_ids]
 
-    @staticmethod
-    def _positives(
-        rows: Tensor, row_ids: Tensor, pair_rows: Tensor, column_ids: Tensor, pair_columns: Tensor
-    ) -> Tensor:
-        row, pair = (row_ids[rows].unsqueeze(1) == row_ids[pair_rows]).nonzero(as_tuple=True)
-        positive = row_ids.new_zeros(len(rows), len(column_ids), dtype=torch.bool)  # at most one id per column
-        positive[row, column_ids[pair_columns][pair]] = True
-        return positive[:, column_ids]
+    @cached_property
+    def _documents_of_queries(self) -> Relation:
+        sizes = len(self.query_ids), len(self.document_ids)
+        return Relation.of_pairs(self.never_queries, self.never_documents, *sizes)
+
+    @cached_property
+    def _queries_of_documents(self) -> Relation:
+        sizes = len(self.document_ids), len(self.query_ids)
+        return Relation.of_pairs(self.never_documents, self.never_queries, *sizes)
 
     def compute_in_blocks(self, function: Callable[[Tensor], Tensor], num_rows: int, num_columns: int) -> Tensor:
         """Call `function(rows [B] int64) -> [B]` block by block for rows 0 to num_rows - 1, and return [num_rows].
@@ -125,5 +173,9 @@ class InBatch:
         return mean_over_lists(sums / counts.clamp(min=1), counts > 0, weights)
 
 
-def _ids(hashes: Tensor | None, number: int, device: torch.device) -> Tensor:
-    return torch.arange(number, device=device) if hashes is None else hashes.unique(return_inverse=True)[1]
+def _ids(hashes: Tensor | None, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ids of texts and, by id, their hashes in ascending order; without hashes, every text has its own."""
+    if hashes is None:
+        hashes = torch.arange(number, device=device)
+    texts, ids = hashes.unique(return_inverse=True)
+    return ids, texts

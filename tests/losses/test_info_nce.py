@@ -46,6 +46,7 @@ def lists():
 def evaluate(loss: InfoNCE, lists: dict[str, Tensor], **changes: Tensor) -> Tensor:
     lists = {**lists, **changes}
     inputs = {name: lists[name] for name in loss.inputs if name != "similarity"}
+    inputs |= {name: lists[name] for name in loss.optional_inputs if name in lists}
     return loss(
         *(lists[name] for name in ("queries", "documents", "labels", "mask")), weights=lists.get("weights"), **inputs
     )
@@ -67,6 +68,9 @@ def by_definition(loss: InfoNCE, lists: dict[str, Tensor]) -> float:
             lists["query_hashes"][query] == lists["query_hashes"][p[0]]
             and lists["document_hashes"][document] == lists["document_hashes"][p]
             for p in positives
+        ) or any(
+            lists["query_hashes"][query] == lists["query_hashes"][i] and lists["document_hashes"][document] == key
+            for i, key in lists.get("never_negatives", torch.empty(0, 2)).tolist()
         )
 
     def above(value: float, positive: float, margin: float, strategy: str) -> bool:
@@ -176,6 +180,20 @@ def test_definition_and_derivative(options, lists, monkeypatch):
     assert torch.autograd.gradcheck(
         lambda *values: evaluate(loss, lists, **dict(zip(names, values, strict=True))), inputs
     )
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_texts_that_are_never_negatives(options, lists, monkeypatch):
+    """An own negative, another list's positive and its negative, a text of equal queries, one that is not there."""
+    loss = InfoNCE(**{"temperature": 0.2, **options})
+    plain, keys = by_definition(loss, lists), lists["document_hashes"]
+    pairs = [(0, keys[0, 1]), (1, keys[4, 2]), (4, keys[2, 1]), (3, keys[1, 0]), (0, -7), (2, keys[0, 2])]
+    lists["never_negatives"] = torch.tensor([(i, int(key)) for i, key in pairs])
+    expected = by_definition(loss, lists)
+    assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
+    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 50)
+    assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
+    assert (expected != plain) == loss.mask_duplicates
 
 
 def test_every_option_changes_the_loss(lists):

@@ -17,7 +17,7 @@ from loss_samples import REPRESENTATIONS, Case, Sample, configured, is_exempt, m
 from policies import Policy
 from torch import Tensor
 
-from losses.contracts import REQUIREMENTS, ListLoss, LossInputs, input_names, requirements
+from losses.contracts import REQUIREMENTS, ListLoss, LossInputs, has_in_batch_negatives, input_names, requirements
 
 SIZES = (5, 3, 4, 4)
 PER_DOCUMENT = ("scores", "logsumexp", "documents", "document_layers")
@@ -36,6 +36,7 @@ def test_declarations_of_a_loss(case: Case):
     names = REQUIREMENTS.keys()
     assert requirements(case.loss) <= names, f"requires: choose of {', '.join(names)}"
     assert isinstance(case.loss, Policy) or set(input_names(case.loss)) <= LossInputs.__dataclass_fields__.keys()
+    assert set(getattr(case.loss, "optional_inputs", ())) <= LossInputs.__dataclass_fields__.keys()
     assert case.loss == case.loss, "a frozen dataclass compares by value"
     assert hash(type(case.loss)), "a frozen dataclass"
 
@@ -222,6 +223,32 @@ def test_finite(case: Case, extreme: str):
         assert (result.gradients["scores"][:2].abs().amax(-1) > 0).all(), "what a fresh model gives must teach"
     if extreme == "bf16":
         assert result.value.dtype == torch.float32, "computed in float32"
+
+
+def test_a_text_that_is_never_a_negative_counts_as_one_that_is_infinitely_far(case: Case):
+    """All texts are orthogonal. One is moved away from query 0 and its positives, and so from nothing else."""
+    if not has_in_batch_negatives(case.loss):
+        pytest.skip("losses with in-batch negatives")
+    loss = replace(case.loss, kl_div_weight=0.0) if hasattr(case.loss, "kl_div_weight") else case.loss
+    orthogonal = Case(loss, case.kind)
+    axes = torch.eye(24, 64)
+    documents = axes[4:].reshape(4, 5, 64)
+    away = documents.clone()
+    away[1, 1] -= 1e4 * (axes[0] + documents[0, 1] + documents[0, 2])
+    near = with_vectors(lambda queries: (axes[:4], documents))(case.sample())
+    near = replace(near, guide_queries=torch.ones(4, 6), guide_documents=torch.ones(4, 5, 6))
+    far = with_vectors(lambda queries: (axes[:4], away))(near)
+    marked = replace(near, never_negatives=torch.tensor([[0, int(near.document_hashes[1, 1])], [2, 10**9]]))
+    plain, masked, removed = (orthogonal.evaluate(sample) for sample in (near, marked, far))
+    assert plain.gradients["documents"][1, 1, 0] != 0
+    assert masked.gradients["documents"][1, 1, 0] == 0, "the pair has no gradient"
+    torch.testing.assert_close(masked.value, removed.value, atol=1e-4, rtol=0)
+    masked.gradients["documents"][1, 1] = removed.gradients["documents"][1, 1] = 0  # of another length
+    others = [place for place in range(64) if not away[1, 1, place]]  # the text that moved stands out in its own places
+    for name in ("queries", "documents"):
+        torch.testing.assert_close(
+            masked.gradients[name][..., others], removed.gradients[name][..., others], atol=1e-4, rtol=0
+        )
 
 
 def test_a_misordering_of_30(case: Case):

@@ -39,8 +39,9 @@ def test_transformers(monkeypatch):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("never", [[], [(0, (1, 0)), (3, (0, 2)), (0, (0, 2)), (2, (1, 1))]])
 @pytest.mark.parametrize("which", in_batch.IN_BATCH)
-def test_definition_and_derivative(which, monkeypatch):
+def test_definition_and_derivative(which, never, monkeypatch):
     queries, documents = unit(4, 5), unit(4, 3, 5, seed=1)
     labels = torch.tensor([[1, 2, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]])
     mask = torch.arange(3) < torch.tensor([[3], [2], [2], [1]])
@@ -50,6 +51,8 @@ def test_definition_and_derivative(which, monkeypatch):
     weights = torch.tensor([1.0, 3.0, 7.0, 0.5]).double()
     known = {(i, int(keys[i, j])) for i in range(4) for j in range(3) if mask[i, j] and labels[i, j] > 0}
     known |= {(1, int(keys[3, 0])), (3, int(keys[1, 1]))}
+    pairs = [(i, int(keys[cell])) for i, cell in never]  # never negatives
+    known |= {(j, key) for i, key in pairs for j in range(4) if query_hashes[i] == query_hashes[j]}
     total = 0.0
     for i in (0, 1, 3):
         for j, k in mask.nonzero().tolist():
@@ -60,6 +63,7 @@ def test_definition_and_derivative(which, monkeypatch):
             total += 0 if skip else float(weights[i]) * math.log1p(math.exp(-logit if positive else logit))
     loss, options = SigLIP(temperature=None, bias=None, in_batch=which), {"weights": weights}
     inputs = {"query_hashes": query_hashes, "document_hashes": keys}
+    inputs["never_negatives"] = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
     parameters = torch.tensor([5.0, -2.0]).double().unbind()
 
     def value(queries, documents, scale, bias):

@@ -48,9 +48,11 @@ def test_definition_and_derivative(distance, margin, negatives, in_batch):
         "euclidean": lambda a, b: float((a - b).square().sum().sqrt()),
         "manhattan": lambda a, b: float((a - b).abs().sum()),
     }[distance]
+    never = [(0, (3, 0)), (1, (0, 2)), (1, (1, 2)), (2, (0, 0))]
     total = 0.0
     for i in (0, 1, 3):
         own = {int(keys[i, k]) for k in range(4) if mask[i, k] and labels[i, k] > 0}
+        own |= {int(keys[cell]) for j, cell in never if i == j}
         values = []
         for positive in (k for k in range(4) if mask[i, k] and labels[i, k] > 0):
             reach = metric(queries[i], documents[i, positive])
@@ -69,6 +71,7 @@ def test_definition_and_derivative(distance, margin, negatives, in_batch):
 
     def value(queries, documents):
         inputs = {"query_hashes": torch.arange(4), "document_hashes": keys}
+        inputs["never_negatives"] = torch.tensor([(i, int(keys[cell])) for i, cell in never])
         return loss(queries, documents, labels, mask, weights=weights, **inputs)
 
     assert float(value(queries, documents)) == pytest.approx(total / 3)

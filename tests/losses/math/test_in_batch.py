@@ -30,8 +30,8 @@ def test_documents_stand_in_a_row_without_padding():
 def test_without_keys_every_text_is_one_of_its_own():
     flat = batch()
     own = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
-    assert torch.equal(flat.positive_documents(torch.tensor([0, 1])), own)
-    found = flat.positive_queries(torch.tensor([2, 4, 1])).int().tolist()
+    assert torch.equal(flat.never_negative_documents(torch.tensor([0, 1])), own)
+    found = flat.never_negative_queries(torch.tensor([2, 4, 1])).int().tolist()
     assert found == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
@@ -39,9 +39,9 @@ def test_equal_texts():
     """Queries 0 and 2 are one text: their positives are each other's. Document 1 is a copy of list 1's positive."""
     hashes = torch.tensor([[-5, 40, 5], [40, 5, 5], [5, -6, -7]])
     flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=hashes)
-    found = flat.positive_documents(torch.tensor([0, 1, 2])).int().tolist()
+    found = flat.never_negative_documents(torch.tensor([0, 1, 2])).int().tolist()
     assert found == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    assert flat.positive_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert flat.never_negative_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
 def test_negatives():
@@ -66,3 +66,25 @@ def test_mean_over_queries():
     values = torch.tensor([1.0, 3.0, 10.0])
     assert flat.mean_over_queries(values, None) == (2 + 10) / 2
     assert flat.mean_over_queries(values, torch.tensor([2.0, 9.0, 0.5])) == (2 * 2 + 0.5 * 10) / 2
+
+
+def test_texts_that_are_never_negatives():
+    """Of list 0: the text 8, twice in other lists; of list 2, whose query is equal to query 0: the text 9."""
+    hashes = torch.tensor([[1, 2, -1], [8, -1, -1], [-1, 9, 8]])
+    pairs = torch.tensor([[0, 8], [2, 9], [0, 1000], [0, 8]])
+    flat = batch(query_hashes=torch.tensor([5, 6, 5]), document_hashes=hashes, never_negatives=pairs)
+    found = flat.never_negative_documents(torch.tensor([0, 1, 2])).int().tolist()
+    assert found == [[1, 0, 1, 1, 1], [0, 0, 1, 0, 1], [1, 0, 1, 1, 1]]
+    assert flat.never_negative_queries(torch.tensor([1, 2, 3])).int().tolist() == [[0, 0, 0], [1, 1, 1], [1, 0, 1]]
+    assert flat.pair_documents.tolist() == [0, 2, 4], "no further pairs to learn from"
+
+
+def test_a_relation_has_the_columns_of_its_pairs():
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.randint(5, (12,), generator=generator), torch.randint(4, (12,), generator=generator)
+    matrix = torch.zeros(5, 4, dtype=torch.bool)
+    matrix[rows, columns] = True
+    relation = in_batch.Relation.of_pairs(rows, columns, 5, 4)
+    for chosen in ([], [3], [4, 0, 0, 2, 1]):
+        assert torch.equal(relation.matrix(torch.tensor(chosen, dtype=torch.int64)), matrix[chosen])
+    assert not in_batch.Relation.of_pairs(rows[:0], columns[:0], 5, 0).matrix(torch.tensor([1])).numel()
