@@ -68,6 +68,8 @@ class ListExample:
     weight: float = 1.0  # factor of this list in the loss
     auxiliary: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
+    # [any] int64, hashes of the texts that are never negatives of the query, in its list or not
+    never_negatives: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,14 @@ class ListBatch:
     def query_hashes(self) -> Tensor:
         """Hashes of the queries [lists] int64, equal for equal texts."""
         return torch.tensor([example.query_hash for example in self.examples])
+
+    @cached_property
+    def never_negatives(self) -> Tensor:
+        """The pairs [pairs, 2] int64 of a list and the hash of a text of the batch that is no negative of its query."""
+        keys = np.concatenate([example.never_negatives for example in self.examples])
+        lists = np.repeat(np.arange(len(self.examples)), [len(example.never_negatives) for example in self.examples])
+        in_batch = np.isin(keys, np.concatenate([example.document_hashes for example in self.examples]))
+        return torch.from_numpy(np.stack([lists[in_batch], keys[in_batch]], axis=1).astype(np.int64))
 
     @cached_property
     def weights(self) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from data.collection import SPLITS, Collection, Judgements, content_hash
 from data.formats.beir import COLUMNS, read_folder
 from data.formats.docstring_pairs import DocstringPair, as_query, package_root, read_pairs, source_files, words_of
 from data.hashing import stable_hash
+from data.sampling.list_options import ListOptions
 from data.source import SourceOptions
 
 PACKAGES = (
@@ -59,6 +60,7 @@ class DocstringsConfig(SourceOptions):
     max_train_queries: int = 4000
     max_dev_queries: int = 150
     max_test_queries: int = 300
+    lists: ListOptions = field(default_factory=lambda: ListOptions(positives=None))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,9 @@ class FileConfig(SourceOptions):
     columns: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     candidates: CandidateSource = field(default_factory=ListedCandidates)
-    lists: ListOptions = field(default_factory=lambda: ListOptions(random_fraction=0.0, hard_depth=1000))
+    lists: ListOptions = field(
+        default_factory=lambda: ListOptions(positives=None, random_fraction=0.0, hard_depth=1000)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from data.collection import Collection, Split, content_hash
 from data.overlap import held_out_queries, without_held_out
 from data.sampling.epoch_plan import EpochPlan, MixturePlan
 from data.sampling.loader import ListLoader
+from data.sampling.never_negatives import NeverNegatives
 from data.sampling.training_lists import ListTokenizer, TrainingLists
 from data.source import SourceOptions
 
@@ -158,8 +159,11 @@ def make_loader(
     """Make the loader of a collection or a mixture, with batches of `batch_size` lists over all ranks.
 
     With `in_batch_negatives` no two lists of a batch have the same query or relevant document (with
-    `data.lists.no_duplicates`: or any document). `auxiliary`: see `TrainingLists`.
+    `data.lists.no_duplicates`: or any document). What the data of one source judge or exclude for a query also holds
+    for a query of equal text in another. `auxiliary`: see `TrainingLists`.
     """
+
+    never_negatives = NeverNegatives(data.sources)
 
     def lists_of(collection: Collection, name: str) -> TrainingLists:
         return TrainingLists(
@@ -170,10 +174,13 @@ def make_loader(
             options=collection.lists,
             auxiliary=auxiliary,
             source=name,
+            never_negatives=never_negatives,
         )
 
     def plan_of(lists: TrainingLists) -> EpochPlan:
         unique_texts = lists.unique_texts() if in_batch_negatives else None
+        if not in_batch_negatives:
+            lists.note_unused_grades()
         return EpochPlan(len(lists), batch_size=batch_size, seed=seed, source=lists.source, unique_texts=unique_texts)
 
     ranks = {"rank": rank, "world_size": world_size, "workers": workers}

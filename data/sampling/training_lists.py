@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch.utils.data import Dataset
 
 from data.batch import ListExample, TokenSequences
 from data.collection import Collection
-from data.hashing import stable_hash, text_hash
+from data.hashing import stable_hash
 from data.sampling.epoch_plan import UniqueTexts
 from data.sampling.list_options import ListOptions
+from data.sampling.never_negatives import NeverNegatives, text_key
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +36,12 @@ class TrainingLists(Dataset):
     """The training lists of a collection. `lists[epoch, index]` is that of query `index` in an epoch, a function of
     (seed, epoch, query).
 
-    A list has at most `list_size` documents in random order: relevant ones, candidates of the first stage (with their
-    grade if they are judged relevant), and random documents of the corpus. Random documents also replace missing
-    candidates unless `random_fraction` is 0. A document that is excluded or has the text of a relevant one is never a
-    negative.
+    A list has at most `list_size` documents in random order: relevant ones, candidates of the first stage, and random
+    documents of the corpus. Random documents also replace missing candidates unless `random_fraction` is 0. If there
+    are two places and a negative, a list holds one. A text of `never_negatives` is none.
 
-    `auxiliary` holds the tokenizers of auxiliary models (a teacher, a guide) by role.
+    `auxiliary` holds the tokenizers of auxiliary models (a teacher, a guide) by role. `never_negatives`, which are
+    those of the collection if they are not passed, know it as `source`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TrainingLists(Dataset):
         options: ListOptions,
         auxiliary: Mapping[str, ListTokenizer] | None = None,
         source: str = "",
+        never_negatives: NeverNegatives | None = None,
     ) -> None:
         if list_size < 1:
             raise ValueError(f"trainer.list_size={list_size} must be at least 1")
@@ -68,7 +71,8 @@ class TrainingLists(Dataset):
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)
-        self._document_hashes: dict[str, int] = {}  # hashes of document texts that a plan has needed, by document id
+        self.never_negatives = never_negatives or NeverNegatives({self.source: collection})
+        self.texts = self.never_negatives.sources[self.source]
         skipped = len(self.queries) - len(self.query_ids)
         if skipped:
             logger.warning("%s: %d train queries without a relevant document are skipped", collection.name, skipped)
@@ -89,14 +93,15 @@ class TrainingLists(Dataset):
             labels=np.array([grades.get(document_id, 0) for document_id in document_ids], dtype=np.float32),
             teacher_scores=np.array([scores.get(d, np.nan) for d in document_ids], dtype=np.float32),
             sequences=TokenSequences.from_encoding(encoding),
-            query_hash=text_hash(query),
-            document_hashes=np.array([text_hash(text) for text in texts], dtype=np.int64),
+            query_hash=text_key(query),
+            document_hashes=np.array([self.texts.key(document_id) for document_id in document_ids], dtype=np.int64),
             weight=self.split.weights.get(query_id, 1.0),
             auxiliary={
                 name: TokenSequences.from_encoding(tokenizer.encode_list(query, texts))
                 for name, tokenizer in self.auxiliary.items()
             },
             source=self.source,
+            never_negatives=np.array(sorted(self.never_negatives.of(self.source, query_id)), dtype=np.int64),
         )
 
     def unique_texts(self) -> UniqueTexts:
@@ -106,17 +111,37 @@ class TrainingLists(Dataset):
             return UniqueTexts(self._unique_hashes, "query or document", " or set data.lists.no_duplicates=false")
         return UniqueTexts(self._unique_hashes, "query or relevant document")
 
+    def note_unused_grades(self) -> None:
+        """Log a note if relevant documents have several grades, and lists hold the best of them alone."""
+        limit = self.options.positives
+        several = [grades for grades in self.relevant.values() if limit is not None and len(grades) > limit]
+        levels = {grade for grades in several for grade in grades.values()}
+        if len(levels) > 1:
+            logger.warning(
+                "%s: relevant documents have %d grades; a list holds at most data.lists.positives=%s of them, the best "
+                "(data/lists=graded draws all grades)",
+                self.source,
+                len(levels),
+                limit,
+            )
+
     def sample(self, epoch: int, query_id: str) -> list[str]:
         """Sample the document ids of one list."""
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
-        relevant = self.relevant.get(query_id, {})
+        relevant, limit = self.relevant.get(query_id, {}), self.options.positives
+        never = self.never_negatives.of(self.source, query_id)
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
-        chosen = best_first[: min(self.options.positives, max(1, self.list_size - 1))]
+        chosen = best_first[: min(limit or 1, max(1, self.list_size - 1))]
         others = self.list_size - len(chosen)
-        hard = _shuffled(self._eligible_candidates(query_id, set(chosen)), rng)
-        chosen += hard[: others - round(self.options.random_fraction * others)]
+        num_candidates = others - round(self.options.random_fraction * others)
+        chosen += self._candidates(query_id, set(chosen), never, num_candidates, rng)
         if self.options.random_fraction > 0:
-            chosen += self._random_negatives(query_id, chosen, rng)
+            chosen += self._random_negatives(query_id, chosen, never, rng)
+        # Where negatives are missing, relevant documents have their places, up to the limit.
+        allowed = len(relevant) if limit is None else limit
+        rest = [document_id for document_id in best_first if document_id not in chosen]
+        num_relevant = len(relevant) - len(rest)
+        chosen += rest[: max(0, min(allowed - num_relevant, self.list_size - len(chosen)))]
         return _shuffled(chosen, rng)
 
     def _unique_hashes(self, epoch: int, index: int) -> set[int]:
@@ -129,14 +154,8 @@ class TrainingLists(Dataset):
             drawn = [document_id for document_id in self.sample(epoch, query_id) if document_id in relevant]
         else:
             drawn = relevant
-        query = -1 - text_hash(self.queries[query_id])  # negative, since a query may have the text of a document
-        return {query, *map(self._document_hash, drawn)}
-
-    def _document_hash(self, document_id: str) -> int:
-        found = self._document_hashes.get(document_id)
-        if found is None:
-            found = self._document_hashes[document_id] = text_hash(self.documents[document_id])
-        return found
+        query = -1 - text_key(self.queries[query_id])  # negative, since a query may have the text of a document
+        return {query, *map(self.texts.key, drawn)}
 
     def _prompts(self, query_id: str) -> dict[str, str]:
         """The prompts that are set. A query's own prompt replaces the data set's."""
@@ -144,37 +163,49 @@ class TrainingLists(Dataset):
         prompts = {"query_prompt": self.split.prompts.get(query_id, query), "document_prompt": document}
         return {name: prompt for name, prompt in prompts.items() if prompt is not None}
 
-    def _eligible_candidates(self, query_id: str, chosen: set[str]) -> list[str]:
-        """The first candidates that may be added: not chosen, not excluded, and not an unjudged copy of a relevant
-        document."""
+    def _candidates(
+        self, query_id: str, chosen: set[str], never: set[int], places: int, rng: np.random.Generator
+    ) -> list[str]:
+        """Sample from the first candidates that may be added. Without a limit of relevant documents these may be
+        relevant too, but leave a place to a negative. If none is among the first, the next one below them is taken."""
         relevant, excluded = self.relevant.get(query_id, {}), self.excluded.get(query_id, set())
-        relevant_texts = self._relevant_texts(query_id)
-        first = [document_id for document_id, _ in self.candidates[query_id][: self.options.hard_depth]]
-        return [
-            document_id
-            for document_id in first
-            if document_id not in chosen
-            and document_id not in excluded
-            and (document_id in relevant or self.documents[document_id] not in relevant_texts)
-        ]
+        ranked = [document_id for document_id, _ in self.candidates[query_id]]
+        left = [d for d in ranked[: self.options.hard_depth] if d not in chosen and d not in excluded]
+        if self.options.positives is not None:
+            left = [d for d in left if d not in relevant]
 
-    def _random_negatives(self, query_id: str, chosen: list[str], rng: np.random.Generator) -> list[str]:
-        """Sample different random documents for the rest of the list: none is relevant, a copy of a relevant one, or
-        excluded."""
+        def is_negative(document_id: str) -> bool:
+            return (
+                document_id not in relevant
+                and document_id not in excluded
+                and (not relevant or self.texts.key(document_id) not in never)
+            )  # a list without a relevant document (labels of 0, a teacher's scores) has no negatives: it stays whole
+
+        addable = (d for d in _shuffled(left, rng) if d in relevant or is_negative(d))
+        drawn = list(islice(addable, places))
+        if places > 0 and all(d in relevant for d in drawn):
+            others = chain(addable, ranked[self.options.hard_depth :])
+            negative = next((d for d in others if is_negative(d)), None)
+            if len(drawn) == places and (negative is not None or self.options.random_fraction > 0):
+                drawn.pop()  # without such a candidate, a random document has its place
+            drawn += [] if negative is None else [negative]
+        return drawn
+
+    def _random_negatives(
+        self, query_id: str, chosen: list[str], never: set[int], rng: np.random.Generator
+    ) -> list[str]:
+        """Sample different random documents for the rest of the list, none of which is chosen or never a negative."""
         places = self.list_size - len(chosen)
         blocked = {*chosen, *self.relevant.get(query_id, {}), *self.excluded.get(query_id, set())}
-        relevant_texts = self._relevant_texts(query_id)
         total = len(self.document_ids)
         size = min(total, places + len(blocked))
         while True:
             drawn = [self.document_ids[i] for i in rng.choice(total, size=size, replace=False).tolist()]
-            negatives = [d for d in drawn if d not in blocked and self.documents[d] not in relevant_texts]
+            addable = (d for d in drawn if d not in blocked and self.texts.key(d) not in never)
+            negatives = list(islice(addable, places))
             if len(negatives) >= places or size == total:
-                return negatives[:places]
+                return negatives
             size = min(total, 2 * size)  # too many were blocked or copies: sample more
-
-    def _relevant_texts(self, query_id: str) -> set[str]:
-        return {self.documents[document_id] for document_id in self.relevant.get(query_id, {})}
 
 
 def _shuffled(items: list[str], rng: np.random.Generator) -> list[str]:

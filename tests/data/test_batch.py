@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -58,3 +60,12 @@ def test_duplicates_are_counted_by_text_across_lists():
     assert ListBatch(0, [example("a", 2, 1, 3), apart]).num_duplicates == 0
     assert ListBatch(0, [example("a", 2, 1, 3), same]).num_duplicates == 3  # a query and two documents
     assert ListBatch(0, [example("a", 2, 1, 3), same, apart, apart]).num_duplicates == 5
+
+
+def test_texts_that_are_never_negatives_are_those_of_the_batch():
+    first, second = example("a", 2, 1, 3), example("b", 4, start=5)
+    assert ListBatch(0, [first, second]).never_negatives.shape == (0, 2)
+    second.document_hashes[:] = [7]
+    first = replace(first, never_negatives=np.array([-5, 1, 7]))
+    second = replace(second, never_negatives=np.array([7, 9]))
+    assert ListBatch(0, [first, second]).never_negatives.tolist() == [[0, 1], [0, 7], [1, 7]]

@@ -35,7 +35,7 @@ def collection(candidates: int = NUM_CANDIDATES, documents: int = NUM_DOCUMENTS)
     return Collection("tiny", texts, {"train": split}, "hash", {"q0": {"d4", "d1000"}})
 
 
-def lists(data: Collection | None = None, list_size: int = 8, seed: int = 0, **options: float) -> TrainingLists:
+def lists(data: Collection | None = None, list_size: int = 8, seed: int = 0, **options: float | None) -> TrainingLists:
     return TrainingLists(
         data or collection(), Tokenizer(), list_size=list_size, seed=seed, options=ListOptions(**options)
     )
@@ -57,7 +57,7 @@ def test_a_list_mixes_positives_hard_and_random_documents():
 
 
 def test_grades_exclusions_and_copies():
-    data = lists(random_fraction=0.5, list_size=60, hard_depth=50)
+    data = lists(random_fraction=0.5, list_size=60, hard_depth=50, positives=None)
     seen: Counter[str] = Counter()
     for epoch in range(100):
         seen.update(data.sample(epoch, "q0"))
@@ -154,7 +154,7 @@ def test_lists_without_a_relevant_document_where_the_data_says_so():
 def test_labels_that_are_no_grades():
     data = collection()
     split = replace(data.splits["train"], labels={"q1": {"d1": 0.25, "d2": 0.75, "d3": 0}})
-    example = lists(replace(data, splits={"train": split}), random_fraction=0.0, list_size=50, hard_depth=50)[0, 0]
+    example = lists(replace(data, splits={"train": split}), positives=None, random_fraction=0.0, list_size=50)[0, 0]
     labels = dict(zip(example.document_ids, example.labels.tolist(), strict=True))
     assert [labels["d1"], labels["d2"], labels["d3"]] == [0.25, 0.75, 0]
 
