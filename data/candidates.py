@@ -3,63 +3,96 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
+from unicodedata import unidata_version
 
 import numpy as np
 
-from data.bm25 import bm25_top
+from data.bm25 import Ranking, bm25_top
 from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
-from data.formats.trec import read_run
+from data.formats.trec import Run, read_run
+from data.languages import Tokenizer, check_language
+from data.words import analyzer_for
 
 logger = logging.getLogger(__name__)
 
 Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
+LeftOut = Mapping[str, AbstractSet[str]]  # query id -> ids of documents that are no candidates of it
+NOTHING: LeftOut = MappingProxyType({})
+CODE = ("bm25.py", "words.py", "languages.py", "function_words.py")  # what the results of BM25 depend on
 
 
 class CandidateSource(Protocol):
     """The options of a source of candidates."""
 
-    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
-        """Find the candidates of all queries by split, best first.
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
+        """Find the candidates of all queries by split, best first, without the documents of `left_out`.
 
-        A split without any candidates is left out. Raises ValueError if only some queries of a split have candidates.
+        A query that shares nothing with the corpus has an empty list. A split that the source knows nothing of is left
+        out. Raises ValueError if the source knows nothing of some queries of a split.
         """
 
 
 @dataclass(frozen=True)
 class BM25Candidates:
-    """The `depth` best documents by BM25 (bm25s "lucene", English stop words, Snowball stemmer), cached."""
+    """The `depth` best documents by BM25 (bm25s "lucene"), cached; fewer if fewer share a word with the query."""
 
-    depth: int = 100  # candidates per query
+    depth: int = 100  # candidates per query, at most
     k1: float = 0.9  # saturation of the term frequency
     b: float = 0.4  # normalisation by document length, 0 to 1
+    language: str = "auto"  # of the stop words and the stemmer; auto: detected
+    tokenizer: Tokenizer = "auto"
 
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ValueError(f"data.candidates.depth={self.depth} must be at least 1")
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise ValueError(f"data.candidates.k1={self.k1} must be at least 0, data.candidates.b={self.b} in [0, 1]")
+        check_language("data.candidates", self.language)
 
-    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
-        texts = [text for split in queries.values() for text in split.values()]
-        versions = [version("bm25s"), version("PyStemmer")]
-        code = Path(__file__).with_name("bm25.py").read_text()
-        key = content_hash(documents, texts, [self.depth, self.k1, self.b, *versions, code])
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
+        texts = {query_id: text for split in queries.values() for query_id, text in split.items()}
+        excluded = {query_id: sorted(left_out[query_id]) for query_id in texts if left_out.get(query_id)}
+        versions = [version("bm25s"), version("PyStemmer"), unidata_version]
+        code = [Path(__file__).with_name(name).read_text() for name in CODE]
+        key = content_hash(documents, texts, excluded, asdict(self), versions, code)
+        analyzer = analyzer_for(list(documents.values()), self.language, self.tokenizer, "data.candidates")
+        identifiers = list(documents)
 
         def make(path: Path) -> None:
-            best, scores = bm25_top(list(documents.values()), texts, depth=self.depth, k1=self.k1, b=self.b)
-            np.savez(path, best=best, scores=scores)
+            positions = {document: position for position, document in enumerate(identifiers)}
+            rows = {query_id: row for row, query_id in enumerate(texts)}
+            found = bm25_top(
+                list(documents.values()),
+                list(texts.values()),
+                depth=self.depth,
+                k1=self.k1,
+                b=self.b,
+                analyzer=analyzer,
+                left_out={rows[query]: [positions[document] for document in own] for query, own in excluded.items()},
+            )
+            _save(path, found)
 
-        identifiers = list(documents)
-        arrays = read_arrays(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make))
-        rows = zip(arrays["best"].tolist(), arrays["scores"].tolist(), strict=True)
-        found = ([(identifiers[i], score) for i, score in zip(*row, strict=True)] for row in rows)
-        return {name: {query_id: next(found) for query_id in split} for name, split in queries.items()}
+        rankings = zip(texts, _load(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make)), strict=True)
+        found = {
+            query_id: [(identifiers[i], score) for i, score in zip(best.tolist(), scores.tolist(), strict=True)]
+            for query_id, (best, scores) in rankings
+        }
+        without = sum(not ranked for ranked in found.values())
+        if without:
+            logger.warning("BM25: %d of %d queries share no word with a document: no candidates", without, len(found))
+        return {name: {query_id: found[query_id] for query_id in split} for name, split in queries.items()}
 
 
 @dataclass(frozen=True)
@@ -69,19 +102,23 @@ class ListedCandidates:
     Held-out queries that list only one document, and data without lists, get candidates from BM25 with these options.
     """
 
-    depth: int = 100  # candidates per query that BM25 finds
+    depth: int = 100  # candidates per query that BM25 finds, at most
     k1: float = 0.9  # saturation of the term frequency
     b: float = 0.4  # normalisation by document length, 0 to 1
+    language: str = "auto"  # of the stop words and the stemmer; auto: detected
+    tokenizer: Tokenizer = "auto"
 
     def __post_init__(self) -> None:
         _ = self.bm25  # checks the options
 
     @property
     def bm25(self) -> BM25Candidates:
-        return BM25Candidates(depth=self.depth, k1=self.k1, b=self.b)
+        return BM25Candidates(**asdict(self))
 
-    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
-        return self.bm25.build(documents, queries, cache_dir)
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
+        return self.bm25.build(documents, queries, cache_dir, left_out)
 
 
 @dataclass(frozen=True)
@@ -93,31 +130,56 @@ class RunFileCandidates:
 
     path: str
 
-    def build(self, documents: Mapping[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
-        run = {
-            query_id: sorted(((doc, score) for doc, score in scores.items() if doc in documents), key=lambda x: -x[1])
-            for query_id, scores in read_run(path).items()
-        }
-        found, left_out = {}, []
+        run = _of_corpus(read_run(path), documents)
+        found, without = {}, []
         for name, split in queries.items():
-            missing = [query_id for query_id in split if not run.get(query_id)]
+            missing = [query_id for query_id in split if query_id not in run]
             if not missing:
-                found[name] = {query_id: run[query_id] for query_id in split}
+                found[name] = {query: _ranked(run[query], left_out.get(query, frozenset())) for query in split}
             elif len(missing) < len(split):
                 raise ValueError(
                     f"{path}: no candidates of the corpus for query {missing[0]!r} ({len(missing)} of the {len(split)} "
-                    f"{name} queries have none); add them to the file or use data/candidates=bm25"
+                    f"{name} queries have none); add them to the file (a .jsonl may have empty lists) or use "
+                    "data/candidates=bm25"
                 )
             else:
-                left_out.append(name)
+                without.append(name)
         if not found:
             raise ValueError(f"{path}: no candidates for any query of the data; does it belong to another collection?")
-        if left_out:
-            logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(left_out))
+        if without:
+            logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(without))
         return found
+
+
+def _of_corpus(run: Run, documents: Mapping[str, str]) -> Run:
+    """The documents of the corpus. A query that lists others only is left out, one with an empty list is kept."""
+    known = {query: {doc: score for doc, score in scores.items() if doc in documents} for query, scores in run.items()}
+    return {query: scores for query, scores in known.items() if scores or not run[query]}
+
+
+def _ranked(scores: Mapping[str, float], left_out: AbstractSet[str]) -> list[tuple[str, float]]:
+    return sorted(((doc, score) for doc, score in scores.items() if doc not in left_out), key=lambda pair: -pair[1])
+
+
+def _save(path: Path, rankings: Sequence[Ranking]) -> None:
+    """Write rankings of different lengths, one after the other."""
+    none = (np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+    best, scores = (np.concatenate(parts) for parts in zip(none, *rankings, strict=True))
+    np.savez(path, best=best, scores=scores, sizes=np.array([len(best) for best, _ in rankings], dtype=np.int64))
+
+
+def _load(path: Path) -> list[Ranking]:
+    arrays = read_arrays(path)
+    ends = np.cumsum(arrays["sizes"])[:-1]
+    if not len(arrays["sizes"]):
+        return []
+    return list(zip(np.split(arrays["best"], ends), np.split(arrays["scores"], ends), strict=True))
 
 
 def bm25_options_of(source: object) -> BM25Candidates | None:

@@ -78,7 +78,10 @@ class RerankingEvaluator:
         self.qrels = {query: split.qrels[query] for query in self.queries}
         self.first_stage_run = {query: self._candidates(query, split) for query in self.queries}
         if not any(self.first_stage_run.values()):
-            raise ValueError(f"no candidates to rerank for any of the {len(self.queries)} judged queries")
+            raise ValueError(
+                f"no candidates to rerank for any of the {len(self.queries)} judged queries: none shares a word with a "
+                "document; check the data, data.candidates.language and data.candidates.tokenizer"
+            )
         longest = max(len(split.candidates.get(query, [])) for query in self.queries)
         if longest < min(config.depth, len(documents)) and is_main():
             _warn_depth(config.depth, longest)
@@ -178,6 +181,8 @@ class RerankingEvaluator:
 def candidate_recall(qrels: Qrels, run: Run) -> float:
     """The mean over queries of the share of their relevant documents that are candidates: recall@depth."""
     longest = max(map(len, run.values()))
+    if longest == 0:
+        return 0.0
     return measure(qrels, run, [f"recall@{longest}"])[f"recall@{longest}"]
 
 
@@ -190,7 +195,8 @@ def _warn_truncated(count: int, total: int, max_length: int) -> None:
 @cache  # warn once, not for every split
 def _warn_depth(depth: int, longest: int) -> None:
     logger.warning(
-        "eval.depth=%d: the first stage gives at most %d candidates to rerank; raise data.candidates.depth",
+        "eval.depth=%d: the first stage gives at most %d candidates to rerank; raise data.candidates.depth, unless no "
+        "more documents share a word with a query",
         depth,
         longest,
     )

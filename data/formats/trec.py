@@ -26,7 +26,7 @@ def read_trec_run(path: Path) -> Run:
 
 
 def read_teacher_scores(path: Path) -> Run:
-    """Read lines of `{"query_id": ..., "document_ids": [...], "scores": [...]}`."""
+    """Read lines of `{"query_id": ..., "document_ids": [...], "scores": [...]}`. The lists may be empty."""
     return _collect(_teacher_rows(path))
 
 
@@ -49,10 +49,12 @@ def write_trec_run(path: Path, run: Mapping[str, Mapping[str, float]], tag: str)
         temporary.unlink(missing_ok=True)
 
 
-def _collect(rows: Iterable[tuple[str, str, str, float]]) -> Run:
+def _collect(rows: Iterable[tuple[str, str, str | None, float]]) -> Run:
     run: Run = {}
     for where, query_id, document_id, score in rows:
         scores = run.setdefault(query_id, {})
+        if document_id is None:  # an empty list
+            continue
         if not math.isfinite(score):
             raise ValueError(f"{where}: the score of document {document_id!r} is {score}; scores must be finite")
         if document_id in scores:
@@ -61,7 +63,7 @@ def _collect(rows: Iterable[tuple[str, str, str, float]]) -> Run:
     return run
 
 
-def _trec_rows(path: Path) -> Iterator[tuple[str, str, str, float]]:
+def _trec_rows(path: Path) -> Iterator[tuple[str, str, str | None, float]]:
     for where, line in read_lines(path):
         parts = line.split()
         if len(parts) != 6:
@@ -73,13 +75,15 @@ def _trec_rows(path: Path) -> Iterator[tuple[str, str, str, float]]:
         yield where, parts[0], parts[2], score
 
 
-def _teacher_rows(path: Path) -> Iterator[tuple[str, str, str, float]]:
+def _teacher_rows(path: Path) -> Iterator[tuple[str, str, str | None, float]]:
     for where, record in read_json_lines(path):
         query_id = field_of(where, record, "query_id")
         document_ids = field_of(where, record, "document_ids", list)
         scores = field_of(where, record, "scores", list)
         if len(document_ids) != len(scores):
             raise ValueError(f"{where}: {len(document_ids)} document_ids but {len(scores)} scores")
+        if not scores:
+            yield where, query_id, None, 0.0
         for document_id, score in zip(document_ids, scores, strict=True):
             if isinstance(score, bool) or not isinstance(score, int | float):
                 raise ValueError(f"{where}: scores must be numbers, got {score!r}")
