@@ -6,6 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 
 from data.sampling.list_options import ListOptions
@@ -24,6 +25,7 @@ class Split:
     """The queries of one split with their judgements and candidates, all keyed by query id.
 
     `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades.
+    `own_documents` maps a query to the documents that are the query itself: no ranking holds them, nor do `candidates`.
     """
 
     queries: dict[str, str]
@@ -32,6 +34,7 @@ class Split:
     weights: Mapping[str, float] = field(default_factory=dict)  # the weight of a query's list in the loss; default 1
     prompts: Mapping[str, str] = field(default_factory=dict)  # the prompt of a query, instead of the data set's
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    own_documents: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
 
     def without(self, queries: Container[str]) -> Split:
         """The split without these queries, by id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
 from data.collection import JUDGED_LISTS, Collection, Judgements, Split, content_hash
 from data.hashing import stable_hash
 from data.overlap import disjoint_splits
+from data.own_document import OwnDocuments, announce, same_id_documents
 from data.sampling.list_options import ListOptions
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class SourceOptions(ABC):
     lists: ListOptions = field(default_factory=ListOptions)
     query_prompt: str | None = None  # before every query; null: the model's own
     document_prompt: str | None = None  # before every document; null: the model's own
+    rank_own_document: bool = False  # also rank the document that is the query itself
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:
@@ -67,11 +69,19 @@ class SourceOptions(ABC):
             raise ValueError(f"data {name}: all {len(texts.documents)} documents of the corpus are empty")
         qrels, missing = self._splits(name, texts)
         queries = _queries_of(qrels, texts)
-        candidates = self.candidates.build(texts.documents, queries, self.cache)
-        splits = {split: Split(queries[split], qrels[split], found) for split, found in candidates.items()}
+        own = {split: same_id_documents(texts.documents, queries[split], qrels[split]) for split in queries}
+        left_out = self.left_out(name, own)
+        unranked = {query: documents for split in left_out.values() for query, documents in split.items()}
+        candidates = self.candidates.build(texts.documents, queries, self.cache, unranked)
+        splits = {
+            split: Split(queries[split], qrels[split], found, own_documents=left_out[split])
+            for split, found in candidates.items()
+        }
         ranked = {query: [d for d, _ in found] for split in candidates.values() for query, found in split.items()}
-        excluded = {query: sorted(documents) for query, documents in texts.excluded.items()}
-        fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded)
+        never = never_negatives(texts.excluded, own)
+        excluded = {query: sorted(documents) for query, documents in never.items()}
+        not_ranked = [sorted(unranked)] if unranked else []  # the fingerprint of other collections is as it was
+        fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded, *not_ranked)
         missing |= {
             split: f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
             "data/candidates=bm25"
@@ -83,10 +93,10 @@ class SourceOptions(ABC):
             texts.documents,
             splits,
             fingerprint,
-            texts.excluded,
+            never,
             missing,
             lists=self.lists,
-            available=JUDGED_LISTS | self._scores(),
+            available=self._available(splits.get("train")),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
         )
@@ -100,9 +110,34 @@ class SourceOptions(ABC):
             missing |= emptied
         return qrels, missing
 
-    def _scores(self) -> frozenset[str]:
-        """What the candidates provide for a loss: the scores of a run file are teacher scores."""
-        return frozenset({"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else ())
+    def left_out(self, name: str, own: Mapping[str, OwnDocuments]) -> Mapping[str, OwnDocuments]:
+        """The own documents by split that rankings leave out. One line says how many queries it concerns."""
+        if self.rank_own_document:
+            return {split: {} for split in own}
+        announce(name, sum(map(len, own.values())))
+        return own
+
+    def _available(self, train: Split | None) -> frozenset[str]:
+        """What training lists provide for a loss. Without negatives they hold a relevant document alone; the scores of
+        a run file are teacher scores."""
+        scores = {"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else set()
+        if train is None or self.lists.random_fraction > 0 or any(_irrelevant_candidates(train)):
+            return JUDGED_LISTS | scores
+        return (JUDGED_LISTS - {"comparison", "labels", "several"}) | scores
+
+
+def _irrelevant_candidates(split: Split) -> Iterator[bool]:
+    for query, found in split.candidates.items():
+        yield any(split.qrels[query].get(document, 0) <= 0 for document, _ in found)
+
+
+def never_negatives(excluded: Mapping[str, set[str]], own: Mapping[str, OwnDocuments]) -> dict[str, set[str]]:
+    """The excluded documents of each query, and those that are the query itself."""
+    merged = {query: set(documents) for query, documents in excluded.items()}
+    for split in own.values():
+        for query, documents in split.items():
+            merged.setdefault(query, set()).update(documents)
+    return merged
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -121,6 +122,19 @@ class EvaluatorConfig(ABC):
         prompts: Prompts | None = None,
     ) -> Evaluator:
         """Build the evaluator of one split. `dev`: for evaluations during training, limited to `dev_max_queries`."""
+
+
+def most_own_documents(own_documents: Mapping[str, AbstractSet[str]], queries: Iterable[str]) -> int:
+    """The largest number of own documents of a query: a search looks for so many more, since they are left out."""
+    return max((len(own_documents.get(query, ())) for query in queries), default=0)
+
+
+def leave_out(run: Run, own_documents: Mapping[str, AbstractSet[str]], depth: int) -> Run:
+    """The first `depth` documents of each query, best first, without those that are the query itself."""
+    return {
+        query: dict([pair for pair in found.items() if pair[0] not in own_documents.get(query, ())][:depth])
+        for query, found in run.items()
+    }
 
 
 def judged_queries(split: Split, limit: int | None) -> dict[str, str]:

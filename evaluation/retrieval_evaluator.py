@@ -14,7 +14,14 @@ from torch import Tensor
 from data.batch import TokenSequences
 from data.collection import Split
 from data.hashing import stable_hash
-from evaluation.evaluator import EvaluationResult, EvaluatorConfig, Prompts, judged_queries
+from evaluation.evaluator import (
+    EvaluationResult,
+    EvaluatorConfig,
+    Prompts,
+    judged_queries,
+    leave_out,
+    most_own_documents,
+)
 from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric
 from inference.encode import embed, tokenize_texts
 from inference.runner import Runner, similarity_of
@@ -89,7 +96,8 @@ class RetrievalConfig(EvaluatorConfig):
 
 
 class RetrievalEvaluator:
-    """Searches `documents` for every judged query. `tokenizer(texts, role=...)` gives unpadded sequences.
+    """Searches `documents` for every judged query, without those that are the query itself (`Split.own_documents`).
+    `tokenizer(texts, role=...)` gives unpadded sequences.
 
     Texts are tokenised once, at the first evaluation, and kept as int32 tokens. Documents are embedded block by block
     (by length within a block) and freed once searched. The first stage is given by the split's candidates. The model is
@@ -115,6 +123,7 @@ class RetrievalEvaluator:
         self.queries = judged_queries(split, max_queries)
         self.query_prompts, self.document_prompt = prompts.of_queries(split, self.queries), prompts.document
         self.qrels = {query: split.qrels[query] for query in self.queries}
+        self.own_documents = split.own_documents
         candidates = {query: dict(split.candidates.get(query, [])[: config.depth]) for query in self.queries}
         self.documents = reduced_corpus(documents, self.qrels, candidates, max_documents)
         self.first_stage_run = {
@@ -168,15 +177,17 @@ class RetrievalEvaluator:
         return embed(runner, sequences, self.tokenizer, self.config.token_budget)
 
     def _search(self, queries: Tensor, similarity: Similarity) -> BlockSearch:
-        index, config = index_for(self.config.search, similarity), self.config
-        return BlockSearch(queries, config.depth, query_block=config.query_block, similarity=similarity, index=index)
+        index, block = index_for(self.config.search, similarity), self.config.query_block
+        depth = self.config.depth + most_own_documents(self.own_documents, self.queries)
+        return BlockSearch(queries, depth, query_block=block, similarity=similarity, index=index)
 
     def _run(self, scores: Tensor, indices: Tensor) -> Run:
         names = list(self.documents)
-        return {
+        run = {
             query: {names[index]: score for index, score in zip(found, values, strict=True)}
             for query, found, values in zip(self.queries, indices.tolist(), scores.tolist(), strict=True)
         }
+        return leave_out(run, self.own_documents, self.config.depth)
 
 
 def reduced_corpus(documents: Mapping[str, str], qrels: Qrels, candidates: Run, size: int | None) -> Mapping[str, str]:

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.candidates import CandidateSource, Queries, bm25_options_of
+from data.candidates import NOTHING, CandidateSource, LeftOut, Queries, bm25_options_of
 from data.collection import Candidates, Collection, Split
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import MixedPrecision, check_precision, uses_bf16
-from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries
+from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import candidate_recall
@@ -76,12 +76,14 @@ class CandidatesOfSplits:
     source: CandidateSource
     splits: tuple[str, ...]
 
-    def build(self, documents: dict[str, str], queries: Queries, cache_dir: Path) -> dict[str, Candidates]:
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
         wanted = {name: texts for name, texts in queries.items() if name in self.splits}
         empty: dict[str, Candidates] = {
             name: {query: [] for query in texts} for name, texts in queries.items() if name not in wanted
         }
-        return empty | (self.source.build(documents, wanted, cache_dir) if wanted else {})
+        return empty | (self.source.build(documents, wanted, cache_dir, left_out) if wanted else {})
 
 
 def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
@@ -118,7 +120,9 @@ def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> di
     """The results of a retriever that needs no model (BM25), in JSON types."""
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
-    run = settings.model.retrieve(collection.documents, queries, settings.eval.depth)
+    depth, own = settings.eval.depth, split.own_documents
+    run = settings.model.retrieve(collection.documents, queries, depth + most_own_documents(own, queries))
+    run = leave_out(run, own, depth)
     name = settings.model.name
     results = {name: measure({query: split.qrels[query] for query in queries}, run, settings.eval.metrics)}
     return {"name_or_path": name, **describe(settings, results), "test_queries": len(queries)}
@@ -200,7 +204,13 @@ def merge_splits(collection: Collection, queries: Mapping[str, str]) -> Split:
         values = (getattr(split, name).items() for split in collection.splits.values())
         return {query: value for items in values for query, value in items if query in queries}
 
-    return Split(dict(queries), select("qrels"), select("candidates"), prompts=select("prompts"))
+    return Split(
+        dict(queries),
+        select("qrels"),
+        select("candidates"),
+        prompts=select("prompts"),
+        own_documents=select("own_documents"),
+    )
 
 
 def select_queries(run: Run, queries: Mapping[str, str]) -> Run:

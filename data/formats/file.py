@@ -14,8 +14,9 @@ from data.formats.file_format import FileFormat, file_formats, find_files
 from data.formats.grouping import QueryGroup, available_requirements, group_by_query, hold_out
 from data.hashing import stable_hash
 from data.overlap import disjoint_splits
+from data.own_document import OwnDocuments, equal_documents
 from data.sampling.list_options import ListOptions
-from data.source import SourceOptions
+from data.source import SourceOptions, never_negatives
 
 # Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
 LABEL_FACTOR = 100
@@ -109,28 +110,33 @@ class FileConfig(SourceOptions):
     ) -> Collection:
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
+        own = {split: _own_documents(documents, lists) for split, lists in members.items()}
+        left_out = self.left_out(name, own)
         splits = {
             split: Split(
                 queries={query_id: entry.query for query_id, entry in lists.items()},
                 qrels={query_id: entry.grades(scale) for query_id, entry in lists.items()},
-                candidates=self._candidates(split, documents, lists),
+                candidates=self._candidates(split, documents, lists, left_out[split]),
                 weights={query_id: entry.weight for query_id, entry in lists.items() if entry.weight != 1},
                 prompts={query_id: entry.prompt for query_id, entry in lists.items() if entry.prompt is not None},
                 labels={query_id: entry.labels for query_id, entry in lists.items()} if split == "train" else {},
+                own_documents=left_out[split],
             )
             for split, lists in members.items()
         }
-        parts = [
+        parts: list[Mapping[str, object] | list[str]] = [
             part
             for split in splits.values()
             for part in (split.queries, split.labels or split.qrels, split.candidates, split.weights, split.prompts)
         ]
+        parts += [sorted(split.own_documents) for split in splits.values() if split.own_documents]
         train = list(members.get("train", {}).values())
         return Collection(
             self._name,
             documents,
             splits,
             content_hash(documents, *parts),
+            never_negatives({}, own),
             missing=missing,
             lists=self.lists,
             available=available_requirements(train, self._adds_candidates or self.lists.random_fraction > 0),
@@ -143,7 +149,7 @@ class FileConfig(SourceOptions):
     def _adds_candidates(self) -> bool:
         return not isinstance(self.candidates, ListedCandidates)
 
-    def _candidates(self, split: str, documents: Mapping[str, str], lists: Lists) -> Candidates:
+    def _candidates(self, split: str, documents: Mapping[str, str], lists: Lists, left_out: OwnDocuments) -> Candidates:
         """The candidates of a split's queries.
 
         For train: the listed documents with the teacher's scores, then those that another source adds. For dev and
@@ -155,7 +161,7 @@ class FileConfig(SourceOptions):
         found: Candidates = {}
         if self._adds_candidates or not own:
             queries = {split: {query_id: entry.query for query_id, entry in lists.items()}}
-            found = self.candidates.build(documents, queries, self.cache)[split]
+            found = self.candidates.build(documents, queries, self.cache, left_out)[split]
         if not own:
             return found
         if train:
@@ -169,6 +175,11 @@ class FileConfig(SourceOptions):
 def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
     texts = {split: {query_id: entry.query for query_id, entry in lists.items()} for split, lists in splits.items()}
     return disjoint_splits(name, texts, splits)
+
+
+def _own_documents(documents: Mapping[str, str], lists: Lists) -> OwnDocuments:
+    queries = {query_id: entry.query for query_id, entry in lists.items()}
+    return equal_documents(documents, queries, {query_id: entry.labels.keys() for query_id, entry in lists.items()})
 
 
 def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[str, float]]:
