@@ -14,7 +14,7 @@ import Stemmer
 
 from data.function_words import FUNCTION_WORDS
 
-Tokenizer = Literal["auto", "words", "bigrams"]
+Tokenizer = Literal["auto", "words", "bigrams", "code"]
 
 # Languages without a Snowball stemmer that have a script of their own.
 UNSTEMMED = ("burmese", "chinese", "japanese", "khmer", "korean", "lao", "thai")
@@ -37,6 +37,8 @@ SYLLABIC = {"CJK", "HANGUL", "HIRAGANA", "KATAKANA"}  # one character stands for
 
 SAMPLED_DOCUMENTS = 500
 SAMPLED_CHARACTERS = 500  # of each document
+CODE_SIGNS = "_(){}[];=<>+*&|/\\#"
+MIN_SIGNS = 0.06  # of such signs to letters, for code: prose has at most half of it, docstrings too
 MIN_WORDS = 20  # shorter Latin texts are taken for English
 MIN_DIFFERENT = 4  # function words
 MIN_SHARE = 0.08  # of function words, for another language than English
@@ -45,10 +47,11 @@ MIN_RATIO = 1.5  # to the share of English ones
 
 @dataclass(frozen=True)
 class Detected:
-    """The language of a text, and whether it has scripts that are cut into bigrams."""
+    """The language of a corpus, and whether it is code or has scripts that are cut into bigrams."""
 
     language: str
-    has_bigrams: bool
+    is_code: bool = False
+    has_bigrams: bool = False
 
 
 def check_language(option: str, language: str) -> None:
@@ -75,9 +78,11 @@ def detect(documents: Sequence[str]) -> Detected:
     sample = [unicodedata.normalize("NFKC", text[:SAMPLED_CHARACTERS]).lower() for text in documents[::step]]
     letters = _letters_by_script(sample)
     if not letters:
-        return Detected("english", has_bigrams=False)
+        return Detected("english")
+    total = sum(letters.values())
+    signs = sum(text.count(sign) for text in sample for sign in CODE_SIGNS)
     unspaced = sum(count for script, count in letters.items() if LANGUAGE_OF_SCRIPT.get(script) in UNSTEMMED)
-    return Detected(_language(sample, letters), has_bigrams=unspaced >= 0.01 * sum(letters.values()))
+    return Detected(_language(sample, letters), signs >= MIN_SIGNS * total, unspaced >= 0.01 * total)
 
 
 def _language(sample: Sequence[str], letters: Mapping[str, int]) -> str:

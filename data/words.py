@@ -48,14 +48,15 @@ class TextAnalyzer:
 
     A word is a run of letters, digits, underscores and combining marks, in lower case (NFKC), at least two characters
     long, without the stop words of `language` and stemmed. Latin words in a collection of another script are treated
-    as English. `snake_case` and `camelCase` also give their parts; "C++", "C#", "a < b", "::" and emoji are terms too.
+    as English. "C++", "C#", comparisons ("a < b") and emoji are terms too. In code `snake_case` and `camelCase` also
+    give their parts, and all operators are terms, alone and with their operands.
 
     With bigrams, a run of a script without spaces gives its pairs of neighbouring characters (with their marks). A
     document gives the single characters too, which are found by a query that has a character alone.
     """
 
     def __init__(self, language: str, tokenizer: Tokenizer) -> None:
-        self.bigrams = tokenizer != "words"
+        self.bigrams, self.code = tokenizer != "words", tokenizer == "code"
         is_latin = language in FUNCTION_WORDS["LATIN"] or language == "none"
         self.language, self.latin_language = language, language if is_latin or not _own_script(language) else "english"
         self._terms: dict[str, tuple[str, ...]] = {}
@@ -73,7 +74,7 @@ class TextAnalyzer:
         if not is_ascii:
             text = unicodedata.normalize("NFKC", text).translate(INVISIBLE)
         found: list[str] = []
-        for run, word, suffix, sign in _pattern(is_ascii, self.bigrams).findall(text):
+        for run, word, suffix, sign in _pattern(is_ascii, self.bigrams, self.code).findall(text):
             if run:
                 found += _bigrams(run, is_query=is_query)
             elif sign:
@@ -82,12 +83,12 @@ class TextAnalyzer:
                 found += self._terms_of(word)
                 if suffix:
                     found.append(self._lower(word) + suffix)
-        return found + _operations(text)
+        return found + _operations(text, OPERATION if self.code else COMPARISON)
 
     def _terms_of(self, word: str) -> tuple[str, ...]:
         terms = self._terms.get(word)
         if terms is None:
-            parts = [word, *PARTS.findall(word)] if IDENTIFIER.search(word) else [word]
+            parts = [word, *PARTS.findall(word)] if self.code and IDENTIFIER.search(word) else [word]
             stems = (self._stem(self._lower(part)) for part in parts)
             terms = self._terms[word] = tuple(stem for stem in stems if stem)
         return terms
@@ -106,14 +107,17 @@ class TextAnalyzer:
 
 
 def analyzer_for(documents: Sequence[str], language: str, tokenizer: Tokenizer, option: str) -> TextAnalyzer:
-    """The analyzer of a corpus. A language that is "auto" is detected, and said once.
+    """The analyzer of a corpus. What is "auto" is detected; the language is said once.
 
     `option` is the node that has the options `language` and `tokenizer`: "data.candidates" or "model".
     """
-    if language == "auto":
-        found = detect(documents)
+    found = detect(documents) if "auto" in (language, tokenizer) else None
+    if found is not None and tokenizer == "auto":
+        tokenizer = "code" if found.is_code else "bigrams"
+    if found is not None and language == "auto":
         language = found.language
-        _announce(language, "bigrams" if found.has_bigrams and tokenizer != "words" else "words", option)
+        shown = "words" if tokenizer == "bigrams" and not found.has_bigrams else tokenizer
+        _announce(language, shown, option)
     assert language in LANGUAGES
     return TextAnalyzer(language, tokenizer)
 
@@ -140,26 +144,28 @@ def _stemmer(language: str) -> Stemmer.Stemmer | None:
 
 
 @cache
-def _pattern(is_ascii: bool, bigrams: bool) -> re.Pattern[str]:
+def _pattern(is_ascii: bool, bigrams: bool, code: bool) -> re.Pattern[str]:
     """What is found in a text: a run to cut into bigrams, or a word and its sign (C++, C#), or a sign."""
     unspaced = UNSPACED if bigrams and not is_ascii else ""
     run = rf"([{unspaced}]+)" if unspaced else "((?!))"
     letter = rf"[^\W{unspaced}]"
     word = f"{letter}+" if is_ascii else f"{letter}+(?:[{_marks()}]+{letter}*)*"
     signs = rf"(?<!{OPERATORS}){OPERATORS}{{2,3}}(?!{OPERATORS})"
-    return re.compile(rf"{run}|({word})(\+\+|\#(?!\w))?|({signs}|[{SYMBOLS}])")
+    signs = rf"{signs}|[{SYMBOLS}]" if code else f"[{SYMBOLS}]"
+    return re.compile(rf"{run}|({word})(\+\+|\#(?!\w))?|({signs})")
 
 
 OPERAND = rf"[^\W{UNSPACED}]+"
 OPERATION = re.compile(rf"(?<=\w)[ \t]*(?!\+\+|--)({OPERATORS}{{2,3}}|[<>=+*&|^])[ \t]*(?=({OPERAND}))")
+COMPARISON = re.compile(rf"(?<=\w)[ \t]*([<>=!]=|[<>])[ \t]*(?=({OPERAND}))")
 LEFT_OPERAND = re.compile(rf"{OPERAND}\Z")
 MAX_OPERAND = 64  # characters
 
 
-def _operations(text: str) -> list[str]:
+def _operations(text: str, pattern: re.Pattern[str]) -> list[str]:
     """The operators with their two operands, without spaces: "if a < b" gives "a<b"."""
     found = []
-    for match in OPERATION.finditer(text):
+    for match in pattern.finditer(text):
         left = LEFT_OPERAND.search(text, max(0, match.start() - MAX_OPERAND), match.start())
         if left is not None:
             found.append(f"{left.group()}{match[1]}{match[2]}".lower())

@@ -72,7 +72,9 @@ def test_planted_answers_are_found(language: str):
     pairs = [GENERATORS[language](rng, number) for number in range(SIZE)]
     documents = {f"d{i}": document for i, (document, _) in enumerate(pairs)}
     queries = {f"q{i}": query for i, (_, query) in enumerate(pairs)}
-    assert detect(list(documents.values())).language == language
+    found = detect(list(documents.values()))
+    assert (found.language, found.is_code) == (language, language == "english")
+    assert found.has_bigrams == (language in ("chinese", "thai"))
     run = BM25().retrieve(documents, queries, 10)
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(SIZE)}
     assert measure(qrels, run, ["recall@10"])["recall@10"] >= 0.9
@@ -155,6 +157,12 @@ def test_short_undecided_and_code_is_english(texts: list[str]):
     assert detect(texts).language == "english"
 
 
+def test_prose_about_code_is_prose():
+    text = "get_user(name) returns the user of that name, or None if there is none; see load_user for the other keys."
+    assert not detect([text] * 10).is_code
+    assert detect(["for (int i = 0; i < n; i++) { total += values[i]; }"] * 10).is_code
+
+
 def test_the_language_is_said_once_with_the_option(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     documents = {f"d{i}": "Der Zug fährt mit der Kohle in die Stadt und ist nicht das, was es ist" for i in range(4)}
     _announce.cache_clear()
@@ -174,7 +182,7 @@ def test_options_name_languages():
             build(language="germn")
     settings = load(["model=bm25", "model.language=german", "model.tokenizer=words"], "evaluate")
     assert (settings.model.language, settings.model.tokenizer) == ("german", "words")
-    with pytest.raises(ValueError, match=r"data.candidates.tokenizer='chars' is not one of auto, words, bigrams"):
+    with pytest.raises(ValueError, match=r"data.candidates.tokenizer='chars' is not one of auto, words, bigrams, code"):
         load(["model=bm25", "data.candidates.tokenizer=chars"], "evaluate")
 
 
@@ -198,12 +206,14 @@ def test_terms():
 
 
 def test_terms_of_code_differ_by_their_signs():
-    for first, second in [("C++", "C#"), ("a < b", "a > b"), ("x->y", "x::y"), ("i <= n", "i < n"), ("F#", "F")]:
+    for first, second in [("C++", "C#"), ("a < b", "a > b"), ("i <= n", "i < n"), ("F#", "F"), ("x == y", "x != y")]:
         assert set(_terms(first)) != set(_terms(second))
+    for first, second in [("x->y", "x::y"), ("a + b", "a * b"), ("n = 2", "n += 2"), ("??", "&&")]:
+        assert set(_terms(first, tokenizer="code")) != set(_terms(second, tokenizer="code"))
     assert _terms("a<b") == _terms("a  <  b")
     parts = {"get", "user", "name"}
-    assert parts <= set(_terms("getUserName")) & set(_terms("get_user_name"))
-    assert parts.isdisjoint(_terms("getusername"))
+    assert parts <= set(_terms("getUserName", tokenizer="code")) & set(_terms("get_user_name", tokenizer="code"))
+    assert parts.isdisjoint(_terms("getusername", tokenizer="code") + _terms("getUserName get_user_name"))
 
 
 @pytest.fixture
