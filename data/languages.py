@@ -37,8 +37,12 @@ SYLLABIC = {"CJK", "HANGUL", "HIRAGANA", "KATAKANA"}  # one character stands for
 
 SAMPLED_DOCUMENTS = 500
 SAMPLED_CHARACTERS = 500  # of each document
+PUNCTUATION = ".,;:!?\"'()،؛؟।«»„“”"
 CODE_SIGNS = "_(){}[];=<>+*&|/\\#"
-MIN_SIGNS = 0.06  # of such signs to letters, for code: prose has at most half of it, docstrings too
+# Code has so many of these signs to its letters and few function words, or twice as many signs. Prose has at most half
+# as many, and so have docstrings.
+MIN_SIGNS = 0.06
+MAX_FUNCTION_WORDS = 0.2
 MIN_WORDS = 20  # shorter Latin texts are taken for English
 MIN_DIFFERENT = 4  # function words
 MIN_SHARE = 0.08  # of function words, for another language than English
@@ -79,13 +83,18 @@ def detect(documents: Sequence[str]) -> Detected:
     letters = _letters_by_script(sample)
     if not letters:
         return Detected("english")
-    total = sum(letters.values())
-    signs = sum(text.count(sign) for text in sample for sign in CODE_SIGNS)
+    words = Counter(word.strip(PUNCTUATION) for text in sample for word in text.split())
     unspaced = sum(count for script, count in letters.items() if LANGUAGE_OF_SCRIPT.get(script) in UNSTEMMED)
-    return Detected(_language(sample, letters), signs >= MIN_SIGNS * total, unspaced >= 0.01 * total)
+    has_bigrams = unspaced >= 0.01 * sum(letters.values())
+    return Detected(_language(words, letters), _is_code(sample, words, sum(letters.values())), has_bigrams)
 
 
-def _language(sample: Sequence[str], letters: Mapping[str, int]) -> str:
+def _is_code(sample: Sequence[str], words: Mapping[str, int], num_letters: int) -> bool:
+    signs = sum(text.count(sign) for text in sample for sign in CODE_SIGNS) / num_letters
+    return signs >= 2 * MIN_SIGNS or (signs >= MIN_SIGNS and _share(words, "LATIN", "english") < MAX_FUNCTION_WORDS)
+
+
+def _language(words: Mapping[str, int], letters: Mapping[str, int]) -> str:
     weights = {script: count * (2 if script in SYLLABIC else 1) for script, count in letters.items()}
     script = max(weights, key=lambda name: weights[name])
     kana = letters.get("HIRAGANA", 0) + letters.get("KATAKANA", 0)
@@ -93,20 +102,20 @@ def _language(sample: Sequence[str], letters: Mapping[str, int]) -> str:
         return "japanese" if kana >= 0.05 * (kana + letters.get("CJK", 0)) else "chinese"
     if script not in FUNCTION_WORDS:
         return LANGUAGE_OF_SCRIPT.get(script, "none")
-    words = Counter(word.strip(".,;:!?\"'()،؛؟।«»„“”") for text in sample for word in text.split())
-    total = sum(words.values())
-    shares = {
-        language: sum(words[word] for word in function_words.split()) / total
-        for language, function_words in FUNCTION_WORDS[script].items()
-    }
+    shares = {language: _share(words, script, language) for language in FUNCTION_WORDS[script]}
     best = max(shares, key=lambda language: shares[language])  # the first of equal ones
     seen = sum(word in words for word in FUNCTION_WORDS[script][best].split())
     decided = (
-        total >= MIN_WORDS
+        sum(words.values()) >= MIN_WORDS
         and seen >= MIN_DIFFERENT
         and shares[best] >= max(MIN_SHARE, MIN_RATIO * shares.get("english", 0))
     )
     return best if script != "LATIN" or decided else "english"
+
+
+def _share(words: Mapping[str, int], script: str, language: str) -> float:
+    """The share of a language's frequent words."""
+    return sum(words.get(word, 0) for word in FUNCTION_WORDS[script][language].split()) / sum(words.values())
 
 
 def _letters_by_script(sample: Sequence[str]) -> Counter[str]:

@@ -111,7 +111,7 @@ class FileConfig(SourceOptions):
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
         own = {split: _own_documents(documents, lists) for split, lists in members.items()}
-        left_out = self.left_out(name, own)
+        left_out = self.left_out(self._name, own)
         splits = {
             split: Split(
                 queries={query_id: entry.query for query_id, entry in lists.items()},
