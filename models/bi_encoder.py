@@ -23,12 +23,12 @@ from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
+from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
 from models.scale import Scale, ScaleOptions, saved_scale
 from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, Tower, towers_of
 
 SIMILARITIES = ("cosine", "dot")
-ROLES = ("query", "document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class BiEncoderConfig(PretrainedOptions):
 
     def starting_from(self, folder: Path) -> BiEncoderConfig:
         learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
-        saved: dict[str, Any] = dict.fromkeys(learned)  # None: as saved in the folder
+        saved: dict[str, Any] = dict.fromkeys([*learned, "prompts"])  # None: as saved in the folder
         return replace(self, name_or_path=str(folder), **saved)
 
     def saved_scale(self) -> Mapping[str, float]:
@@ -127,6 +127,9 @@ class BiEncoderConfig(PretrainedOptions):
 
     def prompt_options(self) -> Mapping[str, str]:
         return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
+
+    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
+        return prompts.without_name()
 
     def check_machine(self) -> None:
         quantization_config(self.quantization)
@@ -235,10 +238,11 @@ class BiEncoder(RankingModel):
             output["layers"] = layers[:, :-1]
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
 
-    def adopt_prompts(self, query: str | None, document: str | None) -> None:
-        given = {role: text for role, text in (("query", query), ("document", document)) if text is not None}
-        if given:
-            self.tokenizer = replace(self.tokenizer, prompts={**self.tokenizer.prompts, **given})
+    def adopt_prompts(self, prompts: RunPrompts) -> None:
+        pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer
+        roles = {role: text for role, text in pairs if text is not None}
+        named = {name: text for role, _ in pairs for name, text in prompts.texts(role, tokenizer.prompt(role)).items()}
+        self.tokenizer = replace(tokenizer, prompts=merge_prompts(tokenizer.prompts, named, roles))
 
     def simplify_for_tracing(self) -> None:
         if isinstance(self.tower, SeparateTowers):

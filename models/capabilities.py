@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import nn
 
+from models.prompts.run_prompts import RunPrompts, in_words
+
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
@@ -81,9 +83,9 @@ class RankingModel(nn.Module, ABC):
             raise ValueError(f"a {type(self).__name__} gives no {', '.join(sorted(missing))}")
         self.wanted_outputs = frozenset(wanted_outputs)
 
-    def adopt_prompts(self, query: str | None, document: str | None) -> None:
-        """Make the data's prompts the model's own, for the export. None: the model keeps its prompt. A model without
-        prompts may ignore them."""
+    def adopt_prompts(self, prompts: RunPrompts) -> None:
+        """Make the data's prompts the model's own, for the export; where one is None, the model keeps its prompt. A
+        model without prompts of its own may ignore them: its options list them as lost."""
 
     def simplify_for_tracing(self) -> None:
         """Remove data-dependent control flow, without changing the memory of a row: the memory plan runs the model on
@@ -142,6 +144,14 @@ class ModelOptions(ABC):
     def prompt_options(self) -> Mapping[str, str]:
         """The prompts that are set, by the name of the option."""
         return {}
+
+    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
+        """The prompts, in words, that stand before texts in training and that an export would not put there. It runs
+        before weights are loaded. A model without prompts of its own loses all of them."""
+        return [
+            *in_words([prompt for role in ("query", "document") for prompt in prompts.of(role, "") if prompt.text]),
+            *prompts.without_name(),
+        ]
 
     def check_machine(self) -> None:  # noqa: B027 (most kinds run anywhere)
         """Raise ValueError if this machine cannot run the model."""

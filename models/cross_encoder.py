@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig, merge_saved
 from models.pretrained import PretrainedOptions
+from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.tokenization import PairTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -78,11 +79,17 @@ class CrossEncoderConfig(PretrainedOptions):
             max_length,
             folder.prompts if is_reranker else {},
             folder.settings.get("default_prompt_name") if is_reranker else None,
+            document_prompt=folder.document_prompt if is_reranker else "",
         )
         activation = nn.Identity() if missing else activation_of(folder, backbone.config)
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
         model.requested_dropout = self.requested_dropout
         return model.train()
+
+    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
+        """The document prompts: a reranker of sentence-transformers puts a prompt before the first text of a pair."""
+        documents = prompts.of("document", self.read_folder().document_prompt)
+        return [*in_words([prompt for prompt in documents if prompt.text]), *prompts.without_name()]
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
         config = load_config(folder)
@@ -144,6 +151,17 @@ class CrossEncoder(RankingModel):
         super().prepare(wanted_outputs=wanted_outputs)
         if shift_invariant:
             self._freeze_score_bias()
+
+    def adopt_prompts(self, prompts: RunPrompts) -> None:
+        tokenizer = self.tokenizer
+        roles = {} if prompts.query is None else {"query": prompts.query}
+        named = prompts.texts("query", tokenizer.query_prompt)
+        self.tokenizer = replace(
+            tokenizer,
+            prompts=merge_prompts(tokenizer.prompts, named, roles),
+            default_prompt="query" if roles else tokenizer.default_prompt,
+            document_prompt=tokenizer.document_prompt if prompts.document is None else prompts.document,
+        )
 
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
         export_cross_encoder(self, folder, card=card, adapter_only=adapter_only)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models.answer_head import LogitTransform, answer_with, check_transform
@@ -24,10 +31,13 @@ from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig, merge_saved
 from models.pretrained import PretrainedOptions
+from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
-from models.prompts.template_folder import read_template
+from models.prompts.template_folder import FILE, read_template
 from models.prompts.tokenizer import PromptTokenizer
-from models.tokenization import load_tokenizer
+from models.tokenization import load_plain_tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
 
@@ -101,15 +111,47 @@ class LLMRerankerConfig(PretrainedOptions):
     def check_machine(self) -> None:
         quantization_config(self.quantization)
 
-    def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
-        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, pads_with_end=True)
+    def starting_from(self, folder: Path) -> LLMRerankerConfig:
+        return replace(self, name_or_path=str(folder), template=None)  # the folder's has the prompts of training
+
+    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
+        """The document prompts beside that of the template, and an empty instruction beside a default one.
+
+        Raises ValueError if there is an instruction and no slot for it.
+        """
+        if prompts == RunPrompts():
+            return []
+        folder = self.read_folder()
+        template = self._template(folder, load_plain_tokenizer(folder))
+        queries = prompts.of("query", template.instruction)
+        documents = prompts.of("document", template.document_prompt)
+        for prompt in queries:
+            template.instructed(prompt.text or "")
+        uninstructed = [prompt for prompt in queries if queries[0].text and not prompt.text]
+        others = [prompt for prompt in documents if prompt.text != documents[0].text]
+        return [*in_words(uninstructed), *in_words(others), *prompts.without_name()]
+
+    def _template(self, folder: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
         template = TEMPLATES[self.template] if isinstance(self.template, str) else self.template
         template = template or read_template(folder, tokenizer) or PUBLISHED.get(self.name_or_path)
         if template is None:
             raise ValueError(
                 f"model {folder.path} has no prompt template: set model.template to {', '.join(TEMPLATES)} or your own"
             )
-        prompts = PromptTokenizer(tokenizer, max_length, template=template, max_query_length=self.max_query_length)
+        return template
+
+    def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
+        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, pads_with_end=True)
+        template, saved = self._template(folder, tokenizer), read_json(folder.path / FILE)
+        if saved is not None and asdict(template) != saved:
+            logger.warning("model.template replaces the prompt that %s was trained with: null reads that", folder.path)
+        prompts = PromptTokenizer(
+            tokenizer,
+            max_length,
+            folder.prompts if folder.kind == "CrossEncoder" else {},
+            template=template,
+            max_query_length=self.max_query_length,
+        )
         prompts.check()
         return prompts
 
@@ -184,8 +226,11 @@ class LLMReranker(RankingModel):
         values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
         return {name: value.view(ends.shape) for name, value in values.items()}
 
-    def adopt_prompts(self, query: str | None, document: str | None) -> None:
-        self.tokenizer = self.tokenizer.with_prompts(query, document)
+    def adopt_prompts(self, prompts: RunPrompts) -> None:
+        tokenizer = self.tokenizer
+        named = prompts.texts("query", tokenizer.prompt_template.instruction)
+        merged = merge_prompts(tokenizer.prompts, named, {})
+        self.tokenizer = replace(tokenizer.with_prompts(prompts.query, prompts.document), prompts=merged)
 
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
         export_llm_reranker(self, folder, card=card, adapter_only=adapter_only)

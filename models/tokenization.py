@@ -44,11 +44,6 @@ class ModelTokenizer:
         """A text that is equal for two tokenizers if they give the same rows."""
         return f"{self.max_length} {self.tokenizer.padding_side} {self.tokenizer.backend_tokenizer.to_str()}"
 
-    def check_prompts(self) -> None:
-        """Check each of the model's own prompts by `check_prompt`."""
-        for prompt in self.prompts.values():
-            self.check_prompt(prompt)
-
     def check_prompt(self, prompt: str | None) -> None:
         """Raise ValueError if a prompt leaves no room for the text."""
         if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
@@ -72,27 +67,41 @@ class ModelTokenizer:
         return {name: [row or [self.padding[name]] for row in rows] for name, rows in encoding.items()}
 
 
+@dataclass(frozen=True)
 class PairTokenizer(ModelTokenizer):
     """Tokenises (query, document) pairs to unpadded rows. If a pair exceeds `max_length`, the longer text is cut first.
 
-    `default_prompt` is put before the query.
+    `default_prompt` is put before the query, `document_prompt` before the document.
     """
+
+    document_prompt: str = ""  # no prompt of sentence-transformers, which puts none before the second text of a pair
 
     layout: ClassVar[Layout] = "pairs"
 
     def __call__(
-        self, queries: list[str], documents: list[str], query_prompt: str | None = None, document_prompt: str = ""
+        self,
+        queries: list[str],
+        documents: list[str],
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
     ) -> TokenIds:
-        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair."""
-        prompt = self.prompts.get(self.default_prompt or "", "") if query_prompt is None else query_prompt
-        return self._encode(_prepend(prompt, queries), _prepend(document_prompt, documents))
+        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair. A prompt of None
+        is the model's own."""
+        prompt = self.query_prompt if query_prompt is None else query_prompt
+        before = self.document_prompt if document_prompt is None else document_prompt
+        return self._encode(_prepend(prompt, queries), _prepend(before, documents))
 
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
         """Make a row per pair (query, document). A prompt of None is the model's own."""
         self.check_prompt(query_prompt)
-        return self([query] * len(documents), documents, query_prompt, document_prompt or "")
+        return self([query] * len(documents), documents, query_prompt, document_prompt)
+
+    @property
+    def query_prompt(self) -> str:
+        """The model's own prompt before a query."""
+        return self.prompts.get(self.default_prompt or "", "")
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,11 @@ class TextTokenizer(ModelTokenizer):
         first, others = self([query], "query", query_prompt), self(documents, "document", document_prompt)
         return {name: [*first[name], *others[name]] for name in first}
 
+    def check_prompts(self) -> None:
+        """Check the prompts that are put before a text of no name by `check_prompt`."""
+        for role in ("query", "document", None):
+            self.check_prompt(self.prompt(role))
+
     def prompt(self, role: str | None) -> str:
         names = {None: (), "query": ("query",), "document": ("document", "passage", "corpus")}
         if role not in names:
@@ -148,6 +162,17 @@ def _prepend(prompt: str, texts: list[str]) -> list[str]:
     return [prompt + text for text in texts] if prompt else texts
 
 
+def load_plain_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
+    """Load the folder's tokenizer as transformers does."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
+            )
+    except (ValueError, ImportError, OSError, KeyError) as error:
+        raise loading_error(folder, error) from error
+
+
 def load_tokenizer(
     folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, pads_with_end: bool = False
 ) -> tuple[PreTrainedTokenizerBase, int]:
@@ -155,13 +180,7 @@ def load_tokenizer(
 
     `pads_with_end`: a tokenizer without a padding token pads with its end token, for models that ignore padding ids.
     """
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
-            )
-    except (ValueError, ImportError, OSError, KeyError) as error:
-        raise loading_error(folder, error) from error
+    tokenizer = load_plain_tokenizer(folder)
     if pads_with_end and tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.distributed import process_group
-from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from models.capabilities import RankingModel
+from evaluation.evaluator import EvaluationResult, Evaluator
 from models.export.hub import push_to_hub
 from runs.directory import RunDirectory
 from runs.report.content import print_table
@@ -42,11 +41,6 @@ def show_finished(run: RunDirectory) -> dict[str, Any]:
         print(f"{run.path} is finished ({run.summary['steps']} steps); resume=none trains it again")
         print_table(run.summary)
     return run.summary
-
-
-def adopt_prompts(model: RankingModel, prompts: Prompts) -> None:
-    """Make the data's prompts the model's own, so that the exported model uses those of training and evaluation."""
-    model.adopt_prompts(prompts.query, prompts.document)
 
 
 def upload(folder: Path, name: str | None) -> None:

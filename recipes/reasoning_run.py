@@ -23,10 +23,12 @@ from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
+from models.prompts.run_prompts import RunPrompts
 from models.reasoner import Reasoner
 from recipes.baseline import score_baseline
-from recipes.finish import adopt_prompts, print_results, show_finished, write_results
+from recipes.finish import print_results, show_finished, write_results
 from recipes.model_card import model_card
+from recipes.prompts import check_prompts, lost_in_words, run_prompts
 from recipes.results import TrainingOutcome, record, store_run, summarise
 from recipes.run_config import RunSettings
 from recipes.start import join_ranks, open_run
@@ -61,6 +63,11 @@ class ReasonConfig(RunSettings):
         if self.model.quantization is not None:
             raise ValueError("model.quantization is not supported with reasoning: leave it null")
 
+    @property
+    def prompted_model(self) -> LLMRerankerConfig:
+        """The options of the model with the prompt up to the reasoning as its template."""
+        return replace(self.model, template=self.template.prompt)
+
 
 @preemption.handle_signals()
 def reason(
@@ -76,6 +83,8 @@ def reason(
     if len(data.sources) > 1:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
     collection = data.evaluated
+    prompts = run_prompts(collection, collection)
+    check_prompts(settings.prompted_model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     join_ranks(settings.timeout_s, on_lost_rank)
     tree = after_restart(as_tree(settings))
     folder = Path(settings.output_dir) / str(settings.run_name)
@@ -166,14 +175,14 @@ def train_reasoner(
     outcome = TrainingOutcome(engine="trl", steps=steps, seconds=seconds)
     stages = [{"name": run.name, "metric": after.metrics.mean[test.config.metric]}]
     summary = summarise(collection, test, results, outcome, stages)
-    export_reasoner(model, settings, run, summary, Prompts.of(collection))
+    export_reasoner(model, settings, run, summary, run_prompts(collection, collection))
     write_results(run, test, after, summary)
     return logger, summary
 
 
 def build_reasoner(settings: ReasonConfig) -> tuple[LLMReranker, Reasoner]:
     """Build the model on this rank's device, and the module that scores with its reasoning."""
-    model = replace(settings.model, template=settings.template.prompt).build(settings.seed)
+    model = settings.prompted_model.build(settings.seed)
     restore_language_model_head(model)
     model.to(process_group.device())
     tokenizer = model.tokenizer
@@ -250,18 +259,20 @@ def rename_trl_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def export_reasoner(
-    model: LLMReranker, settings: ReasonConfig, run: RunDirectory, summary: Mapping[str, Any], prompts: Prompts
+    model: LLMReranker, settings: ReasonConfig, run: RunDirectory, summary: Mapping[str, Any], prompts: RunPrompts
 ) -> None:
     """Write the language model to model/, with the template that answers at once and the one with reasoning."""
     template, options = settings.template, settings.trainer
     model.tokenizer = replace(model.tokenizer, template=template.direct)
-    adopt_prompts(model, prompts)
+    model.adopt_prompts(prompts)
+    template = template.with_prompts(prompts.query, prompts.document)
     if process_group.is_main():
         card_settings = {
             "loss": f"GRPO by TRL ({options.loss_type}), trained to reason before it answers "
             "(`reasoning_template.json`)",
             "batch": f"{options.batch_size} pairs with {options.num_generations} completions each",
             "optimizer": f"learning rate {options.learning_rate:g}",
+            **lost_in_words(settings.prompted_model, prompts),
         }
         card = model_card(run.name, summary, start=str(model.source), seed=settings.seed, settings=card_settings)
         model.cpu().export(run.path / "model", card=card)

@@ -33,6 +33,7 @@ class RunSettings:
     seed: int = 42
     resume: str = "auto"  # "auto", "none" or the path of a checkpoint
     output_dir: str = "outputs"
+    allow_lost_prompts: bool = False  # train with prompts that the export cannot hold; the model card names them
     timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
     model: Any
     data: Any

@@ -20,8 +20,9 @@ from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
 from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
 from recipes.compatibility import check_model
 from recipes.model_card import model_card
+from recipes.prompts import lost_in_words
 from recipes.run_config import RunConfig
-from recipes.stages import Stage
+from recipes.stages import Stage, stage_prompts
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger, StageLogger
@@ -76,6 +77,7 @@ class StageSequence:
             model = stage.settings.model.build(self.settings.seed)
             check_model(stage.settings, model)
             dev, test = self._evaluators_for(model)
+            prompts = stage_prompts(stage, self.collection, data)
             trainer = build_trainer(
                 stage.settings,
                 data,
@@ -89,8 +91,9 @@ class StageSequence:
                 trainer,
                 test,
                 directory,
-                collection=self.collection,
                 training=data,
+                prompts=prompts,
+                remarks=lost_in_words(stage.settings.model, prompts),
                 shared_baseline=None if self.finished else baseline_folder(self.settings, self.collection, model),
                 earlier=self.summaries,
                 adapter_only=stage.settings.adapter_only,

@@ -12,7 +12,9 @@ from data.overlap import held_out_queries, without_held_out
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
 from losses.contracts import input_names
+from models.prompts.run_prompts import RunPrompts
 from recipes.compatibility import AUXILIARY_INPUTS
+from recipes.prompts import run_prompts
 from recipes.run_config import RunConfig
 from runs.stage_folders import stage_folder
 
@@ -99,3 +101,8 @@ def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixt
     key = f"stage.{stage.name}.data"
     remedy = f"give {key} other training queries, or leave it out"
     return own.map_sources(lambda source: without_held_out(source, held_out, f"{key} ({source.name})", remedy))
+
+
+def stage_prompts(stage: Stage, evaluated: Collection | Mixture, training: Collection | Mixture) -> RunPrompts:
+    """The prompts of the stage's `training` data and of the `evaluated` data of the run."""
+    return run_prompts(evaluated, training, stage=stage.name if stage.has_own_data else None, adopted=stage.number > 1)

@@ -11,13 +11,14 @@ from data.collection import Collection
 from data.sampling.mixture import Mixture
 from engines.distributed import process_group
 from engines.protocol import Engine
-from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.evaluator import EvaluationResult, Evaluator
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, measure
 from evaluation.significance import paired_test
 from inference.interruptible import Interruptible
+from models.prompts.run_prompts import RunPrompts
 from recipes.baseline import save_final_scores, score_baseline
-from recipes.finish import adopt_prompts, write_results
+from recipes.finish import write_results
 from recipes.model_card import model_card, settings_of
 from recipes.results import Evaluate, TrainingOutcome, record, store_run, summarise
 from runs.directory import RunDirectory
@@ -29,16 +30,18 @@ def train_model(
     test: Evaluator,
     run: RunDirectory,
     *,
-    collection: Collection | Mixture,
     training: Collection | Mixture,
+    prompts: RunPrompts,
+    remarks: Mapping[str, str],
     shared_baseline: Path | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     adapter_only: bool = False,
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate, export and report. Returns the summary.
 
-    `training` is the data to train on, `collection` the data to evaluate on. `shared_baseline` is the folder that keeps
-    the starting model's scores for all runs. `earlier` are the summaries of the stages before.
+    `training` is the data to train on, `prompts` what stands before its texts, and `remarks` further lines of the model
+    card. `shared_baseline` is the folder that keeps the starting model's scores for all runs. `earlier` are the
+    summaries of the stages before.
     """
     evaluate = make_evaluate(trainer.engine)
     baseline = score_baseline(test, evaluate, run, trainer.logger, shared_baseline)
@@ -57,10 +60,12 @@ def train_model(
     for name, scores in (("after", after.run), ("fused", fused)):
         store_run(run, name, scores)
         record(run, trainer.logger, trainer.state.step, name, results[name])
-    stages = [*(earlier[-1]["stages"] if earlier else ()), stage_entry(trainer, run, after.metrics, test.config.metric)]
+    settings = {**settings_of(trainer), **remarks}
+    entry = stage_entry(trainer, run, after.metrics, test.config.metric, settings)
+    stages = [*(earlier[-1]["stages"] if earlier else ()), entry]
     summary = summarise(training, test, results, training_outcome(trainer), stages)
     summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
-    export_model(trainer, run, summary, Prompts.of(collection), adapter_only=adapter_only)
+    export_model(trainer, run, summary, prompts, settings, adapter_only=adapter_only)
     if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)
     write_results(run, test, after, summary)
@@ -116,7 +121,9 @@ def training_outcome(trainer: Trainer) -> TrainingOutcome:
     )
 
 
-def stage_entry(trainer: Trainer, run: RunDirectory, after: Metrics, metric: str) -> dict[str, Any]:
+def stage_entry(
+    trainer: Trainer, run: RunDirectory, after: Metrics, metric: str, settings: Mapping[str, str]
+) -> dict[str, Any]:
     """The entry of this trainer's stage in the `stages` of summary.json: its settings, costs and test metrics."""
     lines, state = run.stage_lines, trainer.state
     entry = {"name": lines.stage if lines else run.name, "metric": after.mean[metric]}
@@ -128,18 +135,23 @@ def stage_entry(trainer: Trainer, run: RunDirectory, after: Metrics, metric: str
         "best_step": state.best_step,  # counted within the stage; 0: the model that the stage started from is exported
         "steps": state.step,
         "seconds": state.totals["seconds"],
-        "settings": settings_of(trainer),
+        "settings": dict(settings),
     }
 
 
 def export_model(
-    trainer: Trainer, run: RunDirectory, summary: Mapping[str, Any], prompts: Prompts, *, adapter_only: bool
+    trainer: Trainer,
+    run: RunDirectory,
+    summary: Mapping[str, Any],
+    prompts: RunPrompts,
+    settings: Mapping[str, str],
+    *,
+    adapter_only: bool,
 ) -> None:
     """Export the loaded model to model/. Call it on all ranks."""
     model: Any = trainer.engine.model  # a models.capabilities.RankingModel
-    adopt_prompts(model, prompts)
+    model.adopt_prompts(prompts)
     with trainer.engine.full_weights():
         if process_group.is_main():
-            start, settings = str(model.source), settings_of(trainer)
-            card = model_card(run.name, summary, start=start, seed=trainer.seed, settings=settings)
+            card = model_card(run.name, summary, start=str(model.source), seed=trainer.seed, settings=settings)
             model.export(run.path / "model", card=card, adapter_only=adapter_only)

@@ -12,9 +12,10 @@ from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
 from recipes.compatibility import check_data, check_model, check_parts
 from recipes.finish import print_results, show_finished, upload
+from recipes.prompts import check_prompts, lost_in_words, run_prompts
 from recipes.run_config import RunConfig
 from recipes.stage_sequence import train_stages
-from recipes.stages import Stage, stages_of, training_data
+from recipes.stages import Stage, stage_prompts, stages_of, training_data
 from recipes.start import join_ranks, open_run
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
@@ -65,10 +66,13 @@ def check_settings(settings: RunConfig, stages: Sequence[Stage]) -> None:
 
 
 def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:
-    """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have."""
+    """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have, or
+    if the export would lose a prompt."""
     training = [training_data(stage, collection) for stage in stages]
     for stage, data in zip(stages, training, strict=True):
         check_data(stage.settings, data)
+        settings, prompts = stage.settings, stage_prompts(stage, collection, data)
+        check_prompts(settings.model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     return training
 
 
@@ -77,14 +81,16 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tupl
     model = settings.model.build(settings.seed)
     check_model(settings, model)
     shared_baseline = baseline_folder(settings, collection, model)
+    prompts = run_prompts(collection, collection)
     trainer = make_trainer(settings, collection, run, model)
     test = test_evaluator(settings, collection, model)
     summary = train_model(
         trainer,
         test,
         run,
-        collection=collection,
         training=collection,
+        prompts=prompts,
+        remarks=lost_in_words(settings.model, prompts),
         shared_baseline=shared_baseline,
         adapter_only=settings.adapter_only,
     )

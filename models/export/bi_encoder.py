@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from models.export.folder import (
     full_state_dict,
+    list_prompts,
     new_folder,
     versions,
     write_backbone,
@@ -36,8 +37,12 @@ documents = model.encode_document(["a document", "another document"])
 similarities = model.similarity(queries, documents)
 ```
 
-{dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.{prompts}
-"""
+{dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.
+{prompts}"""
+PROMPTS = (
+    "Prompts: `encode_query` and `encode_document` put the one of their name before a text, with `prompt_name=NAME` "
+    "another one:"
+)
 
 
 def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
@@ -134,14 +139,12 @@ def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
 
 
 def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> None:
-    prompts = {role: text for role, text in _prompts(model.tokenizer).items() if text}
-    listed = "".join(f"\n- {role}: `{text!r}`" for role, text in prompts.items())
     usage = USAGE.format(
         folder=name,
         dimension=model.dimension,
         similarity=model.similarity,
         max_length=model.tokenizer.max_length,
-        prompts=f" Prompts that are put before them:\n{listed}" if listed else "",
+        prompts=list_prompts(_prompts(model.tokenizer), PROMPTS),
     )
     write_card(
         work,

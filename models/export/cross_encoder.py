@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
-from models.loading.folder import read_json
+from models.export.folder import (
+    list_prompts,
+    new_folder,
+    versions,
+    write_backbone,
+    write_card,
+    write_json,
+    write_tokenizer,
+)
+from models.loading.folder import DOCUMENT_PROMPT, read_json
 
 if TYPE_CHECKING:
     from models.cross_encoder import CrossEncoder
+    from models.tokenization import PairTokenizer
 
 TRANSFORMER_MODULE = "sentence_transformers.base.modules.transformer.Transformer"
 USAGE = """## Use
@@ -23,7 +32,7 @@ ranking = model.rank("a query", ["a document", "another document"])
 ```
 
 Pairs are cut at {max_length} tokens. Higher scores are better; they are {scale}.
-"""
+{prompts}"""
 
 
 def export_cross_encoder(
@@ -47,8 +56,21 @@ def export_cross_encoder(
             pipeline="text-ranking",
             tags=["cross-encoder", "reranker", "text-ranking"],
             body=card,
-            usage=USAGE.format(folder=folder, max_length=model.tokenizer.max_length, scale=scale),
+            usage=USAGE.format(
+                folder=folder, max_length=model.tokenizer.max_length, scale=scale, prompts=_prompts(model.tokenizer)
+            ),
         )
+
+
+def _prompts(tokenizer: PairTokenizer) -> str:
+    """Markdown about the prompts, which other libraries than sentence-transformers 6 do not read."""
+    default, document = tokenizer.default_prompt, tokenizer.document_prompt
+    before = f", which is {default}" if default in tokenizer.prompts else ""
+    title = f"Prompts before the query: sentence-transformers 6 puts the default one{before}, other releases and "
+    listed = list_prompts(tokenizer.prompts, f"{title}servers none. Put them there yourself:")
+    if not document:
+        return listed
+    return f"{listed}\nIt was trained with `{document!r}` before every document, which plackett alone puts there.\n"
 
 
 def _write_settings(model: CrossEncoder, work: Path) -> None:
@@ -75,5 +97,6 @@ def _write_settings(model: CrossEncoder, work: Path) -> None:
             "activation_fn": activation,
             "prompts": dict(model.tokenizer.prompts),
             "default_prompt_name": model.tokenizer.default_prompt,
+            **({DOCUMENT_PROMPT: document} if (document := model.tokenizer.document_prompt) else {}),
         },
     )

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,8 @@ from models.dropout import dropout_as_loaded
 from models.loading.backbone import quiet
 from models.loading.folder import read_json
 from models.lora import merge_adapters
+
+LISTED_PROMPTS = 50  # prompts in a model card
 
 
 @contextmanager
@@ -106,6 +108,17 @@ def write_card(
     header += [] if Path(base).exists() else [f"base_model: {base}"]
     text = "\n".join([*header, "---", "", (body or f"# {name}\n").strip(), "", usage])
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def list_prompts(prompts: Mapping[str, str], title: str) -> str:
+    """Markdown with `title` and the prompts by name; empty if all are empty. Of many the first are listed."""
+    if not any(prompts.values()):
+        return ""
+    first = sorted(prompts.items(), key=lambda item: item[0] not in ("query", "document"))[:LISTED_PROMPTS]
+    lines = [f"- {name}: `{text!r}`" for name, text in first]
+    if len(prompts) > len(first):
+        lines.append(f"- and {len(prompts) - len(first):,} more in config_sentence_transformers.json")
+    return "\n".join(["", title, "", *lines, ""])
 
 
 def copy_card(card: str, *, folder: Path, of: Path, source: str, body: str) -> str:

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.answer_head import LogitTransform
-from models.export.folder import new_folder, versions, write_backbone, write_card, write_json, write_tokenizer
+from models.export.folder import (
+    list_prompts,
+    new_folder,
+    versions,
+    write_backbone,
+    write_card,
+    write_json,
+    write_tokenizer,
+)
 from models.loading.folder import read_json
 from models.prompts.chat_template import chat_template
 from models.prompts.template_folder import FILE
+from models.prompts.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
     from models.llm_reranker import LLMReranker
@@ -40,7 +49,7 @@ ranking = model.rank("a query", ["a document", "another document"]{instructed})
 
 The score is the logit of {true!r} minus that of {false!r} after the prompt, {scale}. Prompts are cut at {max_length}
 tokens by shortening the document. Queries above {query} tokens are cut first, in training and by plackett alone.
-{joined}
+{joined}{prompts}
 As a plain language model of transformers:
 
 ```python
@@ -126,10 +135,18 @@ def _write_settings(model: LLMReranker, work: Path) -> None:
         "__version__": versions(),
         "model_type": "CrossEncoder",
         "activation_fn": activation,
-        "prompts": {},  # the instruction is in the chat template
+        "prompts": _prompts(model.tokenizer),
         "default_prompt_name": None,
     }
     write_json(work / "config_sentence_transformers.json", settings)
+
+
+def _prompts(tokenizer: PromptTokenizer) -> dict[str, str]:
+    """All instructions by name. The default one, "query", is in the chat template too, which therefore needs no
+    name."""
+    instruction = tokenizer.prompt_template.instruction
+    named = {name: text for name, text in tokenizer.prompts.items() if name != "query"}
+    return named | ({"query": instruction} if instruction else {})
 
 
 def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
@@ -145,6 +162,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         max_length=model.tokenizer.max_length,
         query=model.tokenizer.query_limit,
         joined=JOINED if len(template.pieces) > 1 else "",
+        prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
     if _is_linear(model):
         usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=_vllm_overrides(model))

@@ -10,6 +10,8 @@ from typing import Any
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
+DOCUMENT_PROMPT = "document_prompt"  # in config_sentence_transformers.json
+
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's error message."""
@@ -95,6 +97,11 @@ class ModelFolder:
     @property
     def prompts(self) -> dict[str, str]:
         return {name: text or "" for name, text in (self.settings.get("prompts") or {}).items()}
+
+    @property
+    def document_prompt(self) -> str:
+        """The prompt before a reranker's documents, a key that other libraries do not read."""
+        return str(self.settings.get(DOCUMENT_PROMPT) or "")
 
 
 def _transformer_settings(backbone: Path) -> dict[str, Any]:

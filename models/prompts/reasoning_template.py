@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.prompts.template import PromptTemplate
 
@@ -21,6 +21,7 @@ class ReasoningTemplate:
     false_answer: str
     instruction: str = ""
     instruction_format: str = "{instruction}"
+    document_prompt: str = ""  # the default text before a document
 
     def __post_init__(self) -> None:
         last = self.pieces[-1] if self.pieces else ""
@@ -53,7 +54,14 @@ class ReasoningTemplate:
             false_answer=self.false_answer,
             instruction=self.instruction,
             instruction_format=self.instruction_format,
+            document_prompt=self.document_prompt,
         )
+
+    def with_prompts(self, query_prompt: str | None, document_prompt: str | None) -> ReasoningTemplate:
+        """The same template with this instruction and this text before a document; None keeps the template's own."""
+        instruction = self.instruction if query_prompt is None else query_prompt
+        before = self.document_prompt if document_prompt is None else document_prompt
+        return replace(self, instruction=instruction, document_prompt=before)
 
     def read(self, completion: str) -> bool | None:
         """Read the answer of a completion; None unless it has the closing text followed by one of the answers only."""

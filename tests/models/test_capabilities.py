@@ -15,6 +15,7 @@ from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
+from models.prompts.run_prompts import RunPrompts
 
 
 @pytest.fixture(params=["bi_encoder", "two_towers", "cross_encoder", "llm_reranker"])
@@ -60,13 +61,13 @@ def test_a_simplified_model_gives_the_same_without_marks_of_its_kind(options: Mo
 
 def test_the_data_s_prompts_become_the_model_s(tiny_bert_dir: Path, tiny_causal_dir: Path) -> None:
     embedder = BiEncoderConfig(str(tiny_bert_dir), prompts={"query": "q: ", "document": "d: "}).build(0)
-    embedder.adopt_prompts("rank: ", None)
+    embedder.adopt_prompts(RunPrompts("rank: "))
     assert embedder.tokenizer.prompts == {"query": "rank: ", "document": "d: "}
     reranker = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=256).build(0)
     before = reranker.tokenizer.template
-    reranker.adopt_prompts(None, None)
+    reranker.adopt_prompts(RunPrompts())
     assert reranker.tokenizer.template == before
-    reranker.adopt_prompts("Find it.", "title: ")
+    reranker.adopt_prompts(RunPrompts("Find it.", "title: "))
     template = reranker.tokenizer.template
     assert (template.instruction, template.document_prompt) == ("Find it.", "title: ")
 

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_every_run_does(
     options: list[str], tmp_path: Path, tiny_causal_dir: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(reasoning_grpo, "correctness_reward", first_token_is_even)
-    settings = load(options, "reason")
+    settings = load([*options, "data.query_prompt='Find it.'", "data.document_prompt='title: '"], "reason")
     after = reason(settings)
     run = tmp_path / "outputs" / "reason"
     assert {path.name for path in run.iterdir()} >= {
@@ -79,8 +79,9 @@ def test_a_run_leaves_what_every_run_does(
     before, learned = (load_file(folder / "model.safetensors") for folder in (tiny_causal_dir, run / "model"))
     assert any(not torch.equal(before[name], learned[name]) for name in before)
     assert AutoModelForCausalLM.from_pretrained(run / "model").config.model_type == "qwen2"
-    assert LLMReranker.load(run / "model").tokenizer.prompt_template.pieces == settings.template.direct.pieces
-    assert ReasoningTemplate(**json.loads((run / "model" / "reasoning_template.json").read_text()))
+    template = ReasoningTemplate(**json.loads((run / "model" / "reasoning_template.json").read_text()))
+    assert template == replace(settings.template, instruction="Find it.", document_prompt="title: ")
+    assert LLMReranker.load(run / "model").tokenizer.prompt_template == template.direct
     assert reason(settings) == after, "a finished run is shown"
 
 
