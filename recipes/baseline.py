@@ -39,7 +39,9 @@ def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(
+            value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().data
+        )
     digest.update(hash_sources(from_package_down("evaluation")).encode())
     start = settings.model.folder()
     for file in sorted(start.rglob("*") if start else ()):

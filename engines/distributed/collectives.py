@@ -25,12 +25,11 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     names = sorted(values)
     device = values[names[0]].device
     index = torch.as_tensor(rows, dtype=torch.int64, device=device)
-    # A packed row is its global index followed by its values, as bytes: one collective serves all dtypes. It must be
-    # contiguous, since gloo ignores the strides of a tensor.
+    # A packed row is its global index followed by its values, as bytes: one collective serves all dtypes.
     packed = torch.cat([_as_bytes(index), *(_as_bytes(values[name].detach()) for name in names)], dim=1)
     if world_size() > 1:
         packed = _gather_ragged(packed)
-    index = packed[:, :8].contiguous().view(torch.int64).flatten()
+    index = _from_bytes(packed[:, :8], (), torch.int64)
     assert index.sort().values.equal(torch.arange(total, device=device)), "the ranks' rows must partition range(total)"
     ordered = torch.empty_like(packed)
     ordered[index] = packed
@@ -39,15 +38,30 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     for name in names:
         shape, dtype = values[name].shape[1:], values[name].dtype
         stop = start + shape.numel() * dtype.itemsize
-        gathered[name] = ordered[:, start:stop].contiguous().view(dtype).view(total, *shape)
+        gathered[name] = _from_bytes(ordered[:, start:stop], shape, dtype)
         start = stop
     return {name: gathered[name] for name in values}
 
 
 def _as_bytes(values: Tensor) -> Tensor:
-    """View values [rows, ...] as [rows, bytes per row] uint8."""
-    flat = values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
-    return flat.contiguous().view(torch.uint8)
+    """Copy values [rows, ...] as [rows, bytes per row] uint8."""
+    return _bytes_of(values.clone(memory_format=torch.contiguous_format))
+
+
+def _from_bytes(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Copy packed [rows, bytes per row] as values [rows, *shape] of `dtype`."""
+    values = torch.empty(len(packed), *shape, dtype=dtype, device=packed.device)
+    _bytes_of(values).copy_(packed)
+    return values
+
+
+def _bytes_of(values: Tensor) -> Tensor:
+    """View values [rows, ...], which must be a new tensor, as [rows, bytes per row] uint8.
+
+    That of `contiguous()` is none: with a single row or column it keeps the strides of the tensor that it was cut out
+    of, and `view` refuses them.
+    """
+    return values.view(len(values), values.shape[1:].numel()).view(torch.uint8)
 
 
 def _gather_ragged(packed: Tensor) -> Tensor:

@@ -15,6 +15,17 @@ SHARES = {
     "ragged": [[5, 0, 2, 4], [3, 1]],
     "one empty": [[3, 0, 2, 1], []],
     "three ranks": [[4], [], [1, 0, 3, 2]],
+    "two rows": [[1], [0]],
+    "one row": [[], [0]],
+    "no row": [[], []],
+}
+LAYOUTS = {
+    "plain": lambda values: values,
+    "every third value": lambda values: torch.stack([values] * 3, dim=-1)[..., 1],
+    "columns first": lambda values: values.mT.contiguous().mT if values.ndim > 1 else values,
+    "rows of a larger tensor": lambda values: torch.cat([values, values, values])[len(values) : 2 * len(values)],
+    "columns of a larger tensor": lambda values: torch.cat([values] * 3, dim=-1)[..., : values.shape[-1]],
+    "expanded": lambda values: values[:1].expand(len(values), *values.shape[1:]),
 }
 
 
@@ -22,11 +33,13 @@ def every_row(total: int) -> dict[str, Tensor]:
     """Float rows with the bit patterns that arithmetic would change, a strided matrix, and other dtypes."""
     generator = torch.Generator().manual_seed(total)
     score = torch.randn(total, generator=generator)
-    score[:3] = torch.tensor([float("nan"), -0.0, float("-inf")])
+    score[:3] = torch.tensor([float("nan"), -0.0, float("-inf")])[:total]
     return {
         "score": score,
         "embedding": torch.randn(4, total, generator=generator).T,
         "layers": torch.randn(total, 2, 3, generator=generator).bfloat16(),
+        "no layers": torch.zeros(total, 0, 3),
+        "odd": torch.randint(0, 255, (total, 5), generator=generator, dtype=torch.uint8),
         "flag": torch.arange(total) % 2 == 0,
     }
 
@@ -60,6 +73,23 @@ def test_gather_rows_copies_bits_in_global_order(name: str) -> None:
         for key, value in expected.items():
             assert gathered[key].dtype == value.dtype
             assert gathered[key].contiguous().view(torch.uint8).equal(value.contiguous().view(torch.uint8)), key
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("total", [0, 1, 2, 3])
+def test_gather_rows_of_any_shape_dtype_and_layout(total: int, layout: str) -> None:
+    """`view` of another dtype refuses the strides that a single row or column has kept."""
+    order = list(reversed(range(total)))
+    for width in ((), (0,), (1,), (3,), (7, 1), (1, 1), (0, 4)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8):
+            plain = torch.arange(max(total * torch.Size(width).numel(), 1)).to(dtype)
+            plain = plain[: total * torch.Size(width).numel()].view(total, *width)
+            values = {"a": LAYOUTS[layout](plain[..., None])[..., 0] if width == () else LAYOUTS[layout](plain)}
+            values["b"] = torch.zeros(total, 1, dtype=torch.uint8)  # makes the bytes of a row an odd number
+            gathered = gather_rows(values, order, total)
+            assert gathered["a"].equal(values["a"].flip(0)), (width, dtype)
+            assert gathered["a"].dtype == dtype
+            assert gathered["a"].stride() == torch.empty(gathered["a"].shape).stride()
 
 
 def test_gather_rows_of_one_process_orders_and_detaches() -> None:
