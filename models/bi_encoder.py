@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoModel, BitsAndBytesConfig
 
-from models.capabilities import Layout, RankingModel
+from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.bi_encoder import export_bi_encoder
 from models.loading.backbone import load_backbone, load_config, recompute_activations
@@ -20,7 +20,7 @@ from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder, read_json
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL, resolve
-from models.lora import LoRAConfig, merge_saved
+from models.lora import LoRAConfig, merge_saved, parts_of
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
@@ -124,6 +124,12 @@ class BiEncoderConfig(PretrainedOptions):
 
     def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
         return self._scale_options().set_options()
+
+    def parts_to_train(self) -> Mapping[str, str]:
+        asked = {name: f"model.learn_{name}=true" for name in ("temperature", "bias") if getattr(self, f"learn_{name}")}
+        if self.projection is not None:
+            asked["projection"] = f"model.projection={self.projection}"
+        return {**super().parts_to_train(), **asked}
 
     def prompt_options(self) -> Mapping[str, str]:
         return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
@@ -237,6 +243,16 @@ class BiEncoder(RankingModel):
         if returns_layers:
             output["layers"] = layers[:, :-1]
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
+
+    def parts(self) -> Sequence[Part]:
+        parts: list[Part] = []
+        for role, tower in towers_of(self.tower).items():
+            parts += parts_of(tower.backbone, tower=role)
+            parts.append(Part("projection", tuple(tower.dense.parameters()), role))
+        if self.scale is not None:
+            learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
+            parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]
+        return [part for part in parts if part.parameters]
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer

@@ -8,8 +8,8 @@ kind: preparation for a loss, prompts, and export. No code outside models/ tests
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
 Layout = Literal["pairs", "texts"]
+ALL_PARTS = "all"  # a key of `ModelOptions.parts_to_train`
 
 
 class ListTokenizer(Protocol):
@@ -50,6 +51,36 @@ class ListTokenizer(Protocol):
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> Mapping[str, list[list[int]]]:
         """Make the rows of one list. A prompt of None is the model's own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The weights of one part of a model: its backbone, head, adapters, temperature, ... `tower`: that it belongs to,
+    if the model has several."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    tower: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.tower} {self.name}".lstrip()
+
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(map(_size, self.parameters))
+
+    @property
+    def trained(self) -> int:
+        """The number of its parameters that are trained; the others are frozen."""
+        return sum(_size(parameter) for parameter in self.parameters if parameter.requires_grad)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """The number of values of a weight. One that is quantised holds several in a byte, and knows its original shape."""
+    constants = getattr(parameter, "quant_state", None)
+    return parameter.numel() if constants is None else constants.shape.numel()
 
 
 class RankingModel(nn.Module, ABC):
@@ -82,6 +113,11 @@ class RankingModel(nn.Module, ABC):
         if missing := set(wanted_outputs) - self.outputs:
             raise ValueError(f"a {type(self).__name__} gives no {', '.join(sorted(missing))}")
         self.wanted_outputs = frozenset(wanted_outputs)
+
+    def parts(self) -> Sequence[Part]:
+        """The parts of the model, which together have all its weights, each once. The names are those of
+        `ModelOptions.parts_to_train`."""
+        return [Part("model", tuple(self.parameters()))]
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         """Make the data's prompts the model's own, for the export; where one is None, the model keeps its prompt. A
@@ -139,6 +175,11 @@ class ModelOptions(ABC):
     def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
         """The options that are set of the factor and the bias of the model's similarities, with their values:
         {"scale": {"temperature": 0.05}}, by the field of `LossInputs` that they fill."""
+        return {}
+
+    def parts_to_train(self) -> Mapping[str, str]:
+        """The names of the parts that these options ask to train, each with the option that does. ALL_PARTS stands for
+        every part that the model has. Training is refused if such a part is missing or frozen as a whole."""
         return {}
 
     def prompt_options(self) -> Mapping[str, str]:

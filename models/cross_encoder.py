@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from models.capabilities import Layout, RankingModel
+from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.cross_encoder import export_cross_encoder
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import DEFAULT_MODEL, resolve
-from models.lora import LoRAConfig, merge_saved
+from models.lora import LoRAConfig, merge_saved, parts_of
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.tokenization import PairTokenizer, load_tokenizer
@@ -85,6 +85,10 @@ class CrossEncoderConfig(PretrainedOptions):
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
         model.requested_dropout = self.requested_dropout
         return model.train()
+
+    def parts_to_train(self) -> Mapping[str, str]:
+        parts = super().parts_to_train()
+        return parts if self.lora is None else {**parts, "head": "model.lora"}
 
     def lost_prompts(self, prompts: RunPrompts) -> list[str]:
         """The document prompts: a reranker of sentence-transformers puts a prompt before the first text of a pair."""
@@ -152,6 +156,9 @@ class CrossEncoder(RankingModel):
         if shift_invariant:
             self._freeze_score_bias()
 
+    def parts(self) -> Sequence[Part]:
+        return parts_of(self.backbone, head=_head_modules(self._classifier))
+
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         tokenizer = self.tokenizer
         roles = {} if prompts.query is None else {"query": prompts.query}
@@ -166,15 +173,20 @@ class CrossEncoder(RankingModel):
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
         export_cross_encoder(self, folder, card=card, adapter_only=adapter_only)
 
+    @property
+    def _classifier(self) -> Any:
+        """The sequence-classification model itself."""
+        return self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
+
     def _freeze_score_bias(self) -> None:
         """Freeze the bias that is added to every score.
 
         If a loss is shift invariant, the gradient of this bias is 0 except for rounding errors. AdamW divides a
         gradient by its size, so it would follow these errors at the full learning rate.
         """
-        backbone: Any = self.backbone.get_base_model() if isinstance(self.backbone, PeftModel) else self.backbone
-        for name in _head_modules(backbone):
-            for layer in backbone.get_submodule(name).modules():
+        classifier = self._classifier
+        for name in _head_modules(classifier):
+            for layer in classifier.get_submodule(name).modules():
                 if isinstance(layer, nn.Linear) and layer.out_features == 1 and layer.bias is not None:
                     layer.bias.requires_grad_(False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,14 +23,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from models.answer_head import LogitTransform, answer_with, check_transform
 from models.attention import can_pack, pack_mask
-from models.capabilities import Layout, RankingModel
+from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.llm_reranker import export_llm_reranker
 from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
 from models.loading.folder import ModelFolder, read_json
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import resolve
-from models.lora import LoRAConfig, merge_saved
+from models.lora import LoRAConfig, merge_saved, parts_of
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
@@ -226,6 +227,9 @@ class LLMReranker(RankingModel):
         values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
         return {name: value.view(ends.shape) for name, value in values.items()}
 
+    def parts(self) -> Sequence[Part]:
+        return parts_of(self.backbone, head=[_name_of_head(self.language_model)])  # no part if tied to the embeddings
+
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         tokenizer = self.tokenizer
         named = prompts.texts("query", tokenizer.prompt_template.instruction)
@@ -262,4 +266,9 @@ def _output_head(backbone: PreTrainedModel, folder: ModelFolder) -> str:
     head: Any = backbone.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"model {folder.path}: its head is a {type(head).__name__}, only linear heads are supported")
-    return next(name for name, module in backbone.named_modules() if module is head)
+    return _name_of_head(backbone)
+
+
+def _name_of_head(model: PreTrainedModel) -> str:
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)

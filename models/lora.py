@@ -6,7 +6,7 @@ Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", ht
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
+from models.capabilities import Part
 from models.loading.backbone import quiet
 from models.loading.quantization import dequantized
 
@@ -113,15 +114,38 @@ def reference(model: Model) -> Iterator[Model]:
         yield model
 
 
+def parts_of(backbone: PreTrainedModel | PeftModel, *, head: Collection[str] = (), tower: str = "") -> list[Part]:
+    """The parts of `backbone`: the weights of the modules `head`, the adapters, and the backbone itself, to which the
+    untrained copy of a head under LoRA belongs."""
+    parts: dict[str, list[nn.Parameter]] = {"backbone": [], "head": [], "adapters": []}
+    inside_head = tuple(f"{name}." for name in head)
+    for name, parameter in backbone.named_parameters():  # weights that two modules share are named once
+        own = name.removeprefix("base_model.model.") if isinstance(backbone, PeftModel) else name
+        if ".original_module." in own:
+            parts["backbone"].append(parameter)
+        elif ".modules_to_save." in own or own.startswith(inside_head):
+            parts["head"].append(parameter)
+        else:
+            parts["adapters" if "lora_" in own else "backbone"].append(parameter)
+    return [Part(name, tuple(parameters), tower) for name, parameters in parts.items() if parameters]
+
+
 def _peft_models(model: nn.Module) -> list[PeftModel]:
     return [module for module in model.modules() if isinstance(module, PeftModel)]
 
 
 def merge_saved(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:
-    """Merge a saved adapter into `backbone`. Training can continue with full weights or with a new adapter."""
+    """Merge a saved adapter into `backbone`. Training can continue with full weights or with a new adapter.
+
+    What was trainable in `backbone` still is: peft freezes all weights, those of a saved head too, before it merges.
+    """
+    trains = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
     with quiet():
         config = PeftConfig.from_pretrained(str(path))
-        return PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
+        merged = PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
+    for name, parameter in merged.named_parameters():
+        parameter.requires_grad_(trains.get(name, True))  # True: the adapter has untied it from another weight
+    return merged
 
 
 def merge_adapters(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from models.capabilities import ModelOptions
+from models.capabilities import ALL_PARTS, ModelOptions
 from models.loading.folder import ModelFolder
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig
@@ -28,6 +29,9 @@ class PretrainedOptions(ModelOptions):
     def requested_dropout(self) -> float:
         """The highest dropout probability that the user has set."""
         return max(self.dropout or 0.0, self.lora.dropout if self.lora else 0.0)
+
+    def parts_to_train(self) -> Mapping[str, str]:
+        return {ALL_PARTS: "model.lora=null"} if self.lora is None else {"adapters": "model.lora"}
 
     def check_adapter_only(self) -> None:
         if self.lora is None:
