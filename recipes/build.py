@@ -11,6 +11,7 @@ from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from losses.contracts import has_in_batch_negatives, is_shift_invariant, required_outputs
 from models.capabilities import ModelOptions, RankingModel
 from recipes.run_config import RunConfig
+from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 from runs.settings_tree import as_tree
@@ -72,6 +73,7 @@ def build_trainer(
     known."""
     run.describe_data(data.name, data.fingerprint)
     prepare(model, settings.loss)
+    announce_trained_parts(settings.model, model, run)
     auxiliary_models = {
         role: build_auxiliary(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))

@@ -32,6 +32,7 @@ from recipes.prompts import check_prompts, lost_in_words, run_prompts
 from recipes.results import TrainingOutcome, record, store_run, summarise
 from recipes.run_config import RunSettings
 from recipes.start import join_ranks, open_run
+from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 from runs.redaction import redact_tree
@@ -155,6 +156,7 @@ def train_reasoner(
     summary.
     """
     model, reasoner = build_reasoner(settings)
+    announce_trained_parts(settings.model, model, run)
     device, tokenizer = process_group.device(), model.tokenizer
 
     def evaluate(evaluator: Evaluator) -> EvaluationResult:

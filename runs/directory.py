@@ -130,6 +130,12 @@ class RunDirectory:
         if message:
             raise ValueError(message)
 
+    def describe_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Record which parts of the model are trained."""
+        if is_main():
+            file = self.path / "environment.json"
+            write_json(file, {**read_json(file), "parameters": parameters})
+
     def has_line(self, split: str, step: int) -> bool:
         """Whether metrics.jsonl has a line of that split and step."""
         lines = self.metrics_file.read_text().splitlines() if self.metrics_file.is_file() else []

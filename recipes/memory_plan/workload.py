@@ -26,6 +26,7 @@ from models.lora import has_adapters
 from recipes.build import prepare
 from recipes.compatibility import check_data
 from recipes.run_config import RunConfig
+from recipes.trained_parts import check_trained_parts
 
 SAMPLED_BATCHES = 8
 SAMPLED_ROWS = 8192  # after so many rows no further batch is sampled
@@ -63,6 +64,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     frozen += [model] if copied and settings.trainer.reference == "frozen" else []
     frozen_bytes = sum(FLOAT_BYTES * count_parameters(each).total for each in frozen)
     prepare(model, settings.loss)
+    check_trained_parts(settings.model, model)
     parameters = count_parameters(model)
     simplify(model, settings)
     tokenizer = model.tokenizer

@@ -66,6 +66,8 @@ def test_a_run_leaves_what_every_run_does(
         "report.html",
         "runs",
     }
+    parameters = json.loads((run / "environment.json").read_text())["parameters"]
+    assert parameters["trained"] == parameters["total"] == parameters["parts"]["backbone"]["trained"]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["after"] == after
     assert (summary["steps"], summary["engine"]) == (2, "trl")
