@@ -53,7 +53,8 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     """Build the workload of a run without stages on its training data. Without them every row has the model's maximum
     length.
 
-    Raises ValueError, before any weight is read, if the data lack what the loss needs.
+    Raises ValueError, before any weight is read, if the data lack what the loss needs, or if a part of the model is
+    frozen that its options ask to train.
     """
     if data is not None:
         check_data(settings, data)

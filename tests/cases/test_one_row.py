@@ -105,7 +105,7 @@ def test_few_rows_have_the_same_values_on_one_rank_and_on_two_and_among_others(t
 
 def likes(file: Path, count: int) -> Path:
     """Documents with a label 0 or 1, each of a query of its own."""
-    rows = [f"what is q{n},the value of q{n - n % 2},{n % 2}\n" for n in range(count)]
+    rows = [f"red apple {n},an apple of row {n},{n % 2}\n" for n in range(count)]
     file.write_text("".join(["query,document,label\n", *rows]))
     return file
 
