@@ -91,7 +91,7 @@ def test_groups_have_their_choices_and_settings_their_comments():
     page = help_page("About.", "train", config_folders(None))
     for group in groups([CONF]):
         assert re.search(rf"^  {group} |\+{group}=NAME", page, re.M), group
-    assert re.search(r"^  data/lists +hard, listed, mixed$", page, re.M)
+    assert re.search(r"^  data/lists +graded, hard, listed, mixed$", page, re.M)
     assert "trainer/shared" not in page, "nobody chooses it"
     assert re.search(r"^  engine +torch\*, zero0, ", page, re.M)
     assert re.search(r"^  model@teacher +another model, as the teacher$", page, re.M)
