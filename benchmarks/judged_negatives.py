@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import configured, make_trainer
 
 LOSSES = (
     *("info_nce", "info_nce_symmetric", "dcl", "gte", "qwen3", "embedding_gemma", "cosface", "arcface", "gist"),
@@ -146,7 +147,7 @@ def print_times(folder: Path, batch_size: int, steps: int) -> None:
     from losses.math.in_batch import InBatch
 
     with tempfile.TemporaryDirectory() as output:
-        trainer = make_trainer(folder, output, batch_size)
+        trainer = embedder_trainer(folder, output, batch_size)
         for step in range(steps):
             trainer.state.step += 1
             batch = trainer.next_batch()
@@ -185,18 +186,10 @@ def timed(owner: type, *names: str) -> Iterator[list[float]]:
             setattr(owner, name, original)
 
 
-def make_trainer(folder: Path, output: str, batch_size: int) -> Any:
-    from launch.cli.compose import load
-    from recipes.build import make_trainer
-    from runs.directory import RunDirectory
-    from runs.settings_tree import as_tree
-
+def embedder_trainer(folder: Path, output: str, batch_size: int) -> Any:
     options = ["+exp=embedder_infonce", "data=beir", f"data.path={folder}", f"trainer.batch_size={batch_size}"]
-    settings = load([*options, f"output_dir={output}", "logger=none", "trainer.workers=0"])
-    data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
-    trainer.engine.model.train()
-    return trainer
+    settings = configured([*options, f"output_dir={output}", "logger=none", "trainer.workers=0"])
+    return make_trainer(settings, settings.data.build())
 
 
 if __name__ == "__main__":

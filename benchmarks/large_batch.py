@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from side_by_side import configured, make_trainer
+
 TOKENS = 32  # per text, at most
 TEXTS_PER_CHUNK = 32
 LIMIT = 1.2
@@ -65,7 +67,7 @@ def run(size: int, steps: int) -> dict[str, Any]:
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder, size)
+        trainer = embedder_trainer(folder, size)
         for _ in range(steps):
             trainer.state.step += 1
             batch = trainer.next_batch()
@@ -80,13 +82,8 @@ def run(size: int, steps: int) -> dict[str, Any]:
     }
 
 
-def make_trainer(folder: str, size: int) -> Any:
-    from launch.cli.compose import load
-    from recipes.build import make_trainer
-    from runs.directory import RunDirectory
-    from runs.settings_tree import as_tree
-
-    settings = load(
+def embedder_trainer(folder: str, size: int) -> Any:
+    settings = configured(
         [
             "+exp=embedder_large_batch",
             f"output_dir={folder}",
@@ -98,10 +95,7 @@ def make_trainer(folder: str, size: int) -> Any:
             "trainer.workers=0",
         ]
     )
-    data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
-    trainer.engine.model.train()
-    return trainer
+    return make_trainer(settings, settings.data.build())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Helpers of the benchmarks against sentence-transformers: runs in separate processes, their clock and figures."""
+"""Helpers of the benchmarks: runs in separate processes, a trainer, the clock and figures."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def configured(overrides: Sequence[str]) -> Any:
 
 
 def make_trainer(settings: Any, data: Any) -> Any:
-    """Build plackett's trainer, without evaluation."""
+    """Build plackett's trainer, in training mode and without evaluation."""
     from recipes.build import make_trainer
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 
     trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed))
     trainer.evaluator = None
+    trainer.engine.model.train()
     return trainer
 
 

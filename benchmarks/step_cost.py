@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from side_by_side import configured, make_trainer
+
 MAX_LENGTH = 128
 BUDGET = 16 * MAX_LENGTH
 
@@ -56,7 +58,7 @@ def peak_memory_mib(list_size: int) -> float:
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder, f"trainer.list_size={list_size}", "trainer.batch_size=1")
+        trainer = grpo_trainer(folder, f"trainer.list_size={list_size}", "trainer.batch_size=1")
         for _ in range(2):
             trainer.state.step += 1
             trainer.train_step(trainer.next_batch())
@@ -69,7 +71,7 @@ def compare_generations() -> None:
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder, "trainer.batch_size=4")
+        trainer = grpo_trainer(folder, "trainer.batch_size=4")
         losses = {number: dataclasses.replace(trainer.loss, num_generations=number) for number in (4, 256)}
         seconds: dict[int, list[float]] = {number: [] for number in losses}
         for _ in range(12):
@@ -101,7 +103,7 @@ def seconds_per_step(keep: bool) -> float:
     if keep:
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(folder, "trainer.batch_size=4", "trainer.kept_chunks=4")
+        trainer = grpo_trainer(folder, "trainer.batch_size=4", "trainer.kept_chunks=4")
         seconds = []
         for _ in range(12):
             trainer.state.step += 1
@@ -118,19 +120,11 @@ def in_a_process(*arguments: str) -> float:
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def make_trainer(folder: str, *overrides: str) -> Any:
-    from launch.cli.compose import load
-    from recipes.build import make_trainer
-    from runs.directory import RunDirectory
-    from runs.settings_tree import as_tree
-
+def grpo_trainer(folder: str, *overrides: str) -> Any:
     common = ["+exp=reranker_grpo", f"output_dir={folder}", "logger=none", f"model.max_length={MAX_LENGTH}"]
     common += [f"trainer.token_budget={BUDGET}", "trainer.kept_chunks=1", "trainer.workers=0"]
-    settings = load([*common, *overrides])
-    data, model = settings.data.build(), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
-    trainer.engine.model.train()
-    return trainer
+    settings = configured([*common, *overrides])
+    return make_trainer(settings, settings.data.build())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import bm25s.stopwords
@@ -66,6 +67,7 @@ def check_language(option: str, language: str) -> None:
         raise ValueError(f"{option}.language={language}: {hint}valid are {', '.join(LANGUAGES)}")
 
 
+@cache
 def stop_words(language: str) -> frozenset[str]:
     """The stop words that bm25s has for a language (of English, Lucene's 33)."""
     names = {"english": "EN", "porter": "EN", "dutch_porter": "DUTCH"}

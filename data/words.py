@@ -97,7 +97,7 @@ class TextAnalyzer:
         language = self.latin_language if word.isascii() else self.language
         if len(word) < MIN_LENGTH and (self.language == "english" or not word.isdigit()):
             return ""
-        if word in _stop_words(language):
+        if word in stop_words(language):
             return ""
         stemmer = _stemmer(language)
         return stemmer.stemWord(word) if stemmer is not None else word
@@ -131,11 +131,6 @@ def _own_script(language: str) -> bool:
     """Whether a language is written in another script than Latin."""
     others = {name for script, languages in FUNCTION_WORDS.items() if script != "LATIN" for name in languages}
     return language in others | set(LANGUAGE_OF_SCRIPT.values())
-
-
-@cache
-def _stop_words(language: str) -> frozenset[str]:
-    return stop_words(language)
 
 
 @cache

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from info_nce_definition import by_definition
 from torch import Tensor
 
 from losses.info_nce import DIRECTIONS, InfoNCE
@@ -50,89 +51,6 @@ def evaluate(loss: InfoNCE, lists: dict[str, Tensor], **changes: Tensor) -> Tens
     return loss(
         *(lists[name] for name in ("queries", "documents", "labels", "mask")), weights=lists.get("weights"), **inputs
     )
-
-
-def by_definition(loss: InfoNCE, lists: dict[str, Tensor]) -> float:
-    """Every pair, every direction, every candidate, one at a time."""
-    cells = [(i, j) for i, j in lists["mask"].nonzero().tolist()]
-    positives = [cell for cell in cells if lists["labels"][cell] > 0]
-    queries, documents = lists["queries"], lists["documents"]
-    guide_queries = F.normalize(lists["guide_queries"], dim=-1)
-    guide_documents = F.normalize(lists["guide_documents"], dim=-1)
-    scale = float(lists["scale"]) if loss.temperature is None else 1 / loss.temperature
-
-    def is_positive(query: int, document: tuple[int, int]) -> bool:
-        if not loss.mask_duplicates:
-            return document[0] == query and document in positives
-        return any(
-            lists["query_hashes"][query] == lists["query_hashes"][p[0]]
-            and lists["document_hashes"][document] == lists["document_hashes"][p]
-            for p in positives
-        ) or any(
-            lists["query_hashes"][query] == lists["query_hashes"][i] and lists["document_hashes"][document] == key
-            for i, key in lists.get("never_negatives", torch.empty(0, 2)).tolist()
-        )
-
-    def above(value: float, positive: float, margin: float, strategy: str) -> bool:
-        return value > positive + margin * (abs(positive) if strategy == "relative" else 1)
-
-    def terms(direction: str, query: int, document: tuple[int, int]) -> list[float]:
-        """Logits of the negatives."""
-        found = []
-        row, guide_row = (
-            (queries[query], guide_queries[query])
-            if direction.startswith("query")
-            else (documents[document], guide_documents[document])
-        )
-        for other in range(len(queries)) if direction.endswith("query") else cells:
-            if direction.endswith("query"):
-                similarity, guide = float(row @ queries[other]), float(guide_row @ guide_queries[other])
-                skip = other == query or is_positive(other, document)
-            else:
-                similarity, guide = float(row @ documents[other]), float(guide_row @ guide_documents[other])
-                own = other[0] == query
-                skip = is_positive(query, other) or (own and direction == "doc_to_doc")
-                skip |= not own and (
-                    loss.in_batch == "none" or (loss.in_batch == "positives" and other not in positives)
-                )
-            positive = float(queries[query] @ documents[document])
-            guide_positive = float(guide_queries[query] @ guide_documents[document])
-            skip |= loss.margin is not None and above(similarity, positive, loss.margin, loss.margin_strategy)
-            skip |= loss.guide_margin is not None and above(
-                guide, guide_positive, -loss.guide_margin, loss.guide_margin_strategy
-            )
-            if skip:
-                continue
-            hardness = 0.0
-            if direction == "query_to_doc" and loss.hardness_mode:
-                wanted = {"hard_negatives": own, "in_batch_negatives": not own, "all_negatives": True}
-                hardness = loss.hardness_strength * similarity * wanted[loss.hardness_mode]
-            found.append(similarity * scale + hardness)
-        return found
-
-    def value(query: int, document: tuple[int, int]) -> float:
-        similarity = float(queries[query] @ documents[document])
-        if loss.positive_margin_form == "arcface":
-            similarity = math.cos(math.acos(similarity) + loss.positive_margin)
-        else:
-            similarity -= loss.positive_margin
-        logit = similarity * scale
-        groups = [terms(direction, query, document) for direction in loss.directions]
-        copies = [0 if loss.decoupled else 1] * len(groups)
-        if loss.partition_mode == "joint":
-            twice = {"query_to_doc", "doc_to_query"} <= set(loss.directions)
-            groups, copies = [[logit for group in groups for logit in group]], [copies[0] * (2 if twice else 1)]
-        losses = [
-            math.log(sum(map(math.exp, group)) + count * math.exp(logit)) - logit if group else 0.0
-            for group, count in zip(groups, copies, strict=True)
-        ]
-        return sum(losses) / len(losses)
-
-    per_query: dict[int, list[float]] = {}
-    for query, column in positives:
-        per_query.setdefault(query, []).append(value(query, (query, column)))
-    weights = lists.get("weights", torch.ones(len(queries)))
-    return sum(float(weights[i]) * sum(v) / len(v) for i, v in per_query.items()) / len(per_query)
 
 
 ALL = DIRECTIONS
