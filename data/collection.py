@@ -17,15 +17,18 @@ Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, fir
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
 # What training lists provide for a loss: names of losses.contracts.REQUIREMENTS.
-JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "several"})
+JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "levels", "several"})
 
 
 @dataclass(frozen=True)
 class Split:
     """The queries of one split with their judgements and candidates, all keyed by query id.
 
-    `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades.
+    `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades,
+    and so does eval=similarity. They may have queries without a relevant document, which are not in `qrels`.
     `own_documents` maps a query to the documents that are the query itself: no ranking holds them, nor do `candidates`.
+    `degrees` says why the labels are degrees of similarity (`data.degrees.degrees_of`); it is empty if they are labels
+    of relevance.
     """
 
     queries: dict[str, str]
@@ -35,11 +38,18 @@ class Split:
     prompts: Mapping[str, str] = field(default_factory=dict)  # the prompt of a query, instead of the data set's
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     own_documents: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
+    degrees: str = ""
+
+    @property
+    def judgements(self) -> Mapping[str, Mapping[str, float]]:
+        """The labels, or the grades if there are none."""
+        return self.labels or self.qrels
 
     def without(self, queries: Container[str]) -> Split:
         """The split without these queries, by id."""
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Split(**{name: {q: v for q, v in part.items() if q not in queries} for name, part in parts.items()})
+        parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "degrees"}
+        kept = {name: {q: v for q, v in part.items() if q not in queries} for name, part in parts.items()}
+        return Split(**kept, degrees=self.degrees)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Collection:
 
     def split(self, name: str) -> Split:
         """The split of that name. Raises ValueError if there is none, or if none of its queries has a relevant
-        document."""
+        document (degrees of similarity need none)."""
         if name in self.missing:
             raise ValueError(f"data {self.name}: {self.missing[name]}")
         if name not in self.splits:
@@ -104,7 +114,7 @@ class Collection:
                 "judgements, or choose other data"
             )
         split = self.splits[name]
-        if name == "train" and self.keep_queries_without_positives:
+        if split.degrees or (name == "train" and self.keep_queries_without_positives):
             return split
         if not any(grade > 0 for judged in split.qrels.values() for grade in judged.values()):
             raise ValueError(
@@ -118,8 +128,8 @@ class Collection:
         if list_size > 1:
             return self.available
         lost = {"comparison", "several"}
-        if not self.keep_queries_without_positives:
-            lost.add("labels")  # all documents are relevant
+        if not self.keep_queries_without_positives and not self.splits["train"].degrees:
+            lost |= {"labels", "levels", "unit_labels"}  # all documents are relevant
         return self.available - lost
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from data.collection import Collection
+from data.degrees import are_pairs
 from data.formats.columns import ListRecord
 
 WIDTH = 100  # characters of a text that are shown
@@ -20,6 +21,7 @@ def describe_file(file: str, records: Sequence[ListRecord], collection: Collecti
         f"{file}: {len(records)} rows, {' and '.join(kinds(records))}",
         *counts(collection),
         *label_lines(records),
+        *degree_lines(collection),
         *length_lines(records),
     ]
 
@@ -53,7 +55,7 @@ def counts(collection: Collection) -> Iterator[str]:
     """The lines about sizes of splits and lists, and about repeated documents."""
     splits = ", ".join(f"{name} {len(split.queries)}" for name, split in collection.splits.items())
     yield f"queries: {splits} (rows of one query are one list)"
-    lists = [split.qrels[query] for split in collection.splits.values() for query in split.queries]
+    lists = [judged for split in collection.splits.values() for judged in split.judgements.values()]
     yield f"documents per list: {percentiles(map(len, lists))}"
     listed = Counter(document for judged in lists for document in judged)
     repeated = sum(count > 1 for count in listed.values())
@@ -77,6 +79,18 @@ def label_lines(records: Sequence[ListRecord]) -> Iterator[str]:
     for name, values in (("weights", {r.weight for r in records}), ("prompts", {r.prompt for r in records})):
         if len(values) > 1:
             yield f"{name}: {len(values)} different ones"
+
+
+def degree_lines(collection: Collection) -> Iterator[str]:
+    """The line that says that labels are degrees of similarity, and what follows; none if they are relevance."""
+    reasons = {split.degrees: are_pairs(split.judgements.values()) for split in collection.splits.values()}
+    for degrees, is_pairs in reasons.items():
+        if degrees:
+            evaluation = "eval=similarity is used" if is_pairs else "eval=similarity measures them"
+            yield (
+                f"degrees of similarity: {degrees}; {evaluation}; data.relevant_from=X makes labels of X and more "
+                "relevant, loss=bce_soft takes labels from 0 to 1"
+            )
 
 
 def length_lines(records: Sequence[ListRecord]) -> Iterator[str]:

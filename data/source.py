@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
@@ -39,10 +40,13 @@ class SourceOptions(ABC):
     query_prompt: str | None = None  # before every query; null: the model's own
     document_prompt: str | None = None  # before every document; null: the model's own
     rank_own_document: bool = False  # also rank the document that is the query itself
+    relevant_from: float | None = None  # labels below it become 0, not relevant
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:
             raise ValueError(f"data.dev_fraction={self.dev_fraction} must be in [0, 1)")
+        if self.relevant_from is not None and not 0 < self.relevant_from < math.inf:
+            raise ValueError(f"data.relevant_from={self.relevant_from} must be above 0 and finite")
 
     @property
     def cache(self) -> Path:
@@ -67,7 +71,7 @@ class SourceOptions(ABC):
             raise ValueError(f"data {name}: the corpus has no document")
         if not any(texts.documents.values()):
             raise ValueError(f"data {name}: all {len(texts.documents)} documents of the corpus are empty")
-        qrels, missing = self._splits(name, texts)
+        qrels, missing = self._splits(name, self._relevant(name, texts))
         queries = _queries_of(qrels, texts)
         own = {split: same_id_documents(texts.documents, queries[split], qrels[split]) for split in queries}
         left_out = self.left_out(name, own)
@@ -101,6 +105,12 @@ class SourceOptions(ABC):
             document_prompt=self.document_prompt,
         )
 
+    def _relevant(self, name: str, texts: Texts) -> Texts:
+        """The texts with the grades below `relevant_from` set to 0."""
+        if self.relevant_from is None:
+            return texts
+        return replace(texts, qrels=relevant_grades(name, texts.qrels, self.relevant_from))
+
     def _splits(self, name: str, texts: Texts) -> tuple[dict[str, Judgements], dict[str, str]]:
         """The judgements of disjoint splits, and why a split is left without a query."""
         qrels, missing = disjoint_splits(name, _queries_of(texts.qrels, texts), texts.qrels)
@@ -122,8 +132,8 @@ class SourceOptions(ABC):
         a run file are teacher scores."""
         scores = {"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else set()
         if train is None or self.lists.random_fraction > 0 or any(_irrelevant_candidates(train)):
-            return JUDGED_LISTS | scores
-        return (JUDGED_LISTS - {"comparison", "labels", "several"}) | scores
+            return JUDGED_LISTS | scores | (unit_labels(train.qrels) if train else set())
+        return (JUDGED_LISTS - {"comparison", "labels", "levels", "several"}) | scores
 
 
 def _irrelevant_candidates(split: Split) -> Iterator[bool]:
@@ -138,6 +148,30 @@ def never_negatives(excluded: Mapping[str, set[str]], own: Mapping[str, OwnDocum
         for query, documents in split.items():
             merged.setdefault(query, set()).update(documents)
     return merged
+
+
+def relevant_grades(name: str, qrels: Mapping[str, Judgements], relevant_from: float) -> dict[str, Judgements]:
+    """Set the grades below `relevant_from` to 0. Queries of dev and test that have no relevant document left are
+    removed, with one warning. Raises ValueError if no grade is that high."""
+    grades = (grade for split in qrels.values() for judged in split.values() for grade in judged.values())
+    if (highest := max(grades, default=0)) < relevant_from:
+        raise ValueError(f"data {name}: data.relevant_from={relevant_from:g} is above the highest grade, {highest}")
+    kept: dict[str, Judgements] = {}
+    for split, judged_queries in qrels.items():
+        graded = {
+            query: {document: grade if grade >= relevant_from else 0 for document, grade in judged.items()}
+            for query, judged in judged_queries.items()
+        }
+        kept[split] = {query: judged for query, judged in graded.items() if split == "train" or any(judged.values())}
+        if dropped := len(graded) - len(kept[split]):
+            logger.warning("%s: %d %s queries without a grade of %g are left out", name, dropped, split, relevant_from)
+    return {split: judged for split, judged in kept.items() if judged}
+
+
+def unit_labels(train: Judgements) -> frozenset[str]:
+    """{"unit_labels"} if no grade is above 1, as a loss with targets from 0 to 1 needs it; else nothing."""
+    highest = max((grade for judged in train.values() for grade in judged.values()), default=0)
+    return frozenset({"unit_labels"} if highest <= 1 else ())
 
 
 def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:

@@ -29,6 +29,8 @@ REQUIREMENTS = {
     "positive": "lists with a relevant document (label above 0)",
     "comparison": "lists with two documents of different labels",
     "labels": "relevant and other documents, not necessarily in one list",
+    "levels": "labels of two or more levels, not necessarily in one list",
+    "unit_labels": "labels of two or more levels from 0 to 1: divide larger ones by their maximum",
     "several": "lists of two or more documents",
     "teacher_scores": "a teacher's score for every document",
 }
@@ -286,6 +288,11 @@ def compares_embeddings(loss: Any) -> bool:
     return any(getattr(each, "compares_embeddings", False) for each in all_losses(loss))
 
 
+def reads_soft_labels(loss: Any) -> bool:
+    """Whether a loss, or one inside it, takes labels from 0 to 1 as targets."""
+    return any(getattr(each, "soft_labels", False) for each in all_losses(loss))
+
+
 def is_policy(loss: Any) -> bool:
     """Whether a loss is a policy: it samples actions from the scores, and trainer=grpo trains it."""
     return getattr(loss, "samples_actions", False)
@@ -319,11 +326,12 @@ def requirements(loss: Any) -> frozenset[str]:
 class MissingRequirements(ValueError):
     """A loss needs what the training lists of a data set do not give."""
 
-    def __init__(self, loss: Any, available: Collection[str], data: str, *, outputs: Collection[str]):
+    def __init__(self, loss: Any, available: Collection[str], data: str, *, outputs: Collection[str], remedy: str = ""):
         """`available`: what the lists give; `outputs`: what the model gives."""
         missing = [f"{need} ({REQUIREMENTS[need]})" for need in missing_requirements(loss, available)]
         super().__init__(
             f"loss {type(loss).__name__} does not fit data {data}, whose training lists lack {' and '.join(missing)}"
+            f"{remedy and f': {remedy}'}"
         )
         self.available = frozenset(available)
         self.outputs = frozenset(outputs)

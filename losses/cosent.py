@@ -29,7 +29,7 @@ class CoSENT(MatrixLoss):
     Cost: Q n log(Q n).
     """
 
-    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
+    data_requirements: ClassVar[tuple[str, ...]] = ("levels",)
 
     temperature: float | None = 0.05
 

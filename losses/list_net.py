@@ -24,7 +24,7 @@ class ListNet(ListLoss):
     Cost: n.
     """
 
-    data_requirements: ClassVar[tuple[str, ...]] = ("positive", "several")
+    data_requirements: ClassVar[tuple[str, ...]] = ("levels", "several")
 
     temperature: float = 1.0
     label_temperature: float = 1.0

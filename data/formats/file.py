@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
-from data.collection import Candidates, Collection, Split, content_hash
+from data.collection import SPLITS, Candidates, Collection, Split, content_hash
+from data.degrees import degrees_of
 from data.formats.columns import NAMES, ListRecord, read_records
 from data.formats.file_format import FileFormat, file_formats, find_files
-from data.formats.grouping import QueryGroup, available_requirements, group_by_query, hold_out
+from data.formats.grouping import (
+    QueryGroup,
+    available_requirements,
+    evaluated_queries,
+    group_by_query,
+    hold_out,
+    labels_of,
+)
 from data.hashing import stable_hash
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents
@@ -31,6 +39,9 @@ class FileConfig(SourceOptions):
     A training list holds the documents of its rows, and others only if `lists` or `candidates` add them. The candidates
     of held-out queries are their own documents if at least half of these queries list documents of different labels,
     else those of BM25.
+
+    Labels that are degrees of similarity (`data.degrees.degrees_of`) are kept as they are: a list then holds its own
+    documents only, and held-out pairs are measured by eval=similarity. With `relevant_from` they are relevance.
     """
 
     path: str
@@ -72,55 +83,84 @@ class FileConfig(SourceOptions):
 
     def build(self) -> Collection:
         documents: dict[str, str] = {}
-        lists = group_by_query(self.records(), documents)
+        lists = group_by_query(self.records(), documents, self.relevant_from)
         if not lists:
             raise ValueError(f"data.path={self.path}: it has no rows")
+        degrees = dict.fromkeys(SPLITS, self._degrees(lists))
         paths = {"test": self.test_path, "dev": self.dev_path}
         files = {
-            split: group_by_query(self.records(split), documents) for split, path in paths.items() if path is not None
+            split: group_by_query(self.records(split), documents, self.relevant_from)
+            for split, path in paths.items()
+            if path is not None
         }
         shares = {"test": self.test_fraction, "dev": self.dev_fraction}
         shares = {split: share for split, share in shares.items() if paths[split] is None}
-        members, missing = self._members(lists, files, shares)
-        return self._collection(documents, members, missing)
+        degrees |= {split: self._degrees(own) for split, own in files.items()}
+        members, missing = self._members(lists, files, shares, documents, degrees)
+        self._check_relevant_from([entry for read in (lists, *files.values()) for entry in read.values()])
+        return self._collection(documents, members, missing, degrees)
 
     def _members(
-        self, lists: Lists, files: Mapping[str, Lists], shares: Mapping[str, float]
+        self,
+        lists: Lists,
+        files: Mapping[str, Lists],
+        shares: Mapping[str, float],
+        documents: Mapping[str, str],
+        degrees: Mapping[str, str],
     ) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
         """The lists of disjoint splits: those of the files of dev and test, and `shares` of `lists`. Also why a split
         is left without a query."""
         kept, missing = _disjoint(self._name, {"train": lists, **files})
         train = kept.pop("train", {})
-        drawn = {
-            split: {query_id: train[query_id] for query_id in ids}
-            for split, ids in hold_out(train, shares, self.max_held_out).items()
-        }
+        held_out = hold_out(train, documents, shares, self.max_held_out, bool(degrees["train"]))
+        drawn = {split: {query_id: train[query_id] for query_id in ids} for split, ids in held_out.items()}
         # A list that cannot be evaluated is not drawn: one with the query of a drawn list is dropped here.
         members, emptied = _disjoint(self._name, {**kept, **drawn})
         for split in files.keys() & members.keys():
-            members[split] = {query_id: entry for query_id, entry in members[split].items() if entry.can_be_evaluated}
+            parts = evaluated_queries(members[split], bool(degrees[split]))
+            chosen = [query_id for part in parts for query_id in part]
+            members[split] = {query_id: members[split][query_id] for query_id in chosen}
         return {split: lists for split, lists in members.items() if lists}, missing | emptied
 
     @property
     def _name(self) -> str:
         return Path(self.path).name
 
+    def _degrees(self, lists: Lists) -> str:
+        return "" if self.relevant_from is not None else degrees_of(labels_of(lists))
+
+    def _check_relevant_from(self, lists: Sequence[QueryGroup]) -> None:
+        labels = [entry.labels.values() for entry in lists if entry.has_label_column]
+        if self.relevant_from is not None and not any(label > 0 for values in labels for label in values):
+            reason = "no label is that high" if labels else "no row has a label"
+            raise ValueError(f"data.relevant_from={self.relevant_from:g}: {reason} in {self.path}")
+
     def _collection(
-        self, documents: dict[str, str], members: Mapping[str, Lists], missing: Mapping[str, str]
+        self,
+        documents: dict[str, str],
+        members: Mapping[str, Lists],
+        missing: Mapping[str, str],
+        degrees: Mapping[str, str],
     ) -> Collection:
+        adds_documents = self._adds_candidates or self.lists.random_fraction > 0
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
-        own = {split: _own_documents(documents, lists) for split, lists in members.items()}
+        own = {split: {} if degrees[split] else _own_documents(documents, lists) for split, lists in members.items()}
         left_out = self.left_out(self._name, own)
         splits = {
             split: Split(
                 queries={query_id: entry.query for query_id, entry in lists.items()},
-                qrels={query_id: entry.grades(scale) for query_id, entry in lists.items()},
-                candidates=self._candidates(split, documents, lists, left_out[split]),
+                qrels={
+                    query_id: entry.grades(scale)
+                    for query_id, entry in lists.items()
+                    if split == "train" or entry.can_be_evaluated
+                },
+                candidates=self._candidates(split, documents, lists, left_out[split], bool(degrees[split])),
                 weights={query_id: entry.weight for query_id, entry in lists.items() if entry.weight != 1},
                 prompts={query_id: entry.prompt for query_id, entry in lists.items() if entry.prompt is not None},
-                labels={query_id: entry.labels for query_id, entry in lists.items()} if split == "train" else {},
+                labels=_labels(split, lists, degrees[split]),
                 own_documents=left_out[split],
+                degrees=degrees[split],
             )
             for split, lists in members.items()
         }
@@ -130,7 +170,7 @@ class FileConfig(SourceOptions):
             for part in (split.queries, split.labels or split.qrels, split.candidates, split.weights, split.prompts)
         ]
         parts += [sorted(split.own_documents) for split in splits.values() if split.own_documents]
-        train = list(members.get("train", {}).values())
+        train = members.get("train", {})
         return Collection(
             self._name,
             documents,
@@ -139,37 +179,49 @@ class FileConfig(SourceOptions):
             never_negatives({}, own),
             missing=missing,
             lists=self.lists,
-            available=available_requirements(train, self._adds_candidates or self.lists.random_fraction > 0),
+            available=available_requirements(train, adds_documents, degrees["train"]),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
-            keep_queries_without_positives=not all(entry.has_positive for entry in train),
+            keep_queries_without_positives=not all(entry.has_positive for entry in train.values()),
         )
 
     @property
     def _adds_candidates(self) -> bool:
         return not isinstance(self.candidates, ListedCandidates)
 
-    def _candidates(self, split: str, documents: Mapping[str, str], lists: Lists, left_out: OwnDocuments) -> Candidates:
+    def _candidates(
+        self, split: str, documents: Mapping[str, str], lists: Lists, left_out: OwnDocuments, degrees: bool
+    ) -> Candidates:
         """The candidates of a split's queries.
 
         For train: the listed documents with the teacher's scores, then those that another source adds. For dev and
         test: the listed documents in random order with score 0 (or the teacher's scores, if there are labels too), or
-        the candidates of the source.
+        the candidates of the source. Queries without a relevant document have none, since no ranking is measured.
         """
         train = split == "train"
-        own = train or (not self._adds_candidates and sum(e.compares for e in lists.values()) * 2 >= len(lists))
+        ranked = {query_id: entry for query_id, entry in lists.items() if train or entry.can_be_evaluated}
+        compared = sum(entry.compares for entry in ranked.values()) * 2 >= len(ranked)
+        own = train or degrees or (not self._adds_candidates and compared)
         found: Candidates = {}
-        if self._adds_candidates or not own:
-            queries = {split: {query_id: entry.query for query_id, entry in lists.items()}}
+        if not own or (train and self._adds_candidates):
+            queries = {split: {query_id: entry.query for query_id, entry in ranked.items()}}
             found = self.candidates.build(documents, queries, self.cache, left_out)[split]
+        empty: Candidates = {query_id: [] for query_id in lists if query_id not in ranked}
         if not own:
-            return found
+            return {**found, **empty}
         if train:
             return {
                 query_id: [*entry.scores.items(), *_unscored(found.get(query_id, []), entry)]
                 for query_id, entry in lists.items()
             }
-        return {query_id: _ranked(query_id, entry) for query_id, entry in lists.items()}
+        return {query_id: _ranked(query_id, entry) for query_id, entry in ranked.items()} | empty
+
+
+def _labels(split: str, lists: Mapping[str, QueryGroup], degrees: str) -> dict[str, dict[str, float]]:
+    """The labels of a split: those of dev and test only if the grades do not have them all."""
+    if split == "train":
+        return {query_id: entry.labels for query_id, entry in lists.items()}
+    return labels_of(lists) if degrees or not all(entry.can_be_evaluated for entry in lists.values()) else {}
 
 
 def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.collection import normalised
+from data.degrees import are_pairs
 from data.formats.columns import ListRecord
 from data.hashing import stable_hash, text_hash
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 @dataclass
 class QueryGroup:
     """One query with the labels and teacher scores (NaN: none) of its documents. `labelled`: whether the rows have
-    labels."""
+    labels; `has_label_column`: whether a column holds them."""
 
     query: str
     prompt: str | None
@@ -25,6 +26,7 @@ class QueryGroup:
     labels: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     labelled: bool = True
+    has_label_column: bool = False
     weights: list[float] = field(default_factory=list)
 
     @property
@@ -53,9 +55,12 @@ class QueryGroup:
         return {document: int(document == best) for document in self.labels}
 
 
-def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> dict[str, QueryGroup]:
+def group_by_query(
+    records: Iterable[ListRecord], documents: dict[str, str], relevant_from: float | None = None
+) -> dict[str, QueryGroup]:
     """Group rows of the same query and prompt into one list; every preference stays a list of its own.
 
+    Labels of a column that are below `relevant_from` become 0.
     The texts are added to `documents` by id. Raises ValueError if a document has two labels in one list. In tuples,
     whose negatives are often mined, a document is relevant if it is a positive in any row.
     """
@@ -72,6 +77,9 @@ def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> 
         entry.labelled = entry.labelled and record.labels is not None
         entry.weights.append(record.weight)
         labels = record.labels or [0.0] * len(record.documents)
+        if record.labelled:
+            entry.has_label_column = True
+            labels = [0.0 if relevant_from is not None and label < relevant_from else label for label in labels]
         scores = record.scores or [math.nan] * len(record.documents)
         for text, label, score in zip(record.documents, labels, scores, strict=True):
             document = f"d{text_hash(text):016x}"
@@ -93,44 +101,119 @@ def group_by_query(records: Iterable[ListRecord], documents: dict[str, str]) -> 
     return found
 
 
-def hold_out(lists: Mapping[str, QueryGroup], shares: Mapping[str, float], limit: int) -> dict[str, list[str]]:
+def hold_out(
+    lists: Mapping[str, QueryGroup],
+    documents: Mapping[str, str],
+    shares: Mapping[str, float],
+    limit: int,
+    degrees: bool = False,
+) -> dict[str, list[str]]:
     """Hold out queries that can be evaluated, those with the lowest hashes of texts, at most `limit` per split. Returns
     the query ids of each split.
 
     Queries of equal text stay together. Each held-out split gets at least one query if there are more queries than
-    splits.
+    splits. A correlation needs two labels: of `degrees` a split gets at least two queries, and as many more as it needs
+    for a second label; of other pairs, queries without a relevant document are held out beside those that have one, in
+    the same proportion.
     """
-    by_text: dict[str, list[str]] = {}
-    for query_id, entry in lists.items():
-        if entry.can_be_evaluated:
-            by_text.setdefault(normalised(entry.query), []).append(query_id)
-    ordered = sorted(by_text, key=lambda text: stable_hash("held out", text))
+    evaluated, beside = evaluated_queries(lists, degrees)
+    smallest = 2 if degrees else 1
+    text_of = _text_keys(lists, documents, mirrored=degrees or bool(beside))
+    ordered, ordered_beside = _texts_by_hash(evaluated, text_of), _texts_by_hash(beside, text_of)
+    members = {text: [*ids, *ordered_beside.get(text, ())] for text, ids in ordered.items()}
+    left = list(ordered) if len(ordered) > smallest * len(shares) else []
+    left_beside = [text for text in ordered_beside if text not in members]
     splits: dict[str, list[str]] = {}
-    taken = 0
     for name, share in shares.items():
-        size = min(max(1, round(share * len(ordered))), limit) if share > 0 and len(ordered) > len(shares) else 0
-        if size:
-            splits[name] = [query_id for text in ordered[taken : taken + size] for query_id in by_text[text]]
-        taken += size
+        size = min(max(smallest, round(share * len(ordered))), limit, len(left)) if share > 0 else 0
+        if not size:
+            continue
+        more = max(1, round(size * (len(ordered_beside) - len(ordered_beside.keys() & members)) / len(ordered)))
+        size = _with_two_labels(left, size, members, lists) if degrees else size
+        splits[name] = [query_id for text in left[:size] for query_id in members[text]]
+        splits[name] += [query_id for text in left_beside[:more] for query_id in ordered_beside[text]]
+        left, left_beside = left[size:], left_beside[more:]
     held_out = {query_id for ids in splits.values() for query_id in ids}
     return {"train": [query_id for query_id in lists if query_id not in held_out], **splits}
 
 
-def available_requirements(lists: Sequence[QueryGroup], adds_negatives: bool) -> frozenset[str]:
-    """What training lists of these queries provide for a loss. `adds_negatives`: whether other documents are added."""
-    labelled = [entry for entry in lists if entry.labelled]
+def _with_two_labels(
+    texts: Sequence[str], size: int, members: Mapping[str, Sequence[str]], lists: Mapping[str, QueryGroup]
+) -> int:
+    """The number of first texts, at least `size`, whose documents have two labels; `size` if all labels are equal."""
+    first: float | None = None
+    for number, text in enumerate(texts, start=1):
+        for label in (label for query_id in members[text] for label in lists[query_id].labels.values()):
+            first = label if first is None else first
+            if label != first:
+                return max(number, size)
+    return size
+
+
+def labels_of(lists: Mapping[str, QueryGroup]) -> dict[str, dict[str, float]]:
+    """The labels of the queries that have any."""
+    return {query_id: entry.labels for query_id, entry in lists.items() if entry.labelled}
+
+
+def evaluated_queries(lists: Mapping[str, QueryGroup], degrees: bool = False) -> tuple[list[str], list[str]]:
+    """The queries that can be evaluated, and, of pairs, those that only a correlation or average precision needs:
+    none of their documents is relevant. If labels are `degrees`, all that have labels can be evaluated."""
+    labels = labels_of(lists)
+    if degrees:
+        return [query_id for query_id, entry in lists.items() if entry.labelled or entry.can_be_evaluated], []
+    ranked = [query_id for query_id, entry in lists.items() if entry.can_be_evaluated]
+    if not are_pairs(labels.values()):
+        return ranked, []
+    return ranked, [query_id for query_id in labels if not lists[query_id].has_positive]
+
+
+def _texts_by_hash(query_ids: Sequence[str], text_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """The queries of each text, in the order in which texts are held out."""
+    found: dict[str, list[str]] = {}
+    for query_id in query_ids:
+        found.setdefault(text_of[query_id], []).append(query_id)
+    return {text: found[text] for text in sorted(found, key=lambda text: stable_hash("held out", text))}
+
+
+def _text_keys(lists: Mapping[str, QueryGroup], documents: Mapping[str, str], mirrored: bool) -> dict[str, str]:
+    """The normalised text by which a query is held out. If pairs may be `mirrored`, two queries that are each other's
+    document share one, so that one split gets both."""
+    texts = {query_id: normalised(entry.query) for query_id, entry in lists.items()}
+    if not mirrored:
+        return texts
+    queries = set(texts.values())
+    pairs = {(texts[query_id], normalised(documents[d])) for query_id, entry in lists.items() for d in entry.labels}
+    parent = {text: text for text in queries}
+
+    def root(text: str) -> str:
+        while parent[text] != text:
+            parent[text] = text = parent[parent[text]]
+        return text
+
+    for query, document in pairs:
+        if document in queries and (document, query) in pairs:
+            first, last = sorted((root(query), root(document)))
+            parent[last] = first
+    return {query_id: root(text) for query_id, text in texts.items()}
+
+
+def available_requirements(lists: Mapping[str, QueryGroup], adds_negatives: bool, degrees: str = "") -> frozenset[str]:
+    """What training lists of these queries provide for a loss. `adds_negatives`: whether other documents are added;
+    `degrees`: why the labels are degrees of similarity, of which none means relevant or not."""
+    labelled = [entry for entry in lists.values() if entry.labelled]
     levels = {label for entry in labelled for label in entry.labels.values()}
-    # One document with a fraction as label, as in sentence similarity, is neither relevant nor irrelevant.
-    similarity = any(not level.is_integer() for level in levels) and not any(entry.compares for entry in labelled)
-    positive = any(entry.has_positive for entry in labelled) and not similarity
+    positive = any(entry.has_positive for entry in labelled) and not degrees
     added = positive and adds_negatives
+    varied = added or len(levels) > 1
     provided = {
         "positive": positive,
         "comparison": added or any(entry.compares for entry in labelled),
-        "labels": added or len(levels) > 1,
-        "several": added or any(len(entry.labels) > 1 for entry in lists),
+        "labels": varied and not degrees,
+        "levels": varied,
+        "unit_labels": varied and max(levels) <= 1,
+        "several": added or any(len(entry.labels) > 1 for entry in lists.values()),
         "teacher_scores": bool(lists)
-        and not any(math.isnan(score) for entry in lists for score in entry.scores.values()),
+        and not any(math.isnan(score) for entry in lists.values() for score in entry.scores.values()),
     }
     return frozenset(name for name, is_provided in provided.items() if is_provided)
 

@@ -38,7 +38,8 @@ class TrainingLists(Dataset):
 
     A list has at most `list_size` documents in random order: relevant ones, candidates of the first stage, and random
     documents of the corpus. Random documents also replace missing candidates unless `random_fraction` is 0. If there
-    are two places and a negative, a list holds one. A text of `never_negatives` is none.
+    are two places and a negative, a list holds one. A text of `never_negatives` is none. If labels are degrees of
+    similarity, a list holds documents of the query's own, drawn at random.
 
     `auxiliary` holds the tokenizers of auxiliary models (a teacher, a guide) by role. `never_negatives`, which are
     those of the collection if they are not passed, know it as `source`.
@@ -64,8 +65,8 @@ class TrainingLists(Dataset):
         self.document_ids = list(collection.documents)
         self.excluded = collection.excluded
         self.queries, self.candidates = self.split.queries, self.split.candidates
-        judged: Mapping[str, Mapping[str, float]] = self.split.labels or self.split.qrels
-        self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged.items()}
+        judged = self.split.judgements.items()
+        self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged}
         keeps_all = collection.keep_queries_without_positives
         self.query_ids = [query for query in self.queries if keeps_all or self.relevant.get(query)]
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
@@ -128,6 +129,8 @@ class TrainingLists(Dataset):
     def sample(self, epoch: int, query_id: str) -> list[str]:
         """Sample the document ids of one list."""
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
+        if self.split.degrees:  # no document is a negative, and none may be added
+            return _shuffled(list(self.split.judgements[query_id]), rng)[: self.list_size]
         relevant, limit = self.relevant.get(query_id, {}), self.options.positives
         never = self.never_negatives.of(self.source, query_id)
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])

@@ -106,8 +106,9 @@ def test_files(seed: int, tmp_path: Path):
     paths = {name: write_file(tmp_path / f"{name}.jsonl", rng, m) for name, m in (("dev", dev), ("test", test))}
     options = {"path": write_file(tmp_path / "train.jsonl", rng, train), "cache_dir": str(tmp_path)}
     data = FileConfig(**options, dev_path=paths["dev"], test_path=paths["test"]).build()
-    assert of(data, "test") == {number for number in test if number % 3}
-    assert of(data, "dev") == {number for number in dev if number % 3} - set(test)
+    assert of(data, "test") == set(test), "pairs that are not relevant too: a correlation needs them"
+    assert of(data, "dev") == set(dev) - set(test)
+    assert numbers(data.splits["test"].queries[q] for q in data.splits["test"].qrels) == {n for n in test if n % 3}
     assert of(data, "train") == set(train) - set(dev) - set(test), "those that cannot be evaluated are held out too"
     for held_out in ({}, {"dev_path": paths["dev"]}, {"test_path": paths["test"]}):
         data = FileConfig(**options, **held_out, test_fraction=0.3, dev_fraction=0.3).build()

@@ -58,6 +58,8 @@ def content(data: Collection, list_size: int = 8) -> dict[str, dict[str, tuple[f
     }
 
 
+GRADED = {"positive", "comparison", "labels", "levels", "several"}  # what training lists give
+BINARY = GRADED | {"unit_labels"}
 NOTHING_HELD_OUT = {"dev_fraction": 0.0, "test_fraction": 0.0}
 GOOD, BAD, UNSCORED = (1, None), (0, None), None
 LAYOUTS = {
@@ -92,7 +94,7 @@ LAYOUTS = {
     "graded": (
         {"query": "q", "docs": ["x", "y", "z"], "labels": [2, 0, 1]},
         {"x": (2, None), "y": BAD, "z": GOOD},
-        "all",
+        "grades",
     ),
     "teacher": (
         {"query": "q", "passages": [{"title": "x", "text": "u"}, {"text": "y"}], "scores": [3.5, -1]},
@@ -135,7 +137,7 @@ def test_a_layout_is_read_by_the_names_of_its_columns(name: str, write: Write):
     data = write([row], **NOTHING_HELD_OUT).build()
     approximately = {text: tuple(map(pytest.approx, pair)) for text, pair in expected.items()}
     assert content(data) == {"q": approximately}
-    names = {"positive": {"positive"}, "all": {"positive", "comparison", "labels", "several"}}
+    names = {"positive": {"positive"}, "all": BINARY, "grades": GRADED}
     assert data.available == set().union(*(names.get(word, {word}) for word in given.split()))
 
 
@@ -147,8 +149,8 @@ def test_labelled_pairs_of_a_query_are_one_list(write: Write):
     ]
     data = write(rows, **NOTHING_HELD_OUT).build()
     assert content(data) == {"q": {"x": GOOD, "y": BAD}, "r": {"y": BAD}}  # r has no relevant document, and stays
-    assert data.available == {"positive", "comparison", "labels", "several"}
-    assert data.available_with(list_size=1) == {"positive", "labels"}
+    assert data.available == BINARY
+    assert data.available_with(list_size=1) == {"positive", "labels", "levels", "unit_labels"}
     likes = [{"prompt": r["query"], "completion": r["document"], "label": bool(r["label"])} for r in rows]
     assert content(write(likes, **NOTHING_HELD_OUT).build()) == content(data)
     with pytest.raises(ValueError, match=r"rows.jsonl:3: document 'x' of query 'q' has the label 0, at .*:1 it is 1;"):
@@ -158,10 +160,10 @@ def test_labelled_pairs_of_a_query_are_one_list(write: Write):
 def test_degrees_of_similarity_are_labels_and_nothing_else(write: Write):
     rows = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "score": i / 10} for i in range(5)]
     data = write(rows, **NOTHING_HELD_OUT).build()
-    assert data.available == {"labels"}
+    assert data.available == data.available_with(list_size=1) == {"levels", "unit_labels"}
     assert content(data)["a3"] == {"b3": (pytest.approx(0.3), None)}
     held_out = write(rows, test_fraction=0.4, dev_fraction=0.0).build().splits["test"]
-    assert {grade for judged in held_out.qrels.values() for grade in judged.values()} <= {10, 20, 30, 40}
+    assert {label for judged in held_out.labels.values() for label in judged.values()} <= {0, 0.1, 0.2, 0.3, 0.4}
 
 
 def test_preferences_of_a_prompt_stay_apart(write: Write):
@@ -243,7 +245,7 @@ def test_negatives_from_the_corpus_only_where_asked_for(write: Write):
     options = {"lists": ListOptions(random_fraction=0.5), **NOTHING_HELD_OUT}
     data = write(many(), **options).build()
     assert {len(e.document_ids) for e in examples(data, 4)} == {4}
-    assert data.available == {"positive", "comparison", "labels", "several"}
+    assert data.available == BINARY
     hard = write(many(), candidates=BM25Candidates(depth=5), **NOTHING_HELD_OUT).build()
     assert {len(e.document_ids) for e in examples(hard, 4)} == {4}
     assert all(math.isnan(score) for e in examples(hard, 4) for score in e.teacher_scores)
