@@ -17,6 +17,8 @@ from losses.math.masking import at_least_float32, positive_weights
 class BinaryCrossEntropy(ListLoss):
     """-1/n sum_i [w y_i logsigmoid(s_i) + (1 - y_i) logsigmoid(-s_i)], y_i = 1 if the label is above 0, else 0.
 
+    With `soft_labels` y_i is the label itself, from 0 to 1.
+
     The mean is over a list's n documents, then over lists. torch's `binary_cross_entropy_with_logits` over all
     documents of a batch is the same if all lists have the same length; if not, it gives long lists more weight.
 
@@ -29,18 +31,26 @@ class BinaryCrossEntropy(ListLoss):
     Source: torch's `binary_cross_entropy_with_logits`, by list.
     """
 
-    data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
     shift_invariant: ClassVar[bool] = False  # scores are log-odds: a constant added to them changes the loss
 
     pos_weight: float | Literal["auto"] | None = None
+    soft_labels: bool = False
 
     def __post_init__(self) -> None:
         check_pos_weight(self.pos_weight)
+        if self.soft_labels and self.pos_weight == "auto":
+            raise ValueError("pos_weight=auto counts relevant documents; with soft_labels=true give a number or null")
+
+    @property
+    def data_requirements(self) -> tuple[str, ...]:
+        return ("unit_labels",) if self.soft_labels else ("labels",)
 
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
         """scores, labels, mask: [..., n] -> values [...], valid [...] bool."""
         scores = at_least_float32(scores).masked_fill(~mask, 0.0)
-        positive, negative = ((labels > 0) & mask).to(scores.dtype), ((labels <= 0) & mask).to(scores.dtype)
+        targets = labels if self.soft_labels else labels > 0
+        targets = targets.to(scores.dtype).masked_fill(~mask, 0.0)
         weight = positive_weights(labels > 0, mask, self.pos_weight)
-        losses = -weight * positive * F.logsigmoid(scores) - negative * F.logsigmoid(-scores)
+        losses = -weight * targets * F.logsigmoid(scores) - (1 - targets) * F.logsigmoid(-scores)
+        losses = losses.masked_fill(~mask, 0.0)
         return losses.sum(dim=-1) / mask.sum(dim=-1).clamp(min=1), mask.any(dim=-1)

@@ -29,6 +29,38 @@ def test_ragged_lists_weigh_alike():
     torch.testing.assert_close(BinaryCrossEntropy()(SCORES, LABELS, RAGGED), sum(per_list) / 3)
 
 
+@pytest.mark.parametrize("pos_weight", [None, 3.5])
+@pytest.mark.parametrize("mask", [FULL, RAGGED])
+def test_soft_labels_are_torchs_targets(pos_weight, mask):
+    """Value and gradient, list by list: torch's mean over a list's documents."""
+    targets = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight = None if pos_weight is None else torch.tensor(pos_weight)
+    scores, others = SCORES.clone().requires_grad_(), SCORES.clone().requires_grad_()
+    loss = BinaryCrossEntropy(pos_weight, soft_labels=True)(scores, targets.masked_fill(~mask, torch.nan), mask)
+    expected = sum(
+        F.binary_cross_entropy_with_logits(others[i, :n], targets[i, :n], pos_weight=weight) / 3
+        for i, n in enumerate(mask.sum(-1).tolist())
+    )
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, at)[0] for value, at in ((loss, scores), (expected, others)))
+    )
+
+
+def test_soft_labels_of_0_and_1_are_relevance():
+    labels = (LABELS > 0).double()
+    torch.testing.assert_close(
+        BinaryCrossEntropy(soft_labels=True)(SCORES, labels, RAGGED), BinaryCrossEntropy()(SCORES, LABELS, RAGGED)
+    )
+
+
+def test_soft_labels_need_labels_from_0_to_1_and_no_counts_of_relevant_documents():
+    assert BinaryCrossEntropy().data_requirements == ("labels",)
+    assert BinaryCrossEntropy(soft_labels=True).data_requirements == ("unit_labels",)
+    with pytest.raises(ValueError, match="pos_weight=auto counts relevant documents; with soft_labels=true give"):
+        BinaryCrossEntropy("auto", soft_labels=True)
+
+
 def test_auto_is_the_lists_own_negatives_per_positive():
     """2; none to weigh; and a list of positives alone (the third, cut to two documents), which keeps weight 1."""
     values, valid = BinaryCrossEntropy("auto").per_list(SCORES, LABELS, RAGGED)
