@@ -42,7 +42,7 @@ class Prompts:
 
 class Evaluator(Protocol):
     """Measures a model on the judged queries of one split, and the first stage, whose ranking is the split's
-    candidates."""
+    candidates (if the evaluator ranks: `EvaluatorConfig.ranks`)."""
 
     @property
     def config(self) -> EvaluatorConfig: ...
@@ -71,6 +71,10 @@ class Evaluator(Protocol):
     def candidate_recall(self) -> float | None:
         """The share of relevant documents that are among the candidates; None if the whole corpus is ranked."""
 
+    @property
+    def num_pairs(self) -> int | None:
+        """The number of pairs whose scores are compared with labels; None if documents are ranked."""
+
     def evaluate(self, runner: Runner) -> EvaluationResult:
         """Evaluate the model that `runner` runs. Call it on all ranks; all get the same result."""
 
@@ -84,17 +88,19 @@ class EvaluatorConfig(ABC):
     max_queries: int | None = None
     dev_max_queries: int | None = 100
     token_budget: int = 16384
-    depth: int = 30  # ranked documents per query
 
     # Outputs that the model must give; empty: scores or embeddings.
     required_outputs: ClassVar[frozenset[str]] = frozenset()
     searches_corpus: ClassVar[bool] = False  # ranks the whole corpus, not the first stage's candidates
+    # Whether documents are ranked by relevance, which is compared and fused with the first stage; else scores are
+    # compared with labels, and there are no values of single queries.
+    ranks: ClassVar[bool] = True
     # Options that must be at least 1.
-    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget", "depth")
+    counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", parse_metric(self.metric).name)
-        names = [self.metric, *(parse_metric(name).name for name in self.metrics)]
+        object.__setattr__(self, "metric", self.parse(self.metric))
+        names = [self.metric, *map(self.parse, self.metrics)]
         object.__setattr__(self, "metrics", list(dict.fromkeys(names)))
         for name in self.counts:
             value = getattr(self, name)
@@ -105,6 +111,16 @@ class EvaluatorConfig(ABC):
     @abstractmethod
     def method(self) -> str:
         """How documents are ranked, in a few words for the reader of the results."""
+
+    @classmethod
+    def parse(cls, metric: str) -> str:
+        """The metric's name as it is shown. Raises ValueError if there is no such metric."""
+        return parse_metric(metric).name
+
+    @property
+    def retrieval_depth(self) -> int:
+        """How many documents of the corpus are retrieved per query; 0: the corpus is not searched."""
+        return 0
 
     @property
     def largest_dimension(self) -> int:
@@ -137,9 +153,12 @@ def leave_out(run: Run, own_documents: Mapping[str, AbstractSet[str]], depth: in
     }
 
 
-def judged_queries(split: Split, limit: int | None) -> dict[str, str]:
-    """The judged queries in their order. At most `limit` are chosen by a hash of their ids, the same ones in every
-    run."""
-    judged = [query for query in split.queries if query in split.qrels]
+def judged_queries(
+    split: Split, limit: int | None, judgements: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, str]:
+    """The queries of `judgements` (None: the grades) in their order. At most `limit` are chosen by a hash of their ids,
+    the same ones in every run."""
+    judgements = split.qrels if judgements is None else judgements
+    judged = [query for query in split.queries if query in judgements]
     chosen = set(sorted(judged, key=lambda query: stable_hash("evaluated query", query))[:limit])
     return {query: split.queries[query] for query in judged if query in chosen}

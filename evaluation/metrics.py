@@ -59,6 +59,8 @@ def parse_metric(name: str) -> Metric:
         suffix = f"@{cutoff}" if cutoff else ""
         if suffix or not needs_cutoff:
             return Metric(shown + suffix, expression + suffix)
+    if family in ("spearman", "pearson", "ap"):
+        raise ValueError(f"{name!r} is no metric of rankings: choose eval=similarity")
     near = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5)
     hint = f"did you mean {FAMILIES[near[0]][0]}{'@10' if FAMILIES[near[0]][2] else ''}? " if near else ""
     raise ValueError(f"no metric {name!r}: {hint}valid are nDCG@k, MRR@k, MAP, MAP@k and recall@k, e.g. {EXAMPLES[0]}")
@@ -72,7 +74,7 @@ class Metrics:
     per_query: dict[str, dict[str, float]]
 
     def __getitem__(self, name: str) -> float:
-        return self.mean[parse_metric(name).name]
+        return self.mean[name if name in self.mean else parse_metric(name).name]
 
     def over(self, queries: Collection[str]) -> Metrics:
         """The means over some of the queries."""

@@ -51,6 +51,7 @@ class RetrievalConfig(EvaluatorConfig):
     searches_corpus: ClassVar[bool] = True
     counts: ClassVar[tuple[str, ...]] = (
         *EvaluatorConfig.counts,
+        "depth",
         "dev_max_documents",
         "query_block",
         "document_block",
@@ -69,6 +70,10 @@ class RetrievalConfig(EvaluatorConfig):
     @property
     def method(self) -> str:
         return "retrieved from the whole corpus"
+
+    @property
+    def retrieval_depth(self) -> int:
+        return self.depth
 
     @property
     def largest_dimension(self) -> int:
@@ -105,7 +110,7 @@ class RetrievalEvaluator:
     """
 
     oracle = Metrics({}, {})  # the whole corpus is searched, so any order is possible
-    candidate_recall = None
+    candidate_recall = num_pairs = None
 
     def __init__(
         self,

@@ -81,7 +81,9 @@ def score_baseline(
     metrics = broadcast_object(read_baseline(folder, shared) if is_main() else None)
     if metrics is None:
         if is_main():
-            print(f"ranking {len(test.queries)} test queries before training", file=sys.stderr, flush=True)
+            pairs, queries = test.num_pairs, len(test.queries)
+            work = f"ranking {queries} test queries" if pairs is None else f"scoring {pairs} test pairs"
+            print(f"{work} before training", file=sys.stderr, flush=True)
         result = evaluate(test)
         metrics = result.metrics
         if is_main():

@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def write_results(run: RunDirectory, test: Evaluator, after: EvaluationResult, summary: Mapping[str, Any]) -> None:
-    """Write queries.json, report.html and summary.json. `after`: the trained model's result on test. Call it on all
-    ranks."""
+    """Write queries.json (of a ranking), report.html and summary.json. `after`: the trained model's result on test.
+    Call it on all ranks."""
     if process_group.is_main():
-        write_queries(run.path / "queries.json", test, after)
+        if test.config.ranks:
+            write_queries(run.path / "queries.json", test, after)
         write_report(run.path, summary)
     run.write_summary(summary)  # last: from now on the run counts as finished
 

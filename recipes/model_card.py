@@ -8,7 +8,7 @@ from typing import Any
 from models.export.folder import display_name
 from models.lora import describe_adapters
 from runs.redaction import redact
-from runs.report.content import result_rows
+from runs.report.content import number_of_tests, result_rows
 from runs.report.table import format_table
 from trainers.trainer import Trainer
 
@@ -36,7 +36,7 @@ def model_card(
     return redact(
         f"# {name}\n\nTrained by plackett.\n\n"
         + "\n".join(f"- {name}: {value}" for name, value in lines.items())
-        + f"\n\nOn {summary['test_queries']} test queries:\n\n```\n{table}\n```\n"
+        + f"\n\nOn {number_of_tests(summary)}:\n\n```\n{table}\n```\n"
     )
 
 

@@ -70,6 +70,7 @@ def summarise(
         "recall_ceiling": test.candidate_recall,
         "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),
+        **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
         "steps": outcome.steps,
         "seconds": outcome.seconds,
         "rows_per_s": None if outcome.rows is None else outcome.rows / seconds,

@@ -195,7 +195,8 @@ def link_results(run: Path, stages: Sequence[Path], *, source: str, card: str) -
     for file in ("runs/before.run", "runs/before.json"):
         _link(stages[0] / file, run / file)
     for file in ("runs/after.run", "runs/fused.run", "queries.json"):
-        _link(stages[-1] / file, run / file)
+        if (stages[-1] / file).is_file():  # the last two are those of a ranking
+            _link(stages[-1] / file, run / file)
     shutil.rmtree(run / "model", ignore_errors=True)
     last, readme = stages[-1] / "model", "README.md"
     shutil.copytree(last, run / "model", copy_function=_link, ignore=shutil.ignore_patterns(readme))

@@ -49,15 +49,13 @@ def train_model(
     load_best(trainer)
     after = evaluate(test)
     dev = best_on_dev(trainer, evaluate)
-    weight = fit_fusion(trainer.evaluator, dev)
-    fused = fuse(test.first_stage_run, after.run, weight)
-    results = {
-        "first_stage": test.first_stage,
-        "before": baseline,
-        "after": after.metrics,
-        "fused": measure(test.qrels, fused, test.config.metrics),
-    }
-    for name, scores in (("after", after.run), ("fused", fused)):
+    runs, results, weight = {"after": after.run}, {"before": baseline, "after": after.metrics}, None
+    if test.config.ranks:
+        weight = fit_fusion(trainer.evaluator, dev)
+        runs["fused"] = fuse(test.first_stage_run, after.run, weight)
+        fused = measure(test.qrels, runs["fused"], test.config.metrics)
+        results = {"first_stage": test.first_stage, **results, "fused": fused}
+    for name, scores in runs.items():
         store_run(run, name, scores)
         record(run, trainer.logger, trainer.state.step, name, results[name])
     settings = {**settings_of(trainer), **remarks}
@@ -99,7 +97,10 @@ def fit_fusion(dev: Evaluator | None, result: EvaluationResult | None) -> float:
 
 
 def significance(results: Mapping[str, Metrics], metric: str) -> dict[str, Any]:
-    """Paired tests of the trained model, alone and fused, against the first stage."""
+    """Paired tests of the trained model, alone and fused, against the first stage; none if there is no first
+    stage."""
+    if "first_stage" not in results:
+        return {}
     values = {name: result.per_query[metric] for name, result in results.items()}
     return {
         f"{name}_vs_first_stage": asdict(paired_test(values["first_stage"], values[name]))

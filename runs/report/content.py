@@ -40,6 +40,13 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return rows | ({ORACLE: summary["ceiling"]} if summary.get("ceiling") else {})
 
 
+def number_of_tests(summary: Mapping[str, Any], which: str = "test ") -> str:
+    """The number of queries, or of pairs if these are scored and not ranked: "1,379 test pairs"."""
+    if summary.get("test_pairs"):
+        return f"{summary['test_pairs']:,} {which}pairs"
+    return f"{summary['test_queries']:,} {which}queries"
+
+
 def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """The row of a ranker, and one for each number of dimensions: "MAP/dim64" becomes MAP in row "after, dim 64"."""
     rows: dict[str, dict[str, float]] = {}
@@ -51,11 +58,11 @@ def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str,
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about the results: queries, recall of the candidates, fusion weight, paired tests, notes, warnings."""
-    queries, recall, weight = (summary.get(key) for key in ("test_queries", "recall_ceiling", "fusion_weight"))
+    recall, weight = summary.get("recall_ceiling"), summary.get("fusion_weight")
     tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
     lines = [
-        f"{queries:,} queries" if queries else "",
+        number_of_tests(summary, "") if summary.get("test_queries") else "",
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),

@@ -103,7 +103,8 @@ def _results(summary: Mapping[str, Any]) -> str:
         f'<p class="{"warning" if remark.startswith("warning") else "lead"}">{html.escape(remark)}</p>'
         for remark in remarks(summary)
     )
-    return f"<h2>Test queries</h2>\n{_table(f'<tr><th></th>{header}</tr>', lines)}{notes}"
+    title = "Test pairs" if summary.get("test_pairs") else "Test queries"
+    return f"<h2>{title}</h2>\n{_table(f'<tr><th></th>{header}</tr>', lines)}{notes}"
 
 
 def _table(header: str, rows: Iterable[str], style: str = "results") -> str:
