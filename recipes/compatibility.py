@@ -191,10 +191,12 @@ def check_auxiliary(role: str, model: Any, is_read: bool, name: str) -> None:
 
 def check_data(settings: RunConfig, collection: Any) -> None:
     """Raise `MissingRequirements` if the training lists lack something that the loss needs, and ValueError if there are
-    none or they hold weights that the loss does not read."""
+    none, they hold weights that the loss does not read, or documents are added to lists of degrees."""
     training = [source.split("train") for source in collection.sources.values()]
     if is_policy(settings.loss) and any(split.weights for split in training):
         raise ValueError(f"data {collection.name} has weights, which trainer=grpo does not use: remove them")
+    for source in collection.sources.values():
+        check_added_documents(source)
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
         available.add("teacher_scores")
@@ -206,4 +208,34 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         name = type(settings.loss).__name__
         raise ValueError(f"trainer.list_size=1: loss {name} needs several documents per query: raise it")
     if missing_requirements(settings.loss, available):
-        raise MissingRequirements(settings.loss, available, collection.name, outputs=settings.model.outputs)
+        outputs = settings.model.outputs
+        raise MissingRequirements(
+            settings.loss, available, collection.name, outputs=outputs, remedy=remedy_of_degrees(collection)
+        )
+
+
+def check_added_documents(source: Any) -> None:
+    """Raise ValueError if documents without a label would be added to lists whose labels are degrees of similarity."""
+    train = source.split("train")
+    if not train.degrees:
+        return
+    added = source.lists.random_fraction > 0 or any(
+        document not in train.judgements[query] for query, found in train.candidates.items() for document, _ in found
+    )
+    if added:
+        raise ValueError(
+            f"data {source.name}: {train.degrees}, so labels are degrees of similarity, and documents that "
+            "data/candidates or data.lists.random_fraction add to a list have none: leave these out, or set "
+            "data.relevant_from=X (labels of X and more are relevant)"
+        )
+
+
+def remedy_of_degrees(collection: Any) -> str:
+    """What makes degrees of similarity fit a loss that reads relevance; empty if the labels are relevance."""
+    for source in collection.sources.values():
+        if degrees := source.split("train").degrees:
+            return (
+                f"{degrees}, so labels are degrees of similarity: set data.relevant_from=X (labels of X and more are "
+                "relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones)"
+            )
+    return ""

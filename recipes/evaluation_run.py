@@ -19,6 +19,7 @@ from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import candidate_recall
 from evaluation.significance import paired_test
 from recipes.compatibility import check_is_data, check_is_model, check_outputs
+from recipes.evaluation_choice import choose_evaluation, ranking_refused
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -30,6 +31,7 @@ class EvaluationConfig:
     model: Any  # models.capabilities.ModelOptions, or a retriever such as data.bm25.BM25
     data: Any
     eval: EvaluatorConfig
+    eval_of_degrees: EvaluatorConfig | None = None  # instead of `eval` for pairs labelled with degrees; None: refused
     split: str = "test"
     fusion_weight: float | None = None
     precision: str = "auto"
@@ -45,15 +47,20 @@ class EvaluationConfig:
         if not self.model.retrieves_by_itself:
             check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
         elif not self.retrieves:
-            raise ValueError(
-                f"model={self.model.name} finds the candidates that eval=reranking reorders: choose eval=retrieval"
+            reason = (
+                "finds the candidates that eval=reranking reorders"
+                if self.eval.ranks
+                else "gives no scores of pairs, which eval=similarity compares with labels"
             )
+            raise ValueError(f"model={self.model.name} {reason}: choose eval=retrieval")
         elif self.fusion_weight is not None:
             raise ValueError(
                 f"fusion_weight={self.fusion_weight}: model={self.model.name} is fused with nothing, leave it out"
             )
         if self.fusion_weight is not None and not 0 <= self.fusion_weight <= 1:
             raise ValueError(f"fusion_weight={self.fusion_weight} must lie in [0, 1] (1: the model alone)")
+        if self.fusion_weight is not None and not self.eval.ranks:
+            raise ValueError(f"fusion_weight={self.fusion_weight}: eval=similarity fuses with nothing, leave it out")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
 
@@ -65,7 +72,8 @@ class EvaluationConfig:
     def splits(self) -> list[str]:
         """The evaluated split, and dev if the fusion weight is fitted on it (no weight is given, dev is not
         evaluated)."""
-        fits_weight = self.fusion_weight is None and self.split != "dev" and not self.model.retrieves_by_itself
+        is_fused = self.eval.ranks and not self.model.retrieves_by_itself
+        fits_weight = is_fused and self.fusion_weight is None and self.split != "dev"
         return [self.split, "dev"] if fits_weight else [self.split]
 
 
@@ -94,7 +102,9 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
         settings.model.folder()  # a model that cannot be found is reported before the data is read
     collection = build_data(settings)
     collection.split(settings.split)
-    summary = evaluate_retriever(settings, collection) if is_retriever else compare(settings, collection)
+    settings = fit_evaluation(settings, collection)
+    measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
+    summary = measure_model(settings, collection)
     summary = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split} | summary
     if process_group.is_main():
         print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
@@ -111,16 +121,24 @@ def build_data(settings: EvaluationConfig) -> Collection:
     data, bm25 = settings.data, bm25_options_of(getattr(settings.data, "candidates", None))
     if not settings.retrieves or bm25 is None:
         return data.build()
-    source = replace(bm25, depth=max(bm25.depth, settings.eval.depth))
+    source = replace(bm25, depth=max(bm25.depth, settings.eval.retrieval_depth))
     splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
     return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
+
+
+def fit_evaluation(settings: EvaluationConfig, collection: Collection) -> EvaluationConfig:
+    """The settings with the evaluation that fits the labels of the evaluated split."""
+    name, split = collection.evaluated.name, collection.split(settings.split)
+    if settings.model.retrieves_by_itself and split.degrees:
+        raise ValueError(ranking_refused(name, split.degrees, ""))
+    return choose_evaluation(settings, name, {settings.split: split}, (settings.split,))
 
 
 def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
     """The results of a retriever that needs no model (BM25), in JSON types."""
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
-    depth, own = settings.eval.depth, split.own_documents
+    depth, own = settings.eval.retrieval_depth, split.own_documents
     run = settings.model.retrieve(collection.documents, queries, depth + most_own_documents(own, queries))
     run = leave_out(run, own, depth)
     name = settings.model.name
@@ -157,8 +175,36 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
-        "warnings": [f"{source} has no score head: it was scored with an untrained one"] if model.fresh_head else [],
+        "warnings": head_warnings(source, model),
     }
+
+
+def correlate(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
+    """The results of a model by the labels of pairs, in JSON types. There is no first stage and nothing to fuse."""
+    device = process_group.device()
+    model = settings.model.build(settings.seed).to(device)
+    split, prompts = collection.split(settings.split), Prompts.of(collection)
+    evaluator = settings.eval.build(split, collection.documents, model.tokenizer, prompts=prompts)
+    metrics = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device))).metrics
+    return {
+        "name_or_path": settings.model.name_or_path,
+        "method": settings.eval.method,
+        "metric": settings.eval.metric,
+        "model": metrics.mean[settings.eval.metric],
+        "metrics": {"model": metrics.mean},
+        "tests": {},
+        "recall_ceiling": None,
+        "ceiling": None,
+        "fusion_weight": None,
+        "test_queries": len(evaluator.queries),
+        "test_pairs": evaluator.num_pairs,
+        "warnings": head_warnings(settings.model.name_or_path, model),
+    }
+
+
+def head_warnings(source: str, model: Any) -> list[str]:
+    """A warning if the model was scored with an untrained head."""
+    return [f"{source} has no score head: it was scored with an untrained one"] if model.fresh_head else []
 
 
 def first_stage_key(settings: EvaluationConfig) -> str:

@@ -26,6 +26,7 @@ from models.prompts.reasoning_template import ReasoningTemplate
 from models.prompts.run_prompts import RunPrompts
 from models.reasoner import Reasoner
 from recipes.baseline import score_baseline
+from recipes.evaluation_choice import ranking_refused
 from recipes.finish import print_results, show_finished, write_results
 from recipes.model_card import model_card
 from recipes.prompts import check_prompts, lost_in_words, run_prompts
@@ -84,6 +85,9 @@ def reason(
     if len(data.sources) > 1:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
     collection = data.evaluated
+    for split in collection.splits.values():
+        if split.degrees:  # the reward asks whether the label is above 0
+            raise ValueError(ranking_refused(collection.name, split.degrees, ""))
     prompts = run_prompts(collection, collection)
     check_prompts(settings.prompted_model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     join_ranks(settings.timeout_s, on_lost_rank)

@@ -54,6 +54,7 @@ class RunConfig(RunSettings):
     engine: Any
     teacher: Any = None
     guide: Any = None
+    eval_of_degrees: Any = None  # instead of `eval` for pairs labelled with degrees of similarity; None: refused
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     stages: list[str] = field(default_factory=list)
     stage: dict[str, StageConfig] = field(default_factory=dict)

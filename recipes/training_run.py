@@ -8,9 +8,11 @@ from typing import Any
 from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
+from losses.contracts import reads_soft_labels
 from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
 from recipes.compatibility import check_data, check_model, check_parts
+from recipes.evaluation_choice import choose_evaluation
 from recipes.finish import print_results, show_finished, upload
 from recipes.prompts import check_prompts, lost_in_words, run_prompts
 from recipes.run_config import RunConfig
@@ -39,6 +41,8 @@ def train(
     stages = stages_of(settings)
     check_settings(settings, stages)
     collection = settings.data.build()
+    settings = fit_evaluation(settings, stages, collection)
+    stages = stages_of(settings)
     training = build_training_data(stages, collection)
     join_ranks(settings.timeout_s, on_lost_rank)
     run = open_run(as_tree(settings), collection, on_start)
@@ -63,6 +67,13 @@ def check_settings(settings: RunConfig, stages: Sequence[Stage]) -> None:
     for options in (settings.model, settings.teacher, settings.guide):
         if options is not None:
             options.folder()
+
+
+def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
+    """The settings with the evaluation that fits the labels of dev and test."""
+    soft_labels = any(reads_soft_labels(stage.settings.loss) for stage in stages)
+    name, splits = collection.evaluated.name, collection.splits
+    return choose_evaluation(settings, name, splits, ("test", "dev"), soft_labels=soft_labels)
 
 
 def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:

@@ -51,7 +51,8 @@ def compose(
 ) -> dict[str, Any]:
     """Compose the tree of `config_name` from conf/ (and `config_dir`) with `overrides`, checked and resolved.
 
-    If `run_name` is null, it becomes the experiment's name or else `config_name`. Raises ValueError with one line.
+    If `run_name` is null, it becomes the experiment's name or else `config_name`. An evaluation that the command line
+    chooses is the only one: `eval_of_degrees` becomes null. Raises ValueError with one line.
     """
     sources = Sources.parse(overrides, config_name, config_dir)
     with one_line_errors(sources), hydra_search_path(sources.folders):
@@ -59,7 +60,7 @@ def compose(
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
         tree: Any = OmegaConf.to_container(composed, resolve=True)
-        tree = apply_stage_overrides(tree, sources.keys)
+        tree = fix_evaluation(apply_stage_overrides(tree, sources.keys), sources.keys)
     checked = check(tree, config_name, sources)
     if "run_name" in checked and checked["run_name"] is None:
         checked["run_name"] = (experiment or config_name).replace("/", "-")
@@ -93,6 +94,21 @@ def check(tree: dict[str, Any], config_name: str, sources: Sources) -> dict[str,
         raise ValueError(f"{config_name}.yaml has no _target_: it must name the dataclass of the configuration's root")
     schema = Schema(tree, set_in=set_in, describe_missing=describe_missing, extra_keys=(f"+{EXPERIMENTS}",))
     return schema.convert_node(tree, locate(tree["_target_"], config_name), "")
+
+
+def fix_evaluation(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Apply the command line's `eval` to `eval_of_degrees`, the evaluation of pairs whose labels are degrees.
+
+    It becomes null if the command line chooses the evaluation or its metrics. Other options of `eval` are written to it
+    too, if it has them.
+    """
+    other, own = tree.get("eval_of_degrees"), tree.get("eval")
+    if not isinstance(other, dict) or not isinstance(own, dict):
+        return tree
+    if {"eval", "eval.metric", "eval.metrics", "eval._target_"} & set(keys):
+        return tree | {"eval_of_degrees": None}
+    shared = {key: own[key] for key in other if f"eval.{key}" in keys and f"eval_of_degrees.{key}" not in keys}
+    return tree | {"eval_of_degrees": other | shared}
 
 
 @contextmanager
