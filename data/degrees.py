@@ -38,3 +38,13 @@ def are_pairs(judged: Collection[Mapping[str, float]]) -> bool:
     """Whether labels belong to pairs and not to lists: fewer than half of the queries have documents of different
     labels."""
     return sum(len(set(labels.values())) > 1 for labels in judged) * 2 < len(judged)
+
+
+def are_binary_pairs(judged: Collection[Mapping[str, float]]) -> bool:
+    """Whether labels belong to pairs of two levels, 0 and one other, as pairs of duplicates do.
+
+    >>> are_binary_pairs([{"a": 1.0}, {"a": 0.0}]), are_binary_pairs([{"a": 1.0}]), are_binary_pairs([{"a": 1, "b": 0}])
+    (True, False, False)
+    """
+    levels = {label for labels in judged for label in labels.values()}
+    return len(levels) == 2 and 0 in levels and are_pairs(judged)

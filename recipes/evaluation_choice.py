@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from data.collection import Split
-from data.degrees import are_pairs
+from data.degrees import are_binary_pairs, are_pairs
 from evaluation.evaluator import EvaluatorConfig
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,18 @@ def choose_evaluation(
     """
     chosen: Any = settings
     options: EvaluatorConfig = chosen.eval
-    split = next((splits[name] for name in evaluated if name in splits and splits[name].degrees), None)
+    measured = [splits[name] for name in evaluated if name in splits]
+    split = next((split for split in measured if split.degrees), None)
     settled = replace(chosen, eval_of_degrees=None)
-    if not options.ranks or split is None:
+    if not options.ranks:
+        return settled
+    if split is None:
+        if any(are_binary_pairs(split.judgements.values()) for split in measured):
+            logger.warning(
+                "data %s: pairs with labels of two levels: each query ranks its documents and pairs of label 0 count "
+                "little; eval=similarity eval.metric=AP measures how well scores tell the two levels apart",
+                name,
+            )
         return settled
     pairs = are_pairs(split.judgements.values())
     if pairs and chosen.eval_of_degrees is not None:

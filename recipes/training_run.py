@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
-from losses.contracts import reads_soft_labels
 from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
-from recipes.compatibility import check_data, check_model, check_parts
-from recipes.evaluation_choice import choose_evaluation
+from recipes.compatibility import check_model
 from recipes.finish import print_results, show_finished, upload
-from recipes.prompts import check_prompts, lost_in_words, run_prompts
+from recipes.preparation import prepare
+from recipes.prompts import lost_in_words, run_prompts
 from recipes.run_config import RunConfig
 from recipes.stage_sequence import train_stages
-from recipes.stages import Stage, stage_prompts, stages_of, training_data
 from recipes.start import join_ranks, open_run
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
@@ -38,19 +36,15 @@ def train(
     has the run directory's lock.
     """
     keep_freed_memory()
-    stages = stages_of(settings)
-    check_settings(settings, stages)
-    collection = settings.data.build()
-    settings = fit_evaluation(settings, stages, collection)
-    stages = stages_of(settings)
-    training = build_training_data(stages, collection)
+    prepared = prepare(settings)
+    settings, collection = prepared.settings, prepared.collection
     join_ranks(settings.timeout_s, on_lost_rank)
     run = open_run(as_tree(settings), collection, on_start)
     if run.finished:
         summary = show_finished(run)
     else:
         if settings.stages:
-            logger, summary = train_stages(settings, stages, training, collection, run)
+            logger, summary = train_stages(settings, prepared.stages, prepared.training, collection, run)
         else:
             logger, summary = train_once(settings, collection, run)
         print_results(run, summary)
@@ -58,33 +52,6 @@ def train(
     upload(run.path / "model", settings.push_to_hub)
     process_group.stop()
     return summary["best_dev"]
-
-
-def check_settings(settings: RunConfig, stages: Sequence[Stage]) -> None:
-    """Raise ValueError, before data is read, if parts do not fit each other or a model cannot be found."""
-    for stage in stages:
-        check_parts(stage.settings)
-    for options in (settings.model, settings.teacher, settings.guide):
-        if options is not None:
-            options.folder()
-
-
-def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
-    """The settings with the evaluation that fits the labels of dev and test."""
-    soft_labels = any(reads_soft_labels(stage.settings.loss) for stage in stages)
-    name, splits = collection.evaluated.name, collection.splits
-    return choose_evaluation(settings, name, splits, ("test", "dev"), soft_labels=soft_labels)
-
-
-def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:
-    """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have, or
-    if the export would lose a prompt."""
-    training = [training_data(stage, collection) for stage in stages]
-    for stage, data in zip(stages, training, strict=True):
-        check_data(stage.settings, data)
-        settings, prompts = stage.settings, stage_prompts(stage, collection, data)
-        check_prompts(settings.model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
-    return training
 
 
 def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tuple[Logger, dict[str, Any]]:

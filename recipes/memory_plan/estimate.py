@@ -18,10 +18,9 @@ from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, chec
 from engines.optimizers import OptimizerOptions
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
-from recipes.compatibility import check_parts
 from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, chunk_shapes
+from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
-from recipes.stages import stages_of, training_data
 
 # On a CPU: bytes that glibc's heap grows by per byte of live tensors. An aligned block that is freed is often a few
 # bytes too small for the next tensor of the same size. Both factors are chosen on the runs of
@@ -187,16 +186,15 @@ def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], r
 
     Raises ValueError for the same settings as training does, before any weight is read.
     """
-    stages = stages_of(settings)
     precision = settings.engine.precision
     bf16 = precision == "bf16" or (precision == "auto" and machine.device == "cuda")
-    for stage in stages:
-        check_parts(stage.settings)
     keep_freed_memory()
-    data = settings.data.build() if reads_data else None
+    prepared = prepare(settings) if reads_data else None
+    stages = prepared.stages if prepared is not None else check_settings(settings)
+    training = prepared.training if prepared is not None else [None] * len(stages)
     workloads = {
-        stage.name: build_workload(stage.settings, training_data(stage, data) if data is not None else None, bf16=bf16)
-        for stage in stages
+        stage.name: build_workload(stage.settings, data, bf16=bf16)
+        for stage, data in zip(stages, training, strict=True)
     }
     engines = comparable_engines(settings.engine)
     process_bytes = measure_processes(engines)

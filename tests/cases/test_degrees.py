@@ -28,6 +28,7 @@ from launch.cli.compose import load
 from launch.inspect_data import inspect_file
 from models.bi_encoder import BiEncoderConfig
 from recipes.evaluation_run import evaluate
+from recipes.preparation import prepare
 from recipes.training_run import train
 
 WORDS = ("kettle", "lighthouse", "glacier", "violin", "harbour", "engine", "garden", "bridge", "lantern", "river")
@@ -407,8 +408,13 @@ def by_hand(data: Collection, folder: Path) -> float:
     return float(spearmanr(*zip(*scored, strict=True)).statistic)
 
 
-def test_binary_pairs_take_the_correlation_where_it_is_chosen(tmp_path: Path, settings: Callable[..., list[str]]):
+def test_binary_pairs_are_ranked_unless_the_correlation_is_chosen(
+    tmp_path: Path, settings: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
+):
     path = write(tmp_path / "quora.csv", pairs((0, 1)), "label")
+    prepared = prepare(load(settings(path, *COSENT)))
+    assert prepared.settings.eval.ranks
+    assert "eval=similarity eval.metric=AP" in caplog.text
     run(settings(path, *COSENT, "eval=similarity", "eval.metric=AP"))
     summary = result(tmp_path)[0]
     assert summary["metric"] == "AP"

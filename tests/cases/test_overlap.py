@@ -18,8 +18,8 @@ from data.overlap import held_out_queries, without_held_out
 from data.sampling.mixture import Mixture, MixtureConfig
 from launch.cli.compose import load
 from recipes.memory_plan.estimate import Machine, make_plans
-from recipes.stages import Stage, stages_of, training_data
-from recipes.training_run import build_training_data
+from recipes.preparation import prepare
+from recipes.stages import Stage, training_data
 
 SEEDS = range(6)
 
@@ -220,7 +220,7 @@ def test_nothing_left_to_train_on(tmp_path: Path):
     same_path = [f"data.path={path}", f"data.test_path={path}", f"data.cache_dir={tmp_path}"]
     settings = load(["+exp=embedder_infonce", "data=file", *same_path])
     with pytest.raises(ValueError, match=r"^data train.jsonl: all 2 train queries"):  # and not of the loss
-        build_training_data(stages_of(settings), settings.data.build())
+        prepare(settings)
     one = write_beir(tmp_path / "one", rng, train=range(10), dev=[20], test=[1, 2])
     late = FileConfig(path=path, test_fraction=0, dev_fraction=0, cache_dir=str(tmp_path))
     with pytest.raises(

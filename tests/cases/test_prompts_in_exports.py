@@ -15,6 +15,7 @@ from data.formats.trec import read_trec_run
 from inference.runner import ModuleRunner
 from launch.cli.compose import load
 from recipes.build import test_evaluator as make_evaluator
+from recipes.preparation import prepare
 from recipes.training_run import train
 
 THINGS = "apple pear train rank list query document python value red green blue".split()  # noqa: SIM905
@@ -156,8 +157,11 @@ def test_a_reranker_s_document_prompt_is_refused_before_training_unless_it_may_b
     options_of: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     options = options_of("reranker", "data set", document_prompt="document: ")
-    with pytest.raises(ValueError, match=r"^data.document_prompt='document: ': .* allow_lost_prompts=true: [^\n]*$"):
-        train(load(options))
+    for start in (train, prepare):  # the plan of a run's memory begins with `prepare`
+        with pytest.raises(
+            ValueError, match=r"^data.document_prompt='document: ': .* allow_lost_prompts=true: [^\n]*$"
+        ):
+            start(load(options))
     assert not (tmp_path / "run").exists()
     options.append("allow_lost_prompts=true")
     train(load(options))

@@ -1,0 +1,66 @@
+"""What comes before a training run, or the plan of its memory: read the data and check that everything fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from losses.contracts import reads_soft_labels
+from recipes.build import Data
+from recipes.compatibility import check_data, check_parts
+from recipes.evaluation_choice import choose_evaluation
+from recipes.prompts import check_prompts
+from recipes.run_config import RunConfig
+from recipes.stages import Stage, stage_prompts, stages_of, training_data
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data, and its settings with the evaluation that fits them."""
+
+    settings: RunConfig
+    collection: Data  # the run's data: it is evaluated, and trained on by stages without data of their own
+    stages: list[Stage]
+    training: list[Data]  # the training data of each stage
+
+
+def check_settings(settings: RunConfig) -> list[Stage]:
+    """Raise ValueError, before data is read, if parts do not fit each other or a model cannot be found. Returns the
+    stages."""
+    stages = stages_of(settings)
+    for stage in stages:
+        check_parts(stage.settings)
+    for options in (settings.model, settings.teacher, settings.guide):
+        if options is not None:
+            options.folder()
+    return stages
+
+
+def prepare(settings: RunConfig) -> Prepared:
+    """Read the data of a run.
+
+    Raises ValueError if settings do not fit each other or the data, or if the export would lose a prompt.
+    """
+    stages = check_settings(settings)
+    collection = settings.data.build()
+    settings = fit_evaluation(settings, stages, collection)
+    stages = stages_of(settings)
+    return Prepared(settings, collection, stages, build_training_data(stages, collection))
+
+
+def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
+    """The settings with the evaluation that fits the labels of dev and test."""
+    soft_labels = any(reads_soft_labels(stage.settings.loss) for stage in stages)
+    name, splits = collection.evaluated.name, collection.splits
+    return choose_evaluation(settings, name, splits, ("test", "dev"), soft_labels=soft_labels)
+
+
+def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:
+    """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have, or
+    if the export would lose a prompt."""
+    training = [training_data(stage, collection) for stage in stages]
+    for stage, data in zip(stages, training, strict=True):
+        check_data(stage.settings, data)
+        settings, prompts = stage.settings, stage_prompts(stage, collection, data)
+        check_prompts(settings.model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
+    return training
