@@ -178,7 +178,7 @@ def test_padding_has_no_gradient_and_nothing_relevant_no_loss(loss, lists):
 
 def test_it_needs_what_its_loss_needs():
     assert Matryoshka(CoSENT(temperature=None)).inputs == ("similarity", "scale")
-    assert requirements(Matryoshka(CoSENT())) == {"labels"}
+    assert requirements(Matryoshka(CoSENT())) == {"levels"}
     assert Matryoshka2D(Matryoshka(CoSENT())).inputs == ("similarity", "query_layers", "document_layers")
     assert [default_dims(dim) for dim in (16, 32, 64, 384)] == [
         (16,),
