@@ -33,13 +33,15 @@ def rank_documents(
     max_length: int | None = None,
     raw: bool = False,
     instruction: str | None = None,
+    template: str | None = None,
 ) -> list[RankedDocument]:
-    """Rank `documents`, best first, ties in their given order. `instruction` replaces the model's own.
+    """Rank `documents`, best first, ties in their given order. `instruction` replaces the model's own; `template` names
+    the prompt template of a language model whose folder has none.
 
     The score is that of sentence-transformers' `CrossEncoder.predict`: the logit after the model's own activation, or
     the logit itself if `raw`. Documents are sorted by the logits, because a sigmoid makes ties.
     """
-    model = load_reranker(name_or_path, max_length).to(device())
+    model = load_reranker(name_or_path, max_length, template).to(device())
     sequences = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )

@@ -20,6 +20,7 @@ try:
 
     from data.formats.documents import Document, read_documents
     from launch.cli.arguments import Parser, run_command
+    from models.prompts.template import TEMPLATES
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from inference.rank import rank_documents  # torch and transformers only once the arguments are known to be right
 
     ranking = rank_documents(
-        options.model, options.query, documents, options.max_length, options.raw, options.instruction
+        options.model, options.query, documents, options.max_length, options.raw, options.instruction, options.template
     )[: options.top_k]
     if options.json:
         content = {"query": options.query, "model": options.model, "results": [asdict(row) for row in ranking]}
@@ -83,6 +84,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--instruction",
         metavar="TEXT",
         help="for an LLM reranker; a cross-encoder reads it before the query",
+    )
+    parser.add_argument(
+        "--template",
+        choices=sorted(TEMPLATES),
+        help="the prompt of a language model whose folder has none, as a copy of Qwen3-Reranker",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="show the best N only")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="per pair of query and document")

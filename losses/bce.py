@@ -31,6 +31,7 @@ class BinaryCrossEntropy(ListLoss):
     Source: torch's `binary_cross_entropy_with_logits`, by list.
     """
 
+    gives_probabilities: ClassVar[bool] = True
     shift_invariant: ClassVar[bool] = False  # scores are log-odds: a constant added to them changes the loss
 
     pos_weight: float | Literal["auto"] | None = None

@@ -102,6 +102,7 @@ class Loss(ABC):
     contract: ClassVar[str]
     compares_embeddings: ClassVar[bool] = False  # True: scores alone (a cross-encoder's) are not enough
     samples_actions: ClassVar[bool] = False  # True: a policy, which has `sample` and is trained by trainer=grpo
+    gives_probabilities: ClassVar[bool] = False  # True: it makes the sigmoid of a score a probability
 
     temperature: float | None = 1.0  # scores are divided by it; None: the model's temperature is used
 
@@ -315,6 +316,12 @@ def has_in_batch_negatives(loss: Any) -> bool:
 def is_shift_invariant(loss: Any) -> bool:
     """Whether a loss and those inside it read only the differences of a list's scores."""
     return all(getattr(each, "shift_invariant", False) for each in all_losses(loss))
+
+
+def gives_probabilities(loss: Any) -> bool:
+    """Whether a loss, or every loss inside it, makes the sigmoid of a score a probability."""
+    own = [each for each in all_losses(loss) if each.contract != "wrapper"]
+    return all(getattr(each, "gives_probabilities", False) for each in own)
 
 
 def requirements(loss: Any) -> frozenset[str]:

@@ -15,12 +15,13 @@ from transformers import AutoModel, BitsAndBytesConfig
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.bi_encoder import export_bi_encoder
+from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.embedding_modules import Head
-from models.loading.folder import ModelFolder, read_json
+from models.loading.folder import ModelFolder
 from models.loading.quantization import check_quantization, quantization_config
-from models.loading.resolve import DEFAULT_MODEL, resolve
-from models.lora import LoRAConfig, merge_saved, parts_of
+from models.loading.resolve import DEFAULT_MODEL
+from models.lora import LoRAConfig, parts_of
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
@@ -158,13 +159,13 @@ class BiEncoderConfig(PretrainedOptions):
 
     def _tower(self, folder: ModelFolder, quantization: BitsAndBytesConfig | None) -> tuple[Tower, TextTokenizer, Head]:
         head = Head.read(folder)
-        adapter = read_json(folder.backbone / "adapter_config.json")
-        base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
+        adapter = SavedAdapter.read(folder, tasks=("FEATURE_EXTRACTION",), kind="SentenceTransformer")
+        base = adapter.base if adapter else folder
         config = load_config(base)
         request_dropout(config, self.dropout)
         backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
         if adapter:
-            backbone = merge_saved(backbone, folder.backbone)
+            backbone, _ = adapter.merge_into(backbone)
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
         if pooler := getattr(backbone, "pooler", None):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay

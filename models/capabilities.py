@@ -114,6 +114,10 @@ class RankingModel(nn.Module, ABC):
             raise ValueError(f"a {type(self).__name__} gives no {', '.join(sorted(missing))}")
         self.wanted_outputs = frozenset(wanted_outputs)
 
+    def give_probabilities(self) -> None:
+        """Note that the loss makes the sigmoid of a score a probability: libraries that load the export may apply it.
+        A model without such a setting ignores it."""
+
     def parts(self) -> Sequence[Part]:
         """The parts of the model, which together have all its weights, each once. The names are those of
         `ModelOptions.parts_to_train`."""
@@ -162,6 +166,14 @@ class ModelOptions(ABC):
         """
         path = Path(self.name_or_path).expanduser()
         return path if self.name_or_path and path.is_dir() else None
+
+    def check(self, *, needs_head: bool = False) -> None:
+        """Check what the model's folder brings, before data is read. `needs_head`: it is used as it is, so a score head
+        must be trained already.
+
+        Raises FileNotFoundError or ValueError, in one line, if the folder is not found or does not fit these options.
+        """
+        self.folder()
 
     def starting_from(self, folder: Path) -> Self:
         """The same options for the model that was exported to `folder`, including what training has learned."""

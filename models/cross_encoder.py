@@ -17,10 +17,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.cross_encoder import export_cross_encoder
-from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
-from models.loading.folder import ModelFolder, read_json
-from models.loading.resolve import DEFAULT_MODEL, resolve
-from models.lora import LoRAConfig, merge_saved, parts_of
+from models.loading.activation import ACTIVATIONS, activation_of, check_activation
+from models.loading.adapter import SavedAdapter
+from models.loading.backbone import load_backbone, load_config, recompute_activations
+from models.loading.checks import is_encoder
+from models.loading.folder import ModelFolder
+from models.loading.resolve import DEFAULT_MODEL
+from models.lora import LoRAConfig, parts_of
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.tokenization import PairTokenizer, load_tokenizer
@@ -40,6 +43,7 @@ class CrossEncoderConfig(PretrainedOptions):
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = 256  # tokens per (query, document) pair; None: the value in the folder
+    activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
@@ -48,6 +52,7 @@ class CrossEncoderConfig(PretrainedOptions):
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_activation(self.activation)
 
     def build(self, seed: int) -> CrossEncoder:
         """The model in float32 on the CPU, in training mode; what the checkpoint lacks is drawn from `seed`, so that
@@ -56,14 +61,16 @@ class CrossEncoderConfig(PretrainedOptions):
         Raises FileNotFoundError or ValueError, in one line, if the model is not found or is not a reranker.
         """
         folder = self.read_folder()
-        adapter = read_json(folder.path / "adapter_config.json")
-        base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
+        adapter = SavedAdapter.read(folder, tasks=("SEQ_CLS", "FEATURE_EXTRACTION"), kind="CrossEncoder")
+        base = adapter.base if adapter else folder
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             backbone, missing = self._load(base, force_one_label=adapter is not None)
             if adapter:
-                backbone, missing = merge_saved(backbone, folder.path), []
-            tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
+                backbone, brought = adapter.merge_into(backbone)
+                missing = [name for name in missing if name not in brought]
+            reads_padding = not is_encoder(backbone.config)
+            tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, reads_padding=reads_padding)
             head = _head_modules(backbone)
             for name in head:
                 _run_in_float32(backbone.get_submodule(name))
@@ -82,7 +89,9 @@ class CrossEncoderConfig(PretrainedOptions):
             document_prompt=folder.document_prompt if is_reranker else "",
         )
         activation = nn.Identity() if missing else activation_of(folder, backbone.config)
+        activation = ACTIVATIONS[self.activation]() if self.activation else activation
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
+        model.activation_is_chosen = self.activation is not None
         model.requested_dropout = self.requested_dropout
         return model.train()
 
@@ -114,9 +123,11 @@ class CrossEncoder(RankingModel):
     """Scores (query, document) pairs.
 
     `backbone` is the transformers sequence-classification model with one label (a PeftModel around it under LoRA).
-    `activation` is applied to the raw score by libraries that load the reranker (Identity with a new head); training
-    and ranking use the raw score.
+    `activation` is applied to the raw score by libraries that load the reranker (Identity with a new head, Sigmoid once
+    the loss gives probabilities); training and ranking use the raw score.
     """
+
+    activation_is_chosen: bool = False  # whether `model.activation` is set: the loss does not change it
 
     outputs = CrossEncoderConfig.outputs
     tokenizer: PairTokenizer
@@ -141,9 +152,10 @@ class CrossEncoder(RankingModel):
     def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
         """A trained reranker (an exported folder, a sentence-transformers or transformers folder, a hub id) to score
         with, in evaluation mode. Raises ValueError if it has no trained head."""
-        model = CrossEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0)
+        options = CrossEncoderConfig(str(name_or_path), max_length=max_length)
+        model = options.build(seed=0)
         if model.fresh_head:
-            raise ValueError(f"model {name_or_path} has no score head: it is not a reranker yet; train it first")
+            raise options.without_head()
         return model.eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
@@ -155,6 +167,10 @@ class CrossEncoder(RankingModel):
         super().prepare(wanted_outputs=wanted_outputs)
         if shift_invariant:
             self._freeze_score_bias()
+
+    def give_probabilities(self) -> None:
+        if not self.activation_is_chosen:
+            self.activation = nn.Sigmoid()
 
     def parts(self) -> Sequence[Part]:
         return parts_of(self.backbone, head=_head_modules(self._classifier))

@@ -19,18 +19,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models.answer_head import LogitTransform, answer_with, check_transform
 from models.attention import can_pack, pack_mask
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.llm_reranker import export_llm_reranker
-from models.loading.backbone import activation_of, load_backbone, load_config, recompute_activations
+from models.loading.activation import ACTIVATIONS, activation_of, check_activation
+from models.loading.adapter import SavedAdapter
+from models.loading.backbone import load_backbone, load_config, recompute_activations
+from models.loading.checks import is_encoder
 from models.loading.folder import ModelFolder, read_json
 from models.loading.quantization import check_quantization, quantization_config
-from models.loading.resolve import resolve
-from models.lora import LoRAConfig, merge_saved, parts_of
+from models.lora import LoRAConfig, parts_of
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
@@ -57,6 +58,7 @@ class LLMRerankerConfig(PretrainedOptions):
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
     max_length: int | None = 512  # tokens per row, the prompt included; None: the value in the folder
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
+    activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
@@ -67,6 +69,7 @@ class LLMRerankerConfig(PretrainedOptions):
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_activation(self.activation)
         check_quantization(self.quantization, has_adapters=self.lora is not None)
         if isinstance(self.template, str) and self.template not in TEMPLATES:
             raise ValueError(
@@ -85,8 +88,8 @@ class LLMRerankerConfig(PretrainedOptions):
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
-        adapter = read_json(folder.backbone / "adapter_config.json")
-        base = ModelFolder.read(resolve(adapter["base_model_name_or_path"])) if adapter else folder
+        adapter = SavedAdapter.read(folder, tasks=("CAUSAL_LM",), kind="CrossEncoder")
+        base = adapter.base if adapter else folder
         config = load_config(base)
         _check_is_language_model(folder, config)
         request_dropout(config, self.dropout)
@@ -94,7 +97,7 @@ class LLMRerankerConfig(PretrainedOptions):
             torch.default_generator.manual_seed(seed)
             backbone = _load(base, config, self.attention, quantization)
             if adapter:
-                backbone = merge_saved(backbone, folder.backbone)
+                backbone, _ = adapter.merge_into(backbone)
             tokenizer = self._tokenizer(folder, backbone)
             yes, no = tokenizer.answer_ids()
             head, transform = _output_head(backbone, folder), LogitTransform.of(config)
@@ -104,7 +107,9 @@ class LLMRerankerConfig(PretrainedOptions):
         if self.gradient_checkpointing:
             recompute_activations(wrapped)
         activation = activation_of(folder, config) if folder.kind == "CrossEncoder" else nn.Identity()
+        activation = ACTIVATIONS[self.activation]() if self.activation else activation
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
+        model.activation_is_chosen = self.activation is not None
         model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
         model.requested_dropout = self.requested_dropout
         return model.train()
@@ -137,12 +142,13 @@ class LLMRerankerConfig(PretrainedOptions):
         template = template or read_template(folder, tokenizer) or PUBLISHED.get(self.name_or_path)
         if template is None:
             raise ValueError(
-                f"model {folder.path} has no prompt template: set model.template to {', '.join(TEMPLATES)} or your own"
+                f"model {folder.path} has no prompt template: set model.template to {', '.join(TEMPLATES)} or your own "
+                "(launch/rerank.py: --template NAME)"
             )
         return template
 
     def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
-        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, pads_with_end=True)
+        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
         template, saved = self._template(folder, tokenizer), read_json(folder.path / FILE)
         if saved is not None and asdict(template) != saved:
             logger.warning("model.template replaces the prompt that %s was trained with: null reads that", folder.path)
@@ -161,9 +167,11 @@ class LLMReranker(RankingModel):
     """Scores (query, document) prompts by the logit of the true answer minus that of the false one.
 
     `backbone` is the transformers causal language model (a PeftModel around it under LoRA), whose head only computes
-    the two answers. `activation` is applied to the raw score by libraries that load the reranker. Training and ranking
-    use the raw score.
+    the two answers. `activation` is applied to the raw score by libraries that load the reranker (Sigmoid once the loss
+    gives probabilities). Training and ranking use the raw score.
     """
+
+    activation_is_chosen: bool = False  # whether `model.activation` is set: the loss does not change it
 
     outputs = LLMRerankerConfig.outputs
     tokenizer: PromptTokenizer
@@ -178,10 +186,10 @@ class LLMReranker(RankingModel):
         self.source = source  # the name or path that the weights came from
 
     @classmethod
-    def load(cls, name_or_path: str | Path, max_length: int | None = None) -> LLMReranker:
+    def load(cls, name_or_path: str | Path, max_length: int | None = None, template: str | None = None) -> LLMReranker:
         """A reranker (an exported folder, a sentence-transformers folder of a LogitScore model, a hub id) to score
-        with, in evaluation mode."""
-        return LLMRerankerConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
+        with, in evaluation mode. `template`: the name of the prompt of a folder that has none."""
+        return LLMRerankerConfig(str(name_or_path), template, max_length).build(seed=0).eval()
 
     @property
     def language_model(self) -> PreTrainedModel:
@@ -227,6 +235,10 @@ class LLMReranker(RankingModel):
         values = {"score": score} if logsumexp is None else {"score": score, "logsumexp": logsumexp}
         return {name: value.view(ends.shape) for name, value in values.items()}
 
+    def give_probabilities(self) -> None:
+        if not self.activation_is_chosen:
+            self.activation = nn.Sigmoid()
+
     def parts(self) -> Sequence[Part]:
         return parts_of(self.backbone, head=[_name_of_head(self.language_model)])  # no part if tied to the embeddings
 
@@ -251,10 +263,12 @@ def _load(
 
 def _check_is_language_model(folder: ModelFolder, config: PretrainedConfig) -> None:
     """Raise ValueError if the model does not generate tokens: an encoder, a classifier, an embedding model."""
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+    if is_encoder(config):
         raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, not a causal language model")
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
-        raise ValueError(f"model {folder.path} is a sequence classifier: choose model=cross_encoder")
+        raise ValueError(
+            f"model {folder.path} is a sequence classifier, read without a prompt template: choose model=cross_encoder"
+        )
     if folder.kind not in ("CrossEncoder", ""):
         raise ValueError(f"model {folder.path} is a {folder.kind}, no language model that answers")
 

@@ -9,11 +9,10 @@ import copy
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
@@ -132,20 +131,6 @@ def parts_of(backbone: PreTrainedModel | PeftModel, *, head: Collection[str] = (
 
 def _peft_models(model: nn.Module) -> list[PeftModel]:
     return [module for module in model.modules() if isinstance(module, PeftModel)]
-
-
-def merge_saved(backbone: PreTrainedModel, path: Path) -> PreTrainedModel:
-    """Merge a saved adapter into `backbone`. Training can continue with full weights or with a new adapter.
-
-    What was trainable in `backbone` still is: peft freezes all weights, those of a saved head too, before it merges.
-    """
-    trains = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
-    with quiet():
-        config = PeftConfig.from_pretrained(str(path))
-        merged = PeftModel.from_pretrained(backbone, str(path), config=config).merge_and_unload()
-    for name, parameter in merged.named_parameters():
-        parameter.requires_grad_(trains.get(name, True))  # True: the adapter has untied it from another weight
-    return merged
 
 
 def merge_adapters(wrapped: PeftModel, state: dict[str, Tensor]) -> PreTrainedModel:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from models.capabilities import ALL_PARTS, ModelOptions
+from models.loading.adapter import base_folder
+from models.loading.backbone import load_config, quiet, without_weights
+from models.loading.checks import without_head
 from models.loading.folder import ModelFolder
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig
@@ -24,6 +29,22 @@ class PretrainedOptions(ModelOptions):
     def read_folder(self) -> ModelFolder:
         """Read the description of the folder."""
         return ModelFolder.read(self.folder(), trusted=self.trust_remote_code)
+
+    def check(self, *, needs_head: bool = False) -> None:
+        """Build the model without reading its weights: that compares all that its folder brings, the base of an adapter
+        included, with these options."""
+        options: Any = self
+        if getattr(self, "quantization", None) is not None:  # of weights, which are not read
+            options = replace(options, quantization=None)
+        with quiet(), without_weights():
+            model = options.build(seed=0)
+        if needs_head and model.fresh_head:
+            raise self.without_head()
+
+    def without_head(self) -> ValueError:
+        """The error for a model that has no score head and is not trained."""
+        folder = self.read_folder()
+        return without_head(self.name_or_path, folder, load_config(base_folder(folder) or folder))
 
     @property
     def requested_dropout(self) -> float:

@@ -12,8 +12,10 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
+from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
-from models.loading.folder import ModelFolder
+from models.loading.checks import check_embeddings, settle_padding
+from models.loading.folder import ModelFolder, has_tokenizer
 
 # Token-level features that the transformer does not read.
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
@@ -163,30 +165,26 @@ def _prepend(prompt: str, texts: list[str]) -> list[str]:
 
 
 def load_plain_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
-    """Load the folder's tokenizer as transformers does."""
+    """Load the folder's tokenizer as transformers does. An adapter's folder without one has that of the base."""
+    base = None if has_tokenizer(folder.backbone) else base_folder(folder)
+    source = (base or folder).backbone
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(
-                folder.backbone, trust_remote_code=folder.trusted, local_files_only=True
-            )
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=folder.trusted, local_files_only=True)
     except (ValueError, ImportError, OSError, KeyError) as error:
         raise loading_error(folder, error) from error
 
 
 def load_tokenizer(
-    folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, pads_with_end: bool = False
+    folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, reads_padding: bool = False
 ) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load the folder's tokenizer, and check `max_length` against the model (None: the folder's own).
+    """Load the folder's tokenizer, and check it and `max_length` against the model (None: the folder's own).
 
-    `pads_with_end`: a tokenizer without a padding token pads with its end token, for models that ignore padding ids.
+    `reads_padding`: see `settle_padding`.
     """
     tokenizer = load_plain_tokenizer(folder)
-    if pads_with_end and tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"model {folder.path}: its tokenizer has no padding token; set pad_token in its files")
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # decoders find a row's last token by it
+    check_embeddings(folder, tokenizer, model)
+    settle_padding(folder, tokenizer, model, reads_padding=reads_padding)
     if folder.transformer.get("do_lower_case"):
         old = tokenizer.backend_tokenizer.normalizer
         tokenizer.backend_tokenizer.normalizer = NormalizerSequence([Lowercase(), *([old] if old else [])])

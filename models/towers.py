@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.loading.backbone import activation_named
+from models.loading.activation import activation_named
 from models.loading.folder import read_json
 from models.pooling import pool
 from models.tokenization import IS_QUERY, POOLED

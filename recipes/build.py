@@ -8,7 +8,7 @@ from data.collection import Collection
 from data.sampling.mixture import Mixture, make_loader
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
-from losses.contracts import has_in_batch_negatives, is_shift_invariant, required_outputs
+from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
 from models.capabilities import ModelOptions, RankingModel
 from recipes.run_config import RunConfig
 from recipes.trained_parts import announce_trained_parts
@@ -42,21 +42,28 @@ def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -
 
 
 def prepare(model: RankingModel, loss: Any) -> None:
-    """Prepare `model` for `loss`: it returns the outputs that the loss reads, and freezes a score bias that has no
-    gradient."""
+    """Prepare `model` for `loss`: it returns the outputs that the loss reads, freezes a score bias that has no
+    gradient, and exports probabilities if the loss makes them."""
     model.prepare(wanted_outputs=required_outputs(loss), shift_invariant=is_shift_invariant(loss))
+    if gives_probabilities(loss):
+        model.give_probabilities()
 
 
 def build_auxiliary(role: str, options: ModelOptions, seed: int) -> RankingModel:
     """Build the teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score
     head."""
-    try:
-        model: RankingModel = options.build(seed)
-    except ValueError as error:
-        raise ValueError(f"{role}: {error}") from error
-    if model.fresh_head:
-        raise ValueError(f"{role} {options.name_or_path} has no score head: train it first")
+    check_auxiliary_folder(role, options)
+    model: RankingModel = options.build(seed)
     return model
+
+
+def check_auxiliary_folder(role: str, options: ModelOptions) -> None:
+    """Raise FileNotFoundError or ValueError, naming the role, if the folder of the teacher or the guide does not fit
+    its options, or holds no score head."""
+    try:
+        options.check(needs_head=True)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{role}: {error}") from error
 
 
 def build_trainer(

@@ -99,7 +99,7 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
     process_group.start(settings.timeout_s, on_lost_rank)
     is_retriever = settings.model.retrieves_by_itself
     if not is_retriever:
-        settings.model.folder()  # a model that cannot be found is reported before the data is read
+        settings.model.check(needs_head=True)  # before the data is read
     collection = build_data(settings)
     collection.split(settings.split)
     settings = fit_evaluation(settings, collection)
@@ -175,7 +175,6 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
-        "warnings": head_warnings(source, model),
     }
 
 
@@ -198,13 +197,7 @@ def correlate(settings: EvaluationConfig, collection: Collection) -> dict[str, A
         "fusion_weight": None,
         "test_queries": len(evaluator.queries),
         "test_pairs": evaluator.num_pairs,
-        "warnings": head_warnings(settings.model.name_or_path, model),
     }
-
-
-def head_warnings(source: str, model: Any) -> list[str]:
-    """A warning if the model was scored with an untrained head."""
-    return [f"{source} has no score head: it was scored with an untrained one"] if model.fresh_head else []
 
 
 def first_stage_key(settings: EvaluationConfig) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from losses.contracts import reads_soft_labels
-from recipes.build import Data
-from recipes.compatibility import check_data, check_parts
+from recipes.build import Data, check_auxiliary_folder
+from recipes.compatibility import AUXILIARY_INPUTS, check_data, check_parts
 from recipes.evaluation_choice import choose_evaluation
 from recipes.prompts import check_prompts
 from recipes.run_config import RunConfig
@@ -30,9 +30,10 @@ def check_settings(settings: RunConfig) -> list[Stage]:
     stages = stages_of(settings)
     for stage in stages:
         check_parts(stage.settings)
-    for options in (settings.model, settings.teacher, settings.guide):
-        if options is not None:
-            options.folder()
+    settings.model.check()
+    for role in AUXILIARY_INPUTS:
+        if (options := getattr(settings, role)) is not None:
+            check_auxiliary_folder(role, options)
     return stages
 
 

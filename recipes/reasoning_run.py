@@ -21,7 +21,6 @@ from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.reranking_evaluator import RerankingConfig
 from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
-from models.loading.resolve import resolve
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.prompts.run_prompts import RunPrompts
 from models.reasoner import Reasoner
@@ -80,7 +79,7 @@ def reason(
 ) -> float:
     """Train, evaluate and export. Returns the test metric after training. The callbacks are those of `train`."""
     check_trl()
-    resolve(settings.model.name_or_path)
+    settings.prompted_model.check()
     data = settings.data.build()
     if len(data.sources) > 1:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,6 +117,11 @@ def load_backbone(
             )
     except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
         raise loading_error(folder, error) from error
+    except AssertionError as error:  # torch's, of the padding index
+        raise ValueError(
+            f"model {folder.path}: config.json: pad_token_id={config.pad_token_id} has no row in the embeddings: "
+            "set it to the id of the tokenizer's padding token"
+        ) from error
     missing = sorted(report["missing_keys"])
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
@@ -133,26 +137,10 @@ def recompute_activations(model: PreTrainedModel | PeftModel) -> None:
         model.enable_input_require_grads()  # otherwise checkpointing of frozen inputs would cut the graph
 
 
-def activation_named(name: str, folder: Path, *, default: type[nn.Module]) -> nn.Module:
-    """The activation that a folder names, "torch.nn....". No other module is imported: any other name gives `default`,
-    as in sentence-transformers."""
-    found = getattr(nn, name.rsplit(".", 1)[-1], None) if name.startswith("torch.nn.") else None
-    if found is None and name:
-        logger.warning(
-            "%s names the activation %s, which is not in torch.nn: %s is used", folder, name, default.__name__
-        )
-    return (found or default)()
-
-
-def activation_of(folder: ModelFolder, config: PretrainedConfig) -> nn.Module:
-    """The activation that sentence-transformers' CrossEncoder would use: the one that the folder names, or Sigmoid."""
-    options = [
-        folder.settings.get("activation_fn") if folder.kind == "CrossEncoder" else None,
-        (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"),
-        getattr(config, "sbert_ce_default_activation_function", None),  # written before sentence-transformers 4
-    ]
-    name = next((option for option in options if option), "")
-    return activation_named(name, folder.path, default=nn.Sigmoid)
+def embedding_rows(model: PreTrainedModel) -> int:
+    """The number of token ids that the model's embeddings have a row for."""
+    weight: Any = model.get_input_embeddings().weight
+    return len(weight)
 
 
 def position_limit(model: PreTrainedModel) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
+PICKLED = " (pickled weights are not read: convert them)"
 DOCUMENT_PROMPT = "document_prompt"  # in config_sentence_transformers.json
 
 
@@ -35,14 +36,21 @@ def missing_files(path: Path) -> list[str]:
 
 def _missing_of_backbone(backbone: Path) -> list[str]:
     if (backbone / "adapter_config.json").is_file():
-        return [] if (backbone / "adapter_model.safetensors").is_file() else ["adapter_model.safetensors"]
+        pickled = (backbone / "adapter_model.bin").is_file()
+        name = "adapter_model.safetensors" + PICKLED * pickled
+        return [] if (backbone / "adapter_model.safetensors").is_file() else [name]
     missing = [] if (backbone / "config.json").is_file() else ["config.json"]
     if not any((backbone / name).is_file() for name in WEIGHTS):
         pickled = any(backbone.glob("pytorch_model*.bin"))
-        missing.append("model.safetensors" + " (pickled weights are not read: convert them)" * pickled)
-    if not any((backbone / name).is_file() for name in TOKENIZERS):
+        missing.append("model.safetensors" + PICKLED * pickled)
+    if not has_tokenizer(backbone):
         missing.append("tokenizer.json")
     return missing
+
+
+def has_tokenizer(backbone: Path) -> bool:
+    """Whether the folder has the files of a tokenizer."""
+    return any((backbone / name).is_file() for name in TOKENIZERS)
 
 
 @dataclass(frozen=True)
