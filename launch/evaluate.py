@@ -3,8 +3,8 @@
   python launch/evaluate.py model=bm25                                       the first stage alone
   python launch/evaluate.py model.name_or_path=outputs/RUN/model             a reranker, on the first stage's candidates
   python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER       an embedding model, over the whole corpus
-  python launch/evaluate.py data=beir data.path=FOLDER split=test            on your own data (docs/reference.md)
-  python launch/evaluate.py eval.max_queries=100 output=results.json         on fewer queries; also written as JSON
+  python launch/evaluate.py model=bm25 data=beir data.path=FOLDER            on your own data (docs/reference.md)
+  python launch/evaluate.py model=bm25 split=dev output=results.json         another split; also written as JSON
   torchrun --nproc_per_node=8 launch/evaluate.py model=llm_reranker_qwen3    by 8 GPUs
 
 The results are printed, with the paired tests; output=FILE.json also writes them.
