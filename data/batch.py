@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.truncation import Truncation
+
 
 @dataclass(frozen=True)
 class TokenSequences:
     """Tokenised sequences of any lengths. `features[name]` holds them one after the other; sequence i has `lengths[i]`
     tokens.
 
-    `truncated`: the number of tokens cut from each sequence; None if the tokenizer does not count them.
+    `truncated` [sequences, 2]: the numbers of tokens cut from the query and from the document of each sequence; None if
+    the tokenizer does not count them.
     """
 
     features: Mapping[str, np.ndarray]
@@ -26,7 +29,7 @@ class TokenSequences:
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenSequences:
         """Convert a tokenizer's unpadded output (lists of lists). The attention mask is dropped: it follows from the
-        lengths. "truncated" has one number per sequence."""
+        lengths. "truncated" has two numbers per sequence."""
         lengths = np.array([len(row) for row in encoding["input_ids"]], dtype=np.int32)
         features = {
             name: np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
@@ -34,7 +37,7 @@ class TokenSequences:
             if name not in ("attention_mask", "truncated")
         }
         lost = encoding.get("truncated")
-        return cls(features, lengths, None if lost is None else np.array([row[0] for row in lost], dtype=np.int32))
+        return cls(features, lengths, None if lost is None else np.array(lost, dtype=np.int32).reshape(-1, 2))
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenSequences]) -> TokenSequences:
@@ -68,6 +71,7 @@ class ListExample:
     weight: float = 1.0  # factor of this list in the loss
     auxiliary: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
+    isolated: bool = False  # it is compared with no other list: no in-batch negatives
     # [any] int64, hashes of the texts that are never negatives of the query, in its list or not
     never_negatives: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
@@ -151,6 +155,25 @@ class ListBatch:
         lists = np.repeat(np.arange(len(self.examples)), [len(example.never_negatives) for example in self.examples])
         in_batch = np.isin(keys, np.concatenate([example.document_hashes for example in self.examples]))
         return torch.from_numpy(np.stack([lists[in_batch], keys[in_batch]], axis=1).astype(np.int64))
+
+    @cached_property
+    def truncation(self) -> Truncation | None:
+        """How many queries and documents were cut; None if the tokenizer does not count them."""
+        return self._truncation(self.sequences, [len(example.sequences) for example in self.examples])
+
+    def auxiliary_truncation(self, name: str) -> Truncation | None:
+        """The same for the sequences of an auxiliary model."""
+        sizes = [len(example.auxiliary[name]) for example in self.examples]
+        return self._truncation(self.auxiliary_sequences(name), sizes)
+
+    def _truncation(self, sequences: TokenSequences, sizes: Sequence[int]) -> Truncation | None:
+        return Truncation.of_rows(sequences.truncated, sizes, int(self.sizes.sum()))
+
+    @cached_property
+    def isolated(self) -> Tensor | None:
+        """Whether each list is compared with no other [lists] bool; None if none is."""
+        isolated = torch.tensor([example.isolated for example in self.examples])
+        return isolated if isolated.any() else None
 
     @cached_property
     def weights(self) -> Tensor | None:

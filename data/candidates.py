@@ -19,6 +19,7 @@ from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
 from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
+from data.option_names import in_node
 from data.words import analyzer_for
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class BM25Candidates:
         versions = [version("bm25s"), version("PyStemmer"), unidata_version]
         code = [Path(__file__).with_name(name).read_text() for name in CODE]
         key = content_hash(documents, texts, excluded, asdict(self), versions, code)
-        analyzer = analyzer_for(list(documents.values()), self.language, self.tokenizer, "data.candidates")
+        analyzer = analyzer_for(list(documents.values()), self.language, self.tokenizer, in_node("data.candidates"))
         identifiers = list(documents)
 
         def make(path: Path) -> None:

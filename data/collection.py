@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 
+from data.option_names import ROOT
 from data.sampling.list_options import ListOptions
 
 SPLITS = ("train", "dev", "test")
@@ -74,6 +75,8 @@ class Collection:
     query_prompt: str | None = None
     document_prompt: str | None = None
     keep_queries_without_positives: bool = False  # in training lists: for BCE, KTO, distillation
+    in_batch: bool = True  # False: a training list is compared with no other (no in-batch negatives)
+    node: str = ROOT  # of its options in the run's settings, for messages
 
     def __post_init__(self) -> None:
         owner: dict[str, tuple[str, str]] = {}

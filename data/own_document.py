@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from data.collection import normalised
+from data.option_names import in_node
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,11 @@ def announce(name: str, count: int) -> None:
     """Say how many queries it concerns, if any."""
     if count:
         logger.warning(
-            "%s: %d %s itself a document, which is left out of its ranking (data.rank_own_document=true ranks it)",
+            "%s: %d %s itself a document, which is left out of its ranking (%s=true ranks it)",
             name,
             count,
             "queries are each" if count > 1 else "query is",
+            in_node("data.rank_own_document"),
         )
 
 

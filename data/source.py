@@ -12,6 +12,7 @@ from pathlib import Path
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
 from data.collection import JUDGED_LISTS, Collection, Judgements, Split, content_hash
 from data.hashing import stable_hash
+from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, announce, same_id_documents
 from data.sampling.list_options import ListOptions
@@ -41,6 +42,7 @@ class SourceOptions(ABC):
     document_prompt: str | None = None  # before every document; null: the model's own
     rank_own_document: bool = False  # also rank the document that is the query itself
     relevant_from: float | None = None  # labels below it become 0, not relevant
+    in_batch: bool = True  # losses with in-batch negatives compare its training lists with each other
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:
@@ -60,6 +62,10 @@ class SourceOptions(ABC):
     def map_sources(self, change: Callable[[SourceOptions], SourceOptions]) -> SourceOptions:
         """The changed options. (A mixture has several data sets to change.)"""
         return change(self)
+
+    def for_evaluation(self, split: str) -> SourceOptions:
+        """The options with which that split is evaluated and nothing is trained: no query is held out of it."""
+        return self
 
     @abstractmethod
     def build(self) -> Collection:
@@ -87,8 +93,10 @@ class SourceOptions(ABC):
         not_ranked = [sorted(unranked)] if unranked else []  # the fingerprint of other collections is as it was
         fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded, *not_ranked)
         missing |= {
-            split: f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
-            "data/candidates=bm25"
+            split: in_node(
+                f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
+                "data/candidates=bm25"
+            )
             for split in queries
             if split not in candidates
         }
@@ -103,6 +111,8 @@ class SourceOptions(ABC):
             available=self._available(splits.get("train")),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
+            in_batch=self.in_batch,
+            node=current_node(),
         )
 
     def _relevant(self, name: str, texts: Texts) -> Texts:

@@ -73,6 +73,7 @@ class LossInputs:
     query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
     document_hashes: Tensor | None = None  # [Q, n] int64
     never_negatives: Tensor | None = None  # [any, 2] int64: a list, and the hash of a text that is no negative of it
+    isolated: Tensor | None = None  # [Q] bool: a list that is compared with no other; None: there is none
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none
     reference_scores: Tensor | None = None  # [Q, n] scores of the frozen model that training started from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ class InfoNCE(MatrixLoss):
 
     Hardness: `hardness_strength` * sg(s), not divided by T, is added to the negative logits of query_to_doc: those of
     the query's list (EmbeddingGemma, 2509.20354: 5), of other lists (Lan et al. 2025, 2503.04812: 9) or all.
+
+    A list that the data isolate (`data.in_batch=false`) has the negatives of its own list and the direction
+    query_to_doc alone, and is no negative of others.
 
     `positive_margin` makes the positive harder: CosFace s+ - m (Wang et al. 2018, 1801.09414), or ArcFace
     |q||p| cos(theta + m), which beyond theta + m = pi becomes s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
@@ -138,7 +141,7 @@ class InfoNCE(MatrixLoss):
 
     @property
     def optional_inputs(self) -> tuple[str, ...]:
-        return ("never_negatives",) if self.mask_duplicates else ()
+        return ("isolated", *(("never_negatives",) if self.mask_duplicates else ()))
 
     def __call__(
         self,
@@ -155,10 +158,12 @@ class InfoNCE(MatrixLoss):
 
         The further inputs depend on the options (see the property `inputs`): scale, a scalar; query_hashes [Q] and
         document_hashes [Q, n] int64, equal for equal texts; never_negatives [any, 2] int64, a list and the hash of a
-        text that is no negative of it; guide_queries [Q, any] and guide_documents [Q, n, any].
+        text that is no negative of it; isolated [Q] bool; guide_queries [Q, any] and guide_documents [Q, n, any].
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
+        batch = InBatch.from_lists(
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+        )
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         guide = None
         if self.guide_margin is not None:
@@ -201,7 +206,14 @@ class InfoNCE(MatrixLoss):
             logits = logits.masked_fill(~negative, torch.finfo(logits.dtype).min)
             log_sums.append(logits.logsumexp(dim=1))
             any_negative.append(negative.any(dim=1))
-        return self._combine(torch.stack(log_sums), torch.stack(any_negative))
+        sums, found = torch.stack(log_sums), torch.stack(any_negative)
+        values = self._combine(sums, found)
+        if not batch.isolated.any() or "query_to_doc" not in self.directions:
+            return values
+        # The other directions compare with other lists: an isolated list has none of them in its softmax or mean.
+        first = [self.directions.index("query_to_doc")]
+        alone = replace(self, directions=("query_to_doc",))._combine(sums[first], found[first])
+        return torch.where(batch.isolated[query], alone, values)
 
     def _hardness(self, similarities: Tensor, own: Tensor) -> Tensor:
         weighted = {"hard_negatives": own, "in_batch_negatives": ~own, "all_negatives": torch.ones_like(own)}

@@ -23,7 +23,7 @@ class SigLIP(MatrixLoss):
     negative is left out if its text is a positive of the query in any list of the batch, or one of `never_negatives`:
     judged relevant for the query by the data, excluded, or the query's own. Padding is left out. Q is the number of
     queries with a positive; their sums are multiplied by `weights`. Documents of queries without a positive are still
-    negatives.
+    negatives. A list that the data isolate (`data.in_batch=false`) is compared with its own documents only.
 
     Temperature and bias are fixed, or null to use the model's (`scale` = 1 / T), which are learned from the initial
     values 1 / T = 10 and b = -10.
@@ -59,7 +59,7 @@ class SigLIP(MatrixLoss):
 
     @property
     def optional_inputs(self) -> tuple[str, ...]:
-        return ("never_negatives",) if self.mask_duplicates else ()
+        return ("isolated", *(("never_negatives",) if self.mask_duplicates else ()))
 
     def __call__(
         self,
@@ -76,10 +76,12 @@ class SigLIP(MatrixLoss):
 
         The further inputs depend on the options (see the property `inputs`): scale and bias, scalars; query_hashes [Q]
         and document_hashes [Q, n] int64, equal for equal texts; never_negatives [any, 2] int64, a list and the hash of
-        a text that is no negative of it.
+        a text that is no negative of it; isolated [Q] bool.
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
+        batch = InBatch.from_lists(
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+        )
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
         bias = inputs["bias"] if self.bias is None else self.bias
 

@@ -64,7 +64,7 @@ class Triplet(MatrixLoss):
 
     @property
     def optional_inputs(self) -> tuple[str, ...]:
-        return ("never_negatives",) if self.mask_duplicates else ()
+        return ("isolated", *(("never_negatives",) if self.mask_duplicates else ()))
 
     @property
     def masks_misordered(self) -> bool:
@@ -85,10 +85,13 @@ class Triplet(MatrixLoss):
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
 
         With `mask_duplicates` further inputs are query_hashes [Q] and document_hashes [Q, n] int64, equal for equal
-        texts, and never_negatives [any, 2] int64, a list and the hash of a text that is no negative of it.
+        texts, and never_negatives [any, 2] int64, a list and the hash of a text that is no negative of it. isolated [Q]
+        bool: a list that is compared with its own documents only.
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
-        batch = InBatch.from_lists(queries, documents, labels, mask, similarity, **texts)
+        batch = InBatch.from_lists(
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+        )
 
         def values(rows: Tensor) -> Tensor:
             query = batch.pair_queries[rows]

@@ -197,6 +197,7 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         raise ValueError(f"data {collection.name} has weights, which trainer=grpo does not use: remove them")
     for source in collection.sources.values():
         check_added_documents(source)
+        check_isolated(settings, source)
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
         available.add("teacher_scores")
@@ -214,6 +215,32 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         )
 
 
+def check_isolated(settings: RunConfig, source: Any) -> None:
+    """Raise ValueError if lists that are compared with no other list teach the loss nothing, or if it compares them all
+    the same."""
+    if source.in_batch or not has_in_batch_negatives(settings.loss):
+        return
+    option = f"{source.node}.in_batch=false"
+    for loss in all_losses(settings.loss):
+        if getattr(loss, "in_batch_negatives", False) and "isolated" not in getattr(loss, "optional_inputs", ()):
+            raise ValueError(
+                f"{option}: loss {type(loss).__name__} compares all lists of a step (it has no input `isolated`): "
+                "leave it out"
+            )
+    if "comparison" not in source.available_with(settings.trainer.list_size):
+        raise ValueError(
+            f"{option} leaves the queries of data {source.name} no negatives, since their lists have none: give "
+            f"negatives in the data, or set {source.node}.lists.random_fraction=0.5 (random documents) and "
+            "trainer.list_size above 1, or leave it out"
+        )
+    for loss in all_losses(settings.loss):
+        if "query_to_doc" not in getattr(loss, "directions", ("query_to_doc",)):
+            raise ValueError(
+                f"{option}: with loss.directions={list(loss.directions)} a list has negatives in other lists only: add "
+                "query_to_doc"
+            )
+
+
 def check_added_documents(source: Any) -> None:
     """Raise ValueError if documents without a label would be added to lists whose labels are degrees of similarity."""
     train = source.split("train")
@@ -225,8 +252,8 @@ def check_added_documents(source: Any) -> None:
     if added:
         raise ValueError(
             f"data {source.name}: {train.degrees}, so labels are degrees of similarity, and documents that "
-            "data/candidates or data.lists.random_fraction add to a list have none: leave these out, or set "
-            "data.relevant_from=X (labels of X and more are relevant)"
+            f"{source.node}.candidates or {source.node}.lists.random_fraction add to a list have none: leave these "
+            f"out, or set {source.node}.relevant_from=X (labels of X and more are relevant)"
         )
 
 
@@ -235,7 +262,7 @@ def remedy_of_degrees(collection: Any) -> str:
     for source in collection.sources.values():
         if degrees := source.split("train").degrees:
             return (
-                f"{degrees}, so labels are degrees of similarity: set data.relevant_from=X (labels of X and more are "
-                "relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones)"
+                f"{degrees}, so labels are degrees of similarity: set {source.node}.relevant_from=X (labels of X and "
+                "more are relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones)"
             )
     return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.candidates import NOTHING, CandidateSource, LeftOut, Queries, bm25_options_of
 from data.collection import Candidates, Collection, Split
+from data.truncation import summary_of
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import MixedPrecision, check_precision, uses_bf16
@@ -101,7 +102,7 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
     if not is_retriever:
         settings.model.check(needs_head=True)  # before the data is read
     collection = build_data(settings)
-    collection.split(settings.split)
+    check_split(settings, collection)
     settings = fit_evaluation(settings, collection)
     measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
     summary = measure_model(settings, collection)
@@ -118,7 +119,8 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
 def build_data(settings: EvaluationConfig) -> Collection:
     """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
     only."""
-    data, bm25 = settings.data, bm25_options_of(getattr(settings.data, "candidates", None))
+    data = settings.data.map_sources(lambda source: source.for_evaluation(settings.split))
+    bm25 = bm25_options_of(getattr(data, "candidates", None))
     if not settings.retrieves or bm25 is None:
         return data.build()
     source = replace(bm25, depth=max(bm25.depth, settings.eval.retrieval_depth))
@@ -126,12 +128,23 @@ def build_data(settings: EvaluationConfig) -> Collection:
     return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
 
 
+def check_split(settings: EvaluationConfig, collection: Collection) -> None:
+    """Raise ValueError if the data have no such split; it names those that there are."""
+    data = collection.evaluated
+    if settings.split not in data.splits and settings.split not in data.missing:
+        found = " or ".join(f"split={name}" for name in data.splits)
+        raise ValueError(
+            f"data {data.name} has no {settings.split} split: add its judgements, or choose {found or 'other data'}"
+        )
+    collection.split(settings.split)
+
+
 def fit_evaluation(settings: EvaluationConfig, collection: Collection) -> EvaluationConfig:
     """The settings with the evaluation that fits the labels of the evaluated split."""
-    name, split = collection.evaluated.name, collection.split(settings.split)
+    split = collection.split(settings.split)
     if settings.model.retrieves_by_itself and split.degrees:
-        raise ValueError(ranking_refused(name, split.degrees, ""))
-    return choose_evaluation(settings, name, {settings.split: split}, (settings.split,))
+        raise ValueError(ranking_refused(collection.evaluated, split.degrees, ""))
+    return choose_evaluation(settings, collection.evaluated, {settings.split: split}, (settings.split,))
 
 
 def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> dict[str, Any]:
@@ -175,6 +188,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
+        "truncated": summary_of({settings.split: evaluator.truncation(queries)}, model.tokenizer.max_length),
     }
 
 
@@ -197,6 +211,7 @@ def correlate(settings: EvaluationConfig, collection: Collection) -> dict[str, A
         "fusion_weight": None,
         "test_queries": len(evaluator.queries),
         "test_pairs": evaluator.num_pairs,
+        "truncated": summary_of({settings.split: evaluator.truncation()}, model.tokenizer.max_length),
     }
 
 

@@ -52,8 +52,9 @@ def prepare(settings: RunConfig) -> Prepared:
 def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
     """The settings with the evaluation that fits the labels of dev and test."""
     soft_labels = any(reads_soft_labels(stage.settings.loss) for stage in stages)
-    name, splits = collection.evaluated.name, collection.splits
-    return choose_evaluation(settings, name, splits, ("test", "dev"), soft_labels=soft_labels)
+    return choose_evaluation(
+        settings, collection.evaluated, collection.splits, ("test", "dev"), soft_labels=soft_labels
+    )
 
 
 def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:

@@ -55,9 +55,10 @@ def check_prompts(model: ModelOptions, evaluated: Data, prompts: RunPrompts, *, 
     if prompts.query != first.query_prompt and len(set(_row_prompts(first.splits.values()))) > 1:
         logger.warning(
             "the rows of %s have different prompts: the exported model puts the most frequent, %r, before a query, "
-            "and has the others by name; data.query_prompt chooses another of them",
+            "and has the others by name; %s.query_prompt chooses another of them",
             first.name,
             prompts.query,
+            first.node,
         )
 
 

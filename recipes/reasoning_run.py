@@ -86,7 +86,7 @@ def reason(
     collection = data.evaluated
     for split in collection.splits.values():
         if split.degrees:  # the reward asks whether the label is above 0
-            raise ValueError(ranking_refused(collection.name, split.degrees, ""))
+            raise ValueError(ranking_refused(collection, split.degrees, ""))
     prompts = run_prompts(collection, collection)
     check_prompts(settings.prompted_model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     join_ranks(settings.timeout_s, on_lost_rank)

@@ -8,6 +8,7 @@ from typing import Any
 
 from data.collection import Collection
 from data.hashing import stable_hash
+from data.option_names import building
 from data.overlap import held_out_queries, without_held_out
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
@@ -97,8 +98,9 @@ def training_data(stage: Stage, data: Collection | Mixture) -> Collection | Mixt
     if not stage.has_own_data:
         return _with_lists(data, stage.lists)
     held_out = held_out_queries(data.evaluated)
-    own: Collection | Mixture = stage.settings.data.build()
     key = f"stage.{stage.name}.data"
+    with building(key, stage.settings.data):
+        own: Collection | Mixture = stage.settings.data.build()
     remedy = f"give {key} other training queries, or leave it out"
     return own.map_sources(lambda source: without_held_out(source, held_out, f"{key} ({source.name})", remedy))
 

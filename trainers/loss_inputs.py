@@ -26,6 +26,7 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
         "query_hashes": batch.query_hashes.to(device),
         "document_hashes": batch.document_hashes.to(device),
         "never_negatives": batch.never_negatives.to(device),
+        "isolated": None if batch.isolated is None else batch.isolated.to(device),
         "teacher_scores": batch.teacher_scores.to(device),
         "weights": None if batch.weights is None else batch.weights.to(device),
     }

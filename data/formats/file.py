@@ -21,6 +21,7 @@ from data.formats.grouping import (
     labels_of,
 )
 from data.hashing import stable_hash
+from data.option_names import current_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents
 from data.sampling.list_options import ListOptions
@@ -183,6 +184,8 @@ class FileConfig(SourceOptions):
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
             keep_queries_without_positives=not all(entry.has_positive for entry in train.values()),
+            in_batch=self.in_batch,
+            node=current_node(),
         )
 
     @property

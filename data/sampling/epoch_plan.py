@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data.hashing import stable_hash
+from data.option_names import ROOT
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class UniqueTexts:
 
     of_list: Callable[[int, int], set[int]]  # (epoch, query index) -> the hashes of that list's texts
     kind: str  # in messages: "query or document"
-    remedy: str = ""  # in messages: a remedy besides a smaller batch, if there is one
+    fewer: UniqueTexts | None = None  # those without `data.lists.no_duplicates`, if that is set
 
 
 class EpochPlan:
@@ -39,11 +40,19 @@ class EpochPlan:
     out of the epoch.
 
     With `unique_texts`, a list whose text is already in the batch waits for a later batch of the epoch. If at the end
-    of the epoch the waiting lists have too much in common, lists used before fill the batches. `source` names the data.
+    of the epoch the waiting lists have too much in common, lists used before fill the batches. `source` names the data,
+    `node` its options.
     """
 
     def __init__(
-        self, num_lists: int, *, batch_size: int, seed: int, source: str, unique_texts: UniqueTexts | None = None
+        self,
+        num_lists: int,
+        *,
+        batch_size: int,
+        seed: int,
+        source: str,
+        unique_texts: UniqueTexts | None = None,
+        node: str = ROOT,
     ) -> None:
         if not 1 <= batch_size <= num_lists:
             raise ValueError(
@@ -56,19 +65,21 @@ class EpochPlan:
         self.batches_per_epoch = num_lists // batch_size
         self.epoch, self.position = -1, 0
         self.batches: Iterator[tuple[list[int], int]] = iter(())
-        distinct = next(self._plan(0))[1]
-        if unique_texts is not None and distinct < batch_size:
+        if unique_texts is not None and (distinct := self._distinct(unique_texts)) < batch_size:
+            fewer = unique_texts.fewer
+            helps = fewer is not None and self._distinct(fewer) >= batch_size
             raise ValueError(
                 f"trainer.batch_size={batch_size} is too large for data {source}: its lists have so much in "
-                f"common that only {distinct} without a common {unique_texts.kind} were found; lower it"
-                f"{unique_texts.remedy}"
+                f"common that only {distinct} without a common {unique_texts.kind} were found; set "
+                f"{node}.in_batch=false (each list is compared with its own documents only)"
+                f"{f' or {node}.lists.no_duplicates=false' * helps}, or lower trainer.batch_size to {distinct}"
             )
 
     def batch(self, number: int) -> list[tuple[int, int]]:
         """The (epoch, query index) keys."""
         epoch, position = divmod(number, self.batches_per_epoch)
         if epoch != self.epoch or position < self.position:
-            self.epoch, self.position, self.batches = epoch, 0, self._plan(epoch)
+            self.epoch, self.position, self.batches = epoch, 0, self._plan(epoch, self.unique_texts)
         while True:
             batch, distinct = next(self.batches)
             self.position += 1
@@ -79,8 +90,16 @@ class EpochPlan:
             logger.warning("%s: batch %d holds a text twice: too few lists have none in common", self.source, number)
         return [(epoch, index) for index in batch]
 
-    def _plan(self, epoch: int) -> Iterator[tuple[list[int], int]]:
+    def _distinct(self, unique_texts: UniqueTexts) -> int:
+        """How many lists of the first batch share no text of that kind."""
+        return next(self._plan(0, unique_texts))[1]
+
+    def _plan(self, epoch: int, unique_texts: UniqueTexts | None) -> Iterator[tuple[list[int], int]]:
         """Yield the query indices of each batch, and the number of lists that share no text with another."""
+
+        def entry_of(index: int) -> Entry:
+            return index, unique_texts.of_list(epoch, index) if unique_texts is not None else set()
+
         fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
         # By the text that they share with a batch: of each text at most one can join a batch.
         waiting: dict[int, deque[Entry]] = {}
@@ -92,20 +111,17 @@ class EpochPlan:
                     if not waiting[text]:
                         del waiting[text]
             while not batch.full and (index := next(fresh, None)) is not None:
-                entry = self._entry(epoch, index)
+                entry = entry_of(index)
                 common = batch.add(entry)
                 if common is not None:
                     waiting.setdefault(common, deque()).append(entry)
             for index in islice(again, 0 if batch.full else self.num_lists):
-                batch.add(self._entry(epoch, index))
+                batch.add(entry_of(index))
                 if batch.full:
                     break
             distinct = len(batch.indices)
             others = (index for index in islice(again, self.num_lists) if index not in batch.indices)
             yield batch.indices + list(islice(others, self.batch_size - distinct)), distinct
-
-    def _entry(self, epoch: int, index: int) -> Entry:
-        return index, self.unique_texts.of_list(epoch, index) if self.unique_texts is not None else set()
 
     def _order(self, epoch: int, name: str) -> list[int]:
         return np.random.default_rng(stable_hash(name, self.seed, epoch)).permutation(self.num_lists).tolist()

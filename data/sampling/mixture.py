@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +11,15 @@ from torch.utils.data import Dataset
 
 from data.batch import ListExample
 from data.collection import Collection, Split, content_hash
+from data.option_names import building, current_node
 from data.overlap import held_out_queries, without_held_out
 from data.sampling.epoch_plan import EpochPlan, MixturePlan
 from data.sampling.loader import ListLoader
 from data.sampling.never_negatives import NeverNegatives
 from data.sampling.training_lists import ListTokenizer, TrainingLists
 from data.source import SourceOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,12 @@ class MixtureConfig:
                 "data.sources is empty: name data sets, such as +data@data.sources.a=beir data.sources.a.path=FOLDER "
                 "+data@data.sources.b=file data.sources.b.path=FILE"
             )
-        collections = {name: _build(name, source) for name, source in self.sources.items()}
+        node = current_node()
+        collections = {name: _build(f"{node}.sources.{name}", source) for name, source in self.sources.items()}
         evaluated = self.evaluate_on or _first_held_out(collections)
         held_out = held_out_queries(collections[evaluated], owner=evaluated)
         kept = {
-            name: without_held_out(source, held_out, f"data.sources.{name}", f"leave data.sources.{name} out")
+            name: without_held_out(source, held_out, source.node, f"leave {source.node} out")
             for name, source in collections.items()
         }
         return Mixture(kept, self.weights, kept[evaluated], self.temperature)
@@ -159,8 +164,9 @@ def make_loader(
     """Make the loader of a collection or a mixture, with batches of `batch_size` lists over all ranks.
 
     With `in_batch_negatives` no two lists of a batch have the same query or relevant document (with
-    `data.lists.no_duplicates`: or any document). What the data of one source judge or exclude for a query also holds
-    for a query of equal text in another. `auxiliary`: see `TrainingLists`.
+    `data.lists.no_duplicates`: or any document), unless the source isolates its lists (`in_batch`). The batches of a
+    source of a mixture that has fewer lists are smaller. What the data of one source judge or exclude for a query also
+    holds for a query of equal text in another. `auxiliary`: see `TrainingLists`.
     """
 
     never_negatives = NeverNegatives(data.sources)
@@ -177,26 +183,40 @@ def make_loader(
             never_negatives=never_negatives,
         )
 
-    def plan_of(lists: TrainingLists) -> EpochPlan:
-        unique_texts = lists.unique_texts() if in_batch_negatives else None
-        if not in_batch_negatives:
+    def plan_of(lists: TrainingLists, size: int) -> EpochPlan:
+        compared = in_batch_negatives and lists.in_batch
+        unique_texts = lists.unique_texts() if compared else None
+        if not compared:
             lists.note_unused_grades()
-        return EpochPlan(len(lists), batch_size=batch_size, seed=seed, source=lists.source, unique_texts=unique_texts)
+        options = {"source": lists.source, "node": lists.node}
+        return EpochPlan(len(lists), batch_size=size, seed=seed, unique_texts=unique_texts, **options)
 
     ranks = {"rank": rank, "world_size": world_size, "workers": workers}
     if not isinstance(data, Mixture):
         lists = lists_of(data, data.name)
-        return ListLoader(lists, plan_of(lists), **ranks)
+        return ListLoader(lists, plan_of(lists, batch_size), **ranks)
     sources = {name: lists_of(collection, name) for name, collection in data.sources.items()}
-    plan = MixturePlan({name: plan_of(lists) for name, lists in sources.items()}, data.shares, seed=seed)
+    plans = {name: plan_of(lists, _size_of_batches(lists, batch_size)) for name, lists in sources.items()}
+    plan = MixturePlan(plans, data.shares, seed=seed)
     return ListLoader(MixtureLists(sources), plan, **ranks)
 
 
-def _build(name: str, source: SourceOptions) -> Collection:
-    try:
+def _size_of_batches(lists: TrainingLists, batch_size: int) -> int:
+    """`trainer.batch_size`, or the number of a source's lists if that is smaller, with a note."""
+    if 0 < len(lists) < batch_size:
+        logger.warning(
+            "%s: its batches have %d lists, as many as it has training queries, and not trainer.batch_size=%d",
+            lists.node,
+            len(lists),
+            batch_size,
+        )
+        return len(lists)
+    return batch_size
+
+
+def _build(node: str, source: SourceOptions) -> Collection:
+    with building(node, source):
         return source.build()
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"data.sources.{name}: {error}") from error
 
 
 def _first_held_out(collections: Mapping[str, Collection]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from data.batch import ListExample, TokenSequences
 from data.collection import Collection
 from data.hashing import stable_hash
+from data.option_names import rename_options
 from data.sampling.epoch_plan import UniqueTexts
 from data.sampling.list_options import ListOptions
 from data.sampling.never_negatives import NeverNegatives, text_key
@@ -59,6 +61,7 @@ class TrainingLists(Dataset):
     ) -> None:
         if list_size < 1:
             raise ValueError(f"trainer.list_size={list_size} must be at least 1")
+        self.node, self.in_batch = collection.node, collection.in_batch
         self.split = collection.split("train")
         self.source = source or collection.name
         self.documents = collection.documents
@@ -102,15 +105,17 @@ class TrainingLists(Dataset):
                 for name, tokenizer in self.auxiliary.items()
             },
             source=self.source,
+            isolated=not self.in_batch,
             never_negatives=np.array(sorted(self.never_negatives.of(self.source, query_id)), dtype=np.int64),
         )
 
     def unique_texts(self) -> UniqueTexts:
         """The texts that only one list of a batch may have: the query and the relevant documents of its list, or with
         `data.lists.no_duplicates` all documents of its list."""
-        if self.options.no_duplicates:
-            return UniqueTexts(self._unique_hashes, "query or document", " or set data.lists.no_duplicates=false")
-        return UniqueTexts(self._unique_hashes, "query or relevant document")
+        fewer = UniqueTexts(partial(self._unique_hashes, False), "query or relevant document")
+        if not self.options.no_duplicates:
+            return fewer
+        return UniqueTexts(partial(self._unique_hashes, True), "query or document", fewer)
 
     def note_unused_grades(self) -> None:
         """Log a note if relevant documents have several grades, and lists hold the best of them alone."""
@@ -119,11 +124,13 @@ class TrainingLists(Dataset):
         levels = {grade for grades in several for grade in grades.values()}
         if len(levels) > 1:
             logger.warning(
-                "%s: relevant documents have %d grades; a list holds at most data.lists.positives=%s of them, the best "
-                "(data/lists=graded draws all grades)",
+                "%s: relevant documents have %d grades; a list holds at most %s.lists.positives=%s of them, the best "
+                "(%s draws all grades)",
                 self.source,
                 len(levels),
+                self.node,
                 limit,
+                rename_options("data/lists=graded", self.node),
             )
 
     def sample(self, epoch: int, query_id: str) -> list[str]:
@@ -147,11 +154,11 @@ class TrainingLists(Dataset):
         chosen += rest[: max(0, min(allowed - num_relevant, self.list_size - len(chosen)))]
         return _shuffled(chosen, rng)
 
-    def _unique_hashes(self, epoch: int, index: int) -> set[int]:
+    def _unique_hashes(self, all_documents: bool, epoch: int, index: int) -> set[int]:
         query_id = self.query_ids[index]
         relevant = self.relevant.get(query_id, {})
         drawn: Iterable[str]
-        if self.options.no_duplicates:
+        if all_documents:
             drawn = self.sample(epoch, query_id)
         elif len(relevant) > 1:
             drawn = [document_id for document_id in self.sample(epoch, query_id) if document_id in relevant]

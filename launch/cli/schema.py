@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, Union
 
+from data.option_names import rename_options
 from runs.settings_tree import remember_options
 
 MISSING = "???"
@@ -176,10 +177,20 @@ def build_target(target: Callable[..., Any], values: Mapping[str, Any], key: str
     try:
         built = target(**values)
     except ValueError as error:
-        names_key = str(error).startswith(key.split(".")[0]) or not key
-        raise ValueError(str(error) if names_key else f"{key}: {error}") from error
+        message = _in_data_set(str(error), key, option_names(target))
+        names_key = message.startswith(key.split(".")[0]) or not key
+        raise ValueError(message if names_key else f"{key}: {message}") from error
     remember_options(built, values)
     return built
+
+
+def _in_data_set(message: str, key: str, names: Sequence[str]) -> str:
+    """The message of a data set's options, or of their `lists` or `candidates`, with the names that they have below
+    `key`: data.dev_fraction is data.sources.NAME.dev_fraction in a mixture."""
+    node, _, part = key.rpartition(".")
+    if not key or not message.startswith("data."):
+        return message
+    return rename_options(message, node if part in ("lists", "candidates") else key, (*names, "lists", "candidates"))
 
 
 def option_names(target: Callable[..., Any]) -> list[str]:

@@ -56,7 +56,7 @@ class InBatch:
 
     Two texts are equal if their hashes are; without hashes all texts count as different. Padding is left out.
     `never_queries` and `never_documents` are the pairs of ids that are no negatives: those of the P pairs, and those
-    that the data judge relevant or exclude.
+    that the data judge relevant or exclude. An isolated list has no negatives of other lists, and gives them none.
     """
 
     queries: Tensor  # [Q, dim], at least float32
@@ -70,6 +70,7 @@ class InBatch:
     document_ids: Tensor  # [D] int64
     never_queries: Tensor  # [pairs] int64, query ids
     never_documents: Tensor  # [pairs] int64, document ids
+    isolated: Tensor  # [Q] bool
     similarity: Similarity
 
     @classmethod
@@ -83,10 +84,12 @@ class InBatch:
         query_hashes: Tensor | None = None,
         document_hashes: Tensor | None = None,
         never_negatives: Tensor | None = None,
+        isolated: Tensor | None = None,
     ) -> InBatch:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], hashes [Q] and [Q, n] or None.
 
-        never_negatives: [any, 2] int64, pairs of a list and the hash of a text, or None; it needs the hashes.
+        never_negatives: [any, 2] int64, pairs of a list and the hash of a text, or None; it needs the hashes. isolated:
+        [Q] bool, or None if no list is.
         """
         relevant = labels[mask] > 0
         list_index = mask.nonzero()[:, 0]
@@ -113,6 +116,7 @@ class InBatch:
             document_ids=document_ids,
             never_queries=never_queries,
             never_documents=never_documents,
+            isolated=torch.zeros(len(queries), dtype=torch.bool, device=mask.device) if isolated is None else isolated,
             similarity=similarity,
         )
 
@@ -126,14 +130,17 @@ class InBatch:
 
     def negative_documents(self, queries: Tensor, in_batch: str) -> Tensor:
         """queries [B] int64 -> [B, D] bool: documents of the query's list and, by `in_batch`, of other lists, without
-        those that are never negatives of the query."""
+        those that are never negatives of the query. Isolated lists have their own documents only."""
         own = self.in_own_list(queries)
         others = {"all": ~own, "positives": ~own & self.relevant, "none": torch.zeros_like(own)}[in_batch]
+        others &= ~(self.isolated[queries].unsqueeze(1) | self.isolated[self.list_index])
         return (own | others) & ~self.never_negative_documents(queries)
 
     def negative_queries(self, documents: Tensor) -> Tensor:
-        """documents [B] int64 -> [B, Q] bool: the queries of which the document may be a negative."""
-        return self.has_documents & ~self.never_negative_queries(documents)
+        """documents [B] int64 -> [B, Q] bool: the queries of other lists of which the document may be a negative; none
+        if its list is isolated."""
+        compared = ~(self.isolated[self.list_index[documents]].unsqueeze(1) | self.isolated)
+        return self.has_documents & compared & ~self.never_negative_queries(documents)
 
     def never_negative_documents(self, queries: Tensor) -> Tensor:
         """queries [B] int64 -> [B, D] bool: a list of the batch or the data say that the document's text is relevant

@@ -274,7 +274,7 @@ def test_soft_labels_are_refused_outside_0_to_1(tmp_path: Path, settings: Callab
 def test_documents_without_a_degree_are_not_added(tmp_path: Path, settings: Callable[..., list[str]]):
     path = write(tmp_path / "rows.csv", pairs((0.1, 0.5, 0.9)))
     for option in ("data/candidates=bm25", "data.lists.random_fraction=0.5"):
-        with pytest.raises(ValueError, match=r"documents that data/candidates or data.lists.random_fraction add"):
+        with pytest.raises(ValueError, match=r"documents that data.candidates or data.lists.random_fraction add"):
             run(settings(path, "+exp=reranker_bce", "loss=bce_soft", option))
 
 

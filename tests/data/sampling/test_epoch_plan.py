@@ -100,10 +100,12 @@ def test_a_batch_size_that_cannot_be_is_refused():
     with pytest.raises(
         ValueError,
         match=r"^trainer.batch_size=12 is too large for data tiny: .* only \d+ without a common query or "
-        r"document were found; lower it or set data.lists.no_duplicates=false$",
+        r"document were found; set data.in_batch=false .*, or lower "
+        r"trainer.batch_size to 5$",
     ):
         plan(lists, batch_size=12)
-    with pytest.raises(ValueError, match=r"only 5 without a common query or relevant document were found; lower it$"):
+    message = r"only 5 without a common query or relevant document were found; set data.in_batch=false"
+    with pytest.raises(ValueError, match=message):
         plan(make_lists(topics=5, no_duplicates=False), batch_size=6)
     assert len(plan(lists, batch_size=12, in_batch_negatives=False).batch(0)) == 12
     with pytest.raises(
@@ -118,7 +120,10 @@ def test_a_plan_knows_lists_by_number_alone():
     planned = EpochPlan(10, batch_size=5, seed=0, source="numbers", unique_texts=unique)
     for number in range(6):
         assert sorted(index % 5 for _, index in planned.batch(number)) == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"data numbers: .* only 5 without a common text were found; lower it$"):
+    with pytest.raises(
+        ValueError,
+        match=r"data numbers: .* only 5 without a common text were found; .* or lower trainer.batch_size to 5$",
+    ):
         EpochPlan(10, batch_size=6, seed=0, source="numbers", unique_texts=unique)
 
 

@@ -67,7 +67,7 @@ def test_the_evaluated_source_can_be_chosen(sources: dict[str, BEIRConfig]):
 
 def test_mistakes_name_the_source(sources: dict[str, BEIRConfig]):
     broken = {**sources, "many": BEIRConfig(path="nowhere")}
-    with pytest.raises(FileNotFoundError, match=r"^data.sources.many: data.path=nowhere: no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"^data.sources.many.path=nowhere: no such folder"):
         MixtureConfig(sources=broken).build()
     for options, message in (
         ({"sources": {"a": {"path": "x"}}}, "data.sources.a has no _target_ of a data set"),
