@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from data.collection import SPLITS, Collection, Judgements
 from data.formats.file_format import Record
@@ -16,6 +20,8 @@ from data.source import SourceOptions, Texts
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("query-id", "corpus-id", "score")
+TREC = (0, 2, 3)  # the places of COLUMNS in TREC's judgements: qid iteration docid grade
+SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}  # as found
 MAX_GRADE = 1000  # far above real scales of relevance, which end at 3 or 4
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -24,10 +30,9 @@ Row = tuple[str, str, str, object]  # where, query id, document id, grade
 
 @dataclass(frozen=True, kw_only=True)
 class BEIRConfig(SourceOptions):
-    """A folder with `corpus.jsonl {_id, title, text}`, `queries.jsonl {_id, text}` (each also .gz) and
-    `qrels/{train,dev,test}.tsv` (header `query-id corpus-id score`), or a hub id such as BeIR/scifact, whose judgements
-    are in BeIR/scifact-qrels. Without a dev split, `dev_fraction` of the training queries, chosen by a hash of their
-    ids, become it.
+    """A folder with `corpus.jsonl {_id, title, text}`, `queries.jsonl {_id, text}` and `qrels/{train,dev,test}.tsv`
+    (see `read_tsv`; validation.tsv is dev), each also .gz, or a hub id (see `read_hub`). Without a dev split,
+    `dev_fraction` of the training queries, chosen by a hash of their ids, become it.
     """
 
     path: str
@@ -43,49 +48,87 @@ class BEIRConfig(SourceOptions):
             raise ValueError(f"data.exclude={self.exclude} needs a local folder, but data.path={self.path} is a hub id")
         return self.assemble(self.path, read_hub(self.path))
 
+    def for_evaluation(self, split: str) -> BEIRConfig:
+        return replace(self, dev_fraction=0.0) if split == "train" else self
+
 
 def read_folder(folder: Path, exclude: str | None = None) -> Texts:
     """Read all splits of a local BEIR folder. Errors name file, line and key."""
     documents = read_documents(read_json_lines(_find(folder, "corpus.jsonl")))
     queries = read_queries(read_json_lines(_find(folder, "queries.jsonl")))
-    paths = {split: folder / "qrels" / f"{split}.tsv" for split in SPLITS}
-    qrels = {
-        split: read_qrels(str(path), _read_tsv(path), documents, queries)
-        for split, path in paths.items()
-        if path.is_file()
-    }
-    if not qrels:
-        raise FileNotFoundError(
-            f"no train.tsv, dev.tsv or test.tsv in {folder / 'qrels'} ({_listing(folder / 'qrels')})"
-        )
+    paths = find_qrels(folder / "qrels", None if exclude is None else folder / exclude)
+    qrels = {split: read_qrels(str(path), read_tsv(path), documents, queries) for split, path in paths.items()}
     if exclude is None:
         return Texts(documents, queries, qrels)
     path = folder / exclude
     if not path.is_file():
         raise FileNotFoundError(f"data.exclude={exclude}: no such file in {folder} ({_listing(path.parent)})")
-    pairs = read_qrels(str(path), _read_tsv(path), documents, queries)
+    pairs = read_qrels(str(path), read_tsv(path), documents, queries)
     return Texts(documents, queries, qrels, {query: set(judged) for query, judged in pairs.items()})
 
 
+def find_qrels(folder: Path, exclude: Path | None = None) -> dict[str, Path]:
+    """The judgement files of a folder by split. One warning names the others, except `exclude`.
+
+    Raises FileNotFoundError if there is none, and ValueError if a split has several.
+    """
+    known = {f"{name}.tsv{end}": split for split, names in SPLIT_NAMES.items() for name in names for end in ("", ".gz")}
+    files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    found: dict[str, Path] = {}
+    for path in files:
+        split = known.get(path.name)
+        if split is not None and split in found:
+            raise ValueError(f"{folder}: {found[split].name} and {path.name} are both judgements of {split}; keep one")
+        if split is not None:
+            found[split] = path
+    if not found:
+        raise FileNotFoundError(f"no train.tsv, dev.tsv or test.tsv in {folder} ({_listing(folder)})")
+    others = [path.name for path in files if path.name not in known and path != exclude]
+    if others:
+        logger.warning(
+            "%s: not read: %s (splits are train.tsv, dev.tsv or validation.tsv, test.tsv)", folder, ", ".join(others)
+        )
+    return {split: found[split] for split in SPLITS if split in found}
+
+
 def read_hub(name: str) -> Texts:
-    """Read BEIR's layout on the hub: `name` has the configurations corpus and queries, `name-qrels` the splits."""
+    """Read a collection of the hub: `name` has the configurations corpus and queries. The judgements are those of
+    `name-qrels` (BeIR), of the configuration qrels (NanoBEIR) or of the default one (mteb), by split."""
     from datasets import load_dataset
 
     try:
-        corpus = load_dataset(name, "corpus", split="corpus")
-        queries = load_dataset(name, "queries", split="queries")
-        judgements = load_dataset(f"{name}-qrels")
+        corpus, queries = (_only_split(load_dataset(name, part), part) for part in ("corpus", "queries"))
+        judgements = _hub_qrels(load_dataset, name)
     except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, another layout
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise ValueError(f"data.path={name} is neither a folder nor BEIR data on the hub ({reason})") from error
     documents = read_documents((f"{name} corpus:{i}", row) for i, row in enumerate(corpus, start=1))
     texts = read_queries((f"{name} queries:{i}", row) for i, row in enumerate(queries, start=1))
+    names = {alias: split for split, aliases in SPLIT_NAMES.items() for alias in aliases}
     qrels = {}
     for split, rows in judgements.items():
-        where = f"{name}-qrels {split}"
+        where = f"{name} qrels {split}"
         pairs = (_hub_row(f"{where}:{i}", row) for i, row in enumerate(rows, start=1))
-        qrels["dev" if split == "validation" else split] = read_qrels(where, pairs, documents, texts)
+        qrels[names.get(split, split)] = read_qrels(where, pairs, documents, texts)
     return Texts(documents, texts, qrels)
+
+
+def _hub_qrels(load_dataset: Callable[..., Any], name: str) -> Mapping[str, Any]:
+    """The judgements by split, from the first of the three places that has some."""
+    places: tuple[tuple[str, ...], ...] = ((f"{name}-qrels",), (name, "qrels"), (name, "default"))
+    for place in places[:-1]:
+        with suppress(Exception):  # no such data set or configuration: the next place has it
+            return load_dataset(*place)
+    return load_dataset(*places[-1])
+
+
+def _only_split(dataset: Mapping[str, Any], part: str) -> Any:
+    """The rows of the corpus or the queries: the split of that name, or the only one."""
+    if part in dataset:
+        return dataset[part]
+    if len(dataset) > 1:
+        raise ValueError(f"{part} has the splits {', '.join(dataset)}, and none is called {part}")
+    return next(iter(dataset.values()))
 
 
 def read_documents(records: Iterable[Record]) -> dict[str, str]:
@@ -109,10 +152,7 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
     qrels: Judgements = {}
     total, dangling, first = 0, 0, ""
     for where, query_id, document_id, value in rows:
-        try:
-            grade = int(str(value))
-        except ValueError:
-            raise ValueError(f"{where}: the score must be an integer, got {value!r}") from None
+        grade = _grade(where, value)
         if abs(grade) > MAX_GRADE:
             raise ValueError(f"{where}: the score must lie in -{MAX_GRADE} ... {MAX_GRADE}, got {grade:.3g}")
         total += 1
@@ -140,6 +180,17 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
     return qrels
 
 
+def _grade(where: str, value: object) -> int:
+    """The grade, which may be written 1 or 1.0. Raises ValueError if it is no integer."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(f"{where}: the score must be an integer, got {value!r}")
+    return int(number)
+
+
 def _identifier(where: str, record: Mapping[str, object]) -> str:
     """The id. It is checked here, so that a run does not fail at its end, when it writes the rankings."""
     identifier = field_of(where, record, "_id")
@@ -152,24 +203,66 @@ def _joined(where: str, record: Mapping[str, object], text: str) -> str:
     return f"{title} {text}".strip()
 
 
-def _read_tsv(path: Path) -> Iterator[Row]:
-    """The rows of a judgement file. Columns are found by their names in the header, in any order."""
+def read_tsv(path: Path) -> Iterator[Row]:
+    """The rows of a judgement file: query id, document id, and a score, which is 1 if there is no such column.
+
+    The columns are found by their names in the header, in any order. A file without a header has TREC's four columns
+    (qid iteration docid grade), these three, or two without a score, separated by white space.
+    """
     lines = read_lines(path)
-    where, header = next(lines, (f"{path}:1", ""))
-    names = header.split("\t")
-    if sorted(names) != sorted(COLUMNS):
-        raise ValueError(f"{where}: expected the header {' '.join(COLUMNS)} (tab-separated), got {header!r}")
-    query, document, score = (names.index(column) for column in COLUMNS)
+    where, first = next(lines, (f"{path}:1", ""))
+    names = [_column(cell) for cell in first.split("\t" if "\t" in first else None)]
+    if set(names) & set(COLUMNS):
+        places = _named_places(where, first, names)
+        separator = "\t" if "\t" in first else None
+    else:
+        places, separator = _places_without_header(where, first), None
+        lines = chain([(where, first)], lines)
     for where, line in lines:
-        cells = line.split("\t")
+        cells = line.split(separator)
         if len(cells) != len(names):
-            raise ValueError(f"{where}: expected {len(names)} tab-separated columns, got {len(cells)}: {line!r}")
-        yield where, cells[query], cells[document], cells[score]
+            separated = "tab-separated " if separator else ""
+            raise ValueError(f"{where}: expected {len(names)} {separated}columns, got {len(cells)}: {line!r}")
+        query, document, *score = (cells[place].strip() for place in places)
+        yield where, query, document, score[0] if score else 1
+
+
+def _column(cell: str) -> str:
+    return cell.strip().lower().replace("_", "-")
+
+
+def _named_places(where: str, header: str, names: list[str]) -> tuple[int, ...]:
+    """The places of query id, document id and, if there is one, score, by the names of a header. With a score, further
+    columns are not read."""
+    others = [name for name in names if name not in COLUMNS]
+    twice = any(names.count(column) > 1 for column in COLUMNS)
+    if twice or not {"query-id", "corpus-id"} <= set(names) or (others and "score" not in names):
+        raise ValueError(f"{where}: expected the header {' '.join(COLUMNS)} (score may be missing), got {header!r}")
+    return tuple(names.index(column) for column in COLUMNS if column in names)
+
+
+def _places_without_header(where: str, line: str) -> tuple[int, ...]:
+    cells = line.split()
+    places = {2: (0, 1), 3: (0, 1, 2), 4: TREC}.get(len(cells), ())
+    if not places or (len(places) == 3 and not _is_number(cells[places[2]])):
+        raise ValueError(
+            f"{where}: expected the header {' '.join(COLUMNS)} (tab-separated), or no header and TREC's columns (qid 0 "
+            f"docid grade), got {line!r}"
+        )
+    return places
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _hub_row(where: str, row: Mapping[str, object]) -> Row:
-    query, document, score = (field_of(where, row, column, object) for column in COLUMNS)
-    return where, str(query), str(document), score
+    query, document = (field_of(where, row, column, object) for column in COLUMNS[:2])
+    return where, str(query), str(document), row.get("score", 1)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -125,8 +125,9 @@ def test_dangling_judgements_are_counted(tiny: Path, tmp_path: Path, caplog: pyt
         (
             "qrels/test.tsv",
             1,
-            "q14\td14\t1",
-            "test.tsv:1: expected the header query-id corpus-id score (tab-separated), got 'q14\\td14\\t1'",
+            "qid\tpid\tlabel",
+            "test.tsv:1: expected the header query-id corpus-id score (tab-separated), or no header and TREC's columns "
+            "(qid 0 docid grade), got 'qid\\tpid\\tlabel'",
         ),
     ],
 )
@@ -173,11 +174,12 @@ def test_a_path_that_is_nothing(path: str, tmp_path: Path):
 
 
 HUB = {
-    ("BeIR/tiny", "corpus"): [
-        {"_id": "d1", "title": "Wing", "text": "flutter"},
-        {"_id": "2", "title": "", "text": "jet"},
-    ],
-    ("BeIR/tiny", "queries"): [{"_id": "1", "title": "", "text": "wing"}, {"_id": "2", "title": "", "text": "jets"}],
+    ("BeIR/tiny", "corpus"): {
+        "corpus": [{"_id": "d1", "title": "Wing", "text": "flutter"}, {"_id": "2", "title": "", "text": "jet"}]
+    },
+    ("BeIR/tiny", "queries"): {
+        "queries": [{"_id": "1", "title": "", "text": "wing"}, {"_id": "2", "title": "", "text": "jets"}]
+    },
     ("BeIR/tiny-qrels", None): {
         "validation": [{"query-id": 1, "corpus-id": "d1", "score": 1}],
         "test": [{"query-id": 2, "corpus-id": 2, "score": 2}],
@@ -186,8 +188,7 @@ HUB = {
 
 
 def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def load_dataset(name: str, configuration: str | None = None, split: str | None = None) -> object:
-        assert split == configuration
+    def load_dataset(name: str, configuration: str | None = None) -> object:
         return HUB[name, configuration]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
