@@ -7,11 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from data.batch import TokenSequences
 from data.collection import Collection
 from data.degrees import are_pairs
 from data.formats.columns import ListRecord
+from data.sampling.training_lists import ListTokenizer
+from data.truncation import Truncation
 
 WIDTH = 100  # characters of a text that are shown
+MAX_TOKENISED = 1000  # rows of which texts that are cut are counted
 MAX_LEVELS = 10  # most different labels that are counted one by one
 
 
@@ -96,6 +100,36 @@ def degree_lines(collection: Collection) -> Iterator[str]:
 def length_lines(records: Sequence[ListRecord]) -> Iterator[str]:
     yield f"words per query: {percentiles(len(record.query.split()) for record in records)}"
     yield f"words per document: {percentiles(len(text.split()) for record in records for text in record.documents)}"
+
+
+def longest_row(records: Sequence[ListRecord]) -> int:
+    """The most bytes of a query and one of its documents."""
+    return max(
+        (
+            len(record.query.encode()) + max((len(text.encode()) for text in record.documents), default=0)
+            for record in records
+        ),
+        default=0,
+    )
+
+
+def sample_truncation(
+    records: Sequence[ListRecord], tokenizer: ListTokenizer, query_prompt: str | None, document_prompt: str | None
+) -> tuple[Truncation | None, int]:
+    """How many queries and documents a model's tokenizer cuts, in at most MAX_TOKENISED rows, and the number of rows;
+    None if it does not count them."""
+    chosen = records[:: -(-len(records) // MAX_TOKENISED)]
+    total = Truncation()
+    for record in chosen:
+        prompts = {"query_prompt": query_prompt if record.prompt is None else record.prompt}
+        prompts["document_prompt"] = document_prompt
+        given = {name: prompt for name, prompt in prompts.items() if prompt is not None}
+        rows = TokenSequences.from_encoding(tokenizer.encode_list(record.query, list(record.documents), **given))
+        count = Truncation.of_rows(rows.truncated, [len(rows)], len(record.documents))
+        if count is None:
+            return None, len(chosen)
+        total += count
+    return total, len(chosen)
 
 
 def example(record: ListRecord) -> Iterator[str]:

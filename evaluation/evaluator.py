@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from data.collection import Collection, Split
 from data.hashing import stable_hash
 from data.sampling.mixture import Mixture
+from data.truncation import Truncation
 from evaluation.metrics import Metrics, Qrels, Run, parse_metric
 from inference.runner import Runner
 
@@ -70,6 +71,13 @@ class Evaluator(Protocol):
     @property
     def candidate_recall(self) -> float | None:
         """The share of relevant documents that are among the candidates; None if the whole corpus is ranked."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def truncation(self, queries: Container[str] | None = None) -> Truncation | None:
+        """How many of the texts that the model reads were cut, of these queries (None: of all); None if its tokenizer
+        does not count them. Call it on all ranks."""
 
     @property
     def num_pairs(self) -> int | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from engines.distributed.process_group import is_main
+from data.truncation import Truncation
 from evaluation.metrics import Run
 from inference.encode import embed, tokenize_texts
 from inference.runner import Runner, similarity_of
 from inference.score import tokenize_sharded
 from inference.shared_prefix import score_lists
-
-logger = logging.getLogger(__name__)
 
 
 class ListScorer:
@@ -40,10 +38,7 @@ class ListScorer:
     def pairs(self) -> TokenSequences:
         """The tokenised (query, document) pairs, in the order of `lists`."""
         names = [(query, document) for query, documents in self.lists.items() for document in documents]
-        pairs = tokenize_sharded(lambda part: self._tokenize_pairs(names[part]), len(names))
-        if pairs.truncated is not None and pairs.truncated.any() and is_main():
-            _warn_truncated(int((pairs.truncated > 0).sum()), len(pairs), self.tokenizer.max_length)
-        return pairs
+        return tokenize_sharded(lambda part: self._tokenize_pairs(names[part]), len(names))
 
     @cached_property
     def texts(self) -> TokenSequences:
@@ -66,6 +61,18 @@ class ListScorer:
         values = iter(score(runner, token_budget).tolist())
         return {query: {document: next(values) for document in documents} for query, documents in self.lists.items()}
 
+    def truncation(self, queries: Container[str] | None = None) -> Truncation | None:
+        """How many queries and documents were cut, of the lists of these queries (None: of all)."""
+        chosen = [queries is None or query in queries for query in self.lists]
+        if self.tokenizer.layout == "texts":
+            read = {d for own, documents in zip(chosen, self.lists.values(), strict=True) if own for d in documents}
+            rows = np.array(chosen + [document in read for document in self.candidates], dtype=bool)
+            return Truncation.of_texts(self.texts.truncated, rows, len(self.queries))
+        lost = self.pairs.truncated
+        lengths = [len(documents) for documents in self.lists.values()]
+        sizes = [size for size, own in zip(lengths, chosen, strict=True) if own]
+        return Truncation.of_rows(None if lost is None else lost[np.repeat(chosen, lengths)], sizes, sum(sizes))
+
     def _tokenize_pairs(self, pairs: list[tuple[str, str]]) -> dict[str, list[list[int]]]:
         encoded = []
         for prompt, group in groupby(pairs, key=lambda pair: self.query_prompts[pair[0]]):
@@ -87,9 +94,3 @@ class ListScorer:
         chosen = [[self.candidates[document] for document in documents] for documents in self.lists.values()]
         pairs = zip(queries, chosen, strict=True)
         return torch.cat([similarity.pairs(query, documents[own]) for query, own in pairs])
-
-
-def _warn_truncated(count: int, total: int, max_length: int) -> None:
-    logger.warning(
-        "%d of %d evaluated pairs are longer than model.max_length=%d tokens and were cut", count, total, max_length
-    )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collection import Split
 from data.hashing import stable_hash
+from data.truncation import Truncation
 from evaluation.evaluator import (
     EvaluationResult,
     EvaluatorConfig,
@@ -152,6 +154,14 @@ class RetrievalEvaluator:
         blocks = (texts[start : start + size] for start in range(0, len(texts), size))
         prompt = [self.document_prompt]
         return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in blocks]
+
+    def truncation(self, queries: Container[str] | None = None) -> Truncation | None:
+        """How many of these queries (None: of all) and of the documents were cut."""
+        chosen = [queries is None or query in queries for query in self.queries]
+        rows = np.array(chosen + [True] * len(self.documents))
+        parts = [self.query_sequences.truncated, *(block.truncated for block in self.document_sequences)]
+        lost = None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
+        return Truncation.of_texts(lost, rows, len(chosen))
 
     def evaluate(self, runner: Runner) -> EvaluationResult:
         """Evaluate search by the model's "embedding". Call it on all ranks."""

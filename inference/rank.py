@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data.batch import TokenSequences
 from data.formats.documents import Document
+from data.truncation import Truncation, cut_line
 from engines.distributed.process_group import device
 from inference.runner import ModuleRunner
 from inference.shared_prefix import score_lists
@@ -45,10 +46,9 @@ def rank_documents(
     sequences = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )
-    if sequences.truncated is not None and sequences.truncated.any():
-        count, length = int((sequences.truncated > 0).sum()), model.tokenizer.max_length
-        what = f"note: query or document was cut in {count} of {len(sequences)} pairs"
-        print(f"{what} (a pair has at most {length} tokens)", file=sys.stderr)
+    count = Truncation.of_rows(sequences.truncated, [len(sequences)], len(documents))
+    if line := cut_line({"": count}, model.tokenizer.max_length, option="--max-length"):
+        print(line, file=sys.stderr)
     runner = ModuleRunner(model, device())
     logits = score_lists(runner, sequences, [len(documents)], model.tokenizer.padding, TOKEN_BUDGET).cpu()
     scores = logits if raw else model.activation(logits)

@@ -4,6 +4,7 @@
   python launch/inspect_data.py FILE.csv data.columns.query=title           name the columns that are not recognised
   python launch/inspect_data.py FILE.jsonl "data.ignore=[language]"         leave columns out
   python launch/inspect_data.py FILE.jsonl trainer.list_size=2              with training lists of another length
+  python launch/inspect_data.py FILE.jsonl model=bi_encoder model.name_or_path=PATH    how many texts that model cuts
 
 The report ends with the training lists that the file gives, the losses that fit them, and examples.
 """
@@ -11,9 +12,9 @@ The report ends with the training lists that the file gives, the losses that fit
 from __future__ import annotations
 
 try:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from typing import TYPE_CHECKING
+    from typing import TYPE_CHECKING, Any
 
     from launch.cli.arguments import Parser, run_command
     from launch.cli.compose import compose, instantiate
@@ -21,6 +22,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 if TYPE_CHECKING:
+    from data.formats.columns import ListRecord
     from data.formats.file import FileConfig
 
 
@@ -45,7 +47,33 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     options: FileConfig = instantiate(tree["data"])
     records, collection = list(options.records()), options.build()
     available = collection.available_with(tree["trainer"]["list_size"])
-    return [*describe_file(file, records, collection), *fit_lines(available), *examples(records)]
+    lines = [*describe_file(file, records, collection), *cut_lines(records, tree, options, settings)]
+    return [*lines, *fit_lines(available), *examples(records)]
+
+
+def cut_lines(
+    records: Sequence[ListRecord], tree: Mapping[str, Any], options: FileConfig, settings: Sequence[str]
+) -> Iterator[str]:
+    """The line on texts that are longer than the model reads. Without a model in `settings` it is the default one, if
+    that is found."""
+    from data.inspection import longest_row, sample_truncation
+    from data.truncation import cut_line
+
+    most = tree["model"].get("max_length")
+    if most is not None and longest_row(records) < most // 2:  # no more tokens than bytes: none is cut
+        return
+    try:
+        model = instantiate(tree["model"]).build(0)
+    except (ValueError, OSError):
+        if any(setting.startswith(("model", "+exp")) for setting in settings):
+            raise
+        yield "tokens: not counted; model=NAME model.name_or_path=PATH says how many texts that model cuts"
+        return
+    count, rows = sample_truncation(records, model.tokenizer, options.query_prompt, options.document_prompt)
+    length = model.tokenizer.max_length
+    none = f"tokens: no text is longer than model.max_length={length}" if count else "tokens: not counted by this model"
+    sampled = f", in a sample of {rows} rows" * (rows < len(records))
+    yield f"{cut_line({'': count}, length) or none}{sampled} ({tree['model'].get('name_or_path')})"
 
 
 def fit_lines(available: frozenset[str]) -> Iterator[str]:

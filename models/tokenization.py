@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
 from models.loading.adapter import base_folder
@@ -56,17 +56,33 @@ class ModelTokenizer:
             )
 
     def _encode(self, first: list[str], second: list[str] | None = None) -> TokenIds:
-        """Tokenise texts or pairs. No row is empty: an empty text becomes one padding token that is read, if the
-        tokenizer adds no token of its own."""
-        encoding = self.tokenizer(
+        """Tokenise texts or pairs, with "truncated": [tokens cut from the first text, from the second] per row.
+
+        No row is empty: an empty text becomes one padding token that is read, if the tokenizer adds no token of its
+        own."""
+        encoded = self.tokenizer(
             first,
             second,
             truncation="longest_first",
             max_length=self.max_length,
             padding=False,
             return_attention_mask=False,
-        ).data
-        return {name: [row or [self.padding[name]] for row in rows] for name, rows in encoding.items()}
+        )
+        rows = {name: [row or [self.padding[name]] for row in rows] for name, rows in encoded.data.items()}
+        return {**rows, "truncated": self._lost(encoded, [first] if second is None else [first, second])}
+
+    def _lost(self, encoded: BatchEncoding, texts: Sequence[list[str]]) -> list[list[int]]:
+        """The tokens cut from the texts of each row, [first, second]. Texts are counted again, without a limit, for
+        rows of the maximum length only."""
+        full = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) >= self.max_length]
+        lost = [[0, 0] for _ in encoded["input_ids"]]
+        for side, own in enumerate(texts):
+            distinct = list(dict.fromkeys(own[index] for index in full))
+            ids = self.tokenizer(distinct, add_special_tokens=False, verbose=False).input_ids if distinct else []
+            lengths = {text: len(row) for text, row in zip(distinct, ids, strict=True)}
+            for index in full:
+                lost[index][side] = max(0, lengths[own[index]] - encoded.sequence_ids(index).count(side))
+        return lost
 
 
 @dataclass(frozen=True)
@@ -87,8 +103,8 @@ class PairTokenizer(ModelTokenizer):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> TokenIds:
-        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair. A prompt of None
-        is the model's own."""
+        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair, and "truncated". A
+        prompt of None is the model's own."""
         prompt = self.query_prompt if query_prompt is None else query_prompt
         before = self.document_prompt if document_prompt is None else document_prompt
         return self._encode(_prepend(prompt, queries), _prepend(before, documents))
@@ -120,10 +136,12 @@ class TextTokenizer(ModelTokenizer):
     layout: ClassVar[Layout] = "texts"
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
-        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per text. `prompt` None:
-        that of the role."""
+        """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per text, and "truncated".
+        `prompt` None: that of the role."""
         prompt = self.prompt(role) if prompt is None else prompt
         encoding = dict(self._encode(_prepend(prompt, texts)))
+        if role != "query":
+            encoding["truncated"] = [[second, first] for first, second in encoding["truncated"]]
         lengths = [len(row) for row in encoding["input_ids"]]
         if not self.include_prompt:
             skipped = [min(self._prompt_length(prompt), length - 1) for length in lengths]

@@ -9,6 +9,7 @@ from typing import Any
 from data.collection import Collection
 from data.formats.trec import write_trec_run
 from data.sampling.mixture import Mixture
+from data.truncation import Truncation, summary_of
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import peak_memory_bytes
@@ -32,6 +33,7 @@ class TrainingOutcome:
     tokens: float | None = None
     best_dev: float | None = None  # None: the last model is exported
     best_step: int | None = None
+    truncation: Truncation | None = None  # of the training lists; None: not counted
 
 
 def record(run: RunDirectory, logger: Logger, step: int, name: str, metrics: Metrics) -> None:
@@ -71,6 +73,7 @@ def summarise(
         "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
+        "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.max_length),
         "steps": outcome.steps,
         "seconds": outcome.seconds,
         "rows_per_s": None if outcome.rows is None else outcome.rows / seconds,

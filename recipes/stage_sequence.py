@@ -6,11 +6,13 @@ import gc
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.truncation import Truncation
 from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, Evaluator
@@ -171,8 +173,15 @@ def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "best_step": exported_step(summaries),
         "steps": steps,
         "seconds": seconds,
+        "truncated": {**last["truncated"], **trained_truncation(summaries)},
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
     }
+
+
+def trained_truncation(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of the training lists of all stages, by their key in `truncated`; empty if no stage counts them."""
+    counts = [Truncation(**summary["truncated"]["train"]) for summary in summaries if "train" in summary["truncated"]]
+    return {"train": asdict(sum(counts, Truncation()))} if counts else {}
 
 
 def exported_step(summaries: Sequence[Mapping[str, Any]]) -> int | None:

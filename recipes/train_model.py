@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from data.collection import Collection
 from data.sampling.mixture import Mixture
+from data.truncation import Truncation, cut_line
 from engines.distributed import process_group
 from engines.protocol import Engine
 from evaluation.evaluator import EvaluationResult, Evaluator
@@ -45,6 +47,7 @@ def train_model(
     """
     evaluate = make_evaluate(trainer.engine)
     baseline = score_baseline(test, evaluate, run, trainer.logger, shared_baseline)
+    warn_if_cut(test)
     trainer.fit()
     load_best(trainer)
     after = evaluate(test)
@@ -73,6 +76,13 @@ def train_model(
 def make_evaluate(engine: Engine) -> Evaluate:
     """A function that evaluates the engine's model and stops at a preemption."""
     return lambda evaluator: evaluator.evaluate(Interruptible(engine))
+
+
+def warn_if_cut(test: Evaluator) -> None:
+    """Print a warning, before training, if many texts of test are cut."""
+    count = test.truncation()
+    if count is not None and count.is_large and process_group.is_main():
+        print(cut_line({"test": count}, test.tokenizer.max_length), file=sys.stderr, flush=True)
 
 
 def load_best(trainer: Trainer) -> None:
@@ -119,6 +129,7 @@ def training_outcome(trainer: Trainer) -> TrainingOutcome:
         tokens=state.totals["tokens"],
         best_dev=state.best_metric,
         best_step=state.best_step,
+        truncation=Truncation(**state.truncation) if state.truncation else None,
     )
 
 

@@ -6,6 +6,7 @@ launch/reason.py runs it. TRL is imported only where it is used, because its imp
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,15 @@ from typing import Any
 from data.collection import Collection
 from data.hashing import stable_hash
 from data.sampling.training_lists import TrainingLists
+from data.truncation import Truncation, cut_line
 from engines.distributed import heartbeat, preemption
 from engines.distributed.collectives import all_agree
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.prompts.tokenizer import PromptTokenizer
 
 Reward = Callable[..., list[float | None]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +162,19 @@ def training_prompts(
     lists = TrainingLists(collection, tokenizer, list_size=list_size, seed=seed, options=options)
     order = sorted(range(len(lists)), key=lambda index: stable_hash("reasoning", seed, lists.query_ids[index]))
     rows: list[dict[str, Any]] = []
+    cut = Truncation()
     for index in order:
         if len(rows) >= limit:
             break
         example = lists[0, index]
+        size = len(example.sequences)
+        cut += Truncation.of_rows(example.sequences.truncated, [size], size) or Truncation()
         ids = _rows(example.sequences.features["input_ids"], example.sequences.lengths)
         for row, label in zip(ids, example.labels, strict=True):
             text = tokenizer.tokenizer.decode(row, skip_special_tokens=False)
             rows.append({"prompt": text, "relevant": bool(label > 0)})
+    if line := cut_line({"train": cut}, tokenizer.max_length):
+        logger.warning(line)
     return rows[:limit]
 
 

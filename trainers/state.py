@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from data.truncation import Truncation
+
 
 def _no_totals() -> dict[str, float]:
     return {"seconds": 0.0, "rows": 0, "tokens": 0}
@@ -20,6 +22,7 @@ class TrainState:
     best_metric: float | None = None  # on dev
     best_step: int | None = None
     totals: dict[str, float] = field(default_factory=_no_totals)  # summed over all starts of the run
+    truncation: dict[str, int] = field(default_factory=dict)  # the counts of a Truncation, summed in the same way
     pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run evaluates first
     skipped_batches: list[int] = field(default_factory=list)  # numbers of batches that are left out
     family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
@@ -51,6 +54,11 @@ class TrainState:
         """Add the costs of a step."""
         added = {"seconds": seconds, "rows": rows, "tokens": tokens}
         self.totals = {name: value + added[name] for name, value in self.totals.items()}
+
+    def add_truncation(self, count: Truncation | None) -> None:
+        """Add the counts of a step; None: its tokenizer does not count."""
+        if count is not None:
+            self.truncation = asdict(Truncation(**self.truncation) + count)
 
     def skip_batch(self, number: int) -> None:
         """Leave the batch of this number out from now on."""

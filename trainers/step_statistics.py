@@ -14,13 +14,28 @@ from trainers.step import StepPlan
 
 def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
     """The number of documents that a query is compared with (those of the whole batch if the loss has in-batch
-    negatives, else those of its list), and the share of the sequences that were truncated."""
+    negatives, else those of its list), and the shares of what was truncated."""
     documents, queries = int(batch.sizes.sum()), len(batch.sizes)
-    lost = batch.sequences.truncated
-    truncated = {} if lost is None else {"truncated_share": float((lost > 0).mean())}
-    if not has_in_batch_negatives(loss):
+    truncated = truncation_statistics(batch)
+    if not has_in_batch_negatives(loss) or batch.isolated is not None:
         return {"documents_per_query": documents / queries, **truncated}
     return {"documents_per_query": float(documents), "duplicates": float(batch.num_duplicates), **truncated}
+
+
+def truncation_statistics(batch: ListBatch) -> dict[str, float]:
+    """The shares of the sequences, of the queries and of the documents that were truncated, for an auxiliary model of
+    its documents; nothing if the tokenizer does not count them."""
+    lost, count = batch.sequences.truncated, batch.truncation
+    auxiliary = {name: batch.auxiliary_truncation(name) for name in batch.examples[0].auxiliary}
+    shares = {f"truncated_{name}_document_share": each.document_share for name, each in auxiliary.items() if each}
+    if lost is None or count is None:
+        return shares
+    return {
+        "truncated_share": float((lost > 0).any(axis=1).mean()),
+        "truncated_query_share": count.query_share,
+        "truncated_document_share": count.document_share,
+        **shares,
+    }
 
 
 def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:

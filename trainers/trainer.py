@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from data.collate import Collator
+from data.truncation import cut_line
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
 from engines.distributed.process_group import world_size
@@ -49,6 +50,7 @@ class Trainer(ABC):
         if config.runs_without_dropout:
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
+        self.max_length = tokenizer.max_length
         collator = Collator(tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.loss)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
@@ -121,7 +123,9 @@ class Trainer(ABC):
             self.has_updated = True
         seconds = self.batches.wait_s + time.perf_counter() - started
         self.state.add_totals(seconds=seconds, rows=len(batch.sequences), tokens=plan.num_tokens)
+        self.state.add_truncation(batch.truncation)
         self.note_idle_ranks(len(plan.chunks))
+        self.note_truncation(batch)
         return {
             "loss": loss_value,
             "grad_norm": grad_norm,
@@ -244,6 +248,12 @@ class Trainer(ABC):
                 f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, so some are idle: lower "
                 f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
             )
+
+    def note_truncation(self, batch: ListBatch) -> None:
+        """Print a warning, once, if many texts of a step are cut."""
+        if batch.truncation is not None and batch.truncation.is_large:
+            name = f"step {self.state.step}"
+            self.progress.note_once("truncation", cut_line({name: batch.truncation}, self.max_length))
 
     def evaluate(self, known: EvaluationResult | None = None) -> None:
         """Evaluate on dev (or take the `known` result), and save a new best checkpoint. If a preemption interrupts it,

@@ -34,7 +34,8 @@ class PromptTokenizer(ModelTokenizer):
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> TokenIds:
-        """Tokenise to {"input_ids": a row per pair, "truncated": [tokens that were cut] per pair}.
+        """Tokenise to {"input_ids": a row per pair, "truncated": [tokens cut from the query, from the document] per
+        pair}.
 
         Raises ValueError if the instruction leaves no room, or if the template has no slot for it.
         """
@@ -44,7 +45,7 @@ class PromptTokenizer(ModelTokenizer):
         shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
         texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
         rows, cut = self._join(pieces, texts, kept=len(before))
-        lost = [[shortened[query][1] + more] for query, more in zip(queries, cut, strict=True)]
+        lost = [[shortened[query][1], more] for query, more in zip(queries, cut, strict=True)]
         return {"input_ids": rows, "truncated": lost}
 
     def encode_list(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from data.truncation import line_of_summary
 from evaluation.significance import PairedTest
 from runs.report.table import ORACLE, below_first_stage, format_table
 
@@ -68,6 +69,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
         *_notes_on_unbeaten_starts(summary),
         below_first_stage(result_rows(summary), summary["metric"]) or "",
+        line_of_summary(summary["truncated"]) if summary.get("truncated") else "",
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]
     return [line for line in lines if line]

@@ -65,7 +65,7 @@ def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
     main([folder, "--query", "apple", *documents, "--raw", "--json"])
     printed = capsys.readouterr()
     rows = {row["text"]: row["score"] for row in json.loads(printed.out)["results"]}
-    assert "query or document was cut in 1 of 2 pairs" in printed.err
+    assert "cut: 0 of 1 queries (0.0%) and 1 of 2 documents (50.0%)" in printed.err
     main([folder, "--query", "apple", *documents, "--raw", "--json", "--instruction", "rank fruit"])
     assert rows != {row["text"]: row["score"] for row in json.loads(capsys.readouterr().out)["results"]}
     with pytest.raises(ValueError, match="the prompt takes"):

@@ -25,6 +25,7 @@ def features(model: BiEncoder, texts: list[str], role: str | None = None, *, sid
     encoding = model.tokenizer(texts, role, prompt)
     width = max(len(row) for row in encoding["input_ids"]) + 3
     rows = {**encoding, "attention_mask": [[1] * len(row) for row in encoding["input_ids"]]}
+    del rows["truncated"]
     result = {}
     for name, values in rows.items():
         fill = [[model.tokenizer.padding.get(name, 0)] * (width - len(row)) for row in values]

@@ -30,6 +30,7 @@ def score(model: nn.Module, queries: list[str] = QUERIES, documents: list[str] =
     features = {
         name: torch.tensor([row + [padding[name]] * (width - len(row)) for row in rows])
         for name, rows in {**encoding, "attention_mask": [[1] * len(row) for row in encoding["input_ids"]]}.items()
+        if name != "truncated"
     }
     with torch.no_grad():
         return model(**features)["score"]
@@ -213,7 +214,7 @@ def test_tokenizer_can_be_sent_to_workers(tiny_reranker_dir):
     tokenizer = build(tiny_reranker_dir).tokenizer
     copied = pickle.loads(pickle.dumps(tokenizer))
     assert copied(QUERIES, DOCUMENTS) == tokenizer(QUERIES, DOCUMENTS)
-    assert set(tokenizer(QUERIES, DOCUMENTS)) == {"input_ids", "token_type_ids"}
+    assert set(tokenizer(QUERIES, DOCUMENTS)) == {"input_ids", "token_type_ids", "truncated"}
 
 
 def test_dropout_is_set_everywhere(tiny_bert_dir):
