@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import nn
 
+from models.loading.folder import content_files
 from models.prompts.run_prompts import RunPrompts, in_words
 
 if TYPE_CHECKING:
@@ -174,6 +175,12 @@ class ModelOptions(ABC):
         Raises FileNotFoundError or ValueError, in one line, if the folder is not found or does not fit these options.
         """
         self.folder()
+
+    def places(self) -> Mapping[str, Mapping[str, Path]]:
+        """The files that options name: option -> name of each file below that place -> file. A run is resumed if they
+        have the same content, wherever they are. An option that is not listed must stay as it is."""
+        folder = self.folder()
+        return {} if folder is None else {"name_or_path": content_files(folder)}
 
     def starting_from(self, folder: Path) -> Self:
         """The same options for the model that was exported to `folder`, including what training has learned."""

@@ -11,7 +11,7 @@ from models.capabilities import ALL_PARTS, ModelOptions
 from models.loading.adapter import base_folder
 from models.loading.backbone import load_config, quiet, without_weights
 from models.loading.checks import without_head
-from models.loading.folder import ModelFolder
+from models.loading.folder import ModelFolder, content_files
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig
 
@@ -45,6 +45,13 @@ class PretrainedOptions(ModelOptions):
         """The error for a model that has no score head and is not trained."""
         folder = self.read_folder()
         return without_head(self.name_or_path, folder, load_config(base_folder(folder) or folder))
+
+    def places(self) -> Mapping[str, Mapping[str, Path]]:
+        """The files of the folder and, if it is an adapter, those of its base."""
+        files = content_files(self.folder())
+        if base := base_folder(self.read_folder()):
+            files |= {f"base/{name}": file for name, file in content_files(base.path).items()}
+        return {"name_or_path": files}
 
     @property
     def requested_dropout(self) -> float:

@@ -35,9 +35,9 @@ from recipes.start import join_ranks, open_run
 from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
+from runs.places import contents_of
 from runs.redaction import redact_tree
-from runs.resume import after_restart
-from runs.settings_diff import differences, read_config
+from runs.resume import after_restart, changes_of_run, on_main, refusal
 from runs.settings_tree import as_tree
 from trainers.reasoning_grpo import ReasoningGRPOConfig, make_trl_trainer, training_prompts
 
@@ -90,11 +90,10 @@ def reason(
     prompts = run_prompts(collection, collection)
     check_prompts(settings.prompted_model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     join_ranks(settings.timeout_s, on_lost_rank)
-    tree = after_restart(as_tree(settings))
     folder = Path(settings.output_dir) / str(settings.run_name)
-    checkpoint = newest_checkpoint(folder, tree)
+    checkpoint = newest_checkpoint(folder, settings)
     arguments = trl_arguments(settings, folder)
-    run = open_run(tree, collection, on_start)
+    run = open_run(settings, collection, on_start)
     if run.finished:
         summary = show_finished(run)
     else:
@@ -123,19 +122,21 @@ def trl_arguments(settings: ReasonConfig, folder: Path) -> Any:
     )
 
 
-def newest_checkpoint(folder: Path, settings: Mapping[str, Any]) -> Path | None:
-    """TRL's newest checkpoint of an unfinished run. Raises ValueError if the run was started with other
-    settings."""
-    checkpoints = sorted(filter(_is_complete, (folder / TRL_FOLDER).glob("checkpoint-*")), key=_step)
-    if settings["resume"] != "auto" or not checkpoints or (folder / "summary.json").is_file():
-        return None
-    changed, _ = differences(read_config(folder), redact_tree(settings))
-    if changed:
-        raise ValueError(
-            f"{folder} was started with other settings: {', '.join(changed)}. Repeat them to resume, choose another "
-            "run_name, or resume=none to move it aside"
-        )
-    return checkpoints[-1]
+def newest_checkpoint(folder: Path, settings: ReasonConfig) -> Path | None:
+    """TRL's newest checkpoint of an unfinished run. Raises ValueError if the run was started with other settings. Call
+    it on all ranks."""
+    tree = after_restart(as_tree(settings))
+
+    def find() -> Path | None:
+        checkpoints = sorted(filter(_is_complete, (folder / TRL_FOLDER).glob("checkpoint-*")), key=_step)
+        if tree["resume"] != "auto" or not checkpoints or (folder / "summary.json").is_file():
+            return None
+        changed, _ = changes_of_run(folder, redact_tree(tree), contents_of(settings))
+        if changed:
+            raise ValueError(refusal(folder, changed, None))
+        return checkpoints[-1]
+
+    return on_main(find)
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from recipes.stages import Stage, stage_prompts
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger, StageLogger
+from runs.places import contents_of
 from runs.report.html import write_report
 from runs.settings_tree import as_tree
 from runs.stage_folders import StageLines, link_checkpoints
@@ -107,9 +108,11 @@ class StageSequence:
     def _open(self, stage: Stage) -> RunDirectory:
         """Open the stage's own directory, and write the run's metrics.jsonl again from those of all stages so far, so
         that it is complete whenever the run was stopped. The settings of the whole run have been compared already, so
-        only the path of the model that the stage starts from may differ."""
+        only the path of the model that the stage starts from may differ, and its content is not read."""
         directory = RunDirectory.open(
-            as_tree(stage.settings), may_differ=["model.name_or_path"] if self.finished else []
+            as_tree(stage.settings),
+            may_differ=["model.name_or_path"] if self.finished else [],
+            read_contents=lambda: contents_of(replace(stage.settings, model=self.settings.model)),
         )
         directory.stage_lines = StageLines(self.run.metrics_file, stage.name, stage.first_step)
         if is_main():

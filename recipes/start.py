@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from data.collection import Collection
 from data.sampling.mixture import Mixture
 from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
+from recipes.run_config import RunSettings
 from runs.directory import RunDirectory
+from runs.places import contents_of
+from runs.settings_tree import as_tree
 
 
 def join_ranks(timeout_s: float, on_lost_rank: OnLostRank | None) -> None:
@@ -21,13 +23,13 @@ def join_ranks(timeout_s: float, on_lost_rank: OnLostRank | None) -> None:
     process_group.start(timeout_s, on_lost_rank)
 
 
-def open_run(tree: Mapping[str, Any], data: Collection | Mixture, on_start: Callable[[], None]) -> RunDirectory:
-    """Open the run directory of a tree of settings; that of a finished run is not changed. Call it on all ranks.
+def open_run(settings: RunSettings, data: Collection | Mixture, on_start: Callable[[], None]) -> RunDirectory:
+    """Open the run directory of these settings; that of a finished run is not changed. Call it on all ranks.
 
     Call it after all checks of the settings, because resume=none moves an older run aside. `on_start` is called once
     this process has the directory's lock.
     """
-    run = RunDirectory.open(tree)
+    run = RunDirectory.open(as_tree(settings), read_contents=lambda: contents_of(settings))
     on_start()
     if not run.finished:
         run.describe_data(data.name, data.fingerprint)

@@ -20,7 +20,6 @@ from recipes.start import join_ranks, open_run
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
-from runs.settings_tree import as_tree
 
 
 @preemption.handle_signals()
@@ -39,7 +38,7 @@ def train(
     prepared = prepare(settings)
     settings, collection = prepared.settings, prepared.collection
     join_ranks(settings.timeout_s, on_lost_rank)
-    run = open_run(as_tree(settings), collection, on_start)
+    run = open_run(settings, collection, on_start)
     if run.finished:
         summary = show_finished(run)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from engines.distributed.collectives import all_agree, broadcast_object, gather_
 from engines.distributed.process_group import is_main
 from runs.files import cut_metrics, json_safe, read_json, write_json
 from runs.lock import lock_run
+from runs.places import Contents
 from runs.prepare import explain_write_errors, prepare
 from runs.resume import Finished, Refused, after_restart, decide, on_main, run_folder
 from runs.stage_folders import StageLines
@@ -31,7 +32,13 @@ class RunDirectory:
     stage_lines: StageLines | None = None  # for a stage: its lines also go to the whole run's metrics.jsonl
 
     @classmethod
-    def open(cls, settings: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> RunDirectory:
+    def open(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        may_differ: Sequence[str] = (),
+        read_contents: Callable[[], Contents] = dict,
+    ) -> RunDirectory:
         """Open the directory for a tree of settings (run_name, output_dir, resume, ...). Call it on all ranks.
 
         resume=auto resumes an unfinished run of that name from its newest checkpoint. resume=none moves an existing
@@ -39,18 +46,21 @@ class RunDirectory:
         of a launch, resume=none and resume=PATH resume the directory that this launch has made. Raises ValueError
         on every rank if run_name or PATH is wrong, or if a setting that changes the result differs from the existing
         run's (with stages: a setting of a stage that has started). `may_differ` names further settings that may differ.
+        `read_contents` reads, on rank 0, the content of the files that settings name: a run that is resumed may find
+        the same files at another path, and no other ones at the same path.
         """
         settings = after_restart(settings)
         folder = run_folder(settings)
         source = on_main(lambda: find_source(settings))  # before the lock: a wrong PATH leaves nothing behind
+        contents = on_main(read_contents)
         on_main(lambda: _lock(folder, settings))
-        decision = decide(settings, folder, source, may_differ)
+        decision = decide(settings, folder, source, may_differ, contents)
         if isinstance(decision, Refused):
             raise ValueError(decision.message)
         if isinstance(decision, Finished):
             run = cls(folder, decision.summary)
         else:
-            run = cls(folder, checkpoint=on_main(lambda: prepare(decision, settings, folder)))
+            run = cls(folder, checkpoint=on_main(lambda: prepare(decision, settings, folder, contents)))
         if not all_agree(folder.is_dir()):
             raise ValueError(f"{folder}, made by rank 0, is not visible to every rank: put output_dir on a shared disk")
         return run
@@ -118,7 +128,7 @@ class RunDirectory:
         if is_main():
             environment = read_json(file)
             data = {"name": name, "fingerprint": fingerprint}
-            if environment.get("data", data) != data:
+            if environment.get("data", data)["fingerprint"] != fingerprint:  # its name is that of a folder or file
                 message = (
                     f"{self.path} was started with other data ({environment['data']['name']}, fingerprint "
                     f"{environment['data']['fingerprint']}, now {name}, {fingerprint}): choose another run_name, or "

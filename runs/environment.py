@@ -17,8 +17,13 @@ from typing import Any
 
 import torch
 
+from runs.files import read_json
+from runs.places import Contents
 from runs.redaction import redact_command
 from runs.source_tree import ROOT
+
+FILE = "environment.json"
+PLACES = "places"  # the key of the content of the files that settings name
 
 
 def describe_environment(world_size: int) -> dict[str, Any]:
@@ -32,6 +37,19 @@ def describe_environment(world_size: int) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": describe_hardware(),
     }
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """The content of a run's environment.json; empty if there is none. Raises ValueError if it is broken."""
+    file = folder / FILE
+    content: dict[str, Any] = read_json(file) if file.is_file() else {}
+    return content
+
+
+def known_contents(folder: Path) -> Contents:
+    """The content of the files that the settings of a run named when it started; empty if it was not recorded."""
+    contents: Contents = read_environment(folder).get(PLACES, {})
+    return contents
 
 
 def launch_name() -> str | None:

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from engines.checkpoint.store import clean_up
 from engines.distributed.process_group import world_size
-from runs.environment import describe_environment
+from runs.environment import FILE, PLACES, describe_environment
 from runs.files import cut_metrics, write_atomic, write_json
+from runs.places import Contents
 from runs.redaction import redact_tree
 from runs.resume import Fresh, Restart, Resume, ResumeStages, StartFrom
 from runs.stage_folders import remove_unstarted
@@ -25,8 +26,10 @@ from trainers.record import REFERENCE_FILE, Checkpoint
 Preparable = Fresh | StartFrom | Resume | Restart | ResumeStages
 
 
-def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path) -> Checkpoint | None:
-    """Act on the decision and print one line about it. Returns the checkpoint to train from, if there is one."""
+def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path, contents: Contents) -> Checkpoint | None:
+    """Act on the decision and print one line about it. Returns the checkpoint to train from, if there is one.
+
+    `contents` is that of the files that settings name."""
     checkpoint = None
     match decision:
         case Fresh():
@@ -43,7 +46,7 @@ def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path) -> 
             resume_stages(decision, folder)
     environment = {} if isinstance(decision, Fresh | StartFrom) else decision.environment
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(redact_tree(settings)))))
-    write_environment(folder / "environment.json", environment)
+    write_environment(folder / FILE, environment, contents)
     return checkpoint
 
 
@@ -100,11 +103,12 @@ def resume_stages(decision: ResumeStages, folder: Path) -> None:
     report(f"{folder} resumes; started stages: {', '.join(decision.started)}")
 
 
-def write_environment(file: Path, earlier: Mapping[str, Any]) -> None:
+def write_environment(file: Path, earlier: Mapping[str, Any], contents: Contents) -> None:
     """Write environment.json: a description of this start, or `earlier` with this start added under "resumed"."""
     now = describe_environment(world_size())
     start = {key: now[key] for key in ("time", "command", "world_size", "git")}
-    write_json(file, {**earlier, "resumed": [*earlier.get("resumed", []), start]} if earlier else now)
+    description = {**earlier, "resumed": [*earlier.get("resumed", []), start]} if earlier else now
+    write_json(file, {**description, PLACES: contents})
 
 
 @contextmanager

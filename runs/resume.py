@@ -11,16 +11,18 @@ from typing import Any, TypeVar
 from engines.checkpoint.store import CheckpointScan, read_state, scan_checkpoints
 from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main, world_size
-from runs.environment import is_restart, launch_name
+from runs.environment import is_restart, known_contents, launch_name, read_environment
 from runs.files import read_json
+from runs.places import Contents
 from runs.redaction import redact_tree
-from runs.settings_diff import differences, read_config
+from runs.settings_diff import Change, differences, read_config, texts_of
 from runs.stage_folders import started_settings, started_stages
 from runs.start_from import changes_since
 from trainers.record import Checkpoint
 from trainers.state import TrainState
 
 T = TypeVar("T")
+NO_CONTENTS: Contents = {}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class StartFrom:
     checkpoint's run; None: that run's settings are not known."""
 
     source: Checkpoint
-    changes: list[str] | None
+    changes: list[Change] | None
     moved_to: Path | None
 
 
@@ -87,20 +89,25 @@ Decision = Fresh | StartFrom | Resume | Restart | ResumeStages | Finished | Refu
 
 
 def decide(
-    settings: Mapping[str, Any], folder: Path, source: Path | None = None, may_differ: Sequence[str] = ()
+    settings: Mapping[str, Any],
+    folder: Path,
+    source: Path | None = None,
+    may_differ: Sequence[str] = (),
+    contents: Contents = NO_CONTENTS,
 ) -> Decision:
     """Decide how to open the run directory `folder`, which this process has locked. Nothing is changed on disk.
 
     Call it on all ranks: each reads a part of the checkpoints, rank 0 reads the rest, and all get the same decision.
-    `source` is the checkpoint of resume=PATH. `may_differ` names further settings that may differ.
+    `source` is the checkpoint of resume=PATH. `may_differ` names further settings that may differ, `contents` is that
+    of the files that settings name.
     """
     settings = dict(redact_tree(settings))  # as in config.yaml
     try:
         existing = on_main(lambda: _find_existing(settings, folder))
         if existing is None:
-            return on_main(lambda: _decide_new(settings, folder, source))
+            return on_main(lambda: _decide_new(settings, folder, source, contents))
         checkpoints = scan_checkpoints(folder / "checkpoints") if existing.may_have_checkpoints else CheckpointScan()
-        return on_main(lambda: _decide_existing(settings, folder, existing, checkpoints, may_differ))
+        return on_main(lambda: _decide_existing(settings, folder, existing, checkpoints, may_differ, contents))
     except ValueError as error:  # a broken file: the message names it and the remedy
         return Refused(str(error))
 
@@ -124,12 +131,12 @@ def _find_existing(settings: Mapping[str, Any], folder: Path) -> _Existing | Non
     return _Existing((folder / "summary.json").is_file(), started_stages(folder))
 
 
-def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None) -> Decision:
+def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None, contents: Contents) -> Decision:
     moved_to = _free_name(folder) if folder.exists() else None
     if source is None:
         return Fresh(moved_to)
     checkpoint = (source, TrainState.from_dict(read_state(source)))
-    return StartFrom(checkpoint, changes_since(source, settings), moved_to)
+    return StartFrom(checkpoint, changes_since(source, settings, contents), moved_to)
 
 
 def _decide_existing(
@@ -138,17 +145,19 @@ def _decide_existing(
     existing: _Existing,
     checkpoints: CheckpointScan,
     may_differ: Sequence[str],
+    contents: Contents,
 ) -> Decision:
     stages, newest = existing.stages, checkpoints.newest
-    earlier = started_settings(read_config(folder), stages)
-    changed, rounding = differences(earlier, started_settings(settings, stages), may_differ)
+    changed, rounding = changes_of_run(folder, settings, contents, stages, may_differ)
     if changed and (newest or existing.finished or stages):
-        return Refused(_refusal(folder, changed, stages))
+        latest = newest[0] if newest else folder / "checkpoints" / "latest"
+        may_start = not stages and not settings.get("stages") and latest.exists()
+        return Refused(refusal(folder, changed, latest if may_start else None, stages))
     if existing.finished and len(stages) == len(settings.get("stages") or ()):
         return Finished(read_json(folder / "summary.json"))
     if changed:
         return Restart(True, checkpoints, {})
-    environment = read_json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+    environment = read_environment(folder)
     if stages:
         return ResumeStages(stages, environment)
     if newest is None:
@@ -157,21 +166,42 @@ def _decide_existing(
     return Resume((newest[0], state), _rounding_changes(rounding, state), checkpoints, environment)
 
 
-def _rounding_changes(rounding: list[str], state: TrainState) -> list[str]:
+def changes_of_run(
+    folder: Path,
+    settings: Mapping[str, Any],
+    contents: Contents,
+    stages: Sequence[str] = (),
+    may_differ: Sequence[str] = (),
+) -> tuple[list[Change], list[Change]]:
+    """How `settings` and `contents` differ from those that the run in `folder` was started with: the changes of the
+    result, and those of its rounding alone. Of a run with stages, those of the started `stages` are compared."""
+    earlier = started_settings(read_config(folder), stages)
+    now = started_settings(settings, stages)
+    return differences(earlier, now, may_differ, (known_contents(folder), contents))
+
+
+def _rounding_changes(rounding: Sequence[Change], state: TrainState) -> list[str]:
     """Describe briefly what changes the rounding of a resumed run."""
-    if rounding and rounding[0].startswith("engine._target_"):
-        rounding = [f"engine {state.engine or 'another'} -> {rounding[0].rsplit('.', 1)[1]}"]
+    texts = texts_of(rounding)
+    if any(change.key == "engine._target_" for change in rounding):
+        texts = [f"engine {state.engine or 'another'} -> {texts[0].rpartition(' ')[2]}"]
     if state.world_size not in (None, world_size()):
-        rounding = [*rounding, f"ranks {state.world_size} -> {world_size()}"]
-    return rounding
+        texts.append(f"ranks {state.world_size} -> {world_size()}")
+    return texts
 
 
-def _refusal(folder: Path, changed: Sequence[str], stages: Sequence[str]) -> str:
-    shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+def refusal(folder: Path, changed: Sequence[Change], checkpoint: Path | None, stages: Sequence[str] = ()) -> str:
+    """The message of a run that is not resumed because of these changes. `checkpoint`: one from which a run of
+    another name can train on."""
+    texts = texts_of(changed)
+    shown = ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
     kept = ", remove the folders below stages/ that are to be trained again" if stages else ""
+    longer = ""
+    if checkpoint is not None:
+        longer = f" (with resume={checkpoint} it trains on from there: longer, or with other settings)"
     return (
-        f"{folder} was started with other settings: {shown}. Repeat them to resume it{kept}, choose another run_name, "
-        "or resume=none to move it aside"
+        f"{folder} was started with other settings: {shown}. Repeat them to resume it{kept}, choose another "
+        f"run_name{longer}, or resume=none to move it aside"
     )
 
 

@@ -33,7 +33,7 @@ def as_tree(settings: Any) -> Any:
         return {"_target_": _path_of(settings.func), **as_tree(settings.keywords)}
     if inspect.isroutine(settings):
         return {"_target_": _path_of(settings)}
-    return {"_target_": _path_of(type(settings))} | {name: as_tree(value) for name, value in _options(settings)}
+    return {"_target_": _path_of(type(settings))} | {name: as_tree(value) for name, value in options_of(settings)}
 
 
 def remember_options(settings: Any, options: Mapping[str, Any]) -> None:
@@ -43,7 +43,13 @@ def remember_options(settings: Any, options: Mapping[str, Any]) -> None:
             object.__setattr__(settings, _REMEMBERED, dict(options))
 
 
-def _options(settings: Any) -> list[tuple[str, Any]]:
+def is_node(settings: Any) -> bool:
+    """Whether `settings` is an object of the configuration, whose options are known."""
+    return not isinstance(settings, type) and (is_dataclass(settings) or hasattr(settings, _REMEMBERED))
+
+
+def options_of(settings: Any) -> list[tuple[str, Any]]:
+    """The options of an object of the configuration by name. Raises ValueError if they are not known."""
     if is_dataclass(settings):
         return [(field.name, getattr(settings, field.name)) for field in fields(settings) if field.init]
     if hasattr(settings, _REMEMBERED):

@@ -9,13 +9,15 @@ from typing import Any
 
 from engines.checkpoint.manifest import first_problem
 from engines.checkpoint.store import STATE_FILE, checkpoint_name, replace_state
+from runs.environment import known_contents
 from runs.files import cut_metrics
-from runs.settings_diff import differences, read_config
+from runs.places import Contents
+from runs.settings_diff import Change, differences, read_config
 from trainers.record import Checkpoint
 from trainers.state import TrainState
 
 # Settings on which the lists of a batch number depend.
-BATCH_SETTINGS = ("data.", "seed ", "trainer.batch_size ", "trainer.list_size ")
+BATCH_SETTINGS = ("data", "seed", "trainer.batch_size", "trainer.list_size")
 
 
 def find_source(settings: Mapping[str, Any]) -> Path | None:
@@ -37,11 +39,13 @@ def find_source(settings: Mapping[str, Any]) -> Path | None:
     return folder.resolve()
 
 
-def changes_since(source: Path, settings: Mapping[str, Any]) -> list[str] | None:
+def changes_since(source: Path, settings: Mapping[str, Any], contents: Contents) -> list[Change] | None:
     """The settings that change the result and differ from those of the run that made the checkpoint `source`. None if
-    that run has no config.yaml."""
+    that run has no config.yaml. Files that settings name are compared by their `contents`."""
     run = source.parent.parent
-    return differences(read_config(run), settings, ["run_name"])[0] if (run / "config.yaml").is_file() else None
+    if not (run / "config.yaml").is_file():
+        return None
+    return differences(read_config(run), settings, ["run_name"], (known_contents(run), contents))[0]
 
 
 def relocate(path: Path, folder: Path, moved_to: Path | None) -> Path:
@@ -51,7 +55,7 @@ def relocate(path: Path, folder: Path, moved_to: Path | None) -> Path:
     return moved_to / path.relative_to(folder.resolve())
 
 
-def start_from(source: Path, state: TrainState, folder: Path, changes: list[str] | None) -> Checkpoint:
+def start_from(source: Path, state: TrainState, folder: Path, changes: list[Change] | None) -> Checkpoint:
     """Copy a checkpoint, its state and the metrics up to its step into the new run directory `folder`.
 
     If no settings have changed, the best checkpoint so far and its metric are kept. If some have, dev or the metric may
@@ -62,7 +66,7 @@ def start_from(source: Path, state: TrainState, folder: Path, changes: list[str]
     if changes == []:
         _copy_best(source, folder / "checkpoints", state)
     else:
-        same_batches = changes is not None and not any(line.startswith(BATCH_SETTINGS) for line in changes)
+        same_batches = changes is not None and not any(map(_changes_batches, changes))
         state = state.for_changed_settings(same_batches=same_batches)
         replace_state(copied, state.to_dict())
     metrics = source.parent.parent / "metrics.jsonl"
@@ -79,3 +83,7 @@ def _copy_best(source: Path, checkpoints: Path, state: TrainState) -> None:
         shutil.copytree(best, checkpoints / best.name)
     if (checkpoints / best.name).is_dir():
         (checkpoints / "best").write_text(best.name + "\n")
+
+
+def _changes_batches(change: Change) -> bool:
+    return any(change.key == name or change.key.startswith(f"{name}.") for name in BATCH_SETTINGS)

@@ -38,6 +38,16 @@ class BEIRConfig(SourceOptions):
     path: str
     exclude: str | None = None  # a qrels file in the folder (qrels/source_docs.tsv): its pairs are never negatives
 
+    def places(self) -> Mapping[str, Mapping[str, Path]]:
+        """The files of a local folder; none of a data set of the hub."""
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            return {}
+        tables = sorted(file for file in (folder / "qrels").glob("*.tsv") if file.is_file())
+        files = [_find(folder, "corpus.jsonl"), _find(folder, "queries.jsonl"), *tables]
+        found = {"path": {str(file.relative_to(folder)).removesuffix(".gz"): file for file in files}}
+        return found if self.exclude is None else {**found, "exclude": {"": folder / self.exclude}}
+
     def build(self) -> Collection:
         folder = Path(self.path).expanduser()
         if folder.is_dir():

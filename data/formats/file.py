@@ -11,7 +11,7 @@ from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
 from data.formats.columns import NAMES, ListRecord, read_records
-from data.formats.file_format import FileFormat, file_formats, find_files
+from data.formats.file_format import FileFormat, file_formats, find_files, names_below
 from data.formats.grouping import (
     QueryGroup,
     available_requirements,
@@ -81,6 +81,14 @@ class FileConfig(SourceOptions):
         key = "path" if split == "train" else f"{split}_path"
         for file, own in find_files(f"data.{key}", getattr(self, key), self.formats()):
             yield from read_records(own.read(file), self.columns, self.ignore)
+
+    def places(self) -> Mapping[str, Mapping[str, Path]]:
+        paths = {name: getattr(self, name) for name in ("path", "dev_path", "test_path")}
+        return {
+            name: names_below([file for file, _ in find_files(f"data.{name}", path, self.formats())], path)
+            for name, path in paths.items()
+            if path is not None
+        }
 
     def build(self) -> Collection:
         documents: dict[str, str] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,3 +66,11 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
         what = "no file" if place.is_dir() or found else "no such file or folder, and no file matches it"
         raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes})")
     return files
+
+
+def names_below(files: Sequence[Path], path: str) -> dict[str, Path]:
+    """The files of a path by their names below it; "" is the name of a single file that the path itself names."""
+    if list(files) == [Path(path).expanduser()]:
+        return {"": files[0]}
+    common = os.path.commonpath([file.parent for file in files])
+    return {str(file.relative_to(common)): file for file in files}

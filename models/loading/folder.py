@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
 PICKLED = " (pickled weights are not read: convert them)"
+CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")
+NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|trainer_state\.json$)")
+
 DOCUMENT_PROMPT = "document_prompt"  # in config_sentence_transformers.json
 
 
@@ -27,6 +31,13 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}: not valid JSON ({error.msg})") from error
+
+
+def content_files(path: Path) -> dict[str, Path]:
+    """The files of a model folder that loading may read, by their names below it: not its card, its checkpoints and
+    the weights of other runtimes."""
+    files = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.suffix in CONTENT_SUFFIXES}
+    return {name: file for name, file in files.items() if file.is_file() and not NO_CONTENT.search(name)}
 
 
 def missing_files(path: Path) -> list[str]:

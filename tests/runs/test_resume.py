@@ -16,6 +16,7 @@ from engines.distributed.testing import run_ranks
 from runs import resume
 from runs.directory import RunDirectory
 from runs.resume import Decision, Finished, Fresh, Refused, Restart, Resume, ResumeStages, StartFrom, decide
+from runs.settings_diff import Change
 from trainers.state import TrainState
 
 
@@ -142,7 +143,9 @@ def test_another_runs_checkpoint_is_started_from(tmp_path: Path) -> None:
     source, found = (path, TrainState(step=3, best_step=3, world_size=1)), {"resume": str(path)}
     assert decide_only(tmp_path, path, **found) == StartFrom(source, [], None)
     (tmp_path / "run").mkdir()
-    assert decide_only(tmp_path, path, **found, seed=2) == StartFrom(source, ["seed 1 -> 2"], tmp_path / "run.1")
+    assert decide_only(tmp_path, path, **found, seed=2) == StartFrom(
+        source, [Change("seed", "seed 1 -> 2")], tmp_path / "run.1"
+    )
     (run.path / "config.yaml").unlink()
     assert decide_only(tmp_path, path, **found) == StartFrom(source, None, tmp_path / "run.1")
 
