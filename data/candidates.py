@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
 LeftOut = Mapping[str, AbstractSet[str]]  # query id -> ids of documents that are no candidates of it
 NOTHING: LeftOut = MappingProxyType({})
+LARGE_CORPUS = 100_000  # documents from which a search takes so long that a line announces it
 CODE = ("bm25.py", "words.py", "languages.py", "function_words.py")  # what the results of BM25 depend on
 
 
@@ -72,6 +73,8 @@ class BM25Candidates:
         identifiers = list(documents)
 
         def make(path: Path) -> None:
+            if len(documents) >= LARGE_CORPUS:
+                logger.warning("BM25: searching %d documents for %d queries, once", len(documents), len(texts))
             positions = {document: position for position, document in enumerate(identifiers)}
             rows = {query_id: row for row, query_id in enumerate(texts)}
             found = bm25_top(
@@ -130,6 +133,10 @@ class RunFileCandidates:
     """
 
     path: str
+
+    def places(self) -> Mapping[str, Mapping[str, Path]]:
+        """The file, as in `data.source.SourceOptions.places`."""
+        return {"path": {"": Path(self.path).expanduser()}}
 
     def build(
         self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING

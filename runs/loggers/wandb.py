@@ -9,7 +9,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -20,29 +20,38 @@ from runs.files import write_atomic
 from runs.loggers.logger import Logger, NoLogger
 from runs.redaction import redact_tree
 
+PROJECT = "plackett"
+OFFLINE = ("offline", "dryrun")  # modes; the second is W&B's earlier name of the first
 START_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Log to Weights & Biases. Its files are in the run directory's wandb/, with the id that a resumed run keeps."""
+    """Log to Weights & Biases. Its files are in the run directory's wandb/, with the id that a resumed run keeps.
 
-    project: str = "plackett"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    mode: Literal["auto", "online", "offline"] = "auto"
+    An option that is None is that of W&B's environment variable, such as WANDB_PROJECT; W&B reads the others itself.
+    """
+
+    project: str | None = None  # None: WANDB_PROJECT, else "plackett"
+    entity: str | None = None  # None: WANDB_ENTITY, else that of the login
+    group: str | None = None  # None: WANDB_RUN_GROUP
+    tags: list[str] | None = None  # None: WANDB_TAGS, with commas
+    name: str | None = None  # of the run in W&B; None: WANDB_NAME, else run_name
+    mode: Literal["auto", "online", "offline"] = "auto"  # auto: WANDB_MODE, else online if logged in
 
     def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
         if not is_main():
             return NoLogger()
         mode = (
-            os.environ.get("WANDB_MODE", "online" if logged_in() else "offline") if self.mode == "auto" else self.mode
+            os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+            if self.mode == "auto"
+            else self.mode
         )
-        if mode == "offline":
+        if mode in OFFLINE:
+            folder = files_folder(run) / "wandb"
             print(
-                f"W&B is offline: `wandb login` before a run, or `wandb sync {run.path}/wandb/offline-run-*` after it, "
+                f"W&B is offline: `wandb login` before a run, or `wandb sync {folder}/offline-run-*` after it, "
                 "puts it online",
                 file=sys.stderr,
             )
@@ -54,15 +63,16 @@ class WandbConfig:
         """Start the W&B run. This takes seconds (imports, a background process) and may raise any exception."""
         import wandb
 
+        files_folder(run).mkdir(parents=True, exist_ok=True)  # W&B would silently choose a temporary one
         return wandb.init(
-            project=self.project,
+            project=self.project or os.environ.get("WANDB_PROJECT") or PROJECT,
             entity=self.entity,
             group=redact_tree(self.group),
             tags=redact_tree(self.tags),
-            name=run.name,
+            name=self.name or os.environ.get("WANDB_NAME") or run.name,
             id=run_id(run.wandb_id_file),
             resume="allow" if mode == "online" else None,
-            dir=run.path,
+            dir=files_folder(run),
             mode=mode,  # type: ignore[arg-type]
             config=redact_tree(settings),
             # W&B's metadata contain the command line and the URLs of packages, which may hold secrets. Ours are in
@@ -145,9 +155,15 @@ def logged_in() -> bool:
     return False
 
 
+def files_folder(run: RunDirectory) -> Path:
+    """The folder below which W&B makes wandb/ for its files: WANDB_DIR, else the run directory."""
+    return Path(os.environ.get("WANDB_DIR") or run.path)
+
+
 def run_id(file: Path) -> str:
-    """The W&B id stored in `file`, created at the first call, so that a resumed run is the same run in W&B."""
+    """The W&B id stored in `file`, created at the first call, so that a resumed run is the same run in W&B. A new one
+    is WANDB_RUN_ID, which an agent of W&B's sweeps sets, or random."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, secrets.token_hex(4) + "\n")
+        write_atomic(file, (os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)) + "\n")
     return file.read_text().strip()
