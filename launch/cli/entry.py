@@ -17,9 +17,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from launch.cli import foreign_names
 from launch.cli.compose import compose, instantiate
 from launch.cli.errors import exit_if_wandb_hangs, report_errors, set_run_folder
 from launch.cli.help import help_page
+from launch.cli.launchers import check_launcher
 from launch.cli.overrides import Sources, config_folders
 from runs.redaction import redact_tree
 from runs.source_tree import CONF, PACKAGES, ROOT
@@ -42,6 +44,8 @@ def run(main: Main, config_name: str = "train", about: str | None = None) -> Non
             show_help(about or "", config_name, arguments.config_dir)
             return
         prepare_process(arguments.config_dir)
+        if not arguments.cfg:
+            check_launcher(f"launch/{Path(sys.argv[0]).name}")
         if arguments.multirun:
             sweep(main, config_name, arguments)
         elif arguments.cfg or arguments.hydra_help or arguments.info or arguments.shell_completion:
@@ -120,7 +124,12 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.config_path or arguments.experimental_rerun:
         raise ValueError("--config-path and --experimental-rerun are not supported: use --config-dir DIR")
     if unknown:
-        raise ValueError(f"{unknown[0]} is not a flag: settings are written KEY=VALUE, --help lists the flags")
+        name, _, value = unknown[0].lstrip("-").partition("=")
+        option, _ = foreign_names.OPTIONS.get(name, (name or "KEY", ""))
+        raise ValueError(
+            f"{unknown[0]} is not a flag: settings are written KEY=VALUE, such as {option}={value or 'VALUE'}, --help "
+            "lists the flags"
+        )
     return arguments
 
 

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 from engines.distributed import heartbeat
-from engines.distributed.preemption import REQUEUE, SIGNALS, Preempted
+from engines.distributed.preemption import INTERRUPTED, SIGNALS, Preempted
 from runs.redaction import redact
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's quota
@@ -62,7 +62,7 @@ def report_errors() -> Iterator[None]:
 
     ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are printed in one
     line `error: ...`; any other exception keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if
-    it fails too, and torchrun's summary repeats it. The exit status is 1, after Ctrl-C 130, after a preemption REQUEUE
+    it fails too, and torchrun's summary repeats it. The exit status is 1, after Ctrl-C 130, after a preemption 75
     (docs/reference.md).
     """
     _mark_preempted(False)
@@ -138,7 +138,7 @@ def _fail(error: BaseException) -> NoReturn:
     line = None if line is None else redact(line)
     bug = redact(f"{type(error).__name__}: {error}")
     if isinstance(error, Preempted):
-        _mark_preempted(True)
+        _mark_preempted(not error.by_user)
         heartbeat.stop()
     is_watched = heartbeat.is_running()
     is_victim = is_watched and heartbeat.collective_failed(error) and not process.interrupted.is_set()
@@ -148,7 +148,12 @@ def _fail(error: BaseException) -> NoReturn:
     _report_to_torchrun(line or bug, f"error: {line}" if line else details, is_cause=not is_victim)
     if report and _is_reporter(0.0 if is_watched else GRACE_S):
         _print(error, line, details)
-    _exit(REQUEUE if isinstance(error, Preempted) else 130 if process.interrupted.is_set() else 1)
+        is_explained = False
+    else:  # another rank of this node has the same mistake and fails: torchrun's report need not repeat it
+        is_explained = line is not None and not is_watched
+    if isinstance(error, Preempted):
+        _exit(error.exit_status)
+    _exit(INTERRUPTED if process.interrupted.is_set() else 0 if is_explained else 1)
 
 
 def _mark_preempted(preempted: bool) -> None:

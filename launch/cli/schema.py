@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, Union
 
 from data.option_names import rename_options
+from launch.cli import foreign_names
 from runs.settings_tree import remember_options
 
 MISSING = "???"
@@ -155,6 +156,8 @@ class Schema:
     def unknown_key(self, key: str, names: Sequence[str]) -> str:
         """The message for a key that is not an option."""
         name = key.rpartition(".")[2]
+        if found := foreign_names.hint(key, self.root):
+            return f"{key}{self.set_in(key)} is not an option: {found}valid: {', '.join(names) or 'none'}"
         elsewhere = [other for other in leaf_keys(self.root) if other.rpartition(".")[2] == name and other != key]
         suggestion = suggest_name(name, [*names, *(() if "." in key else self.extra_keys)]) or (
             f"did you mean {elsewhere[0]}? " if elsewhere else ""
