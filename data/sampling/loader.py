@@ -70,7 +70,7 @@ def _start_worker(number: int) -> None:
 
     If the rank is killed, the kernel (Linux) kills the workers too: otherwise they would wait forever to deliver lists.
     """
-    for ignored in (signal.SIGTERM, signal.SIGUSR1):
+    for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
