@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.batch import TokenSequences
 from data.collate import Collator, chunks_of_rank
 from engines.distributed.collectives import gather_objects, gather_rows
-from engines.distributed.process_group import is_main, rank, world_size
+from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
+from inference.progress_lines import show_progress
 from inference.runner import Runner, evaluation_mode
 
 TOKENIZER_BATCH = 1024  # sequences per call
@@ -22,9 +22,10 @@ TOKENIZER_BATCH = 1024  # sequences per call
 def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenSequences:
     """Tokenise `total` sequences: each rank calls `tokenize(part)` for its share, and all ranks get all sequences."""
     begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
+    starts = range(begin, end, TOKENIZER_BATCH)
     own = [
         TokenSequences.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
-        for start in range(begin, end, TOKENIZER_BATCH)
+        for start in show_progress(starts, "tokenising", len(starts))
     ]
     return TokenSequences.concatenate([part for share in gather_objects(own) for part in share])
 
@@ -47,8 +48,7 @@ def represent_sequences(
     own = chunks_of_rank(collator.plan(sequences.lengths.tolist()), rank(), world_size())
     outputs: list[dict[str, Tensor]] = []
     with evaluation_mode(runner.model), torch.no_grad():
-        hidden = None if is_main() else True  # None: shown only on a terminal
-        for chunk in tqdm(own, desc="scoring", unit="batch", delay=2, leave=False, disable=hidden):
+        for chunk in show_progress(own, "scoring", len(own)):
             features = collator.collate(sequences, chunk or [0])
             features = {name: values.to(runner.device) for name, values in features.items()}
             with _explain_out_of_memory(features):

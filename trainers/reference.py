@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data.batch import ListBatch, ListExample
 from data.cache import read_arrays
@@ -24,6 +23,7 @@ from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
+from inference.progress_lines import show_progress
 from inference.runner import Runner, similarity_of
 from inference.score import represent_sequences
 from losses.contracts import input_names
@@ -79,9 +79,7 @@ class Reference:
         first_unscored, stored = broadcast_object(_read_scores(file) if is_main() else (0, {}))
         remaining = range(max(numbers.start, first_unscored), numbers.stop)
         batches = read(remaining)
-        for batch in tqdm(
-            batches, desc="reference", total=len(remaining), unit="batch", delay=2, disable=not is_main()
-        ):
+        for batch in show_progress(batches, "scoring by the reference", len(remaining)):
             all_agree(True)
             if preemption.agreed():
                 if is_main():
