@@ -7,7 +7,8 @@ import json
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from data.option_names import ROOT
 from data.sampling.list_options import ListOptions
@@ -28,6 +29,7 @@ class Split:
     `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades,
     and so does eval=similarity. They may have queries without a relevant document, which are not in `qrels`.
     `own_documents` maps a query to the documents that are the query itself: no ranking holds them, nor do `candidates`.
+    `ranked` says whether a first stage has put the candidates in their order; else their order says nothing.
     `degrees` says why the labels are degrees of similarity (`data.degrees.degrees_of`); it is empty if they are labels
     of relevance.
     """
@@ -40,6 +42,7 @@ class Split:
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     own_documents: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
     degrees: str = ""
+    ranked: bool = True
 
     @property
     def judgements(self) -> Mapping[str, Mapping[str, float]]:
@@ -48,9 +51,13 @@ class Split:
 
     def without(self, queries: Container[str]) -> Split:
         """The split without these queries, by id."""
-        parts = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "degrees"}
-        kept = {name: {q: v for q, v in part.items() if q not in queries} for name, part in parts.items()}
-        return Split(**kept, degrees=self.degrees)
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        kept: dict[str, Any] = {
+            name: {query: value for query, value in part.items() if query not in queries}
+            for name, part in parts.items()
+            if isinstance(part, Mapping)
+        }
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True)

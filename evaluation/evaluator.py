@@ -58,6 +58,11 @@ class Evaluator(Protocol):
     def qrels(self) -> Qrels: ...
 
     @property
+    def has_first_stage(self) -> bool:
+        """Whether there is a first stage to compare and fuse with: documents are ranked, and the candidates were before
+        (`Split.ranked`)."""
+
+    @property
     def first_stage_run(self) -> Run: ...
 
     @property
@@ -100,8 +105,8 @@ class EvaluatorConfig(ABC):
     # Outputs that the model must give; empty: scores or embeddings.
     required_outputs: ClassVar[frozenset[str]] = frozenset()
     searches_corpus: ClassVar[bool] = False  # ranks the whole corpus, not the first stage's candidates
-    # Whether documents are ranked by relevance, which is compared and fused with the first stage; else scores are
-    # compared with labels, and there are no values of single queries.
+    # Whether documents are ranked by relevance; else scores are compared with labels, and there are no values of single
+    # queries.
     ranks: ClassVar[bool] = True
     # Options that must be at least 1.
     counts: ClassVar[tuple[str, ...]] = ("max_queries", "dev_max_queries", "token_budget")

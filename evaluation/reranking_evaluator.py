@@ -65,6 +65,7 @@ class RerankingEvaluator(ListScorer):
         prompts: Prompts,
     ):
         self.config = config
+        self.has_first_stage = split.ranked
         self.documents = documents
         self.tokenizer = tokenizer
         self.queries = judged_queries(split, max_queries)
@@ -78,7 +79,7 @@ class RerankingEvaluator(ListScorer):
                 "document; check the data, data.candidates.language and data.candidates.tokenizer"
             )
         longest = max(len(split.candidates.get(query, [])) for query in self.queries)
-        if longest < min(config.depth, len(documents)) and is_main():
+        if longest < min(config.depth, len(documents)) and not self._all_judged() and is_main():
             _warn_depth(config.depth, longest)
         if not self._any_relevant_candidate() and is_main():
             logger.warning(
@@ -115,6 +116,10 @@ class RerankingEvaluator(ListScorer):
     def _any_relevant_candidate(self) -> bool:
         runs = self.first_stage_run.items()
         return any(self.qrels[query].get(document, 0) > 0 for query, scores in runs for document in scores)
+
+    def _all_judged(self) -> bool:
+        """Whether candidates are the documents that the data list with each query, of which there are no more."""
+        return all(scores.keys() <= self.qrels[query].keys() for query, scores in self.first_stage_run.items())
 
     def _candidates(self, query: str, split: Split) -> dict[str, float]:
         scores = dict(split.candidates.get(query, [])[: self.config.depth])

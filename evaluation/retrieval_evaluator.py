@@ -126,6 +126,7 @@ class RetrievalEvaluator:
         prompts: Prompts,
     ):
         self.config = config
+        self.has_first_stage = split.ranked
         self.tokenizer = tokenizer
         self.queries = judged_queries(split, max_queries)
         self.query_prompts, self.document_prompt = prompts.of_queries(split, self.queries), prompts.document

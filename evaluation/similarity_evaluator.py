@@ -59,6 +59,7 @@ class SimilarityEvaluator(ListScorer):
     and no value of a single query. Average precision is measured only if labels are relevance (`Split.degrees`).
     """
 
+    has_first_stage = False
     first_stage_run: ClassVar[Run] = {}
     first_stage = oracle = Metrics({}, {})
     candidate_recall = None

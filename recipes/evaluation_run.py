@@ -163,26 +163,36 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     """The results of a model, of the first stage, and of both fused, in JSON types."""
     split = collection.split(settings.split)
     dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
+    dev = dev if dev is not None and dev.ranked and split.ranked else None
+    if settings.fusion_weight is not None and not split.ranked:
+        raise ValueError(
+            f"fusion_weight={settings.fusion_weight}: the candidates are what the data list with each query, in random "
+            "order, so there is no first stage to fuse with: leave it out"
+        )
     queries = judged_queries(split, settings.eval.max_queries)
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
     # The queries of both splits are evaluated together, so that a corpus is embedded once.
     options = replace(settings.eval, max_queries=None)
-    merged, prompts = merge_splits(collection, queries | dev_queries), Prompts.of(collection)
+    merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked)
+    prompts = Prompts.of(collection)
     evaluator = options.build(merged, collection.documents, model.tokenizer, prompts=prompts)
     result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)))
 
     qrels = {query: evaluator.qrels[query] for query in queries}
     first_stage = select_queries(evaluator.first_stage_run, queries)
     ranked = select_queries(result.run, queries)
-    results = {first_stage_key(settings): evaluator.first_stage.over(queries), "model": result.metrics.over(queries)}
+    results = {"model": result.metrics.over(queries)}
+    if evaluator.has_first_stage:
+        results = {first_stage_key(settings): evaluator.first_stage.over(queries), **results}
     weight = fit_fusion(settings, evaluator, result.run, dev_queries)
     if weight is not None:
         results["fused"] = measure(qrels, fuse(first_stage, ranked, weight), settings.eval.metrics)
     source = settings.model.name_or_path
     return {
         "name_or_path": source,
+        **({} if evaluator.has_first_stage else {"first_stage": None}),
         **describe(settings, results),
         "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
         "ceiling": evaluator.oracle.over(queries).mean or None,
@@ -246,7 +256,7 @@ def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[st
         "tests": {
             f"{name}_vs_{first}": asdict(paired_test(values[first], values[name]))
             for name in ("model", "fused")
-            if name in results
+            if name in results and name != first
         },
     }
 

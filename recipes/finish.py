@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.metrics import Metrics
 from models.export.hub import push_to_hub
 from runs.directory import RunDirectory
 from runs.report.content import print_table
@@ -18,12 +19,14 @@ from runs.report.queries import write_queries
 logger = logging.getLogger(__name__)
 
 
-def write_results(run: RunDirectory, test: Evaluator, after: EvaluationResult, summary: Mapping[str, Any]) -> None:
-    """Write queries.json (of a ranking), report.html and summary.json. `after`: the trained model's result on test.
-    Call it on all ranks."""
+def write_results(
+    run: RunDirectory, test: Evaluator, before: Metrics, after: EvaluationResult, summary: Mapping[str, Any]
+) -> None:
+    """Write queries.json (of a ranking), report.html and summary.json. `before` and `after` are the results of the
+    starting and the trained model on test. Call it on all ranks."""
     if process_group.is_main():
         if test.config.ranks:
-            write_queries(run.path / "queries.json", test, after)
+            write_queries(run.path / "queries.json", test, before, after)
         write_report(run.path, summary)
     run.write_summary(summary)  # last: from now on the run counts as finished
 

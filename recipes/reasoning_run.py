@@ -176,13 +176,15 @@ def train_reasoner(
     steps = settings.trainer.max_steps
     record(run, logger, steps, "after", after.metrics)
     store_run(run, "after", after.run)
-    results = {"first_stage": test.first_stage, "before": baseline, "after": after.metrics}
+    results = {"before": baseline, "after": after.metrics}
+    if test.has_first_stage:
+        results = {"first_stage": test.first_stage, **results}
     # The last model is exported: generation is too slow for evaluations on dev during training.
     outcome = TrainingOutcome(engine="trl", steps=steps, seconds=seconds)
     stages = [{"name": run.name, "metric": after.metrics.mean[test.config.metric]}]
     summary = summarise(collection, test, results, outcome, stages)
     export_reasoner(model, settings, run, summary, run_prompts(collection, collection))
-    write_results(run, test, after, summary)
+    write_results(run, test, baseline, after, summary)
     return logger, summary
 
 

@@ -53,7 +53,7 @@ def train_model(
     after = evaluate(test)
     dev = best_on_dev(trainer, evaluate)
     runs, results, weight = {"after": after.run}, {"before": baseline, "after": after.metrics}, None
-    if test.config.ranks:
+    if test.has_first_stage:
         weight = fit_fusion(trainer.evaluator, dev)
         runs["fused"] = fuse(test.first_stage_run, after.run, weight)
         fused = measure(test.qrels, runs["fused"], test.config.metrics)
@@ -69,7 +69,7 @@ def train_model(
     export_model(trainer, run, summary, prompts, settings, adapter_only=adapter_only)
     if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)
-    write_results(run, test, after, summary)
+    write_results(run, test, baseline, after, summary)
     return summary
 
 
@@ -100,21 +100,21 @@ def best_on_dev(trainer: Trainer, evaluate: Evaluate) -> EvaluationResult | None
 
 
 def fit_fusion(dev: Evaluator | None, result: EvaluationResult | None) -> float:
-    """The fusion weight of the model that is best on dev; 1/2 if there is no dev split."""
-    if dev is None or result is None:
+    """The fusion weight of the model that is best on dev; 1/2 if there is no dev split with a first stage."""
+    if dev is None or result is None or not dev.has_first_stage:
         return 0.5
     return fit_weight(dev.first_stage_run, result.run, dev.qrels, dev.config.metric)
 
 
 def significance(results: Mapping[str, Metrics], metric: str) -> dict[str, Any]:
-    """Paired tests of the trained model, alone and fused, against the first stage; none if there is no first
-    stage."""
-    if "first_stage" not in results:
-        return {}
-    values = {name: result.per_query[metric] for name, result in results.items()}
+    """Paired tests of the trained model, alone and fused, against the first stage, or against the starting model if
+    there is no first stage; none if there are no values of single queries."""
+    values = {name: result.per_query[metric] for name, result in results.items() if metric in result.per_query}
+    other = next((name for name in ("first_stage", "before") if name in values), "")
     return {
-        f"{name}_vs_first_stage": asdict(paired_test(values["first_stage"], values[name]))
+        f"{name}_vs_{other}": asdict(paired_test(values[other], values[name]))
         for name in ("after", "fused")
+        if other and name in values
     }
 
 

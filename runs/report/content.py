@@ -62,8 +62,10 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     recall, weight = summary.get("recall_ceiling"), summary.get("fusion_weight")
     tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
+    own = "first_stage" in summary and summary["first_stage"] is None and not summary.get("test_pairs")
     lines = [
         number_of_tests(summary, "") if summary.get("test_queries") else "",
+        "no first stage: each query's candidates are the documents that the data list with it" if own else "",
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),

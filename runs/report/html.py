@@ -184,16 +184,18 @@ def _queries(queries: Mapping[str, Any] | None) -> str:
 
 
 def _query(query: Mapping[str, Any], metric: str) -> str:
-    direction = "up" if query["after"] > query["first_stage"] else "down"
+    first = query["first_stage"] if "first_stage" in query else query["before"]
+    direction = "up" if query["after"] > first else "down"
     items = "".join(map(_document, query["documents"]))
     return (
-        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric} {query["first_stage"]:.3f} → '
+        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric} {first:.3f} → '
         f'<span class="{direction}">{query["after"]:.3f}</span><ol>{items}</ol></div>'
     )
 
 
 def _document(document: Mapping[str, Any]) -> str:
-    ranks = f"rank {document['rank']}, first stage {document['first_stage_rank'] or 'none'}"
+    first_stage = f", first stage {document['first_stage_rank'] or 'none'}" if "first_stage_rank" in document else ""
+    ranks = f"rank {document['rank']}{first_stage}"
     grade = f'<span class="relevant">grade {document["grade"]}</span> ' if document["grade"] > 0 else ""
     return f'<li><span class="rank">{ranks}</span> {grade}{html.escape(document["text"])}</li>'
 

@@ -166,7 +166,8 @@ def test_a_document_that_the_first_stage_missed_is_shown(run_dir):
     split = Split({"q": "query"}, {"q": {"d2": 1}}, {"q": [("d0", 2.0)]})
     evaluator = RetrievalConfig(metric="MRR@10").build(split, documents, tokenizer=None)
     run = {"q": {"d0": 1.0, "d1": 2.0, "d2": 3.0}}
-    write_queries(run_dir / "queries.json", evaluator, EvaluationResult(measure(split.qrels, run, ["MRR@10"]), run))
+    metrics = measure(split.qrels, run, ["MRR@10"])
+    write_queries(run_dir / "queries.json", evaluator, metrics, EvaluationResult(metrics, run))
     page = Page(write_report(run_dir, RETRIEVED).read_text())
     assert "rank 1, first stage none" in page.text
     assert "rank 3, first stage 1" in page.text
@@ -188,7 +189,7 @@ def _reranked():
 
 def test_the_queries_shown_are_those_that_changed_most(run_dir):
     evaluator, result = _reranked()
-    shown = extreme_queries(evaluator, result, count=3)
+    shown = extreme_queries(evaluator, result.metrics, result, count=3)
     assert [query["id"] for query in shown["best"]] == ["q0"]  # others did not improve
     assert shown["worst"][0]["id"] == "q9"
     assert len(shown["worst"]) == 3
@@ -198,7 +199,7 @@ def test_the_queries_shown_are_those_that_changed_most(run_dir):
     assert (first["id"], first["grade"], first["rank"], first["first_stage_rank"]) == ("d2", 2, 1, 3)
     assert len(first["text"]) < 420
 
-    write_queries(run_dir / "queries.json", evaluator, result)
+    write_queries(run_dir / "queries.json", evaluator, result.metrics, result)
     page = Page(write_report(run_dir, SUMMARY).read_text())
     assert "Queries it helped most" in page.text
     assert "Queries it harmed most" in page.text
