@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     """The lines of the report on `file`, read with `settings` of a training configuration."""
     from data.inspection import describe_file, examples  # only once the arguments are known to be right
+    from recipes.compatibility import ADD_NEGATIVES, has_only_positives
 
     if (Path(file).expanduser() / "corpus.jsonl").is_file():
         raise ValueError(f"{file} is a collection in BEIR's layout (it has a corpus.jsonl): data=beir data.path={file}")
@@ -48,7 +49,10 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     records, collection = list(options.records()), options.build()
     available = collection.available_with(tree["trainer"]["list_size"])
     lines = [*describe_file(file, records, collection), *cut_lines(records, tree, options, settings)]
-    return [*lines, *fit_lines(available), *examples(records)]
+    lines += fit_lines(available)
+    if has_only_positives(collection.available):
+        lines.append(f"for more losses: {ADD_NEGATIVES}")
+    return [*lines, *examples(records)]
 
 
 def cut_lines(

@@ -30,6 +30,10 @@ AUXILIARY_INPUTS = {
     "teacher": "teacher_scores",
     "guide": "guide_queries",
 }  # role of an auxiliary model -> the input of a loss that it fills
+ADD_NEGATIVES = (  # settings that give negatives to lists of relevant documents
+    "data/candidates=bm25 (BM25 adds similar documents of the data as negatives) or data.lists.random_fraction=0.5 "
+    "(random ones)"
+)
 MODELS_BY_OUTPUT = {  # output -> the models to choose for it
     "score": "model=cross_encoder or llm_reranker",
     "embedding": "model=bi_encoder",
@@ -210,9 +214,8 @@ def check_data(settings: RunConfig, collection: Any) -> None:
         raise ValueError(f"trainer.list_size=1: loss {name} needs several documents per query: raise it")
     if missing_requirements(settings.loss, available):
         outputs = settings.model.outputs
-        raise MissingRequirements(
-            settings.loss, available, collection.name, outputs=outputs, remedy=remedy_of_degrees(collection)
-        )
+        remedy = remedy_of_degrees(collection) or remedy_of_positives(settings, collection, available)
+        raise MissingRequirements(settings.loss, available, collection.name, outputs=outputs, remedy=remedy)
 
 
 def check_isolated(settings: RunConfig, source: Any) -> None:
@@ -266,3 +269,19 @@ def remedy_of_degrees(collection: Any) -> str:
                 "more are relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones)"
             )
     return ""
+
+
+def remedy_of_positives(settings: RunConfig, collection: Any, available: set[str]) -> str:
+    """What gives negatives to lists that hold relevant documents alone; empty if the loss lacks more than negatives."""
+    with_negatives = available | JUDGED_LISTS | {"unit_labels"}
+    if missing_requirements(settings.loss, with_negatives) or settings.trainer.list_size < 2:
+        return ""
+    alone = [name for name, source in collection.sources.items() if has_only_positives(source.available)]
+    if collection.sources.keys() == {collection.name}:
+        return f"set {ADD_NEGATIVES}" if alone else ""
+    return "".join(f"set data.sources.{name}.lists.random_fraction=0.5 (random documents)" for name in alone[:1])
+
+
+def has_only_positives(available: Collection[str]) -> bool:
+    """Whether lists that give this have a relevant document each, and no other."""
+    return "positive" in available and "comparison" not in available

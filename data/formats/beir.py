@@ -43,7 +43,8 @@ class BEIRConfig(SourceOptions):
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             return {}
-        tables = sorted(file for end in ("", ".gz") for file in (folder / "qrels").glob(f"*.tsv{end}") if file.is_file())
+        qrels = folder / "qrels"
+        tables = sorted(file for end in ("", ".gz") for file in qrels.glob(f"*.tsv{end}") if file.is_file())
         files = [_find(folder, "corpus.jsonl"), _find(folder, "queries.jsonl"), *tables]
         found = {"path": {str(file.relative_to(folder)).removesuffix(".gz"): file for file in files}}
         return found if self.exclude is None else {**found, "exclude": {"": folder / self.exclude}}
