@@ -1,41 +1,15 @@
-"""Convert rows of a data file to lists of documents. Columns are recognised by their names, never by their order."""
+"""Convert rows of a data file to lists of documents. Their layout is recognised by `data.formats.layouts`."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.formats.file_format import Record
-
-# Names of columns by field. `prompt` is the query if there is no other query (TRL), else the text before the query.
-NAMES = {
-    "query": ("query", "anchor", "question", "query_text", "sentence1", "messages"),
-    "document": ("document", "passage", "doc", "text", "sentence2", "completion"),
-    "documents": ("documents", "docs", "passages", "candidates"),
-    "positive": ("positive", "positives", "pos", "answer", "positive_passages", "positive_messages"),
-    "negative": ("negative", "negatives", "neg", "negative_passages", "negative_messages"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "label": ("label", "labels", "relevance"),
-    "score": ("score", "scores", "teacher_scores"),
-    "positive_scores": ("positive_scores", "pos_scores", "score_chosen"),
-    "negative_scores": ("negative_scores", "neg_scores", "score_rejected"),
-    "weight": ("weight",),
-    "prompt": ("prompt",),
-    "id": ("id", "_id", "query_id", "qid", "idx"),
-}
-FIELDS = {name: field for field, names in NAMES.items() for name in names}
-NUMBERED = re.compile(r"(?:negative|neg)_\d+")
-LAYOUTS = (
-    "query, document (label or score)",
-    "query, positive (negative, or negative_1 ... negative_n, and scores)",
-    "query, documents, labels or scores",
-    "prompt, chosen, rejected",
-    "prompt, completion, label",
-)
+from data.formats.layouts import Layout, is_known
+from data.formats.rows import plain_row
 
 
 @dataclass(frozen=True)
@@ -51,6 +25,7 @@ class ListRecord:
     weight: float = 1.0
     prompt: str | None = None
     labelled: bool = True  # False: labels come from "positive" and "negative", not from a column
+    num_empty: int = 0  # documents without a text, which are left out
 
 
 def read_records(
@@ -61,79 +36,20 @@ def read_records(
     Raises ValueError, which names file and line, for a wrong row, or if no row has a column of `mapping` or `ignored`.
     """
     layouts: dict[tuple[str, ...], Layout] = {}
+    named = {*mapping.values(), *ignored}
+    present: dict[str, None] = {}
     for where, row in rows:
-        names = tuple(row)
+        present |= dict.fromkeys(row)
+        plain = plain_row(row, named, is_known)
+        names = tuple(plain)
         if names not in layouts:
             layouts[names] = Layout.recognise(where, names, mapping, ignored)
-        yield Row(where, row, layouts[names]).record()
-    present = dict.fromkeys(name for names in layouts for name in names)
+        yield Row(where, plain, layouts[names]).record()
+    present |= dict.fromkeys(name for names in layouts for name in names)
     if layouts and (absent := [f"{field}={column}" for field, column in mapping.items() if column not in present]):
         raise ValueError(f"data.columns.{absent[0]} is no column of {where}: columns are {', '.join(present)}")
     if layouts and (unknown := [name for name in ignored if name not in present]):
         raise ValueError(f"data.ignore={unknown[0]} is no column of {where}: columns are {', '.join(present)}")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The layout of a row. `columns` maps a field of NAMES to its column (several for "negative")."""
-
-    kind: str  # pairs, tuples, lists or preferences
-    columns: Mapping[str, list[str]]
-
-    @classmethod
-    def recognise(
-        cls, where: str, names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str] = ()
-    ) -> Layout:
-        """Recognise the layout of columns with these `names`.
-
-        Raises ValueError if a column is unknown, a field has two columns, or the fields do not form a layout.
-        """
-        own = {column: field for field, column in mapping.items()}
-        absent = [
-            f"data.columns.{field}={column} is not there" for field, column in mapping.items() if column not in names
-        ]
-        hint = f" ({absent[0]})" if absent else ""
-        columns: dict[str, list[str]] = {}
-        for name in [name for name in names if name not in set(ignored)]:
-            found = own.get(name) or ("negative" if NUMBERED.fullmatch(name) else FIELDS.get(name))
-            if found is None:
-                raise ValueError(
-                    f"{where}: unknown column {name!r}{hint}: say what it is (data.columns.FIELD={name}, FIELD one of "
-                    f"{', '.join(NAMES)}) or 'data.ignore=[{name}]'; recognised: {'; '.join(LAYOUTS)}"
-                )
-            columns.setdefault(found, []).append(name)
-        if "query" not in columns and {"chosen", "document"} & set(columns) and "prompt" in columns:
-            columns["query"] = columns.pop("prompt")
-        for found, several in columns.items():
-            if len(several) > 1 and not all(map(NUMBERED.fullmatch, several)):
-                raise ValueError(
-                    f"{where}: columns {' and '.join(several)} both name the {found}: leave one out with "
-                    f"'data.ignore=[{several[1]}]'"
-                )
-        kind = _kind(set(columns))
-        if kind is None:
-            raise ValueError(
-                f"{where}: columns {', '.join(names)} form no known layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
-                "data.columns.FIELD=COLUMN says what a column is"
-            )
-        columns["negative"] = sorted(columns.get("negative", ()), key=_number_in)
-        return cls(kind, columns)
-
-
-def _kind(fields: set[str]) -> str | None:
-    optional = {"weight", "prompt", "id"}
-    kinds = {
-        "pairs": ({"query", "document"}, {"label", "score"}),
-        "tuples": ({"query", "positive"}, {"negative", "positive_scores", "negative_scores"}),
-        "lists": ({"query", "documents"}, {"label", "score"}),
-        "preferences": ({"query", "chosen", "rejected"}, {"positive_scores", "negative_scores"}),
-    }
-    if {"positive", "negative"} <= fields:
-        kinds["tuples"][1].update({"label", "score"})  # a teacher's, of the positive and the negatives
-    for kind, (required, further) in kinds.items():
-        if required <= fields <= required | further | optional:
-            return kind
-    return None
 
 
 @dataclass(frozen=True)
@@ -149,6 +65,10 @@ class Row:
         documents, labels, scores = getattr(self, f"_{self.layout.kind}")()
         if not documents:
             raise ValueError(f"{self.where}: no document")
+        kept = [index for index, text in enumerate(documents) if text.strip()]
+        num_empty = len(documents) - len(kept)
+        if num_empty:
+            documents, labels, scores = self._only(kept, documents, labels, scores)
         query = self._one("query")
         if not query.strip():
             raise ValueError(f"{self.where}: {self._column('query')!r} is empty")
@@ -157,7 +77,20 @@ class Row:
             raise ValueError(f"{self.where}: {self._column('weight')!r} must be at least 0, got {weight:g}")
         prompt = self._one("prompt") if self._has("prompt") else None
         labelled = self.layout.kind in ("pairs", "lists") and bool({"label", "score"} & set(self.layout.columns))
-        return ListRecord(self.where, self.layout.kind, query, documents, labels, scores, weight, prompt, labelled)
+        kind = self.layout.kind
+        return ListRecord(self.where, kind, query, documents, labels, scores, weight, prompt, labelled, num_empty)
+
+    def _only(
+        self, kept: Sequence[int], documents: list[str], labels: list[float] | None, scores: list[float] | None
+    ) -> tuple[list[str], list[float] | None, list[float] | None]:
+        """The documents at these places. Raises ValueError if no document is left, or no relevant one of several."""
+        had_positive = labels is not None and max(labels) > 0
+        if not kept or (had_positive and not any(labels[index] > 0 for index in kept)):  # type: ignore[index]
+            names = {"pairs": "document", "tuples": "positive", "lists": "documents", "preferences": "chosen"}
+            name = names[self.layout.kind]
+            raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
+        labels, scores = (None if v is None else [v[index] for index in kept] for v in (labels, scores))
+        return [documents[index] for index in kept], labels, scores
 
     def _pairs(self) -> tuple[list[str], list[float] | None, list[float] | None]:
         document = [self._one("document")]
@@ -172,7 +105,8 @@ class Row:
         if teacher in self.layout.columns:
             scores = self._numbers(teacher)
             if len(scores) == 1 and len(positives) == len(negatives) == 1:
-                scores = [scores[0], 0.0]  # the teacher's margin, as MarginMSE's data have it
+                # The teacher's margin, as MarginMSE's data have it. The positive is 0 in all rows of a query.
+                scores = [0.0, -scores[0]]
             self._check_number_of(teacher, scores, len(positives) + len(negatives))
         return positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives), scores or self._inline_scores()
 
@@ -224,7 +158,7 @@ class Row:
         """Read all texts of a field: one text, a list of texts, or one per column."""
         values = [(column, self.row.get(column)) for column in self.layout.columns[name]]
         texts = [
-            text_of(f"{self.where}: {column!r}", item)
+            "" if item is None else text_of(f"{self.where}: {column!r}", item)
             for column, value in values
             if value is not None
             for item in _as_list(value)
@@ -295,7 +229,3 @@ def _as_list(value: Any) -> list[Any]:
     """The texts of a cell that holds one or several. A list of messages is one text."""
     is_messages = isinstance(value, list) and any(isinstance(item, Mapping) and "role" in item for item in value)
     return value if isinstance(value, list) and not is_messages else [value]
-
-
-def _number_in(column: str) -> int:
-    return int(column.rpartition("_")[2]) if NUMBERED.fullmatch(column) else 0

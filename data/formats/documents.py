@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.formats.jsonl import field_of, read_json_lines, read_lines
+from data.formats.jsonl import field_of, parse_json, read_json_lines, read_lines
+from data.formats.text_file import plain_name, read_text
 
 ID_KEYS = ("_id", "id", "docid")
 
@@ -30,7 +30,7 @@ def read_documents(file: str) -> Iterator[Document]:
         raise IsADirectoryError(f"--documents {file}: is a directory, expected a file")
     if file != "-" and not path.exists():
         raise FileNotFoundError(f"--documents {file}: no such file")
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    kind = plain_name(path).rpartition(".")[2]
     if file == "-":
         lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
         yield from (Document(str(number), line) for number, line in enumerate(lines, start=1))
@@ -44,10 +44,7 @@ def read_documents(file: str) -> Iterator[Document]:
 
 
 def read_json_list(path: Path) -> Iterator[Document]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: malformed JSON ({error.msg} at column {error.colno})") from None
+    entries = parse_json(str(path), read_text(path))
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of texts or objects, got {type(entries).__name__}")
     for number, entry in enumerate(entries, start=1):

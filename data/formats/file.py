@@ -10,7 +10,7 @@ from pathlib import Path
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
-from data.formats.columns import NAMES, ListRecord, read_records
+from data.formats.columns import ListRecord, read_records
 from data.formats.file_format import FileFormat, file_formats, find_files, names_below
 from data.formats.grouping import (
     QueryGroup,
@@ -20,6 +20,7 @@ from data.formats.grouping import (
     hold_out,
     labels_of,
 )
+from data.formats.layouts import NAMES
 from data.hashing import stable_hash
 from data.option_names import current_node
 from data.overlap import disjoint_splits
@@ -170,6 +171,7 @@ class FileConfig(SourceOptions):
                 labels=_labels(split, lists, degrees[split]),
                 own_documents=left_out[split],
                 degrees=degrees[split],
+                ranked=split == "train" or self._are_ranked(lists, bool(degrees[split])),
             )
             for split, lists in members.items()
         }
@@ -200,6 +202,16 @@ class FileConfig(SourceOptions):
     def _adds_candidates(self) -> bool:
         return not isinstance(self.candidates, ListedCandidates)
 
+    def _ranks_own_documents(self, lists: Lists) -> bool:
+        """Whether the candidates of held-out queries are the documents that are listed with each."""
+        ranked = [entry for entry in lists.values() if entry.can_be_evaluated]
+        return not self._adds_candidates and sum(entry.compares for entry in ranked) * 2 >= len(ranked)
+
+    def _are_ranked(self, lists: Lists, degrees: bool) -> bool:
+        """Whether the candidates of held-out queries are ranked: by BM25, or by a teacher's scores of all of them."""
+        scored = all(entry.is_scored for entry in lists.values() if entry.can_be_evaluated)
+        return scored or not (degrees or self._ranks_own_documents(lists))
+
     def _candidates(
         self, split: str, documents: Mapping[str, str], lists: Lists, left_out: OwnDocuments, degrees: bool
     ) -> Candidates:
@@ -211,8 +223,7 @@ class FileConfig(SourceOptions):
         """
         train = split == "train"
         ranked = {query_id: entry for query_id, entry in lists.items() if train or entry.can_be_evaluated}
-        compared = sum(entry.compares for entry in ranked.values()) * 2 >= len(ranked)
-        own = train or degrees or (not self._adds_candidates and compared)
+        own = train or degrees or self._ranks_own_documents(lists)
         found: Candidates = {}
         if not own or (train and self._adds_candidates):
             queries = {split: {query_id: entry.query for query_id, entry in ranked.items()}}
@@ -251,6 +262,5 @@ def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[s
 
 def _ranked(query_id: str, entry: QueryGroup) -> list[tuple[str, float]]:
     """Rank the documents by the teacher's scores unless the labels come from these; ties are in random order."""
-    scored = entry.labelled and not any(map(math.isnan, entry.scores.values()))
-    scores = entry.scores if scored else dict.fromkeys(entry.scores, 0.0)
+    scores = entry.scores if entry.is_scored else dict.fromkeys(entry.scores, 0.0)
     return sorted(scores.items(), key=lambda item: (-item[1], stable_hash("place", query_id, item[0])))

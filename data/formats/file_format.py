@@ -9,12 +9,17 @@ import glob
 import importlib
 import os
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import data.formats
+from data.formats.text_file import COMPRESSIONS, plain_name
+
+# Files that datasets writes beside the data.
+DESCRIPTION = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-.*\.arrow")
 
 Record = tuple[str, Mapping[str, Any]]  # its place ("corpus.jsonl:7") and its content {column: value}
 
@@ -51,9 +56,10 @@ def format_of(file: Path, formats: Sequence[FileFormat]) -> FileFormat | None:
 def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple[Path, FileFormat]]:
     """Find the files of a path with their formats: the file itself, those in a folder, or those that match a glob.
 
+    In a folder, .json files are read only if no other file is: beside others they describe them (dataset_info.json).
     Raises ValueError or FileNotFoundError, which names `key`, if there is none.
     """
-    suffixes = ", ".join(suffix for each in formats for suffix in each.suffixes)
+    suffixes = _in_words(formats)
     place = Path(path).expanduser()
     if place.is_file():
         own = format_of(place, formats)
@@ -62,9 +68,12 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
         return [(place, own)]
     found = sorted(place.iterdir()) if place.is_dir() else sorted(map(Path, glob.glob(str(place), recursive=True)))
     files = [(file, own) for file in found if file.is_file() and (own := format_of(file, formats)) is not None]
+    if place.is_dir():
+        files = [pair for pair in files if not DESCRIPTION.fullmatch(pair[0].name)]
+        files = [pair for pair in files if not plain_name(pair[0]).endswith(".json")] or files
     if not files:
         what = "no file" if place.is_dir() or found else "no such file or folder, and no file matches it"
-        raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes})")
+        raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes}){_in_folders(place, formats)}")
     return files
 
 
@@ -74,3 +83,20 @@ def names_below(files: Sequence[Path], path: str) -> dict[str, Path]:
         return {"": files[0]}
     common = os.path.commonpath([file.parent for file in files])
     return {str(file.relative_to(common)): file for file in files}
+
+
+def _in_words(formats: Sequence[FileFormat]) -> str:
+    """The suffixes of the formats; those of compressed files once."""
+    suffixes = dict.fromkeys(suffix for each in formats for suffix in each.suffixes)
+    compressed = [suffix for suffix in suffixes if suffix.endswith(tuple(COMPRESSIONS))]
+    plain = ", ".join(suffix for suffix in suffixes if suffix not in compressed)
+    return f"{plain}; text also in {', '.join(COMPRESSIONS)}" if compressed else plain
+
+
+def _in_folders(place: Path, formats: Sequence[FileFormat]) -> str:
+    """The folders inside `place` that hold files, as `save_to_disk` writes the splits of a data set; else empty."""
+    folders = sorted(inner for inner in place.iterdir() if inner.is_dir()) if place.is_dir() else []
+    holding = [str(inner) for inner in folders if any(format_of(f, formats) for f in inner.iterdir() if f.is_file())]
+    if not holding:
+        return ""
+    return f"; its folders hold some: choose one ({', '.join(holding[:5])})"

@@ -39,9 +39,37 @@ class QueryGroup:
         return self.labelled and max(self.labels.values()) > 0
 
     @property
+    def is_scored(self) -> bool:
+        """Whether a teacher has scored all of its documents, beside their labels."""
+        return self.labelled and not any(map(math.isnan, self.scores.values()))
+
+    @property
     def compares(self) -> bool:
         """Whether some of its documents are better than others."""
         return len(set((self.labels if self.labelled else self.scores).values())) > 1
+
+    def judge(self, document: str, label: float, record: ListRecord, text: str, first: str) -> bool:
+        """Add a document's label. Returns whether it is a negative that is also a positive, which then counts.
+
+        Raises ValueError if it had another label at the place `first`, except in tuples, whose negatives are often
+        mined.
+        """
+        other = self.labels.get(document, label)
+        if other != label and record.kind != "tuples":
+            raise ValueError(
+                f"{record.where}: document {_start(text)!r} of query {_start(record.query)!r} has the label "
+                f"{label:g}, at {first} it is {other:g}; keep one"
+            )
+        self.labels[document] = max(label, other)
+        return other != label
+
+    def add_score(self, document: str, score: float) -> bool:
+        """Add a document's teacher score. Returns whether it had another one before, which is replaced."""
+        other = self.scores.setdefault(document, score)
+        if math.isnan(score) or score == other:
+            return False
+        self.scores[document] = score
+        return not math.isnan(other)
 
     @property
     def can_be_evaluated(self) -> bool:
@@ -60,15 +88,17 @@ def group_by_query(
 ) -> dict[str, QueryGroup]:
     """Group rows of the same query and prompt into one list; every preference stays a list of its own.
 
-    Labels of a column that are below `relevant_from` become 0.
-    The texts are added to `documents` by id. Raises ValueError if a document has two labels in one list. In tuples,
-    whose negatives are often mined, a document is relevant if it is a positive in any row.
+    Labels of a column that are below `relevant_from` become 0. The texts are added to `documents` by id. A negative
+    whose text is that of a positive of the same query (up to case and spacing), in any row, is left out. Raises
+    ValueError if a document has two labels in one list.
     """
     found: dict[str, QueryGroup] = {}
     places: dict[tuple[str, str], str] = {}
     rows_of_text: dict[str, int] = {}
-    false_negatives = 0
+    num_empty = other_scores = false_negatives = 0
+    before = set(documents)
     for record in records:
+        num_empty += record.num_empty
         query_id = f"q{stable_hash('query', record.query.strip(), record.prompt or ''):016x}"
         if record.kind == "preferences":
             number = rows_of_text[query_id] = rows_of_text.get(query_id, 0) + 1
@@ -84,21 +114,38 @@ def group_by_query(
         for text, label, score in zip(record.documents, labels, scores, strict=True):
             document = f"d{text_hash(text):016x}"
             documents.setdefault(document, text)
-            other = entry.labels.get(document, label)
             first = places.setdefault((query_id, document), record.where)
-            if other != label:
-                if record.kind != "tuples":
-                    raise ValueError(
-                        f"{record.where}: document {_start(text)!r} of query {_start(record.query)!r} has the label "
-                        f"{label:g}, at {first} it is {other:g}; keep one"
-                    )
-                false_negatives += 1
-            entry.labels[document] = max(label, other)
-            if not math.isnan(score) or document not in entry.scores:
-                entry.scores[document] = score
-    if false_negatives:
-        logger.warning("%d negatives are relevant to the same query in another row: taken as relevant", false_negatives)
+            false_negatives += entry.judge(document, label, record, text, first)
+            other_scores += entry.add_score(document, score)
+    dropped = [document for entry in found.values() for document in _drop_copies_of_positives(entry, documents)]
+    false_negatives += len(dropped)
+    listed = {document for entry in found.values() for document in entry.labels} if dropped else set()
+    for document in set(dropped) - listed - before:
+        del documents[document]
+    for number, what in (
+        (num_empty, "documents without a text are left out of their lists"),
+        (false_negatives, "negatives are positives of the same query (equal up to case and spacing): left out"),
+        (
+            other_scores,
+            "teacher scores differ from an earlier row's of the same query and document: the last hold",
+        ),
+    ):
+        if number:
+            logger.warning("%d %s", number, what)
     return found
+
+
+def _drop_copies_of_positives(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:
+    """Remove the negatives of tuples whose text is a positive's in another case or spacing. Returns their ids."""
+    negatives = [document for document, label in entry.labels.items() if label <= 0]
+    if entry.kind != "tuples" or not negatives:
+        return []
+    positives = {normalised(documents[document]) for document, label in entry.labels.items() if label > 0}
+    copies = [document for document in negatives if normalised(documents[document]) in positives]
+    for document in copies:
+        del entry.labels[document]
+        del entry.scores[document]
+    return copies
 
 
 def hold_out(

@@ -1,55 +1,54 @@
-"""Read JSONL and other line-oriented files, plain or gzip. Errors name file and line."""
+"""Read JSONL and other line-oriented files, plain or compressed. Errors name file and line."""
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.formats.file_format import FileFormat, Record
+from data.formats.text_file import text_lines, with_compressions
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Read every line that is not blank as (where, line), without its line break and without a byte order mark.
-
-    Raises ValueError if the file is not UTF-8 or not valid gzip.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if line.strip():
-                    yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}): convert it (iconv -f latin1 -t utf8)"
-        ) from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}:{number + 1}: broken gzip file ({error}); make it again") from None
+    """Read every line that is not blank as (where, line), without its line break. Raises ValueError as
+    `data.formats.text_file.text_lines` does."""
+    for number, line in text_lines(path):
+        if line.strip():
+            yield f"{path}:{number}", line
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:
     """Read every line of a JSONL file as (where, object)."""
     for where, line in read_lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-            ) from None
-        except RecursionError:
-            raise ValueError(f"{where}: malformed JSON (nested too deeply)") from None
-        except ValueError as error:  # an integer of thousands of digits
-            raise ValueError(f"{where}: malformed JSON ({str(error).partition(';')[0]})") from None
+        record = parse_json(where, line)
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+            raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}{_as_object(record)}")
         yield where, record
+
+
+def parse_json(where: str, text: str) -> Any:
+    """Parse the text of one JSON value. Raises ValueError, which starts with `where`, if it is malformed."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
+        comma = error.msg == "Extra data" and text[error.pos :].strip() == ","
+        hint = ": remove the comma at the end of the line" if comma else ""
+        raise ValueError(f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at {place}){hint}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: malformed JSON (nested too deeply)") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{where}: malformed JSON ({str(error).partition(';')[0]})") from None
+
+
+def _as_object(record: Any) -> str:
+    """How to write a list of two or three texts as an object, whose keys say what they are; empty for others."""
+    if not isinstance(record, list) or not all(isinstance(text, str) for text in record) or len(record) not in (2, 3):
+        return ""
+    names = ("query", "positive", "negative")[: len(record)]
+    return f": write it as {{{', '.join(f'{json.dumps(name)}: ...' for name in names)}}}"
 
 
 def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) -> Any:
@@ -93,4 +92,4 @@ def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
     return values
 
 
-FORMAT = FileFormat((".jsonl", ".jsonl.gz"), read_json_lines)
+FORMAT = FileFormat(with_compressions(".jsonl", ".ndjson", ".json"), read_json_lines)

@@ -88,7 +88,7 @@ LAYOUTS = {
     ),
     "margin": (
         {"query": "q", "positive": "x", "negative": "y", "score": 2.5},
-        {"x": (1, 2.5), "y": (0, 0.0)},
+        {"x": (1, 0.0), "y": (0, -2.5)},
         "all teacher_scores",
     ),
     "graded": (
@@ -180,7 +180,7 @@ def test_a_mined_negative_that_is_relevant_elsewhere_is_relevant(write: Write, c
     rows = [{"query": "q", "positive": "x", "negative": "y"}, {"query": "q", "positive": "y", "negative": "z"}]
     with caplog.at_level(logging.WARNING):
         assert content(write(rows, **NOTHING_HELD_OUT).build()) == {"q": {"x": GOOD, "y": GOOD, "z": BAD}}
-    assert "1 negatives are relevant to the same query in another row" in caplog.text
+    assert "1 negatives are positives of the same query" in caplog.text
 
 
 def test_weights_and_prompts_of_rows(write: Write):
@@ -335,6 +335,6 @@ def test_bad_options(tmp_path: Path, write: Write):
         write(many(), dev_path=str(tmp_path / "nope")).build()
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(
-        ValueError, match=r"data.path=.*x.txt: the name must end in .csv, .csv.gz, .tsv, .tsv.gz, .jsonl"
+        ValueError, match=r"data.path=.*x.txt: the name must end in .arrow, .feather, .csv, .tsv, .json, .jsonl"
     ):
         FileConfig(path=str(tmp_path / "x.txt")).build()

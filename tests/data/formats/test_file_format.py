@@ -50,7 +50,6 @@ def test_a_cell_may_be_long(tmp_path: Path):
         ("x.csv", 'a,b\n1,"2"3\n', r"x.csv:2: malformed csv \("),
         ("x.csv", 'a,b\n1,"2\n', r"x.csv:2: malformed csv \("),
         ("x.csv", b"a\n\xff\n", r"x.csv:2: not UTF-8 .*iconv -f latin1"),
-        ("x.csv", "a;b\n1;2\n", r"x.csv:1: columns are separated by semicolons: write the file with commas"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', r"x.jsonl:2: malformed JSON"),
         ("x.parquet", "nothing", r"x.parquet: not a parquet file \("),
     ],
@@ -69,9 +68,9 @@ def test_files_of_a_folder_or_a_glob(tmp_path: Path):
         write(tmp_path / name, "")
     assert names(str(tmp_path)) == ["a.csv", "b.jsonl", "c.tsv.gz"]
     assert names(f"{tmp_path}/*.jsonl") == ["b.jsonl"]
-    with pytest.raises(FileNotFoundError, match=r"^data.path=.*\*.md: no file \(names must end in .csv, .*.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"^data.path=.*\*.md: no file \(names must end in .*.csv, .*.jsonl"):
         names(f"{tmp_path}/*.md")
-    with pytest.raises(ValueError, match=r"^data.path=.*readme.md: the name must end in .csv, .*.jsonl"):
+    with pytest.raises(ValueError, match=r"^data.path=.*readme.md: the name must end in .*.csv, .*.jsonl"):
         names(f"{tmp_path}/readme.md")
 
 
@@ -129,5 +128,5 @@ def test_a_format_of_a_users_own_package_stands_before_the_others(tmp_path: Path
 
 
 def test_without_it_the_file_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"x.ini: the name must end in .csv"):
+    with pytest.raises(ValueError, match=r"x.ini: the name must end in .*.csv"):
         list(FileConfig(path=str(write(tmp_path / "x.ini", ""))).records())

@@ -1,0 +1,68 @@
+"""Read JSON files that are one value: a list of rows, an object that holds such a list, or columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.formats.file_format import FileFormat, Record
+from data.formats.jsonl import parse_json, read_lines
+from data.formats.layouts import FIELDS
+from data.formats.text_file import plain_name, read_text, with_compressions
+
+
+def read_json_document(file: Path) -> Iterator[Record]:
+    """Yield (place, row) for every row of the value. Raises ValueError if the value or a row is malformed."""
+    for number, row in enumerate(rows_of(file, parse_json(str(file), read_text(file))), start=1):
+        where = f"{file}: entry {number}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        yield where, row
+
+
+def is_json_document(file: Path) -> bool:
+    """Whether the file is one JSON value, and not one row a line: its first line is no value of its own, or the only
+    one and more than a row."""
+    first, *others = [line for _, line in islice(read_lines(file), 2)] or [""]
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return first.strip() == "{" or first.lstrip().startswith("[")
+    holds_rows = isinstance(value, list) or (
+        plain_name(file).endswith(".json") and isinstance(value, dict) and rows_of(file, value) != [value]
+    )
+    return not others and holds_rows
+
+
+def rows_of(file: Path, value: Any) -> list[Any]:
+    """The rows of a value: its entries; those of the list of objects that it holds; its columns, read as rows (as
+    pandas and datasets write them); else the object itself.
+
+    Raises ValueError if it holds several lists of objects.
+    """
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{file}: expected a list of JSON objects, got {type(value).__name__}")
+    lists = {key: part for key, part in value.items() if _is_list_of_objects(part)}
+    is_row = bool(FIELDS.keys() & value.keys())
+    if len(lists) > 1 and not is_row:
+        raise ValueError(f"{file}: it holds rows under {' and '.join(lists)}: write each list to a file of its own")
+    if lists:
+        return [value] if is_row else next(iter(lists.values()))
+    columns = list(value.values())
+    if columns and all(isinstance(column, list) for column in columns) and len(set(map(len, columns))) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if columns and all(isinstance(column, Mapping) and column.keys() == columns[0].keys() for column in columns):
+        return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+    return [value]
+
+
+def _is_list_of_objects(part: Any) -> bool:
+    return isinstance(part, list) and bool(part) and all(isinstance(row, Mapping) for row in part)
+
+
+FORMAT = FileFormat(with_compressions(".json", ".jsonl"), read_json_document, is_json_document)
