@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from losses.math.checks import check_at_least, check_one_of
+from losses.math.exponentials import exponential_gains
 from losses.math.plackett_luce import gather_ranked
 
 Reward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -93,7 +94,7 @@ class NDCG(DiscountedMetric):
     """nDCG@k: sum_{j<=k} gain(y_j) / log2(1 + j), divided by the same sum for the ideal ranking.
 
     Järvelin and Kekäläinen 2002. gain: "linear" (the label, as in trec_eval and in this project's evaluation) or
-    "exponential" (2^label - 1, as in LambdaRank).
+    "exponential" (2^label - 1, as in LambdaRank). Labels may be of any size: only the ratios of a list's gains matter.
     """
 
     metric: ClassVar[str] = "nDCG"
@@ -110,7 +111,7 @@ class NDCG(DiscountedMetric):
 
     def gains(self, labels: Tensor, mask: Tensor) -> Tensor:
         labels = labels.float().clamp(min=0).masked_fill(~mask, 0.0)
-        gains = labels if self.gain == "linear" else torch.exp2(labels) - 1
+        gains = labels if self.gain == "linear" else exponential_gains(labels)
         best_first = gains.sort(dim=-1, descending=True).values
         ideal = (best_first * self.discounts(best_first)).sum(dim=-1, keepdim=True)
         return gains / ideal.masked_fill(ideal == 0, 1.0)

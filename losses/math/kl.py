@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-# The limit of exp()'s argument: float32 must not overflow, and a sample of ratio e^20 teaches nothing.
-LOG_RATIO_LIMIT = 20.0
+from losses.math.exponentials import bounded_exp
 
 
 def k1(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
@@ -25,6 +24,23 @@ def k2(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """Return e^d - d - 1 with d = log p_ref - log p, at least 0; any shape."""
+    """Return e^d - d - 1 with d = log p_ref - log p, at least 0; any shape.
+
+    Above d = 20, e^d is continued by its tangent: the gradient is finite and still raises the probability of a choice
+    that the reference prefers.
+    """
     difference = reference_log_probs - log_probs
-    return difference.clamp(max=LOG_RATIO_LIMIT).exp() - difference - 1
+    return bounded_exp(difference) - difference - 1
+
+
+def ratio_times_k3(log_probs: Tensor, reference_log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """Return p / p_old (e^d - d - 1), d = log p_ref - log p, of single choices; any shape.
+
+    It is computed as p_ref / p_old - p / p_old (d + 1): the large e^d is a constant there, as it is in exact
+    arithmetic. Its gradient for log p is -(p / p_old) d, finite and of the right sign for every d.
+    """
+    ratio = bounded_exp(log_probs.detach() - old_log_probs)
+    difference = reference_log_probs - log_probs
+    gradient = ratio * k2(log_probs, reference_log_probs)
+    value = bounded_exp(reference_log_probs - old_log_probs) - ratio * (difference + 1)
+    return value.detach().clamp(min=0.0) + gradient - gradient.detach()  # only rounding makes it negative

@@ -16,12 +16,13 @@ def masked_logits(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
 
     Subtracting the list's maximum (a constant for the gradient) does not change a softmax and keeps large scores exact.
     Padding is filled after the division, because the division would overflow the fill value. It is never filled with
-    -inf, because `logcumsumexp` has NaN gradients there. Values at padding (NaN included) are ignored.
+    -inf, because `logcumsumexp` has NaN gradients there, and a score of -inf becomes `finfo.min` too. Values at padding
+    (NaN included) are ignored.
     """
     scores = at_least_float32(scores)
     lowest = torch.finfo(scores.dtype).min
     highest = scores.detach().masked_fill(~mask, lowest).amax(dim=-1, keepdim=True)
-    return ((scores - highest) / temperature).masked_fill(~mask, lowest)
+    return ((scores - highest) / temperature).clamp(min=lowest).masked_fill(~mask, lowest)
 
 
 def positive_weights(relevant: Tensor, mask: Tensor, pos_weight: float | str | None) -> Tensor | float:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from losses.contracts import Statistics
-from losses.math.kl import k1, k2, k3
+from losses.math.kl import k1, k2, k3, ratio_times_k3
 from losses.policies.advantages import advantages, all_equal, reward_to_go_advantages
 from losses.policies.options import PolicyOptions
 from losses.policies.surrogate import (
@@ -132,7 +132,7 @@ class GroupPolicy(PolicyOptions, ABC):
         if surrogate is None:
             penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.kl_penalty(old, reference)
             surrogate = self._policy_gradient(policy, self._advantages(rewards, penalty, counted), ratio)
-        kl = None if reference is None else self._kl(policy, reference, ratio)
+        kl = None if reference is None else self._kl(policy, old, reference, ratio)
         loss, statistics = self._with_regularisers(surrogate, kl, policy, counted)
         return loss, reward_statistics(rewards, nonempty, counted) | statistics
 
@@ -148,13 +148,15 @@ class GroupPolicy(PolicyOptions, ABC):
         policy_inputs = {name: inputs[f"{prefix}{name}"] for name in self.policy_inputs}
         return self.distribution(inputs[f"{prefix}scores"], mask, actions, **policy_inputs)
 
-    def _kl(self, policy: Distribution, reference: Distribution, ratio: Tensor) -> Tensor:
+    def _kl(self, policy: Distribution, old: Distribution, reference: Distribution, ratio: Tensor) -> Tensor:
         """Return the estimate of the divergence at each position, [..., 1 or G, k], differentiable."""
         if self.kl_estimator == "k1":
             return k1(policy.log_probs, reference.log_probs)
         if self.kl_estimator == "k2":
             return k2(policy.log_probs, reference.log_probs)
         if self.kl_estimator == "k3":
+            if self.use_bias_correction_kl and self.importance_sampling_level == "token":
+                return ratio_times_k3(policy.log_probs, reference.log_probs, old.log_probs)
             estimate = k3(policy.log_probs, reference.log_probs)
             return estimate * ratio if self.use_bias_correction_kl else estimate
         return policy.kl(reference)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from losses.math.kl import LOG_RATIO_LIMIT
+from losses.math.exponentials import bounded_exp
 
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence", "sequence_product")
 LOSS_TYPES = ("sum", "grpo", "bnpo", "dapo", "dr_grpo", "cispo")
@@ -26,7 +26,8 @@ class Surrogate(NamedTuple):
 
 
 def importance_ratio(log_ratio: Tensor, position_mask: Tensor, level: str) -> Tensor:
-    """Return rho, at most e^20 so that float32 does not overflow. Above that limit there is no gradient.
+    """Return rho. Above e^20 it is continued by its tangent: float32 does not overflow, and a choice that has become
+    far more probable than it was and turned out bad still has a gradient.
 
     Args:
         log_ratio: log P - log P_old of each position, [..., G, k], 0 at masked positions.
@@ -41,7 +42,7 @@ def importance_ratio(log_ratio: Tensor, position_mask: Tensor, level: str) -> Te
         log_ratio = log_ratio.sum(dim=-1, keepdim=True)
     if level == "sequence":
         log_ratio = log_ratio / position_mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    return log_ratio.clamp(max=LOG_RATIO_LIMIT).exp()
+    return bounded_exp(log_ratio)
 
 
 def clipped_surrogate(
