@@ -15,6 +15,9 @@ class Reasoner(nn.Module):
 
     The reasoning is generated greedily until the model closes it, at most `max_reasoning_length` tokens. Then the
     closing text is appended, and the score is z_yes - z_no at its end.
+
+    Prompts are padded on the left, and positions are counted from the first token of each. So a prompt's score does not
+    depend on the prompts beside it.
     """
 
     reads_packs = False
@@ -43,7 +46,9 @@ class Reasoner(nn.Module):
         closing = self.tokenizer(self.template.closing, add_special_tokens=False)["input_ids"]
         rows = [prompt + thought + closing for prompt, thought in zip(prompts, reasoning, strict=True)]
         inputs = self._left_padded(rows, input_ids.device)
-        logits = self.language_model(**inputs, logits_to_keep=1).logits[:, -1].float()
+        # `generate` counts positions like this too; the model's forward counts padding.
+        positions = (inputs["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+        logits = self.language_model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1].float()
         true, false = self.answers
         return {"score": logits[:, true] - logits[:, false]}
 
