@@ -89,11 +89,13 @@ class NotFinite(FloatingPointError):
     """The loss or a gradient is not finite. Raised on every rank; weights, optimizer and schedule are unchanged.
 
     `rows` are the rows of the global step whose representations or gradients are not finite, if they are known.
+    `largest_output` is that of the model if all its outputs are finite and the loss made of them is not, else None.
     """
 
-    def __init__(self, reason: str, rows: Sequence[int] = ()):
+    def __init__(self, reason: str, rows: Sequence[int] = (), largest_output: float | None = None):
         super().__init__(reason)
         self.rows = rows
+        self.largest_output = largest_output
 
 
 def gradient_not_finite(norm: float) -> NotFinite:

@@ -119,7 +119,8 @@ def gradients_of(loss: Tensor, representations: Representations, step: int) -> R
     finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
     if not all_agree(bool(finite)):
         reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
-        raise NotFinite(reason, _broken_rows(gradients))
+        largest = max(float(value.detach().abs().max()) for value in representations.values())
+        raise NotFinite(reason, _broken_rows(gradients), largest)
     return gradients
 
 

@@ -26,7 +26,7 @@ from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
 from trainers.loss_inputs import make_loss_inputs
-from trainers.nonfinite import nonfinite_line
+from trainers.nonfinite import nonfinite_line, remedy
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
@@ -206,8 +206,8 @@ class Trainer(ABC):
         self.progress.write(f"warning: step {self.state.step}, batch {batch.number}: {action}: {error}")
         if not skips:
             raise FloatingPointError(
-                f"{error}: nonfinite.jsonl names the batch; {num_skipped} batches were skipped before it: lower "
-                "trainer.learning_rate, or skip more with trainer.on_nonfinite=skip or rollback and "
+                f"{error}: nonfinite.jsonl names the batch; {num_skipped} batches were skipped before it: "
+                f"{remedy(batch, error)}, or skip more with trainer.on_nonfinite=skip or rollback and "
                 f"trainer.max_nonfinite ({config.max_nonfinite})"
             ) from error
         if config.on_nonfinite == "rollback":
