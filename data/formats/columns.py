@@ -11,6 +11,9 @@ from data.formats.file_format import Record
 from data.formats.layouts import Layout, is_known
 from data.formats.rows import plain_row
 
+TRUTH_VALUES = {"True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}  # as pandas and others write them to CSV
+ANSWERS = frozenset({"yes", "no", "relevant", "irrelevant", "positive", "negative"})
+
 
 @dataclass(frozen=True)
 class ListRecord:
@@ -198,9 +201,10 @@ class Row:
 
     def _to_number(self, column: str, value: Any) -> float:
         try:
-            number = float(value)
+            number = float(TRUTH_VALUES.get(value, value) if isinstance(value, str) else value)
         except (TypeError, ValueError):
-            raise ValueError(f"{self.where}: {column!r} must be a number, got {value!r}") from None
+            remedy = ": write 1 for yes and 0 for no" if str(value).strip().lower() in ANSWERS else ""
+            raise ValueError(f"{self.where}: {column!r} must be a number, got {value!r}{remedy}") from None
         if not math.isfinite(number):
             raise ValueError(f"{self.where}: {column!r} must be finite, got {number}")
         return number
