@@ -11,8 +11,8 @@ def degrees_of(labels: Labels) -> str:
     """Why the labels are degrees of similarity, in words for a message; empty if they are labels of relevance.
 
     Labels of relevance are integers, and 0 means not relevant. So labels are degrees if one is no integer, if they
-    have several levels of which none is 0, or if they have several levels above 0 and most queries compare no
-    documents. Labels of one level only are relevance: such rows are all positive.
+    have several levels of which none is 0, or if they have several levels above 0 and belong to pairs. Labels of one
+    level only are relevance: such rows are all positive.
 
     >>> degrees_of({"q": {"a": 4.8}, "r": {"a": 0.0}})
     'the label 4.8 is no integer'
@@ -35,9 +35,9 @@ def degrees_of(labels: Labels) -> str:
 
 
 def are_pairs(judged: Collection[Mapping[str, float]]) -> bool:
-    """Whether labels belong to pairs and not to lists: fewer than half of the queries have documents of different
-    labels."""
-    return sum(len(set(labels.values())) > 1 for labels in judged) * 2 < len(judged)
+    """Whether labels belong to pairs and not to lists: at least half of them are the only one of their query."""
+    alone = sum(len(labels) == 1 for labels in judged)
+    return alone * 2 >= sum(map(len, judged)) > 0
 
 
 def are_binary_pairs(judged: Collection[Mapping[str, float]]) -> bool:

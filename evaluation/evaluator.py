@@ -140,6 +140,9 @@ class EvaluatorConfig(ABC):
         """The largest number of dimensions to which embeddings are truncated; 0: they are not."""
         return 0
 
+    def check_split(self, split: Split, name: str) -> None:  # noqa: B027 (most need nothing of the labels)
+        """Raise ValueError if the split of that name cannot be measured, before a model is loaded."""
+
     @abstractmethod
     def build(
         self,

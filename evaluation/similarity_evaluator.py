@@ -38,6 +38,16 @@ class SimilarityConfig(EvaluatorConfig):
     def method(self) -> str:
         return "scores of pairs correlated with their labels"
 
+    def check_split(self, split: Split, name: str) -> None:
+        """Raise ValueError if the labels are all equal, so that there is no correlation, or if they are degrees and the
+        metric needs relevance."""
+        check_labels([label for judged in split.judgements.values() for label in judged.values()], name)
+        if split.degrees and self.metric == "AP":
+            raise ValueError(
+                f"eval.metric=AP needs labels of relevance, and {split.degrees}: choose Spearman or Pearson, or "
+                "set data.relevant_from=X (labels of X and more are relevant)"
+            )
+
     def build(
         self,
         split: Split,
@@ -85,11 +95,6 @@ class SimilarityEvaluator(ListScorer):
         labels = [label for judged in self.lists.values() for label in judged.values()]
         self.labels = np.array(labels, dtype=np.float64)
         check_labels(labels, "dev" if dev else "evaluated")
-        if split.degrees and config.metric == "AP":
-            raise ValueError(
-                f"eval.metric=AP needs labels of relevance, and {split.degrees}: choose Spearman or Pearson, or "
-                "set data.relevant_from=X (labels of X and more are relevant)"
-            )
         self.metrics = [name for name in config.metrics if name != "AP" or not split.degrees]
 
     @property

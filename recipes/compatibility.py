@@ -263,10 +263,15 @@ def check_added_documents(source: Any) -> None:
 def remedy_of_degrees(collection: Any) -> str:
     """What makes degrees of similarity fit a loss that reads relevance; empty if the labels are relevance."""
     for source in collection.sources.values():
-        if degrees := source.split("train").degrees:
+        train = source.split("train")
+        if degrees := train.degrees:
+            levels = {label for judged in train.judgements.values() for label in judged.values()}
+            if len(levels) == 1:
+                return f"all labels are {levels.pop():g}, from which nothing is learned: give rows with other labels"
             return (
                 f"{degrees}, so labels are degrees of similarity: set {source.node}.relevant_from=X (labels of X and "
-                "more are relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones)"
+                "more are relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones "
+                "by the largest)"
             )
     return ""
 

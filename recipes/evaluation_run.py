@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from recipes.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluation_choice import choose_evaluation, ranking_refused
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,12 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     """The results of a model, of the first stage, and of both fused, in JSON types."""
     split = collection.split(settings.split)
     dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
+    if dev is not None and dev.degrees:
+        logger.warning(
+            "data %s: %s in dev, which gives no fusion weight: fusion_weight=0.5 chooses one",
+            collection.evaluated.name,
+            dev.degrees,
+        )
     dev = dev if dev is not None and dev.ranked and split.ranked else None
     if settings.fusion_weight is not None and not split.ranked:
         raise ValueError(

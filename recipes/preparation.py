@@ -44,9 +44,10 @@ def prepare(settings: RunConfig) -> Prepared:
     """
     stages = check_settings(settings)
     collection = settings.data.build()
+    training = build_training_data(stages, collection)
+    collection.split("test")
     settings = fit_evaluation(settings, stages, collection)
-    stages = stages_of(settings)
-    return Prepared(settings, collection, stages, build_training_data(stages, collection))
+    return Prepared(settings, collection, stages_of(settings), training)
 
 
 def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:

@@ -96,7 +96,6 @@ class FileConfig(SourceOptions):
         lists = group_by_query(self.records(), documents, self.relevant_from)
         if not lists:
             raise ValueError(f"data.path={self.path}: it has no rows")
-        degrees = dict.fromkeys(SPLITS, self._degrees(lists))
         paths = {"test": self.test_path, "dev": self.dev_path}
         files = {
             split: group_by_query(self.records(split), documents, self.relevant_from)
@@ -105,7 +104,7 @@ class FileConfig(SourceOptions):
         }
         shares = {"test": self.test_fraction, "dev": self.dev_fraction}
         shares = {split: share for split, share in shares.items() if paths[split] is None}
-        degrees |= {split: self._degrees(own) for split, own in files.items()}
+        degrees = self._degrees_of_splits(lists, files)
         members, missing = self._members(lists, files, shares, documents, degrees)
         self._check_relevant_from([entry for read in (lists, *files.values()) for entry in read.values()])
         return self._collection(documents, members, missing, degrees)
@@ -139,6 +138,17 @@ class FileConfig(SourceOptions):
     def _degrees(self, lists: Lists) -> str:
         return "" if self.relevant_from is not None else degrees_of(labels_of(lists))
 
+    def _degrees_of_splits(self, lists: Lists, files: Mapping[str, Lists]) -> dict[str, str]:
+        """Why the labels of each split are degrees of similarity. A held-out file shares the scale of the others: in
+        few of its rows, ratings may look like relevance. Labels 0 and 1 alone are relevance."""
+        found = {split: self._degrees(read) for split, read in {"train": lists, **files}.items()}
+        known = next((split for split, reason in found.items() if reason), None)
+        for split, read in files.items():
+            levels = {label for entry in read.values() if entry.has_label_column for label in entry.labels.values()}
+            if known is not None and not found[split] and levels - {0.0, 1.0}:
+                found[split] = f"{found[known]} in data.{'path' if known == 'train' else f'{known}_path'}"
+        return dict.fromkeys(SPLITS, found["train"]) | found
+
     def _check_relevant_from(self, lists: Sequence[QueryGroup]) -> None:
         labels = [entry.labels.values() for entry in lists if entry.has_label_column]
         if self.relevant_from is not None and not any(label > 0 for values in labels for label in values):
@@ -168,7 +178,7 @@ class FileConfig(SourceOptions):
                 candidates=self._candidates(split, documents, lists, left_out[split], bool(degrees[split])),
                 weights={query_id: entry.weight for query_id, entry in lists.items() if entry.weight != 1},
                 prompts={query_id: entry.prompt for query_id, entry in lists.items() if entry.prompt is not None},
-                labels=_labels(split, lists, degrees[split]),
+                labels=_labels(split, lists, exact=bool(degrees[split]) or scale != 1),
                 own_documents=left_out[split],
                 degrees=degrees[split],
                 ranked=split == "train" or self._are_ranked(lists, bool(degrees[split])),
@@ -239,11 +249,11 @@ class FileConfig(SourceOptions):
         return {query_id: _ranked(query_id, entry) for query_id, entry in ranked.items()} | empty
 
 
-def _labels(split: str, lists: Mapping[str, QueryGroup], degrees: str) -> dict[str, dict[str, float]]:
-    """The labels of a split: those of dev and test only if the grades do not have them all."""
+def _labels(split: str, lists: Mapping[str, QueryGroup], *, exact: bool) -> dict[str, dict[str, float]]:
+    """The labels of a split: those of dev and test only if `exact` ones are needed, or the grades do not have all."""
     if split == "train":
         return {query_id: entry.labels for query_id, entry in lists.items()}
-    return labels_of(lists) if degrees or not all(entry.can_be_evaluated for entry in lists.values()) else {}
+    return labels_of(lists) if exact or not all(entry.can_be_evaluated for entry in lists.values()) else {}
 
 
 def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:

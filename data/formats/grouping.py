@@ -159,9 +159,9 @@ def hold_out(
     the query ids of each split.
 
     Queries of equal text stay together. Each held-out split gets at least one query if there are more queries than
-    splits. A correlation needs two labels: of `degrees` a split gets at least two queries, and as many more as it needs
-    for a second label; of other pairs, queries without a relevant document are held out beside those that have one, in
-    the same proportion.
+    splits. A correlation needs two labels: of `degrees` a split gets at least two queries, one with another label if
+    there is one; of other pairs, queries without a relevant document are held out beside those that have one, in the
+    same proportion.
     """
     evaluated, beside = evaluated_queries(lists, degrees)
     smallest = 2 if degrees else 1
@@ -176,7 +176,7 @@ def hold_out(
         if not size:
             continue
         more = max(1, round(size * (len(ordered_beside) - len(ordered_beside.keys() & members)) / len(ordered)))
-        size = _with_two_labels(left, size, members, lists) if degrees else size
+        left = _second_label_first(left, size, members, lists) if degrees else left
         splits[name] = [query_id for text in left[:size] for query_id in members[text]]
         splits[name] += [query_id for text in left_beside[:more] for query_id in ordered_beside[text]]
         left, left_beside = left[size:], left_beside[more:]
@@ -184,17 +184,19 @@ def hold_out(
     return {"train": [query_id for query_id in lists if query_id not in held_out], **splits}
 
 
-def _with_two_labels(
-    texts: Sequence[str], size: int, members: Mapping[str, Sequence[str]], lists: Mapping[str, QueryGroup]
-) -> int:
-    """The number of first texts, at least `size`, whose documents have two labels; `size` if all labels are equal."""
-    first: float | None = None
-    for number, text in enumerate(texts, start=1):
-        for label in (label for query_id in members[text] for label in lists[query_id].labels.values()):
-            first = label if first is None else first
-            if label != first:
-                return max(number, size)
-    return size
+def _second_label_first(
+    texts: list[str], size: int, members: Mapping[str, Sequence[str]], lists: Mapping[str, QueryGroup]
+) -> list[str]:
+    """The texts, with the first that brings another label moved into the first `size` if those have one label only."""
+
+    def labels(text: str) -> set[float]:
+        return {label for query_id in members[text] for label in lists[query_id].labels.values()}
+
+    levels = {label for text in texts[:size] for label in labels(text)}
+    other = next((text for text in texts[size:] if labels(text) - levels), None)
+    if len(levels) > 1 or other is None:
+        return texts
+    return [*texts[: size - 1], other, *(text for text in texts[size - 1 :] if text != other)]
 
 
 def labels_of(lists: Mapping[str, QueryGroup]) -> dict[str, dict[str, float]]:

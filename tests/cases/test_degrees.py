@@ -427,13 +427,81 @@ def test_too_few_pairs_are_one_line_before_training(tmp_path: Path, settings: Ca
         path = write(tmp_path / "rows.csv", pairs(STS, count)) if count else write(tmp_path / "rows.csv", [])
         with pytest.raises(
             ValueError,
-            match=r"has no rows|has no test split|of different labels|lack levels|number of training queries",
+            match=r"has no rows|has no test split|of different labels|all labels are",
         ):
-            run(settings(path, *COSENT))
+            prepare(load(settings(path, *COSENT)))
     path = write(tmp_path / "rows.csv", [(f"a {i}", f"b {i}", 0.5) for i in range(30)])
-    with pytest.raises(ValueError, match=r"lack levels|all 3 \w+ pairs have the label 0.5"):
+    with pytest.raises(ValueError, match=r"all labels are 0.5, from which nothing is learned"):
         run(settings(path, *COSENT))
-    assert not list((tmp_path / "outputs").rglob("step-*"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_graded_lists_with_many_empty_ones_or_single_rows_are_relevance():
+    graded = {f"q{i}": {"a": 3.0, "b": 1.0, "c": 0.0} for i in range(10)}
+    assert degrees_of(graded | {f"r{i}": {"a": 0.0, "b": 0.0, "c": 0.0} for i in range(12)}) == ""
+    assert degrees_of(graded | {f"r{i}": {"a": 2.0, "b": 2.0} for i in range(12)}) == ""
+    assert degrees_of(graded | {f"r{i}": {"a": 1.0} for i in range(14)}) == ""
+
+
+@pytest.mark.parametrize("levels", [(0, 4), (4,)])
+def test_a_held_out_file_shares_the_scale_of_the_training_file(levels: tuple[int, ...], tmp_path: Path):
+    path = write(tmp_path / "rows.csv", pairs(RATINGS))
+    held_out = write(
+        tmp_path / "test.csv", [(f"{a} z", b, levels[i % len(levels)]) for i, (a, b, _) in enumerate(pairs(STS))]
+    )
+    data = read(path, test_path=held_out)
+    assert data.split("test").degrees == "labels go from 1 to 5 and none is 0 in data.path"
+    binary = write(tmp_path / "binary.csv", [(f"{a} z", b, x) for a, b, x in pairs((0, 1))])
+    assert read(path, test_path=binary).split("test").degrees == ""
+
+
+def test_no_more_degrees_are_held_out_than_the_limit(tmp_path: Path):
+    rows = [(f"query {i}", f"document {i}", 5 if i % 20 == 0 else 1) for i in range(400)]
+    data = read(write(tmp_path / "rows.csv", rows), max_held_out=5)
+    for split in ("dev", "test"):
+        assert len(data.split(split).queries) == 5
+        assert len({label for judged in data.split(split).labels.values() for label in judged.values()}) == 2
+
+
+def test_splits_of_two_kinds_are_refused_before_training(tmp_path: Path, settings: Callable[..., list[str]]):
+    rows = [(query, document) for query, document, _ in pairs(STS)]
+    (tmp_path / "rows.csv").write_text("".join(f"{a},{b}\n" for a, b in [("anchor", "positive"), *rows]))
+    dev = write(tmp_path / "dev.csv", [(f"{a} z", b, x) for a, b, x in pairs((0.1, 0.5, 0.9), 12)])
+    with pytest.raises(
+        ValueError, match=r"labels of dev are degrees .*those of test are not .*: give data.test_path with"
+    ):
+        prepare(load(settings(str(tmp_path / "rows.csv"), "+exp=embedder_infonce", f"data.dev_path={dev}")))
+    path = write(tmp_path / "sts.csv", pairs(STS))
+    with pytest.raises(ValueError, match=r"has no test split"):
+        prepare(load(settings(path, *COSENT, "data.test_fraction=0")))
+    with pytest.raises(ValueError, match=r"eval.metric=AP needs labels of relevance"):
+        prepare(load(settings(path, *COSENT, "eval=similarity", "eval.metric=AP")))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_options_without_effect_are_named(
+    tmp_path: Path, settings: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
+):
+    prepare(load(settings(write(tmp_path / "rows.csv", pairs(STS)), *COSENT, "eval.dims=[8]")))
+    assert "instead of a ranking, without eval.dims; " in caplog.text
+
+
+def test_no_fusion_weight_is_fitted_by_degrees(tmp_path: Path, tiny_bert_dir: Path, caplog: pytest.LogCaptureFixture):
+    rows = [(f"{a} {kind}", b) for kind in "yz" for a, b, _ in pairs(STS)]
+    paths = [tmp_path / "train.csv", tmp_path / "test.csv"]
+    for path, half in zip(paths, (rows[:40], rows[40:]), strict=True):
+        path.write_text("".join(f"{a},{b}\n" for a, b in [("anchor", "positive"), *half]))
+    dev = write(tmp_path / "dev.csv", [(f"{a} w", b, x) for a, b, x in pairs((0.1, 0.5, 0.9), 12)])
+    places = [
+        f"data.path={paths[0]}",
+        f"data.test_path={paths[1]}",
+        f"data.dev_path={dev}",
+        f"data.cache_dir={tmp_path}",
+    ]
+    model = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "model.max_length=32"]
+    evaluate(load(["data=file", *places, *model, f"output={tmp_path / 'out.json'}"], "evaluate"))
+    assert json.loads((tmp_path / "out.json").read_text())["fusion_weight"] is None
+    assert "gives no fusion weight" in caplog.text
 
 
 def test_a_mixture_is_measured_by_the_source_that_is_evaluated(tmp_path: Path, tiny_beir_dir: Path):
