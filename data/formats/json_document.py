@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.formats.file_format import FileFormat, Record
-from data.formats.jsonl import parse_json, read_lines
+from data.formats.jsonl import as_row, parse_json, read_lines
 from data.formats.layouts import FIELDS
 from data.formats.text_file import plain_name, read_text, with_compressions
 
@@ -18,9 +18,7 @@ def read_json_document(file: Path) -> Iterator[Record]:
     """Yield (place, row) for every row of the value. Raises ValueError if the value or a row is malformed."""
     for number, row in enumerate(rows_of(file, parse_json(str(file), read_text(file))), start=1):
         where = f"{file}: entry {number}"
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
-        yield where, row
+        yield where, as_row(where, row)
 
 
 def is_json_document(file: Path) -> bool:

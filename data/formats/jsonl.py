@@ -22,21 +22,28 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def read_json_lines(path: Path) -> Iterator[Record]:
     """Read every line of a JSONL file as (where, object)."""
     for where, line in read_lines(path):
-        record = parse_json(where, line)
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}{_as_object(record)}")
-        yield where, record
+        yield where, as_row(where, parse_json(where, line))
+
+
+def as_row(where: str, value: Any) -> dict[str, Any]:
+    """The value. Raises ValueError if it is no JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(value).__name__}{_as_object(value)}")
+    return value
 
 
 def parse_json(where: str, text: str) -> Any:
-    """Parse the text of one JSON value. Raises ValueError, which starts with `where`, if it is malformed."""
+    """Parse the text of one JSON value. Raises ValueError, which starts with `where` (and the line, if there are
+    several), if it is malformed."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
+        where = where if "\n" not in text else f"{where}:{error.lineno}"
         comma = error.msg == "Extra data" and text[error.pos :].strip() == ","
         hint = ": remove the comma at the end of the line" if comma else ""
-        raise ValueError(f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at {place}){hint}") from None
+        raise ValueError(
+            f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at column {error.colno}){hint}"
+        ) from None
     except RecursionError:
         raise ValueError(f"{where}: malformed JSON (nested too deeply)") from None
     except ValueError as error:  # an integer of thousands of digits
