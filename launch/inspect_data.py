@@ -45,7 +45,7 @@ def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     tree = compose(["data=file", f"data.path='{escaped}'", *settings])
     if tree["stages"]:
         raise ValueError("+exp: each stage of an experiment has its own training lists: give trainer.list_size instead")
-    options: FileConfig = instantiate(tree["data"])
+    options: FileConfig = instantiate(tree["data"], "data")
     records, collection = list(options.records()), options.build()
     available = collection.available_with(tree["trainer"]["list_size"])
     lines = [*describe_file(file, records, collection), *cut_lines(records, tree, options, settings)]
@@ -67,7 +67,7 @@ def cut_lines(
     if most is not None and longest_row(records) < most // 2:  # no more tokens than bytes: none is cut
         return
     try:
-        model = instantiate(tree["model"]).build(0)
+        model = instantiate(tree["model"], "model").build(0)
     except (ValueError, OSError):
         if any(setting.startswith(("model", "+exp")) for setting in settings):
             raise

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from data.collection import JUDGED_LISTS
+from data.option_names import rename_options
 from losses.contracts import (
     OUTPUTS,
     MissingRequirements,
@@ -281,10 +282,8 @@ def remedy_of_positives(settings: RunConfig, collection: Any, available: set[str
     with_negatives = available | JUDGED_LISTS | {"unit_labels"}
     if missing_requirements(settings.loss, with_negatives) or settings.trainer.list_size < 2:
         return ""
-    alone = [name for name, source in collection.sources.items() if has_only_positives(source.available)]
-    if collection.sources.keys() == {collection.name}:
-        return f"set {ADD_NEGATIVES}" if alone else ""
-    return "".join(f"set data.sources.{name}.lists.random_fraction=0.5 (random documents)" for name in alone[:1])
+    alone = [source for source in collection.sources.values() if has_only_positives(source.available)]
+    return "; ".join(f"set {rename_options(ADD_NEGATIVES, source.node, ('lists',))}" for source in alone)
 
 
 def has_only_positives(available: Collection[str]) -> bool:

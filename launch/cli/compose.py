@@ -67,12 +67,12 @@ def compose(
     return checked
 
 
-def instantiate(tree: Mapping[str, Any]) -> Any:
-    """Build the objects of a composed tree: every node becomes what its `_target_` returns.
+def instantiate(tree: Mapping[str, Any], key: str = "") -> Any:
+    """Build the objects of a composed tree, or of its node `key`: every node becomes what its `_target_` returns.
 
     Raises ValueError with one line that names the key if a dataclass rejects its values.
     """
-    return Schema(tree, construct=True).convert_node(tree, locate(tree.get("_target_"), "config"), "")
+    return Schema(tree, construct=True).convert_node(tree, locate(tree.get("_target_"), key or "config"), key)
 
 
 def check(tree: dict[str, Any], config_name: str, sources: Sources) -> dict[str, Any]:

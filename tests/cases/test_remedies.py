@@ -193,7 +193,7 @@ def read(path: Path, settings: Sequence[str]) -> list[str]:
 
 def build(path: Path, settings: Sequence[str]) -> Collection:
     where = [f"data.path={path}", f"data.cache_dir={path.parent / 'cache'}"]
-    return instantiate(compose(["data=file", *where, *settings])["data"]).build()
+    return instantiate(compose(["data=file", *where, *settings])["data"], "data").build()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -338,6 +338,26 @@ def test_pairs_for_a_reranker_get_negatives_by_what_the_message_names(tmp_path: 
         assert remedy in named[0]
         fits = next(line for line in read(tmp_path / "rows.jsonl", [remedy]) if line.startswith("losses that fit: "))
         assert "lambda_rank" in fits
+
+
+def test_pairs_of_a_mixture_get_negatives_by_keys_that_exist(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text(rows())
+    (tmp_path / "more.jsonl").write_text(rows(neg="another"))
+    mixture = [
+        *("+exp=reranker_listwise", "data=mixture"),
+        *("+data@data.sources.a=file", f"data.sources.a.path={tmp_path / 'rows.jsonl'}"),
+        *("+data@data.sources.b=file", f"data.sources.b.path={tmp_path / 'more.jsonl'}"),
+        *(f"data.sources.{name}.cache_dir={tmp_path}" for name in "ab"),
+        *("data.evaluate_on=b", "data.sources.b.max_held_out=1"),
+    ]
+    run = load(mixture)
+    with pytest.raises(ValueError, match=r"training lists lack comparison") as caught:
+        check_data(run, run.data.build())
+    remedies = re.findall(r"data/candidates@[\w.]+=\w+|data\.sources\.\w\.lists\.\w+=[\d.]+", str(caught.value))
+    assert len(remedies) == 2
+    for remedy in remedies:
+        run = load([*mixture, remedy])
+        check_data(run, run.data.build())
 
 
 def test_settings_that_a_line_names_while_data_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture):
