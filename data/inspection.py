@@ -51,6 +51,8 @@ def shape(record: ListRecord) -> str:
         return f"{'teacher' if record.labels is None else 'graded'} lists{scored}"
     assert record.labels is not None
     positives, negatives = record.labels.count(1.0), record.labels.count(0.0)
+    if not positives:
+        return f"negatives without a relevant document{scored}"
     names = {(1, 0): "positive pairs", (1, 1): "triplets"}
     return f"{names.get((positives, negatives), 'tuples of positives and negatives')}{scored}"
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from data.formats.chats import Chat, Question, Turn, common_question, is_message, parsed
 from data.formats.file_format import Record
-from data.formats.layouts import Layout, is_known
+from data.formats.layouts import CHATS, Layout, is_known, plain_name
+from data.formats.remedies import ignoring
 from data.formats.rows import plain_row
 
 TRUTH_VALUES = {"True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}  # as pandas and others write them to CSV
@@ -29,6 +32,12 @@ class ListRecord:
     prompt: str | None = None
     labelled: bool = True  # False: labels come from "positive" and "negative", not from a column
     num_empty: int = 0  # documents without a text, which are left out
+    is_system: bool = False  # the prompt is a system message
+
+    @property
+    def text_before_query(self) -> str | None:
+        """The prompt as it is put before the query: after a system message comes a line break."""
+        return f"{self.prompt}\n" if self.prompt and self.is_system else self.prompt
 
 
 def read_records(
@@ -72,37 +81,85 @@ class Row:
         num_empty = len(documents) - len(kept)
         if num_empty:
             documents, labels, scores = self._only(kept, documents, labels, scores)
-        query = self._one("query")
-        if not query.strip():
+        if not self._asked.text.strip():
             raise ValueError(f"{self.where}: {self._column('query')!r} is empty")
         weight = self._number("weight") if self._has("weight") else 1.0
         if weight < 0:
             raise ValueError(f"{self.where}: {self._column('weight')!r} must be at least 0, got {weight:g}")
-        prompt = self._one("prompt") if self._has("prompt") else None
+        prompt, is_system = self._prompt()
         labelled = self.layout.kind in ("pairs", "lists") and bool({"label", "score"} & set(self.layout.columns))
-        kind = self.layout.kind
-        return ListRecord(self.where, kind, query, documents, labels, scores, weight, prompt, labelled, num_empty)
+        return ListRecord(
+            self.where,
+            self.layout.kind,
+            self._asked.text,
+            documents,
+            labels,
+            scores,
+            weight,
+            prompt,
+            labelled,
+            num_empty,
+            is_system,
+        )
+
+    @cached_property
+    def _asked(self) -> Question:
+        """The query. Without a column of its own it is what the chats of both documents begin with."""
+        if "query" in self.layout.columns:
+            what, value = self._what("query"), self._value("query")
+            chat = Chat.read(what, value)
+            return Question(text_of(what, value)) if chat is None else chat.question(what)
+        chosen, rejected = (Chat.read(self._what(name), self._value(name)) for name in ("chosen", "rejected"))
+        if chosen is None or rejected is None:
+            raise ValueError(f"{self.where}: no query: chosen and rejected are no chats, so add a column 'prompt'")
+        return common_question(self.where, chosen, rejected)
+
+    def _prompt(self) -> tuple[str | None, bool]:
+        """The text before the query, and whether it is a system message: of the query's chat, or of a document's."""
+        own = [c for name in ("document", "positive", "chosen") for c in self.layout.columns.get(name, ())]
+        chats = (Chat.read(self.where, item) for column in own for item in _as_list(self._cell(column)))
+        system = self._asked.system or next((chat.system for chat in chats if chat is not None and chat.system), None)
+        if not self._has("prompt"):
+            return system, system is not None
+        prompt, column = self._one("prompt"), self._column("prompt")
+        if system and prompt.strip() != system:
+            raise ValueError(
+                f"{self.where}: a system message and column {column} may both be the prompt: {ignoring([column])}"
+            )
+        return (prompt.strip() or None, True) if plain_name(column) == "system" else (prompt, False)
+
+    def _relevant(self, name: str) -> str:
+        """The text of the one relevant document: of the column of a field, or the answer in the query's chat."""
+        if name in self.layout.columns:
+            return self._one(name)
+        if self._asked.answer is None:
+            raise ValueError(f"{self._what('query')}: no message of the assistant after the user's last one")
+        return self._asked.answer
 
     def _only(
         self, kept: Sequence[int], documents: list[str], labels: list[float] | None, scores: list[float] | None
     ) -> tuple[list[str], list[float] | None, list[float] | None]:
-        """The documents at these places. Raises ValueError if no document is left, or no relevant one of several."""
-        had_positive = labels is not None and max(labels) > 0
+        """The documents at these places. Raises ValueError if no document is left, or no relevant one of several; the
+        negatives of a tuple may stay alone."""
+        had_positive = labels is not None and max(labels) > 0 and self.layout.kind != "tuples"
         if not kept or (had_positive and not any(labels[index] > 0 for index in kept)):  # type: ignore[index]
             names = {"pairs": "document", "tuples": "positive", "lists": "documents", "preferences": "chosen"}
-            name = names[self.layout.kind]
+            name = names[self.layout.kind] if names[self.layout.kind] in self.layout.columns else "negative"
             raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
         labels, scores = (None if v is None else [v[index] for index in kept] for v in (labels, scores))
         return [documents[index] for index in kept], labels, scores
 
     def _pairs(self) -> tuple[list[str], list[float] | None, list[float] | None]:
-        document = [self._one("document")]
+        document = [self._relevant("document")]
         if "label" in self.layout.columns:
             return document, self._labels("label", 1), self._scores("score", 1)
         return document, self._labels("score", 1) if "score" in self.layout.columns else [1.0], None
 
     def _tuples(self) -> tuple[list[str], list[float] | None, list[float] | None]:
-        positives, negatives = self._texts("positive"), self._texts("negative") if self._has("negative") else []
+        negatives = self._texts("negative") if self._has("negative") else []
+        positives = self._texts("positive", optional=bool(negatives)) if "positive" in self.layout.columns else []
+        if "positive" not in self.layout.columns and self._asked.answer is not None:
+            positives = [self._asked.answer]
         scores = self._split_scores(len(positives), len(negatives))
         teacher = "score" if "score" in self.layout.columns else "label"
         if teacher in self.layout.columns:
@@ -122,13 +179,14 @@ class Row:
         return documents, labels, scores
 
     def _preferences(self) -> tuple[list[str], list[float] | None, list[float] | None]:
-        return [self._one("chosen"), self._one("rejected")], [1.0, 0.0], self._split_scores(1, 1)
+        return [self._relevant("chosen"), self._one("rejected")], [1.0, 0.0], self._split_scores(1, 1)
 
     def _split_scores(self, positives: int, negatives: int) -> list[float] | None:
         """Read the scores of positives and negatives from separate columns."""
         first, second = self._scores("positive_scores", positives), self._scores("negative_scores", negatives)
         if first is None and second is None:
             return None
+        first = [] if first is None and not positives else first
         if first is None or (second is None and negatives):
             missing = "positive_scores" if first is None else "negative_scores"
             raise ValueError(f"{self.where}: no {missing}: either all documents have a score or none has")
@@ -137,7 +195,7 @@ class Row:
     def _inline_scores(self) -> list[float] | None:
         """Read the scores inside the documents, if these are objects."""
         columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
-        items = [item for column in columns for item in _as_list(self.row.get(column))]
+        items = [item for column in columns for item in _as_list(self.row.get(column) or [])]
         if not all(isinstance(item, Mapping) and item.get("score") is not None for item in items):
             return None
         return [self._to_number("score", item["score"]) for item in items]
@@ -149,24 +207,32 @@ class Row:
         return self.layout.columns[name][0]
 
     def _value(self, name: str) -> Any:
-        value = self.row.get(self._column(name))
+        value = self._cell(self._column(name))
         if value is None:
             raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
         return value
 
-    def _one(self, name: str) -> str:
-        return text_of(f"{self.where}: {self._column(name)!r}", self._value(name))
+    def _what(self, name: str) -> str:
+        return f"{self.where}: {self._column(name)!r}"
 
-    def _texts(self, name: str) -> list[str]:
-        """Read all texts of a field: one text, a list of texts, or one per column."""
-        values = [(column, self.row.get(column)) for column in self.layout.columns[name]]
+    def _cell(self, column: str) -> Any:
+        value = self.row.get(column)
+        return parsed(f"{self.where}: {column!r}", value) if plain_name(column) in CHATS else value
+
+    def _one(self, name: str) -> str:
+        return text_of(self._what(name), self._value(name), self._asked.all_turns)
+
+    def _texts(self, name: str, *, optional: bool = False) -> list[str]:
+        """Read all texts of a field: one text, a list of texts, or one per column. Raises ValueError if there is none,
+        unless it is `optional`."""
+        values = [(column, self._cell(column)) for column in self.layout.columns[name]]
         texts = [
-            "" if item is None else text_of(f"{self.where}: {column!r}", item)
+            "" if item is None else text_of(f"{self.where}: {column!r}", item, self._asked.all_turns)
             for column, value in values
             if value is not None
             for item in _as_list(value)
         ]
-        if not texts and name != "negative":
+        if not texts and not optional and name != "negative":
             raise ValueError(f"{self.where}: no value in column {self._column(name)!r} ({name})")
         return texts
 
@@ -210,9 +276,11 @@ class Row:
         return number
 
 
-def text_of(what: str, value: Any) -> str:
-    """Read a text: a string, the title and text of an object, or the contents of messages. Raises ValueError, which
-    names `what`, for any other value."""
+def text_of(what: str, value: Any, asked: Sequence[Turn] = ()) -> str:
+    """Read a text: a string, the title and text of an object, or of a chat its answer to the messages that were
+    `asked`. Raises ValueError, which names `what`, for any other value."""
+    if (chat := Chat.read(what, value)) is not None:
+        return text_of(what, chat.answer(what, asked))
     if isinstance(value, list) and value and all(isinstance(item, Mapping) and "content" in item for item in value):
         return "\n".join(text_of(what, message["content"]) for message in value)
     if isinstance(value, Mapping):
@@ -230,6 +298,6 @@ def text_of(what: str, value: Any) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """The texts of a cell that holds one or several. A list of messages is one text."""
-    is_messages = isinstance(value, list) and any(isinstance(item, Mapping) and "role" in item for item in value)
-    return value if isinstance(value, list) and not is_messages else [value]
+    """The texts of a cell that holds one or several. A chat is one text."""
+    is_chat = isinstance(value, list) and any(map(is_message, value))
+    return value if isinstance(value, list) and not is_chat else [value]

@@ -103,7 +103,7 @@ def group_by_query(
         if record.kind == "preferences":
             number = rows_of_text[query_id] = rows_of_text.get(query_id, 0) + 1
             query_id = f"{query_id}-{number}"
-        entry = found.setdefault(query_id, QueryGroup(record.query, record.prompt, record.kind))
+        entry = found.setdefault(query_id, QueryGroup(record.query, record.text_before_query, record.kind))
         entry.labelled = entry.labelled and record.labels is not None
         entry.weights.append(record.weight)
         labels = record.labels or [0.0] * len(record.documents)

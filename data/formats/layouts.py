@@ -10,7 +10,7 @@ from data.formats.remedies import ignoring, setting
 
 # Names of columns by field. `prompt` is the query if there is no other query (TRL), else the text before the query.
 NAMES = {
-    "query": ("query", "anchor", "question", "query_text", "sentence1", "messages"),
+    "query": ("query", "anchor", "question", "query_text", "sentence1", "messages", "conversations", "conversation"),
     "document": ("document", "passage", "doc", "text", "sentence2", "completion", "response"),
     "documents": ("documents", "docs", "passages", "candidates"),
     "positive": ("positive", "positives", "pos", "answer", "positive_passages", "positive_ctxs", "positive_messages"),
@@ -19,13 +19,13 @@ NAMES = {
         *("hard_negative", "hard_negatives", "hard_negative_ctxs", "rejected_response"),
     ),
     "chosen": ("chosen",),
-    "rejected": ("rejected",),
+    "rejected": ("rejected", "rejected_messages"),
     "label": ("label", "labels", "relevance"),
     "score": ("score", "scores", "teacher_scores"),
     "positive_scores": ("positive_scores", "pos_scores", "score_chosen"),
     "negative_scores": ("negative_scores", "neg_scores", "score_rejected"),
     "weight": ("weight",),
-    "prompt": ("prompt",),
+    "prompt": ("prompt", "system"),
     "id": ("id", "_id", "query_id", "qid", "idx", "index"),
 }
 FIELDS = {name: field for field, names in NAMES.items() for name in names}
@@ -36,13 +36,20 @@ LAYOUTS = (
     "query, documents, labels or scores",
     "prompt, chosen, rejected",
     "prompt, completion, label",
+    "messages (negative_messages, rejected_messages or label)",
 )
+# Columns of chats. The chat of the query may hold the relevant document as well, as the answer of the assistant.
+CHATS = ("messages", "conversations", "conversation", "positive_messages", "negative_messages", "rejected_messages")
 
 
 def field_of_column(name: str) -> str | None:
     """The field of a column by its name, in any case, with spaces or hyphens for underscores; None if it is unknown."""
-    plain = re.sub(r"[ -]+", "_", name.strip().lower())
+    plain = plain_name(name)
     return "negative" if NUMBERED.fullmatch(plain) else FIELDS.get(plain)
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"[ -]+", "_", name.strip().lower())
 
 
 def is_known(name: str) -> bool:
@@ -78,7 +85,10 @@ class Layout:
         for name, found in fields.items():
             columns.setdefault(str(found), []).append(name)
         if "query" not in columns and {"chosen", "document"} & set(columns) and "prompt" in columns:
-            columns["query"] = columns.pop("prompt")
+            prompts = columns.pop("prompt")
+            systems = [name for name in prompts if plain_name(name) == "system" and name not in own]
+            asked = [name for name in prompts if name not in systems]
+            columns |= {field: names for field, names in (("query", asked), ("prompt", systems)) if names}
         if {"document", "negative"} <= set(columns) and "positive" not in columns:
             columns["positive"] = columns.pop("document")
         for found, several in columns.items():
@@ -89,9 +99,13 @@ class Layout:
                     f"{where}: columns {' and '.join(several)} all name the {found}: leave all but one out, such as "
                     f"{ignoring(rest)}"
                 )
-        kind = _kind(set(columns))
+        is_chat = plain_name(columns.get("query", [""])[0]) in CHATS
+        if is_chat and {"prompt", "chosen"} <= set(columns) and plain_name(columns["prompt"][0]) == "prompt":
+            both = columns["query"] + columns["prompt"]
+            raise ValueError(f"{where}: columns {' and '.join(both)} may both be the query: {ignoring(both[:1])}")
+        kind = _kind(set(columns), is_chat)
         if kind is None:
-            surplus = [name for found in _surplus(set(columns)) for name in columns[found]]
+            surplus = [name for found in _surplus(set(columns), is_chat) for name in columns[found]]
             or_leave_out = f", {ignoring(surplus)} leaves out what is too much" if surplus else ""
             raise ValueError(
                 f"{where}: columns {', '.join(names)} form no known layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
@@ -111,8 +125,9 @@ def _unknown_columns(names: Sequence[str], hint: str) -> str:
     )
 
 
-def _kinds(fields: set[str]) -> dict[str, tuple[set[str], set[str]]]:
-    """The fields that a row of each kind needs, and those that it may have."""
+def _kinds(fields: set[str], is_chat: bool) -> dict[str, tuple[set[str], set[str]]]:
+    """The fields that a row of each kind needs, and those that it may have. `is_chat`: the query is a chat, which may
+    hold the relevant document."""
     kinds = {
         "pairs": ({"query", "document"}, {"label", "score"}),
         "tuples": ({"query", "positive"}, {"negative", "positive_scores", "negative_scores"}),
@@ -121,18 +136,27 @@ def _kinds(fields: set[str]) -> dict[str, tuple[set[str], set[str]]]:
     }
     if {"positive", "negative"} <= fields:
         kinds["tuples"][1].update({"label", "score"})  # a teacher's, of the positive and the negatives
+    elif "negative" in fields:
+        kinds["tuples"] = ({"query", "negative"}, {"negative_scores"})  # without a relevant document
+    if {"chosen", "rejected"} <= fields:
+        kinds["preferences"][0].discard("query")  # it may be what both chats begin with
+        kinds["preferences"][1].add("query")
+    if is_chat and not {"document", "documents", "positive", "chosen"} & fields:
+        kinds["pairs"][0].remove("document")
+        kinds["preferences"][0].remove("chosen")
     return {
         kind: (required, required | further | {"weight", "prompt", "id"}) for kind, (required, further) in kinds.items()
     }
 
 
-def _kind(fields: set[str]) -> str | None:
-    return next((kind for kind, (required, valid) in _kinds(fields).items() if required <= fields <= valid), None)
+def _kind(fields: set[str], is_chat: bool) -> str | None:
+    kinds = _kinds(fields, is_chat)
+    return next((kind for kind, (required, valid) in kinds.items() if required <= fields <= valid), None)
 
 
-def _surplus(fields: set[str]) -> set[str]:
+def _surplus(fields: set[str], is_chat: bool) -> set[str]:
     """The fewest fields without which the others form a layout; empty if there are none."""
-    found = [fields - valid for required, valid in _kinds(fields).values() if required <= fields]
+    found = [fields - valid for required, valid in _kinds(fields, is_chat).values() if required <= fields]
     return min(found, key=len, default=set())
 
 

@@ -27,7 +27,12 @@ def chat_template(template: PromptTemplate) -> str:
         for index, part in enumerate(SLOT.split(piece)):  # text, slot, text, ...
             parts.append(values[part] if index % 2 else _literal(part))
     expression = " ~ ".join(part for part in parts if part != '""')
-    return MESSAGES.replace("INSTRUCTION", _literal(template.instruction)) + "{{- " + expression + " -}}"
+    return (
+        MESSAGES.replace("INSTRUCTION", _literal(template.own_line(template.instruction)))
+        + "{{- "
+        + expression
+        + " -}}"
+    )
 
 
 def _literal(text: str) -> str:

@@ -59,6 +59,12 @@ class PromptTemplate:
         before = "".join(self.pieces).partition("{document}")[0]
         return "{query}" in before and ("{instruction}" in before or not self.takes_instruction)
 
+    def own_line(self, instruction: str) -> str:
+        """The instruction, without the line break at its end (of a system message) if the template breaks the line
+        there."""
+        text = "".join(self.pieces).replace("{instruction}", self.instruction_format)
+        return instruction.removesuffix("\n") if "{instruction}\n" in text else instruction
+
     def instructed(self, instruction: str) -> list[list[str]]:
         """Insert the instruction. Returns each piece as [text, slot, text, ...] with the slots "query" and "document".
 
@@ -66,7 +72,7 @@ class PromptTemplate:
         """
         if instruction and not self.takes_instruction:
             raise ValueError(f"instruction {instruction[:40]!r}: the model's prompt template has no {{instruction}}")
-        line = self.instruction_format.replace("{instruction}", instruction) if instruction else ""
+        line = self.instruction_format.replace("{instruction}", self.own_line(instruction)) if instruction else ""
         return [_fill(SLOT.split(piece), line) for piece in self.pieces]
 
 

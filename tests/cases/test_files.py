@@ -270,7 +270,7 @@ def test_negatives_that_say_nothing_are_left_out_and_counted(tmp_path: Path, cap
     assert set(data.documents.values()) == {"x", "y", "n", "Warm Bread", "m", "z", "v", "W", "k"}
     assert "4 documents without a text are left out of their lists" in caplog.text
     assert "4 negatives are positives of the same query (equal up to case and spacing): left out" in caplog.text
-    for row in ({"query": "a", "pos": [""], "neg": ["n"]}, {"query": "a", "positive": " "}):
+    for row in ({"query": "a", "pos": [""], "neg": [" "]}, {"query": "a", "positive": " "}):
         (tmp_path / "no.jsonl").write_text(jsonl([row]))
         with pytest.raises(ValueError, match=r"no.jsonl:1: no value in column 'pos\w*' \(positive\)"):
             build(tmp_path / "no.jsonl")

@@ -46,7 +46,7 @@ GRADED = {"query": "q", "docs": ["x", "y"], "labels": [1, 0]}
         ({**PAIR, "label": [1, 0]}, "'label' has 2 numbers for 1 documents"),
         ({**PAIR, "weight": -1}, "'weight' must be at least 0, got -1"),
         ({**PAIR, "prompt": 3}, "'prompt' must be a text, got int"),
-        ({**TRIPLET, "positive": []}, "no value in column 'positive' (positive)"),
+        ({**TRIPLET, "positive": [], "negative": []}, "no value in column 'positive' (positive)"),
         ({**TRIPLET, "negative": [{"id": 3}]}, "'negative' must be a text, got dict"),
         ({**TRIPLET, "score": [1, 2, 3]}, "'score' has 3 numbers for 2 documents"),
         ({**TRIPLET, "pos_scores": [1]}, "no negative_scores: either all documents have a score or none has"),
