@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.batch import TokenSequences
 from data.formats.documents import Document
@@ -35,14 +35,18 @@ def rank_documents(
     raw: bool = False,
     instruction: str | None = None,
     template: str | None = None,
+    special_tokens: bool = False,
 ) -> list[RankedDocument]:
     """Rank `documents`, best first, ties in their given order. `instruction` replaces the model's own; `template` names
-    the prompt template of a language model whose folder has none.
+    the prompt template of a language model whose folder has none. With `special_tokens` the control tokens that query
+    and documents spell are read as such; else as the folder says.
 
     The score is that of sentence-transformers' `CrossEncoder.predict`: the logit after the model's own activation, or
     the logit itself if `raw`. Documents are sorted by the logits, because a sigmoid makes ties.
     """
     model = load_reranker(name_or_path, max_length, template).to(device())
+    if special_tokens:
+        model.tokenizer = replace(model.tokenizer, split_special_tokens=False)
     sequences = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )

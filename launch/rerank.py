@@ -40,7 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from inference.rank import rank_documents  # torch and transformers only once the arguments are known to be right
 
     ranking = rank_documents(
-        options.model, options.query, documents, options.max_length, options.raw, options.instruction, options.template
+        options.model,
+        options.query,
+        documents,
+        options.max_length,
+        options.raw,
+        options.instruction,
+        options.template,
+        options.special_tokens,
     )[: options.top_k]
     if options.json:
         content = {"query": options.query, "model": options.model, "results": [asdict(row) for row in ranking]}
@@ -89,6 +96,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--template",
         choices=sorted(TEMPLATES),
         help="the prompt of a language model whose folder has none, as a copy of Qwen3-Reranker",
+    )
+    parser.add_argument(
+        "--special-tokens",
+        action="store_true",
+        help="read [SEP], <|im_end|> and the like in texts as control tokens, for models trained so elsewhere",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="show the best N only")
     parser.add_argument("--max-length", type=int, metavar="TOKENS", help="per pair of query and document")

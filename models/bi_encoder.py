@@ -60,6 +60,7 @@ class BiEncoderConfig(PretrainedOptions):
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
+    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
     separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
 
@@ -176,7 +177,8 @@ class BiEncoderConfig(PretrainedOptions):
         prompts = folder.prompts if self.prompts is None else self.prompts
         default = folder.settings.get("default_prompt_name")
         texts = TextTokenizer(tokenizer, max_length, prompts, default if default in prompts else None)
-        texts = replace(texts, include_prompt=head.include_prompt)
+        split = self.splits_special_tokens(folder)
+        texts = replace(texts, include_prompt=head.include_prompt, split_special_tokens=split)
         return Tower(wrapped, modes, dense, source=source), texts, head
 
     def _dense(self, head: Head, dim: int) -> list[Dense]:

@@ -48,6 +48,7 @@ class CrossEncoderConfig(PretrainedOptions):
     attention: str | None = None  # None: the best that the model has
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
+    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class CrossEncoderConfig(PretrainedOptions):
             max_length,
             folder.prompts if is_reranker else {},
             folder.settings.get("default_prompt_name") if is_reranker else None,
+            split_special_tokens=self.splits_special_tokens(folder),
             document_prompt=folder.document_prompt if is_reranker else "",
         )
         activation = nn.Identity() if missing else activation_of(folder, backbone.config)

@@ -65,6 +65,7 @@ class LLMRerankerConfig(PretrainedOptions):
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
     shared_prefix: bool = True  # score the common beginning of a list's prompts once, if the model can
+    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
@@ -156,6 +157,7 @@ class LLMRerankerConfig(PretrainedOptions):
             tokenizer,
             max_length,
             folder.prompts if folder.kind == "CrossEncoder" else {},
+            split_special_tokens=self.splits_special_tokens(folder),
             template=template,
             max_query_length=self.max_query_length,
         )

@@ -21,6 +21,7 @@ class PretrainedOptions(ModelOptions):
 
     dropout: float | None
     lora: LoRAConfig | None
+    split_special_tokens: bool | None
     trust_remote_code: bool
 
     def folder(self) -> Path:
@@ -52,6 +53,10 @@ class PretrainedOptions(ModelOptions):
         if base := base_folder(self.read_folder()):
             files |= {f"base/{name}": file for name, file in content_files(base.path).items()}
         return {"name_or_path": files}
+
+    def splits_special_tokens(self, folder: ModelFolder) -> bool:
+        """Whether control tokens that a text spells are read as text."""
+        return folder.split_special_tokens if self.split_special_tokens is None else self.split_special_tokens
 
     @property
     def requested_dropout(self) -> float:

@@ -12,6 +12,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
+from models.control_tokens import TextReader, text_reader
 from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.checks import check_embeddings, settle_padding
@@ -26,12 +27,17 @@ TokenIds = Mapping[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class ModelTokenizer:
-    """A tokenizer with the model's maximum length and prompts."""
+    """A tokenizer with the model's maximum length and prompts.
+
+    With `split_special_tokens` the control tokens that a query or document spells are read as text; those of prompts
+    never are.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    split_special_tokens: bool = True
 
     layout: ClassVar[Layout]  # of the rows of a list (data.batch.ListExample)
 
@@ -44,23 +50,46 @@ class ModelTokenizer:
     @property
     def fingerprint(self) -> str:
         """A text that is equal for two tokenizers if they give the same rows."""
-        return f"{self.max_length} {self.tokenizer.padding_side} {self.tokenizer.backend_tokenizer.to_str()}"
+        options = f"{self.max_length} {self.tokenizer.padding_side} {self.split_special_tokens}"
+        return f"{options} {self.tokenizer.backend_tokenizer.to_str()}"
+
+    @property
+    def reader(self) -> TextReader:
+        """The tokenizer with which prompts and texts are read."""
+        if not self.split_special_tokens:
+            return TextReader(self.tokenizer)
+        return text_reader(self.tokenizer, self.template_text)
+
+    @property
+    def template_text(self) -> str:
+        """All text of the model's prompt template."""
+        return ""
+
+    def all_prompts(self) -> list[str]:
+        """All prompts that may be put before a text."""
+        return list(self.prompts.values())
 
     def check_prompt(self, prompt: str | None) -> None:
         """Raise ValueError if a prompt leaves no room for the text."""
         if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
             return
-        if (tokens := len(self.tokenizer(prompt).input_ids)) >= self.max_length:
+        if (tokens := len(self.reader.tokenizer(self.reader.prompt(prompt)).input_ids)) >= self.max_length:
             raise ValueError(
                 f"prompt {prompt[:40]!r}... has {tokens} tokens of model.max_length={self.max_length}: shorten it"
             )
 
+    def _prepend(self, prompt: str, texts: list[str]) -> list[str]:
+        """The texts with the prompt before them, as `_encode` reads them."""
+        before, reader = self.reader.prompt(prompt), self.reader
+        return [before + reader.text(text) for text in texts]
+
     def _encode(self, first: list[str], second: list[str] | None = None) -> TokenIds:
-        """Tokenise texts or pairs, with "truncated": [tokens cut from the first text, from the second] per row.
+        """Tokenise texts or pairs of `_prepend`, with "truncated": [tokens cut from the first, from the second] per
+        row.
 
         No row is empty: an empty text becomes one padding token that is read, if the tokenizer adds no token of its
         own."""
-        encoded = self.tokenizer(
+        encoded = self.reader.tokenizer(
             first,
             second,
             truncation="longest_first",
@@ -78,7 +107,8 @@ class ModelTokenizer:
         lost = [[0, 0] for _ in encoded["input_ids"]]
         for side, own in enumerate(texts):
             distinct = list(dict.fromkeys(own[index] for index in full))
-            ids = self.tokenizer(distinct, add_special_tokens=False, verbose=False).input_ids if distinct else []
+            tokenizer = self.reader.tokenizer
+            ids = tokenizer(distinct, add_special_tokens=False, verbose=False).input_ids if distinct else []
             lengths = {text: len(row) for text, row in zip(distinct, ids, strict=True)}
             for index in full:
                 lost[index][side] = max(0, lengths[own[index]] - encoded.sequence_ids(index).count(side))
@@ -107,7 +137,7 @@ class PairTokenizer(ModelTokenizer):
         prompt of None is the model's own."""
         prompt = self.query_prompt if query_prompt is None else query_prompt
         before = self.document_prompt if document_prompt is None else document_prompt
-        return self._encode(_prepend(prompt, queries), _prepend(before, documents))
+        return self._encode(self._prepend(prompt, queries), self._prepend(before, documents))
 
     def encode_list(
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
@@ -115,6 +145,9 @@ class PairTokenizer(ModelTokenizer):
         """Make a row per pair (query, document). A prompt of None is the model's own."""
         self.check_prompt(query_prompt)
         return self([query] * len(documents), documents, query_prompt, document_prompt)
+
+    def all_prompts(self) -> list[str]:
+        return [*super().all_prompts(), self.document_prompt]
 
     @property
     def query_prompt(self) -> str:
@@ -139,7 +172,7 @@ class TextTokenizer(ModelTokenizer):
         """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per text, and "truncated".
         `prompt` None: that of the role."""
         prompt = self.prompt(role) if prompt is None else prompt
-        encoding = dict(self._encode(_prepend(prompt, texts)))
+        encoding = dict(self._encode(self._prepend(prompt, texts)))
         if role != "query":
             encoding["truncated"] = [[second, first] for first, second in encoding["truncated"]]
         lengths = [len(row) for row in encoding["input_ids"]]
@@ -174,12 +207,9 @@ class TextTokenizer(ModelTokenizer):
         """The number of tokens before the text: those of the prompt without the special token at its end."""
         if not prompt:
             return 0
-        ids = self.tokenizer(prompt, truncation=True, max_length=self.max_length).input_ids
+        read = self.reader
+        ids = read.tokenizer(read.prompt(prompt), truncation=True, max_length=self.max_length).input_ids
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
-
-
-def _prepend(prompt: str, texts: list[str]) -> list[str]:
-    return [prompt + text for text in texts] if prompt else texts
 
 
 def load_plain_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
@@ -203,6 +233,7 @@ def load_tokenizer(
     tokenizer = load_plain_tokenizer(folder)
     check_embeddings(folder, tokenizer, model)
     settle_padding(folder, tokenizer, model, reads_padding=reads_padding)
+    tokenizer.split_special_tokens = False  # control tokens of prompts are read: `ModelTokenizer.reader`
     if folder.transformer.get("do_lower_case"):
         old = tokenizer.backend_tokenizer.normalizer
         tokenizer.backend_tokenizer.normalizer = NormalizerSequence([Lowercase(), *([old] if old else [])])

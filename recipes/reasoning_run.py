@@ -230,9 +230,14 @@ def fit(
         seed=settings.seed,
         limit=options.max_steps * options.batch_size,
     )
-    tokenizer = model.tokenizer.tokenizer
     trainer = make_trl_trainer(
-        model.backbone, arguments, prompts, template=settings.template, tokenizer=tokenizer, log=log
+        model.backbone,
+        arguments,
+        prompts,
+        template=settings.template,
+        tokenizer=model.tokenizer.tokenizer,
+        prompt_tokenizer=model.tokenizer.reader.tokenizer,
+        log=log,
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if preemption.agreed():

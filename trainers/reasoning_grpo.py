@@ -158,7 +158,8 @@ def training_prompts(
     collection: Collection, tokenizer: PromptTokenizer, *, list_size: int, options: Any, seed: int, limit: int
 ) -> list[dict[str, Any]]:
     """TRL's rows {prompt: text, relevant: bool}, at most `limit`: one row per document of the training lists of the
-    first epoch. The queries are in random order, and the texts are truncated."""
+    first epoch. The queries are in random order, and the texts are truncated. They are to be read by
+    `tokenizer.reader.tokenizer`, which reads the control tokens of the template alone."""
     lists = TrainingLists(collection, tokenizer, list_size=list_size, seed=seed, options=options)
     order = sorted(range(len(lists)), key=lambda index: stable_hash("reasoning", seed, lists.query_ids[index]))
     rows: list[dict[str, Any]] = []
@@ -171,7 +172,7 @@ def training_prompts(
         cut += Truncation.of_rows(example.sequences.truncated, [size], size) or Truncation()
         ids = _rows(example.sequences.features["input_ids"], example.sequences.lengths)
         for row, label in zip(ids, example.labels, strict=True):
-            text = tokenizer.tokenizer.decode(row, skip_special_tokens=False)
+            text = tokenizer.reader.tokenizer.decode(row, skip_special_tokens=False)
             rows.append({"prompt": text, "relevant": bool(label > 0)})
     if line := cut_line({"train": cut}, tokenizer.max_length):
         logger.warning(line)
@@ -192,10 +193,12 @@ def make_trl_trainer(
     *,
     template: ReasoningTemplate,
     tokenizer: Any,
+    prompt_tokenizer: Any,
     log: Callable[[Mapping[str, float], int], None],
 ) -> Any:
-    """Make TRL's `GRPOTrainer`. `log(metrics, step)` gets its metrics, those logged before a resume included. It saves
-    and stops at the step at which all ranks know of a preemption."""
+    """Make TRL's `GRPOTrainer`. `prompt_tokenizer` reads the prompts of `rows`, `tokenizer` the completions.
+    `log(metrics, step)` gets its metrics, those logged before a resume included. It saves and stops at the step at
+    which all ranks know of a preemption."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOTrainer
@@ -222,7 +225,7 @@ def make_trl_trainer(
     class Trainer(GRPOTrainer):
         def _tokenize_prompts(self, prompts: list[str]) -> Any:
             """Tokenise without adding special tokens: the template contains them."""
-            return tokenizer(prompts, add_special_tokens=False)["input_ids"], None, {}
+            return prompt_tokenizer(prompts, add_special_tokens=False)["input_ids"], None, {}
 
     return Trainer(
         model=model,

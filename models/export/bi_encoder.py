@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from models.export.control_tokens import note, own_settings, splits_for_others
 from models.export.folder import (
     full_state_dict,
     list_prompts,
@@ -93,11 +94,13 @@ def _write_modules(
     modules = [(transformer, f"{MODULE}Transformer"), (f"{prefix}1_Pooling", f"{MODULE}Pooling")]
     (work / transformer).mkdir(exist_ok=True)
     write_backbone(tower.backbone, work / transformer, source=tower.source, adapter_only=adapter_only)
-    write_tokenizer(model.tokenizer.tokenizer, model.tokenizer.max_length, work / transformer)
-    options = {"max_seq_length": model.tokenizer.max_length, "do_lower_case": False}
+    tokenizer = model.tokenizer
+    split = splits_for_others(tokenizer, tokenizer.all_prompts())
+    write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work / transformer, split_special_tokens=split)
+    options = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
     write_json(work / transformer / "sentence_bert_config.json", options)
     hidden = tower.backbone.config.hidden_size
-    pooling = pooling_config(tower.modes) | {"include_prompt": model.tokenizer.include_prompt}
+    pooling = pooling_config(tower.modes) | {"include_prompt": tokenizer.include_prompt}
     write_json(work / modules[1][0] / "config.json", {"word_embedding_dimension": hidden} | pooling)
     for layer in tower.dense:
         assert isinstance(layer, Dense)
@@ -127,6 +130,7 @@ def _settings(model: BiEncoder) -> dict[str, Any]:
         "prompts": _prompts(model.tokenizer),
         "default_prompt_name": model.tokenizer.default_prompt,
         "similarity_fn_name": model.similarity,
+        **own_settings(model.tokenizer),
     }
 
 
@@ -144,7 +148,7 @@ def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> No
         dimension=model.dimension,
         similarity=model.similarity,
         max_length=model.tokenizer.max_length,
-        prompts=list_prompts(_prompts(model.tokenizer), PROMPTS),
+        prompts=note(model.tokenizer, model.tokenizer.all_prompts()) + list_prompts(_prompts(model.tokenizer), PROMPTS),
     )
     write_card(
         work,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.export.control_tokens import note, own_settings, splits_for_others
 from models.export.folder import (
     list_prompts,
     new_folder,
@@ -46,7 +47,9 @@ def export_cross_encoder(
     """
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
-        write_tokenizer(model.tokenizer.tokenizer, model.tokenizer.max_length, work)
+        tokenizer = model.tokenizer
+        split = splits_for_others(tokenizer, tokenizer.all_prompts())
+        write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work, split_special_tokens=split)
         _write_settings(model, work)
         scale = f"the raw logit through {type(model.activation).__name__}"
         write_card(
@@ -57,7 +60,10 @@ def export_cross_encoder(
             tags=["cross-encoder", "reranker", "text-ranking"],
             body=card,
             usage=USAGE.format(
-                folder=folder, max_length=model.tokenizer.max_length, scale=scale, prompts=_prompts(model.tokenizer)
+                folder=folder,
+                max_length=tokenizer.max_length,
+                scale=scale,
+                prompts=note(tokenizer, tokenizer.all_prompts()) + _prompts(tokenizer),
             ),
         )
 
@@ -98,5 +104,6 @@ def _write_settings(model: CrossEncoder, work: Path) -> None:
             "prompts": dict(model.tokenizer.prompts),
             "default_prompt_name": model.tokenizer.default_prompt,
             **({DOCUMENT_PROMPT: document} if (document := model.tokenizer.document_prompt) else {}),
+            **own_settings(model.tokenizer),
         },
     )

@@ -91,10 +91,15 @@ def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, sourc
             merge_adapters(backbone, state).save_pretrained(folder)
 
 
-def write_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+def write_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path, *, split_special_tokens: bool = False
+) -> None:
+    """Write the tokenizer. `split_special_tokens`: transformers is to read control tokens in its input as text."""
     with quiet():
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = max_length
+        tokenizer.split_special_tokens = split_special_tokens
+        tokenizer.init_kwargs["split_special_tokens"] = split_special_tokens  # its keys are saved
         tokenizer.save_pretrained(folder)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.answer_head import LogitTransform
+from models.export.control_tokens import can_sanitize, note, own_settings
 from models.export.folder import (
     list_prompts,
     new_folder,
@@ -58,7 +59,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
 messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
-inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True{sanitized})
 with torch.no_grad():
     logits = model(**inputs).logits[0, -1]
 score = logits[{yes}] - logits[{no}]
@@ -137,6 +138,7 @@ def _write_settings(model: LLMReranker, work: Path) -> None:
         "activation_fn": activation,
         "prompts": _prompts(model.tokenizer),
         "default_prompt_name": None,
+        **own_settings(model.tokenizer),
     }
     write_json(work / "config_sentence_transformers.json", settings)
 
@@ -144,8 +146,9 @@ def _write_settings(model: LLMReranker, work: Path) -> None:
 def _prompts(tokenizer: PromptTokenizer) -> dict[str, str]:
     """All instructions by name. The default one, "query", is in the chat template too, which therefore needs no
     name."""
-    instruction = tokenizer.prompt_template.instruction
-    named = {name: text for name, text in tokenizer.prompts.items() if name != "query"}
+    template = tokenizer.prompt_template
+    instruction = template.own_line(template.instruction)
+    named = {name: template.own_line(text) for name, text in tokenizer.prompts.items() if name != "query"}
     return named | ({"query": instruction} if instruction else {})
 
 
@@ -161,7 +164,9 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         scale=f"through {type(model.activation).__name__}",
         max_length=model.tokenizer.max_length,
         query=model.tokenizer.query_limit,
-        joined=JOINED if len(template.pieces) > 1 else "",
+        joined=(JOINED if len(template.pieces) > 1 else "")
+        + note(model.tokenizer, (), template=model.tokenizer.template_text),
+        sanitized=", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else "",
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
     if _is_linear(model):

@@ -15,7 +15,9 @@ PICKLED = " (pickled weights are not read: convert them)"
 CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")
 NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|trainer_state\.json$)")
 
-DOCUMENT_PROMPT = "document_prompt"  # in config_sentence_transformers.json
+# Keys of config_sentence_transformers.json that other libraries do not read.
+DOCUMENT_PROMPT = "document_prompt"
+SPLIT_SPECIAL_TOKENS = "split_special_tokens"
 
 
 def first_line(error: BaseException) -> str:
@@ -119,8 +121,14 @@ class ModelFolder:
 
     @property
     def document_prompt(self) -> str:
-        """The prompt before a reranker's documents, a key that other libraries do not read."""
+        """The prompt before a reranker's documents."""
         return str(self.settings.get(DOCUMENT_PROMPT) or "")
+
+    @property
+    def split_special_tokens(self) -> bool:
+        """Whether the model was trained with the control tokens that texts spell read as text; if the folder says
+        nothing, they are."""
+        return self.settings.get(SPLIT_SPECIAL_TOKENS) is not False
 
 
 def _transformer_settings(backbone: Path) -> dict[str, Any]:

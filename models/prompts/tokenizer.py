@@ -39,11 +39,12 @@ class PromptTokenizer(ModelTokenizer):
 
         Raises ValueError if the instruction leaves no room, or if the template has no slot for it.
         """
-        before = self.prompt_template.document_prompt if document_prompt is None else document_prompt
+        before = self._before(document_prompt)
         pieces = self._pieces(query_prompt)
         room = self._available_tokens(pieces, query_prompt, before)
+        queries, documents = self._prepend("", queries), [before + text for text in self._prepend("", documents)]
         shortened = {query: self._shorten(query, room) for query in dict.fromkeys(queries)}
-        texts = [(shortened[query][0], before + document) for query, document in zip(queries, documents, strict=True)]
+        texts = [(shortened[query][0], document) for query, document in zip(queries, documents, strict=True)]
         rows, cut = self._join(pieces, texts, kept=len(before))
         lost = [[shortened[query][1], more] for query, more in zip(queries, cut, strict=True)]
         return {"input_ids": rows, "truncated": lost}
@@ -64,6 +65,11 @@ class PromptTokenizer(ModelTokenizer):
         assert self.template is not None
         return self.template
 
+    @property
+    def template_text(self) -> str:
+        template = self.prompt_template
+        return "\0".join((*template.pieces, template.instruction_format, template.true_answer, template.false_answer))
+
     def answer_ids(self) -> tuple[int, int]:
         """The tokens of the true and the false answer. Raises ValueError if one is not a single token."""
         return self._single("true_answer"), self._single("false_answer")
@@ -71,14 +77,12 @@ class PromptTokenizer(ModelTokenizer):
     @property
     def query_limit(self) -> int:
         """The most tokens of a query that is not cut, with the template's own instruction."""
-        return self._max_query_tokens(
-            self._available_tokens(self._pieces(None), None, self.prompt_template.document_prompt)
-        )
+        return self._max_query_tokens(self._available_tokens(self._pieces(None), None, self._before(None)))
 
     def check(self) -> None:
         """Raise ValueError if the template does not fit the tokenizer or the length."""
         self.answer_ids()
-        self._available_tokens(self._pieces(None), None, self.prompt_template.document_prompt)
+        self._available_tokens(self._pieces(None), None, self._before(None))
 
     def with_prompts(self, query_prompt: str | None, document_prompt: str | None) -> PromptTokenizer:
         """The same tokenizer with these prompts in its template; None keeps the template's own."""
@@ -91,7 +95,7 @@ class PromptTokenizer(ModelTokenizer):
 
     def _single(self, name: str) -> int:
         answer = getattr(self.prompt_template, name)
-        ids = self._ids(answer)
+        ids = self._ids(self.reader.prompt(answer))
         if len(ids) != 1:
             pieces = ", ".join(self.tokenizer.convert_ids_to_tokens(ids))
             raise ValueError(
@@ -100,15 +104,23 @@ class PromptTokenizer(ModelTokenizer):
         return ids[0]
 
     def _pieces(self, instruction: str | None) -> list[list[str]]:
+        """The template's pieces [text, slot, text, ...] with the instruction, as the tokenizer reads them."""
         template = self.prompt_template
-        return template.instructed(template.instruction if instruction is None else instruction)
+        pieces = template.instructed(template.instruction if instruction is None else instruction)
+        return [
+            [part if index % 2 else self.reader.prompt(part) for index, part in enumerate(piece)] for piece in pieces
+        ]
+
+    def _before(self, document_prompt: str | None) -> str:
+        """The text before a document, as the tokenizer reads it."""
+        return self.reader.prompt(self.prompt_template.document_prompt if document_prompt is None else document_prompt)
 
     def _available_tokens(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
         """The number of tokens that the prompt, with the text `before` the document, leaves for query and document."""
         fixed = sum(map(len, self._batch_ids(["".join(piece[::2]) for piece in pieces] + [before] * bool(before))))
         if self.max_length - fixed < MIN_TEXT_TOKENS:
             given = self.prompt_template.instruction if instruction is None else instruction
-            more = f" and {before[:40]!r} before the document" if before else ""
+            more = f" and {self.reader.shown(before)[:40]!r} before the document" if before else ""
             raise ValueError(
                 f"model.max_length={self.max_length}: the prompt takes {fixed} tokens with its instruction "
                 f"{given[:40]!r}{more} and is never cut: raise it to {fixed + MIN_TEXT_TOKENS} or more"
@@ -165,7 +177,7 @@ class PromptTokenizer(ModelTokenizer):
         return [token for index, token in enumerate(ids) if index not in dropped]
 
     def _encoding(self, text: str) -> Mapping[str, list]:
-        return self.tokenizer(
+        return self.reader.tokenizer(
             text, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True, verbose=False
         )
 
@@ -173,7 +185,8 @@ class PromptTokenizer(ModelTokenizer):
         return self._batch_ids([text])[0]
 
     def _batch_ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+        tokenizer = self.reader.tokenizer
+        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
 
 
 def _fill_slots(piece: list[str], query: str, document: str) -> str:
