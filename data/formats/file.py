@@ -192,6 +192,7 @@ class FileConfig(SourceOptions):
         ]
         parts += [sorted(split.own_documents) for split in splits.values() if split.own_documents]
         train = members.get("train", {})
+        copies = equal_documents(documents, splits["train"].queries if train else {}, {})
         return Collection(
             self._name,
             documents,
@@ -200,7 +201,7 @@ class FileConfig(SourceOptions):
             never_negatives({}, own),
             missing=missing,
             lists=self.lists,
-            available=available_requirements(train, adds_documents, degrees["train"]),
+            available=available_requirements(train, adds_documents, degrees["train"], copies),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
             keep_queries_without_positives=not all(entry.has_positive for entry in train.values()),

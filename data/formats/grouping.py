@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from data.collection import normalised
 from data.degrees import are_pairs
@@ -48,6 +50,10 @@ class QueryGroup:
         """Whether some of its documents are better than others."""
         return len(set((self.labels if self.labelled else self.scores).values())) > 1
 
+    def compares_without(self, left_out: AbstractSet[str]) -> bool:
+        """Whether some labels are higher than others if the documents `left_out` are no negatives."""
+        return len({label for document, label in self.labels.items() if label > 0 or document not in left_out}) > 1
+
     def judge(self, document: str, label: float, record: ListRecord, text: str, first: str) -> bool:
         """Add a document's label. Returns whether it is a negative that is also a positive, which then counts.
 
@@ -89,7 +95,7 @@ def group_by_query(
     """Group rows of the same query and prompt into one list; every preference stays a list of its own.
 
     Labels of a column that are below `relevant_from` become 0. The texts are added to `documents` by id. A negative
-    whose text is that of a positive of the same query (up to case and spacing), in any row, is left out. Raises
+    whose text is the query or a positive of it (up to case and spacing), in any row, is left out. Raises
     ValueError if a document has two labels in one list.
     """
     found: dict[str, QueryGroup] = {}
@@ -117,14 +123,14 @@ def group_by_query(
             first = places.setdefault((query_id, document), record.where)
             false_negatives += entry.judge(document, label, record, text, first)
             other_scores += entry.add_score(document, score)
-    dropped = [document for entry in found.values() for document in _drop_copies_of_positives(entry, documents)]
+    dropped = [document for entry in found.values() for document in _drop_copies(entry, documents)]
     false_negatives += len(dropped)
     listed = {document for entry in found.values() for document in entry.labels} if dropped else set()
     for document in set(dropped) - listed - before:
         del documents[document]
     for number, what in (
         (num_empty, "documents without a text are left out of their lists"),
-        (false_negatives, "negatives are positives of the same query (equal up to case and spacing): left out"),
+        (false_negatives, "negatives are the query or a positive of it (equal up to case and spacing): left out"),
         (
             other_scores,
             "teacher scores differ from an earlier row's of the same query and document: the last hold",
@@ -135,13 +141,15 @@ def group_by_query(
     return found
 
 
-def _drop_copies_of_positives(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:
-    """Remove the negatives of tuples whose text is a positive's in another case or spacing. Returns their ids."""
+def _drop_copies(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:
+    """Remove the negatives of tuples whose text is the query's or a positive's, in any case or spacing. Returns their
+    ids."""
     negatives = [document for document, label in entry.labels.items() if label <= 0]
     if entry.kind != "tuples" or not negatives:
         return []
-    positives = {normalised(documents[document]) for document, label in entry.labels.items() if label > 0}
-    copies = [document for document in negatives if normalised(documents[document]) in positives]
+    texts = {normalised(documents[document]) for document, label in entry.labels.items() if label > 0}
+    texts.add(normalised(entry.query))
+    copies = [document for document in negatives if normalised(documents[document]) in texts]
     for document in copies:
         del entry.labels[document]
         del entry.scores[document]
@@ -246,17 +254,26 @@ def _text_keys(lists: Mapping[str, QueryGroup], documents: Mapping[str, str], mi
     return {query_id: root(text) for query_id, text in texts.items()}
 
 
-def available_requirements(lists: Mapping[str, QueryGroup], adds_negatives: bool, degrees: str = "") -> frozenset[str]:
+def available_requirements(
+    lists: Mapping[str, QueryGroup],
+    adds_negatives: bool,
+    degrees: str = "",
+    own: Mapping[str, AbstractSet[str]] = MappingProxyType({}),
+) -> frozenset[str]:
     """What training lists of these queries provide for a loss. `adds_negatives`: whether other documents are added;
-    `degrees`: why the labels are degrees of similarity, of which none means relevant or not."""
+    `degrees`: why the labels are degrees of similarity, of which none means relevant or not; `own`: the documents that
+    are a query itself, which are no negatives of it."""
     labelled = [entry for entry in lists.values() if entry.labelled]
+    compares = any(
+        entry.compares_without(own.get(query_id, frozenset())) for query_id, entry in lists.items() if entry.labelled
+    )
     levels = {label for entry in labelled for label in entry.labels.values()}
     positive = any(entry.has_positive for entry in labelled) and not degrees
     added = positive and adds_negatives
     varied = added or len(levels) > 1
     provided = {
         "positive": positive,
-        "comparison": added or any(entry.compares for entry in labelled),
+        "comparison": added or compares,
         "labels": varied and not degrees,
         "levels": varied,
         "unit_labels": varied and max(levels) <= 1,

@@ -269,11 +269,23 @@ def test_negatives_that_say_nothing_are_left_out_and_counted(tmp_path: Path, cap
     assert [[score for _, score in found] for found in candidates.values()][1] == [3, 1]
     assert set(data.documents.values()) == {"x", "y", "n", "Warm Bread", "m", "z", "v", "W", "k"}
     assert "4 documents without a text are left out of their lists" in caplog.text
-    assert "4 negatives are positives of the same query (equal up to case and spacing): left out" in caplog.text
+    assert "4 negatives are the query or a positive of it (equal up to case and spacing): left out" in caplog.text
     for row in ({"query": "a", "pos": [""], "neg": [" "]}, {"query": "a", "positive": " "}):
         (tmp_path / "no.jsonl").write_text(jsonl([row]))
         with pytest.raises(ValueError, match=r"no.jsonl:1: no value in column 'pos\w*' \(positive\)"):
             build(tmp_path / "no.jsonl")
+
+
+def test_negatives_that_are_the_query_are_no_comparison(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for rows in (
+        [{"query": f"What is bread {i}", "positive": f"food {i}", "negative": f"WHAT is  bread {i}"} for i in range(9)],
+        [{"query": f"bread {i}", "documents": [f"food {i}", f"Bread {i}"], "labels": [1, 0]} for i in range(9)],
+    ):
+        (tmp_path / "rows.jsonl").write_text(jsonl(rows))
+        assert build(tmp_path / "rows.jsonl").available == {"positive"} | (
+            {"labels", "levels", "unit_labels", "several"} if "labels" in rows[0] else set()
+        )
+    assert "9 negatives are the query or a positive of it" in caplog.text
 
 
 def test_lists_whose_only_negative_is_empty_fill_batches(tmp_path: Path):

@@ -180,7 +180,7 @@ def test_a_mined_negative_that_is_relevant_elsewhere_is_relevant(write: Write, c
     rows = [{"query": "q", "positive": "x", "negative": "y"}, {"query": "q", "positive": "y", "negative": "z"}]
     with caplog.at_level(logging.WARNING):
         assert content(write(rows, **NOTHING_HELD_OUT).build()) == {"q": {"x": GOOD, "y": GOOD, "z": BAD}}
-    assert "1 negatives are positives of the same query" in caplog.text
+    assert "1 negatives are the query or a positive of it" in caplog.text
 
 
 def test_weights_and_prompts_of_rows(write: Write):
