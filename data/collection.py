@@ -19,7 +19,7 @@ Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, fir
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
 # What training lists provide for a loss: names of losses.contracts.REQUIREMENTS.
-JUDGED_LISTS = frozenset({"positive", "comparison", "labels", "levels", "several"})
+JUDGED_LISTS = frozenset({"positive", "relevance", "comparison", "labels", "levels", "several"})
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Collection:
         """What training lists of that length provide for a loss."""
         if list_size > 1:
             return self.available
-        lost = {"comparison", "several"}
+        lost = {"relevance", "comparison", "several"}
         if not self.keep_queries_without_positives and not self.splits["train"].degrees:
             lost |= {"labels", "levels", "unit_labels"}  # all documents are relevant
         return self.available - lost

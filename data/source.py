@@ -148,7 +148,7 @@ class SourceOptions(ABC):
         scores = {"teacher_scores"} if isinstance(self.candidates, RunFileCandidates) else set()
         if train is None or self.lists.random_fraction > 0 or any(_irrelevant_candidates(train)):
             return JUDGED_LISTS | scores | (unit_labels(train.qrels) if train else set())
-        return (JUDGED_LISTS - {"comparison", "labels", "levels", "several"}) | scores
+        return frozenset({"positive"}) | scores
 
 
 def _irrelevant_candidates(split: Split) -> Iterator[bool]:

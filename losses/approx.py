@@ -65,6 +65,7 @@ class ApproxMRR(ListLoss):
     Cost: n^2.
     """
 
+    data_requirements: ClassVar[tuple[str, ...]] = ("relevance",)
     saturates: ClassVar[bool] = True  # the sigmoid of a wide margin is flat
 
     temperature: float = 1.0

@@ -27,6 +27,7 @@ Statistics = dict[str, Tensor]
 # What a loss may need of the data. `data_requirements` of a loss and `available` of a collection use these names.
 REQUIREMENTS = {
     "positive": "lists with a relevant document (label above 0)",
+    "relevance": "lists with a relevant document (label above 0) and another one (label 0)",
     "comparison": "lists with two documents of different labels",
     "labels": "relevant and other documents, not necessarily in one list",
     "levels": "labels of two or more levels, not necessarily in one list",

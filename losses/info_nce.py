@@ -114,7 +114,7 @@ class InfoNCE(MatrixLoss):
 
     @property
     def data_requirements(self) -> tuple[str, ...]:
-        return ("comparison",) if self.in_batch == "none" else ("positive",)
+        return ("relevance",) if self.in_batch == "none" else ("positive",)
 
     @property
     def masks_misordered(self) -> bool:

@@ -7,7 +7,8 @@ PL-Rank-2 needs that.
 
 All compute the ideal ranking and the number of relevant documents within the candidate list. On it they equal
 `ir_measures` (tested), and a list without relevant documents has the reward 0. Positions beyond the rankings' k are not
-read. Labels at padding are ignored; documents with a label above 0 are relevant.
+read. Labels at padding are ignored; documents with a label above 0 are relevant. A reward that reads no more of the
+labels than which documents are relevant says so by `reads_relevance`: its policy then needs lists with other documents.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def reward_name(reward: Reward) -> str:
     return str(getattr(reward, "name", None) or getattr(function, "__name__", None) or type(reward).__name__)
 
 
+def reads_relevance(reward: Reward) -> bool:
+    """Return whether a reward (also in a `partial`) reads only which labels are above 0: its `reads_relevance`."""
+    return bool(getattr(getattr(reward, "func", reward), "reads_relevance", False))
+
+
 def _ranks(rankings: Tensor) -> Tensor:
     """Return 1, 2, ... along the last axis."""
     return torch.arange(1, rankings.shape[-1] + 1, device=rankings.device)
@@ -53,6 +59,7 @@ class _RankingMetric(ABC):
     """A metric with a cutoff k (None: the whole list) and a name; the sum over positions."""
 
     metric: ClassVar[str]
+    reads_relevance: ClassVar[bool] = False
 
     k: int | None = None
 
@@ -122,6 +129,7 @@ class Recall(DiscountedMetric):
     """Recall@k: the relevant documents in the top k, divided by the relevant documents of the list."""
 
     metric: ClassVar[str] = "R"
+    reads_relevance: ClassVar[bool] = True
 
     k: int | None = 10
 
@@ -138,6 +146,7 @@ class MRR(_RankingMetric):
     """The reciprocal rank: 1 / rank of the first relevant document, 0 if it is beyond k."""
 
     metric: ClassVar[str] = "RR"
+    reads_relevance: ClassVar[bool] = True
 
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         ranked = gather_ranked(_relevant(labels, mask), rankings)
@@ -151,6 +160,7 @@ class MAP(_RankingMetric):
     relevant documents of the list."""
 
     metric: ClassVar[str] = "AP"
+    reads_relevance: ClassVar[bool] = True
 
     def per_position(self, rankings: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         relevant = _relevant(labels, mask)
@@ -199,6 +209,11 @@ class RewardSum:
         if not rewards or len(weights) != len(rewards):
             raise ValueError(f"reward_weights has {len(weights)} values for {len(rewards)} rewards; give one for each")
         return cls(rewards, weights)
+
+    @property
+    def data_requirements(self) -> tuple[str, ...]:
+        """What the rewards need of the data, names of losses.contracts.REQUIREMENTS."""
+        return ("relevance",) if any(map(reads_relevance, self.rewards)) else ("comparison",)
 
     @property
     def depth(self) -> int | None:

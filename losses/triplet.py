@@ -49,7 +49,7 @@ class Triplet(MatrixLoss):
 
     @property
     def data_requirements(self) -> tuple[str, ...]:
-        return ("comparison",) if self.in_batch == "none" else ("positive",)
+        return ("relevance",) if self.in_batch == "none" else ("positive",)
 
     @property
     def in_batch_negatives(self) -> bool:

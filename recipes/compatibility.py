@@ -206,16 +206,18 @@ def check_data(settings: RunConfig, collection: Any) -> None:
     available = set(collection.available_with(settings.trainer.list_size))
     if settings.teacher is not None:
         available.add("teacher_scores")
+    degrees = remedy_of_degrees(collection)
     if (
         settings.trainer.list_size == 1
         and missing_requirements(settings.loss, available)
         and not missing_requirements(settings.loss, JUDGED_LISTS)
+        and not (degrees and missing_requirements(settings.loss, collection.available))
     ):
         name = type(settings.loss).__name__
         raise ValueError(f"trainer.list_size=1: loss {name} needs several documents per query: raise it")
     if missing_requirements(settings.loss, available):
         outputs = settings.model.outputs
-        remedy = remedy_of_degrees(collection) or remedy_of_positives(settings, collection, available)
+        remedy = degrees or remedy_of_positives(settings, collection, available)
         raise MissingRequirements(settings.loss, available, collection.name, outputs=outputs, remedy=remedy)
 
 
@@ -288,4 +290,4 @@ def remedy_of_positives(settings: RunConfig, collection: Any, available: set[str
 
 def has_only_positives(available: Collection[str]) -> bool:
     """Whether lists that give this have a relevant document each, and no other."""
-    return "positive" in available and "comparison" not in available
+    return "positive" in available and "relevance" not in available

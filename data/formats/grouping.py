@@ -50,10 +50,6 @@ class QueryGroup:
         """Whether some of its documents are better than others."""
         return len(set((self.labels if self.labelled else self.scores).values())) > 1
 
-    def compares_without(self, left_out: AbstractSet[str]) -> bool:
-        """Whether some labels are higher than others if the documents `left_out` are no negatives."""
-        return len({label for document, label in self.labels.items() if label > 0 or document not in left_out}) > 1
-
     def judge(self, document: str, label: float, record: ListRecord, text: str, first: str) -> bool:
         """Add a document's label. Returns whether it is a negative that is also a positive, which then counts.
 
@@ -264,16 +260,20 @@ def available_requirements(
     `degrees`: why the labels are degrees of similarity, of which none means relevant or not; `own`: the documents that
     are a query itself, which are no negatives of it."""
     labelled = [entry for entry in lists.values() if entry.labelled]
-    compares = any(
-        entry.compares_without(own.get(query_id, frozenset())) for query_id, entry in lists.items() if entry.labelled
-    )
+    compared = [
+        [label for document, label in entry.labels.items() if label > 0 or document not in own.get(query_id, ())]
+        for query_id, entry in lists.items()
+        if entry.labelled
+    ]
+    compared = [found for found in compared if found]
     levels = {label for entry in labelled for label in entry.labels.values()}
     positive = any(entry.has_positive for entry in labelled) and not degrees
     added = positive and adds_negatives
     varied = added or len(levels) > 1
     provided = {
         "positive": positive,
-        "comparison": added or compares,
+        "relevance": added or (positive and any(max(found) > 0 >= min(found) for found in compared)),
+        "comparison": added or any(len(set(found)) > 1 for found in compared),
         "labels": varied and not degrees,
         "levels": varied,
         "unit_labels": varied and max(levels) <= 1,

@@ -92,6 +92,10 @@ class RankingPolicyOptions(PolicyOptions):
         return RewardSum.from_options(self.reward, self.reward_weights)
 
     @property
+    def data_requirements(self) -> tuple[str, ...]:
+        return self.reward_sum.data_requirements
+
+    @property
     def per_position(self) -> bool:
         """Whether the rewards of each position are needed."""
         return self.reward_to_go or self.gradient_estimator == "pl_rank_2"

@@ -42,6 +42,10 @@ class SetPolicy(GroupPolicy):
         """The weighted sum of the rewards."""
         return RewardSum.from_options(self.reward, self.reward_weights)
 
+    @property
+    def data_requirements(self) -> tuple[str, ...]:
+        return self.reward_sum.data_requirements
+
     def compute_rewards(self, actions: Tensor, labels: Tensor, mask: Tensor) -> Rewards:
         return self.reward_sum.evaluate(actions, labels, mask, per_position=False)
 

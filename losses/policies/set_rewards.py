@@ -26,6 +26,7 @@ class SetPrecision:
     """Precision: the relevant documents of the set, divided by its documents."""
 
     name: ClassVar[str] = "set_precision"
+    reads_relevance: ClassVar[bool] = True
 
     def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         found, size, _ = _counts(selected, labels, mask)
@@ -37,6 +38,7 @@ class SetRecall:
     """Recall: the relevant documents of the set, divided by the relevant documents of the list."""
 
     name: ClassVar[str] = "set_recall"
+    reads_relevance: ClassVar[bool] = True
 
     def __call__(self, selected: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         found, _, relevant = _counts(selected, labels, mask)
@@ -51,6 +53,7 @@ class SetF:
     """
 
     name: ClassVar[str] = "set_f"
+    reads_relevance: ClassVar[bool] = True
 
     beta: float = 1.0
 

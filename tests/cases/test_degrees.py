@@ -259,6 +259,41 @@ def test_lists_of_degrees_are_refused_too(levels: Sequence[float], tmp_path: Pat
         assert result(tmp_path)[0]["metric"] == "nDCG@10"
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("+exp=reranker_listwise", "loss=approx_mrr"),
+        ("+exp=embedder_infonce", "loss=triplet"),
+        ("+exp=embedder_infonce", "loss=triplet", "trainer.list_size=1"),
+        ("+exp=embedder_infonce", "loss.in_batch=none", "loss.directions=[query_to_doc]"),
+        ("loss=subset_grpo", "trainer=grpo"),
+        ("loss=selection_grpo", "trainer=grpo"),
+        *(("+exp=reranker_grpo", f"loss.reward._target_=losses.rewards.{name}") for name in ("MRR", "MAP", "Recall")),
+        ("+exp=reranker_grpo", "loss.reward=[{_target_: losses.rewards.NDCG}, {_target_: losses.rewards.MRR}]"),
+    ],
+    ids=" ".join,
+)
+def test_what_asks_for_labels_above_0_is_refused_for_lists_of_degrees(
+    chosen: Sequence[str], tmp_path: Path, settings: Callable[..., list[str]]
+):
+    """Every document would be relevant, so the loss and its gradient would be 0 in every step."""
+    for levels in ((0.9, 0.4, 0.1), RATINGS):
+        file = write_lists(tmp_path / f"{len(levels)}.jsonl", levels)
+        with pytest.raises(ValueError, match=f"lack relevance .*{REMEDIES}"):
+            prepare(load(settings(file, *chosen, "eval=similarity")))
+        if "trainer.list_size=1" not in chosen:
+            remedy = ["eval=reranking", f"data.relevant_from={levels[1]}"]
+            assert prepare(load(settings(file, *chosen, *remedy))).training
+
+
+def test_lists_that_rank_relevant_documents_alone_do_not_teach_what_is_relevant(tmp_path: Path):
+    """Beside graded lists with a 0; two relevant documents of different grades are a comparison all the same."""
+    rows = [("a", "x", 2), ("a", "y", 1), ("b", "z", 0), ("b", "w", 0)]
+    data = read(write(tmp_path / "rows.csv", rows), test_fraction=0.0, dev_fraction=0.0)
+    assert data.available == {"positive", "comparison", "labels", "levels", "several"}
+    assert "relevance" in read(write(tmp_path / "more.csv", [*rows, ("a", "v", 0)])).available
+
+
 def test_graded_lists_are_relevance_as_before(tmp_path: Path):
     data = read(write_lists(tmp_path / "lists.jsonl", (3, 2, 1, 0)))
     assert not any(split.degrees for split in data.splits.values())

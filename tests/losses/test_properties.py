@@ -9,6 +9,7 @@ test run names the exemptions. `pytest tests/losses/test_properties.py --config-
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,16 @@ from loss_samples import REPRESENTATIONS, Case, Sample, configured, is_exempt, m
 from policies import Policy
 from torch import Tensor
 
-from losses.contracts import REQUIREMENTS, ListLoss, LossInputs, has_in_batch_negatives, input_names, requirements
+from data.formats.file import FileConfig
+from losses.contracts import (
+    REQUIREMENTS,
+    ListLoss,
+    LossInputs,
+    has_in_batch_negatives,
+    input_names,
+    missing_requirements,
+    requirements,
+)
 
 SIZES = (5, 3, 4, 4)
 PER_DOCUMENT = ("scores", "logsumexp", "documents", "document_layers")
@@ -287,3 +297,22 @@ def test_gradients_are_derivatives(case: Case):
     holds = torch.autograd.gradcheck(value, steps, rtol=1e-5, atol=1e-7, raise_exception=False)
     assert holds or exempt, "the gradient is not the derivative of the value"
     assert not holds or not exempt, "differentiable = False is not needed"
+
+
+@pytest.fixture(scope="session")
+def degrees_give(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+    """What lists of degrees of similarity give, with a teacher."""
+    folder = tmp_path_factory.mktemp("degrees")
+    rows = [{"query": f"q {i}", "docs": ["a", "b", "c"], "labels": [0.9, 0.4, 0.1]} for i in range(4)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = FileConfig(path=str(folder / "rows.jsonl"), cache_dir=str(folder), dev_fraction=0.0).build()
+    assert data.split("train").degrees
+    return data.available | {"teacher_scores"}
+
+
+def test_a_list_of_degrees_has_a_gradient_unless_it_is_refused(case: Case, degrees_give: frozenset[str]):
+    if missing_requirements(case.loss, degrees_give):
+        pytest.skip("refused")
+    sample = case.sample().at([0]).documents_at(slice(3))
+    found = case.evaluate(case.with_actions(replace(sample, labels=torch.tensor([[0.9, 0.4, 0.1]]))))
+    assert max(gradient.abs().max() for gradient in found.gradients.values()) > 1e-4

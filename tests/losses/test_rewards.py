@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
+from losses import rewards
+from losses.contracts import requirements
+from losses.policies import set_rewards
+from losses.policies.ranking_policy import PlackettLuceGRPO
+from losses.policies.set_policy import SubsetGRPO
 from losses.rewards import MAP, MRR, NDCG, Recall, RewardSum, reward_name
 
 REWARDS = [NDCG(k=10), NDCG(k=3), NDCG(k=None), MRR(), MRR(k=2), MAP(), MAP(k=3), Recall(k=5), Recall(k=1)]
@@ -140,3 +147,32 @@ def test_mistakes_are_named():
         Recall(k=0)
     with pytest.raises(ValueError, match="reward_weights has 1 values for 2 rewards"):
         RewardSum.from_options([NDCG(), MRR()], [1.0])
+
+
+DECLARED = [
+    (policy, reward)
+    for policy, module in ((PlackettLuceGRPO(num_generations=32), rewards), (SubsetGRPO(k=1), set_rewards))
+    for reward in vars(module).values()
+    if is_dataclass(reward) and "__call__" in dir(reward) and not inspect.isabstract(reward)
+]
+
+
+@pytest.mark.parametrize(("policy", "reward"), DECLARED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_reward_that_reads_relevance_says_so(policy: Any, reward: Any):
+    """On degrees of similarity it is the same for all actions; then, and only then, its policy needs relevance."""
+    policy = replace(policy, reward=reward(k=1) if "k" in reward.__dataclass_fields__ else reward())
+
+    def gradient(labels: list[float]) -> float:
+        scores, mask = torch.zeros(1, 3, requires_grad=True), torch.ones(1, 3, dtype=torch.bool)
+        actions = policy.sample(scores, mask, seeds=[0])
+        value, _ = policy(scores, torch.tensor([labels]), mask, actions=actions, old_scores=scores.detach())
+        return float(torch.autograd.grad(value, scores)[0].abs().max())
+
+    assert gradient([1.0, 0.0, 0.0]) > 0.01
+    trained = gradient([0.9, 0.4, 0.1]) > 1e-4
+    assert requirements(policy) == ({"comparison"} if trained else {"relevance"})
+
+
+def test_a_sum_of_rewards_needs_what_each_of_them_needs():
+    assert requirements(PlackettLuceGRPO(reward=[NDCG(), partial(Recall(k=3))], reward_to_go=False)) == {"relevance"}
+    assert requirements(PlackettLuceGRPO(reward=lambda *_: torch.zeros(()), reward_to_go=False)) == {"comparison"}

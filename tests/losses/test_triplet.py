@@ -94,7 +94,7 @@ def test_no_negatives_no_documents_and_a_document_equal_to_its_query(distance, n
 
 
 def test_options():
-    assert Triplet().data_requirements == ("comparison",)
+    assert Triplet().data_requirements == ("relevance",)
     assert Triplet(in_batch="all").data_requirements == ("positive",)
     for options in ({"distance": "chebyshev"}, {"margin": math.inf}, {"negatives": "easy"}, {"in_batch": "yes"}):
         with pytest.raises(ValueError, match=next(iter(options))):

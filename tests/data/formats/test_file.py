@@ -58,7 +58,7 @@ def content(data: Collection, list_size: int = 8) -> dict[str, dict[str, tuple[f
     }
 
 
-GRADED = {"positive", "comparison", "labels", "levels", "several"}  # what training lists give
+GRADED = {"positive", "relevance", "comparison", "labels", "levels", "several"}  # what training lists give
 BINARY = GRADED | {"unit_labels"}
 NOTHING_HELD_OUT = {"dev_fraction": 0.0, "test_fraction": 0.0}
 GOOD, BAD, UNSCORED = (1, None), (0, None), None

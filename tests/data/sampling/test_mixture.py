@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.batch import ListBatch
+from data.collection import JUDGED_LISTS
 from data.formats.beir import BEIRConfig
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import MixtureConfig, make_loader
@@ -30,7 +31,7 @@ def test_each_source_keeps_its_lists_and_prompts(sources: dict[str, BEIRConfig])
     data = MixtureConfig(sources=sources).build()
     assert (data.name, set(data.splits)) == ("many + few", {"dev", "test"})
     assert data.split("test").queries.keys() == {"q15"}
-    assert data.available_with(list_size=4) == {"positive", "comparison", "labels", "levels", "unit_labels", "several"}
+    assert data.available_with(list_size=4) == JUDGED_LISTS | {"unit_labels"}
     assert data.available_with(list_size=1) == {"positive"}
     loader = make_loader(
         data, Tokenizer(), list_size=3, batch_size=2, seed=0, rank=0, world_size=1, workers=0, in_batch_negatives=True
