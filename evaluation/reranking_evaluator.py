@@ -73,11 +73,7 @@ class RerankingEvaluator(ListScorer):
         self.document_prompt = prompts.document
         self.qrels = {query: split.qrels[query] for query in self.queries}
         self.first_stage_run = self.lists = {query: self._candidates(query, split) for query in self.queries}
-        if not any(self.first_stage_run.values()):
-            raise ValueError(
-                f"no candidates to rerank for any of the {len(self.queries)} judged queries: none shares a word with a "
-                "document; check the data, data.candidates.language and data.candidates.tokenizer"
-            )
+        check_candidates(self.first_stage_run)
         longest = max(len(split.candidates.get(query, [])) for query in self.queries)
         if longest < min(config.depth, len(documents)) and not self._all_judged() and is_main():
             _warn_depth(config.depth, longest)
@@ -128,6 +124,15 @@ class RerankingEvaluator(ListScorer):
             relevant = (document for document, grade in split.qrels[query].items() if grade > 0)
             scores |= {document: bottom for document in relevant if document not in scores}
         return scores
+
+
+def check_candidates(first_stage: Run) -> None:
+    """Raise ValueError if no query has a candidate."""
+    if not any(first_stage.values()):
+        raise ValueError(
+            f"no candidates to rerank for any of the {len(first_stage)} judged queries: none shares a word with a "
+            "document; check the data, data.candidates.language and data.candidates.tokenizer"
+        )
 
 
 def candidate_recall(qrels: Qrels, run: Run) -> float:

@@ -18,7 +18,7 @@ from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.evaluator import Evaluator, EvaluatorConfig, Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
-from evaluation.reranking_evaluator import candidate_recall
+from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.significance import paired_test
 from recipes.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluation_choice import choose_evaluation, ranking_refused
@@ -187,10 +187,12 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked)
     prompts = Prompts.of(collection)
     evaluator = options.build(merged, collection.documents, model.tokenizer, prompts=prompts)
+    first_stage = select_queries(evaluator.first_stage_run, queries)
+    if not settings.retrieves:
+        check_candidates(first_stage)  # those of dev do not count
     result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)))
 
     qrels = {query: evaluator.qrels[query] for query in queries}
-    first_stage = select_queries(evaluator.first_stage_run, queries)
     ranked = select_queries(result.run, queries)
     results = {"model": result.metrics.over(queries)}
     if evaluator.has_first_stage:

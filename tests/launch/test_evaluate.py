@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,17 @@ def test_no_weight_is_fitted_on_the_split_that_is_evaluated(beir, tiny_reranker_
 def test_an_untrained_head_is_refused(beir, tiny_bert_dir):
     with pytest.raises(ValueError, match=r"has no score head: .* model=bi_encoder model.name_or_path="):
         _evaluate(_arguments(beir, f"model.name_or_path={tiny_bert_dir}", "model.max_length=64", "eval.depth=3"))
+
+
+def test_queries_without_a_candidate_are_refused_although_dev_has_some(beir, tiny_reranker_dir, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(beir, folder)
+    queries = [json.loads(line) for line in (beir / "queries.jsonl").read_text().splitlines()]
+    for number, row in enumerate(queries[12:]):
+        row["text"] = f"zzz{number}"
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    with pytest.raises(ValueError, match="no candidates to rerank for any of the 8 judged queries"):
+        _evaluate(_arguments(folder, f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64"))
 
 
 def test_the_command_on_two_ranks_agrees_with_one_process(beir, tiny_reranker_dir, tmp_path):
