@@ -121,13 +121,13 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
 
 def build_data(settings: EvaluationConfig) -> Collection:
     """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
-    only."""
+    only; for labels of pairs it searches for none."""
     data = settings.data.map_sources(lambda source: source.for_evaluation(settings.split))
     bm25 = bm25_options_of(getattr(data, "candidates", None))
-    if not settings.retrieves or bm25 is None:
+    if bm25 is None or (settings.eval.ranks and not settings.retrieves):
         return data.build()
     source = replace(bm25, depth=max(bm25.depth, settings.eval.retrieval_depth))
-    splits = () if settings.model.retrieves_by_itself else tuple(settings.splits)
+    splits = tuple(settings.splits) if settings.eval.ranks and not settings.model.retrieves_by_itself else ()
     return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
 
 

@@ -15,6 +15,7 @@ from data.formats.file_format import FileFormat, file_formats, find_files, names
 from data.formats.grouping import (
     QueryGroup,
     available_requirements,
+    copies_in_lists,
     evaluated_queries,
     group_by_query,
     hold_out,
@@ -192,7 +193,7 @@ class FileConfig(SourceOptions):
         ]
         parts += [sorted(split.own_documents) for split in splits.values() if split.own_documents]
         train = members.get("train", {})
-        copies = equal_documents(documents, splits["train"].queries if train else {}, {})
+        copies = {} if degrees["train"] else copies_in_lists(train, documents)
         return Collection(
             self._name,
             documents,

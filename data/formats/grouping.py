@@ -140,16 +140,37 @@ def group_by_query(
 def _drop_copies(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:
     """Remove the negatives of tuples whose text is the query's or a positive's, in any case or spacing. Returns their
     ids."""
-    negatives = [document for document, label in entry.labels.items() if label <= 0]
-    if entry.kind != "tuples" or not negatives:
-        return []
-    texts = {normalised(documents[document]) for document, label in entry.labels.items() if label > 0}
-    texts.add(normalised(entry.query))
-    copies = [document for document in negatives if normalised(documents[document]) in texts]
+    copies = _copies(entry, documents) if entry.kind == "tuples" else []
     for document in copies:
         del entry.labels[document]
         del entry.scores[document]
     return copies
+
+
+def _copies(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:
+    negatives = [document for document, label in entry.labels.items() if label <= 0]
+    if not negatives:
+        return []
+    texts = {normalised(documents[document]) for document, label in entry.labels.items() if label > 0}
+    texts.add(normalised(entry.query))
+    return [document for document in negatives if normalised(documents[document]) in texts]
+
+
+def copies_in_lists(lists: Mapping[str, QueryGroup], documents: Mapping[str, str]) -> dict[str, set[str]]:
+    """The documents of label 0 that are the query or a positive of it (up to case and spacing), of queries that have
+    some. They are judged, so they stay in the data, but no training list has them as negatives."""
+    found: dict[str, set[str]] = {}
+    for query_id, entry in lists.items():
+        if not entry.has_positive or min(entry.labels.values()) > 0:
+            continue  # a list without a positive stays whole
+        if copies := _copies(entry, documents):
+            found[query_id] = set(copies)
+    if found:
+        logger.warning(
+            "%d documents of label 0 are the query or a positive of it (equal up to case and spacing): no negatives",
+            sum(map(len, found.values())),
+        )
+    return found
 
 
 def hold_out(
@@ -254,30 +275,25 @@ def available_requirements(
     lists: Mapping[str, QueryGroup],
     adds_negatives: bool,
     degrees: str = "",
-    own: Mapping[str, AbstractSet[str]] = MappingProxyType({}),
+    copies: Mapping[str, AbstractSet[str]] = MappingProxyType({}),
 ) -> frozenset[str]:
     """What training lists of these queries provide for a loss. `adds_negatives`: whether other documents are added;
-    `degrees`: why the labels are degrees of similarity, of which none means relevant or not; `own`: the documents that
-    are a query itself, which are no negatives of it."""
-    labelled = [entry for entry in lists.values() if entry.labelled]
-    compared = [
-        [label for document, label in entry.labels.items() if label > 0 or document not in own.get(query_id, ())]
-        for query_id, entry in lists.items()
-        if entry.labelled
-    ]
-    compared = [found for found in compared if found]
-    levels = {label for entry in labelled for label in entry.labels.values()}
-    positive = any(entry.has_positive for entry in labelled) and not degrees
+    `degrees`: why the labels are degrees of similarity, of which none means relevant or not; `copies`: the documents of
+    each query that are no negatives of it (`copies_in_lists`)."""
+    kept = {query_id: entry.labels.keys() - copies.get(query_id, set()) for query_id, entry in lists.items()}
+    labels = [[entry.labels[d] for d in kept[query_id]] for query_id, entry in lists.items() if entry.labelled]
+    levels = {label for found in labels for label in found}
+    positive = any(max(found) > 0 for found in labels) and not degrees
     added = positive and adds_negatives
     varied = added or len(levels) > 1
     provided = {
         "positive": positive,
-        "relevance": added or (positive and any(max(found) > 0 >= min(found) for found in compared)),
-        "comparison": added or any(len(set(found)) > 1 for found in compared),
+        "relevance": added or (positive and any(max(found) > 0 >= min(found) for found in labels)),
+        "comparison": added or any(len(set(found)) > 1 for found in labels),
         "labels": varied and not degrees,
         "levels": varied,
         "unit_labels": varied and max(levels) <= 1,
-        "several": added or any(len(entry.labels) > 1 for entry in lists.values()),
+        "several": added or any(len(found) > 1 for found in kept.values()),
         "teacher_scores": bool(lists)
         and not any(math.isnan(score) for entry in lists.values() for score in entry.scores.values()),
     }

@@ -282,10 +282,9 @@ def test_negatives_that_are_the_query_are_no_comparison(tmp_path: Path, caplog: 
         [{"query": f"bread {i}", "documents": [f"food {i}", f"Bread {i}"], "labels": [1, 0]} for i in range(9)],
     ):
         (tmp_path / "rows.jsonl").write_text(jsonl(rows))
-        assert build(tmp_path / "rows.jsonl").available == {"positive"} | (
-            {"labels", "levels", "unit_labels", "several"} if "labels" in rows[0] else set()
-        )
+        assert build(tmp_path / "rows.jsonl").available == {"positive"}
     assert "9 negatives are the query or a positive of it" in caplog.text
+    assert "9 documents of label 0 are the query or a positive of it" in caplog.text
 
 
 def test_lists_whose_only_negative_is_empty_fill_batches(tmp_path: Path):
