@@ -165,7 +165,7 @@ def test_options():
     with pytest.raises(ValueError, match="'Spearman' is no metric of rankings: choose eval=similarity"):
         RerankingConfig(metric="Spearman")
     with pytest.raises(ValueError, match=r"eval.metric=AP needs labels of relevance, and the label 4.8 is no integer"):
-        SimilarityConfig(metric="AP").build(*pairs([0.0, 4.8]), Tokenizer("pairs"))
+        SimilarityConfig(metric="AP").check_split(pairs([0.0, 4.8])[0], "test")
 
 
 def test_a_limit_is_one_of_queries_with_all_of_their_pairs():
