@@ -24,7 +24,6 @@ from models.dropout import disable_dropout
 from models.loading.backbone import without_weights
 from models.lora import has_adapters
 from recipes.build import prepare
-from recipes.compatibility import check_data
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
 
@@ -53,11 +52,8 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     """Build the workload of a run without stages on its training data. Without them every row has the model's maximum
     length.
 
-    Raises ValueError, before any weight is read, if the data lack what the loss needs, or if a part of the model is
-    frozen that its options ask to train.
+    Raises ValueError, before any weight is read, if a part of the model is frozen that its options ask to train.
     """
-    if data is not None:
-        check_data(settings, data)
     with without_weights():
         model = settings.model.build(settings.seed)
         frozen = [options.build(settings.seed) for options in (settings.teacher, settings.guide) if options is not None]
