@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from models.loading.backbone import embedding_rows, loading_error, quiet
 from models.loading.folder import ModelFolder, first_line, read_json
@@ -22,6 +25,8 @@ from models.loading.resolve import resolve
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
 PREFIX = "base_model.model."  # of the names in the file of weights
+# With bias="all" peft also writes the biases of a saved head by these names, and does not read them.
+_INSIDE_SAVED = re.compile(r"\.(original_module|modules_to_save)\.")
 MERGE = "merge it into its base (merge_and_unload of peft) and give the folder of the merged model"
 REMEDIES = {  # task_type -> what the adapter is, and what reads it
     "CAUSAL_LM": "an adapter of a language model: choose model=llm_reranker model.template=NAME (launch/rerank.py: "
@@ -64,7 +69,8 @@ class SavedAdapter:
         adapter. Also returns the names of the weights that the adapter holds as a whole, as those of a head.
 
         What was trainable in `backbone` still is: peft freezes all weights, those of a saved head too, before it
-        merges. Raises ValueError if the adapter's weights do not fit.
+        merges. An output head that shares its weight with the input embeddings gets its own if either of them has a
+        layer of the adapter. Raises ValueError if the adapter's weights do not fit.
         """
         trains = {name: parameter.requires_grad for name, parameter in backbone.named_parameters()}
         state = self._read_weights(backbone)
@@ -72,9 +78,13 @@ class SavedAdapter:
             warnings.simplefilter("ignore", UserWarning)  # without weights (launch/plan.py) nothing is copied
             config = PeftConfig.from_pretrained(str(self.folder.backbone))
             config.task_type = None  # the classes of the tasks do not fit every backbone; the weights are the same
+            tied = _tied_embeddings(backbone)
             wrapped = self._wrap(backbone, config)
             self._load(wrapped, state)
+            untied = tied is not None and _untie_adapted(wrapped, *tied)
             merged: Any = wrapped.merge_and_unload()
+        if untied:
+            _say_that_untied(merged.config)
         for name, parameter in merged.named_parameters():
             parameter.requires_grad_(trains.get(name, True))  # True: the adapter has untied it from another weight
         return merged, frozenset(key.removeprefix(PREFIX) for key in state) & trains.keys()
@@ -127,7 +137,8 @@ class SavedAdapter:
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ValueError(f"{self.folder.backbone / WEIGHTS}: {lines[-1]}: {self._other_base}") from error
-        unread = list(result.unexpected_keys) + [key for key in result.missing_keys if ".lora_" in key]
+        unexpected = [key for key in result.unexpected_keys if _INSIDE_SAVED.sub(".", key) not in state]
+        unread = unexpected + [key for key in result.missing_keys if ".lora_" in key]
         if unread:
             raise ValueError(
                 f"{self.folder.backbone / WEIGHTS}: {len(unread)} of its tensors do not belong to the layers of the "
@@ -171,6 +182,43 @@ def _check_can_merge(file: Path) -> None:
     if config.is_prompt_learning or config.peft_type == "ADAPTION_PROMPT":
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(f"{file}: peft_type={kind} cannot be merged into its base: give an adapter of LoRA")
+
+
+def _tied_embeddings(model: PreTrainedModel) -> tuple[str, str] | None:
+    """The names of the input embeddings and of the output head if they share one weight, else None."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or getattr(head, "weight", None) is not getattr(embeddings, "weight", head):
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(embeddings)], names[id(head)]
+
+
+def _untie_adapted(wrapped: PeftModel, embeddings: str, head: str) -> bool:
+    """Give `head` its own copy of the weight that it shares with `embeddings`, if either has a layer of the adapter:
+    merged into the shared weight, the layer would change both. Returns whether it has.
+
+    Trained tokens are those of both, by the adapter's definition, and stay so.
+    """
+    model = wrapped.get_base_model()
+    adapted = [model.get_submodule(name) for name in (embeddings, head)]
+    adapted = [module for module in adapted if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if not adapted or (len(adapted) == 2 and all(isinstance(module, TrainableTokensWrapper) for module in adapted)):
+        return False
+    shared = set(model.get_submodule(embeddings).parameters()) & set(model.get_submodule(head).parameters())
+    for weight in shared:
+        own = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        for module in model.get_submodule(head).modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter is weight:
+                    module._parameters[name] = own
+    return True
+
+
+def _say_that_untied(config: PretrainedConfig) -> None:
+    """Write into the configuration that head and embeddings have different weights, so that loading does not tie
+    them."""
+    for one in (config, config.get_text_config()):
+        one.tie_word_embeddings = False
 
 
 def _name_in(backbone: PreTrainedModel, name: str) -> str:

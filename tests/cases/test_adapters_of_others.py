@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -39,12 +39,24 @@ def bases(tmp_path_factory: pytest.TempPathFactory, tiny_models: ModuleType) -> 
 
 
 def save_adapter(
-    folder: Path, model: Any, task: str | None, *, head: list[str] | None = None, tokenizer: Path | None = None
+    folder: Path,
+    model: Any,
+    task: str | None,
+    *,
+    head: list[str] | None = None,
+    tokenizer: Path | None = None,
+    bias: Any = "none",
 ) -> Any:
     """Save an adapter that is no longer 0 as peft does. Returns the model with it."""
     targets = TARGETS[model.config.model_type]
-    options = LoraConfig(r=2, task_type=task, target_modules=targets, modules_to_save=head, init_lora_weights=False)
+    options = LoraConfig(
+        r=2, task_type=task, target_modules=targets, modules_to_save=head, init_lora_weights=False, bias=bias
+    )
     adapted = get_peft_model(model, options).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad and name.endswith("bias"):
+                parameter.add_(0.1)
     adapted.save_pretrained(str(folder))
     if tokenizer is not None:
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -77,6 +89,26 @@ def test_a_rerankers_adapter_scores_as_in_peft(
     head = ["classifier"] if base == "encoder" else ["score"]
     adapted = save_adapter(tmp_path / "adapter", model, task, head=head)
     ours = CrossEncoder.load(tmp_path / "adapter", max_length=48)
+    rows = features(ours.tokenizer([QUERY], [DOCUMENT]))
+    close(ours(**rows)["score"], adapted(**rows).logits[:, 0])
+
+
+@pytest.mark.parametrize("task", ["SEQ_CLS", None])
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("base", ["encoder", "reranker", "causal"])
+@torch.no_grad()
+def test_trained_biases_are_read_beside_a_saved_head(
+    base: str, bias: str, task: str | None, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """peft writes the biases of a saved head by several names, and reads one."""
+    model = AutoModelForSequenceClassification.from_pretrained(bases[base], num_labels=1)
+    head = ["score"] if base == "causal" else ["classifier", "pooler"]
+    save_adapter(tmp_path / "adapter", model, task, head=head, tokenizer=bases[base], bias=bias)
+    fresh = AutoModelForSequenceClassification.from_pretrained(bases[base], num_labels=1)
+    adapted = PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
+    options = CrossEncoderConfig(str(tmp_path / "adapter"), max_length=48)
+    options.check(needs_head=True)
+    ours = options.build(0).eval()
     rows = features(ours.tokenizer([QUERY], [DOCUMENT]))
     close(ours(**rows)["score"], adapted(**rows).logits[:, 0])
 
