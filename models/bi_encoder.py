@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from models.dropout import check_dropout, request_dropout
 from models.export.bi_encoder import export_bi_encoder
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
+from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder
 from models.loading.quantization import check_quantization, quantization_config
@@ -163,11 +165,13 @@ class BiEncoderConfig(PretrainedOptions):
         adapter = SavedAdapter.read(folder, tasks=("FEATURE_EXTRACTION",), kind="SentenceTransformer")
         base = adapter.base if adapter else folder
         config = load_config(base)
+        check_ignores_padding(folder, config, classifies=False)
         request_dropout(config, self.dropout)
         backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
         if adapter:
             backbone, _ = adapter.merge_into(backbone)
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
+        check_attends_to_all(folder, config, max_length)
         if pooler := getattr(backbone, "pooler", None):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay
         wrapped = self.lora.wrap(backbone, "FEATURE_EXTRACTION", unused=["pooler"]) if self.lora else backbone
@@ -179,7 +183,10 @@ class BiEncoderConfig(PretrainedOptions):
         texts = TextTokenizer(tokenizer, max_length, prompts, default if default in prompts else None)
         split = self.splits_special_tokens(folder)
         texts = replace(texts, include_prompt=head.include_prompt, split_special_tokens=split)
-        return Tower(wrapped, modes, dense, source=source), texts, head
+        tower = Tower(wrapped, modes, dense, source=source)
+        embed, row = partial(tower, layers=False), tokenizer("what is it")
+        probe_padding(folder, wrapped, embed, row, padding=texts.padding, max_length=max_length)
+        return tower, texts, head
 
     def _dense(self, head: Head, dim: int) -> list[Dense]:
         """Load the folder's linear layers. With `projection` the last must have that size; a new one is made if there

@@ -20,7 +20,7 @@ from models.export.cross_encoder import export_cross_encoder
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
-from models.loading.checks import is_encoder
+from models.loading.checks import check_attends_to_all, check_ignores_padding, is_encoder, probe_padding
 from models.loading.folder import ModelFolder
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
@@ -72,6 +72,7 @@ class CrossEncoderConfig(PretrainedOptions):
                 missing = [name for name in missing if name not in brought]
             reads_padding = not is_encoder(backbone.config)
             tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, reads_padding=reads_padding)
+            check_attends_to_all(folder, backbone.config, max_length)
             head = _head_modules(backbone)
             for name in head:
                 _run_in_float32(backbone.get_submodule(name))
@@ -95,6 +96,7 @@ class CrossEncoderConfig(PretrainedOptions):
         model = CrossEncoder(wrapped, pairs, activation, fresh_head=bool(missing), source=self.name_or_path)
         model.activation_is_chosen = self.activation is not None
         model.requested_dropout = self.requested_dropout
+        _probe(model, folder)
         return model.train()
 
     def parts_to_train(self) -> Mapping[str, str]:
@@ -108,6 +110,7 @@ class CrossEncoderConfig(PretrainedOptions):
 
     def _load(self, folder: ModelFolder, *, force_one_label: bool) -> tuple[PreTrainedModel, list[str]]:
         config = load_config(folder)
+        check_ignores_padding(folder, config, classifies=True)
         _check_is_plain_classifier(folder)
         is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         if not is_classifier or force_one_label:
@@ -219,6 +222,19 @@ def _check_is_plain_classifier(folder: ModelFolder) -> None:
             f"model {folder.path} scores by {what}; model=cross_encoder reads plain sequence classifiers "
             "(a LogitScore model: model=llm_reranker)"
         )
+
+
+def _probe(model: CrossEncoder, folder: ModelFolder) -> None:
+    """Raise ValueError if the score of a row depends on the padding beside it."""
+    pairs = model.tokenizer
+    probe_padding(
+        folder,
+        model.backbone,
+        lambda features: model(**features)["score"],
+        pairs.tokenizer("what is it", "a short text"),
+        padding=pairs.padding,
+        max_length=pairs.max_length,
+    )
 
 
 def _run_in_float32(module: nn.Module) -> None:

@@ -1,4 +1,5 @@
-"""Compare what a model's folder brings with what the model needs: embeddings, padding, a score head.
+"""Compare what a model's folder brings with what the model needs: embeddings, padding, a score head; and refuse models
+whose score of a row depends on the rows beside it.
 
 The tasks and bases of adapters are checked in `models.loading.adapter`, prompt templates in `models.llm_reranker`.
 `models.capabilities.ModelOptions.check` runs all of it before data is read.
@@ -7,9 +8,12 @@ The tasks and bases of adapters are checked in `models.loading.adapter`, prompt 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -18,6 +22,22 @@ from models.loading.folder import ModelFolder
 from models.prompts.template import TEMPLATES
 
 logger = logging.getLogger(__name__)
+
+# model_type -> why a row is read with the padding beside it, so that its score depends on the rows of its batch
+READS_PADDING = {
+    "canine": "it sums up blocks of characters, padding too",
+    "convbert": "its convolutions take padding for text",
+    "fnet": "its Fourier transform has no mask",
+    "funnel": "it pools neighbouring tokens, padding too",
+    "mra": "its attention is approximated over blocks of the padded row",
+    "nystromformer": "its landmarks are means that count padding",
+    "reformer": "its tokens are hashed together with padding",
+    "yoso": "its attention is sampled over the padded row",
+}
+PADDING_TOKENS = 8  # put beside the row of `probe_padding`
+MOST_CHANGE = 1e-3  # of a score or embedding by padding, relative; rounding errors are 1e-5 and less
+LEAST_SCORE = 0.1  # a smaller one is compared as if it had this size: it may be the difference of large values
+MOST_PROBED = 1_000_000_000  # parameters: probing a larger model would take seconds
 
 
 def is_encoder(config: PretrainedConfig) -> bool:
@@ -118,3 +138,78 @@ def _can_pad_with_end(tokenizer: PreTrainedTokenizerBase, *, reads_padding: bool
     """Whether the end token can be padding: a model that reads padding ids would overlook one at the end of a text."""
     end = tokenizer.eos_token_id
     return end is not None and not (reads_padding and tokenizer("a", "b").input_ids[-1] == end)
+
+
+def check_ignores_padding(folder: ModelFolder, config: PretrainedConfig, *, classifies: bool) -> None:
+    """Raise ValueError if the architecture is known to read the padding beside a row. `classifies`: its own head for
+    sequences is used."""
+    kind, summary = config.model_type, getattr(config, "summary_type", "first")
+    reason = READS_PADDING.get(kind)
+    # gpt2 and openai-gpt name a summary that their classifiers do not use.
+    if reason is None and classifies and kind in ("xlnet", "xlm", "flaubert") and summary != "first":
+        reason = f'its score is read at "summary_type": {summary!r} of the padded row'
+    if reason is not None:
+        raise _changed_by_padding(folder, f"{kind}: {reason}")
+
+
+def check_attends_to_all(folder: ModelFolder, config: Any, max_length: int) -> None:
+    """Raise ValueError if rows are long enough for BigBird's sparse attention: its blocks are those of the padded row,
+    and one batch of short rows switches it off for good."""
+    if config.model_type != "big_bird" or config.attention_type == "original_full":
+        return
+    longest = (5 + 2 * config.num_random_blocks) * config.block_size
+    if max_length > longest:
+        raise ValueError(
+            f"model {folder.path}: the sparse attention of big_bird depends on the other rows of a batch: write "
+            f'"attention_type": "original_full" into config.json, or set model.max_length={longest} or less'
+        )
+
+
+@torch.no_grad()
+def probe_padding(
+    folder: ModelFolder,
+    backbone: Any,
+    represent: Callable[[dict[str, Tensor]], Tensor],
+    row: Mapping[str, list[int]],
+    *,
+    padding: Mapping[str, int],
+    max_length: int,
+) -> None:
+    """Raise ValueError if padding changes what `represent(features)` makes of a short `row`, as of an architecture that
+    `check_ignores_padding` does not know.
+
+    It costs two forward passes of `backbone` over a few tokens. Models that are not on the CPU, large ones, and those
+    that cannot run here are not probed.
+    """
+    config, width = backbone.config, len(row["input_ids"])
+    more = min(PADDING_TOKENS, max_length - width)
+    runs_here = all(weight.device.type == "cpu" for weight in backbone.parameters())
+    is_plain = config._attn_implementation in ("sdpa", "eager", None)  # others need a GPU, or compile first
+    if more < 1 or width < 1 or not (runs_here and is_plain) or _num_parameters(backbone) > MOST_PROBED:
+        return
+    ids = {name: torch.tensor([values]) for name, values in row.items()}
+    padded = {n: nn.functional.pad(values, (0, more), value=padding.get(n, 0)) for n, values in ids.items()}
+    was_training = {module: module.training for module in backbone.modules()}
+    try:
+        backbone.eval()
+        with torch.random.fork_rng(devices=[]):
+            alone, beside = represent(ids), represent(padded)
+    except Exception as error:  # of kernels or code of the folder that run only elsewhere: not refused
+        logger.info("model %s: not probed with padding (%s: %s)", folder.path, type(error).__name__, error)
+        return
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+    size = alone.abs().max().clamp(min=LEAST_SCORE if alone.numel() == 1 else 0.0)
+    if (beside - alone).abs().max() > MOST_CHANGE * size:
+        raise _changed_by_padding(folder, config.model_type)
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _changed_by_padding(folder: ModelFolder, what: str) -> ValueError:
+    return ValueError(
+        f"model {folder.path}: a row's score changes with the padding beside it ({what}): choose another model"
+    )
