@@ -47,6 +47,7 @@ def rank_documents(
     model = load_reranker(name_or_path, max_length, template).to(device())
     if special_tokens:
         model.tokenizer = replace(model.tokenizer, split_special_tokens=False)
+    model.expect_prompts([instruction])
     sequences = TokenSequences.from_encoding(
         model.tokenizer.encode_list(query, [document.text for document in documents], query_prompt=instruction)
     )

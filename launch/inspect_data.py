@@ -73,6 +73,7 @@ def cut_lines(
             raise
         yield "tokens: not counted; model=NAME model.name_or_path=PATH says how many texts that model cuts"
         return
+    model.expect_prompts({options.query_prompt, options.document_prompt, *(record.prompt for record in records)})
     count, rows = sample_truncation(records, model.tokenizer, options.query_prompt, options.document_prompt)
     length = model.tokenizer.max_length
     none = f"tokens: no text is longer than model.max_length={length}" if count else "tokens: not counted by this model"

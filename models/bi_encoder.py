@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -263,6 +263,9 @@ class BiEncoder(RankingModel):
             learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
             parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]
         return [part for part in parts if part.parameters]
+
+    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
+        self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer

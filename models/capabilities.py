@@ -8,7 +8,7 @@ kind: preparation for a loss, prompts, and export. No code outside models/ tests
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -123,6 +123,10 @@ class RankingModel(nn.Module, ABC):
         """The parts of the model, which together have all its weights, each once. The names are those of
         `ModelOptions.parts_to_train`."""
         return [Part("model", tuple(self.parameters()))]
+
+    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
+        """Note all prompts that a run puts before texts, before it tokenises any: what they hold of the model's control
+        tokens is text in queries and documents. A model whose tokenizer reads all of a text as text ignores them."""
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         """Make the data's prompts the model's own, for the export; where one is None, the model keeps its prompt. A

@@ -48,10 +48,15 @@ class TextReader:
         return prompt
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def text_reader(tokenizer: PreTrainedTokenizerBase, template: str) -> TextReader:
-    """The reader that reads the control tokens of `tokenizer` in prompts alone."""
-    names = {token: f"{MARK}{number}{MARK}" for number, token in enumerate(control_tokens(tokenizer, template))}
+    """The reader that reads the control tokens of `tokenizer` in prompts alone. `template`: all text of its prompts."""
+    return _reader_of(tokenizer, tuple(control_tokens(tokenizer, template)))
+
+
+@lru_cache(maxsize=8)
+def _reader_of(tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...]) -> TextReader:
+    names = {token: f"{MARK}{number}{MARK}" for number, token in enumerate(tokens)}
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     _rename(content, names)
     renamed: Any = copy.copy(tokenizer)
@@ -61,8 +66,8 @@ def text_reader(tokenizer: PreTrainedTokenizerBase, template: str) -> TextReader
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
-    """The special tokens, and the other added tokens that steer the model: those of signs ("<think>") in the
-    `template` of its prompts."""
+    """The special tokens, and the other added tokens that steer the model: those of signs ("<think>", "[Q]") in the
+    `template`, the text of its prompts."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     return [
         token.content
@@ -72,10 +77,10 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[st
     ]
 
 
-def read_by_others(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def read_by_others(tokenizer: PreTrainedTokenizerBase, template: str = "") -> list[str]:
     """The control tokens that transformers reads in a text even with `split_special_tokens`."""
     found = []
-    for token in control_tokens(tokenizer, ""):
+    for token in control_tokens(tokenizer, template):
         ids = tokenizer(f"a {token} a{token}a", add_special_tokens=False, split_special_tokens=True).input_ids
         if tokenizer.convert_tokens_to_ids(token) in ids and token != tokenizer.unk_token:
             found.append(token)

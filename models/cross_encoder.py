@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -179,6 +179,9 @@ class CrossEncoder(RankingModel):
 
     def parts(self) -> Sequence[Part]:
         return parts_of(self.backbone, head=_head_modules(self._classifier))
+
+    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
+        self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         tokenizer = self.tokenizer

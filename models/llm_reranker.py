@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -243,6 +243,9 @@ class LLMReranker(RankingModel):
 
     def parts(self) -> Sequence[Part]:
         return parts_of(self.backbone, head=[_name_of_head(self.language_model)])  # no part if tied to the embeddings
+
+    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
+        self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
         tokenizer = self.tokenizer

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
-from models.control_tokens import TextReader, text_reader
+from models.control_tokens import TextReader, control_tokens, text_reader
 from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.checks import check_embeddings, settle_padding
 from models.loading.folder import ModelFolder, has_tokenizer
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 # Token-level features that the transformer does not read.
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
@@ -38,6 +42,7 @@ class ModelTokenizer:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     split_special_tokens: bool = True
+    prompt_tokens: tuple[str, ...] = ()  # control tokens of prompts that are not the model's own (`expecting`)
 
     layout: ClassVar[Layout]  # of the rows of a list (data.batch.ListExample)
 
@@ -51,7 +56,8 @@ class ModelTokenizer:
     def fingerprint(self) -> str:
         """A text that is equal for two tokenizers if they give the same rows."""
         options = f"{self.max_length} {self.tokenizer.padding_side} {self.split_special_tokens}"
-        return f"{options} {self.tokenizer.backend_tokenizer.to_str()}"
+        tokens = control_tokens(self.tokenizer, self.template_text)
+        return f"{options} {tokens} {self.tokenizer.backend_tokenizer.to_str()}"
 
     @property
     def reader(self) -> TextReader:
@@ -60,14 +66,22 @@ class ModelTokenizer:
             return TextReader(self.tokenizer)
         return text_reader(self.tokenizer, self.template_text)
 
-    @property
+    @cached_property
     def template_text(self) -> str:
-        """All text of the model's prompt template."""
-        return ""
+        """All text of prompts: their control tokens are read as text in queries and documents."""
+        return "\0".join((*self.all_prompts(), *self.prompt_tokens))
 
     def all_prompts(self) -> list[str]:
-        """All prompts that may be put before a text."""
+        """All prompts of the model that may be put before a text."""
         return list(self.prompts.values())
+
+    def expecting(self, prompts: Iterable[str | None]) -> Self:
+        """The same tokenizer for a run that puts these `prompts` before texts too: whatever text is read, a control
+        token of any of them is text in it. (A text's own prompt does not tell: that of the queries may be spelled by a
+        document.)"""
+        text = "\0".join(prompt for prompt in prompts if prompt)
+        steering = set(control_tokens(self.tokenizer, text)) - set(control_tokens(self.tokenizer, ""))
+        return replace(self, prompt_tokens=tuple(sorted({*self.prompt_tokens, *steering})))
 
     def check_prompt(self, prompt: str | None) -> None:
         """Raise ValueError if a prompt leaves no room for the text."""

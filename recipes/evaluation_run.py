@@ -22,6 +22,7 @@ from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.significance import paired_test
 from recipes.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluation_choice import choose_evaluation, ranking_refused
+from recipes.prompts import expect_prompts
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -182,6 +183,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
+    expect_prompts(model, collection)
     # The queries of both splits are evaluated together, so that a corpus is embedded once.
     options = replace(settings.eval, max_queries=None)
     merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked)
@@ -217,6 +219,7 @@ def correlate(settings: EvaluationConfig, collection: Collection) -> dict[str, A
     """The results of a model by the labels of pairs, in JSON types. There is no first stage and nothing to fuse."""
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
+    expect_prompts(model, collection)
     split, prompts = collection.split(settings.split), Prompts.of(collection)
     evaluator = settings.eval.build(split, collection.documents, model.tokenizer, prompts=prompts)
     metrics = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device))).metrics

@@ -9,7 +9,7 @@ from unicodedata import category
 
 from data.collection import Collection, Split
 from data.sampling.mixture import Mixture
-from models.capabilities import ModelOptions
+from models.capabilities import ModelOptions, RankingModel
 from models.prompts.run_prompts import MAX_ROW_PROMPTS, ROLES, NamedPrompt, RunPrompts, free_name
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,14 @@ def run_prompts(evaluated: Data, training: Data, *, stage: str | None = None, ad
     rows = [text for text, _ in Counter(_row_prompts(splits)).most_common() if text not in known]
     named += [NamedPrompt(_name_of(text), text, "some rows") for text in rows[:MAX_ROW_PROMPTS]]
     return RunPrompts(query, document, _with_free_names(named), len(rows[MAX_ROW_PROMPTS:]))
+
+
+def expect_prompts(model: RankingModel, *data: Data) -> None:
+    """Tell `model` all prompts that `data` put before texts, in any split. Call it before texts are tokenised."""
+    sources = {id(source): source for each in data for source in (each.evaluated, *each.sources.values())}.values()
+    of_rows = {text for source in sources for split in source.splits.values() for text in split.prompts.values()}
+    of_data = {text for source in sources for text in (source.query_prompt, source.document_prompt)}
+    model.expect_prompts(of_rows | of_data)
 
 
 def check_prompts(model: ModelOptions, evaluated: Data, prompts: RunPrompts, *, may_be_lost: bool) -> None:

@@ -28,7 +28,7 @@ from recipes.baseline import score_baseline
 from recipes.evaluation_choice import ranking_refused
 from recipes.finish import print_results, show_finished, write_results
 from recipes.model_card import model_card
-from recipes.prompts import check_prompts, lost_in_words, run_prompts
+from recipes.prompts import check_prompts, expect_prompts, lost_in_words, run_prompts
 from recipes.results import TrainingOutcome, record, store_run, summarise
 from recipes.run_config import RunSettings
 from recipes.start import join_ranks, open_run
@@ -160,6 +160,7 @@ def train_reasoner(
     summary.
     """
     model, reasoner = build_reasoner(settings)
+    expect_prompts(model, collection)
     announce_trained_parts(settings.model, model, run)
     device, tokenizer = process_group.device(), model.tokenizer
 

@@ -22,7 +22,7 @@ from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
 from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
 from recipes.compatibility import check_model
 from recipes.model_card import model_card
-from recipes.prompts import lost_in_words
+from recipes.prompts import expect_prompts, lost_in_words
 from recipes.run_config import RunConfig
 from recipes.stages import Stage, stage_prompts
 from recipes.train_model import train_model
@@ -39,7 +39,7 @@ def train_stages(
 ) -> tuple[Logger, dict[str, Any]]:
     """Train the stages that are not finished. Returns the logger, which is still open, and the summary."""
     logger = settings.logger.build(run, as_tree(settings))
-    sequence = StageSequence(settings, collection, run)
+    sequence = StageSequence(settings, collection, run, training)
     for stage, data in zip(stages, training, strict=True):
         summary = sequence.train(stage, data, StageLogger(logger, stage.number, stage.first_step))
         free_memory()
@@ -58,8 +58,8 @@ class StageSequence:
     """Trains stages one after the other. Dev and test are tokenised once, and the final scores of a stage are reused as
     the baseline of the next."""
 
-    def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory):
-        self.settings, self.collection, self.run = settings, collection, run
+    def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory, training: Sequence[Data]):
+        self.settings, self.collection, self.run, self.training = settings, collection, run, training
         self.finished: list[tuple[Stage, RunDirectory]] = []
         self.evaluators: tuple[Evaluator | None, Evaluator] | None = None
 
@@ -79,6 +79,7 @@ class StageSequence:
         if not directory.finished:
             model = stage.settings.model.build(self.settings.seed)
             check_model(stage.settings, model)
+            expect_prompts(model, self.collection, *self.training)
             dev, test = self._evaluators_for(model)
             prompts = stage_prompts(stage, self.collection, data)
             trainer = build_trainer(

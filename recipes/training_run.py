@@ -13,7 +13,7 @@ from recipes.build import Data, make_trainer, test_evaluator
 from recipes.compatibility import check_model
 from recipes.finish import print_results, show_finished, upload
 from recipes.preparation import prepare
-from recipes.prompts import lost_in_words, run_prompts
+from recipes.prompts import expect_prompts, lost_in_words, run_prompts
 from recipes.run_config import RunConfig
 from recipes.stage_sequence import train_stages
 from recipes.start import join_ranks, open_run
@@ -57,6 +57,7 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tupl
     """Train a run without stages. Returns the logger, which is still open, and the summary."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)
+    expect_prompts(model, collection)
     shared_baseline = baseline_folder(settings, collection, model)
     prompts = run_prompts(collection, collection)
     trainer = make_trainer(settings, collection, run, model)

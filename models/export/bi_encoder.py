@@ -95,7 +95,7 @@ def _write_modules(
     (work / transformer).mkdir(exist_ok=True)
     write_backbone(tower.backbone, work / transformer, source=tower.source, adapter_only=adapter_only)
     tokenizer = model.tokenizer
-    split = splits_for_others(tokenizer, tokenizer.all_prompts())
+    split = splits_for_others(tokenizer)
     write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work / transformer, split_special_tokens=split)
     options = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
     write_json(work / transformer / "sentence_bert_config.json", options)
@@ -148,7 +148,7 @@ def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> No
         dimension=model.dimension,
         similarity=model.similarity,
         max_length=model.tokenizer.max_length,
-        prompts=note(model.tokenizer, model.tokenizer.all_prompts()) + list_prompts(_prompts(model.tokenizer), PROMPTS),
+        prompts=note(model.tokenizer) + list_prompts(_prompts(model.tokenizer), PROMPTS),
     )
     write_card(
         work,

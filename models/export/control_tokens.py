@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from models.control_tokens import control_tokens, read_by_others
 from models.loading.folder import SPLIT_SPECIAL_TOKENS
@@ -23,10 +23,11 @@ SANITIZED = (
 BY_US_ALONE = f"Only plackett does so. {REMEDY}"
 
 
-def splits_for_others(tokenizer: ModelTokenizer, prompts: Iterable[str]) -> bool:
-    """Whether transformers' `split_special_tokens`, which reads prompts as text too, is right for these prompts."""
-    tokens = control_tokens(tokenizer.tokenizer, "")
-    return tokenizer.split_special_tokens and not any(token in prompt for prompt in prompts for token in tokens)
+def splits_for_others(tokenizer: ModelTokenizer) -> bool:
+    """Whether transformers' `split_special_tokens`, which reads the special tokens of prompts as text too, is right for
+    the prompts of the model."""
+    special, prompts = control_tokens(tokenizer.tokenizer, ""), tokenizer.all_prompts()
+    return tokenizer.split_special_tokens and not any(token in prompt for prompt in prompts for token in special)
 
 
 def can_sanitize(tokenizer: ModelTokenizer) -> bool:
@@ -40,15 +41,15 @@ def own_settings(tokenizer: ModelTokenizer) -> dict[str, bool]:
     return {} if tokenizer.split_special_tokens else {SPLIT_SPECIAL_TOKENS: False}
 
 
-def note(tokenizer: ModelTokenizer, prompts: Iterable[str], *, template: str | None = None) -> str:
-    """Markdown on control tokens in texts, of a model with these `prompts` or with the text of a prompt `template`."""
-    tokens = control_tokens(tokenizer.tokenizer, template or "")
+def note(tokenizer: ModelTokenizer, *, has_template: bool = False) -> str:
+    """Markdown on control tokens in texts, of a model with prompts or with a prompt template."""
+    tokens = control_tokens(tokenizer.tokenizer, tokenizer.template_text)
     if not tokenizer.split_special_tokens:
         return f"\n{AS_TOKENS.format(tokens=_listed(tokens))}\n"
-    if template is not None:
+    if has_template:
         others = SANITIZED if can_sanitize(tokenizer) else BY_US_ALONE
-    elif splits_for_others(tokenizer, prompts):
-        stay = read_by_others(tokenizer.tokenizer)
+    elif splits_for_others(tokenizer):
+        stay = read_by_others(tokenizer.tokenizer, tokenizer.template_text)
         others = SPLIT.format(but=f", except {_listed(stay)}" if stay else "")
     else:
         others = BY_US_ALONE

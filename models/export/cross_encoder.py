@@ -48,7 +48,7 @@ def export_cross_encoder(
     with new_folder(folder) as work:
         write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
         tokenizer = model.tokenizer
-        split = splits_for_others(tokenizer, tokenizer.all_prompts())
+        split = splits_for_others(tokenizer)
         write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work, split_special_tokens=split)
         _write_settings(model, work)
         scale = f"the raw logit through {type(model.activation).__name__}"
@@ -63,7 +63,7 @@ def export_cross_encoder(
                 folder=folder,
                 max_length=tokenizer.max_length,
                 scale=scale,
-                prompts=note(tokenizer, tokenizer.all_prompts()) + _prompts(tokenizer),
+                prompts=note(tokenizer) + _prompts(tokenizer),
             ),
         )
 

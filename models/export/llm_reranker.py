@@ -164,8 +164,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         scale=f"through {type(model.activation).__name__}",
         max_length=model.tokenizer.max_length,
         query=model.tokenizer.query_limit,
-        joined=(JOINED if len(template.pieces) > 1 else "")
-        + note(model.tokenizer, (), template=model.tokenizer.template_text),
+        joined=(JOINED if len(template.pieces) > 1 else "") + note(model.tokenizer, has_template=True),
         sanitized=", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else "",
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )

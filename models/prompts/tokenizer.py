@@ -65,10 +65,11 @@ class PromptTokenizer(ModelTokenizer):
         assert self.template is not None
         return self.template
 
-    @property
-    def template_text(self) -> str:
+    def all_prompts(self) -> list[str]:
+        """The model's instructions, and the parts of its template."""
         template = self.prompt_template
-        return "\0".join((*template.pieces, template.instruction_format, template.true_answer, template.false_answer))
+        parts = [*template.pieces, template.instruction_format, template.instruction, template.document_prompt]
+        return [*super().all_prompts(), *parts, template.true_answer, template.false_answer]
 
     def answer_ids(self) -> tuple[int, int]:
         """The tokens of the true and the false answer. Raises ValueError if one is not a single token."""

@@ -24,6 +24,7 @@ from models.dropout import disable_dropout
 from models.loading.backbone import without_weights
 from models.lora import has_adapters
 from recipes.build import prepare
+from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
 
@@ -64,6 +65,8 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     check_trained_parts(settings.model, model)
     parameters = count_parameters(model)
     simplify(model, settings)
+    if data is not None:
+        expect_prompts(model, data)
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
