@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 # It opens the new names: a noncharacter of Unicode, which stands for nothing in any text.
@@ -29,6 +29,7 @@ class TextReader:
 
     tokenizer: PreTrainedTokenizerBase
     names: Mapping[str, str] = field(default_factory=dict)  # of the control tokens: their new ones
+    in_any_case: Mapping[str, str] = field(default_factory=dict)  # those found in any case, by their lower case
 
     def text(self, text: str) -> str:
         """A user's text, as it is given to the tokenizer. It has as many characters."""
@@ -39,7 +40,11 @@ class TextReader:
         if not self.names or not text:
             return text
         longest_first = sorted(self.names, key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, longest_first)), lambda found: self.names[found[0]], self.text(text))
+        patterns = (f"(?i:{re.escape(t)})" if t.lower() in self.in_any_case else re.escape(t) for t in longest_first)
+        return re.sub("|".join(patterns), lambda found: self._name(found[0]), self.text(text))
+
+    def _name(self, found: str) -> str:
+        return self.names[found] if found in self.names else self.in_any_case[found.lower()]
 
     def shown(self, prompt: str) -> str:
         """What `prompt` was given, for a message."""
@@ -62,7 +67,9 @@ def _reader_of(tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...]) -> T
     renamed: Any = copy.copy(tokenizer)
     renamed._tokenizer = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
     renamed.split_special_tokens = False
-    return TextReader(renamed, names)
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    ignoring = {token.content for token in added if _ignores_case(tokenizer, token)}
+    return TextReader(renamed, names, {token.lower(): name for token, name in names.items() if token in ignoring})
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
@@ -73,8 +80,23 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[st
         token.content
         for token in added
         if token.content.strip()
-        and (token.special or (token.content in template and re.search(r"[^\w\s]", token.content)))
+        and (token.special or (_is_in(tokenizer, token, template) and re.search(r"[^\w\s]", token.content)))
     ]
+
+
+def _is_in(tokenizer: PreTrainedTokenizerBase, token: AddedToken, text: str) -> bool:
+    if token.content in text:
+        return True
+    return _ignores_case(tokenizer, token) and token.content.lower() in text.lower()
+
+
+def _ignores_case(tokenizer: PreTrainedTokenizerBase, token: AddedToken) -> bool:
+    """Whether the tokenizer finds an added token in any case: it looks for it in the text in lower case."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if token.special or not token.normalized or normalizer is None:
+        return False
+    upper, lower = token.content.upper(), token.content.lower()
+    return upper != lower and normalizer.normalize_str(upper) == normalizer.normalize_str(lower)
 
 
 def read_by_others(tokenizer: PreTrainedTokenizerBase, template: str = "") -> list[str]:

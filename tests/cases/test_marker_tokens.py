@@ -106,3 +106,12 @@ def test_the_option_still_reads_them_as_tokens(folders: dict[str, Path]) -> None
     prompts = {"query": "[Q] "}
     model = BiEncoderConfig(str(folders["embedder"]), 64, prompts=prompts, split_special_tokens=False).build(0)
     assert markers_in(model.tokenizer(["[Q] red"], "query"), model.tokenizer) == [2]
+
+
+def test_a_tokenizer_that_ignores_case_does_so_in_prompts(folders: dict[str, Path]) -> None:
+    """Its prompts are read as in transformers, and its texts hold the marker in no case."""
+    model = BiEncoderConfig(str(folders["embedder"]), 64, prompts={"query": "[q] ", "document": "[D] "}).build(0)
+    texts = model.tokenizer
+    assert texts(["red"], "query")["input_ids"] == texts.tokenizer(["[q] red"]).input_ids
+    assert markers_in(texts(["[q] red [Q] [d]"], "query"), texts) == [1]
+    assert markers_in(texts(["[q] red [Q] [d]"], "document"), texts) == [1]
