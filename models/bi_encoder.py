@@ -47,7 +47,8 @@ class BiEncoderConfig(PretrainedOptions):
     default_evaluation: ClassVar[str] = "retrieval"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = None  # tokens per text
+    max_length: int | None = None  # tokens per text; None: the folder's
+    default_length: int | None = None  # tokens per text, at most, if neither max_length nor the folder says how many
     pooling: str | None = None  # cls, mean, max, weightedmean, lasttoken, mean_sqrt_len_tokens
     similarity: str | None = None  # cosine (embeddings have unit length) or dot
     normalize: bool | None = None  # unit length; None: under cosine, and if the folder says so
@@ -170,7 +171,8 @@ class BiEncoderConfig(PretrainedOptions):
         backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
         if adapter:
             backbone, _ = adapter.merge_into(backbone)
-        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
+        default = None if folder.max_length else self.default_length
+        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, default_length=default)
         check_attends_to_all(folder, config, max_length)
         if pooler := getattr(backbone, "pooler", None):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay

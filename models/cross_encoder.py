@@ -30,6 +30,8 @@ from models.tokenization import PairTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_LENGTH = 256  # the most tokens per pair of a model that is no reranker yet: it has no length for pairs
+
 
 @dataclass(frozen=True)
 class CrossEncoderConfig(PretrainedOptions):
@@ -42,7 +44,7 @@ class CrossEncoderConfig(PretrainedOptions):
     layout: ClassVar[Layout] = "pairs"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = 256  # tokens per (query, document) pair; None: the value in the folder
+    max_length: int | None = None  # tokens per (query, document) pair; None: a reranker's own, else DEFAULT_LENGTH
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
@@ -70,8 +72,13 @@ class CrossEncoderConfig(PretrainedOptions):
             if adapter:
                 backbone, brought = adapter.merge_into(backbone)
                 missing = [name for name in missing if name not in brought]
-            reads_padding = not is_encoder(backbone.config)
-            tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, reads_padding=reads_padding)
+            tokenizer, max_length = load_tokenizer(
+                folder,
+                backbone,
+                self.max_length,
+                default_length=DEFAULT_LENGTH if missing else None,
+                reads_padding=not is_encoder(backbone.config),
+            )
             check_attends_to_all(folder, backbone.config, max_length)
             head = _head_modules(backbone)
             for name in head:

@@ -42,6 +42,7 @@ from models.tokenization import load_plain_tokenizer, load_tokenizer
 logger = logging.getLogger(__name__)
 
 DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
+DEFAULT_LENGTH = 512  # the most tokens per row if the folder only says how many a language model can read
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class LLMRerankerConfig(PretrainedOptions):
 
     name_or_path: str = DEFAULT_LLM  # folder or hub id
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
-    max_length: int | None = 512  # tokens per row, the prompt included; None: the value in the folder
+    max_length: int | None = None  # tokens per row, the prompt included; None: a reranker's own, else DEFAULT_LENGTH
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
@@ -149,7 +150,9 @@ class LLMRerankerConfig(PretrainedOptions):
         return template
 
     def _tokenizer(self, folder: ModelFolder, backbone: PreTrainedModel) -> PromptTokenizer:
-        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length)
+        has_length = (folder.path / FILE).is_file() or folder.max_length is not None
+        default = None if has_length else DEFAULT_LENGTH
+        tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, default_length=default)
         template, saved = self._template(folder, tokenizer), read_json(folder.path / FILE)
         if saved is not None and asdict(template) != saved:
             logger.warning("model.template replaces the prompt that %s was trained with: null reads that", folder.path)

@@ -238,9 +238,15 @@ def load_plain_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
 
 
 def load_tokenizer(
-    folder: ModelFolder, model: PreTrainedModel, max_length: int | None, *, reads_padding: bool = False
+    folder: ModelFolder,
+    model: PreTrainedModel,
+    max_length: int | None,
+    *,
+    default_length: int | None = None,
+    reads_padding: bool = False,
 ) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load the folder's tokenizer, and check it and `max_length` against the model (None: the folder's own).
+    """Load the folder's tokenizer, and check it and `max_length` against the model (None: the folder's own, and at most
+    `default_length`).
 
     `reads_padding`: see `settle_padding`.
     """
@@ -253,5 +259,7 @@ def load_tokenizer(
         tokenizer.backend_tokenizer.normalizer = NormalizerSequence([Lowercase(), *([old] if old else [])])
     if "token_type_ids" not in inspect.signature(model.forward).parameters:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    own = folder.max_length or min(tokenizer.model_max_length, position_limit(model))
-    return tokenizer, check_max_length(folder, model, max_length or own)
+    if max_length is not None:
+        return tokenizer, check_max_length(folder, model, max_length)
+    own = min(folder.max_length or tokenizer.model_max_length, position_limit(model))
+    return tokenizer, check_max_length(folder, model, min(own, default_length or own))

@@ -157,6 +157,7 @@ def position_limit(model: PreTrainedModel) -> int:
 def check_max_length(folder: ModelFolder, model: PreTrainedModel, max_length: int) -> int:
     if not 8 <= max_length <= position_limit(model):
         raise ValueError(
-            f"model.max_length={max_length}: {folder.path} reads rows of 8 to {position_limit(model)} tokens"
+            f"model.max_length={max_length}: {folder.path} reads rows of 8 to {position_limit(model)} tokens: give "
+            "such a length, or leave it out (null: the one that the folder was trained with)"
         )
     return max_length
