@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,12 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None, 
     if source is None:
         return Fresh(moved_to)
     checkpoint = (source, TrainState.from_dict(read_state(source)))
+    steps = settings.get("trainer", {}).get("max_steps", math.inf)
+    if (step := checkpoint[1].step) >= steps:
+        return Refused(
+            f"resume={settings['resume']}: the checkpoint is at step {step}, and trainer.max_steps={steps} counts "
+            f"those steps too, so nothing would be trained: set it above {step}"
+        )
     return StartFrom(checkpoint, changes_since(source, settings, contents), moved_to)
 
 
@@ -198,7 +205,12 @@ def refusal(folder: Path, changed: Sequence[Change], checkpoint: Path | None, st
     kept = ", remove the folders below stages/ that are to be trained again" if stages else ""
     longer = ""
     if checkpoint is not None:
-        longer = f" (with resume={checkpoint} it trains on from there: longer, or with other settings)"
+        name = checkpoint.read_text().strip() if checkpoint.is_file() else checkpoint.name  # `latest` names a folder
+        step = name.removeprefix("step-").lstrip("0")
+        longer = (
+            f" (with resume={checkpoint} it trains on from step {step}, longer or with other settings: set "
+            f"trainer.max_steps, which counts those steps too, above {step})"
+        )
     return (
         f"{folder} was started with other settings: {shown}. Repeat them to resume it{kept}, choose another "
         f"run_name{longer}, or resume=none to move it aside"

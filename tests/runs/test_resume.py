@@ -150,6 +150,34 @@ def test_another_runs_checkpoint_is_started_from(tmp_path: Path) -> None:
     assert decide_only(tmp_path, path, **found) == StartFrom(source, None, tmp_path / "run.1")
 
 
+def test_a_checkpoint_that_has_all_steps_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory.open(settings(tmp_path, run_name="earlier"))
+    save(run, 30)
+    path = run.checkpoints / "step-000030"
+    found = {"resume": str(run.checkpoints / "latest")}
+    for steps in (6, 30):
+        decision = decide_only(tmp_path, path, **found, trainer={"max_steps": steps})
+        assert isinstance(decision, Refused)
+        assert decision.message == (
+            f"resume={found['resume']}: the checkpoint is at step 30, and trainer.max_steps={steps} counts those steps "
+            "too, so nothing would be trained: set it above 30"
+        )
+    assert isinstance(decide_only(tmp_path, path, **found, trainer={"max_steps": 31}), StartFrom)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_refusal_says_how_to_train_on(tmp_path: Path, finished: bool) -> None:
+    run = RunDirectory.open(settings(tmp_path, trainer={"max_steps": 30}))
+    save(run, 30)
+    if finished:
+        (run.checkpoints / "latest").write_text("step-000030\n")
+        run.write_summary({"after": 0.5})
+    decision = decide_only(tmp_path, trainer={"max_steps": 60})
+    assert isinstance(decision, Refused)
+    assert "trains on from step 30, longer or with other settings: set trainer.max_steps, which" in decision.message
+    assert decision.message.count("above 30)") == 1
+
+
 def with_stages(*names: str) -> dict[str, Any]:
     return {"stages": list(names), "stage": {name: {"loss": name} for name in names}}
 
