@@ -29,7 +29,9 @@ class Split:
     `labels` are judgements that need not be integers. If there are any, training lists use them instead of the grades,
     and so does eval=similarity. They may have queries without a relevant document, which are not in `qrels`.
     `own_documents` maps a query to the documents that are the query itself: no ranking holds them, nor do `candidates`.
-    `ranked` says whether a first stage has put the candidates in their order; else their order says nothing.
+    `ranked` says whether a first stage has put the candidates in their order; else their order says nothing. `listed`
+    says that the candidates are the documents that the data list with each query: a ranking of them (by scores in the
+    data) is none of the corpus.
     `degrees` says why the labels are degrees of similarity (`data.degrees.degrees_of`); it is empty if they are labels
     of relevance.
     """
@@ -43,6 +45,7 @@ class Split:
     own_documents: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
     degrees: str = ""
     ranked: bool = True
+    listed: bool = False
 
     @property
     def judgements(self) -> Mapping[str, Mapping[str, float]]:

@@ -59,8 +59,11 @@ class Evaluator(Protocol):
 
     @property
     def has_first_stage(self) -> bool:
-        """Whether there is a first stage to compare and fuse with: documents are ranked, and the candidates were before
-        (`Split.ranked`)."""
+        """Whether there is a first stage to compare and fuse with (`EvaluatorConfig.has_first_stage`)."""
+
+    @property
+    def first_stage_source(self) -> str:
+        """Where the first stage's scores come from if the data bring them with each query's documents; else empty."""
 
     @property
     def first_stage_run(self) -> Run: ...
@@ -139,6 +142,11 @@ class EvaluatorConfig(ABC):
     def largest_dimension(self) -> int:
         """The largest number of dimensions to which embeddings are truncated; 0: they are not."""
         return 0
+
+    def has_first_stage(self, split: Split) -> bool:
+        """Whether a split has a first stage to compare and fuse with: something has ranked its candidates, and they are
+        not just the documents that are listed with a query while the whole corpus is searched."""
+        return self.ranks and split.ranked and not (split.listed and self.searches_corpus)
 
     def check_split(self, split: Split, name: str) -> None:  # noqa: B027 (most need nothing of the labels)
         """Raise ValueError if the split of that name cannot be measured, before a model is loaded."""

@@ -65,7 +65,8 @@ class RerankingEvaluator(ListScorer):
         prompts: Prompts,
     ):
         self.config = config
-        self.has_first_stage = split.ranked
+        self.has_first_stage = config.has_first_stage(split)
+        self.first_stage_source = "the scores in the file" if split.ranked and split.listed else ""
         self.documents = documents
         self.tokenizer = tokenizer
         self.queries = judged_queries(split, max_queries)

@@ -113,6 +113,7 @@ class RetrievalEvaluator:
 
     oracle = Metrics({}, {})  # the whole corpus is searched, so any order is possible
     candidate_recall = num_pairs = None
+    first_stage_source = ""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class RetrievalEvaluator:
         prompts: Prompts,
     ):
         self.config = config
-        self.has_first_stage = split.ranked
+        self.has_first_stage = config.has_first_stage(split)
         self.tokenizer = tokenizer
         self.queries = judged_queries(split, max_queries)
         self.query_prompts, self.document_prompt = prompts.of_queries(split, self.queries), prompts.document

@@ -70,6 +70,7 @@ class SimilarityEvaluator(ListScorer):
     """
 
     has_first_stage = False
+    first_stage_source = ""
     first_stage_run: ClassVar[Run] = {}
     first_stage = oracle = Metrics({}, {})
     candidate_recall = None

@@ -23,6 +23,7 @@ from evaluation.significance import paired_test
 from recipes.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluation_choice import choose_evaluation, ranking_refused
 from recipes.prompts import expect_prompts
+from recipes.results import source_of_first_stage
 from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
@@ -173,11 +174,14 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
             collection.evaluated.name,
             dev.degrees,
         )
-    dev = dev if dev is not None and dev.ranked and split.ranked else None
-    if settings.fusion_weight is not None and not split.ranked:
+    has_first_stage = settings.eval.has_first_stage
+    dev = dev if dev is not None and has_first_stage(dev) and has_first_stage(split) else None
+    if settings.fusion_weight is not None and not has_first_stage(split):
+        listed = "what the data list with each query"
+        why = f"the candidates are {listed}, in random order"
+        why = f"the whole corpus is searched, not {listed}" if settings.retrieves else why
         raise ValueError(
-            f"fusion_weight={settings.fusion_weight}: the candidates are what the data list with each query, in random "
-            "order, so there is no first stage to fuse with: leave it out"
+            f"fusion_weight={settings.fusion_weight}: {why}, so there is no first stage to fuse with: leave it out"
         )
     queries = judged_queries(split, settings.eval.max_queries)
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
@@ -186,7 +190,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     expect_prompts(model, collection)
     # The queries of both splits are evaluated together, so that a corpus is embedded once.
     options = replace(settings.eval, max_queries=None)
-    merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked)
+    merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked, listed=split.listed)
     prompts = Prompts.of(collection)
     evaluator = options.build(merged, collection.documents, model.tokenizer, prompts=prompts)
     first_stage = select_queries(evaluator.first_stage_run, queries)
@@ -206,6 +210,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> dict[str, Any
     return {
         "name_or_path": source,
         **({} if evaluator.has_first_stage else {"first_stage": None}),
+        **source_of_first_stage(evaluator),
         **describe(settings, results),
         "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
         "ceiling": evaluator.oracle.over(queries).mean or None,

@@ -49,6 +49,11 @@ def store_run(run: RunDirectory, name: str, scores: Run) -> None:
         write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
 
 
+def source_of_first_stage(test: Evaluator) -> dict[str, str]:
+    """The entry of a summary that says where the first stage's scores come from, if the data bring them."""
+    return {"first_stage_source": test.first_stage_source} if test.first_stage_source else {}
+
+
 def summarise(
     data: Collection | Mixture,
     test: Evaluator,
@@ -69,6 +74,7 @@ def summarise(
         "best_step": outcome.best_step,
         "stages": list(stages),
         "metrics": {name: result.mean for name, result in results.items()},
+        **source_of_first_stage(test),
         "recall_ceiling": test.candidate_recall,
         "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),

@@ -183,6 +183,7 @@ class FileConfig(SourceOptions):
                 own_documents=left_out[split],
                 degrees=degrees[split],
                 ranked=split == "train" or self._are_ranked(lists, bool(degrees[split])),
+                listed=split != "train" and (bool(degrees[split]) or self._ranks_own_documents(lists)),
             )
             for split, lists in members.items()
         }

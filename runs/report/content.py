@@ -62,10 +62,9 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     recall, weight = summary.get("recall_ceiling"), summary.get("fusion_weight")
     tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
-    own = "first_stage" in summary and summary["first_stage"] is None and not summary.get("test_pairs")
     lines = [
         number_of_tests(summary, "") if summary.get("test_queries") else "",
-        "no first stage: each query's candidates are the documents that the data list with it" if own else "",
+        _about_first_stage(summary),
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
@@ -75,6 +74,21 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]
     return [line for line in lines if line]
+
+
+def _about_first_stage(summary: Mapping[str, Any]) -> str:
+    """The line on where the first stage's scores come from if no search gave them, or on why there is no first
+    stage."""
+    if source := summary.get("first_stage_source"):
+        return f"first stage: {source}"
+    if summary.get("test_pairs") or "first_stage" not in summary or summary["first_stage"] is not None:
+        return ""
+    if summary.get("recall_ceiling") is None:  # no candidates
+        return (
+            "no first stage: the whole corpus is searched, and the documents that the data list with a query are no "
+            "ranking of it (launch/evaluate.py with data=file compares with BM25)"
+        )
+    return "no first stage: each query's candidates are the documents that the data list with it"
 
 
 def _notes_on_unbeaten_starts(summary: Mapping[str, Any]) -> list[str]:

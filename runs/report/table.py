@@ -8,6 +8,8 @@ Rows = Mapping[str, Mapping[str, float]]  # ranker -> metric -> value
 
 ORACLE = "oracle"  # the row of the best possible order of the candidates: no reranker can be above it
 
+FIRST_STAGES = {"first stage": "the first stage", "BM25": "BM25"}  # row -> in words
+
 
 def format_table(rows: Rows) -> str:
     """One line per ranker, one right-aligned column per metric, four digits; `-` if a ranker lacks a metric."""
@@ -23,15 +25,18 @@ def format_table(rows: Rows) -> str:
 
 
 def below_first_stage(rows: Rows, metric: str) -> str | None:
-    """A warning if the model (row `after` or `model`) ranks worse than the first stage, else None."""
+    """A warning if the model (row `after` or `model`) ranks worse than the first stage (or BM25), else None. The fused
+    score is a remedy only if it ranks better than the first stage."""
     model = rows.get("after") or rows.get("model")
-    first_stage = rows.get("first stage")
-    if model is None or first_stage is None or model[metric] >= first_stage[metric]:
+    row = next((row for row in FIRST_STAGES if row in rows), None)
+    if model is None or row is None or model[metric] >= rows[row][metric]:
         return None
-    fused = rows.get("fused", {})
-    remedies = ["use the fused score"] if fused.get(metric, 0.0) > model[metric] else []
+    first_stage, fused = rows[row][metric], rows.get("fused", {}).get(metric, 0.0)
+    helps = f"{fused:.4f}" > f"{first_stage:.4f}"  # as the table shows them
+    remedies = ["use the fused score"] if helps else []
     remedies += ["rerank fewer candidates (eval.depth)"] if ORACLE in rows else []
+    best = "" if helps else f"{FIRST_STAGES[row]} alone is best; "
     return (
-        f"warning: the model ranks worse than the first stage ({metric} {model[metric]:.4f} < "
-        f"{first_stage[metric]:.4f}): {', or '.join([*remedies, 'train longer'])}"
+        f"warning: the model ranks worse than {FIRST_STAGES[row]} ({metric} {model[metric]:.4f} < {first_stage:.4f}): "
+        f"{best}{', or '.join([*remedies, 'train longer'])}"
     )

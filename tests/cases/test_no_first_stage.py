@@ -91,6 +91,41 @@ def test_an_evaluation_names_no_first_stage(
     assert set(json.loads(output.read_text())["tests"]) == {"model_vs_first_stage", "fused_vs_first_stage"}
 
 
+TAUGHT = [{**row, "pos_scores": [0.9], "neg_scores": [0.2, 0.1]} for row in ROWS]
+
+
+@pytest.mark.parametrize("rows", [ROWS, TAUGHT])
+def test_listed_documents_are_no_first_stage_of_the_whole_corpus(
+    tiny_overrides: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]]
+):
+    path = write(tmp_path / "rows.jsonl", rows)
+    kept = [setting for setting in tiny_overrides(tmp_path) if not setting.startswith(("data", "eval"))]
+    settings = ["data=file", f"data.path={path}", f"data.cache_dir={tmp_path}", "data.lists.random_fraction=0"]
+    train(load(["+exp=embedder_infonce", *kept, *settings, "trainer.max_steps=2", "trainer.eval_every=1"]))
+    folder = tmp_path / "outputs" / "embedder_infonce"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [summary[name] for name in ("first_stage", "fused", "fusion_weight")] == [None, None, None]
+    assert set(summary["tests"]) == {"after_vs_before"}
+    out = capsys.readouterr().out
+    assert "no first stage: the whole corpus is searched, and the documents that the data list with a query" in out
+    assert "each query's candidates are" not in out
+    output = tmp_path / "results.json"
+    model = ["model=bi_encoder", f"model.name_or_path={folder / 'model'}"]
+    evaluate(load([*model, *settings[:3], f"output={output}"], "evaluate"))
+    assert set(json.loads(output.read_text())["tests"]) == {"model_vs_bm25", "fused_vs_bm25"}
+
+
+def test_a_first_stage_of_scores_in_the_file_is_called_so(
+    tiny_reranker_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = ["data=file", f"data.path={write(tmp_path / 'rows.jsonl', TAUGHT)}", f"data.cache_dir={tmp_path}"]
+    model = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64"]
+    evaluate(load([*model, *data], "evaluate"))
+    assert "first stage: the scores in the file\n" in capsys.readouterr().out
+    evaluate(load([*model, *data, "data/candidates=bm25"], "evaluate"))
+    assert "the scores in the file" not in capsys.readouterr().out
+
+
 def test_the_evaluator_says_whether_there_is_a_first_stage(tmp_path: Path):
     data = FileConfig(path=write(tmp_path / "rows.jsonl", ROWS), cache_dir=str(tmp_path)).build()
     split = data.split("test")

@@ -65,7 +65,9 @@ def test_a_bi_encoder_is_compared_and_fused_with_bm25(beir, tiny_bert_dir, tmp_p
     assert results["metrics"]["fused"]["nDCG@10"] >= value
     assert 0 <= results["fusion_weight"] <= 1
     assert set(results["tests"]) == {"model_vs_bm25", "fused_vs_bm25"}
-    assert "first stage" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "first stage" not in out
+    assert ("warning: the model ranks worse than BM25" in out) == (value < results["bm25"])
 
 
 def test_a_cross_encoder_reranks_the_candidates(beir, tiny_reranker_dir, tmp_path, capsys):

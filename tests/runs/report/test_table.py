@@ -1,5 +1,7 @@
 """The plain text table and its warning."""
 
+import pytest
+
 from runs.report.table import ORACLE, below_first_stage, format_table
 
 ROWS = {"first stage": {"nDCG@10": 0.45, "MAP": 0.4}, "after": {"nDCG@10": 0.5}}
@@ -20,6 +22,16 @@ def test_a_model_below_its_first_stage_is_warned_of():
     assert "0.3000 < 0.4500" in retrieved
     assert "eval.depth" not in retrieved  # the depth of candidates is an option of rerankers
     assert "eval.depth" in below_first_stage({**worse, ORACLE: {"nDCG@10": 1.0}}, "nDCG@10")
-    for value, advised in ((0.4, True), (0.2, False)):
-        assert ("use the fused" in below_first_stage({**worse, "fused": {"nDCG@10": value}}, "nDCG@10")) == advised
-    assert below_first_stage({"bm25": ROWS["after"]}, "nDCG@10") is None
+    assert below_first_stage({"BM25": ROWS["after"]}, "nDCG@10") is None
+
+
+@pytest.mark.parametrize("row", ["first stage", "BM25"])
+def test_the_fused_score_is_advised_only_above_the_first_stage(row: str):
+    rows = {row: {"nDCG@10": 0.45}, "model": {"nDCG@10": 0.3}}
+    for value, advised in ((0.46, True), (0.45, False), (0.4, False), (None, False)):
+        fused = {} if value is None else {"fused": {"nDCG@10": value}}
+        warning = below_first_stage(rows | fused, "nDCG@10")
+        name = "BM25" if row == "BM25" else "the first stage"
+        assert warning.startswith(f"warning: the model ranks worse than {name} (nDCG@10 0.3000 < 0.4500): ")
+        assert ("use the fused score" in warning, f"{name} alone is best" in warning) == (advised, not advised)
+    assert below_first_stage({**rows, "model": {"nDCG@10": 0.45}}, "nDCG@10") is None
