@@ -27,6 +27,23 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from inference.rank import RankedDocument
 
+# Messages about models name settings; these are the flags in their places.
+OPTION_NAMES = {
+    "lower eval.token_budget (in training trainer.token_budget), then model.max_length": "lower --max-length",
+    "lower trainer.kept_chunks, then trainer.token_budget (tokens per chunk), then model.max_length": (
+        "lower --max-length"
+    ),
+    "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)": (
+        "rank with `python launch/evaluate.py model.trust_remote_code=true ...`, launch/rerank.py runs none"
+    ),
+    "model=llm_reranker model.template=NAME (launch/rerank.py: --template NAME)": "--template NAME",
+    "set model.template to": "choose --template of",
+    " or your own (launch/rerank.py: --template NAME)": "",
+    "choose model=bi_encoder": "`python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER` evaluates it",
+    "choose model=cross_encoder": "leave --template out",
+    "model.max_length": "--max-length",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
@@ -85,7 +102,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE",
-        help=".txt (one a line), .jsonl (text, title, _id), .json (a list); - reads lines from standard input",
+        help=".txt (one a line), .jsonl, .csv, .tsv, .parquet (text, title, _id), .json (a list); - reads lines from "
+        "standard input",
     )
     parser.add_argument(
         "--instruction",
@@ -116,4 +134,4 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, OPTION_NAMES)

@@ -165,10 +165,8 @@ class CrossEncoder(RankingModel):
         """A trained reranker (an exported folder, a sentence-transformers or transformers folder, a hub id) to score
         with, in evaluation mode. Raises ValueError if it has no trained head."""
         options = CrossEncoderConfig(str(name_or_path), max_length=max_length)
-        model = options.build(seed=0)
-        if model.fresh_head:
-            raise options.without_head()
-        return model.eval()
+        options.check(needs_head=True)  # before anything is said of how it would be read
+        return options.build(seed=0).eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
         """Compute {"score": [rows] float32, the raw logit} from input_ids, attention_mask (and token_type_ids) [rows,

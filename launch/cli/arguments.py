@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,10 +36,10 @@ class _HelpWithExperiments(argparse.Action):
         parser.exit()
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Call `main` as the main function of a process. An error of the user is reported in one line, with exit status
-    1."""
+def run_command(main: Callable[[], None], option_names: Mapping[str, str] | None = None) -> None:
+    """Call `main` as the main function of a process. An error of the user is reported in one line, with exit status 1,
+    in which `option_names` replaces the names of settings by those of the command's flags."""
     exit_quietly_on_closed_pipe()
-    with report_errors():
+    with report_errors(option_names):
         prepare_process(config_dir=None)
         main()

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ class Process:
 
     run_folder: Path | None = None
     started: bool = False  # whether this process trains in the run folder
+    option_names: Mapping[str, str] = field(default_factory=dict)  # of settings in messages -> of this command
     interrupted: threading.Event = field(default_factory=threading.Event)  # set by Ctrl-C
     exit_lock: threading.Lock = field(
         default_factory=threading.Lock
@@ -57,8 +58,9 @@ def run_started() -> None:
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
-    """Run the main block of a command. An exception ends the process.
+def report_errors(option_names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Run the main block of a command. An exception ends the process. `option_names`: the words of messages about
+    settings for which this command has others.
 
     ValueError, OSError and FloatingPointError (a user's mistake), Ctrl-C and exhausted memory are printed in one
     line `error: ...`; any other exception keeps its traceback. Under torchrun one rank of a node prints it, rank 0 if
@@ -66,6 +68,7 @@ def report_errors() -> Iterator[None]:
     (docs/reference.md).
     """
     _mark_preempted(False)
+    process.option_names = option_names or {}
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, _interrupt) if is_main_thread else None
     try:
@@ -81,7 +84,14 @@ def report_errors() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """The line that explains `error`; None if it is a bug."""
+    """The line that explains `error`, with this command's names of options; None if it is a bug."""
+    line = _explanation(error)
+    for name, own in process.option_names.items():
+        line = line and line.replace(name, own)
+    return line
+
+
+def _explanation(error: BaseException) -> str | None:
     if process.interrupted.is_set() or isinstance(error, KeyboardInterrupt):
         return f"interrupted: {_how_to_resume()}"
     if isinstance(error, Preempted):

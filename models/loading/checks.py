@@ -53,11 +53,11 @@ def is_language_model(config: PretrainedConfig) -> bool:
 
 def without_head(name_or_path: str | Path, folder: ModelFolder, config: PretrainedConfig) -> ValueError:
     """The error for a model that is to score pairs and has no score head: what it is, and how it is used."""
-    evaluated = f"model=bi_encoder model.name_or_path={name_or_path}"
+    evaluates = f"`python launch/evaluate.py model=bi_encoder model.name_or_path={name_or_path}`"
     if folder.kind == "SentenceTransformer":
         return ValueError(
-            f"model {name_or_path} is an embedding model, it has no score head: `launch/evaluate.py {evaluated}` "
-            "evaluates it; launch/train.py trains a reranker from it"
+            f"model {name_or_path} is an embedding model, it has no score head: {evaluates} evaluates it; "
+            "launch/train.py trains a reranker from it"
         )
     if is_language_model(config):
         return ValueError(
@@ -67,7 +67,7 @@ def without_head(name_or_path: str | Path, folder: ModelFolder, config: Pretrain
         )
     return ValueError(
         f"model {name_or_path} has no score head: it is not a reranker yet; train it first, or evaluate it as an "
-        f"embedding model by {evaluated}"
+        f"embedding model by {evaluates}"
     )
 
 

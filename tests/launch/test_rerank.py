@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from data.formats.documents import read_documents
 from inference.rank import RankedDocument
-from launch.rerank import main, table
+from launch.rerank import OPTION_NAMES, main, table
 
 QUERY = "how are tokens counted"
 TEXTS = ["count the tokens of a text", "a list of numbers", "open a file and read its lines", "tokens"]
@@ -72,6 +73,26 @@ def test_documents_are_read_from_every_format(write, monkeypatch):
     ]
 
 
+def test_documents_are_read_from_tables(write, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    files = [
+        write("a.csv", 'title,text,_id\nT,"one, or ""1""",x\n,two,y\nonly a title,,z\n'),
+        write("a.tsv", 'Text\tTitle\t_id\none, or "1"\tT\tx\ntwo\t\ty\n\tonly a title\tz\n'),
+        str(tmp_path / "a.parquet"),
+    ]
+    columns = {"title": ["T", None, "only a title"], "document": ['one, or "1"', "two", ""], "_id": ["x", "y", "z"]}
+    parquet.write_table(pyarrow.table(columns), files[2])
+    for file in files:
+        assert [(d.id, d.text) for d in read_documents(file)] == [
+            ("x", 'T one, or "1"'),
+            ("y", "two"),
+            ("z", "only a title"),
+        ]
+    assert [(d.id, d.text) for d in read_documents(write("b.csv", "text\none\ntwo\n"))] == [("1", "one"), ("2", "two")]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -82,6 +103,12 @@ def test_documents_are_read_from_every_format(write, monkeypatch):
         ("a.json", '{"a": 1}', r"a.json: expected a list of texts or objects, got dict"),
         ("a.json", '["one", 2]', r"a.json: entry 2: expected a text or an object, got int"),
         ("a.txt", "", r"no documents"),
+        ("a.csv", "id,body\n1,one\n", r"a.csv: no column text \(its header has: 'id', 'body'\): name the columns text"),
+        ("a.tsv", "d1\tone\nd2\ttwo\n", r"a.tsv: no column text \(its header has: 'd1', 'one'\)"),
+        ("a.csv", "id,text\n1\n", r"a.csv:2: expected 2 cells"),
+        ("a.CSV", "text\none\n", r"a.CSV: .csv files are not read: give .txt \(one document a line\), .jsonl, .json"),
+        ("a.pdf", "%PDF-1.7\n", r"a.pdf: .pdf files are not read: give .txt"),
+        ("a.xlsx", "PK", r"a.xlsx: .xlsx files are not read: give .txt"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(write, name, content, message):
@@ -117,3 +144,36 @@ def test_the_command_ends_with_one_line_where_it_fails(tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: model ./nowhere: no such folder")
     assert len(done.stderr.splitlines()) == 1
+
+
+def run_rerank(tmp_path: Path, *arguments: str) -> str:
+    """The one line in which the command fails."""
+    script = Path(__file__).parents[2] / "launch" / "rerank.py"
+    command = [sys.executable, str(script), *arguments, "--query", QUERY]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_messages_about_models_name_the_flags_of_this_command(tmp_path, tiny_reranker_dir, tiny_bert_dir, tiny_models):
+    line = run_rerank(tmp_path, str(tiny_reranker_dir), "text", "--max-length", "4000")
+    assert line.startswith("error: --max-length=4000: ")
+    causal = str(tiny_models.write_tiny_causal(tmp_path / "causal"))
+    line = run_rerank(tmp_path, causal, "text", "--template", "mxbai", "--max-length", "40")
+    assert line.startswith("error: --max-length=40: the prompt takes ")
+    line = run_rerank(tmp_path, causal, "text")  # and no line on its padding, by which it would not be read
+    assert "it has no score head: name the template that it was trained with, --template NAME, one of" in line
+    line = run_rerank(tmp_path, str(tiny_bert_dir), "text")
+    assert f"`python launch/evaluate.py model=bi_encoder model.name_or_path={tiny_bert_dir}`" in line
+    assert "model.max_length" not in line
+
+
+@pytest.mark.parametrize("start", list(OPTION_NAMES))
+def test_the_words_that_the_flags_replace_are_those_of_the_code(start):
+    root = Path(__file__).parents[2]
+    code = "".join(
+        file.read_text() for name in ("models", "launch/cli", "inference") for file in (root / name).rglob("*.py")
+    )
+    words = re.sub(r'"\s*\n\s*f?"', "", code)
+    assert start in re.sub(r"\{', '.join\(TEMPLATES\)\}", "", words)
