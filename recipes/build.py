@@ -49,6 +49,9 @@ def prepare(model: RankingModel, loss: Any) -> None:
         model.give_probabilities()
 
 
+SCORES_IN_DATA = "teacher=null takes the scores in the data instead, if all rows have them"
+
+
 def build_auxiliary(role: str, options: ModelOptions, seed: int) -> RankingModel:
     """Build the teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score
     head."""
@@ -63,7 +66,8 @@ def check_auxiliary_folder(role: str, options: ModelOptions) -> None:
     try:
         options.check(needs_head=True)
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{role}: {error}") from error
+        instead = f"; {SCORES_IN_DATA}" if role == "teacher" else ""
+        raise type(error)(f"{role}: {error}{instead}") from error
 
 
 def build_trainer(

@@ -26,8 +26,8 @@ class Document:
 
 
 def read_documents(file: str) -> Iterator[Document]:
-    """Read the documents of a file: .txt or without a suffix (one a line; "-" is standard input), .jsonl or a .json list,
-    whose entries are texts or objects with text, title and _id, or a table with these columns (.csv, .tsv,
+    """Read the documents of a .txt file or one without a suffix (one a line; "-" is standard input), a .jsonl file or a
+    .json list, whose entries are texts or objects with text, title and _id, or a table with these columns (.csv, .tsv,
     .parquet, .arrow). Raises ValueError, which names file and line (or entry), or what is read if it is none of them.
     """
     path = Path(file)

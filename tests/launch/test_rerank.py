@@ -172,8 +172,7 @@ def test_messages_about_models_name_the_flags_of_this_command(tmp_path, tiny_rer
 @pytest.mark.parametrize("start", list(OPTION_NAMES))
 def test_the_words_that_the_flags_replace_are_those_of_the_code(start):
     root = Path(__file__).parents[2]
-    code = "".join(
-        file.read_text() for name in ("models", "launch/cli", "inference") for file in (root / name).rglob("*.py")
-    )
+    files = [file for name in ("models", "launch/cli", "inference") for file in (root / name).rglob("*.py")]
+    code = "".join(file.read_text() for file in files)
     words = re.sub(r'"\s*\n\s*f?"', "", code)
     assert start in re.sub(r"\{', '.join\(TEMPLATES\)\}", "", words)
