@@ -63,7 +63,7 @@ class Evaluator(Protocol):
 
     @property
     def first_stage_source(self) -> str:
-        """Where the first stage's scores come from if the data bring them with each query's documents; else empty."""
+        """The origin of the first stage's scores if the data bring them with each query's documents; else empty."""
 
     @property
     def first_stage_run(self) -> Run: ...

@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
     """The lines of the report on `file`, read with `settings` of a training configuration."""
+    from data.formats.file_format import check_is_no_collection
     from data.inspection import describe_file, examples  # only once the arguments are known to be right
     from recipes.compatibility import ADD_NEGATIVES, has_only_positives
 
-    if (Path(file).expanduser() / "corpus.jsonl").is_file():
-        raise ValueError(f"{file} is a collection in BEIR's layout (it has a corpus.jsonl): data=beir data.path={file}")
+    check_is_no_collection(file, Path(file).expanduser())
     escaped = file.replace("\\", "\\\\").replace("'", "\\'")
     tree = compose(["data=file", f"data.path='{escaped}'", *settings])
     if tree["stages"]:

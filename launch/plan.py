@@ -14,6 +14,7 @@ from __future__ import annotations
 try:
     import argparse
     import json
+    import math
     from collections.abc import Sequence
 
     from launch.cli.arguments import Parser, run_command
@@ -45,13 +46,31 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = Parser(__file__, __doc__, lists_experiments=True)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py: +exp=NAME, ...")
     parser.add_argument("--ranks", type=_ranks, default=[1, 2, 4, 8], metavar="N,N", help="default 1,2,4,8")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="of a GPU or of a CPU node; default: this one's")
+    parser.add_argument("--memory", type=_gib, metavar="GIB", help="of a GPU or of a CPU node; default: this one's")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what this machine has")
-    parser.add_argument("--ranks-per-node", type=int, metavar="N", help="default: all on a CPU node, 8 GPUs on others")
+    parser.add_argument(
+        "--ranks-per-node", type=_count, metavar="N", help="default: all on a CPU node, 8 GPUs on others"
+    )
     parser.add_argument("--longest", action="store_true", help="without the data: all rows of model.max_length tokens")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--config-dir", metavar="DIR", help="as for launch/train.py")
     return parser.parse_intermixed_args(arguments)
+
+
+def _gib(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: GiB, a number above 0")
+    return size
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 1")
+    return int(text)
 
 
 def _ranks(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -28,6 +29,13 @@ from recipes.run_config import check_timeout
 from runs.report.content import print_table
 
 logger = logging.getLogger(__name__)
+
+# Names of splits elsewhere -> the names here.
+SPLITS_OF_OTHERS = {
+    **dict.fromkeys(("validation", "valid", "val", "eval", "development"), "dev"),
+    **dict.fromkeys(("training", "fit"), "train"),
+    **dict.fromkeys(("testing", "held_out"), "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +146,11 @@ def check_split(settings: EvaluationConfig, collection: Collection) -> None:
     data = collection.evaluated
     if settings.split not in data.splits and settings.split not in data.missing:
         found = " or ".join(f"split={name}" for name in data.splits)
+        meant = SPLITS_OF_OTHERS.get(settings.split)
+        close = [meant] if meant in data.splits else difflib.get_close_matches(settings.split, list(data.splits), n=1)
         raise ValueError(
-            f"data {data.name} has no {settings.split} split: add its judgements, or choose {found or 'other data'}"
+            f"data {data.name} has no {settings.split} split: {''.join(f'did you mean {name}? ' for name in close)}add "
+            f"its judgements, or choose {found or 'other data'}"
         )
     collection.split(settings.split)
 

@@ -211,8 +211,11 @@ def refusal(folder: Path, changed: Sequence[Change], checkpoint: Path | None, st
             f" (with resume={checkpoint} it trains on from step {step}, longer or with other settings: set "
             f"trainer.max_steps, which counts those steps too, above {step})"
         )
+    contents, settings = any(c.is_content for c in changed), any(not c.is_content for c in changed)
+    other = " and ".join(["settings"] * settings + ["files"] * contents)
+    repeat = " and ".join(["repeat them"] * settings + ["restore the files"] * contents).capitalize()
     return (
-        f"{folder} was started with other settings: {shown}. Repeat them to resume it{kept}, choose another "
+        f"{folder} was started with other {other}: {shown}. {repeat} to resume it{kept}, choose another "
         f"run_name{longer}, or resume=none to move it aside"
     )
 

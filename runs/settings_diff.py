@@ -39,6 +39,7 @@ class Change:
 
     key: str
     text: str
+    is_content: bool = False  # of files that the setting names
 
     @property
     def changes_rounding_only(self) -> bool:
@@ -62,7 +63,7 @@ def differences(
             continue
         if all(key in known for known in contents):
             if difference := first_difference(*(known[key] for known in contents)):
-                changes.append(Change(key, _describe_content(key, values, difference)))
+                changes.append(Change(key, _describe_content(key, values, difference), is_content=True))
         elif values[0] != values[1]:
             changes.append(Change(key, _describe(key, old, new)))
     return (

@@ -61,6 +61,7 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
     """
     suffixes = _in_words(formats)
     place = Path(path).expanduser()
+    check_is_no_collection(f"{key}={path}", place)
     if place.is_file():
         own = format_of(place, formats)
         if own is None:
@@ -75,6 +76,16 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
         what = "no file" if place.is_dir() or found else "no such file or folder, and no file matches it"
         raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes}){_in_folders(place, formats)}")
     return files
+
+
+def check_is_no_collection(what: str, place: Path) -> None:
+    """Raise ValueError, about `what`, if `place` is a folder in BEIR's layout, or its corpus or queries."""
+    folder = place if place.is_dir() else place.parent
+    corpus, queries = (next(iter(sorted(folder.glob(f"{name}.jsonl*"))), None) for name in ("corpus", "queries"))
+    if corpus and (place == folder or (queries and place in (corpus, queries))):
+        raise ValueError(
+            f"{what} is a collection in BEIR's layout (it has a {corpus.name}): data=beir data.path={folder}"
+        )
 
 
 def names_below(files: Sequence[Path], path: str) -> dict[str, Path]:

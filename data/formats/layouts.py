@@ -80,6 +80,8 @@ class Layout:
         fields = {name: own.get(name) or field_of_column(name) for name in names if name not in set(ignored)}
         if "positive_ctxs" in fields and fields.get("answers", "") is None:
             del fields["answers"]  # short answers, which tell whether a passage is right
+        if {"query", "pos"} <= fields.keys() and fields.get("type", "") is None:
+            del fields["type"]  # of the task, in rows of FlagEmbedding
         if unknown := [name for name, found in fields.items() if found is None]:
             raise ValueError(f"{where}: {_unknown_columns(unknown, hint)}; recognised: {'; '.join(LAYOUTS)}")
         for name, found in fields.items():

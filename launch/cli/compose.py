@@ -126,7 +126,25 @@ def one_line_errors(sources: Sources) -> Iterator[None]:
         text = " ".join(str(cause) for cause in (error, error.__cause__) if cause)
         for typed, passed in zip(reversed(sources.given), reversed(sources.hydra_overrides), strict=False):
             text = text.replace(passed, typed)
-        raise ValueError(" ".join(text.split())) from error
+        raise ValueError(no_such_group(text, sources) or " ".join(text.split())) from error
+
+
+def no_such_group(text: str, sources: Sources) -> str:
+    """The message for a group that this command does not have, set by an experiment of another command or on the
+    command line; empty if Hydra's `text` is about something else."""
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found is None:
+        return ""
+    group, given = found.group(1), [setting.lstrip("+") for setting in sources.given]
+    own = next((setting for setting in given if setting.startswith(f"{group}=")), None)
+    experiment = next((setting for setting in given if setting.startswith(f"{EXPERIMENTS}=")), None)
+    if own is not None or experiment is None:
+        return f"{own or group}: this command has no {group.partition('@')[0]}: leave it out (--help lists its groups)"
+    return (
+        f"+{experiment} is an experiment of launch/train.py, it chooses a {group.partition('@')[0]}, which this "
+        "command does not have: leave it out and choose model and data (model=NAME model.name_or_path=PATH data=NAME "
+        "data.path=PATH)"
+    )
 
 
 def unknown_choice(error: MissingConfigException, sources: Sources) -> str:

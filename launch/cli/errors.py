@@ -241,7 +241,11 @@ def _how_to_resume() -> str:
     """How to continue the run, with the newest checkpoint if there is one."""
     patterns = ("checkpoints/step-*", "stages/*/checkpoints/step-*", "trl/checkpoint-*")
     folder = process.run_folder
-    found = [step for pattern in patterns for step in folder.glob(pattern)] if folder else []
+    if folder is None:
+        return "the same command starts again"
+    if not process.started and (folder / "summary.json").is_file():
+        return f"the finished run {folder} is as it was, the same command starts again"
+    found = [step for pattern in patterns for step in folder.glob(pattern)]
     steps = [step for step in found if not step.suffix]  # without those renamed to .broken
     steps.sort(key=lambda step: (step.parent, len(step.name), step.name))
     if steps:

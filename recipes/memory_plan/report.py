@@ -83,8 +83,8 @@ def _suggestions(plan: Plan) -> Iterator[str]:
     """What to set, for the run's own engine on each number of ranks."""
     options, machine = plan.workload.settings.trainer, plan.machine
     own = [estimate for estimate in plan.estimates if estimate.engine == plan.chosen]
-    yield "peak: less than the sum of a row, because its parts are not all in memory at the same time" + (
-        "; the process itself and the heap's gaps are included"
+    yield "peak: of the parts of a row, what is in memory at the same time" + (
+        ", and the process itself, with its libraries, data and the heap's gaps"
         if machine.device == "cpu"
         else "; CUDA's own context comes on top"
     )

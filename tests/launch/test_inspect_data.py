@@ -103,6 +103,11 @@ def test_mistakes_on_the_command_line(arguments, message):
 def test_a_folder_in_beir_s_layout_is_pointed_out(tiny_beir_dir):
     with pytest.raises(ValueError, match=f"is a collection in BEIR's layout .* data=beir data.path={tiny_beir_dir}"):
         main([str(tiny_beir_dir)])
+    for place in (tiny_beir_dir, tiny_beir_dir / "corpus.jsonl", tiny_beir_dir / "queries.jsonl"):
+        options = FileConfig(path=str(place))
+        for read in (options.build, options.places):
+            with pytest.raises(ValueError, match=f"^data.path={place} is a collection .*data.path={tiny_beir_dir}$"):
+                read()
 
 
 def test_every_configured_loss_says_what_it_needs():

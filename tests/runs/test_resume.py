@@ -178,6 +178,19 @@ def test_a_refusal_says_how_to_train_on(tmp_path: Path, finished: bool) -> None:
     assert decision.message.count("above 30)") == 1
 
 
+def test_changed_files_are_to_be_restored() -> None:
+    setting = Change("seed", "seed 1 -> 2")
+    file = Change("data.path", "data.path=x.jsonl: the file has other content than at the start", is_content=True)
+    for changes, other, repeat in (
+        ([setting], "settings", "Repeat them"),
+        ([file], "files", "Restore the files"),
+        ([setting, file], "settings and files", "Repeat them and restore the files"),
+    ):
+        message = resume.refusal(Path("run"), changes, None)
+        assert message.startswith(f"run was started with other {other}: ")
+        assert f". {repeat} to resume it, choose another run_name" in message
+
+
 def with_stages(*names: str) -> dict[str, Any]:
     return {"stages": list(names), "stage": {name: {"loss": name} for name in names}}
 

@@ -72,7 +72,14 @@ LAYOUTS = {
         "all",
     ),
     "flag embedding": (
-        {"query": "q", "pos": ["x", "u"], "neg": ["y"], "pos_scores": [0.9, 0.8], "neg_scores": [0.1]},
+        {
+            "query": "q",
+            "type": "normal",
+            "pos": ["x", "u"],
+            "neg": ["y"],
+            "pos_scores": [0.9, 0.8],
+            "neg_scores": [0.1],
+        },
         {"x": (1, 0.9), "u": (1, 0.8), "y": (0, 0.1)},
         "all teacher_scores",
     ),

@@ -122,6 +122,20 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch, error):
     assert not errors.explain(OSError(errno.EIO, "I/O error")).startswith("a disk")
 
 
+def test_an_interruption_before_the_start_says_nothing_of_checkpoints(tmp_path, monkeypatch):
+    for folder in (None, tmp_path):
+        monkeypatch.setattr(errors, "process", errors.Process(run_folder=folder))
+        (tmp_path / "summary.json").write_text("{}")
+        (tmp_path / "checkpoints" / "step-000004").mkdir(parents=True, exist_ok=True)
+        line = errors.explain(KeyboardInterrupt())
+        assert line.endswith("the same command starts again")
+        assert "checkpoint" not in line
+    (tmp_path / "summary.json").unlink()
+    assert errors.explain(KeyboardInterrupt()).endswith(
+        "continues from " + str(tmp_path / "checkpoints" / "step-000004")
+    )
+
+
 def test_a_bug_keeps_its_traceback(stand_in_folder, tmp_path):
     done = start(stand_in_folder, "tool.path=bug", cwd=tmp_path)
     assert done.returncode == 1
