@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("query-id", "corpus-id", "score")
 TREC = (0, 2, 3)  # the places of COLUMNS in TREC's judgements: qid iteration docid grade
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}  # as found
+ROW_NUMBER = re.compile(r"|unnamed: \d+|index|level-\d+")  # names of the index of pandas
 MAX_GRADE = 1000  # far above real scales of relevance, which end at 3 or 4
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -244,8 +245,8 @@ def _column(cell: str) -> str:
 
 def _named_places(where: str, header: str, names: list[str]) -> tuple[int, ...]:
     """The places of query id, document id and, if there is one, score, by the names of a header. With a score, further
-    columns are not read."""
-    others = [name for name in names if name not in COLUMNS]
+    columns are not read; without one, only the row numbers of pandas may stand beside them."""
+    others = [name for name in names if name not in COLUMNS and not ROW_NUMBER.fullmatch(name)]
     twice = any(names.count(column) > 1 for column in COLUMNS)
     if twice or not {"query-id", "corpus-id"} <= set(names) or (others and "score" not in names):
         raise ValueError(f"{where}: expected the header {' '.join(COLUMNS)} (score may be missing), got {header!r}")

@@ -42,6 +42,10 @@ def rows(pattern: str, numbers: range = range(SIZE)) -> str:
     "text",
     [
         "query-id\tcorpus-id\n" + rows("q{i}\td{i}"),
+        "\tquery-id\tcorpus-id\n" + rows("{i}\tq{i}\td{i}"),
+        "Unnamed: 0\tquery-id\tcorpus-id\n" + rows("{i}\tq{i}\td{i}"),
+        "\tquery-id\tcorpus-id\tscore\n" + rows("{i}\tq{i}\td{i}\t1"),
+        "query-id\rcorpus-id\n".replace("\r", "\t").replace("\n", "\r") + rows("q{i}\td{i}").replace("\n", "\r"),
         "corpus-id\tquery-id\n" + rows("d{i}\tq{i}"),
         HEADER + rows("q{i}\td{i}\t1.0"),
         "Query_ID\tCorpus_ID\tScore\n" + rows("q{i}\td{i}\t1"),
