@@ -8,7 +8,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,20 @@ def _digest(file: Path, size: int, changed_ns: int) -> str:
 
 
 def _without_places(content: bytes) -> bytes:
-    """The JSON text without the keys that tell where a model was, such as the base of an adapter."""
+    """The content of a JSON file, however it is laid out (white space, order of keys), without the keys that tell where
+    a model was, such as the base of an adapter. What is no JSON stays as it is."""
     try:
-        tree = json.loads(content)
-    except ValueError:
+        # Objects become tuples, arrays lists, numbers keep all their digits: each has a form of its own.
+        tree = json.loads(content, parse_float=Decimal, object_pairs_hook=_sorted)
+    except (ValueError, ArithmeticError, RecursionError):
         return content
-    if not isinstance(tree, dict) or not any(key.endswith(PLACE_KEY) for key in tree):
-        return content
-    return json.dumps({key: value for key, value in tree.items() if not key.endswith(PLACE_KEY)}).encode()
+    if isinstance(tree, tuple):
+        tree = tuple((key, value) for key, value in tree if not key.endswith(PLACE_KEY))
+    return repr(tree).encode()
+
+
+def _sorted(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(dict(pairs).items(), key=itemgetter(0)))
 
 
 def first_difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:

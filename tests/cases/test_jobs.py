@@ -24,7 +24,7 @@ from launch.cli.launchers import check_launcher
 from models.cross_encoder import CrossEncoderConfig
 from recipes.training_run import train
 from runs.loggers.wandb import WandbConfig, run_id
-from runs.places import contents_of
+from runs.places import contents_of, digest
 from runs.resume import changes_of_run
 from runs.settings_tree import as_tree
 from trainers.trainer import Trainer
@@ -311,3 +311,23 @@ def test_every_option_that_a_hint_names_exists() -> None:
 def _has(tree: dict[str, Any], option: str) -> bool:
     group, _, name = option.partition(".")
     return group in tree and (not name or name in tree[group])
+
+
+JSON = '{"hidden": 4, "eps": 1e-12, "names": {"0": "a", "1": "b"}, "layers": [1, 2]}'
+REWRITTEN = [
+    ('{"layers":[1,2],\n "names":{"1":"b","0":"a"},\n "hidden":4,\n "eps":1e-12}\n', True),
+    (JSON.replace("[1, 2]", "[2, 1]"), False),
+    (JSON.replace("4", "4.0"), False),
+    (JSON.replace("1e-12", "1.00000000000000000001e-12"), False),
+    (JSON.replace("1e-12", '"1E-12"'), False),
+    (JSON.replace("{", "[").replace("}", "]"), False),
+    ("[" * 100_000, False),
+]
+
+
+@pytest.mark.parametrize(("content", "same"), REWRITTEN, ids=range(len(REWRITTEN)))
+def test_white_space_and_order_of_keys_are_no_content_of_json(content: str, same: bool, tmp_path: Path):
+    first, second = tmp_path / "one.json", tmp_path / "two.json"
+    first.write_text(JSON)
+    second.write_text(content)
+    assert (digest(first) == digest(second)) is same
