@@ -18,6 +18,13 @@ SPLITS = ("train", "dev", "test")
 Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
 Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
+# Categories of Unicode whose characters leave no mark, and characters of other categories that leave none: fillers,
+# joiners and variation selectors.
+INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+FILLERS = frozenset(map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0))) | frozenset(
+    map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+
 # What training lists provide for a loss: names of losses.contracts.REQUIREMENTS.
 JUDGED_LISTS = frozenset({"positive", "relevance", "comparison", "labels", "levels", "several"})
 
@@ -155,6 +162,15 @@ def normalised(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold()  # folding may decompose a character: NFKC once more
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no visible character: white space, control and zero-width characters alone say nothing.
+
+    >>> [is_empty(text) for text in ("", " \\n", "\\u200b", "\\ufeff\\u2060", "x", "?")]
+    [True, True, True, True, False, False]
+    """
+    return all(unicodedata.category(sign) in INVISIBLE or sign in FILLERS for sign in text)
 
 
 def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from data.batch import TokenSequences
-from data.collection import Collection
+from data.collection import Collection, is_empty
 from data.degrees import are_pairs
 from data.formats.columns import ListRecord
 from data.sampling.training_lists import ListTokenizer
@@ -66,7 +66,7 @@ def counts(collection: Collection) -> Iterator[str]:
     listed = Counter(document for judged in lists for document in judged)
     repeated = sum(count > 1 for count in listed.values())
     yield f"documents: {len(collection.documents)} different texts, {repeated} of them in several lists"
-    empty = sum(not text.strip() for text in collection.documents.values())
+    empty = sum(is_empty(text) for text in collection.documents.values())
     if empty:
         yield f"warning: {empty} document has no text"
 
