@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from data.formats.file_format import FileFormat, Record
+from data.formats.layouts import is_known
+from data.formats.rows import DecimalComma
 from data.formats.text_file import plain_name, text_lines, with_compressions
 
-SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # the first that the header has separates the columns
+SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|"}  # of those that fit a file equally well the first is taken
+SAID = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's first line, which says the separator
+PROBED = 1000  # lines that are read to find the separator
 
 
 def read_delimited(file: Path) -> Iterator[Record]:
@@ -19,14 +26,13 @@ def read_delimited(file: Path) -> Iterator[Record]:
     Quoted cells may contain line breaks, also blank lines. In a tsv file a quote is an ordinary character, unless the
     file cannot be read so (`_is_quoted`). Raises ValueError, which names the line.
     """
-    header = next((line for _, line in text_lines(file) if line.strip()), "")
-    separator = _separator(file, header)
-    quoted = separator != "\t" or _is_quoted(file, header)
     csv.field_size_limit(sys.maxsize)  # documents are longer than 131,072 characters
+    header, separator = _header(file)
+    quoted = separator != "\t" or _is_quoted(file, header)
     places: list[str] = []
 
     def lines() -> Iterator[str]:
-        for number, line in text_lines(file):
+        for number, line in _table(file):
             places.append(f"{file}:{number}")
             yield line + "\n"
 
@@ -46,15 +52,65 @@ def read_delimited(file: Path) -> Iterator[Record]:
             if number != len(names):
                 raise ValueError(f"{place}: expected {len(names)} cells ({', '.join(names)}), got {number}")
             values = cells if quoted else [_unquoted(cell) for cell in cells]
-            yield place, {name: value or None for name, value in zip(names, values, strict=True)}
+            if separator == ";":
+                values = [DecimalComma(cell) if DecimalComma.PATTERN.fullmatch(cell) else cell for cell in values]
+            yield place, _row(place, names, values)
     except csv.Error as error:
-        raise ValueError(f"{places[0] if places else file}: malformed csv ({error})") from None
+        reason = str(error)
+        if "new-line character" in reason:
+            reason = "a carriage return outside quotes, as old Macs end lines: convert it, tr '\\r' '\\n' < FILE"
+        raise ValueError(f"{places[0] if places else file}: malformed csv ({reason})") from None
 
 
-def _separator(file: Path, header: str) -> str:
-    """The character between the cells. Spreadsheets write semicolons where the comma is a decimal mark."""
+def _row(place: str, names: Sequence[str], values: Sequence[str]) -> dict[str, str | None]:
+    """The row by names of columns. Columns without a name are one: the first of the index, if they come before the
+    others, else the one that is not empty. Raises ValueError if that is not one."""
+    row = {name: value or None for name, value in zip(names, values, strict=True) if name}
+    blank = [value for name, value in zip(names, values, strict=True) if not name]
+    if not blank:
+        return row
+    if not names[0]:
+        return {"": blank[0] or None, **row}
+    filled = [value for value in blank if value.strip()]
+    if len(blank) > 1 and filled:
+        raise ValueError(f"{place}: the column of the cell {filled[0]!r} has no name: name it in the header")
+    return {**row, "": filled[0] if filled else None}
+
+
+def _table(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines of the file with their numbers, without Excel's line that says the separator."""
+    lines = text_lines(file)
+    for number, line in lines:
+        if number > 1 or not SAID.fullmatch(line):
+            yield number, line
+
+
+def _header(file: Path) -> tuple[str, str]:
+    """The first line that is not blank, and the separator of the cells: what the file says (`SAID`), else that by which
+    most rows have as many cells as the header. Spreadsheets write semicolons where the comma is a decimal mark."""
+    header = next((line for _, line in _table(file) if line.strip()), "")
+    first = next((line for _, line in text_lines(file)), "")
+    if said := SAID.fullmatch(first):
+        return header, said[1]
     usual = next(separators for suffix, separators in SEPARATORS.items() if plain_name(file).endswith(suffix))
-    return next((separator for separator in usual if separator in header), usual[0])
+    found = [separator for separator in usual if separator in header]
+    if len(found) > 1:
+        lines = [f"{line}\n" for _, line in islice(_table(file), PROBED)]
+        found.sort(key=lambda separator: _fit(lines, separator), reverse=True)  # stable: the usual order among equals
+    return header, next(iter(found), usual[0])
+
+
+def _fit(lines: Iterable[str], separator: str) -> tuple[float, int]:
+    """How well lines are separated so: the share of rows with as many cells as the header, and the number of columns
+    whose names are known."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        rows += csv.reader(
+            lines, delimiter=separator, quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        )
+    header, *others = [cells for cells in rows if any(cell.strip() for cell in cells)] or [[]]
+    share = sum(len(cells) == len(header) for cells in others) / max(len(others), 1)
+    return (share if len(header) > 1 else 0.0), sum(map(is_known, header))
 
 
 def _is_quoted(file: Path, header: str) -> bool:
@@ -63,11 +119,11 @@ def _is_quoted(file: Path, header: str) -> bool:
     names = header.split("\t")
     if all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
         return True
-    numbers = (number for number, line in text_lines(file) if line.strip() and line.count("\t") != len(names) - 1)
+    numbers = (number for number, line in _table(file) if line.strip() and line.count("\t") != len(names) - 1)
     irregular = next(numbers, None)
     if irregular is None:
         return False
-    rows = csv.reader((f"{line}\n" for _, line in text_lines(file)), delimiter="\t", strict=True)
+    rows = csv.reader((f"{line}\n" for _, line in _table(file)), delimiter="\t", strict=True)
     try:
         for cells in rows:
             if cells and len(cells) != len(names):
@@ -89,9 +145,10 @@ def _unquoted(cell: str) -> str:
 
 
 def _checked(place: str, header: list[str]) -> list[str]:
-    """The names of the columns, without spaces around them. Raises ValueError if one occurs twice."""
+    """The names of the columns, without spaces around them; index columns of pandas have none. Raises ValueError if a
+    name occurs twice."""
     names = [name.strip() for name in header]
-    repeated = [name for name in names if names.count(name) > 1]
+    repeated = [name for name in names if name and names.count(name) > 1]
     if repeated:
         raise ValueError(f"{place}: the header names the column {repeated[0]!r} twice: rename one of them")
     return names

@@ -10,8 +10,10 @@ from typing import Any
 
 from data.formats.file_format import FileFormat, Record
 from data.formats.jsonl import as_row, parse_json, read_lines
-from data.formats.layouts import FIELDS
+from data.formats.layouts import FIELDS, is_known
 from data.formats.text_file import plain_name, read_text, with_compressions
+
+SPLIT = ({"columns", "data"}, {"columns", "data", "index"})  # keys of pandas' orient="split"
 
 
 def read_json_document(file: Path) -> Iterator[Record]:
@@ -39,12 +41,14 @@ def rows_of(file: Path, value: Any) -> list[Any]:
     """The rows of a value: its entries; those of the list of objects that it holds; its columns, read as rows (as
     pandas and datasets write them); else the object itself.
 
-    Raises ValueError if it holds several lists of objects.
+    Raises ValueError if it holds several lists of objects, or rows whose number of cells differs from the columns'.
     """
     if isinstance(value, list):
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"{file}: expected a list of JSON objects, got {type(value).__name__}")
+    if value.keys() in SPLIT and isinstance(value["columns"], list) and isinstance(value["data"], list):
+        return _split(file, value["columns"], value["data"])
     lists = {key: part for key, part in value.items() if _is_list_of_objects(part)}
     is_row = bool(FIELDS.keys() & value.keys())
     if len(lists) > 1 and not is_row:
@@ -54,9 +58,31 @@ def rows_of(file: Path, value: Any) -> list[Any]:
     columns = list(value.values())
     if columns and all(isinstance(column, list) for column in columns) and len(set(map(len, columns))) == 1:
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    if columns and all(isinstance(column, Mapping) and column.keys() == columns[0].keys() for column in columns):
-        return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+    if columns and all(isinstance(column, Mapping) for column in columns):
+        return _table(value)
     return [value]
+
+
+def _split(file: Path, columns: list[Any], rows: list[Any]) -> list[Any]:
+    """The rows of pandas' orient="split". The levels of the names of a column are joined."""
+    names = [" ".join(map(str, name)) if isinstance(name, list) else str(name) for name in columns]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, list) or len(row) != len(names):
+            got = len(row) if isinstance(row, list) else type(row).__name__
+            raise ValueError(f"{file}: entry {number}: expected {len(names)} cells ({', '.join(names)}), got {got}")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _table(value: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """The rows of an object of objects: rows by their index (pandas' orient="index"), or columns, whose cells are by
+    the index. Names of columns are known; else numbers are the index, or what there is more of."""
+    inner = dict.fromkeys(key for part in value.values() for key in part)
+    same = all(part.keys() == inner.keys() for part in value.values())
+    outer, cells = (all(key.isdecimal() for key in keys) for keys in (value, inner))
+    known, known_cells = (sum(map(is_known, keys)) for keys in (value, inner))
+    if (outer and not cells) or (same and outer == cells and (known_cells, len(value)) > (known, len(inner))):
+        return list(value.values())
+    return [{name: column[key] for name, column in value.items()} for key in inner] if same else [value]
 
 
 def _is_list_of_objects(part: Any) -> bool:

@@ -51,9 +51,11 @@ def parse_json(where: str, text: str) -> Any:
 
 
 def _as_object(record: Any) -> str:
-    """How to write a list of two or three texts as an object, whose keys say what they are; empty for others."""
-    if not isinstance(record, list) or not all(isinstance(text, str) for text in record) or len(record) not in (2, 3):
+    """How to write a list as an object, whose keys say what its cells are; empty for other values."""
+    if not isinstance(record, list):
         return ""
+    if not all(isinstance(text, str) for text in record) or len(record) not in (2, 3):
+        return ": write each row as an object with names of columns (DataFrame.to_json(FILE, orient='records'))"
     names = ("query", "positive", "negative")[: len(record)]
     return f": write it as {{{', '.join(f'{json.dumps(name)}: ...' for name in names)}}}"
 

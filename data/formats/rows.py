@@ -8,8 +8,17 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 # How pandas and R name the column of row numbers: in csv, read again from csv, in parquet.
-INDEX = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
-NUMBER = re.compile(r"\d*")
+INDEX = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
+NUMBER = re.compile(r"|-?\d+(\.\d+)?")
+
+
+class DecimalComma(str):
+    """A cell like "0,5" of a file where the comma is the decimal mark. As a text it is what it is."""
+
+    PATTERN = re.compile(r"\s*[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?\s*")
+
+    def __float__(self) -> float:
+        return float(self.replace(".", "").replace(",", "."))
 
 
 def plain_row(row: Mapping[str, Any], named: Container[str], is_known: Callable[[str], bool]) -> dict[str, Any]:
@@ -19,7 +28,8 @@ def plain_row(row: Mapping[str, Any], named: Container[str], is_known: Callable[
     recognised.
     """
     plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-    plain = {name: value for name, value in plain.items() if name in named or not _is_index(name, value)}
+    first = next(iter(plain), None)  # a column without a name before all others is an index, whatever it holds
+    plain = {n: value for n, value in plain.items() if n in named or not (n == first == "" or _is_index(n, value))}
     unknown = [name for name in plain if name not in named and not is_known(name)]
     flat: dict[str, Any] = {}
     for name, value in plain.items():
