@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
+
+from data.collection import is_empty, normalised
 
 ROLES = {
     "system": ("system", "developer"),
@@ -20,6 +24,9 @@ ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 # Keys of a message: those of most libraries, and those of ShareGPT.
 SPEAKERS = ("role", "from")
 CONTENTS = ("content", "value")
+# Parts of a message that are no text of it: calls and results of tools (tool_use, function_call), and reasoning.
+NO_TEXT = re.compile(r".*(tool|function).*|(redacted_)?thinking|reasoning")
+SHOWN = 40  # characters of a message in an error
 
 Turn = tuple[str, str]  # role and text of a message
 
@@ -38,6 +45,23 @@ class Question:
     def all_turns(self) -> tuple[Turn, ...]:
         """The messages that a document's chat may repeat."""
         return self.turns or (("user", self.text.strip()),)
+
+    def continued(self, turns: tuple[Turn, ...]) -> Question:
+        """The question with these messages after its own."""
+        if not turns:
+            return self
+        turns = (*self.all_turns, *turns)
+        return replace(self, text=_joined(turns), turns=turns, answer=None)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a document answers: the messages of its chat between the question and the answer (up to the user's last
+    one), and the user's last message before the answer, if the chat has one. The default is that of a plain text."""
+
+    column: str
+    further: tuple[Turn, ...] = ()
+    last: Turn | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class Chat:
         if not (isinstance(messages, list) and messages and all(map(is_message, messages))):
             return None
         turns = [(role, _content(what, message)) for message in messages if (role := _role(what, message)) != "tool"]
-        turns = [(role, text.strip()) for role, text in turns if text.strip()]
+        turns = [(role, text.strip()) for role, text in turns if not is_empty(text)]
         system = "\n".join(text for role, text in turns if role == "system")
         return cls(system, tuple(turn for turn in turns if turn[0] != "system"))
 
@@ -74,25 +98,95 @@ class Chat:
     def answer(self, what: str, asked: Sequence[Turn] = ()) -> str:
         """The document: the assistant's last message after those that were `asked`; if it has none, all messages after
         those. Raises ValueError if nothing is left."""
-        repeats = bool(asked) and self.turns[: len(asked)] == tuple(asked)
+        repeats = self._repeats(asked)
         turns = self.turns[len(asked) :] if repeats else self.turns
         if not turns:
             raise ValueError(f"{what}: no answer{' after the prompt' * repeats}: leave the row out, or add a message")
         answers = [text for role, text in turns if role == "assistant"]
         return answers[-1] if answers else _joined(turns)
 
+    def reply(self, where: str, column: str, question: Question) -> Reply:
+        """What the chat's answer follows: the question, or further messages after it. The chat may repeat the question,
+        its end, or nothing of it.
+
+        Raises ValueError if the answer follows other messages.
+        """
+        asked = question.all_turns
+        start = len(asked) if self._repeats(asked) else 0
+        answer = max((place for place, (role, _) in enumerate(self.turns) if role == "assistant"), default=-1)
+        end = max((place for place, (role, _) in enumerate(self.turns[:answer], 1) if role == "user"), default=0)
+        before = self.turns[start:end] if answer >= start else ()
+        if start or not before:
+            return Reply(column, before, self.turns[end - 1] if before else asked[-1] if start else None)
+        if question.turns and _are_same(before, asked[-len(before) :]):
+            return Reply(column, (), before[-1])
+        text = normalised(question.text)
+        held = [] if question.turns else [normalised(said) in text for _, said in before]
+        if any(held[:1]):  # a text that holds more than the message, such as "User: ..." or all messages so far
+            return Reply(column, before[(*held, False).index(False) :], before[-1])
+        own, other = _first_difference(before, asked)
+        raise ValueError(
+            f"{where}: {column!r} answers other messages than the query: it has {own} where the query has {other}; "
+            "leave the row out, or make them equal (a document that is a whole conversation is written as one text)"
+        )
+
+    def _repeats(self, asked: Sequence[Turn]) -> bool:
+        return bool(asked) and _are_same(self.turns[: len(asked)], asked)
+
 
 def common_question(what: str, first: Chat, second: Chat) -> Question:
     """The messages that two chats begin with, which are their question. Raises ValueError if there are none."""
-    number = 0
-    for own, other in zip(first.turns, second.turns, strict=False):
-        if own != other:
-            break
-        number += 1
-    question = Chat(first.system or second.system, first.turns[:number])
-    if not any(role == "user" for role, _ in question.turns):
+    pairs = zip(first.turns, second.turns, strict=False)
+    number = next((place for place, (own, other) in enumerate(pairs) if not _are_same([own], [other])), None)
+    shared = first.turns[: min(len(first.turns), len(second.turns)) if number is None else number]
+    if not any(role == "user" for role, _ in shared):
         raise ValueError(f"{what}: the two chats do not begin with the same message of the user, which is the query")
-    return question.question(what)
+    return Chat("", shared).question(what)
+
+
+def answered(where: str, question: Question, replies: Sequence[Reply]) -> Question:
+    """The question with the messages that all documents answer. Raises ValueError if these are not the same."""
+    first = replies[0]
+    for other in replies[1:]:
+        if not _are_same(first.further, other.further):
+            said = _first_difference(first.further, other.further)
+        elif first.last and other.last and not _are_same([first.last], [other.last]):
+            said = _said(first.last), _said(other.last)
+        else:
+            first = first if first.last else other
+            continue
+        raise ValueError(
+            f"{where}: the documents answer different messages: {said[0]} in {first.column!r}, {said[1]} in "
+            f"{other.column!r}; leave the row out, or make the messages before both answers equal"
+        )
+    return question.continued(first.further)
+
+
+def _are_same(first: Sequence[Turn], second: Sequence[Turn]) -> bool:
+    """Whether messages are equal up to case and spacing."""
+    return len(first) == len(second) and all(
+        own == other or (own[0] == other[0] and normalised(own[1]) == normalised(other[1]))
+        for own, other in zip(first, second, strict=True)
+    )
+
+
+def _first_difference(first: Sequence[Turn], second: Sequence[Turn]) -> tuple[str, str]:
+    """The first messages in which two chats differ. After its last message comes the answer."""
+    own, other = next(
+        (own, other)
+        for own, other in zip_longest(first, second)
+        if not own or not other or not _are_same([own], [other])
+    )
+    return _said(own), _said(other)
+
+
+def _said(turn: Turn | None) -> str:
+    return "the answer" if turn is None else shown(turn[1])
+
+
+def shown(text: str) -> str:
+    """The beginning of a text, in quotes."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def _joined(turns: Sequence[Turn]) -> str:
@@ -140,9 +234,11 @@ def _content(what: str, message: Mapping[str, Any]) -> str:
 
 
 def _part(what: str, part: Any) -> str:
-    """The text of one part of a message's content: a text, or an object with one."""
+    """The text of one part of a message's content: a text, or an object with one. It is empty for `NO_TEXT`."""
     if isinstance(part, str):
         return part
+    if isinstance(part, Mapping) and NO_TEXT.fullmatch(str(part.get("type", ""))):
+        return ""
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
         return part["text"]
     kind = part.get("type", "object") if isinstance(part, Mapping) else type(part).__name__

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
-from data.formats.chats import Chat, Question, Turn, common_question, is_message, parsed
+from data.collection import is_empty, normalised
+from data.formats.chats import Chat, Question, Reply, Turn, answered, common_question, is_message, parsed, shown
 from data.formats.file_format import Record
 from data.formats.layouts import CHATS, Layout, is_known, plain_name
 from data.formats.remedies import ignoring
-from data.formats.rows import plain_row
+from data.formats.rows import DecimalComma, plain_row
 
+DOCUMENTS = ("document", "documents", "positive", "negative", "chosen", "rejected")
+LOOKAHEAD = 1000  # rows whose columns a message about columns takes into account
 TRUTH_VALUES = {"True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}  # as pandas and others write them to CSV
 ANSWERS = frozenset({"yes", "no", "relevant", "irrelevant", "positive", "negative"})
 
@@ -41,27 +46,40 @@ class ListRecord:
 
 
 def read_records(
-    rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = ()
+    rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = (), others: Iterable[Record] = ()
 ) -> Iterator[ListRecord]:
     """Convert every row, of any layout. `mapping` gives the columns of fields that are not recognised.
 
-    Raises ValueError, which names file and line, for a wrong row, or if no row has a column of `mapping` or `ignored`.
+    Raises ValueError, which names file and line, for a wrong row, or if no row has a column of `mapping` or `ignored`,
+    nor one of the first `others` (rows of other splits, which have the same settings).
     """
     layouts: dict[tuple[str, ...], Layout] = {}
     named = {*mapping.values(), *ignored}
     present: dict[str, None] = {}
-    for where, row in rows:
+    left, where = iter(rows), ""
+    for where, row in left:
         present |= dict.fromkeys(row)
         plain = plain_row(row, named, is_known)
         names = tuple(plain)
         if names not in layouts:
-            layouts[names] = Layout.recognise(where, names, mapping, ignored)
+            present |= dict.fromkeys(names)
+            later = (tuple(plain_row(row, named, is_known)) for row in _next(left))
+            layouts[names] = Layout.recognise(where, names, mapping, ignored, row=plain, later=later)
         yield Row(where, plain, layouts[names]).record()
-    present |= dict.fromkeys(name for names in layouts for name in names)
-    if layouts and (absent := [f"{field}={column}" for field, column in mapping.items() if column not in present]):
-        raise ValueError(f"data.columns.{absent[0]} is no column of {where}: columns are {', '.join(present)}")
-    if layouts and (unknown := [name for name in ignored if name not in present]):
-        raise ValueError(f"data.ignore={unknown[0]} is no column of {where}: columns are {', '.join(present)}")
+    if not layouts or named <= present.keys():
+        return
+    elsewhere = {name for row in _next(iter(others)) for name in (*row, *plain_row(row, named, is_known))}
+    settings = [*(f"columns.{field}={column}" for field, column in mapping.items()), *(f"ignore={n}" for n in ignored)]
+    for text in settings:
+        if text.partition("=")[2] not in present.keys() | elsewhere:
+            raise ValueError(f"data.{text} is no column of {where}: columns are {', '.join(present)}")
+
+
+def _next(rows: Iterator[Record]) -> Iterator[Mapping[str, Any]]:
+    """Some of the rows that follow, up to one that cannot be read."""
+    with suppress(ValueError):
+        for _, row in islice(rows, LOOKAHEAD):
+            yield row
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,11 @@ class Row:
         documents, labels, scores = getattr(self, f"_{self.layout.kind}")()
         if not documents:
             raise ValueError(f"{self.where}: no document")
-        kept = [index for index, text in enumerate(documents) if text.strip()]
+        kept = [index for index, text in enumerate(documents) if not is_empty(text)]
         num_empty = len(documents) - len(kept)
         if num_empty:
             documents, labels, scores = self._only(kept, documents, labels, scores)
-        if not self._asked.text.strip():
+        if is_empty(self._asked.text):
             raise ValueError(f"{self.where}: {self._column('query')!r} is empty")
         weight = self._number("weight") if self._has("weight") else 1.0
         if weight < 0:
@@ -104,7 +122,21 @@ class Row:
 
     @cached_property
     def _asked(self) -> Question:
-        """The query. Without a column of its own it is what the chats of both documents begin with."""
+        """The query, with further messages of the documents' chats that all documents answer."""
+        question = self._question()
+        if not any(chat for _, chat in self._chats):
+            return question
+        replies = [
+            Reply(column) if chat is None else chat.reply(self.where, column, question) for column, chat in self._chats
+        ]
+        if question.answer is not None and not {"document", "documents", "positive", "chosen"} & set(
+            self.layout.columns
+        ):
+            replies.insert(0, Reply(self._column("query")))
+        return answered(self.where, question, replies)
+
+    def _question(self) -> Question:
+        """The column of the query. Without one it is what the chats of both documents begin with."""
         if "query" in self.layout.columns:
             what, value = self._what("query"), self._value("query")
             chat = Chat.read(what, value)
@@ -114,17 +146,34 @@ class Row:
             raise ValueError(f"{self.where}: no query: chosen and rejected are no chats, so add a column 'prompt'")
         return common_question(self.where, chosen, rejected)
 
+    @cached_property
+    def _chats(self) -> list[tuple[str, Chat | None]]:
+        """The column and, if it is one, the chat of every document that is not empty."""
+        columns = [column for name in DOCUMENTS for column in self.layout.columns.get(name, ())]
+        items = [(column, item) for column in columns for item in _as_list(self._cell(column)) if item]
+        return [(column, Chat.read(f"{self.where}: {column!r}", item)) for column, item in items]
+
     def _prompt(self) -> tuple[str | None, bool]:
-        """The text before the query, and whether it is a system message: of the query's chat, or of a document's."""
-        own = [c for name in ("document", "positive", "chosen") for c in self.layout.columns.get(name, ())]
-        chats = (Chat.read(self.where, item) for column in own for item in _as_list(self._cell(column)))
-        system = self._asked.system or next((chat.system for chat in chats if chat is not None and chat.system), None)
+        """The text before the query, and whether it is a system message: of the query's chat, or of a document's.
+
+        Raises ValueError if two of them differ.
+        """
+        asked = [(self._column("query"), self._asked.system)] if self._asked.system else []
+        found = asked + [(column, chat.system) for column, chat in self._chats if chat is not None and chat.system]
+        first, system = found[0] if found else ("", None)
+        for column, other in found:
+            if normalised(other) != normalised(str(system)):
+                raise ValueError(
+                    f"{self.where}: the system messages in {first!r} and {column!r} differ ({shown(str(system))}, "
+                    f"{shown(other)}), and a row has one prompt: leave the row out, or make them equal"
+                )
         if not self._has("prompt"):
             return system, system is not None
         prompt, column = self._one("prompt"), self._column("prompt")
-        if system and prompt.strip() != system:
+        if system and normalised(prompt) != normalised(system):
             raise ValueError(
-                f"{self.where}: a system message and column {column} may both be the prompt: {ignoring([column])}"
+                f"{self.where}: a system message and column {column} may both be the prompt: "
+                f"{ignoring([*self.layout.ignored, column])}"
             )
         return (prompt.strip() or None, True) if plain_name(column) == "system" else (prompt, False)
 
@@ -270,6 +319,7 @@ class Row:
             number = float(TRUTH_VALUES.get(value, value) if isinstance(value, str) else value)
         except (TypeError, ValueError):
             remedy = ": write 1 for yes and 0 for no" if str(value).strip().lower() in ANSWERS else ""
+            remedy = ": write a point for the decimal comma" if DecimalComma.PATTERN.fullmatch(str(value)) else remedy
             raise ValueError(f"{self.where}: {column!r} must be a number, got {value!r}{remedy}") from None
         if not math.isfinite(number):
             raise ValueError(f"{self.where}: {column!r} must be finite, got {number}")
@@ -294,7 +344,7 @@ def text_of(what: str, value: Any, asked: Sequence[Turn] = ()) -> str:
         value.encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can escape and no tokenizer reads
         raise ValueError(f"{what} is not valid Unicode (lone surrogate at character {error.start + 1})") from None
-    return value
+    return str(value)  # of a number with a decimal comma its text alone
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
 from data.formats.columns import ListRecord, read_records
-from data.formats.file_format import FileFormat, file_formats, find_files, names_below
+from data.formats.file_format import FileFormat, Record, file_formats, find_files, names_below
 from data.formats.grouping import (
     QueryGroup,
     available_requirements,
@@ -80,9 +80,15 @@ class FileConfig(SourceOptions):
 
     def records(self, split: str = "train") -> Iterator[ListRecord]:
         """Read the rows of the files of one split."""
+        others = (row for other in SPLITS if other != split for row in self._rows(other))
+        yield from read_records(self._rows(split), self.columns, self.ignore, others)
+
+    def _rows(self, split: str) -> Iterator[Record]:
+        """The rows of the files of one split as they are; none if it has no files of its own."""
         key = "path" if split == "train" else f"{split}_path"
-        for file, own in find_files(f"data.{key}", getattr(self, key), self.formats()):
-            yield from read_records(own.read(file), self.columns, self.ignore)
+        path = getattr(self, key)
+        for file, own in find_files(f"data.{key}", path, self.formats()) if path is not None else ():
+            yield from own.read(file)
 
     def places(self) -> Mapping[str, Mapping[str, Path]]:
         paths = {name: getattr(self, name) for name in ("path", "dev_path", "test_path")}

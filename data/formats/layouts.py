@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data.formats.remedies import ignoring, setting
 
@@ -38,6 +39,9 @@ LAYOUTS = (
     "prompt, completion, label",
     "messages (negative_messages, rejected_messages or label)",
 )
+# Names of unknown columns that are likely the query or the document of an example in a message.
+ASKING = ("instruction", "input", "q", "title", "question_text", "source", "user", "claim", "premise", "sentence_a")
+TELLING = ("output", "a", "context", "target", "content", "body", "abstract", "summary", "evidence", "hypothesis")
 # Columns of chats. The chat of the query may hold the relevant document as well, as the answer of the assistant.
 CHATS = ("messages", "conversations", "conversation", "positive_messages", "negative_messages", "rejected_messages")
 
@@ -56,75 +60,187 @@ def is_known(name: str) -> bool:
     return field_of_column(name) is not None
 
 
+class LayoutError(ValueError):
+    """Columns that form no layout. `surplus`: those that have to be left out first; none if something is missing.
+    `leave_out`: how the message goes on with the setting (`typed`) that leaves out all that is too much, which may be
+    `also` more than the surplus."""
+
+    def __init__(self, message: str, surplus: Sequence[str], leave_out: str) -> None:
+        super().__init__(message)
+        self.surplus = surplus
+        self.leave_out = leave_out
+
+
 @dataclass(frozen=True)
 class Layout:
     """The layout of a row. `columns` maps a field of NAMES to its column (several for "negative")."""
 
     kind: str  # pairs, tuples, lists or preferences
     columns: Mapping[str, list[str]]
+    ignored: tuple[str, ...] = ()  # the columns that the user has left out, for messages
 
     @classmethod
     def recognise(
-        cls, where: str, names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str] = ()
+        cls,
+        where: str,
+        names: Sequence[str],
+        mapping: Mapping[str, str],
+        ignored: Iterable[str] = (),
+        *,
+        row: Mapping[str, Any] | None = None,
+        later: Iterable[Sequence[str]] = (),
     ) -> Layout:
         """Recognise the layout of columns with these `names`.
 
-        Raises ValueError if a column is unknown, a field has two columns, or the fields do not form a layout.
+        Raises ValueError if a column is unknown, a field has two columns, or the fields do not form a layout. Its
+        message says what to do about this `row` and about those with the columns `later`.
         """
+        try:
+            return cls._of(names, mapping, ignored)
+        except LayoutError as error:
+            rows = [names, *dict.fromkeys(map(tuple, later))]
+            unknown = _unknown(names, mapping, ignored)
+            if unknown is not None:  # those of all rows
+                unknown = _unknown(list(dict.fromkeys(name for each in rows for name in each)), mapping, ignored)
+            cells = dict.fromkeys(names, "") if row is None else row
+            remedy = _remedy(unknown or error, rows, mapping, tuple(ignored), cells)
+            raise ValueError(f"{where}: {unknown or error}{remedy}; recognised: {'; '.join(LAYOUTS)}") from None
+
+    @classmethod
+    def _of(cls, names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str]) -> Layout:
+        """The layout. Raises LayoutError if there is none."""
+        ignored = tuple(ignored)
+        if (error := _unknown(names, mapping, ignored)) is not None:
+            raise error
         own = {column: field for field, column in mapping.items()}
-        absent = [
-            f"data.columns.{field}={column} is not there" for field, column in mapping.items() if column not in names
-        ]
-        hint = f" ({absent[0]})" if absent else ""
-        columns: dict[str, list[str]] = {}
-        fields = {name: own.get(name) or field_of_column(name) for name in names if name not in set(ignored)}
-        if "positive_ctxs" in fields and fields.get("answers", "") is None:
-            del fields["answers"]  # short answers, which tell whether a passage is right
-        if {"query", "pos"} <= fields.keys() and fields.get("type", "") is None:
-            del fields["type"]  # of the task, in rows of FlagEmbedding
-        if unknown := [name for name, found in fields.items() if found is None]:
-            raise ValueError(f"{where}: {_unknown_columns(unknown, hint)}; recognised: {'; '.join(LAYOUTS)}")
-        for name, found in fields.items():
-            columns.setdefault(str(found), []).append(name)
-        if "query" not in columns and {"chosen", "document"} & set(columns) and "prompt" in columns:
-            prompts = columns.pop("prompt")
-            systems = [name for name in prompts if plain_name(name) == "system" and name not in own]
-            asked = [name for name in prompts if name not in systems]
-            columns |= {field: names for field, names in (("query", asked), ("prompt", systems)) if names}
-        if {"document", "negative"} <= set(columns) and "positive" not in columns:
-            columns["positive"] = columns.pop("document")
+        hint = _absent(names, mapping)
+        columns = _by_field({name: str(found) for name, found in _fields(names, mapping, ignored).items()}, own)
         for found, several in columns.items():
             if len(several) > 1 and found != "negative":
                 kept = next((name for name in several if name in own), several[0])
                 rest = [name for name in several if name != kept]
-                raise ValueError(
-                    f"{where}: columns {' and '.join(several)} all name the {found}: leave all but one out, such as "
-                    f"{ignoring(rest)}"
-                )
+                message = f"columns {' and '.join(several)} all name the {found}: leave all but one out"
+                raise LayoutError(message, rest, ", such as {typed}")
         is_chat = plain_name(columns.get("query", [""])[0]) in CHATS
         if is_chat and {"prompt", "chosen"} <= set(columns) and plain_name(columns["prompt"][0]) == "prompt":
             both = columns["query"] + columns["prompt"]
-            raise ValueError(f"{where}: columns {' and '.join(both)} may both be the query: {ignoring(both[:1])}")
+            raise LayoutError(f"columns {' and '.join(both)} may both be the query", both[:1], ": {typed}")
         kind = _kind(set(columns), is_chat)
         if kind is None:
             surplus = [name for found in _surplus(set(columns), is_chat) for name in columns[found]]
-            or_leave_out = f", {ignoring(surplus)} leaves out what is too much" if surplus else ""
-            raise ValueError(
-                f"{where}: columns {', '.join(names)} form no known layout{hint}; recognised: {'; '.join(LAYOUTS)}; "
-                f"data.columns.FIELD=COLUMN says what a column is{or_leave_out}"
-            )
+            shown = ", ".join(name for name in names if name not in ignored)
+            message = f"columns {shown} form no known layout{hint}; data.columns.FIELD=COLUMN says what a column is"
+            raise LayoutError(message, surplus, ", {typed} leaves out what is too much")
         columns["negative"] = sorted(columns.get("negative", ()), key=_number_in)
-        return cls(kind, columns)
+        return cls(kind, columns, ignored)
 
 
-def _unknown_columns(names: Sequence[str], hint: str) -> str:
-    """What to do about unknown columns, all of them in one line."""
-    shown, names_it = ", ".join(map(repr, names)), setting("data.columns.FIELD", names[0])
-    first, what, them = ("unknown column", "it is", "it") if len(names) == 1 else ("unknown columns", "each is", "them")
-    return (
-        f"{first} {shown}{hint}: say what {what} ({names_it}, FIELD one of {', '.join(NAMES)}) or leave {them} out "
-        f"({ignoring(names)})"
+def _fields(names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str]) -> dict[str, str | None]:
+    """The field of every column that is not ignored; None if it is unknown."""
+    own = {column: field for field, column in mapping.items()}
+    left_out = set(ignored)
+    fields = {name: own.get(name) or field_of_column(name) for name in names if name not in left_out}
+    if "positive_ctxs" in fields and fields.get("answers", "") is None:
+        del fields["answers"]  # short answers, which tell whether a passage is right
+    if {"query", "pos"} <= fields.keys() and fields.get("type", "") is None:
+        del fields["type"]  # of the task, in rows of FlagEmbedding
+    return fields
+
+
+def _unknown(names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[str]) -> LayoutError | None:
+    """The error of unknown columns, all of them in one line; None if there are none."""
+    unknown = [name for name, found in _fields(names, mapping, ignored).items() if found is None]
+    if not unknown:
+        return None
+    first, what, them = (
+        ("unknown column", "it is", "it") if len(unknown) == 1 else ("unknown columns", "each is", "them")
     )
+    message = (
+        f"{first} {', '.join(map(repr, unknown))}{_absent(names, mapping)}: say what {what} "
+        f"({setting('data.columns.FIELD', unknown[0])}, FIELD one of {', '.join(NAMES)})"
+    )
+    return LayoutError(message, unknown, f" or leave {them} out{{also}} ({{typed}})")
+
+
+def _by_field(fields: Mapping[str, str], own: Mapping[str, str]) -> dict[str, list[str]]:
+    """The columns of each field. `own` are the columns that the user has named."""
+    columns: dict[str, list[str]] = {}
+    for name, found in fields.items():
+        columns.setdefault(found, []).append(name)
+    if "query" not in columns and {"chosen", "document"} & set(columns) and "prompt" in columns:
+        prompts = columns.pop("prompt")
+        systems = [name for name in prompts if plain_name(name) == "system" and name not in own]
+        asked = [name for name in prompts if name not in systems]
+        columns |= {field: names for field, names in (("query", asked), ("prompt", systems)) if names}
+    if {"document", "negative"} <= set(columns) and "positive" not in columns:
+        columns["positive"] = columns.pop("document")
+    return columns
+
+
+def _remedy(
+    error: LayoutError,
+    rows: Sequence[Sequence[str]],
+    mapping: Mapping[str, str],
+    ignored: tuple[str, ...],
+    row: Mapping[str, Any],
+) -> str:
+    """What to type so that rows of these columns are read: columns are left out if the others form a layout, else an
+    example says what columns of the `row` are; empty if neither helps."""
+    left_out = leaving_out(rows, mapping, ignored) or leaving_out(rows[:1], mapping, ignored)
+    if left_out:
+        more = [name for name in left_out if name not in ignored and name not in error.surplus]
+        also = (
+            f", also {', '.join(map(repr, more))}, which {'is' if len(more) == 1 else 'are'} too much" if more else ""
+        )
+        return error.leave_out.format(typed=ignoring(left_out), also=also)
+    found = [
+        (fields, others)
+        for fields in _guesses({name: cell for name, cell in row.items() if name not in (*ignored, *mapping.values())})
+        if not fields.keys() & mapping.keys()
+        and (others := leaving_out(rows, {**mapping, **fields}, ignored)) is not None
+    ]
+    if not found:
+        return ""
+    fields, others = min(found, key=lambda example: len(list(filter(is_known, example[1]))))
+    typed = [setting(f"data.columns.{field}", column) for field, column in fields.items()]
+    typed += [ignoring(others)] if len(others) > len(ignored) else []
+    return f", such as {' '.join(typed)}"
+
+
+def leaving_out(
+    rows: Iterable[Sequence[str]], mapping: Mapping[str, str], ignored: tuple[str, ...]
+) -> list[str] | None:
+    """The columns without which all `rows` (their columns) have a layout, those already `ignored` first; None if
+    leaving out is not enough."""
+    left = list(ignored)
+    for names in rows:
+        while True:
+            try:
+                Layout._of(names, mapping, left)
+                break
+            except LayoutError as error:
+                if not error.surplus:
+                    return None
+                left += error.surplus
+    return left
+
+
+def _guesses(row: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """What the query and the document may be: one of the row's columns, or two of them, the likely ones first. A query
+    is a text, a document may also be a list."""
+    texts = [name for name, cell in row.items() if isinstance(cell, str) and not cell.strip().isdecimal()]
+    lists = [name for name, cell in row.items() if isinstance(cell, list) and all(isinstance(c, str) for c in cell)]
+    asks = sorted(texts, key=lambda name: (is_known(name), plain_name(name) not in ASKING))
+    tells = sorted([*texts, *lists], key=lambda name: (is_known(name), plain_name(name) not in TELLING))
+    yield from ({"query": name} for name in asks)
+    yield from ({field: name} for field in ("positive", "document") for name in tells)
+    for field in ("positive", "document"):
+        yield from ({"query": query, field: name} for query in asks[:2] for name in tells if name != query)
+
+
+def _absent(names: Sequence[str], mapping: Mapping[str, str]) -> str:
+    absent = [f"data.columns.{field}={column} is not there" for field, column in mapping.items() if column not in names]
+    return f" ({absent[0]})" if absent else ""
 
 
 def _kinds(fields: set[str], is_chat: bool) -> dict[str, tuple[set[str], set[str]]]:

@@ -114,6 +114,61 @@ def test_earlier_turns_belong_to_the_query_and_not_to_the_document():
         assert record.documents == [YES, NO]
 
 
+FIRST = said(user="which bird swims?", assistant="a duck")
+MORE = [*FIRST, *said(user=ASKED)]
+CONTINUED = {
+    "a prompt of text": {"prompt": "which bird swims?", "chosen": YES, "rejected": NO},
+    "a prompt that is a chat": {"prompt": FIRST[:1], "chosen": YES, "rejected": NO},
+    "no prompt": {"chosen": YES, "rejected": NO},
+    "a prompt in other case and spacing": {"prompt": " Which bird\n swims?", "chosen": YES, "rejected": NO},
+    "a pair": {"query": "which bird swims?", "positive": YES},
+    "likes": {"prompt": "which bird swims?", "completion": YES, "label": True},
+    "lists": {"query": "which bird swims?", "positive": [YES], "negative": [NO, NO]},
+}
+
+
+def _after(turns: list[dict[str, Any]], value: Any) -> Any:
+    """The value with every answer as a chat that begins with these turns."""
+    if isinstance(value, list):
+        return [_after(turns, item) if item in (YES, NO) else item for item in value]
+    return [*turns, *said(assistant=value)] if value in (YES, NO) else value
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_messages_that_all_documents_answer_belong_to_the_query(name: str):
+    row = {column: _after(MORE, value) for column, value in CONTINUED[name].items()}
+    record = read(row)
+    assert record.documents[:2] == [YES, NO][: len(record.documents)]
+    assert record.query.splitlines()[-2:] == ["a duck", ASKED]
+    assert "which bird swims?" in " ".join(record.query.lower().split())
+
+
+def test_a_text_that_holds_what_the_chats_ask_is_the_query():
+    transcript = f"Human: which bird swims?\n\nAssistant: a duck\n\nHuman: {ASKED}"
+    for prompt, before in ((f"User: {ASKED}", said(user=ASKED)), (transcript, MORE), (transcript, MORE[2:])):
+        record = read({"prompt": prompt, "chosen": _after(before, YES), "rejected": _after(before, NO)})
+        assert (record.query, record.documents) == (prompt, [YES, NO])
+
+
+def test_a_prompt_is_recognised_in_other_case_and_spacing():
+    upper = said(user=f" {ASKED.upper()}\n")
+    record = read({"prompt": upper, "chosen": GOOD, "rejected": BAD})
+    assert record.documents == [YES, NO]
+    assert read({"chosen": [*upper, *said(assistant=YES)], "rejected": BAD}).documents == [YES, NO]
+    with pytest.raises(ValueError, match=r"'rejected': no answer after the prompt"):
+        read({"prompt": upper, "chosen": GOOD, "rejected": said(user=ASKED)})
+    system = said(system=SYSTEM.upper())
+    assert read({"system": SYSTEM, "messages": [*system, *GOOD], "rejected_response": NO}).prompt == SYSTEM
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "tool_result", "server_tool_use", "function_call", "thinking"])
+def test_parts_that_call_tools_or_reason_are_no_text(kind: str):
+    parts = [{"type": kind, "name": "look_up", "text": "calls", "content": [{"type": "text", "text": "2"}]}]
+    turns = [{"role": "user", "content": parts}, *said(assistant=[*parts, {"type": "text", "text": YES}])]
+    record = read({"messages": [*said(user=ASKED), *turns], "rejected_response": NO})
+    assert (record.query, record.documents) == (ASKED, [YES, NO])
+
+
 def test_a_system_message_is_the_prompt_and_a_line_apart_from_the_query(tmp_path: Path):
     row = {"messages": said(system=SYSTEM, user=ASKED), "positive_messages": [said(assistant=YES)]}
     assert read(row).prompt == SYSTEM
@@ -147,6 +202,38 @@ MISTAKES = {
     "two prompts": (
         {"query": said(system=SYSTEM, user=ASKED), "prompt": "Other:", "positive": YES},
         r"a system message and column prompt may both be the prompt: 'data.ignore=\[prompt\]'",
+    ),
+    "other turns": (
+        {"chosen": [*MORE, *said(assistant=YES)], "rejected": [*FIRST[:1], *said(assistant=NO)]},
+        "the documents answer different messages: 'a duck' in 'chosen', the answer in 'rejected'; leave the row out",
+    ),
+    "other turns after the prompt": (
+        {"prompt": FIRST, "chosen": _after(MORE, YES), "rejected": _after([*FIRST, *said(user="and?")], NO)},
+        "the documents answer different messages: 'which bird dives.' in 'chosen', 'and.' in 'rejected'",
+    ),
+    "more turns than the answer of the query": (
+        {"messages": [*FIRST[:1], *said(assistant=YES)], "rejected_messages": _after(MORE, NO)},
+        "the documents answer different messages: the answer in 'messages', 'a duck' in 'rejected_messages'",
+    ),
+    "fewer turns than the query": (
+        {"prompt": MORE, "chosen": YES, "rejected": [*FIRST[:1], *said(assistant=NO)]},
+        "'rejected' answers other messages than the query: it has the answer where the query has 'a duck'; leave",
+    ),
+    "fewer turns than a transcript": (
+        {"prompt": f"which bird swims?\na duck\n{ASKED}", "chosen": _after(MORE, YES), "rejected": FIRST},
+        "the documents answer different messages: 'which bird dives.' in 'chosen', 'which bird swims.' in 'rejected'",
+    ),
+    "another question": (
+        {"query": "what flies?", "positive": GOOD},
+        "'positive' answers other messages than the query: it has 'which bird dives.' where the query has 'what flies",
+    ),
+    "two systems": (
+        {"chosen": [*said(system="A"), *GOOD], "rejected": [*said(system="B"), *BAD]},
+        r"the system messages in 'chosen' and 'rejected' differ \('A', 'B'\), and a row has one prompt: leave the row",
+    ),
+    "systems of query and document": (
+        {"prompt": said(system="A", user=ASKED), "chosen": [*said(system="B"), *GOOD], "rejected": BAD},
+        "the system messages in 'prompt' and 'chosen' differ",
     ),
     "a role": ({"messages": said(user=ASKED, narrator=YES)}, "role 'narrator': the roles of a chat are system,"),
     "an image": (

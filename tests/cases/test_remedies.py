@@ -72,9 +72,13 @@ CASES = {
     "question, context, answer": Case(
         jsonl([{"question": row["query"], "context": row["positive"], "answer": "yes"} for row in PAIRS]), IGNORE
     ),
-    "two columns for a field": Case(rows(anchor="x", question="y"), r"leave all but one out, such as (?P<remedy>.*)$"),
+    "two columns for a field": Case(
+        rows(anchor="x", question="y"), r"leave all but one out, such as (?P<remedy>.*); recognised"
+    ),
     "the mapped one stays": Case(
-        rows(context="about it"), r"such as (?P<remedy>'data.ignore=\[positive\]')$", ("data.columns.positive=context",)
+        rows(context="about it"),
+        r"such as (?P<remedy>'data.ignore=\[positive\]'); recognised",
+        ("data.columns.positive=context",),
     ),
     "too much for a layout": Case(
         rows(document="about tools"), r"what a column is, (?P<remedy>.*) leaves out what is too much"

@@ -75,7 +75,7 @@ def test_own_names_are_mapped_and_others_ignored():
     assert (record.kind, record.query, record.documents) == ("tuples", "q", ["x"])
     swapped = read({"query": "x", "answer": "q"}, columns={"query": "answer", "positive": "query"})[0]
     assert (swapped.query, swapped.documents) == ("q", ["x"])
-    with pytest.raises(ValueError, match=r"form no known layout \(data.columns.query=title is not there\); recognised"):
+    with pytest.raises(ValueError, match=r"form no known layout \(data.columns.query=title is not there\); data"):
         read({"positive": "x"}, columns={"query": "title"})
 
 
