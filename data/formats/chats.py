@@ -46,22 +46,24 @@ class Question:
         """The messages that a document's chat may repeat."""
         return self.turns or (("user", self.text.strip()),)
 
-    def continued(self, turns: tuple[Turn, ...]) -> Question:
-        """The question with these messages after its own."""
-        if not turns:
+    def between(self, earlier: tuple[Turn, ...], further: tuple[Turn, ...]) -> Question:
+        """The question with these messages before and after its own."""
+        if not earlier and not further:
             return self
-        turns = (*self.all_turns, *turns)
+        turns = (*earlier, *self.all_turns, *further)
         return replace(self, text=_joined(turns), turns=turns, answer=None)
 
 
 @dataclass(frozen=True)
 class Reply:
     """What a document answers: the messages of its chat between the question and the answer (up to the user's last
-    one), and the user's last message before the answer, if the chat has one. The default is that of a plain text."""
+    one), those `earlier` than the question, and the user's last message before the answer, if the chat has one. The
+    default is that of a plain text."""
 
     column: str
     further: tuple[Turn, ...] = ()
     last: Turn | None = None
+    earlier: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class Chat:
             return Reply(column, before, self.turns[end - 1] if before else asked[-1] if start else None)
         if question.turns and _are_same(before, asked[-len(before) :]):
             return Reply(column, (), before[-1])
+        if _are_same(before[-len(asked) :], asked):
+            return Reply(column, (), before[-1], before[: -len(asked)])
+        if question.answer is not None and before[0][0] == "user":  # the chat goes on after the answer of the query's
+            return Reply(column, (("assistant", question.answer), *before), before[-1])
         text = normalised(question.text)
         held = [] if question.turns else [normalised(said) in text for _, said in before]
         if any(held[:1]):  # a text that holds more than the message, such as "User: ..." or all messages so far
@@ -150,6 +156,8 @@ def answered(where: str, question: Question, replies: Sequence[Reply]) -> Questi
     for other in replies[1:]:
         if not _are_same(first.further, other.further):
             said = _first_difference(first.further, other.further)
+        elif not _are_same(first.earlier, other.earlier):
+            said = _first_difference((*first.earlier, *question.all_turns), (*other.earlier, *question.all_turns))
         elif first.last and other.last and not _are_same([first.last], [other.last]):
             said = _said(first.last), _said(other.last)
         else:
@@ -159,7 +167,7 @@ def answered(where: str, question: Question, replies: Sequence[Reply]) -> Questi
             f"{where}: the documents answer different messages: {said[0]} in {first.column!r}, {said[1]} in "
             f"{other.column!r}; leave the row out, or make the messages before both answers equal"
         )
-    return question.continued(first.further)
+    return question.between(first.earlier, first.further)
 
 
 def _are_same(first: Sequence[Turn], second: Sequence[Turn]) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -64,7 +64,8 @@ def read_records(
         if names not in layouts:
             present |= dict.fromkeys(names)
             later = (tuple(plain_row(row, named, is_known)) for row in _next(left))
-            layouts[names] = Layout.recognise(where, names, mapping, ignored, row=plain, later=later)
+            mistake = partial(_mistake, where, plain)
+            layouts[names] = Layout.recognise(where, names, mapping, ignored, mistake=mistake, later=later)
         yield Row(where, plain, layouts[names]).record()
     if not layouts or named <= present.keys():
         return
@@ -73,6 +74,10 @@ def read_records(
     for text in settings:
         if text.partition("=")[2] not in present.keys() | elsewhere:
             raise ValueError(f"data.{text} is no column of {where}: columns are {', '.join(present)}")
+
+
+def _mistake(where: str, row: Mapping[str, Any], layout: Layout) -> str:
+    return Row(where, row, layout).mistake
 
 
 def _next(rows: Iterator[Record]) -> Iterator[Mapping[str, Any]]:
@@ -126,14 +131,37 @@ class Row:
         question = self._question()
         if not any(chat for _, chat in self._chats):
             return question
-        replies = [
-            Reply(column) if chat is None else chat.reply(self.where, column, question) for column, chat in self._chats
-        ]
+        try:
+            replies = [
+                Reply(column) if chat is None else chat.reply(self.where, column, question)
+                for column, chat in self._chats
+            ]
+        except ValueError as error:
+            raise ValueError(f"{error}{self._or_common_question()}") from None
         if question.answer is not None and not {"document", "documents", "positive", "chosen"} & set(
             self.layout.columns
         ):
             replies.insert(0, Reply(self._column("query")))
         return answered(self.where, question, replies)
+
+    def _or_common_question(self) -> str:
+        """The setting by which the chats of both documents say the query, if they begin with the same message."""
+        columns = [*self.layout.columns.get("query", ()), *self.layout.columns.get("prompt", ())]
+        layout = replace(
+            self.layout, columns={n: c for n, c in self.layout.columns.items() if n not in ("query", "prompt")}
+        )
+        if self.layout.kind != "preferences" or Row(self.where, self.row, layout).mistake:
+            return ""
+        return f"; {ignoring([*self.layout.ignored, *columns])} takes what both chats begin with as the query"
+
+    @property
+    def mistake(self) -> str:
+        """What is wrong with the row; empty if it is read."""
+        try:
+            self.record()
+        except (ValueError, KeyError) as error:  # a field that is needed may have no column
+            return str(error)
+        return ""
 
     def _question(self) -> Question:
         """The column of the query. Without one it is what the chats of both documents begin with."""
@@ -143,7 +171,10 @@ class Row:
             return Question(text_of(what, value)) if chat is None else chat.question(what)
         chosen, rejected = (Chat.read(self._what(name), self._value(name)) for name in ("chosen", "rejected"))
         if chosen is None or rejected is None:
-            raise ValueError(f"{self.where}: no query: chosen and rejected are no chats, so add a column 'prompt'")
+            raise ValueError(
+                f"{self.where}: no query: chosen and rejected are no chats, so add a column 'prompt' (or "
+                "data.columns.query=COLUMN)"
+            )
         return common_question(self.where, chosen, rejected)
 
     @cached_property

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from data.formats.remedies import ignoring, setting
 
@@ -42,6 +41,8 @@ LAYOUTS = (
 # Names of unknown columns that are likely the query or the document of an example in a message.
 ASKING = ("instruction", "input", "q", "title", "question_text", "source", "user", "claim", "premise", "sentence_a")
 TELLING = ("output", "a", "context", "target", "content", "body", "abstract", "summary", "evidence", "hypothesis")
+TRIED = 10  # columns, and layouts of rows, that are tried for it
+NO_TEXT = ("label", "score", "positive_scores", "negative_scores", "weight", "id")  # fields that are no texts
 # Columns of chats. The chat of the query may hold the relevant document as well, as the answer of the assistant.
 CHATS = ("messages", "conversations", "conversation", "positive_messages", "negative_messages", "rejected_messages")
 
@@ -87,13 +88,14 @@ class Layout:
         mapping: Mapping[str, str],
         ignored: Iterable[str] = (),
         *,
-        row: Mapping[str, Any] | None = None,
+        mistake: Callable[[Layout], str] = lambda layout: "",
         later: Iterable[Sequence[str]] = (),
     ) -> Layout:
         """Recognise the layout of columns with these `names`.
 
         Raises ValueError if a column is unknown, a field has two columns, or the fields do not form a layout. Its
-        message says what to do about this `row` and about those with the columns `later`.
+        message says what to do about this row, in which `mistake` finds what is wrong under a layout, and about
+        those with the columns `later`.
         """
         try:
             return cls._of(names, mapping, ignored)
@@ -102,8 +104,7 @@ class Layout:
             unknown = _unknown(names, mapping, ignored)
             if unknown is not None:  # those of all rows
                 unknown = _unknown(list(dict.fromkeys(name for each in rows for name in each)), mapping, ignored)
-            cells = dict.fromkeys(names, "") if row is None else row
-            remedy = _remedy(unknown or error, rows, mapping, tuple(ignored), cells)
+            remedy = _remedy(unknown or error, rows, mapping, tuple(ignored), mistake)
             raise ValueError(f"{where}: {unknown or error}{remedy}; recognised: {'; '.join(LAYOUTS)}") from None
 
     @classmethod
@@ -182,29 +183,32 @@ def _remedy(
     rows: Sequence[Sequence[str]],
     mapping: Mapping[str, str],
     ignored: tuple[str, ...],
-    row: Mapping[str, Any],
+    mistake: Callable[[Layout], str],
 ) -> str:
     """What to type so that rows of these columns are read: columns are left out if the others form a layout, else an
-    example says what columns of the `row` are; empty if neither helps."""
-    left_out = leaving_out(rows, mapping, ignored) or leaving_out(rows[:1], mapping, ignored)
-    if left_out:
-        more = [name for name in left_out if name not in ignored and name not in error.surplus]
-        also = (
-            f", also {', '.join(map(repr, more))}, which {'is' if len(more) == 1 else 'are'} too much" if more else ""
-        )
-        return error.leave_out.format(typed=ignoring(left_out), also=also)
-    found = [
-        (fields, others)
-        for fields in _guesses({name: cell for name, cell in row.items() if name not in (*ignored, *mapping.values())})
-        if not fields.keys() & mapping.keys()
-        and (others := leaving_out(rows, {**mapping, **fields}, ignored)) is not None
-    ]
-    if not found:
+    example says what columns of the first row are; empty if neither helps."""
+    names = rows[0]
+    left_out = leaving_out(rows, mapping, ignored) or leaving_out([names], mapping, ignored)
+    wrong = "" if left_out is None else mistake(Layout._of(names, mapping, left_out))
+    if left_out is None or (wrong and "data.ignore=" not in wrong):  # which is a remedy of its own
+        own = {name: field for name, field in _fields(names, mapping, ignored).items() if name not in mapping.values()}
+        found = [
+            (fields, others)
+            for fields in _guesses([name for name, field in own.items() if field not in NO_TEXT])
+            if not fields.keys() & mapping.keys()
+            and (others := leaving_out(rows[:TRIED], {**mapping, **fields}, ignored)) is not None
+            and not mistake(Layout._of(names, {**mapping, **fields}, others))
+        ]
+        if found:
+            fields, others = min(found, key=lambda example: len(list(filter(is_known, example[1]))))
+            typed = [setting(f"data.columns.{field}", column) for field, column in fields.items()]
+            typed += [ignoring(others)] if len(others) > len(ignored) else []
+            return f", such as {' '.join(typed)}"
+    if left_out is None:
         return ""
-    fields, others = min(found, key=lambda example: len(list(filter(is_known, example[1]))))
-    typed = [setting(f"data.columns.{field}", column) for field, column in fields.items()]
-    typed += [ignoring(others)] if len(others) > len(ignored) else []
-    return f", such as {' '.join(typed)}"
+    more = [name for name in left_out if name not in ignored and name not in error.surplus]
+    also = f", also {', '.join(map(repr, more))}, which {'is' if len(more) == 1 else 'are'} too much" if more else ""
+    return error.leave_out.format(typed=ignoring(left_out), also=also)
 
 
 def leaving_out(
@@ -225,17 +229,14 @@ def leaving_out(
     return left
 
 
-def _guesses(row: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """What the query and the document may be: one of the row's columns, or two of them, the likely ones first. A query
-    is a text, a document may also be a list."""
-    texts = [name for name, cell in row.items() if isinstance(cell, str) and not cell.strip().isdecimal()]
-    lists = [name for name, cell in row.items() if isinstance(cell, list) and all(isinstance(c, str) for c in cell)]
-    asks = sorted(texts, key=lambda name: (is_known(name), plain_name(name) not in ASKING))
-    tells = sorted([*texts, *lists], key=lambda name: (is_known(name), plain_name(name) not in TELLING))
+def _guesses(columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """What the query and the document may be: one of the columns, or two of them, the likely ones first."""
+    asks = sorted(columns, key=lambda name: (is_known(name), plain_name(name) not in ASKING))
+    tells = sorted(columns, key=lambda name: (is_known(name), plain_name(name) not in TELLING))
     yield from ({"query": name} for name in asks)
     yield from ({field: name} for field in ("positive", "document") for name in tells)
     for field in ("positive", "document"):
-        yield from ({"query": query, field: name} for query in asks[:2] for name in tells if name != query)
+        yield from ({"query": query, field: name} for query in asks[:TRIED] for name in tells[:TRIED] if name != query)
 
 
 def _absent(names: Sequence[str], mapping: Mapping[str, str]) -> str:

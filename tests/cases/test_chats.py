@@ -124,6 +124,8 @@ CONTINUED = {
     "a pair": {"query": "which bird swims?", "positive": YES},
     "likes": {"prompt": "which bird swims?", "completion": YES, "label": True},
     "lists": {"query": "which bird swims?", "positive": [YES], "negative": [NO, NO]},
+    "a prompt that ends in an answer": {"prompt": FIRST, "chosen": YES, "rejected": NO},
+    "only the last question": {"prompt": ASKED, "chosen": YES, "rejected": NO},
 }
 
 
@@ -141,6 +143,11 @@ def test_messages_that_all_documents_answer_belong_to_the_query(name: str):
     assert record.documents[:2] == [YES, NO][: len(record.documents)]
     assert record.query.splitlines()[-2:] == ["a duck", ASKED]
     assert "which bird swims?" in " ".join(record.query.lower().split())
+
+
+def test_chats_go_on_after_the_answer_that_ends_the_prompt():
+    row = {"prompt": FIRST, "chosen": _after(MORE[2:], YES), "rejected": _after(MORE[2:], NO)}
+    assert (read(row).query, read(row).documents) == (f"which bird swims?\na duck\n{ASKED}", [YES, NO])
 
 
 def test_a_text_that_holds_what_the_chats_ask_is_the_query():
@@ -222,6 +229,10 @@ MISTAKES = {
     "fewer turns than a transcript": (
         {"prompt": f"which bird swims?\na duck\n{ASKED}", "chosen": _after(MORE, YES), "rejected": FIRST},
         "the documents answer different messages: 'which bird dives.' in 'chosen', 'which bird swims.' in 'rejected'",
+    ),
+    "a prompt that the chats do not ask": (
+        {"prompt": "Be brief.", "chosen": GOOD, "rejected": BAD},
+        r"has 'which bird dives.' where the query has 'Be brief.'; .*; 'data.ignore=\[prompt\]' takes what both chats",
     ),
     "another question": (
         {"query": "what flies?", "positive": GOOD},

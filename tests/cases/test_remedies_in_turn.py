@@ -49,6 +49,9 @@ FILES: dict[str, list[dict[str, Any]]] = {
     "two documents and no query": [{"text": A, "completion": Q}],
     "two prompts": [{"messages": [{"role": "system", "content": "S"}, *SAID], "prompt": "P", "lang": "en"}],
     "names that need quotes": [{ODD: Q, "it's": A}],
+    "preferences without a prompt": [{"instruction": Q, "input": "", "chosen": A, "rejected": N}],
+    "squad": [{"question": Q, "context": A, "answers": {"text": ["x"], "answer_start": [0]}, "title": "t", "id": "1"}],
+    "chats that do not begin with the prompt": [{"prompt": "Be brief.", "chosen": SAID, "rejected": DENIED, "n": 1}],
     "columns of a nested row": [{"data": {"query": Q, "positive": A, "src": "x"}, "meta": {"id": 3}, "url": "x"}],
 }
 
@@ -86,7 +89,7 @@ def test_two_remedies_at_most_are_needed(name: str, tmp_path: Path):
         settings |= {text.partition("=")[0]: text for text in typed(found)}  # as Hydra takes the last one
     assert messages
     assert len(found) == len(FILES[name])
-    if name != "two documents and no query":
+    if name not in ("two documents and no query", "squad"):
         assert (found[0].query, found[0].documents[0]) == (Q, A)
 
 
