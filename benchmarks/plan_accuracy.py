@@ -35,6 +35,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
     )  # fmt: skip
     modernbert = write(folder / "modernbert", ModernBertModel(modern))
     causal = write_causal(folder / "qwen3")
+    smollm = ["+exp=llm_reranker_sft", "model.max_length=160"]
     retrieval = ["eval=reranking"]  # of few queries, so that the embeddings of a corpus are not measured
     return {
         "MiniLM cross-encoder": ["+exp=reranker_contrastive"],
@@ -56,11 +57,14 @@ def cases(folder: Path) -> dict[str, list[str]]:
         ],
         "unseen: Qwen3 LLM reranker, GRPO": [
             "+exp=llm_reranker_grpo",
+            "model=llm_reranker_qwen3",
             f"model.name_or_path={causal}",
             "model.max_length=384",
             "trainer.batch_size=2",
             "trainer.token_budget=2048",
         ],
+        "unseen: SmolLM2 LLM reranker, LoRA": [*smollm, "model=llm_reranker_smollm2_lora"],
+        "unseen: SmolLM2 LLM reranker": [*smollm, "model=llm_reranker_smollm2"],
         "unseen: MiniLM cross-encoder, GRPO": ["+exp=reranker_grpo", "trainer.token_budget=4096"],
     }
 

@@ -56,7 +56,7 @@ class LLMRerankerConfig(PretrainedOptions):
     layout: ClassVar[Layout] = "pairs"
 
     name_or_path: str = DEFAULT_LLM  # folder or hub id
-    template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3 or one of your own
+    template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3, smollm2 or your own
     max_length: int | None = None  # tokens per row, the prompt included; None: a reranker's own, else DEFAULT_LENGTH
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says

@@ -116,7 +116,19 @@ QWEN3 = PromptTemplate(
     instruction="Given a web search query, retrieve relevant passages that answer the query",
 )
 
-TEMPLATES = {"mxbai": MXBAI, "mxbai_joined": MXBAI_JOINED, "qwen3": QWEN3}
+# In the chat format of SmolLM2-Instruct, and short: its layers are few, and rows are mostly prompt otherwise.
+SMOLLM2 = PromptTemplate(
+    pieces=[
+        "<|im_start|>system\nJudge whether the document answers the query. Answer yes or no.<|im_end|>\n"
+        "<|im_start|>user\n{instruction}Query: {query}\nDocument: {document}\nDoes the document answer the query?"
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ],
+    true_answer="Yes",
+    false_answer="No",
+    instruction_format="{instruction}\n",
+)
+
+TEMPLATES = {"mxbai": MXBAI, "mxbai_joined": MXBAI_JOINED, "qwen3": QWEN3, "smollm2": SMOLLM2}
 
 # Published rerankers whose folders may not contain their prompt.
 PUBLISHED = {

@@ -45,7 +45,7 @@ def cases(
     reranker = CrossEncoderConfig(str(tiny_reranker_dir), max_length=48, lora=LORA)
     llm = LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=192, lora=LORA)
     infonce, contrastive = ["+exp=embedder_infonce", "eval.depth=100"], ["+exp=reranker_contrastive"]
-    sft = ["+exp=llm_reranker_sft", "model.max_length=192", "trainer.token_budget=1024"]
+    sft = ["+exp=llm_reranker_sft", "model=llm_reranker", "model.max_length=192", "trainer.token_budget=1024"]
     learned = ["model=bi_encoder_learned", "model.learn_bias=true", "model.bias=-1", "loss=siglip"]
     learned += ["loss.temperature=null", "loss.bias=null"]
     return {

@@ -202,10 +202,10 @@ def test_what_is_no_llm_reranker_is_refused_in_one_line(tiny_causal_dir, tiny_be
     (classifier / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2ForSequenceClassification"]}))
     own = {"pieces": OWN.pieces, "true_answer": "relevant", "false_answer": "no"}
     cases = [
-        (lambda: build(tiny), "has no prompt template: set model.template to mxbai, mxbai_joined, qwen3 or your own"),
+        (lambda: build(tiny), "set model.template to mxbai, mxbai_joined, qwen3, smollm2 or your own"),
         (
             lambda: build(tiny, "qwen"),
-            "model.template=qwen: choose null .as the folder says., mxbai, mxbai_joined, qwen3",
+            "model.template=qwen: choose null .as the folder says., mxbai, mxbai_joined, qwen3, smollm2",
         ),
         (lambda: build(tiny_bert_dir, "qwen3"), "bert is an encoder"),
         (lambda: build(embedder, "qwen3"), "is a SentenceTransformer"),

@@ -290,7 +290,7 @@ def test_a_language_model_goes_through_the_stages_on_adapters(
 ) -> None:
     causal = tiny_models.write_tiny_causal(tmp_path / "causal", architecture="qwen3")
     options = [*THREE[1:], "trainer.optimizer=adamw", "trainer.learning_rate=0.01", "trainer.token_budget=1024"]
-    model = [f"model.name_or_path={causal}", "model.max_length=192"]
+    model = ["model=llm_reranker_qwen3_lora", f"model.name_or_path={causal}", "model.max_length=192"]
     command = ["+exp=llm_reranker_three_stage_lora", *tiny_run, *model, *options]
     train(load(command))
     run = tmp_path / "outputs" / "llm_reranker_three_stage_lora"

@@ -37,7 +37,12 @@ def test_a_run_goes_on_in_the_middle_of_a_batch(loss: str, tiny_run: list[str]) 
 
 
 def language_model(folder: Path) -> list[str]:
-    return [f"model.name_or_path={folder}", "model.max_length=192", "trainer.token_budget=1024"]
+    return [
+        "model=llm_reranker_qwen3",
+        f"model.name_or_path={folder}",
+        "model.max_length=192",
+        "trainer.token_budget=1024",
+    ]
 
 
 @pytest.mark.parametrize("loss", ["plackett_luce_grpo", "subset_grpo"])
