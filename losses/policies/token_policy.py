@@ -42,7 +42,8 @@ class TokenPolicyGRPO(GroupPolicy):
     correctness_weight, format_weight: w_c and w_f.
     relevant_above: labels above it are relevant.
     pos_weight: the factor of w_c for a relevant document: a number, None for 1, or "auto", the list's number of other
-        documents per relevant one. Without it, nine irrelevant documents per relevant one teach the model to say no.
+        documents per relevant one. With 1, where few documents are relevant, "no" to all is soon the only answer that
+        is sampled, and then nothing is learned any more.
     vocabulary: true, the policy is over all tokens; all tokens but yes and no are one answer, "anything else", with
         reward 0. False, it is over the two tokens, P(yes) = sigmoid(s); every answer then has the right format, so
         `format_weight` is rejected.
@@ -65,7 +66,7 @@ class TokenPolicyGRPO(GroupPolicy):
     correctness_weight: float = 1.0
     format_weight: float = 0.0
     relevant_above: float = 0.0
-    pos_weight: float | Literal["auto"] | None = None
+    pos_weight: float | Literal["auto"] | None = "auto"
     vocabulary: bool = False
     expected: bool = False
 

@@ -20,8 +20,8 @@ CONF = Path(__file__).parents[3] / "conf" / "loss"
 SCORES = torch.tensor([[0.4, -1.3, 2.0]], dtype=torch.float64)
 LOGSUMEXP = F.softplus(SCORES) + torch.tensor([[0.7, 0.2, 1.1]]).double()
 LABELS, MASK = torch.tensor([[1.0, 0.0, 2.0]]), torch.ones(1, 3, dtype=torch.bool)
-TWO = TokenPolicyGRPO(num_generations=4)
-ALL = TokenPolicyGRPO(num_generations=4, vocabulary=True, format_weight=0.5)
+TWO = TokenPolicyGRPO(num_generations=4, pos_weight=None)
+ALL = TokenPolicyGRPO(num_generations=4, vocabulary=True, format_weight=0.5, pos_weight=None)
 
 
 def gradient(loss, actions, scores=SCORES, logsumexp=LOGSUMEXP, labels=LABELS, mask=MASK, **inputs):

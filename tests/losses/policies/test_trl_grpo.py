@@ -24,8 +24,8 @@ OURS_TO_TRL = {"sum": "luspo"}  # TRL's name for this aggregation
 COMMON = {"advantage_estimator": "group", "epsilon": 0.1}
 POLICIES = {
     "ranking": PlackettLuceGRPO(num_generations=6, k=4, reward=NDCG(k=4), reward_to_go=False, **COMMON),
-    "token": TokenPolicyGRPO(num_generations=6, **COMMON),
-    "vocabulary": TokenPolicyGRPO(num_generations=6, vocabulary=True, format_weight=0.5, **COMMON),
+    "token": TokenPolicyGRPO(num_generations=6, pos_weight=None, **COMMON),
+    "vocabulary": TokenPolicyGRPO(num_generations=6, vocabulary=True, format_weight=0.5, pos_weight=None, **COMMON),
     "selection": SelectionGRPO(num_generations=6, **COMMON),
     "subset": SubsetGRPO(num_generations=6, **COMMON),
 }
