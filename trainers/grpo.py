@@ -15,6 +15,8 @@ from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
 from trainers.trainer import Trainer
 
+STEPS_WITHOUT_GRADIENT = 10  # in a row, before it is said
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOTrainerConfig(TrainerConfig):
@@ -60,6 +62,7 @@ class GRPOTrainer(Trainer):
         super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None
         self.old_batch: int | None = None  # the number of the batch that `old` belongs to
+        self.steps_without_gradient = 0  # up to now, in a row
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         inputs = select_inputs(self.loss, lists)
@@ -72,6 +75,22 @@ class GRPOTrainer(Trainer):
         actions = self.loss.sample(mask=lists.mask, seeds=seeds, **self.old)
         old = {f"old_{name}": value for name, value in self.old.items()}
         return self.loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
+
+    def log(self, statistics: dict[str, Any]) -> None:
+        super().log(statistics)
+        self.note_equal_rewards(float(statistics.get("frac_reward_zero_std", 0.0)))
+
+    def note_equal_rewards(self, share: float) -> None:
+        """Print a warning, once, if all samples of all groups have had the same reward for many logged steps."""
+        self.steps_without_gradient = self.steps_without_gradient + 1 if share == 1 else 0
+        if self.steps_without_gradient == STEPS_WITHOUT_GRADIENT:
+            self.progress.note_once(
+                "equal rewards",
+                f"warning: for {STEPS_WITHOUT_GRADIENT} steps all samples of each group had the same reward, so "
+                "nothing is learned: the policy samples one action only. Start again with a lower "
+                "trainer.learning_rate, a higher loss.entropy_coef, or other rewards (loss.pos_weight=auto where few "
+                "documents are relevant)",
+            )
 
     def family_state(self) -> dict[str, Any]:
         return {"old": self.old and {name: value.tolist() for name, value in self.old.items()}, "batch": self.old_batch}

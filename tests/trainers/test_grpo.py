@@ -34,3 +34,13 @@ def test_dropout_that_was_asked_for_is_refused(option: list[str], tiny_run: list
     with pytest.raises(ValueError, match=r"GRPOTrainer runs without dropout, got 0.1: set model.dropout"):
         make_trainer([*KL, *option, *tiny_run])
     make_trainer([*KL, *tiny_run, "model.dropout=0.0"])
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(1e-9, 1), (1.0, 0)])
+def test_a_policy_that_samples_one_action_only_is_said(
+    temperature: float, said: int, tiny_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["+exp=reranker_grpo", "loss=token_policy", f"loss.temperature={temperature}"]
+    make_trainer([*options, *tiny_run, "trainer.max_steps=14"]).fit()
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("so nothing is learned") == said
