@@ -42,7 +42,7 @@ def models(tiny_reranker_dir: Path, tiny_models: ModuleType, tmp_path: Path) -> 
     """What experiments need beside the tiny encoder: the models that their commands name, a decoder, few dimensions."""
     decoder = tiny_models.write_tiny_decoder(tmp_path / "decoder")
     causal = tiny_models.write_tiny_causal(tmp_path / "causal", architecture="qwen3")
-    llm = [f"model.name_or_path={causal}", "model.max_length=192", "trainer.token_budget=1024"]
+    llm = [f"model.name_or_path={causal}", "model.template=qwen3", "model.max_length=192", "trainer.token_budget=1024"]
     teacher = [f"teacher.name_or_path={tiny_reranker_dir}", "teacher.max_length=48"]
     return {
         "embedder_distill": teacher,
