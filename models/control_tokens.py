@@ -44,7 +44,8 @@ class TextReader:
         return re.sub("|".join(patterns), lambda found: self._name(found[0]), self.text(text))
 
     def _name(self, found: str) -> str:
-        return self.names[found] if found in self.names else self.in_any_case[found.lower()]
+        # Letters such as the dotless i match in any case, and have another lower case.
+        return self.names.get(found) or self.in_any_case.get(found.lower(), found)
 
     def shown(self, prompt: str) -> str:
         """What `prompt` was given, for a message."""

@@ -245,8 +245,8 @@ def load_tokenizer(
     default_length: int | None = None,
     reads_padding: bool = False,
 ) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load the folder's tokenizer, and check it and `max_length` against the model (None: the folder's own, and at most
-    `default_length`).
+    """Load the folder's tokenizer, and check it and `max_length` against the model. None: the folder's own; with a
+    `default_length` that, or what the model reads if it is less.
 
     `reads_padding`: see `settle_padding`.
     """
@@ -261,5 +261,9 @@ def load_tokenizer(
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if max_length is not None:
         return tokenizer, check_max_length(folder, model, max_length)
-    own = min(folder.max_length or tokenizer.model_max_length, position_limit(model))
-    return tokenizer, check_max_length(folder, model, min(own, default_length or own))
+    limit = position_limit(model)
+    if default_length is None:
+        own = folder.max_length or tokenizer.model_max_length
+    else:  # an embedding model's length is that of single texts, and no limit of what it reads
+        own = min(default_length, limit if folder.max_length else tokenizer.model_max_length)
+    return tokenizer, check_max_length(folder, model, min(own, limit))

@@ -126,10 +126,11 @@ class Chat:
             return Reply(column, (), before[-1], before[: -len(asked)])
         if question.answer is not None and before[0][0] == "user":  # the chat goes on after the answer of the query's
             return Reply(column, (("assistant", question.answer), *before), before[-1])
-        text = normalised(question.text)
-        held = [] if question.turns else [normalised(said) in text for _, said in before]
-        if any(held[:1]):  # a text that holds more than the message, such as "User: ..." or all messages so far
-            return Reply(column, before[(*held, False).index(False) :], before[-1])
+        if before[0][0] == "assistant":  # the chat goes on after the query, without repeating it
+            return Reply(column, before, before[-1])
+        held = 0 if question.turns else _num_held(question.text, before)
+        if held:  # a text that holds more than the message, such as "User: ..." or all messages so far
+            return Reply(column, before[held:], before[-1])
         own, other = _first_difference(before, asked)
         raise ValueError(
             f"{where}: {column!r} answers other messages than the query: it has {own} where the query has {other}; "
@@ -145,7 +146,7 @@ def common_question(what: str, first: Chat, second: Chat) -> Question:
     pairs = zip(first.turns, second.turns, strict=False)
     number = next((place for place, (own, other) in enumerate(pairs) if not _are_same([own], [other])), None)
     shared = first.turns[: min(len(first.turns), len(second.turns)) if number is None else number]
-    if not any(role == "user" for role, _ in shared):
+    if not shared or shared[0][0] != "user":
         raise ValueError(f"{what}: the two chats do not begin with the same message of the user, which is the query")
     return Chat("", shared).question(what)
 
@@ -168,6 +169,17 @@ def answered(where: str, question: Question, replies: Sequence[Reply]) -> Questi
             f"{other.column!r}; leave the row out, or make the messages before both answers equal"
         )
     return question.between(first.earlier, first.further)
+
+
+def _num_held(text: str, turns: Sequence[Turn]) -> int:
+    """How many of the first messages a text holds, one after the other."""
+    rest = normalised(text)
+    for number, (_, said) in enumerate(turns):
+        found = re.search(rf"(?<!\w){re.escape(normalised(said))}(?!\w)", rest)
+        if found is None:
+            return number
+        rest = rest[found.end() :]
+    return len(turns)
 
 
 def _are_same(first: Sequence[Turn], second: Sequence[Turn]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -69,11 +69,24 @@ def read_records(
         yield Row(where, plain, layouts[names]).record()
     if not layouts or named <= present.keys():
         return
-    elsewhere = {name for row in _next(iter(others)) for name in (*row, *plain_row(row, named, is_known))}
+    absent = _absent_from(others, named - present.keys(), lambda row: plain_row(row, named, is_known))
     settings = [*(f"columns.{field}={column}" for field, column in mapping.items()), *(f"ignore={n}" for n in ignored)]
     for text in settings:
-        if text.partition("=")[2] not in present.keys() | elsewhere:
+        if text.partition("=")[2] in absent:
             raise ValueError(f"data.{text} is no column of {where}: columns are {', '.join(present)}")
+
+
+def _absent_from(
+    rows: Iterable[Record], names: set[str], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> set[str]:
+    """Those of the columns `names` that no row has, up to a row that cannot be read."""
+    absent = set(names)
+    with suppress(ValueError):
+        for _, row in rows:
+            absent -= {*row, *plain(row)}
+            if not absent:
+                break
+    return absent
 
 
 def _mistake(where: str, row: Mapping[str, Any], layout: Layout) -> str:

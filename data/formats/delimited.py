@@ -66,13 +66,14 @@ def _row(place: str, names: Sequence[str], values: Sequence[str]) -> dict[str, s
     """The row by names of columns. Columns without a name are one: the first of the index, if they come before the
     others, else the one that is not empty. Raises ValueError if that is not one."""
     row = {name: value or None for name, value in zip(names, values, strict=True) if name}
-    blank = [value for name, value in zip(names, values, strict=True) if not name]
-    if not blank:
-        return row
-    if not names[0]:
-        return {"": blank[0] or None, **row}
+    lead = next((place for place, name in enumerate(names) if name), len(names))  # columns of the index
+    blank = [value for name, value in zip(names[lead:], values[lead:], strict=True) if not name]
     filled = [value for value in blank if value.strip()]
-    if len(blank) > 1 and filled:
+    if not blank and not lead:
+        return row
+    if not filled and lead:
+        return {"": values[0] or None, **row}
+    if filled and (len(blank) > 1 or lead):
         raise ValueError(f"{place}: the column of the cell {filled[0]!r} has no name: name it in the header")
     return {**row, "": filled[0] if filled else None}
 

@@ -50,7 +50,10 @@ def read_documents(file: str) -> Iterator[Document]:
         for number, (where, row) in enumerate(table.read(path), start=1):
             yield document_of_row(path, where, row, str(number))
     else:
-        raise ValueError(f"--documents {file}: {kind} files are not read: give {READ}")
+        raise ValueError(
+            f"--documents {file}: {kind} files are not read: give {READ}; of a text, --documents - < {file} reads the "
+            "lines"
+        )
 
 
 def read_json_list(path: Path) -> Iterator[Document]:

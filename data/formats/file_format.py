@@ -48,7 +48,7 @@ def file_formats() -> tuple[FileFormat, ...]:
 def format_of(file: Path, formats: Sequence[FileFormat]) -> FileFormat | None:
     """The format of a file: the first that detects it, else the first without `detect` that has its suffix; else
     None."""
-    named = [each for each in formats if file.name.endswith(each.suffixes)]
+    named = [each for each in formats if file.name.lower().endswith(each.suffixes)]
     detected = (each for each in named if each.detect is not None and each.detect(file))
     return next(detected, None) or next((each for each in named if each.detect is None), None)
 

@@ -8,8 +8,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     f"(iconv -f {order} -t utf8)"
                 )
             decoded = _decoded(lines) if encoding is None else io.TextIOWrapper(lines, encoding, newline="\n")
-            for number, line in enumerate(chain.from_iterable(map(_lines_of, decoded)), start=1):
+            for number, line in enumerate(_lines_of(decoded), start=1):
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         place = f"{path}:{number + 1}: not UTF-8 ({error.reason} at byte {error.start})"
@@ -71,10 +70,13 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def _lines_of(line: str) -> list[str]:
-    """The line; if it is the last one, and has carriage returns instead of line feeds, as old Macs write them, its
-    lines."""
-    return [line] if line.endswith("\n") or "\r" not in line else line.rstrip("\r").split("\r")
+def _lines_of(decoded: Iterable[str]) -> Iterator[str]:
+    """The lines of a file. One without a line feed may have carriage returns instead, as old Macs write them."""
+    for number, line in enumerate(decoded):
+        if number == 0 and "\r" in line and not line.endswith("\n"):
+            yield from line.rstrip("\r").split("\r")
+        else:
+            yield line
 
 
 def _open(path: Path) -> io.BufferedReader:

@@ -150,6 +150,44 @@ def test_chats_go_on_after_the_answer_that_ends_the_prompt():
     assert (read(row).query, read(row).documents) == (f"which bird swims?\na duck\n{ASKED}", [YES, NO])
 
 
+GOES_ON = {"assistant": "a heron", "user": "and another?"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "prompt": said(user=ASKED),
+            "chosen": said(**GOES_ON, assistant2=YES),
+            "rejected": said(**GOES_ON, assistant2=NO),
+        },
+        {"prompt": ASKED, "chosen": said(**GOES_ON, assistant2=YES), "rejected": said(**GOES_ON, assistant2=NO)},
+        {
+            "messages": said(user=ASKED),
+            "positive_messages": [said(**GOES_ON, assistant2=YES)],
+            "negative_messages": [said(**GOES_ON, assistant2=NO)],
+        },
+    ],
+    ids=["chat", "string", "ms-swift"],
+)
+def test_chats_go_on_after_a_prompt_that_they_do_not_repeat(row: Mapping[str, Any]):
+    record = read(row)
+    assert (record.query, record.documents) == (f"{ASKED}\na heron\nand another?", [YES, NO])
+
+
+def test_what_both_chats_begin_with_is_a_message_of_the_user():
+    own = said(assistant="hello", user=ASKED)
+    with pytest.raises(ValueError, match="do not begin with the same message of the user"):
+        read({"chosen": [*own, *said(assistant=YES)], "rejected": [*own, *said(assistant=NO)]})
+
+
+def test_a_question_that_is_a_word_of_the_prompt_is_not_held_by_it():
+    more = said(user="Yes or no: is it a bird?", assistant="yes", user2="a bird?")
+    prompt = "Human: Yes or no: is it a bird?\n\nAssistant:"
+    record = read({"prompt": prompt, "chosen": [*more, *said(assistant=YES)], "rejected": [*more, *said(assistant=NO)]})
+    assert record.query == f"{prompt}\nyes\na bird?"
+
+
 def test_a_text_that_holds_what_the_chats_ask_is_the_query():
     transcript = f"Human: which bird swims?\n\nAssistant: a duck\n\nHuman: {ASKED}"
     for prompt, before in ((f"User: {ASKED}", said(user=ASKED)), (transcript, MORE), (transcript, MORE[2:])):

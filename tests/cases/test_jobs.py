@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -267,16 +266,16 @@ def test_the_first_ctrl_c_is_recorded_and_the_second_acts_at_once(
     monkeypatch.setattr(preemption, "REPEATED_S", 0.0)
     with preemption.handle_signals():
         with pytest.raises(KeyboardInterrupt):  # before training
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         preemption.defer_signals()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert preemption.requested()
         assert capfd.readouterr().err.count("Ctrl-C again ends at once") == 1
         error = preemption.Preempted("at step 3")
         assert (str(error), error.exit_status, error.by_user) == ("interrupted at step 3", 130, True)
         assert errors.explain(error).startswith("interrupted at step 3: ")
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(

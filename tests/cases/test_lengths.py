@@ -89,6 +89,14 @@ def test_an_embedder_that_becomes_a_reranker_reads_no_longer_pairs_than_before(t
     assert length_of("cross_encoder", tmp_path / "long") == 256
 
 
+@pytest.mark.parametrize("length", [24, 128])
+def test_an_embedders_length_of_a_text_is_none_of_a_pair(length, tmp_path, folders):
+    build = options_of("bi_encoder", folders["encoder"], f"model.max_length={length}").build(0)
+    build.export(tmp_path / "short")
+    assert length_of("bi_encoder", tmp_path / "short") == length
+    assert length_of("cross_encoder", tmp_path / "short") == 256
+
+
 def test_a_length_that_a_model_cannot_read_names_the_remedy(folders):
     wrong = r"^model.max_length=2000: .*encoder reads rows of 8 to 1024 tokens: give such a length, or leave it out"
     with pytest.raises(ValueError, match=wrong):

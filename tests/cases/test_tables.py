@@ -11,6 +11,7 @@ import pytest
 from data.formats.columns import ListRecord
 from data.formats.delimited import read_delimited
 from data.formats.file import FileConfig
+from data.formats.jsonl import read_lines
 
 ROWS = [("what is red", "an apple, or two"), ("what is green", "a pear"), ("what is blue", "the sky, often")]
 
@@ -69,6 +70,9 @@ def test_decimal_commas_of_a_file_with_semicolons(tmp_path: Path):
 def test_cells_without_a_column_and_carriage_returns_are_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"rows.csv:2: the column of the cell 'x' has no name: name it in the header"):
         read(tmp_path / "rows.csv", "query,document,,\nq,d,,x\n")
+    with pytest.raises(ValueError, match=r"rows.csv:2: the column of the cell 'note' has no name"):
+        read(tmp_path / "rows.csv", ",query,document,\n0,q,d,note\n")
+    assert read(tmp_path / "rows.csv", ",query,document,\n0,q,d,\n")[0].documents == ["d"]
     with pytest.raises(ValueError, match=r"rows.csv:1: the header names the column 'query' twice"):
         read(tmp_path / "rows.csv", ",query,query\n1,q,d\n")
     text = 'query,document\rq,"two\nlines"\rr,d\r'
@@ -84,6 +88,8 @@ def test_a_carriage_return_inside_a_file_with_line_feeds_is_text(tmp_path: Path)
     (tmp_path / "rows.tsv").write_text("query\tdocument\nq\tone\rtwo\n", newline="")
     with pytest.raises(ValueError, match="carriage return"):
         list(read_delimited(tmp_path / "rows.tsv"))
+    (tmp_path / "last.txt").write_text("one\rtwo\nthree\rfour", newline="")
+    assert [line for _, line in read_lines(tmp_path / "last.txt")] == ["one\rtwo", "three\rfour"]
     (tmp_path / "rows.csv").write_text('query,document\nq,"one\rtwo"\n', newline="")
     assert [row["document"] for _, row in read_delimited(tmp_path / "rows.csv")] == ["one\rtwo"]
 

@@ -81,7 +81,7 @@ def main(job):
             raise ValueError("another mistake")
     if what == "interrupt":
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         time.sleep(5)
     if what == "rank1":
         from engines.distributed.collectives import gather_objects

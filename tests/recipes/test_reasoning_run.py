@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +129,7 @@ def test_a_preempted_run_saves_its_step_and_resumes(options: list[str], tmp_path
         reward = first_token_is_even(*given)
 
         def correctness(completion_ids: list[list[int]], relevant: list[bool], **_: Any) -> list[float]:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             return reward(completion_ids, relevant)
 
         return correctness

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -34,7 +33,7 @@ def preempt(overrides: list[str], step: int, where: str, on_rank: int = 0) -> An
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         if trainer.state.step == step and rank() == on_rank:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return call(*arguments, **options)
 
     setattr(owner, name, signalled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
         def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
             numbers.append(batch.number)
             if len(numbers) == signal_at and rank() == world_size() - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             return look(batch, engine)
 
         trainer.reference._score = looks

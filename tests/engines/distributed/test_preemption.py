@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from types import SimpleNamespace
 
@@ -23,7 +22,7 @@ def test_before_training_a_signal_acts_at_once(number: signal.Signals) -> None:
         preemption.handle_signals(),
         pytest.raises(preemption.Preempted, match=f"by {number.name} before training began"),
     ):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     assert signal.getsignal(number) == before
 
 
@@ -32,7 +31,7 @@ def test_during_training_it_waits_for_all_ranks_and_is_forgotten_afterwards() ->
         preemption.defer_signals()
         assert all_agree(True)
         assert not preemption.agreed()
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert preemption.requested()
         assert not preemption.agreed()
         assert all_agree(True)
@@ -50,7 +49,7 @@ def signal_one_rank() -> tuple[list[bool], int]:
         forward = Interruptible(engine).forward
         for done in range(10 * CALLS):
             if done == 3 and rank() == 1:
-                os.kill(os.getpid(), signal.SIGUSR1)
+                signal.raise_signal(signal.SIGUSR1)
             try:
                 forward({})
             except preemption.Preempted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +41,7 @@ def test_every_attempt_has_a_store_of_its_own(world_size: int, late: int) -> Non
 def test_a_rank_that_waits_for_others_ends_by_a_signal(rank: int) -> None:
     with preemption.handle_signals():
         preemption.defer_signals()
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(preemption.Preempted, match="by SIGTERM while the ranks connected"):
             fresh_store(dist.HashStore(), rank, 2, timeout_s=5)
 
