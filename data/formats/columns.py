@@ -79,7 +79,7 @@ def read_records(
 def _absent_from(
     rows: Iterable[Record], names: set[str], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> set[str]:
-    """Those of the columns `names` that no row has, up to a row that cannot be read."""
+    """Return those of the columns `names` that no row has, up to a row that cannot be read."""
     absent = set(names)
     with suppress(ValueError):
         for _, row in rows:

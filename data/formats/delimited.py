@@ -93,7 +93,7 @@ def _header(file: Path) -> tuple[str, str]:
     first = next((line for _, line in text_lines(file)), "")
     if said := SAID.fullmatch(first):
         return header, said[1]
-    usual = next(separators for suffix, separators in SEPARATORS.items() if plain_name(file).endswith(suffix))
+    usual = next(separators for suffix, separators in SEPARATORS.items() if plain_name(file).lower().endswith(suffix))
     found = [separator for separator in usual if separator in header]
     if len(found) > 1:
         lines = [f"{line}\n" for _, line in islice(_table(file), PROBED)]

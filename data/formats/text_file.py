@@ -28,7 +28,7 @@ def with_compressions(*suffixes: str) -> tuple[str, ...]:
 
 def plain_name(path: Path) -> str:
     """The name of the file without the suffix of a compression."""
-    return path.name.removesuffix(path.suffix) if path.suffix in COMPRESSIONS else path.name
+    return path.name.removesuffix(path.suffix) if path.suffix.lower() in COMPRESSIONS else path.name
 
 
 def read_text(path: Path) -> str:
@@ -63,10 +63,10 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             "gb18030, shift_jis)"
         ) from None
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        if path.suffix not in COMPRESSIONS or getattr(error, "errno", None) is not None:  # no permission
+        if path.suffix.lower() not in COMPRESSIONS or getattr(error, "errno", None) is not None:  # no permission
             raise
         raise ValueError(
-            f"{path}:{number + 1}: broken {COMPRESSIONS[path.suffix]} file ({error}); make it again"
+            f"{path}:{number + 1}: broken {COMPRESSIONS[path.suffix.lower()]} file ({error}); make it again"
         ) from None
 
 
@@ -81,12 +81,12 @@ def _lines_of(decoded: Iterable[str]) -> Iterator[str]:
 
 def _open(path: Path) -> io.BufferedReader:
     """Open the file for reading its bytes, which are decompressed."""
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         from pyarrow import input_stream  # which every installation of datasets has
 
         return io.BufferedReader(input_stream(str(path), compression="zstd"))
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return io.BufferedReader(openers.get(path.suffix, open)(path, "rb"))
+    return io.BufferedReader(openers.get(path.suffix.lower(), open)(path, "rb"))
 
 
 def _decoded(lines: io.BufferedReader) -> Iterator[str]:
