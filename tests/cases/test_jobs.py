@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -260,6 +260,15 @@ def test_a_single_process_is_not_refused(variables: dict[str, str]) -> None:
     check_launcher("launch/train.py", variables)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C has Python's own handler: a process in the background may have been started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_ctrl_c_is_recorded_and_the_second_acts_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
