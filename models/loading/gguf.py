@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
-from huggingface_hub import cached_assets_path
+from huggingface_hub import cached_assets_path, constants
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -55,15 +55,15 @@ def folder_of_gguf(file: Path) -> Path:
     with file.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ValueError(f"model {file} is no GGUF file: copy it again")
-    folder = cached_assets_path("plackett", namespace="gguf", subfolder=sha256(file)[:16]) / "model"
     try:
+        folder = cached_assets_path("plackett", namespace="gguf", subfolder=sha256(file)[:16]) / "model"
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 _convert(file.absolute(), folder)
     except OSError as error:
         raise ValueError(
-            f"model {file}: {folder} cannot be written ({error.strerror or first_line(error)}): name another folder by "
-            "the environment variable HF_ASSETS_CACHE"
+            f"model {file}: {constants.HF_ASSETS_CACHE} cannot be written ({error.strerror or first_line(error)}): "
+            "name another folder by the environment variable HF_ASSETS_CACHE"
         ) from error
     about = read_json(folder / ABOUT)
     if about["quantised"]:

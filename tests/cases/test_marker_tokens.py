@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from data.formats.file import FileConfig
 from models.bi_encoder import BiEncoderConfig
+from models.control_tokens import TextReader
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.prompts.run_prompts import NamedPrompt, RunPrompts
@@ -115,3 +116,10 @@ def test_a_tokenizer_that_ignores_case_does_so_in_prompts(folders: dict[str, Pat
     assert texts(["red"], "query")["input_ids"] == texts.tokenizer(["[q] red"]).input_ids
     assert markers_in(texts(["[q] red [Q] [d]"], "query"), texts) == [1]
     assert markers_in(texts(["[q] red [Q] [d]"], "document"), texts) == [1]
+
+
+def test_letters_that_have_another_lower_case_are_no_marker() -> None:
+    r"""(?i:...) finds the dotless i and the long s too, of which `lower` makes neither "i" nor "s"."""
+    reader = TextReader(None, {"[title]": "1"}, {"[title]": "1"})  # type: ignore[arg-type]
+    spelled = "[t\u0131tle] [T\u0130TLE]"
+    assert reader.prompt(f"[Title] {spelled}") == f"1 {spelled}"

@@ -116,3 +116,16 @@ def test_a_column_that_one_split_has_is_left_out_of_all(tmp_path: Path):
         data = instantiate(compose(["data=file", *paths, "data.ignore=[lang,lnag]"])["data"], "data")
         with pytest.raises(ValueError, match=r"data.ignore=lnag is no column of "):
             list(data.records())
+
+
+def test_a_column_of_another_split_is_found_however_late_its_row_comes(tmp_path: Path):
+    rows = {"train": 5, "dev": 1_200, "test": 1}
+    for name, number in rows.items():
+        more = {"source": "x"} if name == "test" else {}
+        lines = [json.dumps({"query": f"{Q} {name} {n}", "positive": A, **more}) for n in range(number)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    paths = [
+        f"data.{key}={tmp_path / name}.jsonl" for name, key in zip(rows, ("path", "dev_path", "test_path"), strict=True)
+    ]
+    data = instantiate(compose(["data=file", *paths, "data.ignore=[source]"])["data"], "data")
+    assert len(list(data.records())) == 5

@@ -149,6 +149,15 @@ def test_a_file_is_converted_once(tiny_causal_dir, tmp_path, monkeypatch):
     assert resolve(shutil.copy(file, tmp_path / "elsewhere.gguf")) == folder
 
 
+def test_a_cache_that_cannot_be_written_is_named(tiny_causal_dir, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("models.loading.gguf.cached_assets_path", refuse)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\): name another .* HF_ASSETS_CACHE"):
+        resolve(str(write_gguf(tiny_causal_dir, tmp_path / "model.gguf")))
+
+
 def test_training_starts_from_it(tiny_causal_dir, tmp_path):
     file = write_gguf(tiny_causal_dir, tmp_path / "model.gguf", quantised=True)
     options = LLMRerankerConfig(str(file), template="qwen3", max_length=200)
