@@ -11,8 +11,9 @@ MASKED_ATTENTIONS = ("sdpa", "eager")  # implementations that take a mask for ev
 
 def can_pack(config: PretrainedConfig) -> bool:
     """Whether every layer attends to all earlier tokens, controlled by position ids and a mask only."""
-    if getattr(config, "alibi", False) or getattr(config, "attention_types", None):
-        return False  # Falcon uses distances along the packed row, GPT-Neo has layers with a local mask
+    distances = getattr(config, "alibi", False) or getattr(config, "relative_attention_num_buckets", None)
+    if distances or getattr(config, "attention_types", None):
+        return False  # Falcon and T5 use distances along the packed row, GPT-Neo has layers with a local mask
     layers = getattr(config, "layer_types", None)
     everywhere = set(layers) == {"full_attention"} if layers else not getattr(config, "sliding_window", None)
     return everywhere and config._attn_implementation in MASKED_ATTENTIONS

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.bi_encoder import export_bi_encoder
 from models.loading.adapter import SavedAdapter
-from models.loading.backbone import load_backbone, load_config, recompute_activations
+from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder
@@ -165,10 +165,10 @@ class BiEncoderConfig(PretrainedOptions):
         head = Head.read(folder)
         adapter = SavedAdapter.read(folder, tasks=("FEATURE_EXTRACTION",), kind="SentenceTransformer")
         base = adapter.base if adapter else folder
-        config = load_config(base)
+        config = load_config(base, embeds=True)
         check_ignores_padding(folder, config, classifies=False)
         request_dropout(config, self.dropout)
-        backbone, _ = load_backbone(AutoModel, base, config, self.attention, quantization)
+        backbone, _ = load_backbone(embedding_class(config), base, config, self.attention, quantization)
         if adapter:
             backbone, _ = adapter.merge_into(backbone)
         default = None if folder.max_length else self.default_length

@@ -45,7 +45,7 @@ class PretrainedOptions(ModelOptions):
     def without_head(self) -> ValueError:
         """The error for a model that has no score head and is not trained."""
         folder = self.read_folder()
-        return without_head(self.name_or_path, folder, load_config(base_folder(folder) or folder))
+        return without_head(self.name_or_path, folder, load_config(base_folder(folder) or folder, embeds=True))
 
     def places(self) -> Mapping[str, Mapping[str, Path]]:
         """The files of the folder and, if it is an adapter, those of its base."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.loading.activation import activation_named
-from models.loading.folder import read_json
+from models.loading.folder import PICKLED, read_json
 from models.pooling import pool
 from models.tokenization import IS_QUERY, POOLED
 
@@ -32,6 +32,8 @@ class Dense(nn.Module):
         if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
             raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; only plain ones are supported")
         linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"model {folder.parent}: {folder.name} lacks model.safetensors{PICKLED}")
         dense = cls(linear, activation_named(config.get("activation_function", ""), folder, default=nn.Tanh))
         dense.load_state_dict(load_file(folder / "model.safetensors"))
         return dense.float()

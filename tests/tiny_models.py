@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 WORDS = "what is the a of to in red green blue apple pear train rank list query document python returns value".split()  # noqa: SIM905
@@ -142,4 +143,57 @@ def write_tiny_causal(folder: Path, *, architecture: str = "qwen2", seed: int = 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_t5(
+    folder: Path, *, kind: str = "t5", seed: int = 0, whole: bool = True, modules: bool = False, **options: Any
+) -> Path:
+    """Write a tiny T5, mT5 or UMT5 with a Unigram tokenizer: `whole` with its decoder, else its encoder alone.
+
+    With `modules` it has those of gtr, sentence-t5 and instructor: mean pooling without the prompt, a linear layer and
+    unit length.
+    """
+    from transformers import AutoConfig, T5Tokenizer
+    from transformers.models.auto.modeling_auto import AutoModelForSeq2SeqLM
+
+    from models.loading.backbone import ENCODERS
+
+    words = [f"▁{word}" for word in (*WORDS, "query:", "passage:")]
+    pieces = [(piece, -2.0) for piece in words] + [(c, -6.0) for c in string.ascii_lowercase + string.digits + ":.?"]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    tokenizer = T5Tokenizer(vocab=[*special, *pieces], extra_ids=4, model_max_length=128)
+    tokenizer.save_pretrained(folder)
+    sizes = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 2}
+    sizes |= {
+        "vocab_size": len(tokenizer) + 3,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+    }
+    config = AutoConfig.for_model(kind, **(sizes | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForSeq2SeqLM.from_config(config) if whole else ENCODERS[kind](config)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "relative_attention_bias" in name:
+                    weight.normal_()  # so that positions matter
+        model.save_pretrained(folder)
+        dense = torch.nn.Linear(32, 24, bias=False)
+    if modules:
+        package = "sentence_transformers.models"
+        names = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Normalize", "Normalize")]
+        entries = [{"idx": i, "name": str(i), "path": p, "type": f"{package}.{t}"} for i, (p, t) in enumerate(names)]
+        activation = "torch.nn.modules.linear.Identity"
+        linear = {"in_features": 32, "out_features": 24, "bias": False, "activation_function": activation}
+        for file, content in (
+            ("modules.json", entries),
+            ("sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False}),
+            ("1_Pooling/config.json", {"word_embedding_dimension": 32, "include_prompt": False}),
+            ("2_Dense/config.json", linear),
+            ("config_sentence_transformers.json", {"prompts": {"query": "what is the query: "}}),
+        ):
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(json.dumps(content))
+        save_file({"linear.weight": dense.weight.detach()}, folder / "2_Dense" / "model.safetensors")
     return folder

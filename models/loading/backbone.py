@@ -13,13 +13,24 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BitsAndBytesConfig,
+    MT5EncoderModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    T5EncoderModel,
+    UMT5EncoderModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from models.loading.folder import ModelFolder, first_line
 
 logger = logging.getLogger(__name__)
 
+# model_type of an encoder-decoder -> its encoder alone, which embeds texts: sentence-transformers loads the same class
+ENCODERS: dict[str, Any] = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
 _skips_weights: ContextVar[bool] = ContextVar("skips_weights", default=False)
@@ -54,8 +65,11 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_config(folder: ModelFolder) -> PretrainedConfig:
-    """The folder's configuration. Raises ValueError if it cannot be read, or belongs to an encoder-decoder."""
+def load_config(folder: ModelFolder, *, embeds: bool = False) -> PretrainedConfig:
+    """The folder's configuration. Raises ValueError if it cannot be read, or belongs to an encoder-decoder.
+
+    A model that `embeds` texts may be the encoder of one.
+    """
     try:
         with quiet():
             config = AutoConfig.from_pretrained(
@@ -67,11 +81,22 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
         logger.warning("model %s: Python files of its folder are run (model.trust_remote_code=true)", folder.path)
     # The encoders of T5 have no is_encoder_decoder.
     if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):
-        raise ValueError(
-            f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
-        )
+        if config.model_type not in ENCODERS:
+            raise ValueError(
+                f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"
+            )
+        if not embeds:
+            raise ValueError(
+                f"model {folder.path}: {config.model_type} is an encoder-decoder, whose encoder is read as an "
+                "embedding model only: choose model=bi_encoder, or an encoder or decoder"
+            )
     config.use_cache = False
     return config
+
+
+def embedding_class(config: PretrainedConfig) -> Any:
+    """The class that loads an embedding model of this architecture."""
+    return ENCODERS.get(config.model_type, AutoModel)
 
 
 def loading_error(folder: ModelFolder, error: BaseException) -> ValueError:
