@@ -118,9 +118,9 @@ class RunDirectory:
         if is_main() and self.metrics_file.is_file():
             flush(self.metrics_file)
 
-    def describe_data(self, name: str, fingerprint: str) -> None:
-        """Record the data's hash. Raises ValueError on every rank if it differs between ranks, or from the hash at
-        the start of this run."""
+    def describe_data(self, name: str, fingerprint: str, skipped: Sequence[Mapping[str, str]] = ()) -> None:
+        """Record the data's hash, and in skipped.jsonl the rows that are left out. Raises ValueError on every rank if
+        the hash differs between ranks, or from the one at the start of this run."""
         file = self.path / "environment.json"
         if len(set(gather_objects(fingerprint))) > 1:
             raise ValueError(f"data {name} differs between ranks: give all nodes the same files and packages")
@@ -136,6 +136,7 @@ class RunDirectory:
                 )
             else:
                 write_json(file, {**environment, "data": data})
+                _write_skipped(self.path / "skipped.jsonl", skipped)
         message = broadcast_object(message)
         if message:
             raise ValueError(message)
@@ -161,3 +162,10 @@ class RunDirectory:
 def _lock(folder: Path, settings: Mapping[str, Any]) -> None:
     with explain_write_errors(settings):
         lock_run(folder)
+
+
+def _write_skipped(file: Path, skipped: Sequence[Mapping[str, str]]) -> None:
+    """Write a line for every row that is left out; no file if there is none."""
+    file.unlink(missing_ok=True)
+    if skipped:
+        file.write_text("".join(json.dumps(row) + "\n" for row in skipped))

@@ -36,4 +36,4 @@ def _batches(source: Any, ipc: Any) -> Iterator[Any]:
         yield reader.get_batch(index)
 
 
-FORMAT = FileFormat((".arrow", ".feather"), read_arrow)
+FORMAT = FileFormat((".arrow", ".feather"), read_arrow, signature=b"ARROW1")

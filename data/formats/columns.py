@@ -1,25 +1,22 @@
-"""Convert rows of a data file to lists of documents. Their layout is recognised by `data.formats.layouts`."""
+"""Convert one row of a data file to a list of documents, by the layout that `data.formats.layouts` recognised."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
 from data.collection import is_empty, normalised
 from data.formats.chats import Chat, Question, Reply, Turn, answered, common_question, is_message, parsed, shown
-from data.formats.file_format import Record
-from data.formats.layouts import CHATS, Layout, is_known, plain_name
+from data.formats.layouts import CHATS, Layout, plain_name
 from data.formats.remedies import ignoring
-from data.formats.rows import DecimalComma, plain_row
+from data.formats.rows import DecimalComma
 
 DOCUMENTS = ("document", "documents", "positive", "negative", "chosen", "rejected")
-LOOKAHEAD = 1000  # rows whose columns a message about columns takes into account
 TRUTH_VALUES = {"True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}  # as pandas and others write them to CSV
+SHOWN = 60  # characters of a cell in a message
 ANSWERS = frozenset({"yes", "no", "relevant", "irrelevant", "positive", "negative"})
 
 
@@ -43,61 +40,6 @@ class ListRecord:
     def text_before_query(self) -> str | None:
         """The prompt as it is put before the query: after a system message comes a line break."""
         return f"{self.prompt}\n" if self.prompt and self.is_system else self.prompt
-
-
-def read_records(
-    rows: Iterable[Record], mapping: Mapping[str, str], ignored: Iterable[str] = (), others: Iterable[Record] = ()
-) -> Iterator[ListRecord]:
-    """Convert every row, of any layout. `mapping` gives the columns of fields that are not recognised.
-
-    Raises ValueError, which names file and line, for a wrong row, or if no row has a column of `mapping` or `ignored`,
-    nor one of the first `others` (rows of other splits, which have the same settings).
-    """
-    layouts: dict[tuple[str, ...], Layout] = {}
-    named = {*mapping.values(), *ignored}
-    present: dict[str, None] = {}
-    left, where = iter(rows), ""
-    for where, row in left:
-        present |= dict.fromkeys(row)
-        plain = plain_row(row, named, is_known)
-        names = tuple(plain)
-        if names not in layouts:
-            present |= dict.fromkeys(names)
-            later = (tuple(plain_row(row, named, is_known)) for row in _next(left))
-            mistake = partial(_mistake, where, plain)
-            layouts[names] = Layout.recognise(where, names, mapping, ignored, mistake=mistake, later=later)
-        yield Row(where, plain, layouts[names]).record()
-    if not layouts or named <= present.keys():
-        return
-    absent = _absent_from(others, named - present.keys(), lambda row: plain_row(row, named, is_known))
-    settings = [*(f"columns.{field}={column}" for field, column in mapping.items()), *(f"ignore={n}" for n in ignored)]
-    for text in settings:
-        if text.partition("=")[2] in absent:
-            raise ValueError(f"data.{text} is no column of {where}: columns are {', '.join(present)}")
-
-
-def _absent_from(
-    rows: Iterable[Record], names: set[str], plain: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> set[str]:
-    """Return those of the columns `names` that no row has, up to a row that cannot be read."""
-    absent = set(names)
-    with suppress(ValueError):
-        for _, row in rows:
-            absent -= {*row, *plain(row)}
-            if not absent:
-                break
-    return absent
-
-
-def _mistake(where: str, row: Mapping[str, Any], layout: Layout) -> str:
-    return Row(where, row, layout).mistake
-
-
-def _next(rows: Iterator[Record]) -> Iterator[Mapping[str, Any]]:
-    """Some of the rows that follow, up to one that cannot be read."""
-    with suppress(ValueError):
-        for _, row in islice(rows, LOOKAHEAD):
-            yield row
 
 
 @dataclass(frozen=True)
@@ -288,6 +230,8 @@ class Row:
     def _inline_scores(self) -> list[float] | None:
         """Read the scores inside the documents, if these are objects."""
         columns = [c for name in ("positive", "negative", "documents") for c in self.layout.columns.get(name, ())]
+        if any(column.endswith("_ctxs") for column in columns):  # DPR: of BM25, and 1000 for passages of the answer
+            return None
         items = [item for column in columns for item in _as_list(self.row.get(column) or [])]
         if not all(isinstance(item, Mapping) and item.get("score") is not None for item in items):
             return None
@@ -364,7 +308,7 @@ class Row:
         except (TypeError, ValueError):
             remedy = ": write 1 for yes and 0 for no" if str(value).strip().lower() in ANSWERS else ""
             remedy = ": write a point for the decimal comma" if DecimalComma.PATTERN.fullmatch(str(value)) else remedy
-            raise ValueError(f"{self.where}: {column!r} must be a number, got {value!r}{remedy}") from None
+            raise ValueError(f"{self.where}: {column!r} must be a number, got {_shown(value)}{remedy}") from None
         if not math.isfinite(number):
             raise ValueError(f"{self.where}: {column!r} must be finite, got {number}")
         return number
@@ -389,6 +333,12 @@ def text_of(what: str, value: Any, asked: Sequence[Turn] = ()) -> str:
     except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can escape and no tokenizer reads
         raise ValueError(f"{what} is not valid Unicode (lone surrogate at character {error.start + 1})") from None
     return str(value)  # of a number with a decimal comma its text alone
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a cell that is wrong, which may be a whole document."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -7,11 +7,13 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from data.formats.file_format import FileFormat, Record
 from data.formats.layouts import is_known
+from data.formats.row_error import RowError
 from data.formats.rows import DecimalComma
 from data.formats.text_file import plain_name, text_lines, with_compressions
 
@@ -20,15 +22,44 @@ SAID = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # Excel's first line, which sa
 PROBED = 1000  # lines that are read to find the separator
 
 
+@dataclass(frozen=True)
+class Table:
+    """How the rows of a file are separated, and the names of their cells."""
+
+    separator: str
+    quoted: bool
+    names: list[str]
+
+    def record(self, placed: tuple[str, list[str]]) -> Record:
+        """The row of these cells. Raises RowError if it has more or fewer than the header."""
+        place, cells = placed
+        if len(cells) != len(self.names):
+            raise RowError(
+                place, f"{place}: expected {len(self.names)} cells ({', '.join(self.names)}), got {len(cells)}"
+            )
+        values = cells if self.quoted else [_unquoted(cell) for cell in cells]
+        if self.separator == ";":
+            values = [DecimalComma(cell) if DecimalComma.PATTERN.fullmatch(cell) else cell for cell in values]
+        return place, _row(place, self.names, values)
+
+
 def read_delimited(file: Path) -> Iterator[Record]:
-    """Read every row as (where, {column: value}). Values are strings, None for an empty cell.
+    """The (where, {column: value}) of every row. Values are strings, None for an empty cell.
 
     Quoted cells may contain line breaks, also blank lines. In a tsv file a quote is an ordinary character, unless the
-    file cannot be read so (`_is_quoted`). Raises ValueError, which names the line.
+    file cannot be read so (`_is_quoted`). Raises RowError for a row of another length, after which the next ones can be
+    read, and ValueError, which names the line, if the file is malformed.
     """
     csv.field_size_limit(sys.maxsize)  # documents are longer than 131,072 characters
     header, separator = _header(file)
     quoted = separator != "\t" or _is_quoted(file, header)
+    rows = _placed_cells(file, separator, quoted)
+    place, names = next(rows, (str(file), []))
+    return map(Table(separator, quoted, _checked(place, names)).record, rows)
+
+
+def _placed_cells(file: Path, separator: str, quoted: bool) -> Iterator[tuple[str, list[str]]]:
+    """The cells of every row that is not blank, with the place of its first line."""
     places: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -39,32 +70,26 @@ def read_delimited(file: Path) -> Iterator[Record]:
     rows = csv.reader(
         lines(), delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
-    names: list[str] = []
     try:
         for cells in rows:
-            place, number = places[0], len(cells)
+            place = places[0]
             places.clear()
-            if not any(cell.strip() for cell in cells):  # a blank line between rows
-                continue
-            if not names:
-                names = _checked(place, cells)
-                continue
-            if number != len(names):
-                raise ValueError(f"{place}: expected {len(names)} cells ({', '.join(names)}), got {number}")
-            values = cells if quoted else [_unquoted(cell) for cell in cells]
-            if separator == ";":
-                values = [DecimalComma(cell) if DecimalComma.PATTERN.fullmatch(cell) else cell for cell in values]
-            yield place, _row(place, names, values)
+            if any(cell.strip() for cell in cells):
+                yield place, cells
     except csv.Error as error:
         reason = str(error)
         if "new-line character" in reason:
             reason = "a carriage return outside quotes, as old Macs end lines: convert it, tr '\\r' '\\n' < FILE"
+        elif "unexpected end of data" in reason:
+            reason = "a quote that is opened here is never closed: close it, and double the quotes inside a cell"
         raise ValueError(f"{places[0] if places else file}: malformed csv ({reason})") from None
+    except RowError as error:  # the lines after it may be part of a quoted cell
+        raise ValueError(str(error)) from None
 
 
 def _row(place: str, names: Sequence[str], values: Sequence[str]) -> dict[str, str | None]:
     """The row by names of columns. Columns without a name are one: the first of the index, if they come before the
-    others, else the one that is not empty. Raises ValueError if that is not one."""
+    others, else the one that is not empty. Raises RowError if that is not one."""
     row = {name: value or None for name, value in zip(names, values, strict=True) if name}
     lead = next((place for place, name in enumerate(names) if name), len(names))  # columns of the index
     blank = [value for name, value in zip(names[lead:], values[lead:], strict=True) if not name]
@@ -74,7 +99,7 @@ def _row(place: str, names: Sequence[str], values: Sequence[str]) -> dict[str, s
     if not filled and lead:
         return {"": values[0] or None, **row}
     if filled and (len(blank) > 1 or lead):
-        raise ValueError(f"{place}: the column of the cell {filled[0]!r} has no name: name it in the header")
+        raise RowError(place, f"{place}: the column of the cell {filled[0]!r} has no name: name it in the header")
     return {**row, "": filled[0] if filled else None}
 
 

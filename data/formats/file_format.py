@@ -21,6 +21,8 @@ from data.formats.text_file import COMPRESSIONS, plain_name
 # Files that datasets writes beside the data.
 DESCRIPTION = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-.*\.arrow")
 
+SIGNATURE_BYTES = 8
+
 Record = tuple[str, Mapping[str, Any]]  # its place ("corpus.jsonl:7") and its content {column: value}
 
 
@@ -30,12 +32,13 @@ class FileFormat:
 
     `read` yields the rows; `data.formats.columns` recognises their columns by name. An error names file and line. If
     several formats have the same suffix, `detect` reads a file and returns whether it has this format; without `detect`
-    the suffix decides.
+    the suffix decides. A file that starts with `signature` has this format whatever its suffix is.
     """
 
     suffixes: tuple[str, ...]  # suffixes of file names: (".jsonl", ".jsonl.gz")
     read: Callable[[Path], Iterator[Record]]
     detect: Callable[[Path], bool] | None = None
+    signature: bytes = b""
 
 
 def file_formats() -> tuple[FileFormat, ...]:
@@ -46,11 +49,23 @@ def file_formats() -> tuple[FileFormat, ...]:
 
 
 def format_of(file: Path, formats: Sequence[FileFormat]) -> FileFormat | None:
-    """The format of a file: the first that detects it, else the first without `detect` that has its suffix; else
-    None."""
+    """The format of a file: that of its signature; the first of its suffix that detects it; the first of its suffix
+    without `detect`; else None."""
+    start = _start(file)
+    signed = next((each for each in formats if each.signature and start.startswith(each.signature)), None)
+    if signed is not None:
+        return signed
     named = [each for each in formats if file.name.lower().endswith(each.suffixes)]
     detected = (each for each in named if each.detect is not None and each.detect(file))
     return next(detected, None) or next((each for each in named if each.detect is None), None)
+
+
+def _start(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            return content.read(SIGNATURE_BYTES)
+    except OSError:  # its reader says why
+        return b""
 
 
 def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple[Path, FileFormat]]:
@@ -79,10 +94,13 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
 
 
 def check_is_no_collection(what: str, place: Path) -> None:
-    """Raise ValueError, about `what`, if `place` is a folder in BEIR's layout, or its corpus or queries."""
+    """Raise ValueError, about `what`, if `place` is a folder in BEIR's layout, or its corpus or queries. A folder with
+    a corpus and no folder of judgements may hold lists that name its documents by id."""
     folder = place if place.is_dir() else place.parent
     corpus, queries = (next(iter(sorted(folder.glob(f"{name}.jsonl*"))), None) for name in ("corpus", "queries"))
-    if corpus and (place == folder or (queries and place in (corpus, queries))):
+    others = [file for file in folder.glob("*") if file.is_file() and file not in (corpus, queries)]
+    is_folder = place == folder and ((folder / "qrels").is_dir() or not others)
+    if corpus and (is_folder or (queries and place in (corpus, queries))):
         raise ValueError(
             f"{what} is a collection in BEIR's layout (it has a {corpus.name}): data=beir data.path={folder}"
         )

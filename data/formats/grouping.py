@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from data.collection import normalised
 from data.degrees import are_pairs
 from data.formats.columns import ListRecord
+from data.formats.skipped import SkippedRows
 from data.hashing import stable_hash, text_hash
 
 logger = logging.getLogger(__name__)
@@ -50,18 +52,10 @@ class QueryGroup:
         """Whether some of its documents are better than others."""
         return len(set((self.labels if self.labelled else self.scores).values())) > 1
 
-    def judge(self, document: str, label: float, record: ListRecord, text: str, first: str) -> bool:
-        """Add a document's label. Returns whether it is a negative that is also a positive, which then counts.
-
-        Raises ValueError if it had another label at the place `first`, except in tuples, whose negatives are often
-        mined.
-        """
+    def judge(self, document: str, label: float) -> bool:
+        """Add a document's label. Returns whether it had another one, as a negative that is also a positive: the
+        highest counts."""
         other = self.labels.get(document, label)
-        if other != label and record.kind != "tuples":
-            raise ValueError(
-                f"{record.where}: document {_start(text)!r} of query {_start(record.query)!r} has the label "
-                f"{label:g}, at {first} it is {other:g}; keep one"
-            )
         self.labels[document] = max(label, other)
         return other != label
 
@@ -86,38 +80,48 @@ class QueryGroup:
 
 
 def group_by_query(
-    records: Iterable[ListRecord], documents: dict[str, str], relevant_from: float | None = None
+    records: Iterable[ListRecord],
+    documents: dict[str, str],
+    relevant_from: float | None = None,
+    skipped: SkippedRows | None = None,
 ) -> dict[str, QueryGroup]:
     """Group rows of the same query and prompt into one list; every preference stays a list of its own.
 
     Labels of a column that are below `relevant_from` become 0. The texts are added to `documents` by id. A negative
-    whose text is the query or a positive of it (up to case and spacing), in any row, is left out. Raises
-    ValueError if a document has two labels in one list.
+    whose text is the query or a positive of it (up to case and spacing), in any row, is left out. Raises ValueError
+    if a document has two labels in one list, unless `skipped` notes the later row.
     """
+    skipped = SkippedRows() if skipped is None else skipped
     found: dict[str, QueryGroup] = {}
     places: dict[tuple[str, str], str] = {}
     rows_of_text: dict[str, int] = {}
     num_empty = other_scores = false_negatives = 0
     before = set(documents)
     for record in records:
-        num_empty += record.num_empty
         query_id = f"q{stable_hash('query', record.query.strip(), record.prompt or ''):016x}"
         if record.kind == "preferences":
             number = rows_of_text[query_id] = rows_of_text.get(query_id, 0) + 1
             query_id = f"{query_id}-{number}"
-        entry = found.setdefault(query_id, QueryGroup(record.query, record.text_before_query, record.kind))
-        entry.labelled = entry.labelled and record.labels is not None
-        entry.weights.append(record.weight)
+        entry = found.get(query_id) or QueryGroup(record.query, record.text_before_query, record.kind)
         labels = record.labels or [0.0] * len(record.documents)
-        if record.labelled:
-            entry.has_label_column = True
-            labels = [0.0 if relevant_from is not None and label < relevant_from else label for label in labels]
+        if record.labelled and relevant_from is not None:
+            labels = [0.0 if label < relevant_from else label for label in labels]
+        ids = [f"d{text_hash(text):016x}" for text in record.documents]
+        try:
+            _check_labels(record, entry.labels, ids, labels, partial(_first_place, places, query_id))
+        except ValueError as error:
+            skipped.leave_out(record.where, error)
+            continue
+        found[query_id] = entry
+        num_empty += record.num_empty
+        entry.labelled = entry.labelled and record.labels is not None
+        entry.has_label_column = entry.has_label_column or record.labelled
+        entry.weights.append(record.weight)
         scores = record.scores or [math.nan] * len(record.documents)
-        for text, label, score in zip(record.documents, labels, scores, strict=True):
-            document = f"d{text_hash(text):016x}"
+        for document, text, label, score in zip(ids, record.documents, labels, scores, strict=True):
             documents.setdefault(document, text)
-            first = places.setdefault((query_id, document), record.where)
-            false_negatives += entry.judge(document, label, record, text, first)
+            places.setdefault((query_id, document), record.where)
+            false_negatives += entry.judge(document, label)
             other_scores += entry.add_score(document, score)
     dropped = [document for entry in found.values() for document in _drop_copies(entry, documents)]
     false_negatives += len(dropped)
@@ -135,6 +139,31 @@ def group_by_query(
         if number:
             logger.warning("%d %s", number, what)
     return found
+
+
+def _first_place(places: Mapping[tuple[str, str], str], query_id: str, document: str) -> str | None:
+    return places.get((query_id, document))
+
+
+def _check_labels(
+    record: ListRecord,
+    known: Mapping[str, float],
+    ids: Sequence[str],
+    labels: Sequence[float],
+    first: Callable[[str], str | None],
+) -> None:
+    """Raise ValueError if a document of the row has another label, in the row itself or at a `first` place. The
+    negatives of tuples, which are often mined, may be positives elsewhere."""
+    if record.kind == "tuples":
+        return
+    own: dict[str, float] = {}
+    for document, text, label in zip(ids, record.documents, labels, strict=True):
+        other = own.setdefault(document, known.get(document, label))
+        if other != label:
+            raise ValueError(
+                f"{record.where}: document {_start(text)!r} of query {_start(record.query)!r} has the label "
+                f"{label:g}, at {first(document) or record.where} it is {other:g}; keep one"
+            )
 
 
 def _drop_copies(entry: QueryGroup, documents: Mapping[str, str]) -> list[str]:

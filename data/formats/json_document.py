@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,24 @@ from typing import Any
 from data.formats.file_format import FileFormat, Record
 from data.formats.jsonl import as_row, parse_json, read_lines
 from data.formats.layouts import FIELDS, is_known
+from data.formats.row_error import RowError
 from data.formats.text_file import plain_name, read_text, with_compressions
 
 SPLIT = ({"columns", "data"}, {"columns", "data", "index"})  # keys of pandas' orient="split"
 
 
 def read_json_document(file: Path) -> Iterator[Record]:
-    """Yield (place, row) for every row of the value. Raises ValueError if the value or a row is malformed."""
-    for number, row in enumerate(rows_of(file, parse_json(str(file), read_text(file))), start=1):
-        where = f"{file}: entry {number}"
-        yield where, as_row(where, row)
+    """The (place, row) of every row of the value. Raises ValueError if the value is malformed, RowError if a row
+    is, after which the next ones can be read."""
+    return map(partial(_entry, file), enumerate(rows_of(file, parse_json(str(file), read_text(file))), start=1))
+
+
+def _entry(file: Path, numbered: tuple[int, Any]) -> Record:
+    where = f"{file}: entry {numbered[0]}"
+    try:
+        return where, as_row(where, numbered[1])
+    except ValueError as error:
+        raise RowError(where, str(error)) from None
 
 
 def is_json_document(file: Path) -> bool:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.formats.file_format import FileFormat, Record
+from data.formats.row_error import RowError
 from data.formats.text_file import text_lines, with_compressions
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read every line that is not blank as (where, line), without its line break. Raises ValueError as
     `data.formats.text_file.text_lines` does."""
-    for number, line in text_lines(path):
-        if line.strip():
-            yield f"{path}:{number}", line
+    filled = filter(lambda numbered: numbered[1].strip(), text_lines(path))
+    return map(partial(_placed, path), filled)  # a generator would end with the first error
+
+
+def _placed(path: Path, numbered: tuple[int, str]) -> tuple[str, str]:
+    return f"{path}:{numbered[0]}", numbered[1]
 
 
 def read_json_lines(path: Path) -> Iterator[Record]:
-    """Read every line of a JSONL file as (where, object)."""
-    for where, line in read_lines(path):
-        yield where, as_row(where, parse_json(where, line))
+    """Read every line of a JSONL file as (where, object). Raises RowError for a line that is none; the next lines can
+    be read."""
+    return map(_json_row, read_lines(path))
+
+
+def _json_row(numbered: tuple[str, str]) -> Record:
+    where, line = numbered
+    try:
+        return where, as_row(where, parse_json(where, line))
+    except ValueError as error:
+        raise RowError(where, str(error)) from None
 
 
 def as_row(where: str, value: Any) -> dict[str, Any]:
@@ -40,7 +53,8 @@ def parse_json(where: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         where = where if "\n" not in text else f"{where}:{error.lineno}"
         comma = error.msg == "Extra data" and text[error.pos :].strip() == ","
-        hint = ": remove the comma at the end of the line" if comma else ""
+        cut = not text[error.pos :].strip() or error.msg.startswith("Unterminated string")
+        hint = ": remove the comma at the end of the line" if comma else ": the text is cut, write it again" * cut
         raise ValueError(
             f"{where}: malformed JSON ({error.msg.removesuffix(' at')} at column {error.colno}){hint}"
         ) from None

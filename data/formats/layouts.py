@@ -141,8 +141,8 @@ def _fields(names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable[
     own = {column: field for field, column in mapping.items()}
     left_out = set(ignored)
     fields = {name: own.get(name) or field_of_column(name) for name in names if name not in left_out}
-    if "positive_ctxs" in fields and fields.get("answers", "") is None:
-        del fields["answers"]  # short answers, which tell whether a passage is right
+    if "positive_ctxs" in fields:  # DPR: short answers, which tell whether a passage is right, and the name of the set
+        fields = {name: own for name, own in fields.items() if own is not None or name not in ("answers", "dataset")}
     if {"query", "pos"} <= fields.keys() and fields.get("type", "") is None:
         del fields["type"]  # of the task, in rows of FlagEmbedding
     return fields

@@ -19,10 +19,14 @@ def read_parquet(file: Path) -> Iterator[Record]:
     except (ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None
     number = 0
-    for batch in table.iter_batches(batch_size=BATCH_SIZE):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{file}:{number}", row
+    try:
+        for batch in table.iter_batches(batch_size=BATCH_SIZE):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}:{number}", row
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: a broken parquet file, after row {number} ({reason}); make it again") from None
 
 
-FORMAT = FileFormat((".parquet",), read_parquet)
+FORMAT = FileFormat((".parquet",), read_parquet, signature=b"PAR1")

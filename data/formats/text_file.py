@@ -9,8 +9,11 @@ import io
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from data.formats.row_error import RowError
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstandard"}
 BYTE_ORDER_MARKS = (  # the longest first: that of UTF-32 begins with that of UTF-16
@@ -19,6 +22,9 @@ BYTE_ORDER_MARKS = (  # the longest first: that of UTF-32 begins with that of UT
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
+SIGNATURES = {b"PAR1": "a parquet file", b"ARROW1": "an arrow file", b"PK\3\4": "a zip file", b"%PDF": "a PDF"}
+PEEKED = 64  # bytes that show the encoding
 
 
 def with_compressions(*suffixes: str) -> tuple[str, ...]:
@@ -37,58 +43,94 @@ def read_text(path: Path) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) for every line, also blank ones, without its line break and without a byte order mark.
+    """The (number, line) of every line, also blank ones, without its line break and without a byte order mark.
 
-    Raises ValueError, which names file and line, if the file is not UTF-8 and has no byte order mark, or if it is
-    compressed and broken.
+    Raises RowError for a line that is not UTF-8 in a file without a byte order mark; the next lines can be read. Raises
+    ValueError, which names file and line, if the file is no text, or if it is compressed and broken.
     """
+    return map(partial(_decoded, path), _numbered_lines(path))
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes | str]]:
+    """The lines with their numbers, decoded if a byte order mark says how."""
     number = 0
     try:
         with _open(path) as lines:
-            start = lines.peek(64)[:64]
+            start = lines.peek(PEEKED)[:PEEKED]
             encoding = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), None)
-            if encoding is None and b"\0" in start:
-                order = "utf-16le" if start[1:2] == b"\0" else "utf-16be"
-                raise ValueError(
-                    f"{path}:1: not UTF-8 (it has NUL bytes, as UTF-16 has without a byte order mark): convert it "
-                    f"(iconv -f {order} -t utf8)"
-                )
-            decoded = _decoded(lines) if encoding is None else io.TextIOWrapper(lines, encoding, newline="\n")
-            for number, line in enumerate(_lines_of(decoded), start=1):
-                yield number, line.rstrip("\r\n")
+            if encoding is None:
+                _check_is_text(path, start)
+                for number, raw in enumerate(_lines_of(lines), start=1):
+                    yield number, raw if number > 1 else raw.removeprefix(codecs.BOM_UTF8)
+            else:
+                decoded = io.TextIOWrapper(lines, encoding, newline="")
+                for number, line in enumerate(decoded, start=1):
+                    yield number, line
     except UnicodeDecodeError as error:
-        place = f"{path}:{number + 1}: not UTF-8 ({error.reason} at byte {error.start})"
         raise ValueError(
-            f"{place}: convert it (iconv -f latin1 -t utf8), from its own encoding if that is another one (cp1252, "
-            "gb18030, shift_jis)"
+            f"{path}:{number + 1}: not {error.encoding.upper()}, which its byte order mark says ({error.reason}): save "
+            "it as UTF-8"
         ) from None
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        if path.suffix.lower() not in COMPRESSIONS or getattr(error, "errno", None) is not None:  # no permission
+        kind = _compression_of(path)
+        if kind is None or getattr(error, "errno", None) is not None:  # no permission
             raise
-        raise ValueError(
-            f"{path}:{number + 1}: broken {COMPRESSIONS[path.suffix.lower()]} file ({error}); make it again"
-        ) from None
+        raise ValueError(f"{path}:{number + 1}: broken {kind} file ({error}); make it again") from None
 
 
-def _lines_of(decoded: Iterable[str]) -> Iterator[str]:
+def _check_is_text(path: Path, start: bytes) -> None:
+    """Raise ValueError if the start of a file is no text."""
+    if b"\0" not in start:
+        return
+    zeros = [part.count(0) * 2 > len(part) for part in (start[1::2], start[::2])]
+    if zeros[0] == zeros[1]:
+        kind = next((name for sign, name in SIGNATURES.items() if start.startswith(sign)), "a binary file")
+        raise ValueError(f"{path}:1: not text but {kind} (it has NUL bytes): give it the suffix of its format")
+    raise ValueError(
+        f"{path}:1: not UTF-8 (it has NUL bytes, as UTF-16 has without a byte order mark): convert it "
+        f"(iconv -f {'utf-16le' if zeros[0] else 'utf-16be'} -t utf8)"
+    )
+
+
+def _lines_of(lines: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a file. One without a line feed may have carriage returns instead, as old Macs write them."""
-    for number, line in enumerate(decoded):
-        if number == 0 and "\r" in line and not line.endswith("\n"):
-            yield from line.rstrip("\r").split("\r")
+    for number, line in enumerate(lines):
+        if number == 0 and b"\r" in line and not line.endswith(b"\n"):
+            yield from line.rstrip(b"\r").split(b"\r")
         else:
             yield line
 
 
+def _decoded(path: Path, numbered: tuple[int, bytes | str]) -> tuple[int, str]:
+    number, line = numbered
+    if isinstance(line, bytes):
+        try:
+            line = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            where = f"{path}:{number}"
+            raise RowError(
+                where,
+                f"{where}: not UTF-8 ({error.reason} at byte {error.start}): convert it (iconv -f latin1 -t utf8), "
+                "from its own encoding if that is another one (cp1252, gb18030, shift_jis)",
+            ) from None
+    return number, line.rstrip("\r\n")
+
+
+def _compression_of(path: Path) -> str | None:
+    """The compression of a file, by its suffix, else by its first bytes; None if it has none."""
+    if path.suffix.lower() in COMPRESSIONS:
+        return COMPRESSIONS[path.suffix.lower()]
+    with path.open("rb") as file:
+        start = file.read(len(max(COMPRESSED, key=len)))
+    return next((kind for sign, kind in COMPRESSED.items() if start.startswith(sign)), None)
+
+
 def _open(path: Path) -> io.BufferedReader:
     """Open the file for reading its bytes, which are decompressed."""
-    if path.suffix.lower() == ".zst":
+    kind = _compression_of(path)
+    if kind == "zstandard":
         from pyarrow import input_stream  # which every installation of datasets has
 
         return io.BufferedReader(input_stream(str(path), compression="zstd"))
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return io.BufferedReader(openers.get(path.suffix.lower(), open)(path, "rb"))
-
-
-def _decoded(lines: io.BufferedReader) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield (line if number else line.removeprefix(codecs.BOM_UTF8)).decode("utf-8")
+    openers: dict[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    return io.BufferedReader(openers.get(kind, open)(path, "rb"))

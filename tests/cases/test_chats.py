@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from data.formats.columns import ListRecord, read_records
+from data.formats.columns import ListRecord
 from data.formats.file import FileConfig
+from data.formats.records import read_records
 
 
 def said(**messages: Any) -> list[dict[str, Any]]:

@@ -156,6 +156,16 @@ def test_batches_that_were_left_out_stay_so_where_they_are_the_same(tmp_path, ch
     assert read_state(run.checkpoint[0])["skipped_batches"] == left_out
 
 
+def test_rows_that_are_left_out_are_listed(tmp_path):
+    run = RunDirectory.open(settings(tmp_path))
+    rows = [{"where": "x.jsonl:3", "error": "malformed JSON"}, {"where": "x.jsonl:7", "error": "no document"}]
+    run.describe_data("x", "abc", rows)
+    run.describe_data("x", "abc", rows)  # a resumed run reads the same data
+    assert [json.loads(line) for line in (run.path / "skipped.jsonl").read_text().splitlines()] == rows
+    run.describe_data("x", "abc")
+    assert not (run.path / "skipped.jsonl").exists()
+
+
 def test_other_data_is_refused(tmp_path):
     RunDirectory.open(settings(tmp_path)).describe_data("scifact", "abc")
     run = RunDirectory.open(settings(tmp_path))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data.formats.columns import read_records
 from data.formats.layouts import LAYOUTS, NAMES, Layout
+from data.formats.records import read_records
 
 
 def read(*rows: Mapping[str, Any], columns: Mapping[str, str] | None = None, ignored: tuple[str, ...] = ()) -> list:

@@ -1,0 +1,59 @@
+"""The rows that cannot be read: they stop the reading, or are left out and noted (data.on_error)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from data.formats.file_format import Record
+from data.formats.row_error import RowError
+from data.option_names import in_node
+
+logger = logging.getLogger(__name__)
+
+ON_ERROR = ("stop", "skip")
+
+
+@dataclass
+class SkippedRows:
+    """The rows that are left out, each as {"where", "error"}. With on_error="stop" there are none."""
+
+    on_error: str = "stop"
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    def leave_out(self, where: str, error: ValueError) -> None:
+        """Note a row that has an error. Raises this error if rows may not be left out."""
+        if self.on_error != "skip":
+            raise error
+        self.rows.append({"where": where, "error": str(error).removeprefix(f"{where}: ")})
+
+    @property
+    def first(self) -> str:
+        return f"{self.rows[0]['where']}: {self.rows[0]['error']}" if self.rows else ""
+
+    def announce(self, name: str) -> None:
+        """Say how many rows are left out, and why the first."""
+        if self.rows:
+            logger.warning(
+                "%s: %d row%s left out (%s=skip; skipped.jsonl of the run lists all); the first: %s",
+                name,
+                len(self.rows),
+                " is" if len(self.rows) == 1 else "s are",
+                in_node("data.on_error"),
+                self.first,
+            )
+
+
+def readable(rows: Iterator[Record], skipped: SkippedRows) -> Iterator[Record]:
+    """The rows that can be read. An iterator that raises `RowError` goes on with the next row; after any other error
+    it would not, so none is left out then."""
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except RowError as error:
+            skipped.leave_out(error.where, error)
+        else:
+            yield row
