@@ -23,6 +23,8 @@ from typing import Any
 
 from side_by_side import configured, make_trainer
 
+from trainers.source_losses import SourceLosses
+
 MAX_LENGTH = 128
 BUDGET = 16 * MAX_LENGTH
 
@@ -72,13 +74,13 @@ def compare_generations() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = grpo_trainer(folder, "trainer.batch_size=4")
-        losses = {number: dataclasses.replace(trainer.loss, num_generations=number) for number in (4, 256)}
+        losses = {number: dataclasses.replace(trainer.losses.shared, num_generations=number) for number in (4, 256)}
         seconds: dict[int, list[float]] = {number: [] for number in losses}
         for _ in range(12):
             trainer.state.step = 1
             batch = trainer.next_batch()
             for number, loss in losses.items():
-                trainer.loss = loss
+                trainer.losses = SourceLosses(loss)
                 started = time.perf_counter()
                 trainer.train_step(batch)
                 seconds[number].append(time.perf_counter() - started)

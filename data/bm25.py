@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import ClassVar
 
-import bm25s
 import numpy as np
 
+from data.bm25_index import PROGRESS_SECONDS, open_index, progress, write_index
+from data.cache import cached
 from data.languages import Tokenizer, check_language
+from data.pool import map_in_processes
+from data.store.texts import ids_of, texts_of
 from data.words import TextAnalyzer, analyzer_for
+
+AT_ONCE = 200  # queries of one piece of work
+BLOCK = 256  # documents whose highest score is looked at first
 
 Ranking = tuple[np.ndarray, np.ndarray]  # positions of documents (int32) and their scores (float32), best first
 
@@ -41,7 +51,7 @@ class BM25:
     ) -> dict[str, dict[str, float]]:
         """The `depth` best documents of every query and their scores, best first. Documents without a word of the query
         are not returned."""
-        names, texts = list(documents), list(documents.values())
+        names, texts = ids_of(documents), texts_of(documents)
         analyzer = analyzer_for(texts, self.language, self.tokenizer, "model")
         found = bm25_top(texts, list(queries.values()), depth=depth, k1=self.k1, b=self.b, analyzer=analyzer)
         return {
@@ -59,23 +69,51 @@ def bm25_top(
     b: float,
     analyzer: TextAnalyzer,
     left_out: Mapping[int, Iterable[int]] | None = None,
+    folder: Path | None = None,
 ) -> list[Ranking]:
     """Find the `depth` best documents of every query, best first, fewer if fewer have a score above 0.
 
     Lucene's BM25 as bm25s computes it, on the terms of `analyzer`. Equal scores keep the corpus' order. `left_out` maps
-    the position of a query to positions of documents that are not ranked for it. Raises ValueError if no document has a
-    word.
+    the position of a query to positions of documents that are not ranked for it. With a `folder`, where the index is
+    kept, processes share the work. Raises ValueError if no document has a word.
     """
-    terms = analyzer.documents(documents)
-    if not any(terms):
-        raise ValueError(f"BM25: none of the {len(documents)} documents has a word to index (all empty or stop words)")
-    index = bm25s.BM25(method="lucene", k1=k1, b=b)
-    index.index(terms, show_progress=False)
+    with TemporaryDirectory() as temporary:
+
+        def make(path: Path) -> None:
+            write_index(path, documents, analyzer=analyzer, k1=k1, b=b, in_processes=folder is not None)
+
+        index = cached(folder or Path(temporary) / "index", make)
+        left = [sorted((left_out or {}).get(position, ())) for position in range(len(queries))]
+        pairs = list(zip(analyzer.queries(queries), left, strict=True))
+        parts = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
+        if folder is not None:
+            searched = map_in_processes(_search, parts, _Given, index, depth)
+        else:
+            searched = map(partial(_search, _Given(index, depth)), parts)
+        found: list[Ranking] = []
+        last = monotonic()
+        for rankings in searched:
+            found += rankings
+            if monotonic() - last > PROGRESS_SECONDS:
+                last = monotonic()
+                progress.warning("BM25: %s of %s queries searched", f"{len(found):,}", f"{len(queries):,}")
+    return found
+
+
+class _Given:
+    """What every search needs."""
+
+    def __init__(self, folder: Path, depth: int) -> None:
+        self.index, self.depth = open_index(folder), depth
+
+
+def _search(given: _Given, queries: Sequence[tuple[list[str], list[int]]]) -> list[Ranking]:
+    """The rankings of queries, each given as its terms and the documents that are left out."""
     found = []
-    for position, words in enumerate(analyzer.queries(queries)):
-        scores = index.get_scores(words) if words else np.zeros(len(documents), dtype=np.float32)
-        scores[list((left_out or {}).get(position, ()))] = 0
-        best = _top(scores, depth)
+    for words, left_out in queries:
+        scores = given.index.get_scores(words) if words else np.zeros(given.index.scores["num_docs"], dtype=np.float32)
+        scores[left_out] = 0
+        best = _top(scores, given.depth)
         found.append((best.astype(np.int32), scores[best]))
     return found
 
@@ -83,10 +121,23 @@ def bm25_top(
 def _top(scores: np.ndarray, depth: int) -> np.ndarray:
     """The indices of at most `depth` scores above 0, highest first; ties are sorted by index, which bm25s does not
     do."""
-    depth = min(depth, int((scores > 0).sum()))
+    bound = _lower_bound(scores, depth)
+    found = np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores)  # no score is below 0
+    depth = min(depth, len(found))
     if depth == 0:
         return np.empty(0, dtype=np.int64)
-    threshold = np.partition(scores, -depth)[-depth]
-    above = np.flatnonzero(scores > threshold)
-    tied = np.flatnonzero(scores == threshold)[: depth - len(above)]
+    values = scores[found]
+    threshold = np.partition(values, -depth)[-depth]
+    above = found[values > threshold]
+    tied = found[values == threshold][: depth - len(above)]
     return np.concatenate([above[np.argsort(-scores[above], kind="stable")], tied])
+
+
+def _lower_bound(scores: np.ndarray, depth: int) -> float:
+    """A score that at least `depth` documents reach, so that few of a large corpus are left to sort: the `depth`-th
+    best of the maxima of blocks; 0 if there are fewer blocks."""
+    num_blocks = len(scores) // BLOCK
+    if num_blocks < depth:
+        return 0.0
+    maxima = scores[: num_blocks * BLOCK].reshape(num_blocks, BLOCK).max(axis=1)
+    return float(np.partition(maxima, -depth)[-depth])

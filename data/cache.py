@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+UNFINISHED = ".making-"  # begins the names of what is not finished
+FOLDERS = ("bm25", "candidates", "collections", "texts")  # of a cache
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # of numpy, which names no reason
+ALONE = ("docstrings-", UNFINISHED)  # begin the names of what stands beside them
 
 
-def cached(path: Path, make: Callable[[Path], None]) -> Path:
+def cached(path: Path, make: Callable[[Path], None], *, resumable: bool = False) -> Path:
     """Return `path`; if it does not exist, `make(temporary_path)` first writes it as a file or a folder.
 
     If several ranks or runs call it, the first makes the file and the others wait. If it is interrupted, there is no
-    `path`. Raises ValueError, which names `data.cache_dir`, if the folder cannot be written.
+    `path`; a `resumable` one finds the folder that it had begun. Raises ValueError, which names `data.cache_dir`, if
+    the folder cannot be written.
     """
     if path.exists():
         return path
@@ -30,16 +41,82 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
         ) from None
     with FileLock(path.with_name(path.name + ".lock")):
         if not path.exists():
-            workspace = Path(tempfile.mkdtemp(dir=path.parent, prefix=".making-"))
+            workspace = path.with_name(f"{UNFINISHED}{path.name}")
+            if not resumable:
+                shutil.rmtree(workspace, ignore_errors=True)  # of a process that was killed
             try:
-                temporary = workspace / path.name
-                make(temporary)
-                for written in (*temporary.rglob("*"), temporary):
-                    _flush(written)  # so that after a power failure the name is not there without the content
-                os.replace(temporary, path)
+                _make(path, workspace / path.name, make)
             finally:
-                shutil.rmtree(workspace, ignore_errors=True)
+                if not resumable:
+                    shutil.rmtree(workspace, ignore_errors=True)
+                with suppress(OSError):  # it has something to go on with, or is gone
+                    workspace.rmdir()
     return path
+
+
+def _make(path: Path, temporary: Path, make: Callable[[Path], None]) -> None:
+    try:
+        temporary.parent.mkdir(exist_ok=True)
+        make(temporary)
+        for written in (*temporary.rglob("*"), temporary):
+            _flush(written)  # so that after a power failure the name is not there without the content
+    except OSError as error:
+        if error.errno not in FULL and not SHORT_WRITE.search(str(error)):
+            raise
+        raise ValueError(
+            f"data.cache_dir: {path.parent} has no space left for {path.name} ({error.strerror or error}): free some "
+            "(launch/cache.py list shows what is there), or choose another folder"
+        ) from None
+    os.replace(temporary, path)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of the cache. Its name is its path below the cache."""
+
+    name: str
+    num_bytes: int
+    changed: float  # seconds since 1970
+    is_finished: bool = True
+
+
+def entries(folder: Path) -> list[Entry]:
+    """What a cache holds, sorted by name: the members of its folders, and what stands beside these."""
+    tops = [path for path in folder.glob("*") if path.name in FOLDERS or path.name.startswith(ALONE)]
+    paths = [path for top in tops for path in (top.iterdir() if top.name in FOLDERS else [top])]
+    return sorted(
+        (
+            Entry(
+                str(path.relative_to(folder)), size_of(path), path.stat().st_mtime, not path.name.startswith(UNFINISHED)
+            )
+            for path in paths
+            if path.suffix != ".lock"
+        ),
+        key=lambda entry: entry.name,
+    )
+
+
+def remove(folder: Path, name: str) -> list[Entry]:
+    """Remove the entries of that name, with or without their folder's. Raises ValueError if there is none, or if one is
+    being made."""
+    found = [entry for entry in entries(folder) if name in (entry.name, Path(entry.name).name)]
+    if not found:
+        raise ValueError(f"{name} is no entry of the cache {folder}; launch/cache.py list shows them")
+    for entry in found:
+        path = folder / entry.name
+        lock = FileLock(path.with_name(path.name.removeprefix(UNFINISHED) + ".lock"))
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except Timeout:
+            raise ValueError(f"{entry.name} is being made by a process that runs: stop it first") from None
+        Path(lock.lock_file).unlink(missing_ok=True)
+    return found
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,11 +15,13 @@ from unicodedata import unidata_version
 import numpy as np
 
 from data.bm25 import Ranking, bm25_top
+from data.bm25_index import progress
 from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
 from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
 from data.option_names import in_node
+from data.store.texts import StoredTexts, ids_of, rows_of, texts_digest, texts_of
 from data.words import analyzer_for
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,13 @@ Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
 LeftOut = Mapping[str, AbstractSet[str]]  # query id -> ids of documents that are no candidates of it
 NOTHING: LeftOut = MappingProxyType({})
 LARGE_CORPUS = 100_000  # documents from which a search takes so long that a line announces it
-CODE = ("bm25.py", "words.py", "languages.py", "function_words.py")  # what the results of BM25 depend on
+CODE = (
+    "bm25.py",
+    "bm25_index.py",
+    "words.py",
+    "languages.py",
+    "function_words.py",
+)  # what the results of BM25 depend on
 
 
 class CandidateSource(Protocol):
@@ -68,35 +76,65 @@ class BM25Candidates:
         excluded = {query_id: sorted(left_out[query_id]) for query_id in texts if left_out.get(query_id)}
         versions = [version("bm25s"), version("PyStemmer"), unidata_version]
         code = [Path(__file__).with_name(name).read_text() for name in CODE]
-        key = content_hash(documents, texts, excluded, asdict(self), versions, code)
-        analyzer = analyzer_for(list(documents.values()), self.language, self.tokenizer, in_node("data.candidates"))
-        identifiers = list(documents)
+        key = content_hash([texts_digest(documents)], texts, excluded, asdict(self), versions, code)
+        analyzer = analyzer_for(texts_of(documents), self.language, self.tokenizer, in_node("data.candidates"))
+        identifiers = ids_of(documents)
+
+        index = None
+        if isinstance(documents, StoredTexts):  # a large corpus may be searched for other queries
+            own = [
+                documents.digest,
+                self.k1,
+                self.b,
+                vars(analyzer) | {"_terms": None},
+                versions,
+                code[1:],
+            ]  # not the search
+            index = cache_dir / "bm25" / content_hash(own)
 
         def make(path: Path) -> None:
             if len(documents) >= LARGE_CORPUS:
-                logger.warning("BM25: searching %d documents for %d queries, once", len(documents), len(texts))
-            positions = {document: position for position, document in enumerate(identifiers)}
+                progress.warning("BM25: searching %d documents for %d queries, once", len(documents), len(texts))
             rows = {query_id: row for row, query_id in enumerate(texts)}
             found = bm25_top(
-                list(documents.values()),
+                texts_of(documents),
                 list(texts.values()),
                 depth=self.depth,
                 k1=self.k1,
                 b=self.b,
                 analyzer=analyzer,
-                left_out={rows[query]: [positions[document] for document in own] for query, own in excluded.items()},
+                left_out={rows[query]: rows_of(documents, own).tolist() for query, own in excluded.items()},
+                folder=index,
             )
             _save(path, found)
 
-        rankings = zip(texts, _load(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make)), strict=True)
-        found = {
-            query_id: [(identifiers[i], score) for i, score in zip(best.tolist(), scores.tolist(), strict=True)]
-            for query_id, (best, scores) in rankings
-        }
-        without = sum(not ranked for ranked in found.values())
+        rankings = _load(cached(cache_dir / "candidates" / f"bm25-{key}.npz", make))
+        without = sum(not len(best) for best, _ in rankings)
         if without:
-            logger.warning("BM25: %d of %d queries share no word with a document: no candidates", without, len(found))
-        return {name: {query_id: found[query_id] for query_id in split} for name, split in queries.items()}
+            logger.warning("BM25: %d of %d queries share no word with a document: no candidates", without, len(texts))
+        places = {query_id: row for row, query_id in enumerate(texts)}
+        return {
+            name: Ranked({query_id: rankings[places[query_id]] for query_id in split}, identifiers)
+            for name, split in queries.items()
+        }
+
+
+class Ranked(Mapping[str, list[tuple[str, float]]]):
+    """The candidates of queries, from the rows of documents and their scores. Ids are looked up when they are asked
+    for: a list of pairs for each query would take twenty times the memory."""
+
+    def __init__(self, rankings: Mapping[str, Ranking], identifiers: Sequence[str]) -> None:
+        self._rankings, self._identifiers = rankings, identifiers
+
+    def __len__(self) -> int:
+        return len(self._rankings)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rankings)
+
+    def __getitem__(self, query: str) -> list[tuple[str, float]]:
+        best, scores = self._rankings[query]
+        return [(self._identifiers[row], score) for row, score in zip(best.tolist(), scores.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -126,6 +164,16 @@ class ListedCandidates:
 
 
 @dataclass(frozen=True)
+class NoCandidates:
+    """No first stage: every query has an empty list."""
+
+    def build(
+        self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
+    ) -> dict[str, Candidates]:
+        return {name: {query_id: [] for query_id in split} for name, split in queries.items()}
+
+
+@dataclass(frozen=True)
 class RunFileCandidates:
     """Candidates and scores from another system, ranked by score; equal scores keep the order of the file.
 
@@ -145,7 +193,8 @@ class RunFileCandidates:
         if not path.is_file():
             raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
         run = _of_corpus(read_run(path), documents)
-        found, without = {}, []
+        found: dict[str, Candidates] = {}
+        without = []
         for name, split in queries.items():
             missing = [query_id for query_id in split if query_id not in run]
             if not missing:

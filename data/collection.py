@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -15,8 +15,8 @@ from data.sampling.list_options import ListOptions
 
 SPLITS = ("train", "dev", "test")
 
-Candidates = dict[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
-Judgements = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
+Candidates = Mapping[str, list[tuple[str, float]]]  # query id -> (document id, first-stage score), best first
+Judgements = Mapping[str, Mapping[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 
 # Categories of Unicode whose characters leave no mark, and characters of other categories that leave none: fillers,
 # joiners and variation selectors.
@@ -43,7 +43,7 @@ class Split:
     of relevance.
     """
 
-    queries: dict[str, str]
+    queries: Mapping[str, str]
     qrels: Judgements
     candidates: Candidates
     weights: Mapping[str, float] = field(default_factory=dict)  # the weight of a query's list in the loss; default 1
@@ -93,6 +93,7 @@ class Collection:
     document_prompt: str | None = None
     keep_queries_without_positives: bool = False  # in training lists: for BCE, KTO, distillation
     in_batch: bool = True  # False: a training list is compared with no other (no in-batch negatives)
+    skipped: Sequence[Mapping[str, str]] = ()  # rows of the data that are left out: {"where", "error"}
     node: str = ROOT  # of its options in the run's settings, for messages
 
     def __post_init__(self) -> None:

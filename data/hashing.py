@@ -1,6 +1,7 @@
 """Stable integer hashes. They are the keys of random sampling, which so does not depend on rank or process."""
 
 import hashlib
+from pathlib import Path
 
 
 def stable_hash(*parts: int | str) -> int:
@@ -16,3 +17,9 @@ def stable_hash(*parts: int | str) -> int:
 def text_hash(text: str) -> int:
     """A hash of a text without surrounding white space, to find duplicates."""
     return stable_hash("text", text.strip())
+
+
+def file_digest(file: Path) -> str:
+    """A hash of the content of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

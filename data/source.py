@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
 from data.collection import JUDGED_LISTS, Collection, Judgements, Split, content_hash
@@ -16,6 +17,7 @@ from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, announce, same_id_documents
 from data.sampling.list_options import ListOptions
+from data.store.texts import texts_digest, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class SourceOptions(ABC):
     rank_own_document: bool = False  # also rank the document that is the query itself
     relevant_from: float | None = None  # labels below it become 0, not relevant
     in_batch: bool = True  # losses with in-batch negatives compare its training lists with each other
+    loss: Any = None  # in a mixture: of steps with its lists; null: the run's
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:
@@ -53,6 +56,11 @@ class SourceOptions(ABC):
     @property
     def cache(self) -> Path:
         return Path(self.cache_dir).expanduser()
+
+    @property
+    def own_losses(self) -> Mapping[str, Any]:
+        """The loss of each data set of a mixture by name, None for the run's. Other data have no loss of their own."""
+        return {}
 
     def prompt_options(self) -> dict[str, str]:
         """The prompts that are set, by the name of the option."""
@@ -76,11 +84,21 @@ class SourceOptions(ABC):
     def build(self) -> Collection:
         """Read the data set."""
 
+    @property
+    def stored_name(self) -> str:
+        """The beginning of the name of the cache's folder for a large data set."""
+        return "data"
+
+    def build_stored(self) -> Collection:
+        """Read a large data set in the process that converts it (`data.store.build`): its documents are, if possible,
+        stored ones."""
+        return self.build()
+
     def assemble(self, name: str, texts: Texts) -> Collection:
         """Make the collection: splits without common queries, dev held out of train if there is none, candidates."""
         if not texts.documents:
             raise ValueError(f"data {name}: the corpus has no document")
-        if not any(texts.documents.values()):
+        if not any(texts_of(texts.documents)):
             raise ValueError(f"data {name}: all {len(texts.documents)} documents of the corpus are empty")
         qrels, missing = self._splits(name, self._relevant(name, texts))
         queries = _queries_of(qrels, texts)
@@ -92,11 +110,11 @@ class SourceOptions(ABC):
             split: Split(queries[split], qrels[split], found, own_documents=left_out[split])
             for split, found in candidates.items()
         }
-        ranked = {query: [d for d, _ in found] for split in candidates.values() for query, found in split.items()}
+        ranked = ((query, [d for d, _ in found]) for split in candidates.values() for query, found in split.items())
         never = never_negatives(texts.excluded, own)
         excluded = {query: sorted(documents) for query, documents in never.items()}
         not_ranked = [sorted(unranked)] if unranked else []  # the fingerprint of other collections is as it was
-        fingerprint = content_hash(texts.documents, queries, qrels, ranked, excluded, *not_ranked)
+        fingerprint = content_hash([texts_digest(texts.documents)], queries, qrels, ranked, excluded, *not_ranked)
         missing |= {
             split: in_node(
                 f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
@@ -126,7 +144,7 @@ class SourceOptions(ABC):
             return texts
         return replace(texts, qrels=relevant_grades(name, texts.qrels, self.relevant_from))
 
-    def _splits(self, name: str, texts: Texts) -> tuple[dict[str, Judgements], dict[str, str]]:
+    def _splits(self, name: str, texts: Texts) -> tuple[Mapping[str, Judgements], dict[str, str]]:
         """The judgements of disjoint splits, and why a split is left without a query."""
         qrels, missing = disjoint_splits(name, _queries_of(texts.qrels, texts), texts.qrels)
         if "train" in qrels and "dev" not in texts.qrels:
@@ -189,7 +207,7 @@ def unit_labels(train: Judgements) -> frozenset[str]:
     return frozenset({"unit_labels"} if highest <= 1 else ())
 
 
-def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Judgements]:
+def hold_out_dev(qrels: Mapping[str, Judgements], fraction: float) -> Mapping[str, Judgements]:
     """Divide train into train and dev. Dev gets the queries with the lowest hashes of ids, at least one if fraction >
     0."""
     train = qrels["train"]
@@ -201,7 +219,7 @@ def hold_out_dev(qrels: dict[str, Judgements], fraction: float) -> dict[str, Jud
         "train": {query: judged for query, judged in train.items() if query not in chosen},
         "dev": {query: judged for query, judged in train.items() if query in chosen},
     }
-    return parts | {split: judged for split, judged in qrels.items() if split not in parts}
+    return {**parts, **{split: judged for split, judged in qrels.items() if split not in parts}}
 
 
 def _queries_of(qrels: Mapping[str, Judgements], texts: Texts) -> dict[str, dict[str, str]]:

@@ -12,10 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data.collection import SPLITS, Collection, Judgements
+from data.cache import cached
+from data.collection import SPLITS, Collection, Judgements, content_hash
 from data.formats.file_format import Record
 from data.formats.jsonl import check_column, field_of, read_json_lines, read_lines, unique
+from data.hashing import file_digest
 from data.source import SourceOptions, Texts
+from data.store.build import open_stored, stored_if_large
+from data.store.texts import StoredTexts, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +27,8 @@ COLUMNS = ("query-id", "corpus-id", "score")
 TREC = (0, 2, 3)  # the places of COLUMNS in TREC's judgements: qid iteration docid grade
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}  # as found
 ROW_NUMBER = re.compile(r"|unnamed: \d+|index|level-\d+")  # names of the index of pandas
+CODE_OF_DOCUMENTS = ("formats/beir.py", "formats/jsonl.py", "formats/text_file.py", "store/texts.py")
+STORED_FROM_ROWS = 150_000  # documents of a collection of the hub, whose files are not at hand
 MAX_GRADE = 1000  # far above real scales of relevance, which end at 3 or 4
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -53,20 +59,41 @@ class BEIRConfig(SourceOptions):
     def build(self) -> Collection:
         folder = Path(self.path).expanduser()
         if folder.is_dir():
-            return self.assemble(folder.resolve().name, read_folder(folder, self.exclude))
+            return stored_if_large(self, self.places(), self._read)
         if folder.exists() or not HUB_ID.fullmatch(self.path):
             raise FileNotFoundError(f"data.path={self.path}: no such folder, and no hub id (owner/name) either")
         if self.exclude is not None:
             raise ValueError(f"data.exclude={self.exclude} needs a local folder, but data.path={self.path} is a hub id")
-        return self.assemble(self.path, read_hub(self.path))
+        hub = HubParts.load(self.path)
+        if len(hub.corpus) >= STORED_FROM_ROWS:
+            return open_stored(self, {"path": hub.fingerprints})
+        return self.assemble(self.path, read_hub(hub))
+
+    def _read(self) -> Collection:
+        folder = Path(self.path).expanduser()
+        return self.assemble(folder.resolve().name, read_folder(folder, self.exclude))
+
+    @property
+    def stored_name(self) -> str:
+        return Path(self.path).expanduser().resolve().name
+
+    def build_stored(self) -> Collection:
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            hub = HubParts.load(self.path)
+            return self.assemble(self.path, read_hub(hub, hub.stored_documents(self.cache)))
+        documents = stored_corpus(_find(folder, "corpus.jsonl"), self.cache)
+        return self.assemble(folder.resolve().name, read_folder(folder, self.exclude, documents))
 
     def for_evaluation(self, split: str) -> BEIRConfig:
         return replace(self, dev_fraction=0.0) if split == "train" else self
 
 
-def read_folder(folder: Path, exclude: str | None = None) -> Texts:
-    """Read all splits of a local BEIR folder. Errors name file, line and key."""
-    documents = read_documents(read_json_lines(_find(folder, "corpus.jsonl")))
+def read_folder(folder: Path, exclude: str | None = None, documents: Mapping[str, str] | None = None) -> Texts:
+    """Read all splits of a local BEIR folder, without its corpus if the `documents` are passed. Errors name file, line
+    and key."""
+    if documents is None:
+        documents = read_documents(read_json_lines(_find(folder, "corpus.jsonl")))
     queries = read_queries(read_json_lines(_find(folder, "queries.jsonl")))
     paths = find_qrels(folder / "qrels", None if exclude is None else folder / exclude)
     qrels = {split: read_qrels(str(path), read_tsv(path), documents, queries) for split, path in paths.items()}
@@ -103,22 +130,52 @@ def find_qrels(folder: Path, exclude: Path | None = None) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def read_hub(name: str) -> Texts:
-    """Read a collection of the hub: `name` has the configurations corpus and queries. The judgements are those of
-    `name-qrels` (BeIR), of the configuration qrels (NanoBEIR) or of the default one (mteb), by split."""
-    from datasets import load_dataset
+@dataclass(frozen=True)
+class HubParts:
+    """A collection of the hub: `name` has the configurations corpus and queries. The judgements by split are those of
+    `name-qrels` (BeIR), of the configuration qrels (NanoBEIR) or of the default one (mteb)."""
 
-    try:
-        corpus, queries = (_only_split(load_dataset(name, part), part) for part in ("corpus", "queries"))
-        judgements = _hub_qrels(load_dataset, name)
-    except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, another layout
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ValueError(f"data.path={name} is neither a folder nor BEIR data on the hub ({reason})") from error
-    documents = read_documents((f"{name} corpus:{i}", row) for i, row in enumerate(corpus, start=1))
-    texts = read_queries((f"{name} queries:{i}", row) for i, row in enumerate(queries, start=1))
+    name: str
+    corpus: Any
+    queries: Any
+    judgements: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, name: str) -> HubParts:
+        from datasets import load_dataset
+
+        try:
+            corpus, queries = (_only_split(load_dataset(name, part), part) for part in ("corpus", "queries"))
+            return cls(name, corpus, queries, _hub_qrels(load_dataset, name))
+        except Exception as error:  # the hub's client raises many kinds: offline, unknown, gated, another layout
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise ValueError(f"data.path={name} is neither a folder nor BEIR data on the hub ({reason})") from error
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `datasets` calls the fingerprints of the parts: they change with the content."""
+        parts = {"corpus": self.corpus, "queries": self.queries, **self.judgements}
+        return {name: part._fingerprint for name, part in parts.items()}
+
+    def documents(self) -> Iterator[Record]:
+        """The rows of the corpus."""
+        return ((f"{self.name} corpus:{number}", row) for number, row in enumerate(self.corpus, start=1))
+
+    def stored_documents(self, cache: Path) -> StoredTexts:
+        """The documents in the cache's memory-mapped files."""
+        key = content_hash([self.corpus._fingerprint, _code_of_documents()])
+        return _stored(cache / "texts" / f"{self.name.replace('/', '-')}-{key}", self.documents)
+
+
+def read_hub(hub: HubParts, documents: Mapping[str, str] | None = None) -> Texts:
+    """Read a collection of the hub, without its corpus if the `documents` are passed."""
+    if documents is None:
+        documents = read_documents(hub.documents())
+    name = hub.name
+    texts = read_queries((f"{name} queries:{i}", row) for i, row in enumerate(hub.queries, start=1))
     names = {alias: split for split, aliases in SPLIT_NAMES.items() for alias in aliases}
     qrels = {}
-    for split, rows in judgements.items():
+    for split, rows in hub.judgements.items():
         where = f"{name} qrels {split}"
         pairs = (_hub_row(f"{where}:{i}", row) for i, row in enumerate(rows, start=1))
         qrels[names.get(split, split)] = read_qrels(where, pairs, documents, texts)
@@ -145,10 +202,31 @@ def _only_split(dataset: Mapping[str, Any], part: str) -> Any:
 
 def read_documents(records: Iterable[Record]) -> dict[str, str]:
     """The documents {id: title + " " + text}."""
-    return unique(
-        (where, _identifier(where, record), _joined(where, record, field_of(where, record, "text")))
-        for where, record in records
-    )
+    return unique((where, *document_of(where, record)) for where, record in records)
+
+
+def document_of(where: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    """The id of a document and its title and text."""
+    return _identifier(where, record), _joined(where, record, field_of(where, record, "text"))
+
+
+def stored_corpus(path: Path, cache: Path) -> StoredTexts:
+    """The documents of a corpus.jsonl in the cache's memory-mapped files."""
+    key = content_hash([file_digest(path), _code_of_documents()])
+    return _stored(cache / "texts" / f"{path.resolve().parent.name}-{key}", lambda: read_json_lines(path))
+
+
+def _code_of_documents() -> list[str]:
+    """The code that stored documents depend on: after other changes they are still good."""
+    package = Path(__file__).parents[1]
+    return [(package / name).read_text() for name in CODE_OF_DOCUMENTS]
+
+
+def _stored(folder: Path, records: Callable[[], Iterator[Record]]) -> StoredTexts:
+    def make(path: Path) -> None:
+        write_rows(path, records, document_of)
+
+    return StoredTexts(cached(folder, make, resumable=True))
 
 
 def read_queries(records: Iterable[Record]) -> dict[str, str]:
@@ -161,7 +239,7 @@ def read_qrels(name: str, rows: Iterable[Row], documents: Mapping[str, str], que
 
     Raises ValueError if no judgement has a known query and document.
     """
-    qrels: Judgements = {}
+    qrels: dict[str, dict[str, int]] = {}
     total, dangling, first = 0, 0, ""
     for where, query_id, document_id, value in rows:
         grade = _grade(where, value)

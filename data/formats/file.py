@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
-from data.formats.columns import ListRecord, read_records
-from data.formats.file_format import FileFormat, Record, file_formats, find_files, names_below
+from data.formats.columns import ListRecord
+from data.formats.file_format import FileFormat, file_formats
 from data.formats.grouping import (
     QueryGroup,
     available_requirements,
@@ -22,12 +22,16 @@ from data.formats.grouping import (
     labels_of,
 )
 from data.formats.layouts import NAMES
+from data.formats.reader import FileReader, Paths, id_fields
+from data.formats.skipped import ON_ERROR, SkippedRows
+from data.formats.swapped import warn_of_swapped
 from data.hashing import stable_hash
 from data.option_names import current_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents
 from data.sampling.list_options import ListOptions
 from data.source import SourceOptions, never_negatives
+from data.store.build import stored_if_large
 
 # Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
 LABEL_FACTOR = 100
@@ -45,12 +49,20 @@ class FileConfig(SourceOptions):
 
     Labels that are degrees of similarity (`data.degrees.degrees_of`) are kept as they are: a list then holds its own
     documents only, and held-out pairs are measured by eval=similarity. With `relevant_from` they are relevance.
+
+    `path` is a file, a folder, a glob, or a hub id. A row that cannot be read stops the reading, or with
+    on_error="skip" is left out and noted in the collection's `skipped`.
     """
 
     path: str
     dev_path: str | None = None
     test_path: str | None = None
     test_fraction: float = 0.1
+    corpus_path: str | None = None  # the texts of documents that rows name by id
+    queries_path: str | None = None  # the texts of queries that rows name by id
+    subset: str | None = None  # of a data set of the hub
+    hub_split: str | None = None  # the split of the hub that is train; null: those called train, validation and test
+    on_error: str = "stop"
     max_held_out: int = 1000
     columns: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
@@ -65,9 +77,12 @@ class FileConfig(SourceOptions):
             raise ValueError(f"data.test_fraction={self.test_fraction} must be in [0, 1 - data.dev_fraction)")
         if self.max_held_out < 1:
             raise ValueError(f"data.max_held_out={self.max_held_out} must be at least 1")
-        unknown = [name for name in self.columns if name not in NAMES]
+        valid = (*NAMES, *id_fields())
+        unknown = [name for name in self.columns if name not in valid]
         if unknown:
-            raise ValueError(f"data.columns.{unknown[0]} is no field of a row: valid: {', '.join(NAMES)}")
+            raise ValueError(f"data.columns.{unknown[0]} is no field of a row: valid: {', '.join(valid)}")
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={self.on_error} must be one of {', '.join(ON_ERROR)}")
         if isinstance(self.candidates, RunFileCandidates):
             raise ValueError(
                 "data/candidates=run names queries and documents by ids, which data=file does not have: put scores "
@@ -78,43 +93,46 @@ class FileConfig(SourceOptions):
         """The formats that are tried, those of `data.formats`. A subclass may put its own before them."""
         return file_formats()
 
+    def reader(self) -> FileReader:
+        """The reader of the rows of all splits."""
+        options = {part.name: getattr(self, part.name) for part in fields(Paths)}
+        return FileReader(Paths(**options), self.formats(), self.columns, self.ignore, SkippedRows(self.on_error))
+
     def records(self, split: str = "train") -> Iterator[ListRecord]:
         """Read the rows of the files of one split."""
-        others = (row for other in SPLITS if other != split for row in self._rows(other))
-        yield from read_records(self._rows(split), self.columns, self.ignore, others)
-
-    def _rows(self, split: str) -> Iterator[Record]:
-        """The rows of the files of one split as they are; none if it has no files of its own."""
-        key = "path" if split == "train" else f"{split}_path"
-        path = getattr(self, key)
-        for file, own in find_files(f"data.{key}", path, self.formats()) if path is not None else ():
-            yield from own.read(file)
+        return self.reader().records(split)
 
     def places(self) -> Mapping[str, Mapping[str, Path]]:
-        paths = {name: getattr(self, name) for name in ("path", "dev_path", "test_path")}
-        return {
-            name: names_below([file for file, _ in find_files(f"data.{name}", path, self.formats())], path)
-            for name, path in paths.items()
-            if path is not None
-        }
+        return self.reader().places()
 
     def build(self) -> Collection:
+        return stored_if_large(self, self.places(), self.build_stored)
+
+    @property
+    def stored_name(self) -> str:
+        return Path(self.path).name.replace("*", "-")
+
+    def build_stored(self) -> Collection:
+        reader = self.reader()
+        reader.announce()
         documents: dict[str, str] = {}
-        lists = group_by_query(self.records(), documents, self.relevant_from)
-        if not lists:
-            raise ValueError(f"data.path={self.path}: it has no rows")
-        paths = {"test": self.test_path, "dev": self.dev_path}
-        files = {
-            split: group_by_query(self.records(split), documents, self.relevant_from)
-            for split, path in paths.items()
-            if path is not None
+        read = {
+            split: group_by_query(reader.records(split), documents, self.relevant_from, reader.skipped)
+            for split in reader.splits
         }
+        reader.skipped.announce(self._name)
+        lists, files = read["train"], {split: found for split, found in read.items() if split != "train"}
+        if not lists:
+            reason = f"all its rows are left out, the first: {reader.skipped.first}" if reader.skipped.rows else ""
+            raise ValueError(f"data.path={self.path}: {reason or 'it has no rows'}")
+        warn_of_swapped(self._name, lists, documents, self.columns)
         shares = {"test": self.test_fraction, "dev": self.dev_fraction}
-        shares = {split: share for split, share in shares.items() if paths[split] is None}
+        shares = {split: share for split, share in shares.items() if split not in files}
         degrees = self._degrees_of_splits(lists, files)
         members, missing = self._members(lists, files, shares, documents, degrees)
-        self._check_relevant_from([entry for read in (lists, *files.values()) for entry in read.values()])
-        return self._collection(documents, members, missing, degrees)
+        self._check_relevant_from([entry for found in (lists, *files.values()) for entry in found.values()])
+        collection = self._collection(documents, members, missing, degrees)
+        return replace(collection, skipped=tuple(reader.skipped.rows))
 
     def _members(
         self,
@@ -255,7 +273,7 @@ class FileConfig(SourceOptions):
                 query_id: [*entry.scores.items(), *_unscored(found.get(query_id, []), entry)]
                 for query_id, entry in lists.items()
             }
-        return {query_id: _ranked(query_id, entry) for query_id, entry in ranked.items()} | empty
+        return {**{query_id: _ranked(query_id, entry) for query_id, entry in ranked.items()}, **empty}
 
 
 def _labels(split: str, lists: Mapping[str, QueryGroup], *, exact: bool) -> dict[str, dict[str, float]]:

@@ -43,6 +43,11 @@ class Mixture:
     def name(self) -> str:
         return " + ".join(self.sources)
 
+    @property
+    def skipped(self) -> list[Mapping[str, str]]:
+        """The rows of all sources that are left out."""
+        return [row for source in self.sources.values() for row in source.skipped]
+
     def map_sources(self, change: Callable[[Collection], Collection]) -> Mixture:
         """The mixture of changed collections; the evaluated one is unchanged."""
         return replace(self, sources={name: change(source) for name, source in self.sources.items()})
@@ -93,6 +98,8 @@ class MixtureConfig:
                     f"data.sources.{name} has no _target_ of a data set: such as data.formats.beir.BEIRConfig or "
                     f"data.formats.file.FileConfig; or +data@data.sources.{name}=file"
                 )
+            if isinstance(source.loss, str | Mapping):
+                raise ValueError(_not_a_loss(f"data.sources.{name}.loss", source.loss))
         if self.weights is not None:
             if set(self.weights) != set(self.sources):
                 raise ValueError(
@@ -107,6 +114,11 @@ class MixtureConfig:
             raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
         if self.evaluate_on is not None and self.evaluate_on not in self.sources:
             raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+
+    @property
+    def own_losses(self) -> Mapping[str, Any]:
+        """The loss of each data set by name, None for the run's."""
+        return {name: source.loss for name, source in self.sources.items()}
 
     def prompt_options(self) -> dict[str, str]:
         """The prompts that are set, by the name of the option."""
@@ -159,14 +171,16 @@ def make_loader(
     world_size: int,
     workers: int,
     in_batch_negatives: bool,
+    in_batch_of_source: Mapping[str, bool] | None = None,
     auxiliary: Mapping[str, ListTokenizer] | None = None,
 ) -> ListLoader:
     """Make the loader of a collection or a mixture, with batches of `batch_size` lists over all ranks.
 
     With `in_batch_negatives` no two lists of a batch have the same query or relevant document (with
-    `data.lists.no_duplicates`: or any document), unless the source isolates its lists (`in_batch`). The batches of a
-    source of a mixture that has fewer lists are smaller. What the data of one source judge or exclude for a query also
-    holds for a query of equal text in another. `auxiliary`: see `TrainingLists`.
+    `data.lists.no_duplicates`: or any document), unless the source isolates its lists (`in_batch`). It depends on the
+    loss, so `in_batch_of_source` says it for the sources of a mixture whose losses differ. The batches of a source of a
+    mixture that has fewer lists are smaller. What the data of one source judge or exclude for a query also holds for a
+    query of equal text in another. `auxiliary`: see `TrainingLists`.
     """
 
     never_negatives = NeverNegatives(data.sources)
@@ -184,7 +198,7 @@ def make_loader(
         )
 
     def plan_of(lists: TrainingLists, size: int) -> EpochPlan:
-        compared = in_batch_negatives and lists.in_batch
+        compared = (in_batch_of_source or {}).get(lists.source, in_batch_negatives) and lists.in_batch
         unique_texts = lists.unique_texts() if compared else None
         if not compared:
             lists.note_unused_grades()
@@ -227,3 +241,13 @@ def _first_held_out(collections: Mapping[str, Collection]) -> str:
 
 def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(map(str, names)) or "none"
+
+
+def _not_a_loss(key: str, value: str | Mapping[str, Any]) -> str:
+    """The message for a value that is not the node of a loss: a name in a file, or options without a loss."""
+    if isinstance(value, str):
+        return (
+            f"{key}={value} is a name and not a loss: on the command line that is enough, in a file write "
+            f"`- /loss@{key.removeprefix('data.')}: {value}` in its defaults list, after the data set"
+        )
+    return f"{key} has options ({_listed(value)}) and no _target_: choose the loss too, {key}=NAME of conf/loss"

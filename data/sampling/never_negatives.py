@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from data.collection import Collection, normalised
 from data.hashing import text_hash
 
@@ -64,13 +66,18 @@ class NeverNegatives:
     def __init__(self, sources: Mapping[str, Collection]) -> None:
         self.sources = {name: SourceTexts(collection) for name, collection in sources.items()}
         self._equal: dict[str, EqualQueries] = {}  # by the normalised text of the queries, if there are several
-        first: dict[str, tuple[str, str]] = {}
-        for name, source in self.sources.items():
+        repeated = self._repeated_keys()
+        for name, source in self.sources.items() if repeated else ():
             for query_id, text in source.queries.items():
-                other = first.setdefault(normalised(text), (name, query_id))
-                if other != (name, query_id):
-                    new = EqualQueries([other], set(), set())
+                if text_key(text) in repeated:
+                    new = EqualQueries([], set(), set())
                     self._equal.setdefault(normalised(text), new).uncounted.append((name, query_id))
+
+    def _repeated_keys(self) -> set[int]:
+        """The keys of query texts that occur several times: numbers, since there may be millions of queries."""
+        texts = (text for source in self.sources.values() for text in source.queries.values())
+        keys, counts = np.unique(np.fromiter(map(text_key, texts), dtype=np.int64), return_counts=True)
+        return set(keys[counts > 1].tolist())
 
     def of(self, source: str, query_id: str) -> set[int]:
         """The keys of the texts that are no negatives of a training query."""

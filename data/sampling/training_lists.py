@@ -18,6 +18,7 @@ from data.option_names import rename_options
 from data.sampling.epoch_plan import UniqueTexts
 from data.sampling.list_options import ListOptions
 from data.sampling.never_negatives import NeverNegatives, text_key
+from data.store.texts import ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +66,12 @@ class TrainingLists(Dataset):
         self.split = collection.split("train")
         self.source = source or collection.name
         self.documents = collection.documents
-        self.document_ids = list(collection.documents)
+        self.document_ids = ids_of(collection.documents)
         self.excluded = collection.excluded
         self.queries, self.candidates = self.split.queries, self.split.candidates
-        judged = self.split.judgements.items()
-        self.relevant = {query: {d: g for d, g in grades.items() if g > 0} for query, grades in judged}
+        self.judgements = self.split.judgements
         keeps_all = collection.keep_queries_without_positives
-        self.query_ids = [query for query in self.queries if keeps_all or self.relevant.get(query)]
+        self.query_ids = [query for query in self.queries if keeps_all or self.relevant(query)]
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)
@@ -84,11 +84,15 @@ class TrainingLists(Dataset):
     def __len__(self) -> int:
         return len(self.query_ids)
 
+    def relevant(self, query_id: str) -> dict[str, float]:
+        """The relevant documents of a query and their grades."""
+        return {document: grade for document, grade in self.judgements.get(query_id, {}).items() if grade > 0}
+
     def __getitem__(self, key: tuple[int, int]) -> ListExample:
         epoch, index = key
         query_id = self.query_ids[index]
         document_ids = self.sample(epoch, query_id)
-        grades, scores = self.relevant.get(query_id, {}), dict(self.candidates[query_id])
+        grades, scores = self.relevant(query_id), dict(self.candidates[query_id])
         query, texts = self.queries[query_id], [self.documents[document_id] for document_id in document_ids]
         encoding = self.tokenizer.encode_list(query, texts, **self._prompts(query_id))
         return ListExample(
@@ -120,8 +124,10 @@ class TrainingLists(Dataset):
     def note_unused_grades(self) -> None:
         """Log a note if relevant documents have several grades, and lists hold the best of them alone."""
         limit = self.options.positives
-        several = [grades for grades in self.relevant.values() if limit is not None and len(grades) > limit]
-        levels = {grade for grades in several for grade in grades.values()}
+        if limit is None:
+            return
+        judged = map(self.relevant, self.judgements)
+        levels = {grade for grades in judged if len(grades) > limit for grade in grades.values()}
         if len(levels) > 1:
             logger.warning(
                 "%s: relevant documents have %d grades; a list holds at most %s.lists.positives=%s of them, the best "
@@ -138,7 +144,7 @@ class TrainingLists(Dataset):
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
         if self.split.degrees:  # no document is a negative, and none may be added
             return _shuffled(list(self.split.judgements[query_id]), rng)[: self.list_size]
-        relevant, limit = self.relevant.get(query_id, {}), self.options.positives
+        relevant, limit = self.relevant(query_id), self.options.positives
         never = self.never_negatives.of(self.source, query_id)
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
         chosen = best_first[: min(limit or 1, max(1, self.list_size - 1))]
@@ -156,7 +162,7 @@ class TrainingLists(Dataset):
 
     def _unique_hashes(self, all_documents: bool, epoch: int, index: int) -> set[int]:
         query_id = self.query_ids[index]
-        relevant = self.relevant.get(query_id, {})
+        relevant = self.relevant(query_id)
         drawn: Iterable[str]
         if all_documents:
             drawn = self.sample(epoch, query_id)
@@ -178,7 +184,7 @@ class TrainingLists(Dataset):
     ) -> list[str]:
         """Sample from the first candidates that may be added. Without a limit of relevant documents these may be
         relevant too, but leave a place to a negative. If none is among the first, the next one below them is taken."""
-        relevant, excluded = self.relevant.get(query_id, {}), self.excluded.get(query_id, set())
+        relevant, excluded = self.relevant(query_id), self.excluded.get(query_id, set())
         ranked = [document_id for document_id, _ in self.candidates[query_id]]
         left = [d for d in ranked[: self.options.hard_depth] if d not in chosen and d not in excluded]
         if self.options.positives is not None:
@@ -206,7 +212,7 @@ class TrainingLists(Dataset):
     ) -> list[str]:
         """Sample different random documents for the rest of the list, none of which is chosen or never a negative."""
         places = self.list_size - len(chosen)
-        blocked = {*chosen, *self.relevant.get(query_id, {}), *self.excluded.get(query_id, set())}
+        blocked = {*chosen, *self.relevant(query_id), *self.excluded.get(query_id, set())}
         total = len(self.document_ids)
         size = min(total, places + len(blocked))
         while True:

@@ -166,7 +166,7 @@ def test_no_negative_of_the_own_list_has_the_text_of_the_query_or_of_a_relevant_
     options = ListOptions(hard_depth=200, random_fraction=random_fraction)
     lists = TrainingLists(data, Tokenizer(), list_size=60, seed=0, options=options)
     for query_id in lists.query_ids:
-        drawn = set(lists.sample(0, query_id)) - set(lists.relevant[query_id])
-        barred = set(lists.relevant[query_id]) | data.excluded[query_id] | {f"own{query_id.removeprefix('q')}"}
+        drawn = set(lists.sample(0, query_id)) - set(lists.relevant(query_id))
+        barred = set(lists.relevant(query_id)) | data.excluded[query_id] | {f"own{query_id.removeprefix('q')}"}
         assert not drawn & (barred | {f"copy{d[1:]}" for d in barred})
         assert len(drawn) == 59

@@ -25,7 +25,7 @@ class Tokenizer:
 def relevant_and_others(data: Collection, list_size: int, options: ListOptions) -> list[tuple[int, int]]:
     lists = TrainingLists(data, Tokenizer(), list_size=list_size, seed=0, options=options)
     drawn = [(query, lists.sample(epoch, query)) for epoch in EPOCHS for query in lists.query_ids]
-    counts = [sum(document in lists.relevant[query] for document in documents) for query, documents in drawn]
+    counts = [sum(document in lists.relevant(query) for document in documents) for query, documents in drawn]
     assert all(len(set(documents)) == len(documents) <= list_size for _, documents in drawn)
     return [(count, len(documents) - count) for count, (_, documents) in zip(counts, drawn, strict=True)]
 

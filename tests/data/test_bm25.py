@@ -4,7 +4,7 @@ import ir_measures
 import numpy as np
 import pytest
 
-from data.bm25 import BM25, bm25_top
+from data.bm25 import BM25, _top, bm25_top
 from data.formats.beir import read_folder
 from data.words import TextAnalyzer
 
@@ -64,3 +64,13 @@ def test_documents_without_a_word_are_refused():
 
 def test_fewer_documents_than_the_depth():
     assert list(BM25().retrieve({"a": "wing", "b": "heat"}, {"q": "heats", "none": "x"}, 100)["q"]) == ["b"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 5000])
+@pytest.mark.parametrize("levels", [1, 3, 10_000])
+def test_the_best_of_many_scores_are_those_of_a_stable_sort(size: int, levels: int):
+    rng = np.random.default_rng(size + levels)
+    for depth in (1, 7, 25, size + 1):
+        scores = rng.integers(0, levels + 1, size=size).astype(np.float32) * (rng.random(size) < 0.3)
+        order = np.argsort(-scores, kind="stable")
+        np.testing.assert_array_equal(_top(scores, depth), order[scores[order] > 0][:depth])

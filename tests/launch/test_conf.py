@@ -115,7 +115,7 @@ def test_every_choice_of_a_group_can_be_chosen(file):
 
 
 def test_a_group_inside_a_group_is_chosen_and_checked_too():
-    with pytest.raises(ValueError, match=r"^data/candidates=nope is not a choice: valid: bm25, listed, run$"):
+    with pytest.raises(ValueError, match=r"^data/candidates=nope is not a choice: did you mean none\? valid: bm25"):
         compose(["data/candidates=nope"])
     with pytest.raises(ValueError, match=r"^data.candidates.path is not set: set data.candidates.path=... \("):
         compose(["data/candidates=run"])

@@ -85,7 +85,7 @@ def test_one_popular_document_leaves_no_batch_short(caplog: pytest.LogCaptureFix
     """Three queries of four share their relevant document: most sit the epoch out, the rest repeat."""
     lists = make_lists(no_duplicates=False)
     for i in range(45):
-        lists.relevant[f"q{i}"] = {"d0": 1}
+        lists.judgements[f"q{i}"] = {"d0": 1}
     planned = plan(lists, batch_size=4)
     batches = [planned.batch(number) for number in range(300)]
     assert {len(set(batch)) for batch in batches} == {4}
