@@ -82,7 +82,7 @@ def detect(documents: Sequence[str]) -> Detected:
     """
     step = -(-len(documents) // SAMPLED_DOCUMENTS) or 1
     sample = [unicodedata.normalize("NFKC", text[:SAMPLED_CHARACTERS]).lower() for text in documents[::step]]
-    letters = _letters_by_script(sample)
+    letters = letters_by_script(sample)
     if not letters:
         return Detected("english")
     words = Counter(word.strip(PUNCTUATION) for text in sample for word in text.split())
@@ -120,7 +120,7 @@ def _share(words: Mapping[str, int], script: str, language: str) -> float:
     return sum(words.get(word, 0) for word in FUNCTION_WORDS[script][language].split()) / sum(words.values())
 
 
-def _letters_by_script(sample: Sequence[str]) -> Counter[str]:
+def letters_by_script(sample: Sequence[str]) -> Counter[str]:
     """The number of letters of each script: the first word of the characters' names in Unicode."""
     scripts: Counter[str] = Counter()
     characters = Counter(character for text in sample for character in text)

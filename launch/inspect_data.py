@@ -1,18 +1,24 @@
-"""Describe a data file and the losses that fit it, before anything is trained.
+"""Inspect a data set before anything is trained: what it is read as, what is wrong with it, the losses that fit.
 
-  python launch/inspect_data.py FILE.jsonl                                  also .csv, .tsv, .parquet, a folder, a glob
+  python launch/inspect_data.py PATH                                        a file, a folder (BEIR's too), a glob
   python launch/inspect_data.py FILE.csv data.columns.query=title           name the columns that are not recognised
   python launch/inspect_data.py FILE.jsonl "data.ignore=[language]"         leave columns out
   python launch/inspect_data.py FILE.jsonl trainer.list_size=2              with training lists of another length
-  python launch/inspect_data.py FILE.jsonl model=bi_encoder model.name_or_path=PATH    how many texts that model cuts
+  python launch/inspect_data.py FILE.jsonl loss=lambda_rank                 whether that loss fits
+  python launch/inspect_data.py PATH model=bi_encoder model.name_or_path=FOLDER    in the tokens of that model
+  python launch/inspect_data.py PATH --json                                 for another program
+  python launch/inspect_data.py PATH --html data.html                       a page with pictures
 
-The report ends with the training lists that the file gives, the losses that fit them, and examples.
+An error says that training would fail, and the exit status is 1; a warning, that its result would suffer. Of large data
+a part is read, and the report says which (--rows).
 """
 
 from __future__ import annotations
 
 try:
-    from collections.abc import Iterator, Mapping, Sequence
+    import argparse
+    import json
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import TYPE_CHECKING, Any
 
@@ -22,77 +28,88 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 if TYPE_CHECKING:
-    from data.formats.columns import ListRecord
-    from data.formats.file import FileConfig
+    from data.inspection.report import Inspection
+    from data.inspection.tokens import CountingTokenizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    inspection = inspect_path(options.path, options.settings, options.rows)
+    if options.html is not None:
+        from runs.report.data_page import write_data_page
+
+        write_data_page(inspection, Path(options.html))
+    if options.json:
+        print(json.dumps(inspection.as_json(), ensure_ascii=False, indent=1))
+    else:
+        print("\n".join(inspection.lines()))
+    if inspection.fails:
+        raise SystemExit(1)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__file__, __doc__)
-    parser.add_argument("file", metavar="FILE", help="a file that data/formats/ reads, a folder or a glob")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py with data=file")
-    options = parser.parse_args(arguments)
-    print("\n".join(inspect_file(options.file, options.settings)))
+    parser.add_argument("path", metavar="PATH", help="a file that data/formats/ reads, a folder or a glob")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py with that data")
+    parser.add_argument("--rows", type=_count, metavar="N", help="rows, or documents, at most; default 200000")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the report")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with pictures")
+    return parser.parse_intermixed_args(arguments)
 
 
-def inspect_file(file: str, settings: Sequence[str]) -> list[str]:
-    """The lines of the report on `file`, read with `settings` of a training configuration."""
-    from data.formats.file_format import check_is_no_collection
-    from data.inspection import describe_file, examples  # only once the arguments are known to be right
-    from recipes.compatibility import ADD_NEGATIVES, has_only_positives
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 1")
+    return int(text)
 
-    check_is_no_collection(file, Path(file).expanduser())
-    escaped = file.replace("\\", "\\\\").replace("'", "\\'")
-    tree = compose(["data=file", f"data.path='{escaped}'", *settings])
+
+def inspect_path(path: str, settings: Sequence[str] = (), rows: int | None = None) -> Inspection:
+    """Inspect what lies at `path`, read with `settings` of a training configuration."""
+    from data.inspection.content import Limits  # only once the arguments are known to be right
+    from launch.cli.catalog import configured_losses
+    from recipes.data_inspection import Chosen, inspect_data
+
+    tree = compose([*data_settings(path, settings), *settings])
     if tree["stages"]:
         raise ValueError("+exp: each stage of an experiment has its own training lists: give trainer.list_size instead")
-    options: FileConfig = instantiate(tree["data"], "data")
-    records, collection = list(options.records()), options.build()
-    available = collection.available_with(tree["trainer"]["list_size"])
-    lines = [*describe_file(file, records, collection), *cut_lines(records, tree, options, settings)]
-    lines += fit_lines(available)
-    if has_only_positives(collection.available):
-        lines.append(f"for more losses: {ADD_NEGATIVES}")
-    return [*lines, *examples(records)]
+    is_loss_given = any(setting.startswith(("loss=", "loss.", "+exp")) for setting in settings)
+    chosen = Chosen(
+        tree["trainer"]["list_size"],
+        configured_losses(),
+        loss=instantiate(tree["loss"], "loss") if is_loss_given else None,
+        tokenizer=tokenizer_of(tree, settings),
+        model=str(tree["model"].get("name_or_path", "")),
+        limits=Limits() if rows is None else Limits(rows=rows),
+    )
+    return inspect_data(path, instantiate(tree["data"], "data"), chosen)
 
 
-def cut_lines(
-    records: Sequence[ListRecord], tree: Mapping[str, Any], options: FileConfig, settings: Sequence[str]
-) -> Iterator[str]:
-    """The line on texts that are longer than the model reads. Without a model in `settings` it is the default one, if
-    that is found."""
-    from data.inspection import longest_row, sample_truncation
-    from data.truncation import cut_line
+def data_settings(path: str, settings: Sequence[str]) -> list[str]:
+    """The settings that name the data: data=beir if a folder in BEIR's layout lies there, else data=file, unless
+    `settings` choose the data."""
+    from data.inspection.folders import beir_folder
 
-    most = tree["model"].get("max_length")
-    if most is not None and longest_row(records) < most // 2:  # no more tokens than bytes: none is cut
-        return
+    folder = beir_folder(Path(path).expanduser())
+    place = str(folder or path).replace("\\", "\\\\").replace("'", "\\'")
+    kind = [] if any(setting.startswith("data=") for setting in settings) else [f"data={'beir' if folder else 'file'}"]
+    return [*kind, f"data.path='{place}'"]
+
+
+def tokenizer_of(tree: Mapping[str, Any], settings: Sequence[str]) -> CountingTokenizer | None:
+    """The tokenizer of the chosen model, without its weights. Without a model in `settings` it is that of the default
+    one, or None if that is not found."""
+    from models.loading.backbone import quiet, without_weights
+
     try:
-        model = instantiate(tree["model"], "model").build(0)
+        with quiet(), without_weights():
+            model = instantiate(tree["model"], "model").build(0)
     except (ValueError, OSError):
         if any(setting.startswith(("model", "+exp")) for setting in settings):
             raise
-        yield "tokens: not counted; model=NAME model.name_or_path=PATH says how many texts that model cuts"
-        return
-    model.expect_prompts({options.query_prompt, options.document_prompt, *(record.prompt for record in records)})
-    count, rows = sample_truncation(records, model.tokenizer, options.query_prompt, options.document_prompt)
-    length = model.tokenizer.max_length
-    none = f"tokens: no text is longer than model.max_length={length}" if count else "tokens: not counted by this model"
-    sampled = f", in a sample of {rows} rows" * (rows < len(records))
-    yield f"{cut_line({'': count}, length) or none}{sampled} ({tree['model'].get('name_or_path')})"
-
-
-def fit_lines(available: frozenset[str]) -> Iterator[str]:
-    """The lines on what the training lists give, the losses that fit, and what the other losses need."""
-    from launch.cli.catalog import configured_losses
-    from losses.contracts import REQUIREMENTS, missing_requirements
-
-    yield "training lists give: " + ("; ".join(f"{n} ({REQUIREMENTS[n]})" for n in sorted(available)) or "nothing")
-    by_missing: dict[tuple[str, ...], list[str]] = {}
-    for name, loss in configured_losses().items():
-        by_missing.setdefault(tuple(missing_requirements(loss, available)), []).append(name)
-    yield f"losses that fit: {', '.join(by_missing.pop((), [])) or 'none'}"
-    for missing, names in sorted(by_missing.items()):
-        yield f"losses that do not fit, they need {' and '.join(missing)}: {', '.join(names)}"
+        return None
+    model.expect_prompts({tree["data"].get("query_prompt"), tree["data"].get("document_prompt")})
+    tokenizer: CountingTokenizer = model.tokenizer
+    return tokenizer
 
 
 if __name__ == "__main__":

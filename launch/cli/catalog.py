@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def fitting_losses(available: Names[str], *, outputs: Names[str] = tuple(OUTPUTS
     ]
 
 
-def configured_losses() -> dict[str, Any]:
+@cache  # composing takes seconds
+def configured_losses() -> Mapping[str, Any]:
     """All losses of conf/loss by name, with the options in their files."""
     return {path.stem: _loss(path) for path in sorted((CONF / "loss").glob("*.yaml"))}
 

@@ -1,4 +1,4 @@
-"""Draw curves of a run as SVG pictures embedded in HTML, in colours for light and for dark pages."""
+"""Draw curves and bars as SVG pictures embedded in HTML, in colours for light and for dark pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]  # (step, value)
 
@@ -54,16 +58,58 @@ def draw(
         axes.grid(color=FAINT, linewidth=0.6)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    light = dark = buffer.getvalue()
+        svg = _svg(figure)
+    return _as_html(title, svg, f"{title} by step")
+
+
+def draw_bars(
+    title: str,
+    heights: Mapping[str, float] | Points,
+    *,
+    width: float = 1.0,
+    x_label: str = "",
+    mark: float | None = None,
+) -> str:
+    """Draw bars as an HTML `<figure>`: one for each name, or at places (their left ends) of that `width`, as a
+    histogram. `mark` is a place of a dotted line."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+        figure = Figure(figsize=(4.6, 2.5))
+        axes = figure.add_axes(AXES)
+        if isinstance(heights, Mapping):
+            axes.bar(list(heights), list(heights.values()), color=LINE, width=0.7)
+        else:
+            places, values = [place for place, _ in heights], [height for _, height in heights]
+            axes.bar(places, values, width, align="edge", color=LINE)
+            axes.locator_params(axis="x", nbins=7)
+        if mark is not None:
+            axes.axvline(mark, color=INK, linewidth=1.6, linestyle=":")
+        axes.set_xlabel(x_label, color=INK)
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, length=0)
+        axes.spines[:].set_visible(False)
+        svg = _svg(figure)
+    return _as_html(title, svg, title)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _as_html(title: str, svg: str, description: str) -> str:
+    """The picture with its title, in the colours of a light and of a dark page."""
+    dark = svg
     for colour, replacement in DARK.items():
         dark = dark.replace(colour, replacement)
-    title = html.escape(title)
     return (
-        f"<figure><figcaption>{title}</figcaption><picture>"
+        f"<figure><figcaption>{html.escape(title)}</figcaption><picture>"
         f'<source media="(prefers-color-scheme: dark)" srcset="{_data_uri(dark)}">'
-        f'<img src="{_data_uri(light)}" alt="{title} by step"></picture></figure>'
+        f'<img src="{_data_uri(svg)}" alt="{html.escape(description)}"></picture></figure>'
     )
 
 

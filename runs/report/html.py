@@ -47,6 +47,9 @@ figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; c
 .query li { margin: .35rem 0; font-size: .92rem } .query b { font-weight: 600 }
 .rank { display: inline-block; min-width: 11.5rem; color: var(--dim); font-variant-numeric: tabular-nums }
 .up { color: var(--good) } .down { color: var(--bad) } .relevant { color: var(--good); font-weight: 600 }
+.findings td, .findings th { text-align: left; vertical-align: top; white-space: normal }
+.findings td:first-child { white-space: nowrap } .error { color: var(--bad); font-weight: 650 }
+.findings code { display: block; font-size: .82rem; color: var(--dim); overflow-wrap: anywhere }
 .settings td { text-align: left; font: .85rem ui-monospace, monospace; padding: .15rem .9rem .15rem 0; border: 0;
   overflow-wrap: anywhere; white-space: normal }
 summary { cursor: pointer; color: var(--accent) }
@@ -68,14 +71,16 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
         _settings("Settings", config),
         _settings("Environment", _read_json(run_dir / "environment.json")),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    content = "\n".join(body)
-    page = (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{content}</body></html>\n'
-    )
     file = run_dir / "report.html"
-    file.write_text(page, encoding="utf-8")
+    file.write_text(page_of(name, body), encoding="utf-8")
     return file
+
+
+def page_of(title: str, body: Iterable[str]) -> str:
+    """A page in the style of all reports, from parts that are HTML, as its `title` is."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    style, content = f"<style>{STYLE}</style>", "\n".join(body)
+    return f'<!doctype html>\n<html lang="en"><head>{head}{style}</head>\n<body>{content}</body></html>\n'
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -104,10 +109,10 @@ def _results(summary: Mapping[str, Any]) -> str:
         for remark in remarks(summary)
     )
     title = "Test pairs" if summary.get("test_pairs") else "Test queries"
-    return f"<h2>{title}</h2>\n{_table(f'<tr><th></th>{header}</tr>', lines)}{notes}"
+    return f"<h2>{title}</h2>\n{table_of(f'<tr><th></th>{header}</tr>', lines)}{notes}"
 
 
-def _table(header: str, rows: Iterable[str], style: str = "results") -> str:
+def table_of(header: str, rows: Iterable[str], style: str = "results") -> str:
     """A table that scrolls sideways on a narrow screen, so that the page does not."""
     return f'<div class="table"><table class="{style}">{header}\n{"".join(rows)}</table></div>'
 
@@ -130,7 +135,7 @@ def _stages(summary: Mapping[str, Any]) -> str:
         rows.append((html.escape(stage["name"]), *steps, *measured, _duration(stage["seconds"])))
     header = "".join(f"<th>{title}</th>" for title in titles)
     lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows]
-    return f"<h2>Stages</h2>\n{_table(f'<tr>{header}</tr>', lines)}"
+    return f"<h2>Stages</h2>\n{table_of(f'<tr>{header}</tr>', lines)}"
 
 
 def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
@@ -204,7 +209,7 @@ def _settings(title: str, node: Mapping[str, Any] | None) -> str:
     if not node:
         return ""
     rows = [f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in _flat(node)]
-    return f"<h2>{title}</h2><details><summary>show all</summary>{_table('', rows, 'settings')}</details>"
+    return f"<h2>{title}</h2><details><summary>show all</summary>{table_of('', rows, 'settings')}</details>"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

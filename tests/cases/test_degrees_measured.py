@@ -19,7 +19,7 @@ from data.formats.file import FileConfig
 from data.sampling.mixture import MixtureConfig
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
-from launch.inspect_data import inspect_file
+from launch.inspect_data import inspect_path
 from models.bi_encoder import BiEncoderConfig
 from recipes.evaluation_run import evaluate
 from recipes.preparation import prepare
@@ -235,12 +235,12 @@ def test_a_mixture_is_measured_by_the_source_that_is_evaluated(tmp_path: Path, t
 
 
 def test_the_report_on_a_file_says_what_fits(tmp_path: Path):
-    lines = inspect_file(write(tmp_path / "rows.csv", pairs((0.1, 0.5, 0.9))), [])
+    lines = inspect_path(write(tmp_path / "rows.csv", pairs((0.1, 0.5, 0.9)))).lines()
     assert any(line.startswith("degrees of similarity: the label 0.9 is no integer; eval=similarity") for line in lines)
     [fit] = [line for line in lines if line.startswith("losses that fit: ")]
     assert fit == "losses that fit: angle, bce_soft, cosent"
     assert not [
-        line for line in inspect_file(write(tmp_path / "q.csv", pairs((0, 1)), "label"), []) if "degrees" in line
+        line for line in inspect_path(write(tmp_path / "q.csv", pairs((0, 1)), "label")).lines() if "degrees" in line
     ]
 
 

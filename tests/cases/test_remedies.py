@@ -17,8 +17,8 @@ from data.collection import Collection
 from data.formats.remedies import ignoring, setting
 from launch.cli.catalog import suggest_fitting_losses
 from launch.cli.compose import compose, instantiate, load
-from launch.inspect_data import inspect_file
-from recipes.compatibility import check_data
+from launch.inspect_data import inspect_path
+from recipes.checks.data_fit import check_data
 
 WORDS = ("anvil", "bellows", "chisel", "drill", "easel", "file", "gouge", "hammer", "iron", "jig", "knife", "lathe")
 QUERIES = [f"what is the {word} for" for word in WORDS]
@@ -192,7 +192,16 @@ CASES = {
 
 
 def read(path: Path, settings: Sequence[str]) -> list[str]:
-    return inspect_file(str(path), [f"data.cache_dir={path.parent / 'cache'}", *settings])
+    return report(path, [f"data.cache_dir={path.parent / 'cache'}", *settings])
+
+
+def report(path: Path, settings: Sequence[str]) -> list[str]:
+    """The lines of the report. Raises ValueError with what training refuses."""
+    inspection = inspect_path(str(path), settings)
+    refused = [finding.message for finding in inspection.findings if finding.name == "refused"]
+    if refused:
+        raise ValueError(*refused)
+    return inspection.lines()
 
 
 def build(path: Path, settings: Sequence[str]) -> Collection:
@@ -287,7 +296,7 @@ def test_names_and_folders_that_hold_the_data(tmp_path: Path):
     (tmp_path / "beir").mkdir()
     (tmp_path / "beir" / "corpus.jsonl").write_text("")
     with pytest.raises(ValueError, match=rf"data=beir data.path={tmp_path}/beir$"):
-        read(tmp_path / "beir", ())
+        build(tmp_path / "beir", ())
 
 
 def test_a_cache_that_is_broken_or_cannot_be_written(tmp_path: Path):
@@ -304,8 +313,8 @@ def test_a_cache_that_is_broken_or_cannot_be_written(tmp_path: Path):
     assert "12 rows" in read(path, ())[0]
     (tmp_path / "taken").write_text("")
     with pytest.raises(ValueError, match=r"data.cache_dir: .* cannot be written \(.*\); choose another folder"):
-        inspect_file(str(path), [f"data.cache_dir={tmp_path / 'taken'}"])
-    assert "12 rows" in inspect_file(str(path), [f"data.cache_dir={tmp_path / 'free'}"])[0]
+        report(path, [f"data.cache_dir={tmp_path / 'taken'}"])
+    assert "12 rows" in report(path, [f"data.cache_dir={tmp_path / 'free'}"])[0]
 
 
 def test_queries_that_are_held_out_in_another_file(tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from data.collection import JUDGED_LISTS
 from data.formats.file import FileConfig
 from launch.cli.catalog import configured_losses, fitting_losses, suggest_fitting_losses
-from launch.inspect_data import main
+from launch.inspect_data import inspect_path, main
 from losses.contracts import REQUIREMENTS, MissingRequirements, missing_requirements, requirements
 from runs.source_tree import CONF
 
@@ -45,7 +45,7 @@ def test_positive_pairs(report, tmp_path):
     lines = report(PAIRS)
     assert lines[f"{tmp_path}/rows.jsonl"] == "20 rows, positive pairs"
     assert lines["queries"].startswith("train 16, dev 2, test 2")
-    assert (lines["documents per list"], lines["words per query"]) == ("1", "4")
+    assert lines["documents per list"] == "1"
     assert lines["documents"] == "20 different texts, 0 of them in several lists"
     assert lines["training lists give"] == f"positive ({REQUIREMENTS['positive']})"
     fit = lines["losses that fit"].split(", ")
@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line_and_a_failure(write, tmp_path):
     [
         (["nope.jsonl"], "data.path=nope.jsonl: no such file or folder"),
         (["x.jsonl", "data.colums.query=x"], "data.colums is not an option: did you mean columns?"),
-        ([], "the following arguments are required: FILE"),
+        ([], "the following arguments are required: PATH"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, message):
@@ -100,10 +100,14 @@ def test_mistakes_on_the_command_line(arguments, message):
     assert str(error.value).startswith(message)
 
 
-def test_a_folder_in_beir_s_layout_is_pointed_out(tiny_beir_dir):
-    with pytest.raises(ValueError, match=f"is a collection in BEIR's layout .* data=beir data.path={tiny_beir_dir}"):
-        main([str(tiny_beir_dir)])
+def test_a_folder_in_beir_s_layout_is_found_by_content(tiny_beir_dir, tmp_path):
+    given = [f"data.cache_dir={tmp_path}"]
     for place in (tiny_beir_dir, tiny_beir_dir / "corpus.jsonl", tiny_beir_dir / "queries.jsonl"):
+        inspection = inspect_path(str(place), given)
+        assert inspection.size == "60 documents, 36 queries, 36 judgements"
+        assert inspection.reason.endswith(
+            "corpus.jsonl, queries.jsonl and qrels/train.tsv, qrels/dev.tsv, qrels/test.tsv"
+        )
         options = FileConfig(path=str(place))
         for read in (options.build, options.places):
             with pytest.raises(ValueError, match=f"^data.path={place} is a collection .*data.path={tiny_beir_dir}$"):

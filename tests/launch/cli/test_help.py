@@ -18,7 +18,7 @@ from launch.cli.overrides import config_folders, groups
 from runs.source_tree import CONF, ROOT
 
 SETTINGS = {"train": "train", "evaluate": "evaluate", "reason": "reason"}  # command: its configuration
-FLAGS = ["rerank", "plan", "inspect_data"]
+FLAGS = ["rerank", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
 
 
@@ -68,7 +68,7 @@ def test_the_examples_are_right(command):
 
 
 def test_the_examples_of_plan_and_inspect_data_and_rerank_are_right(monkeypatch):
-    from launch import plan, rerank
+    from launch import inspect_data, plan, rerank
 
     for line in examples("plan"):
         compose(plan.parse_arguments(shlex.split(line)[2:]).settings)
@@ -76,7 +76,8 @@ def test_the_examples_of_plan_and_inspect_data_and_rerank_are_right(monkeypatch)
         words = shlex.split(line)
         assert rerank.parse_arguments(words[words.index("launch/rerank.py") + 1 :]).query == "what is BM25?"
     for line in examples("inspect_data"):
-        compose(["data=file", "data.path=x", *shlex.split(line)[3:]])
+        given = inspect_data.parse_arguments(shlex.split(line)[2:])
+        compose([*inspect_data.data_settings(given.path, given.settings), *given.settings])
 
 
 def test_every_experiment_has_one_whole_line(monkeypatch):
