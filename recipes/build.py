@@ -10,12 +10,14 @@ from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
 from models.capabilities import ModelOptions, RankingModel
+from recipes.chosen_losses import losses_of
 from recipes.run_config import RunConfig
 from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 from runs.settings_tree import as_tree
 from trainers.parts import TrainerParts
+from trainers.source_losses import SourceLosses
 from trainers.trainer import Trainer
 
 Data = Collection | Mixture
@@ -41,12 +43,21 @@ def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
 
 
-def prepare(model: RankingModel, loss: Any) -> None:
-    """Prepare `model` for `loss`: it returns the outputs that the loss reads, freezes a score bias that has no
-    gradient, and exports probabilities if the loss makes them."""
-    model.prepare(wanted_outputs=required_outputs(loss), shift_invariant=is_shift_invariant(loss))
-    if gives_probabilities(loss):
+def prepare(model: RankingModel, *losses: Any) -> None:
+    """Prepare `model` for its losses: it returns the outputs that they read, freezes a score bias that has no gradient,
+    and exports probabilities if all of them make such."""
+    wanted = frozenset().union(*map(required_outputs, losses))
+    model.prepare(wanted_outputs=wanted, shift_invariant=all(map(is_shift_invariant, losses)))
+    if all(map(gives_probabilities, losses)):
         model.give_probabilities()
+
+
+def in_batch_negatives(losses: SourceLosses) -> dict[str, Any]:
+    """The options of `make_loader` that say which lists are compared with the documents of others."""
+    return {
+        "in_batch_negatives": losses.shared is not None and has_in_batch_negatives(losses.shared),
+        "in_batch_of_source": {name: has_in_batch_negatives(loss) for name, loss in losses.by_source.items()},
+    }
 
 
 SCORES_IN_DATA = "teacher=null takes the scores in the data instead, if all rows have them"
@@ -82,8 +93,9 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer of `model` on the training lists of `data`. `start_result`: its result on dev, if it is
     known."""
-    run.describe_data(data.name, data.fingerprint)
-    prepare(model, settings.loss)
+    run.describe_data(data.name, data.fingerprint, data.skipped)
+    losses = losses_of(settings)
+    prepare(model, *losses.used)
     announce_trained_parts(settings.model, model, run)
     auxiliary_models = {
         role: build_auxiliary(role, options, settings.seed)
@@ -100,14 +112,14 @@ def build_trainer(
         rank=process_group.rank(),
         world_size=process_group.world_size(),
         workers=options.workers,
-        in_batch_negatives=has_in_batch_negatives(settings.loss),
+        **in_batch_negatives(losses),
         auxiliary={role: auxiliary.tokenizer for role, auxiliary in auxiliary_models.items()},
     )
     parts = TrainerParts(
         model=model,
         engine=settings.engine,
         loader=loader,
-        loss=settings.loss,
+        losses=losses,
         evaluator=evaluator,
         run=run,
         logger=logger,

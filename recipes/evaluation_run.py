@@ -21,7 +21,7 @@ from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.significance import paired_test
-from recipes.compatibility import check_is_data, check_is_model, check_outputs
+from recipes.checks.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluation_choice import choose_evaluation, ranking_refused
 from recipes.prompts import expect_prompts
 from recipes.results import source_of_first_stage

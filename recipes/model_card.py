@@ -47,7 +47,7 @@ def settings_of(trainer: Trainer) -> dict[str, str]:
     lora = {} if adapters is None else {"adapters": adapters}
     auxiliary = {role: display_name(str(model.source)) for role, model in trainer.auxiliary_models.items()}
     return {
-        "loss": repr(trainer.loss),
+        "loss": trainer.losses.describe(),
         **auxiliary,
         **lora,
         "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",

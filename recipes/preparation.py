@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from losses.contracts import reads_soft_labels
 from recipes.build import Data, check_auxiliary_folder
-from recipes.compatibility import AUXILIARY_INPUTS, check_data, check_parts
+from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
+from recipes.checks.data_fit import check_data
+from recipes.chosen_losses import losses_of
 from recipes.evaluation_choice import choose_evaluation
 from recipes.prompts import check_prompts
 from recipes.run_config import RunConfig
@@ -29,7 +31,7 @@ def check_settings(settings: RunConfig) -> list[Stage]:
     stages."""
     stages = stages_of(settings)
     for stage in stages:
-        check_parts(stage.settings)
+        check_parts(stage.settings, stage.data_node)
     settings.model.check()
     for role in AUXILIARY_INPUTS:
         if (options := getattr(settings, role)) is not None:
@@ -52,7 +54,7 @@ def prepare(settings: RunConfig) -> Prepared:
 
 def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
     """The settings with the evaluation that fits the labels of dev and test."""
-    soft_labels = any(reads_soft_labels(stage.settings.loss) for stage in stages)
+    soft_labels = any(reads_soft_labels(loss) for stage in stages for loss in losses_of(stage.settings).used)
     return choose_evaluation(
         settings, collection.evaluated, collection.splits, ("test", "dev"), soft_labels=soft_labels
     )
@@ -63,7 +65,7 @@ def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]
     if the export would lose a prompt."""
     training = [training_data(stage, collection) for stage in stages]
     for stage, data in zip(stages, training, strict=True):
-        check_data(stage.settings, data)
+        check_data(stage.settings, data, stage.data_node)
         settings, prompts = stage.settings, stage_prompts(stage, collection, data)
         check_prompts(settings.model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     return training

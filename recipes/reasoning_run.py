@@ -25,6 +25,7 @@ from models.prompts.reasoning_template import ReasoningTemplate
 from models.prompts.run_prompts import RunPrompts
 from models.reasoner import Reasoner
 from recipes.baseline import score_baseline
+from recipes.checks.compatibility import check_is_data
 from recipes.evaluation_choice import ranking_refused
 from recipes.finish import print_results, show_finished, write_results
 from recipes.model_card import model_card
@@ -55,6 +56,9 @@ class ReasonConfig(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_is_data(self.data)
+        if own := [name for name, loss in self.data.own_losses.items() if loss is not None]:
+            raise ValueError(f"data.sources.{own[0]}.loss is for launch/train.py: TRL has the loss of this run")
         if self.resume not in ("auto", "none"):
             raise ValueError(f"resume={self.resume}: TRL's checkpoints are in the run directory: choose auto or none")
         if self.model.template is not None:

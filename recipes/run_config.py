@@ -20,7 +20,7 @@ class StageConfig:
     """One stage of a run: its loss, trainer and training lists. All other settings are the run's."""
 
     trainer: Any
-    loss: Any
+    loss: Any = None  # None: each data set of a mixture has its own
     data: Any = None  # training data; None: the run's data. Dev and test are always the run's
     lists: ListOptions | None = None  # how its training lists are made; None: the options of its data
 
@@ -50,7 +50,7 @@ class RunConfig(RunSettings):
     """The settings of launch/train.py. A run has either `loss` and `trainer`, or `stages`: names of nodes in `stage`,
     in the order in which they are trained; then `loss` and `trainer` are None."""
 
-    loss: Any
+    loss: Any = None  # None: stages, or each data set of a mixture, have their own
     engine: Any
     teacher: Any = None
     guide: Any = None

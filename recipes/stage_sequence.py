@@ -20,7 +20,7 @@ from models.capabilities import RankingModel
 from models.export.folder import copy_card
 from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
 from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
-from recipes.compatibility import check_model
+from recipes.checks.compatibility import check_model
 from recipes.model_card import model_card
 from recipes.prompts import expect_prompts, lost_in_words
 from recipes.run_config import RunConfig

@@ -8,13 +8,14 @@ from typing import Any
 
 from data.collection import Collection
 from data.hashing import stable_hash
-from data.option_names import building
+from data.option_names import ROOT, building
 from data.overlap import held_out_queries, without_held_out
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import Mixture
 from losses.contracts import input_names
 from models.prompts.run_prompts import RunPrompts
-from recipes.compatibility import AUXILIARY_INPUTS
+from recipes.checks.compatibility import AUXILIARY_INPUTS
+from recipes.chosen_losses import losses_of
 from recipes.prompts import run_prompts
 from recipes.run_config import RunConfig
 from runs.stage_folders import stage_folder
@@ -30,6 +31,11 @@ class Stage:
     settings: RunConfig
     has_own_data: bool = False  # False: it trains on the run's data
     lists: ListOptions | None = None  # how its training lists are made; None: the options of its data
+
+    @property
+    def data_node(self) -> str:
+        """The node of its training data in the settings."""
+        return f"stage.{self.name}.data" if self.has_own_data else ROOT
 
     def starting_from(self, folder: Path) -> Stage:
         """The same stage, starting from the model in `folder` with its learned temperature and bias."""
@@ -63,13 +69,11 @@ def stage_seed(seed: int, name: str) -> int:
 
 
 def _stage_settings(settings: RunConfig, number: int, name: str) -> RunConfig:
-    """The run's settings with the stage's data, loss, trainer and directory. Teacher and guide are kept only if the
-    stage's loss reads them."""
+    """The run's settings with the stage's data, loss, trainer and directory. Teacher and guide are kept only if one of
+    its losses reads them."""
     stage = settings.stage[name]
     folder = stage_folder(Path(settings.output_dir) / str(settings.run_name), number, name)
-    inputs = input_names(stage.loss)
-    unread: dict[str, Any] = {role: None for role, filled in AUXILIARY_INPUTS.items() if filled not in inputs}
-    return replace(
+    own = replace(
         settings,
         run_name=folder.name,
         output_dir=str(folder.parent),
@@ -81,8 +85,10 @@ def _stage_settings(settings: RunConfig, number: int, name: str) -> RunConfig:
         stages=[],
         stage={},
         push_to_hub=None,
-        **unread,
     )
+    inputs = {name for loss in losses_of(own).used for name in input_names(loss)}
+    unread: dict[str, Any] = {role: None for role, filled in AUXILIARY_INPUTS.items() if filled not in inputs}
+    return replace(own, **unread)
 
 
 def _with_lists(data: Any, lists: ListOptions | None) -> Any:

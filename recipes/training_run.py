@@ -10,7 +10,7 @@ from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
 from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
-from recipes.compatibility import check_model
+from recipes.checks.compatibility import check_model
 from recipes.finish import print_results, show_finished, upload
 from recipes.preparation import prepare
 from recipes.prompts import expect_prompts, lost_in_words, run_prompts

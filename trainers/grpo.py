@@ -65,16 +65,17 @@ class GRPOTrainer(Trainer):
         self.steps_without_gradient = 0  # up to now, in a row
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        inputs = select_inputs(self.loss, lists)
-        policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in self.loss.policy_inputs}}
+        loss = self.loss_of(batch)
+        inputs = select_inputs(loss, lists)
+        policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in loss.policy_inputs}}
         if self.old_batch != batch.number:
             self.old_batch = batch.number
             self.old = {name: value.detach() for name, value in policy.items()}
         assert self.old is not None
         seeds = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
-        actions = self.loss.sample(mask=lists.mask, seeds=seeds, **self.old)
+        actions = loss.sample(mask=lists.mask, seeds=seeds, **self.old)
         old = {f"old_{name}": value for name, value in self.old.items()}
-        return self.loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
+        return loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
 
     def log(self, statistics: dict[str, Any]) -> None:
         super().log(statistics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -12,6 +11,7 @@ from data.sampling.loader import ListLoader
 from engines.protocol import EngineConfig
 from evaluation.evaluator import EvaluationResult, Evaluator
 from trainers.record import Logger, RunRecord
+from trainers.source_losses import SourceLosses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class TrainerParts:
     model: nn.Module  # its attribute `tokenizer` makes its inputs
     engine: EngineConfig
     loader: ListLoader
-    loss: Any
+    losses: SourceLosses
     evaluator: Evaluator | None  # on dev
     run: RunRecord
     logger: Logger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,38 +31,51 @@ from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
 from trainers.loss_inputs import make_loss_inputs
 from trainers.record import REFERENCE_FILE
+from trainers.source_losses import SourceLosses
 
 logger = logging.getLogger(__name__)
 
 ReadBatches = Callable[[range], Iterator[ListBatch]]
 
 
-def make_reference(model: nn.Module, collator: Collator, loss: Any) -> Reference | None:
-    """Make the reference of a loss; None if the loss needs none. Call it before an engine wraps `model`. With a
+def make_reference(model: nn.Module, collator: Collator, losses: SourceLosses) -> Reference | None:
+    """Make the reference of the losses; None if none of them needs it. Call it before an engine wraps `model`. With a
     reference the dropout of `model` is switched off."""
-    fields = [name.removeprefix("reference_") for name in input_names(loss) if name.startswith("reference_")]
-    if not fields:
+    comparing = [loss for loss in losses.used if reference_inputs(loss)]
+    if not comparing:
         return None
     # With dropout, the model would differ from its reference before the first update.
-    run_without_dropout(model, f"loss {type(loss).__name__}, which compares with a reference,")
-    return Reference(model, collator, fields)
+    run_without_dropout(model, f"loss {type(comparing[0]).__name__}, which compares with a reference,")
+    return Reference(model, collator, losses)
+
+
+def reference_inputs(loss: Any) -> list[str]:
+    """The inputs of a loss that come from the reference."""
+    return [name for name in input_names(loss) if name.startswith("reference_")]
 
 
 class Reference:
     """Scores documents with the model that training started from: a frozen copy, or the trained model with its adapters
     switched off.
 
-    `fields`: the fields of `LossInputs` to fill ("scores", and "logsumexp" for a policy over the vocabulary).
-    `precompute` scores every list of the run before the first update and frees the copy.
+    It fills the fields of `LossInputs` that one of the `losses` reads ("reference_scores", and "reference_logsumexp"
+    for a policy over the vocabulary). `precompute` scores every list of the run that is compared with it before the
+    first update and frees the copy.
     """
 
-    def __init__(self, model: nn.Module, collator: Collator, fields: Sequence[str]):
+    def __init__(self, model: nn.Module, collator: Collator, losses: SourceLosses):
         self.copy = None if has_adapters(model) else copy.deepcopy(model).requires_grad_(False).eval()
         self.collator = collator
-        self.fields = tuple(fields)
+        self.losses = losses
+        read = [name.removeprefix("reference_") for loss in losses.used for name in reference_inputs(loss)]
+        self.fields = tuple(dict.fromkeys(read))
         self.batch_number: int | None = None
         self.batch_values: Tensor | None = None  # [lists, n, fields] of batch `batch_number`
         self.stored: dict[int, list[float]] | None = None  # precomputed values of the fields, by hash of a pair
+
+    def is_read(self, batch: ListBatch) -> bool:
+        """Whether the loss of this batch compares with the reference."""
+        return bool(reference_inputs(self.losses.of(batch.source)))
 
     def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
         """The values reference_FIELD [lists, n] by name. They are kept for further updates on the same batch."""
@@ -85,6 +98,8 @@ class Reference:
                 if is_main():
                     _write_scores(file, batch.number, stored)
                 raise preemption.Preempted("while the reference was scored")
+            if not self.is_read(batch):
+                continue
             unscored = [each for each in batch.examples if any(pair not in stored for pair in _pair_hashes(each))]
             if unscored:
                 values = self._score(ListBatch(batch.number, unscored), engine).tolist()

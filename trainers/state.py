@@ -23,6 +23,7 @@ class TrainState:
     best_step: int | None = None
     totals: dict[str, float] = field(default_factory=_no_totals)  # summed over all starts of the run
     truncation: dict[str, int] = field(default_factory=dict)  # the counts of a Truncation, summed in the same way
+    source_losses: dict[str, list[float]] = field(default_factory=dict)  # see `add_loss`
     pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run evaluates first
     skipped_batches: list[int] = field(default_factory=list)  # numbers of batches that are left out
     family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
@@ -59,6 +60,17 @@ class TrainState:
         """Add the counts of a step; None: its tokenizer does not count."""
         if count is not None:
             self.truncation = asdict(Truncation(**self.truncation) + count)
+
+    def add_loss(self, source: str, loss: float) -> None:
+        """Add the loss of a step of this data set to their sum and number since the last line of metrics.jsonl."""
+        total, count = self.source_losses.get(source, (0.0, 0.0))
+        self.source_losses = {**self.source_losses, source: [total + loss, count + 1]}
+
+    def take_mean_losses(self) -> dict[str, float]:
+        """The mean loss of each data set since the last call, by the name of the metric."""
+        means = {f"loss/{source}": total / count for source, (total, count) in sorted(self.source_losses.items())}
+        self.source_losses = {}
+        return means
 
     def skip_batch(self, number: int) -> None:
         """Leave the batch of this number out from now on."""

@@ -35,4 +35,4 @@ class SupervisedTrainer(Trainer):
     """Minimises a loss of any contract over the lists of the global step."""
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        return compute_loss(self.loss, lists)
+        return compute_loss(self.loss_of(batch), lists)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -35,12 +35,14 @@ class AuxiliaryModel:
         return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
 
 
-def auxiliary_inputs(models: Mapping[str, AuxiliaryModel], batch: ListBatch) -> dict[str, Tensor | None]:
-    """Compute the fields of `LossInputs` that the teacher and the guide fill."""
+def auxiliary_inputs(
+    models: Mapping[str, AuxiliaryModel], batch: ListBatch, read: Collection[str]
+) -> dict[str, Tensor | None]:
+    """Compute the fields of `LossInputs` that the teacher and the guide fill, if the loss of the batch `read`s them."""
     inputs: dict[str, Tensor | None] = {}
-    if "teacher" in models:
+    if "teacher" in models and "teacher_scores" in read:
         inputs["teacher_scores"] = models["teacher"].forward(batch).list_scores()
-    if "guide" in models:
+    if "guide" in models and "guide_queries" in read:
         guide = models["guide"].forward(batch)
         inputs |= {"guide_queries": guide.queries, "guide_documents": guide.documents}
     return inputs

@@ -21,7 +21,7 @@ from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import similarity_of
-from losses.contracts import LossInputs, Statistics
+from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
@@ -45,14 +45,14 @@ class Trainer(ABC):
 
     def __init__(self, config: TrainerConfig, parts: TrainerParts):
         self.config = config
-        self.loss, self.evaluator = parts.loss, parts.evaluator
+        self.losses, self.evaluator = parts.losses, parts.evaluator
         self.run, self.logger, self.seed = parts.run, parts.logger, parts.seed
         if config.runs_without_dropout:
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         self.max_length = tokenizer.max_length
         collator = Collator(tokenizer.padding, config.token_budget)
-        self.reference = make_reference(parts.model, collator, parts.loss)  # before the engine wraps the model
+        self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
             parts.model,
             options=config.optimizer_options(),
@@ -80,6 +80,10 @@ class Trainer(ABC):
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """Compute the loss over the whole global step (a scalar) and detached statistics."""
+
+    def loss_of(self, batch: ListBatch) -> Any:
+        """The loss of this batch: that of the data set which all its lists come from."""
+        return self.losses.of(batch.source)
 
     def fit(self) -> None:
         """Train until `max_steps`."""
@@ -124,13 +128,15 @@ class Trainer(ABC):
         seconds = self.batches.wait_s + time.perf_counter() - started
         self.state.add_totals(seconds=seconds, rows=len(batch.sequences), tokens=plan.num_tokens)
         self.state.add_truncation(batch.truncation)
+        if batch.source in self.losses.by_source:
+            self.state.add_loss(batch.source, loss_value)
         self.note_idle_ranks(len(plan.chunks))
         self.note_truncation(batch)
         return {
             "loss": loss_value,
             "grad_norm": grad_norm,
             **statistics,
-            **batch_statistics(batch, self.loss),
+            **batch_statistics(batch, self.loss_of(batch)),
             "learning_rate": learning_rate,
             **cost_statistics(plan, seconds),
             "seconds": self.state.totals["seconds"],
@@ -139,8 +145,8 @@ class Trainer(ABC):
     def loss_and_statistics(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """Gather all inputs that losses may read and compute `objective`. The checksum of the scores is added to its
         statistics."""
-        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch)
-        if self.reference is not None:
+        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch, input_names(self.loss_of(batch)))
+        if self.reference is not None and self.reference.is_read(batch):
             inputs |= self.reference.inputs(batch, self.engine)
         step = self.state.step
         progress = (step - 1) / max(self.config.max_steps - 1, 1)
@@ -232,8 +238,9 @@ class Trainer(ABC):
         return step % getattr(self.config, f"{what}_every") == 0 or step == self.config.max_steps
 
     def log(self, statistics: dict[str, Any]) -> None:
-        """Write the statistics of a step to metrics.jsonl, the logger and the progress bar."""
-        metrics = {name: float(value) for name, value in statistics.items()}
+        """Write the statistics of a step to metrics.jsonl, the logger and the progress bar, in a mixture with the mean
+        loss of each data set since they were last written."""
+        metrics = {name: float(value) for name, value in statistics.items()} | self.state.take_mean_losses()
         batch, step = self.batches.current, self.state.step
         source = {"source": batch.source} if batch is not None and batch.source else {}
         self.run.append_metrics({"step": step, "split": "train", **source, **metrics})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose as hydra_compose
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -27,6 +29,7 @@ from omegaconf import OmegaConf
 from runs.source_tree import CONF
 
 EXPERIMENTS = "exp"
+SOURCE_LOSS = re.compile(r"(?:stage\.[^.]+\.)?data\.sources\.[^.]+\.loss")
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,17 @@ class Sources:
         """Parse the overrides of a command line. Raises ValueError if one is not a setting."""
         folders = config_folders(config_dir)
         parsed = [parse_override(override, folders) for override in overrides]
+        chosen = dict(found for override in parsed if (found := source_loss(override, folders)))
+        parsed = [override for override in parsed if source_loss_choice(override) is None]
+        keys = tuple(override.key_or_group for override in parsed)
         replaced = dict.fromkeys(node for override in parsed if (node := replaced_node(override, folders)))
         hydra_overrides = [
+            *(f"++{key}=null" for key in chosen),
+            *(f"+{key}={node}" for key, node in chosen.items()),
             *(f"++{node}=null" for node in replaced),
             *(as_upsert(override, folders) for override in parsed),
         ]
-        keys = tuple(override.key_or_group for override in parsed)
-        return cls(folders, tuple(overrides), hydra_overrides, keys)
+        return cls(folders, tuple(overrides), hydra_overrides, (*keys, *chosen))
 
     def is_on_command_line(self, key: str) -> bool:
         """Whether the command line sets the key or a node that contains it."""
@@ -117,6 +124,52 @@ def parse_override(override: str, folders: Sequence[Path]) -> Override:
         ) from None
 
 
+def source_loss_choice(override: Override) -> tuple[str, str] | None:
+    """The key of a data set of a mixture and the name of the loss that the setting chooses for it, in the form
+    data.sources.NAME.loss=CHOICE or +loss@data.sources.NAME.loss=CHOICE; None if it is another setting, or a sweep,
+    whose jobs have one choice each."""
+    key = override.package if override.key_or_group == "loss" and override.package else override.key_or_group
+    if not SOURCE_LOSS.fullmatch(key) or override.is_delete() or override.is_sweep_override():
+        return None
+    value = override.value()
+    return (key, value) if isinstance(value, str) else None
+
+
+def source_loss(override: Override, folders: Sequence[Path]) -> tuple[str, str] | None:
+    """The key of a data set's loss and its node from conf/loss, as a value in Hydra's grammar; None if the setting
+    chooses none. (Composed as a group, it would be lost to the data set's own file if that is named after it, and could
+    not replace the choice of a file.)"""
+    found = source_loss_choice(override)
+    if found is None:
+        return None
+    key, choice = found
+    if choice not in choices("loss", folders):
+        valid = choices("loss", folders)
+        close = difflib.get_close_matches(choice, valid, n=1)
+        raise ValueError(
+            f"{key}={choice} is not a choice: {f'did you mean {close[0]}? ' if close else ''}valid: "
+            f"{', '.join(valid)}; or a node, {key}='{{_target_: module.Name}}'"
+        )
+    with hydra_search_path(folders):
+        node = hydra_compose(f"loss/{choice}").loss
+    return key, as_value(OmegaConf.to_container(node))
+
+
+def as_value(value: Any) -> str:
+    """Write a value of a configuration in Hydra's grammar of settings.
+
+    >>> as_value({"beta": 0.1, "dims": [8, 4], "kind": "joint", "bias": None, "soft": True})
+    "{beta: 0.1, dims: [8, 4], kind: 'joint', bias: null, soft: true}"
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {as_value(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_value, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower()
+
+
 def as_upsert(override: Override, folders: Sequence[Path]) -> str:
     """Convert `key=value` to `++key=value`, so that a wrong key is reported by the check and not by Hydra. The choice
     of a group is not changed."""
@@ -126,6 +179,8 @@ def as_upsert(override: Override, folders: Sequence[Path]) -> str:
         valid = ", ".join(choices(EXPERIMENTS, folders))
         raise ValueError(f"{override.input_line} lacks a plus sign: write +{override.input_line}; experiments: {valid}")
     chosen = override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list | dict)
+    if override.key_or_group == "loss" and not chosen and override.value() is None:
+        return f"~{override.input_line.lstrip('+').partition('=')[0]}"  # Hydra knows no choice of null
     if is_group and not chosen:
         raise ValueError(
             f"{override.input_line} is not a choice: valid: {', '.join(choices(override.key_or_group, folders))}"

@@ -18,12 +18,13 @@ from data.sampling.mixture import Mixture, make_loader
 from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
-from losses.contracts import has_in_batch_negatives, input_names
+from losses.contracts import input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
 from models.loading.backbone import without_weights
 from models.lora import has_adapters
-from recipes.build import prepare
+from recipes.build import in_batch_negatives, prepare
+from recipes.chosen_losses import losses_of
 from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
@@ -58,10 +59,10 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     with without_weights():
         model = settings.model.build(settings.seed)
         frozen = [options.build(settings.seed) for options in (settings.teacher, settings.guide) if options is not None]
-    copied = "reference_scores" in input_names(settings.loss) and not has_adapters(model)
+    copied = compares_with_reference(settings) and not has_adapters(model)
     frozen += [model] if copied and settings.trainer.reference == "frozen" else []
     frozen_bytes = sum(FLOAT_BYTES * count_parameters(each).total for each in frozen)
-    prepare(model, settings.loss)
+    prepare(model, *losses_of(settings).used)
     check_trained_parts(settings.model, model)
     parameters = count_parameters(model)
     simplify(model, settings)
@@ -97,8 +98,13 @@ def count_parameters(model: nn.Module) -> Parameters:
 def simplify(model: RankingModel, settings: RunConfig) -> None:
     """Make `model` traceable, and switch its dropout off if it is off in training."""
     model.simplify_for_tracing()
-    if settings.trainer.runs_without_dropout or "reference_scores" in input_names(settings.loss):
+    if settings.trainer.runs_without_dropout or compares_with_reference(settings):
         disable_dropout(model)
+
+
+def compares_with_reference(settings: RunConfig) -> bool:
+    """Whether a loss compares with the model that training started from."""
+    return any("reference_scores" in input_names(loss) for loss in losses_of(settings).used)
 
 
 def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) -> list[list[int]]:
@@ -113,7 +119,7 @@ def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) ->
         rank=0,
         world_size=1,
         workers=0,
-        in_batch_negatives=has_in_batch_negatives(settings.loss),
+        **in_batch_negatives(losses_of(settings)),
     )
     batches: list[list[int]] = []
     for batch in islice(loader.iterate(0), SAMPLED_BATCHES):

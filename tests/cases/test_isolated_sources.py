@@ -24,7 +24,7 @@ from losses.contracts import compute_loss, has_in_batch_negatives
 from losses.info_nce import InfoNCE
 from losses.math.in_batch import InBatch
 from losses.math.similarity import DOT
-from recipes.compatibility import check_data
+from recipes.checks.data_fit import check_data
 from trainers.loss_inputs import make_loss_inputs
 
 CLASSES = ("praise", "complaint")

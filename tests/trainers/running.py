@@ -14,11 +14,12 @@ TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
 def make_trainer(overrides: list[str]) -> Any:
     from launch.cli.compose import load
     from recipes.build import make_trainer
+    from recipes.checks.compatibility import check_parts
     from runs.directory import RunDirectory
     from runs.settings_tree import as_tree
 
     settings = load(overrides)
-    settings.trainer.check(settings.loss)
+    check_parts(settings)
     data, model = settings.data.build(), settings.model.build(settings.seed)
     return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
 

@@ -18,6 +18,7 @@ def make_state() -> TrainState:
         best_step=4,
         totals={"seconds": 1.5, "rows": 20, "tokens": 300},
         truncation={"queries": 4, "cut_queries": 0, "documents": 8, "cut_documents": 3},
+        source_losses={"a": [1.5, 2.0]},
         pending_evaluation=True,
         skipped_batches=[2, 5],
         family={"batch": 3, "old": {"scores": [[0.25, -1.0]]}},

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from launch.cli.compose import load
-from recipes.compatibility import check_data, check_model, check_parts
+from recipes.checks.compatibility import check_model, check_parts
+from recipes.checks.data_fit import check_data
 
 EMBEDDER = ["+exp=embedder_infonce"]
 RERANKER = ["+exp=reranker_contrastive"]

@@ -1,0 +1,219 @@
+"""Check that the chosen parts fit each other, from what each of them declares, before a weight is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from data.option_names import ROOT
+from losses.contracts import (
+    OUTPUTS,
+    all_losses,
+    has_in_batch_negatives,
+    input_names,
+    largest_dimension,
+    normalizes_embeddings,
+    required_outputs,
+    takes_logits,
+)
+from models.capabilities import ModelOptions, RankingModel
+from models.export.hub import check_repo_id
+from recipes.chosen_losses import chosen_losses
+from recipes.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+AUXILIARY_INPUTS = {
+    "teacher": "teacher_scores",
+    "guide": "guide_queries",
+}  # role of an auxiliary model -> the input of a loss that it fills
+MODELS_BY_OUTPUT = {  # output -> the models to choose for it
+    "score": "model=cross_encoder or llm_reranker",
+    "embedding": "model=bi_encoder",
+    "layers": "model=bi_encoder",
+    "logsumexp": "model=llm_reranker, or a policy over the score alone (loss=token_policy: loss.vocabulary=false, "
+    "loss.format_weight=0)",
+}
+
+
+def check_parts(settings: RunConfig, node: str = ROOT) -> None:
+    """Raise ValueError, in one line, if model, losses, trainer, evaluation, teacher and guide do not fit.
+
+    `node` is that of the training data in the settings, for messages.
+    """
+    check_is_model("model", settings.model)
+    check_is_data(settings.data)
+    if not settings.model.trainable:
+        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
+    chosen = chosen_losses(settings, node)
+    losses = [each.loss for each in chosen]
+    for each in chosen:
+        with each.named_in_errors():
+            check_loss(settings, each.loss)
+    check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
+    check_scale_is_read(settings, losses)
+    check_line_breaks(settings)
+    settings.model.check_machine()
+    if settings.push_to_hub:
+        check_repo_id(settings.push_to_hub)
+    if settings.adapter_only:
+        settings.model.check_adapter_only()
+    for role in AUXILIARY_INPUTS:
+        check_auxiliary(role, getattr(settings, role), losses)
+
+
+def check_loss(settings: RunConfig, loss: Any) -> None:
+    """Raise ValueError if a loss does not fit the trainer or the model."""
+    settings.trainer.check(loss)
+    name = type(loss).__name__
+    check_outputs(f"loss {name}", required_outputs(loss), settings.model)
+    if has_in_batch_negatives(loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
+        raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
+    if "embedding" in settings.model.outputs:
+        warn_about_unscaled_scores(settings.model, loss)
+    check_scale(settings.model, loss)
+
+
+def in_words(losses: Sequence[Any]) -> str:
+    """The names of losses, as the beginning of a message about all of them."""
+    names = list(dict.fromkeys(type(loss).__name__ for loss in losses))
+    return f"loss {names[0]} does" if len(names) == 1 else f"losses {', '.join(names)} do"
+
+
+def check_is_model(role: str, options: Any) -> None:
+    """Raise ValueError if `options` are not those of a model: a model's options declare its outputs."""
+    if not hasattr(options, "outputs"):
+        raise ValueError(
+            f"{role} is not a model: choose one of conf/model, {'model' if role == 'model' else f'model@{role}'}=NAME, "
+            "or declare `outputs` in its class (models/capabilities.py)"
+        )
+
+
+def check_is_data(options: Any) -> None:
+    """Raise ValueError if `options` are not those of a data set."""
+    if not hasattr(options, "map_sources"):
+        raise ValueError(
+            "data is not a data set: choose one of conf/data, data=NAME, or derive its class from SourceOptions "
+            "(data/source.py)"
+        )
+    if getattr(options, "loss", None) is not None:
+        raise ValueError("data.loss is for the data sets of a mixture (data.sources.NAME.loss): set loss=NAME instead")
+
+
+def check_outputs(what: str, required: Collection[str], options: ModelOptions, choose: str | None = None) -> None:
+    """Raise ValueError if the model does not give all outputs that `what` requires. The message names what to `choose`
+    instead (None: a model that gives them)."""
+    for output in OUTPUTS:
+        if output in required and output not in options.outputs:
+            raise ValueError(
+                f"{what} needs {OUTPUTS[output]}, and the model gives {' and '.join(sorted(options.outputs))}: choose "
+                f"{choose or MODELS_BY_OUTPUT[output]}"
+            )
+
+
+def check_line_breaks(settings: RunConfig) -> None:
+    """Raise ValueError if a prompt holds the two characters backslash and n, as a shell passes them, for a line
+    break."""
+    for part in ("model", "data"):
+        for option, prompt in getattr(settings, part).prompt_options().items():
+            if "\\n" in prompt:
+                raise ValueError(
+                    f"{part}.{option} holds a backslash and an n instead of a line break: quote it as $'...' in the "
+                    "shell, or write it in YAML"
+                )
+
+
+def check_model(settings: RunConfig, model: RankingModel) -> None:
+    """Raise ValueError, before anything is evaluated, if more dimensions are asked for than `model` has. Warn if the
+    loss compares otherwise than the model."""
+    if model.dimension is None:
+        return
+    if (largest := settings.eval.largest_dimension) >= model.dimension:
+        raise ValueError(f"eval.dims: {largest} is not below the model's {model.dimension} dimensions")
+    for each in chosen_losses(settings):
+        if (largest := largest_dimension(each.loss)) > model.dimension:
+            raise ValueError(f"{each.option}.dims: {largest} is above the model's {model.dimension} dimensions")
+        if normalizes_embeddings(each.loss) and model.similarity == "dot":
+            logger.warning(
+                "loss Matryoshka normalises embeddings, but the model compares by their dot product: set "
+                "%s.normalize=false",
+                each.option,
+            )
+
+
+def warn_about_unscaled_scores(model: ModelOptions, loss: Any) -> None:
+    """Warn if a loss that expects logits gets unscaled similarities, between -1 and 1 under cosine."""
+    if not gives_unscaled_scores(model):
+        return
+    for each in filter(takes_logits, all_losses(loss)):
+        logger.warning(
+            "loss %s gets unscaled similarities, -1 to 1 under cosine, and so learns little: "
+            "model.temperature=0.05 (model=bi_encoder_scored) divides them",
+            type(each).__name__,
+        )
+
+
+def gives_unscaled_scores(model: ModelOptions) -> bool:
+    """Whether the model's scores are similarities without a scale, set or learned earlier."""
+    has_scale = model.scale_options().get("scale") or "scale" in model.saved_scale()
+    return "embedding" in model.outputs and not has_scale
+
+
+SCALE_OPTIONS = (("scale", "temperature"), ("bias", "bias"))  # input of a loss, and the option that gives it
+
+
+def check_scale(model: ModelOptions, loss: Any) -> None:
+    """Raise ValueError if the loss expects a temperature or bias of the model and it has none."""
+    for field, option in SCALE_OPTIONS:
+        set_options, saved = model.scale_options().get(field, {}), field in model.saved_scale()
+        if field in input_names(loss) and option not in set_options and not saved:
+            raise ValueError(
+                f"loss {type(loss).__name__}: its {option} is null and the model has none: set model.{option} or "
+                f"loss.{option}"
+            )
+
+
+def check_scale_is_read(settings: RunConfig, losses: Sequence[Any]) -> None:
+    """Raise ValueError if the model has a temperature or bias that none of the losses reads."""
+    names = ", ".join(dict.fromkeys(type(loss).__name__ for loss in losses))
+    inputs = {name for loss in losses for name in input_names(loss)}
+    scales_scores = any(each.contract == "list" for loss in losses for each in all_losses(loss))
+    for field, option in SCALE_OPTIONS:
+        if field in inputs or (field == "scale" and scales_scores):
+            continue
+        for key, value in settings.model.scale_options().get(field, {}).items():
+            raise ValueError(
+                f"model.{key}={value} is not read by loss {names}: leave it out, or set loss.{option}=null"
+            )
+        if field in settings.model.saved_scale():
+            logger.warning(
+                "the %s learned by %s is not read by loss %s: set loss.%s=null to continue with it",
+                option,
+                settings.model.name_or_path,
+                names,
+                option,
+            )
+
+
+def check_auxiliary(role: str, model: Any, losses: Sequence[Any]) -> None:
+    """Raise ValueError if a teacher or guide is set whose output no loss reads, or if a loss needs a guide and none is
+    set. (A loss may need teacher scores without a teacher: the data may hold them.)"""
+    readers = [loss for loss in losses if AUXILIARY_INPUTS[role] in input_names(loss)]
+    if model is None:
+        if role == "guide" and readers:
+            name = type(readers[0]).__name__
+            raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
+        return
+    check_is_model(role, model)
+    if not model.trainable:
+        raise ValueError(f"{role} gives no scores: choose model@{role}=bi_encoder, cross_encoder or llm_reranker")
+    if role == "guide":
+        check_outputs("a guide", {"embedding"}, model, "model@guide=bi_encoder")
+    if role == "teacher" and gives_unscaled_scores(model):
+        logger.warning(
+            "the teacher's scores are unscaled similarities, a nearly flat target: teacher.temperature=0.05 "
+            "(model@teacher=bi_encoder_scored) divides them"
+        )
+    if not readers:
+        raise ValueError(f"{in_words(losses)} not use a {role}: leave model@{role} out")
