@@ -39,6 +39,8 @@ setup(
         "bm25s>=0.3",
         "PyStemmer>=2.2",
         "ir_measures>=0.4",
+        "datasketch>=1.6",  # near-duplicates in launch/inspect_data.py
+        "ftfy>=6.2",  # and damaged encodings
         "filelock>=3.16",
         "PyYAML>=6.0",
         "pydantic>=2.9",
@@ -60,6 +62,7 @@ setup(
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "hypothesis>=6.100",  # arbitrary content for the readers of data
             "ruff>=0.9",
             "mypy>=1.14",
             "sentence-transformers>=6.2",
