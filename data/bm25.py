@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.bm25_index import PROGRESS_SECONDS, open_index, progress, write_index
+from data.bm25_index import open_index, write_index
 from data.cache import cached
 from data.languages import Tokenizer, check_language
 from data.pool import map_in_processes
-from data.store.texts import ids_of, texts_of
+from data.store.texts import PROGRESS_SECONDS, ids_of, progress, texts_of
 from data.words import TextAnalyzer, analyzer_for
 
 AT_ONCE = 200  # queries of one piece of work

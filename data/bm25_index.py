@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from array import array
 from collections.abc import Sequence
@@ -16,12 +15,10 @@ import bm25s
 import numpy as np
 
 from data.pool import map_in_processes
+from data.store.texts import PROGRESS_SECONDS, progress
 from data.words import TextAnalyzer
 
-progress = logging.getLogger("data.progress")
-
 AT_ONCE = 20_000  # documents that are Python objects at once
-PROGRESS_SECONDS = 30.0
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows of documents, terms, how often; sorted by document and term
 

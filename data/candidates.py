@@ -15,13 +15,12 @@ from unicodedata import unidata_version
 import numpy as np
 
 from data.bm25 import Ranking, bm25_top
-from data.bm25_index import progress
 from data.cache import cached, read_arrays
 from data.collection import Candidates, content_hash
 from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
 from data.option_names import in_node
-from data.store.texts import StoredTexts, ids_of, rows_of, texts_digest, texts_of
+from data.store.texts import StoredTexts, ids_of, progress, rows_of, texts_digest, texts_of
 from data.words import analyzer_for
 
 logger = logging.getLogger(__name__)

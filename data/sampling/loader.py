@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -16,9 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.batch import ListExample
+from data.pool import end_with_parent
 from data.sampling.epoch_plan import Plan
-
-PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class ListSource(Protocol):
@@ -72,8 +69,7 @@ def _start_worker(number: int) -> None:
     """
     for ignored in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
 
 @atexit.register
