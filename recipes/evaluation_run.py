@@ -124,6 +124,7 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
         print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
         print_table(summary)
         if settings.output is not None:
+            summary |= {"skipped": list(collection.skipped)} if collection.skipped else {}
             Path(settings.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     process_group.stop()
     return summary[settings.model.name if is_retriever else "model"]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from data.cache import cached
 from data.collection import SPLITS, Collection, Judgements, content_hash
-from data.formats.beir import COLUMNS, read_folder
+from data.formats.beir import read_folder
 from data.formats.docstring_pairs import DocstringPair, as_query, package_root, read_pairs, source_files, words_of
+from data.formats.qrels import COLUMNS
 from data.hashing import stable_hash
 from data.sampling.list_options import ListOptions
 from data.source import SourceOptions

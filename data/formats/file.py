@@ -23,10 +23,10 @@ from data.formats.grouping import (
 )
 from data.formats.layouts import NAMES
 from data.formats.reader import FileReader, Paths, id_fields
-from data.formats.skipped import ON_ERROR, SkippedRows
+from data.formats.skipped import SkippedRows, check_on_error
 from data.formats.swapped import warn_of_swapped
 from data.hashing import stable_hash
-from data.option_names import current_node
+from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents
 from data.sampling.list_options import ListOptions
@@ -81,8 +81,7 @@ class FileConfig(SourceOptions):
         unknown = [name for name in self.columns if name not in valid]
         if unknown:
             raise ValueError(f"data.columns.{unknown[0]} is no field of a row: valid: {', '.join(valid)}")
-        if self.on_error not in ON_ERROR:
-            raise ValueError(f"data.on_error={self.on_error} must be one of {', '.join(ON_ERROR)}")
+        check_on_error(self.on_error)
         if isinstance(self.candidates, RunFileCandidates):
             raise ValueError(
                 "data/candidates=run names queries and documents by ids, which data=file does not have: put scores "
@@ -154,7 +153,9 @@ class FileConfig(SourceOptions):
             parts = evaluated_queries(members[split], bool(degrees[split]))
             chosen = [query_id for part in parts for query_id in part]
             members[split] = {query_id: members[split][query_id] for query_id in chosen}
-        return {split: lists for split, lists in members.items() if lists}, missing | emptied
+        members = {split: lists for split, lists in members.items() if lists}
+        none = {split: _why_none(split, share, len(lists)) for split, share in shares.items() if split not in members}
+        return members, none | missing | emptied
 
     @property
     def _name(self) -> str:
@@ -286,6 +287,14 @@ def _labels(split: str, lists: Mapping[str, QueryGroup], *, exact: bool) -> dict
 def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
     texts = {split: {query_id: entry.query for query_id, entry in lists.items()} for split, lists in splits.items()}
     return disjoint_splits(name, texts, splits)
+
+
+def _why_none(split: str, share: float, num_lists: int) -> str:
+    """Why no query was held out as that split."""
+    reason = f"data.{split}_fraction=0"
+    if share > 0:
+        reason = f"its {num_lists} queries are too few, or too few of them can be evaluated, to hold one out"
+    return in_node(f"no {split} split: {reason}; name a file of {split} queries (data.{split}_path=FILE)")
 
 
 def _own_documents(documents: Mapping[str, str], lists: Lists) -> OwnDocuments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,18 +101,6 @@ def check_column(what: str, value: str) -> None:
     """Raise ValueError if a value cannot be a column of a TREC run file; `what` names its place."""
     if value.split() != [value]:
         raise ValueError(f"{what} {value!r} must not be empty or contain white space (TREC run files)")
-
-
-def unique(records: Iterable[tuple[str, str, Any]]) -> dict[str, Any]:
-    """Collect (where, key, value) as {key: value}. Raises ValueError if a key occurs twice."""
-    first: dict[str, str] = {}
-    values: dict[str, Any] = {}
-    for where, key, value in records:
-        if key in first:
-            raise ValueError(f"{where}: duplicate id {key!r} (first at {first[key]}); ids must be unique")
-        first[key] = where
-        values[key] = value
-    return values
 
 
 FORMAT = FileFormat(with_compressions(".jsonl", ".ndjson", ".json"), read_json_lines)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from data.formats.file_format import Record
 from data.formats.row_error import RowError
 from data.option_names import in_node
 
 logger = logging.getLogger(__name__)
 
 ON_ERROR = ("stop", "skip")
+Row = TypeVar("Row")
+
+
+def check_on_error(value: str) -> None:
+    """Raise ValueError if it is no value of data.on_error."""
+    if value not in ON_ERROR:
+        raise ValueError(f"data.on_error={value} must be one of {', '.join(ON_ERROR)}")
 
 
 @dataclass
@@ -22,9 +29,14 @@ class SkippedRows:
     on_error: str = "stop"
     rows: list[dict[str, str]] = field(default_factory=list)
 
+    @property
+    def skips(self) -> bool:
+        """Whether rows may be left out."""
+        return self.on_error == "skip"
+
     def leave_out(self, where: str, error: ValueError) -> None:
         """Note a row that has an error. Raises this error if rows may not be left out."""
-        if self.on_error != "skip":
+        if not self.skips:
             raise error
         self.rows.append({"where": where, "error": str(error).removeprefix(f"{where}: ")})
 
@@ -36,7 +48,8 @@ class SkippedRows:
         """Say how many rows are left out, and why the first."""
         if self.rows:
             logger.warning(
-                "%s: %d row%s left out (%s=skip; skipped.jsonl of the run lists all); the first: %s",
+                "%s: %d row%s left out (%s=skip; listed in skipped.jsonl of a run, in "
+                "output=FILE of evaluate.py); the first: %s",
                 name,
                 len(self.rows),
                 " is" if len(self.rows) == 1 else "s are",
@@ -45,7 +58,7 @@ class SkippedRows:
             )
 
 
-def readable(rows: Iterator[Record], skipped: SkippedRows) -> Iterator[Record]:
+def readable(rows: Iterator[Row], skipped: SkippedRows) -> Iterator[Row]:
     """The rows that can be read. An iterator that raises `RowError` goes on with the next row; after any other error
     it would not, so none is left out then."""
     while True:

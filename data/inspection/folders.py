@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data.collection import JUDGED_LISTS, is_empty
-from data.formats.beir import BEIRConfig, find_qrels, read_documents, read_qrels, read_queries, read_tsv
+from data.formats.beir import BEIRConfig, read_documents, read_queries
 from data.formats.columns import ListRecord
 from data.formats.file_format import Record, check_is_no_collection
 from data.formats.jsonl import read_json_lines
+from data.formats.qrels import find_qrels, read_qrels, read_tsv
 from data.inspection.content import Content, EvenSample, Judgement, Limits, Text
 from data.inspection.finding import Finding, counted, first_few, have
 from data.source import unit_labels

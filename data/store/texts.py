@@ -20,7 +20,7 @@ from data.collection import content_hash
 
 progress = logging.getLogger("data.progress")
 
-Row = tuple[str, Mapping[str, Any]]  # its place and its content
+Entry = tuple[str, str, str]  # the place of a row, an id and a text
 PROGRESS_SECONDS = 30.0
 PART_ROWS = 100_000  # rows of one file, at most: what a killed build loses
 PART_BYTES = 2**28  # of text in one file, so that long documents do not fill the memory
@@ -217,22 +217,20 @@ class TextsWriter:
         self._ids, self._texts, self._bytes = [], [], 0
 
 
-def write_rows(
-    folder: Path, rows: Callable[[], Iterator[Row]], entry_of: Callable[[str, Mapping[str, Any]], tuple[str, str]]
-) -> None:
-    """Write the id and text that `entry_of` reads from each row, after those that the folder already has.
+def write_rows(folder: Path, entries: Callable[[], Iterator[Entry]]) -> None:
+    """Write the id and text of each entry, after those that the folder already has. All entries are read, in any case.
 
     Raises ValueError, which names both places, if an id occurs twice.
     """
     writer, last = TextsWriter(folder), monotonic()
-    for where, row in islice(rows(), writer.num_written, None):
-        writer.add(*entry_of(where, row))
+    for _, name, text in islice(entries(), writer.num_written, None):
+        writer.add(name, text)
         if monotonic() - last > PROGRESS_SECONDS:
             last = monotonic()
             progress.warning("%s documents read", f"{writer.num_written:,}")
     if (twice := writer.finish()) is not None:
         shutil.rmtree(folder)
-        first, second, *_ = (where for where, row in rows() if entry_of(where, row)[0] == twice)
+        first, second, *_ = (where for where, name, _ in entries() if name == twice)
         raise ValueError(f"{second}: duplicate id {twice!r} (first at {first}); ids must be unique")
 
 

@@ -174,7 +174,7 @@ def test_too_few_pairs_are_one_line_before_training(tmp_path: Path, settings: Ca
         path = write(tmp_path / "rows.csv", pairs(STS, count)) if count else write(tmp_path / "rows.csv", [])
         with pytest.raises(
             ValueError,
-            match=r"has no rows|has no test split|of different labels|all labels are",
+            match=r"has no rows|no test split: its . queries are too few|of different labels|all labels are",
         ):
             prepare(load(settings(path, *COSENT)))
     path = write(tmp_path / "rows.csv", [(f"a {i}", f"b {i}", 0.5) for i in range(30)])
@@ -192,7 +192,7 @@ def test_splits_of_two_kinds_are_refused_before_training(tmp_path: Path, setting
     ):
         prepare(load(settings(str(tmp_path / "rows.csv"), "+exp=embedder_infonce", f"data.dev_path={dev}")))
     path = write(tmp_path / "sts.csv", pairs(STS))
-    with pytest.raises(ValueError, match=r"has no test split"):
+    with pytest.raises(ValueError, match=r"no test split: data.test_fraction=0; name a file of test queries"):
         prepare(load(settings(path, *COSENT, "data.test_fraction=0")))
     with pytest.raises(ValueError, match=r"eval.metric=AP needs labels of relevance"):
         prepare(load(settings(path, *COSENT, "eval=similarity", "eval.metric=AP")))

@@ -12,6 +12,8 @@ from data.collection import Collection
 from data.formats.beir import BEIRConfig
 from data.sampling.list_options import ListOptions
 from data.sampling.training_lists import TrainingLists
+from data.store import build as store
+from data.store.texts import StoredTexts
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -138,6 +140,63 @@ def test_malformed_files(tiny: Path, tmp_path: Path, file: str, line: int, conte
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         build(tiny, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+BAD_ROWS = {  # file -> rows after the good ones, and why each is left out
+    "corpus.jsonl": {
+        '{"_id": "e1"}': "no key 'text'",
+        '{"_id": "e2", "text"': "malformed JSON",
+        '{"_id": "d1", "text": "again"}': "duplicate id 'd1'",
+        '{"_id": "e 3", "text": "x"}': "must not be empty or contain white space",
+    },
+    "queries.jsonl": {
+        '["q"]': "expected a JSON object",
+        '{"_id": "q1", "text": "again"}': "duplicate id 'q1'",
+        b'{"_id": "q99", "text": "caf\xe9"}': "not UTF-8",
+    },
+    "qrels/test.tsv": {
+        "q15\td15": "expected 3 tab-separated columns, got 2",
+        "q15\td16\tyes": "the score must be an integer",
+        "q15\td15\t2": "are judged twice, 1 and 2",
+        "q15\td1\t1e9": "the score must lie in",
+        "q15\tgone\t1": "is unknown",
+    },
+}
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_on_error_skip_leaves_out_wrong_rows(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+):
+    expected = build(tiny, tmp_path)
+    reasons = []
+    for name, rows in BAD_ROWS.items():
+        first = len((tiny / name).read_bytes().splitlines()) + 1
+        with (tiny / name).open("ab") as file:
+            file.writelines(row if isinstance(row, bytes) else row.encode() for text in rows for row in (text, b"\n"))
+        reasons += [(f"{tiny / name}:{line}", reason) for line, reason in enumerate(rows.values(), start=first)]
+    if is_stored:
+        monkeypatch.setattr(store, "STORED_FROM", 0)
+        monkeypatch.setattr(store, "_build_apart", store.build_here)
+    for _ in range(2):  # made and opened again
+        caplog.clear()
+        collection = build(tiny, tmp_path, on_error="skip")
+        assert isinstance(collection.documents, StoredTexts) == is_stored
+        assert collection.fingerprint == expected.fingerprint
+        assert [row["where"] for row in collection.skipped] == [where for where, _ in reasons]
+        for row, (_, reason) in zip(collection.skipped, reasons, strict=True):
+            assert reason in row["error"]
+        assert f"tiny: {len(reasons)} rows are left out (data.on_error=skip; listed in skipped" in caplog.text
+    with pytest.raises(ValueError, match=re.escape(reasons[0][0])):  # not opened from what a skipping run stored
+        build(tiny, tmp_path)
+
+
+def test_all_documents_are_left_out(tiny: Path, tmp_path: Path):
+    (tiny / "corpus.jsonl").write_text('{"_id": 1}\n')
+    with pytest.raises(ValueError, match=r"corpus.jsonl:1: no key 'text'"):
+        build(tiny, tmp_path, on_error="skip")
+    with pytest.raises(ValueError, match=r"^data.on_error=no must be one of stop, skip$"):
+        build(tiny, tmp_path, on_error="no")
 
 
 def test_judgements_of_another_collection(tiny: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.jsonl import field_of, read_json_lines, read_lines, unique
+from data.formats.jsonl import field_of, read_json_lines, read_lines
 
 
 def test_plain_and_gzip_with_blank_lines(tmp_path: Path):
@@ -66,8 +66,3 @@ def test_fields():
     message = r"f:1: 'text' is not valid Unicode (lone surrogate \ud800 at character 3)"
     with pytest.raises(ValueError, match=re.escape(message)):
         field_of("f:1", {"text": "ab\ud800"}, "text")
-
-
-def test_duplicate_ids_are_refused():
-    with pytest.raises(ValueError, match=re.escape("f:9: duplicate id 'a' (first at f:2); ids must be unique")):
-        unique([("f:2", "a", 1), ("f:3", "b", 2), ("f:9", "a", 1)])

@@ -294,7 +294,8 @@ def test_many_mistakes_are_all_listed(tmp_path: Path, caplog: pytest.LogCaptureF
         data = FileConfig(path=str(path), cache_dir=str(tmp_path), on_error="skip").build()
     assert [row["where"] for row in data.skipped] == [f"{path}:{number}" for number in (13, 14, 15, 16)]
     assert sum(len(split.queries) for split in data.splits.values()) == len(GOOD)
-    said = "rows.jsonl: 4 rows are left out (data.on_error=skip; skipped.jsonl of the run lists all); the first: "
+    said = "rows.jsonl: 4 rows are left out (data.on_error=skip; listed in skipped.jsonl of a run, in output=FILE"
+    said += " of evaluate.py); the first: "
     assert f"{said}{path}:13: malformed JSON" in caplog.text
     assert (
         data.fingerprint

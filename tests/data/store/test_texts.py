@@ -59,38 +59,29 @@ def test_ids_that_share_a_hash_are_told_apart(tmp_path: Path, monkeypatch: pytes
     assert rows_of(stored, ["d24", "d1"]).tolist() == [24, 1]
 
 
-def rows(names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    return ((f"file:{line}", {"id": name, "text": f"text of {name}"}) for line, name in enumerate(names, start=1))
-
-
-def entry_of(where: str, row: dict[str, str]) -> tuple[str, str]:
-    return row["id"], row["text"]
+def entries(names: list[str], stop: str = "") -> Iterator[tuple[str, str, str]]:
+    """Entries until an interruption at the id `stop`."""
+    for line, name in enumerate(names, start=1):
+        if name == stop:
+            raise KeyboardInterrupt
+        yield f"file:{line}", name, f"text of {name}"
 
 
 def test_a_killed_build_goes_on_after_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "PART_ROWS", 4)
-    names, read = [f"d{i}" for i in range(11)], []
-
-    def killed(where: str, row: dict[str, str]) -> tuple[str, str]:
-        if row["id"] == "d9":
-            raise KeyboardInterrupt
-        return entry_of(where, row)
-
-    def noted(where: str, row: dict[str, str]) -> tuple[str, str]:
-        read.append(row["id"])
-        return entry_of(where, row)
-
+    names = [f"d{i}" for i in range(11)]
     with pytest.raises(KeyboardInterrupt):
-        write_rows(tmp_path / "texts", lambda: rows(names), killed)
+        write_rows(tmp_path / "texts", lambda: entries(names, stop="d9"))
     (tmp_path / "texts" / "part-00002.tmp").write_bytes(b"half a file")
-    write_rows(tmp_path / "texts", lambda: rows(names), noted)
-    assert read == names[8:]
+    whole = (tmp_path / "texts" / "part-00001.arrow").stat()
+    write_rows(tmp_path / "texts", lambda: entries(names))
+    assert (tmp_path / "texts" / "part-00001.arrow").stat() == whole, "it is not written again"
     assert dict(StoredTexts(tmp_path / "texts")) == {name: f"text of {name}" for name in names}
 
 
 def test_an_id_with_two_texts_names_both_places(tmp_path: Path):
     with pytest.raises(ValueError, match=r"file:4: duplicate id 'b' \(first at file:2\); ids must be unique"):
-        write_rows(tmp_path / "texts", lambda: rows(["a", "b", "c", "b"]), entry_of)
+        write_rows(tmp_path / "texts", lambda: entries(["a", "b", "c", "b"]))
     assert not (tmp_path / "texts").exists()
 
 
