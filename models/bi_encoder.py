@@ -162,7 +162,7 @@ class BiEncoderConfig(PretrainedOptions):
         return similarity
 
     def _tower(self, folder: ModelFolder, quantization: BitsAndBytesConfig | None) -> tuple[Tower, TextTokenizer, Head]:
-        head = Head.read(folder)
+        head = Head.read(folder, self.name_or_path)
         adapter = SavedAdapter.read(folder, tasks=("FEATURE_EXTRACTION",), kind="SentenceTransformer")
         base = adapter.base if adapter else folder
         config = load_config(base, embeds=True)

@@ -12,6 +12,7 @@ from models.loading.adapter import base_folder
 from models.loading.backbone import load_config, quiet, without_weights
 from models.loading.checks import without_head
 from models.loading.folder import ModelFolder, content_files
+from models.loading.gguf import ABOUT
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig
 
@@ -73,4 +74,9 @@ class PretrainedOptions(ModelOptions):
             raise ValueError(
                 f"adapter_only=true: {self.name_or_path} is an adapter itself and cannot be the base of another one: "
                 "leave it out, or start from a merged model"
+            )
+        if (self.folder() / ABOUT).is_file():
+            raise ValueError(
+                f"adapter_only=true: the base of the adapter would be the GGUF file of {self.name_or_path}, which peft "
+                "and sentence-transformers cannot read: leave it out, and the whole model is exported"
             )

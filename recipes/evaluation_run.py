@@ -58,6 +58,8 @@ class EvaluationConfig:
         check_timeout(self.timeout_s)
         check_is_model("model", self.model)
         check_is_data(self.data)
+        if own := [name for name, loss in self.data.own_losses.items() if loss is not None]:
+            raise ValueError(f"data.sources.{own[0]}.loss is read in training only: leave it out")
         if not self.model.retrieves_by_itself:
             check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
         elif not self.retrieves:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.loading.folder import ModelFolder, read_json
 from models.pooling import pooling_modes
+
+logger = logging.getLogger(__name__)
+
+# They do not pool their instruction, which their folders on the hub do not say (as in sentence-transformers).
+INSTRUCTORS = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
 
 
 @dataclass(frozen=True)
@@ -19,9 +25,9 @@ class Head:
     normalized: bool = False
 
     @classmethod
-    def read(cls, folder: ModelFolder) -> Head:
-        """Read the modules of `folder`; without a modules.json there is only mean pooling. Raises ValueError if there
-        are other modules."""
+    def read(cls, folder: ModelFolder, name: str = "") -> Head:
+        """Read the modules of `folder`, the model of that `name`; without a modules.json there is only mean pooling.
+        Raises ValueError if there are other modules."""
         names = [name for name, _ in folder.modules]
         if not names:
             return cls()
@@ -33,4 +39,10 @@ class Head:
             )
         config = read_json(folder.modules[1][1] / "config.json") or {}
         modes = tuple(pooling_modes(config))
-        return cls(modes, config.get("include_prompt", True), tuple(path for _, path in dense), normalized)
+        include = config.get("include_prompt", True) and name not in INSTRUCTORS
+        if include and "instructor" in name.rpartition("/")[2].lower():
+            logger.warning(
+                'model %s pools its instruction: if it is an INSTRUCTOR, write "include_prompt": false into %s',
+                *(name, folder.modules[1][1] / "config.json"),
+            )
+        return cls(modes, include, tuple(path for _, path in dense), normalized)

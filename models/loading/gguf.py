@@ -15,6 +15,7 @@ import torch
 import transformers
 from filelock import FileLock
 from huggingface_hub import cached_assets_path, constants
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,10 +37,10 @@ def gguf_file(path: Path) -> Path | None:
     Raises ValueError if the folder holds several.
     """
     if path.is_file():
-        return path if path.suffix == SUFFIX else None
-    if any((path / name).is_file() for name in ("config.json", *WEIGHTS)):
+        return path if path.suffix.lower() == SUFFIX else None
+    if any((path / name).is_file() for name in WEIGHTS):
         return None
-    files = sorted(path.glob(f"*{SUFFIX}"))
+    files = sorted(file for file in path.glob("*") if file.suffix.lower() == SUFFIX and file.is_file())
     if len(files) > 1:
         raise ValueError(f"model {path} holds {len(files)} GGUF files: give the path of one, as {files[0]}")
     return files[0] if files else None
@@ -89,11 +90,21 @@ def _convert(file: Path, folder: Path) -> None:
         work = Path(scratch) / folder.name
         try:
             reader = GGUFReader(file)
+        except Exception as error:  # the package raises many kinds
+            raise ValueError(f"model {file} is cut or broken ({first_line(error)}): copy it again") from error
+        _check_is_whole(file, reader)
+        try:
             rule = _text(reader.fields, "tokenizer.ggml.pre")
             model, tokenizer = _dense_model(file), _tokenizer(file, rule)
         except Exception as error:  # the package and transformers raise many kinds at a file that they do not know
             raise ValueError(f"model {file}: transformers cannot read this GGUF file ({first_line(error)})") from error
-        model.save_pretrained(work)
+        try:
+            model.save_pretrained(work)
+        except SafetensorError as error:
+            raise ValueError(
+                f"model {file}: {constants.HF_ASSETS_CACHE} cannot be written ({first_line(error)}): free space there, "
+                "or name another folder by the environment variable HF_ASSETS_CACHE"
+            ) from error
         tokenizer.save_pretrained(work)
         unknown = rule not in GPT_2 and _splits_like_gpt_2(work)
         quantised = sorted({tensor.tensor_type.name for tensor in reader.tensors} - {*DENSE})
@@ -101,13 +112,29 @@ def _convert(file: Path, folder: Path) -> None:
         shutil.move(work, folder)
 
 
+def _check_is_whole(file: Path, reader: Any) -> None:
+    """Raise ValueError if the file is one part of a model."""
+    count = reader.fields.get("split.count")
+    if count is not None and int(count.contents()) > 1:
+        raise ValueError(
+            f"model {file} is one of {int(count.contents())} parts: join them first (llama-gguf-split --merge THIS NEW)"
+        )
+
+
 def _dense_model(file: Path) -> PreTrainedModel:
-    """The model of the file with plain weights in float32."""
+    """The model of the file with plain weights in float32. Raises ValueError if the file lacks some of them, which
+    transformers would draw at random."""
     # Releases with this class may keep the weights in their blocks, which cannot be trained.
     kind = getattr(transformers, "GgufConfig", None)
     options = {"quantization_config": kind(dequantize=True)} if kind else {}
     with torch.random.fork_rng(devices=[]):
-        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True, **options
+        )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"it lacks {len(missing)} tensors of the model, as {missing[0]}: copy or convert it again")
+    return model
 
 
 def _tokenizer(file: Path, rule: str) -> PreTrainedTokenizerBase:

@@ -244,3 +244,10 @@ def test_mistakes_are_named_before_a_model_is_loaded(beir, arguments, message, m
     monkeypatch.setattr("models.pretrained.PretrainedOptions.check", lambda options, **needs: None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _evaluate(_arguments(beir, *arguments))
+
+
+def test_a_loss_of_a_data_set_is_refused(beir):
+    sources = [f"+data@data.sources.{name}=beir" for name in "ab"]
+    sources += [f"data.sources.{name}.path={beir}" for name in "ab"]
+    with pytest.raises(ValueError, match=r"^data.sources.a.loss is read in training only: leave it out"):
+        _evaluate(["data=mixture", "data.evaluate_on=a", *sources, "data.sources.a.loss=cosent", "model=bm25"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,6 +99,29 @@ def test_an_instruction_is_left_out_of_the_mean(folders: dict[str, Path], tmp_pa
     assert (whole - expected).abs().max() > 1e-3
     model.export(tmp_path / "export")
     assert json.loads((tmp_path / "export" / "1_Pooling" / "config.json").read_text())["include_prompt"] is False
+
+
+@pytest.mark.parametrize("name", ["hkunlp/instructor-base", "someone/my-instructor"])
+def test_instructor_by_its_hub_id(
+    name: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The folders on the hub do not say that the instruction is not pooled. Another folder is pooled, and a line says
+    it."""
+    folder = tmp_path / "instructor"
+    shutil.copytree(folders["t5 modules"], folder)
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    del config["include_prompt"]
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("models.pretrained.resolve", lambda *_, **__: folder)
+    with caplog.at_level(logging.WARNING):
+        model = BiEncoderConfig(name).build(0)
+    is_known = name.startswith("hkunlp")
+    assert model.tokenizer.include_prompt == (not is_known)
+    assert ("pools its instruction" in caplog.text) == (not is_known)
 
 
 @pytest.mark.parametrize("lora", [False, True])

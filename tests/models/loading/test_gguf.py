@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.gguf import ABOUT, folder_of_gguf
 from models.loading.resolve import PACKAGES, resolve
+from models.lora import LoRAConfig
 
 gguf = pytest.importorskip("gguf")
 
@@ -56,8 +57,11 @@ def rotated(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(folder: Path, file: Path, *, split: str = "qwen2", quantised: bool = False) -> Path:
-    """Write the tiny Qwen2 or Llama model of `folder` as llama.cpp's converter does."""
+def write_gguf(
+    folder: Path, file: Path, *, split: str = "qwen2", quantised: bool = False, without: str = "none", parts: int = 1
+) -> Path:
+    """Write the tiny Qwen2 or Llama model of `folder` as llama.cpp's converter does; `without` the tensors whose names
+    start so."""
     model, config = AutoModelForCausalLM.from_pretrained(folder), json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     writer = gguf.GGUFWriter(file, config["model_type"])
@@ -89,6 +93,8 @@ def write_gguf(folder: Path, file: Path, *, split: str = "qwen2", quantised: boo
             base = f"blk.{layer}.{NAMES[part]}"
         else:
             base = NAMES[base]
+        if base.startswith(without):
+            continue
         array = weight.float().numpy()
         if config["model_type"] == "llama" and base.endswith(("attn_q", "attn_k")):
             heads = config["num_attention_heads" if base.endswith("attn_q") else "num_key_value_heads"]
@@ -96,6 +102,8 @@ def write_gguf(folder: Path, file: Path, *, split: str = "qwen2", quantised: boo
         kind = gguf.GGMLQuantizationType.Q8_0 if quantised and array.ndim == 2 else gguf.GGMLQuantizationType.F32
         data = gguf.quantize(array, kind) if kind != gguf.GGMLQuantizationType.F32 else array
         writer.add_tensor(f"{base}.{suffix}", np.ascontiguousarray(data), raw_dtype=kind)
+    if parts > 1:
+        writer.add_uint16("split.count", parts)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -133,6 +141,40 @@ def test_quantised_weights_are_dequantised_and_that_is_said(tiny_causal_dir, tmp
     assert torch.equal(read["model.layers.1.mlp.up_proj.weight"], expected)
     assert not torch.equal(expected, weight)
     assert read["model.layers.1.mlp.up_proj.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("without", ["blk.1.", "output_norm"])
+def test_a_file_that_lacks_tensors_is_refused(without, tiny_llama_dir, tmp_path):
+    file = write_gguf(tiny_llama_dir, tmp_path / "model.gguf", without=without)
+    with pytest.raises(ValueError, match=r"model.gguf: .*it lacks \d+ tensors of the model, as model\.") as caught:
+        resolve(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_part_of_several_is_refused(tiny_llama_dir, tmp_path):
+    file = write_gguf(tiny_llama_dir, tmp_path / "model-00001-of-00002.gguf", parts=2)
+    with pytest.raises(ValueError, match=r"is one of 2 parts: join them first \(llama-gguf-split --merge"):
+        resolve(str(file))
+
+
+def test_a_cut_file_is_refused(tiny_causal_dir, tmp_path):
+    file = write_gguf(tiny_causal_dir, tmp_path / "model.gguf")
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=r"model.gguf is cut or broken \(.*\): copy it again"):
+        resolve(str(file))
+
+
+def test_other_writings_of_the_name_and_files_beside_it(tiny_causal_dir, tmp_path):
+    file = write_gguf(tiny_causal_dir, tmp_path / "MODEL.GGUF")
+    shutil.copy(tiny_causal_dir / "config.json", tmp_path)
+    assert resolve(str(file)) == resolve(str(tmp_path))
+
+
+def test_an_adapter_alone_would_have_no_base(tiny_causal_dir, tmp_path):
+    write_gguf(tiny_causal_dir, tmp_path / "model.gguf")
+    options = LLMRerankerConfig(str(tmp_path), template="qwen3", lora=LoRAConfig(r=4))
+    with pytest.raises(ValueError, match=r"^adapter_only=true: the base of the adapter would be the GGUF file"):
+        options.check_adapter_only()
 
 
 def test_dense_files_need_no_line(tiny_causal_dir, tmp_path, caplog):
@@ -187,13 +229,13 @@ def test_what_cannot_be_read_is_one_line(tiny_causal_dir, tmp_path, monkeypatch)
     for name in ("a", "b"):
         (tmp_path / "two" / f"{name}.gguf").write_bytes(b"GGUF")
     assert "holds 2 GGUF files" in message(tmp_path / "two")
-    assert "cannot read this GGUF file" in message(tmp_path / "two" / "a.gguf")
+    assert "is cut or broken" in message(tmp_path / "two" / "a.gguf")
     (tmp_path / "not.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     assert "no GGUF file" in message(tmp_path / "not.gguf")
     good = write_gguf(tiny_causal_dir, tmp_path / "good.gguf")
     whole = good.read_bytes()
     (tmp_path / "half.gguf").write_bytes(whole[: len(whole) // 2])
-    assert "cannot read this GGUF file" in message(tmp_path / "half.gguf")
+    assert "is cut or broken" in message(tmp_path / "half.gguf")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install gguf" in message(good)
 
