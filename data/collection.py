@@ -7,9 +7,13 @@ import json
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
+from data.hashing import text_hash
 from data.option_names import ROOT
 from data.sampling.list_options import ListOptions
 
@@ -95,20 +99,15 @@ class Collection:
     in_batch: bool = True  # False: a training list is compared with no other (no in-batch negatives)
     skipped: Sequence[Mapping[str, str]] = ()  # rows of the data that are left out: {"where", "error"}
     node: str = ROOT  # of its options in the run's settings, for messages
+    is_checked: InitVar[bool] = False  # its splits were checked when it was stored
 
-    def __post_init__(self) -> None:
-        owner: dict[str, tuple[str, str]] = {}
+    def __post_init__(self, is_checked: bool) -> None:
+        if is_checked:
+            return
         for name, split in self.splits.items():
-            for query_id, text in split.queries.items():
-                if query_id not in split.candidates:
-                    raise ValueError(f"{self.name}: query {query_id!r} of split {name} has no candidates; give it some")
-                for key in (f"id {query_id}", f"text {normalised(text)}"):
-                    other, other_id = owner.setdefault(key, (name, query_id))
-                    if other != name:
-                        raise ValueError(
-                            f"{self.name}: query {query_id!r} of split {name} is query {other_id!r} of split {other}; "
-                            "remove it from one of them"
-                        )
+            _check_candidates(self.name, name, split)
+        if len(self.splits) > 1 and _share_queries(self.splits):
+            _refuse_shared(self.name, self.splits)
 
     @property
     def sources(self) -> Mapping[str, Collection]:
@@ -154,6 +153,40 @@ class Collection:
         return self.available - lost
 
 
+def _check_candidates(owner: str, name: str, split: Split) -> None:
+    if all(query == other for query, other in zip_longest(split.queries, split.candidates)):
+        return  # they are the same, in the same order
+    missing = next((query for query in split.queries if query not in split.candidates), None)
+    if missing is not None:
+        raise ValueError(f"{owner}: query {missing!r} of split {name} has no candidates; give it some")
+
+
+def _share_queries(splits: Mapping[str, Split]) -> bool:
+    """Whether queries of different splits may be the same, by the hashes of ids and texts: 16 bytes a query."""
+    for key_of in (lambda item: item[0], lambda item: normalised(item[1])):
+        parts = [
+            np.unique(np.fromiter((hash(key_of(item)) for item in split.queries.items()), np.int64))
+            for split in splits.values()
+        ]
+        if len(np.unique(np.concatenate(parts))) < sum(map(len, parts)):
+            return True
+    return False
+
+
+def _refuse_shared(owner: str, splits: Mapping[str, Split]) -> None:
+    """Raise ValueError if splits share a query."""
+    known: dict[str, tuple[str, str]] = {}
+    for name, split in splits.items():
+        for query_id, text in split.queries.items():
+            for key in (f"id {query_id}", f"text {normalised(text)}"):
+                other, other_id = known.setdefault(key, (name, query_id))
+                if other != name:
+                    raise ValueError(
+                        f"{owner}: query {query_id!r} of split {name} is query {other_id!r} of split {other}; "
+                        "remove it from one of them"
+                    )
+
+
 def normalised(text: str) -> str:
     """The form in which equal texts are the same string: texts are equal up to case, the forms that Unicode calls
     compatible (NFKC), and the amount of white space. Every sign counts.
@@ -163,6 +196,11 @@ def normalised(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold()  # folding may decompose a character: NFKC once more
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def text_key(text: str) -> int:
+    """A hash that equal texts share; `normalised` says which are equal."""
+    return text_hash(normalised(text))
 
 
 def is_empty(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 Labels = Mapping[str, Mapping[str, float]]  # query -> document -> label
@@ -36,8 +37,8 @@ def degrees_of(labels: Labels) -> str:
 
 def are_pairs(judged: Collection[Mapping[str, float]]) -> bool:
     """Whether labels belong to pairs and not to lists: at least half of them are the only one of their query."""
-    alone = sum(len(labels) == 1 for labels in judged)
-    return alone * 2 >= sum(map(len, judged)) > 0
+    sizes = Counter(map(len, judged))
+    return sizes[1] * 2 >= sum(size * count for size, count in sizes.items()) > 0
 
 
 def are_binary_pairs(judged: Collection[Mapping[str, float]]) -> bool:

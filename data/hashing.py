@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 
 def stable_hash(*parts: int | str) -> int:
     """A 63-bit hash of `parts`, equal on every rank, platform and Python version.
@@ -17,6 +19,15 @@ def stable_hash(*parts: int | str) -> int:
 def text_hash(text: str) -> int:
     """A hash of a text without surrounding white space, to find duplicates."""
     return stable_hash("text", text.strip())
+
+
+def among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether each value is one of the `known` ones, which are sorted. It needs 8 bytes a value."""
+    if not len(known):
+        return np.zeros(len(values), dtype=bool)
+    places = np.searchsorted(known, values)
+    places[places == len(known)] = 0
+    return known[places] == values
 
 
 def file_digest(file: Path) -> str:

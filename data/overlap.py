@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from data.collection import SPLITS, Collection, content_hash, normalised
+from data.views import without
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def without_held_out(collection: Collection, held_out: HeldOutQueries, where: st
 
 def disjoint_splits(
     name: str, texts: Mapping[str, Mapping[str, str]], splits: Mapping[str, Mapping[str, Entry]]
-) -> tuple[dict[str, dict[str, Entry]], dict[str, str]]:
+) -> tuple[dict[str, Mapping[str, Entry]], dict[str, str]]:
     """Drop queries of train that are also in dev or test, and queries of dev that are also in test.
 
     `texts` and `splits` are split -> query id -> the text, and what is kept of the query. Returns the splits in the
@@ -66,16 +67,18 @@ def disjoint_splits(
     """
     by_text: dict[str, str] = {}
     by_id: dict[str, str] = {}
-    kept: dict[str, dict[str, Entry]] = {}
+    kept: dict[str, Mapping[str, Entry]] = {}
     emptied: dict[str, str] = {}
     for split in [split for split in reversed(SPLITS) if split in splits]:
         found = find_overlap(texts[split], HeldOutQueries(name, by_text, by_id))
-        kept[split] = {query: entry for query, entry in splits[split].items() if query not in found}
+        kept[split] = without(splits[split], found)
         if found:
             what = _described(split, len(texts[split]), found.values())
             logger.warning("%s: %s: dropped", name, what)
             if not kept[split]:
                 emptied[split] = f"{what}, so none is left; give {split} other queries, or take these out of there"
+        if split == SPLITS[0]:
+            break  # no split is compared with train
         for query, text in texts[split].items():
             by_text.setdefault(normalised(text), split)
             by_id.setdefault(query, split)
@@ -85,8 +88,10 @@ def disjoint_splits(
 def find_overlap(queries: Mapping[str, str], held_out: HeldOutQueries) -> dict[str, str]:
     """The queries {id: text} that `held_out` has, with the split that has them."""
     by_text, by_id = held_out.by_text, held_out.by_id
-    found = {query: by_id.get(query) or by_text.get(normalised(text)) for query, text in queries.items()}
-    return {query: split for query, split in found.items() if split is not None}
+    if not by_text and not by_id:
+        return {}
+    found = ((query, by_id.get(query) or by_text.get(normalised(text))) for query, text in queries.items())
+    return {query: split for query, split in found if split is not None}
 
 
 def _texts(data: Collection, split: str) -> Iterable[str]:

@@ -6,11 +6,15 @@ The published convention (BEIR, mteb) leaves them out of every ranking. They are
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from data.collection import normalised
+import numpy as np
+
+from data.collection import normalised, text_key
+from data.hashing import among
 from data.option_names import in_node
+from data.store.texts import ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +40,33 @@ def same_id_documents(
     }
 
 
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """The keys (`text_key`, int64) of texts in their order."""
+    return np.fromiter(map(text_key, texts), dtype=np.int64)
+
+
 def equal_documents(
-    documents: Mapping[str, str], queries: Mapping[str, str], listed: Mapping[str, AbstractSet[str]]
+    documents: Mapping[str, str],
+    queries: Mapping[str, str],
+    listed: Mapping[str, AbstractSet[str]],
+    keys: np.ndarray | None = None,
 ) -> OwnDocuments:
     """The documents whose text is the query's, in data without ids, for each query that has some. Those that are
-    `listed` with the query are none."""
-    texts = {normalised(text) for text in queries.values()} - {""}
-    by_text: dict[str, set[str]] = {}
-    for document, text in documents.items():
-        if (key := normalised(text)) in texts:
-            by_text.setdefault(key, set()).add(document)
-    found = {query: by_text.get(normalised(text), set()) - listed.get(query, set()) for query, text in queries.items()}
-    return {query: own for query, own in found.items() if own}
+    `listed` with the query are none. `keys` are those of the documents, if they are known (`text_keys`)."""
+    keys = text_keys(documents.values()) if keys is None else keys
+    asked = text_keys(queries.values())
+    rows = np.flatnonzero(among(keys, np.unique(asked[asked != text_key("")])))
+    ids = ids_of(documents) if len(rows) else ()
+    by_key: dict[int, set[str]] = {}
+    for row, key in zip(rows.tolist(), keys[rows].tolist(), strict=True):
+        by_key.setdefault(key, set()).add(ids[row])
+    found: dict[str, AbstractSet[str]] = {}
+    for query, is_there, key in zip(
+        queries, among(asked, np.array(sorted(by_key), dtype=np.int64)), asked, strict=True
+    ):
+        if is_there and (own := by_key[int(key)] - listed.get(query, set())):
+            found[query] = own
+    return found
 
 
 def announce(name: str, count: int) -> None:

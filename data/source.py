@@ -89,9 +89,9 @@ class SourceOptions(ABC):
         """The beginning of the name of the cache's folder for a large data set."""
         return "data"
 
-    def build_stored(self) -> Collection:
-        """Read a large data set in the process that converts it (`data.store.build`): its documents are, if possible,
-        stored ones."""
+    def build_stored(self, folder: Path) -> Collection:
+        """Read a large data set in the process that converts it (`data.store.build`) to a folder: its documents are, if
+        possible, stored ones. They may lie in the folder already, and other files beside it, which are removed."""
         return self.build()
 
     def assemble(self, name: str, texts: Texts) -> Collection:

@@ -20,13 +20,12 @@ from data.formats.row_error import RowError
 from data.formats.skipped import SkippedRows, check_on_error, readable
 from data.hashing import file_digest, text_hash
 from data.source import SourceOptions, Texts
-from data.store.build import open_stored, stored_if_large
+from data.store.build import STORED_FROM_ROWS, open_stored, stored_if_large
 from data.store.texts import Entry, StoredTexts, write_rows
 
 CODE_OF_DOCUMENTS = (
     *("formats/beir.py", "formats/jsonl.py", "formats/text_file.py", "formats/skipped.py", "store/texts.py"),
 )
-STORED_FROM_ROWS = 150_000  # documents of a collection of the hub, whose files are not at hand
 SKIPPED = "skipped.json"  # the rows of the corpus that stored documents lack
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -88,12 +87,12 @@ class BEIRConfig(SourceOptions):
     def stored_name(self) -> str:
         return Path(self.path).expanduser().resolve().name
 
-    def build_stored(self) -> Collection:
-        folder = Path(self.path).expanduser()
+    def build_stored(self, folder: Path) -> Collection:
+        place = Path(self.path).expanduser()
         store = partial(stored_documents, self.cache)
-        if not folder.is_dir():
+        if not place.is_dir():
             return self._assembled(self.path, partial(read_hub, HubParts.load(self.path), read_corpus=store))
-        return self._assembled(folder.resolve().name, partial(read_folder, folder, self.exclude, read_corpus=store))
+        return self._assembled(place.resolve().name, partial(read_folder, place, self.exclude, read_corpus=store))
 
     def for_evaluation(self, split: str) -> BEIRConfig:
         return replace(self, dev_fraction=0.0) if split == "train" else self

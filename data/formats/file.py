@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from data.candidates import CandidateSource, ListedCandidates, RunFileCandidates
 from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
 from data.formats.columns import ListRecord
 from data.formats.file_format import FileFormat, file_formats
-from data.formats.grouping import (
-    QueryGroup,
-    available_requirements,
-    copies_in_lists,
-    evaluated_queries,
-    group_by_query,
-    hold_out,
-    labels_of,
-)
+from data.formats.grouping import QueryGroup, available_requirements, copies_in_lists, group_by_query, labels_of
+from data.formats.grouping_on_disk import GroupingOnDisk
+from data.formats.held_out import evaluated_queries, hold_out
 from data.formats.layouts import NAMES
 from data.formats.reader import FileReader, Paths, id_fields
 from data.formats.skipped import SkippedRows, check_on_error
@@ -28,10 +26,12 @@ from data.formats.swapped import warn_of_swapped
 from data.hashing import stable_hash
 from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
-from data.own_document import OwnDocuments, equal_documents
+from data.own_document import OwnDocuments, equal_documents, text_keys
 from data.sampling.list_options import ListOptions
 from data.source import SourceOptions, never_negatives
 from data.store.build import stored_if_large
+from data.store.collection import DOCUMENTS
+from data.views import Chosen, Derived, Joined, without
 
 # Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
 LABEL_FACTOR = 100
@@ -105,20 +105,41 @@ class FileConfig(SourceOptions):
         return self.reader().places()
 
     def build(self) -> Collection:
-        return stored_if_large(self, self.places(), self.build_stored)
+        reader = self.reader()
+        hub = reader.hub_sources()
+        return stored_if_large(
+            self,
+            reader.places(),
+            self._read,
+            contents={"path": {source.name: source.fingerprint for source in hub}} if hub else {},
+            num_rows=sum(len(source.rows) for source in hub),
+        )
 
     @property
     def stored_name(self) -> str:
         return Path(self.path).name.replace("*", "-")
 
-    def build_stored(self) -> Collection:
-        reader = self.reader()
+    def _read(self) -> Collection:
+        reader, documents = self.reader(), dict[str, str]()
         reader.announce()
-        documents: dict[str, str] = {}
         read = {
             split: group_by_query(reader.records(split), documents, self.relevant_from, reader.skipped)
             for split in reader.splits
         }
+        return self._assembled(reader, read, documents, None)
+
+    def build_stored(self, folder: Path) -> Collection:
+        reader, scratch = self.reader(), folder.with_name("rows")
+        scratch.mkdir()
+        reader.announce()
+        grouping = GroupingOnDisk(scratch, self.relevant_from, reader.skipped)
+        read = {split: grouping.group(split, reader.records(split)) for split in reader.splits}
+        return self._assembled(reader, read, *grouping.documents(folder / DOCUMENTS))
+
+    def _assembled(
+        self, reader: FileReader, read: Mapping[str, Lists], documents: Mapping[str, str], keys: np.ndarray | None
+    ) -> Collection:
+        """The collection of the lists of all splits. `keys` are those of the documents' texts, if they are known."""
         reader.skipped.announce(self._name)
         lists, files = read["train"], {split: found for split, found in read.items() if split != "train"}
         if not lists:
@@ -129,9 +150,8 @@ class FileConfig(SourceOptions):
         shares = {split: share for split, share in shares.items() if split not in files}
         degrees = self._degrees_of_splits(lists, files)
         members, missing = self._members(lists, files, shares, documents, degrees)
-        self._check_relevant_from([entry for found in (lists, *files.values()) for entry in found.values()])
-        collection = self._collection(documents, members, missing, degrees)
-        return replace(collection, skipped=tuple(reader.skipped.rows))
+        self._check_relevant_from([lists, *files.values()])
+        return self._collection(documents, keys, members, missing, degrees, reader.skipped.rows)
 
     def _members(
         self,
@@ -140,19 +160,21 @@ class FileConfig(SourceOptions):
         shares: Mapping[str, float],
         documents: Mapping[str, str],
         degrees: Mapping[str, str],
-    ) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
+    ) -> tuple[dict[str, Lists], dict[str, str]]:
         """The lists of disjoint splits: those of the files of dev and test, and `shares` of `lists`. Also why a split
         is left without a query."""
         kept, missing = _disjoint(self._name, {"train": lists, **files})
         train = kept.pop("train", {})
         held_out = hold_out(train, documents, shares, self.max_held_out, bool(degrees["train"]))
-        drawn = {split: {query_id: train[query_id] for query_id in ids} for split, ids in held_out.items()}
+        drawn: dict[str, Lists] = {
+            split: {query_id: train[query_id] for query_id in ids} for split, ids in held_out.items()
+        }
+        drawn["train"] = without(train, {query_id for ids in held_out.values() for query_id in ids})
         # A list that cannot be evaluated is not drawn: one with the query of a drawn list is dropped here.
         members, emptied = _disjoint(self._name, {**kept, **drawn})
         for split in files.keys() & members.keys():
             parts = evaluated_queries(members[split], bool(degrees[split]))
-            chosen = [query_id for part in parts for query_id in part]
-            members[split] = {query_id: members[split][query_id] for query_id in chosen}
+            members[split] = Chosen(members[split], chain(*parts))
         members = {split: lists for split, lists in members.items() if lists}
         none = {split: _why_none(split, share, len(lists)) for split, share in shares.items() if split not in members}
         return members, none | missing | emptied
@@ -170,46 +192,40 @@ class FileConfig(SourceOptions):
         found = {split: self._degrees(read) for split, read in {"train": lists, **files}.items()}
         known = next((split for split, reason in found.items() if reason), None)
         for split, read in files.items():
+            if known is None or found[split]:
+                continue
             levels = {label for entry in read.values() if entry.has_label_column for label in entry.labels.values()}
-            if known is not None and not found[split] and levels - {0.0, 1.0}:
+            if levels - {0.0, 1.0}:
                 found[split] = f"{found[known]} in data.{'path' if known == 'train' else f'{known}_path'}"
         return dict.fromkeys(SPLITS, found["train"]) | found
 
-    def _check_relevant_from(self, lists: Sequence[QueryGroup]) -> None:
-        labels = [entry.labels.values() for entry in lists if entry.has_label_column]
-        if self.relevant_from is not None and not any(label > 0 for values in labels for label in values):
-            reason = "no label is that high" if labels else "no row has a label"
-            raise ValueError(f"data.relevant_from={self.relevant_from:g}: {reason} in {self.path}")
+    def _check_relevant_from(self, splits: Sequence[Lists]) -> None:
+        if self.relevant_from is None:
+            return
+        has_labels = False
+        for entry in chain(*(lists.values() for lists in splits)):
+            has_labels = has_labels or entry.has_label_column
+            if entry.has_label_column and any(label > 0 for label in entry.labels.values()):
+                return
+        reason = "no label is that high" if has_labels else "no row has a label"
+        raise ValueError(f"data.relevant_from={self.relevant_from:g}: {reason} in {self.path}")
 
     def _collection(
         self,
-        documents: dict[str, str],
+        documents: Mapping[str, str],
+        keys: np.ndarray | None,
         members: Mapping[str, Lists],
         missing: Mapping[str, str],
         degrees: Mapping[str, str],
+        skipped: Sequence[Mapping[str, str]],
     ) -> Collection:
         adds_documents = self._adds_candidates or self.lists.random_fraction > 0
         levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
         scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
-        own = {split: {} if degrees[split] else _own_documents(documents, lists) for split, lists in members.items()}
+        own = self._own_documents(documents, keys, members, degrees)
         left_out = self.left_out(self._name, own)
         splits = {
-            split: Split(
-                queries={query_id: entry.query for query_id, entry in lists.items()},
-                qrels={
-                    query_id: entry.grades(scale)
-                    for query_id, entry in lists.items()
-                    if split == "train" or entry.can_be_evaluated
-                },
-                candidates=self._candidates(split, documents, lists, left_out[split], bool(degrees[split])),
-                weights={query_id: entry.weight for query_id, entry in lists.items() if entry.weight != 1},
-                prompts={query_id: entry.prompt for query_id, entry in lists.items() if entry.prompt is not None},
-                labels=_labels(split, lists, exact=bool(degrees[split]) or scale != 1),
-                own_documents=left_out[split],
-                degrees=degrees[split],
-                ranked=split == "train" or self._are_ranked(lists, bool(degrees[split])),
-                listed=split != "train" and (bool(degrees[split]) or self._ranks_own_documents(lists)),
-            )
+            split: self._split(split, documents, lists, scale, left_out[split], degrees[split])
             for split, lists in members.items()
         }
         parts: list[Mapping[str, object] | list[str]] = [
@@ -233,8 +249,56 @@ class FileConfig(SourceOptions):
             document_prompt=self.document_prompt,
             keep_queries_without_positives=not all(entry.has_positive for entry in train.values()),
             in_batch=self.in_batch,
+            skipped=tuple(skipped),
             node=current_node(),
         )
+
+    def _split(
+        self,
+        split: str,
+        documents: Mapping[str, str],
+        lists: Lists,
+        scale: int,
+        left_out: OwnDocuments,
+        degrees: str,
+    ) -> Split:
+        """The split of these lists: in memory if the documents are, else made from the stored lists when it is read."""
+        made = _in_memory if isinstance(documents, dict) else _as_it_is
+        return Split(
+            queries=made(_queries(lists)),
+            qrels=made(
+                Derived(
+                    lists,
+                    lambda _, entry: entry.grades(scale),
+                    None if split == "train" else lambda entry: entry.can_be_evaluated,
+                )
+            ),
+            candidates=made(self._candidates(split, documents, lists, left_out, bool(degrees))),
+            weights=made(Derived(lists, lambda _, entry: entry.weight, lambda entry: entry.weight != 1)),
+            prompts=made(Derived(lists, lambda _, entry: entry.prompt, lambda entry: entry.prompt is not None)),
+            labels=made(_labels(split, lists, exact=bool(degrees) or scale != 1)),
+            own_documents=left_out,
+            degrees=degrees,
+            ranked=split == "train" or self._are_ranked(lists, bool(degrees)),
+            listed=split != "train" and (bool(degrees) or self._ranks_own_documents(lists)),
+        )
+
+    def _own_documents(
+        self,
+        documents: Mapping[str, str],
+        keys: np.ndarray | None,
+        members: Mapping[str, Lists],
+        degrees: Mapping[str, str],
+    ) -> dict[str, OwnDocuments]:
+        """The documents of each split that are a query itself; none if labels are degrees."""
+        if keys is None and not all(degrees[split] for split in members):
+            keys = text_keys(documents.values())
+        return {
+            split: {}
+            if degrees[split]
+            else equal_documents(documents, _queries(lists), Derived(lists, lambda _, entry: entry.labels.keys()), keys)
+            for split, lists in members.items()
+        }
 
     @property
     def _adds_candidates(self) -> bool:
@@ -242,8 +306,10 @@ class FileConfig(SourceOptions):
 
     def _ranks_own_documents(self, lists: Lists) -> bool:
         """Whether the candidates of held-out queries are the documents that are listed with each."""
-        ranked = [entry for entry in lists.values() if entry.can_be_evaluated]
-        return not self._adds_candidates and sum(entry.compares for entry in ranked) * 2 >= len(ranked)
+        if self._adds_candidates:
+            return False
+        compare = [entry.compares for entry in lists.values() if entry.can_be_evaluated]
+        return sum(compare) * 2 >= len(compare)
 
     def _are_ranked(self, lists: Lists, degrees: bool) -> bool:
         """Whether the candidates of held-out queries are ranked: by BM25, or by a teacher's scores of all of them."""
@@ -259,34 +325,40 @@ class FileConfig(SourceOptions):
         test: the listed documents in random order with score 0 (or the teacher's scores, if there are labels too), or
         the candidates of the source. Queries without a relevant document have none, since no ranking is measured.
         """
-        train = split == "train"
-        ranked = {query_id: entry for query_id, entry in lists.items() if train or entry.can_be_evaluated}
-        own = train or degrees or self._ranks_own_documents(lists)
-        found: Candidates = {}
-        if not own or (train and self._adds_candidates):
-            queries = {split: {query_id: entry.query for query_id, entry in ranked.items()}}
-            found = self.candidates.build(documents, queries, self.cache, left_out)[split]
-        empty: Candidates = {query_id: [] for query_id in lists if query_id not in ranked}
-        if not own:
-            return {**found, **empty}
-        if train:
-            return {
-                query_id: [*entry.scores.items(), *_unscored(found.get(query_id, []), entry)]
-                for query_id, entry in lists.items()
-            }
-        return {**{query_id: _ranked(query_id, entry) for query_id, entry in ranked.items()}, **empty}
+        if split == "train":
+            added: Candidates = {}
+            if self._adds_candidates:
+                added = self.candidates.build(documents, {split: _queries(lists)}, self.cache, left_out)[split]
+            return Derived(lists, lambda query, entry: [*entry.scores.items(), *_unscored(added.get(query, []), entry)])
+        ranked = Derived(lists, lambda _, entry: entry, lambda entry: entry.can_be_evaluated)
+        not_ranked: Candidates = Derived(lists, lambda *_: [], lambda entry: not entry.can_be_evaluated)
+        if degrees or self._ranks_own_documents(lists):
+            return Joined(Derived(ranked, _ranked), not_ranked)
+        found = self.candidates.build(documents, {split: _queries(ranked)}, self.cache, left_out)[split]
+        return Joined(found, not_ranked)
 
 
-def _labels(split: str, lists: Mapping[str, QueryGroup], *, exact: bool) -> dict[str, dict[str, float]]:
+def _in_memory(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(mapping.items())
+
+
+def _as_it_is(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping
+
+
+def _queries(lists: Lists) -> Mapping[str, str]:
+    return Derived(lists, lambda _, entry: entry.query)
+
+
+def _labels(split: str, lists: Lists, *, exact: bool) -> Mapping[str, dict[str, float]]:
     """The labels of a split: those of dev and test only if `exact` ones are needed, or the grades do not have all."""
     if split == "train":
-        return {query_id: entry.labels for query_id, entry in lists.items()}
+        return Derived(lists, lambda _, entry: entry.labels)
     return labels_of(lists) if exact or not all(entry.can_be_evaluated for entry in lists.values()) else {}
 
 
-def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, dict[str, QueryGroup]], dict[str, str]]:
-    texts = {split: {query_id: entry.query for query_id, entry in lists.items()} for split, lists in splits.items()}
-    return disjoint_splits(name, texts, splits)
+def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, Lists], dict[str, str]]:
+    return disjoint_splits(name, {split: _queries(lists) for split, lists in splits.items()}, splits)
 
 
 def _why_none(split: str, share: float, num_lists: int) -> str:
@@ -295,11 +367,6 @@ def _why_none(split: str, share: float, num_lists: int) -> str:
     if share > 0:
         reason = f"its {num_lists} queries are too few, or too few of them can be evaluated, to hold one out"
     return in_node(f"no {split} split: {reason}; name a file of {split} queries (data.{split}_path=FILE)")
-
-
-def _own_documents(documents: Mapping[str, str], lists: Lists) -> OwnDocuments:
-    queries = {query_id: entry.query for query_id, entry in lists.items()}
-    return equal_documents(documents, queries, {query_id: entry.labels.keys() for query_id, entry in lists.items()})
 
 
 def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[str, float]]:

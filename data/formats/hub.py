@@ -28,6 +28,11 @@ class HubSource:
         return ((f"{self.name}:{number}", row) for number, row in enumerate(self.rows, start=1))
 
     @property
+    def fingerprint(self) -> str:
+        """What `datasets` calls the fingerprint of the rows: it changes with their content."""
+        return self.rows._fingerprint
+
+    @property
     def first(self) -> Mapping[str, Any] | None:
         return next(iter(self.rows), None)
 

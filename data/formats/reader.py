@@ -13,7 +13,7 @@ from data.collection import SPLITS
 from data.formats.by_id import COLUMNS, ById, Ids
 from data.formats.columns import ListRecord
 from data.formats.file_format import FileFormat, Record, names_below
-from data.formats.hub import find_hub_splits, find_hub_texts, is_hub_id
+from data.formats.hub import HubSource, find_hub_splits, find_hub_texts, is_hub_id
 from data.formats.layouts import NAMES
 from data.formats.records import read_records
 from data.formats.skipped import SkippedRows, readable
@@ -186,12 +186,24 @@ class FileReader:
             places[option] = names_below([source.file for source in sources if source.file is not None], path)
         return places | {key: files for key, files in self._beside().items() if key not in places}
 
-    def _beside(self) -> dict[str, dict[str, Path]]:
-        """The files beside those of the rows whose texts these name by id."""
+    def hub_sources(self) -> list[HubSource]:
+        """What is read of the hub: rows, and the texts that these name by id."""
+        if not self.paths.on_hub:
+            return []
+        rows = [source for found in self.sources.splits.values() for source in found]
+        texts = [source for role in self._roles for source in self.text_sources(role)]
+        return [source for source in (*rows, *texts) if isinstance(source, HubSource)]
+
+    @cached_property
+    def _roles(self) -> list[str]:
+        """What rows name by id: queries, documents, both or neither."""
         firsts = [source.first for files in self.sources.splits.values() for source in files]
         named = {name for row in firsts if row is not None for name in Ids.of(row, self.columns, self.ignored).columns}
-        roles = {"queries" if name == "query_id" else "documents" for name in named}
-        files = {role: [s.file for s in self.text_sources(role) if s.file is not None] for role in sorted(roles)}
+        return sorted({"queries" if name == "query_id" else "documents" for name in named})
+
+    def _beside(self) -> dict[str, dict[str, Path]]:
+        """The files beside those of the rows whose texts these name by id."""
+        files = {role: [s.file for s in self.text_sources(role) if s.file is not None] for role in self._roles}
         return {TEXT_PATHS[role]: {file.name: file for file in found} for role, found in files.items() if found}
 
 

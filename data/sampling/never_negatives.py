@@ -7,15 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.collection import Collection, normalised
-from data.hashing import text_hash
+from data.collection import Collection, normalised, text_key
 
 MAX_CACHED_KEYS = 2**18
-
-
-def text_key(text: str) -> int:
-    """A hash that equal texts share; `data.collection.normalised` says which are equal."""
-    return text_hash(normalised(text))
 
 
 class SourceTexts:

@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import data
@@ -29,23 +30,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STORED_FROM = 2**26  # bytes of files: smaller data sets are read quickly and stay in memory
+STORED_FROM_ROWS = 150_000  # rows of the hub, whose files are not at hand
 NOT_STORED = frozenset({"cache_dir"})  # options that change nothing in the collection
 
 
 def stored_if_large(
-    options: SourceOptions, files: Mapping[str, Mapping[str, Path]], read: Callable[[], Collection]
+    options: SourceOptions,
+    files: Mapping[str, Mapping[str, Path]],
+    read: Callable[[], Collection],
+    *,
+    contents: Mapping[str, Any] = MappingProxyType({}),
+    num_rows: int = 0,
 ) -> Collection:
     """The collection that `read` gives, of the data set with these options and files. If the files are large, it is in
-    memory-mapped files of the cache, and `options.build_stored()` makes it.
+    memory-mapped files of the cache, and `options.build_stored(folder)` makes it. `contents` identifies what is read
+    beside the files, which has `num_rows`.
 
     The cache is found by the content of the files, the options and the code that reads them, so a stale one is never
     opened.
     """
     paths = {file for named in files.values() for file in named.values()}
-    if not all(file.is_file() for file in paths) or sum(file.stat().st_size for file in paths) < STORED_FROM:
+    if not all(file.is_file() for file in paths):
         return read()  # it says which file is missing
+    if num_rows < STORED_FROM_ROWS and sum(file.stat().st_size for file in paths) < STORED_FROM:
+        return read()
     digests = {key: {name: file_digest(file) for name, file in named.items()} for key, named in files.items()}
-    return open_stored(options, digests)
+    return open_stored(options, {**contents, **digests})
 
 
 def open_stored(options: SourceOptions, contents: Mapping[str, Any]) -> Collection:
@@ -159,7 +169,7 @@ def build_here(options: SourceOptions, path: Path) -> None:
     package.addHandler(kept)
     package.propagate = False
     try:
-        write_collection(path, options.build_stored(), kept.messages)
+        write_collection(path, options.build_stored(path), kept.messages)
     finally:
         package.propagate = True
         package.removeHandler(kept)

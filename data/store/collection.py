@@ -10,11 +10,12 @@ from typing import Any
 
 from data.collection import Collection, Split
 from data.sampling.list_options import ListOptions
-from data.store.lists import StoredLists, write_lists
+from data.store.lists import StoredLists, StoredValues, write_lists, write_values
 from data.store.texts import StoredTexts, write_texts
 
 META = "collection.json"
-SPLIT_VALUES = ("weights", "degrees", "ranked", "listed")  # of a split, in META
+DOCUMENTS = "documents"  # the folder of documents that belong to this collection alone
+SPLIT_VALUES = ("degrees", "ranked", "listed")  # of a split, in META
 COLLECTION_VALUES = (
     "name", "fingerprint", "missing", "query_prompt", "document_prompt", "keep_queries_without_positives", "in_batch",
     "node", "skipped",
@@ -23,11 +24,12 @@ COLLECTION_VALUES = (
 
 def write_collection(folder: Path, collection: Collection, messages: list[str]) -> None:
     """Write a collection. Documents that are stored elsewhere stay there; `messages` are said when it is opened."""
-    folder.mkdir(parents=True)
-    documents = collection.documents
-    place = str(documents.folder.absolute()) if isinstance(documents, StoredTexts) else "documents"
+    folder.mkdir(parents=True, exist_ok=True)
+    documents, place = collection.documents, DOCUMENTS
     if not isinstance(documents, StoredTexts):
         documents = write_texts(folder / place, documents.items())
+    elif documents.folder != folder / place:
+        place = str(documents.folder.absolute())
     meta: dict[str, Any] = {name: getattr(collection, name) for name in COLLECTION_VALUES}
     meta["skipped"] = list(collection.skipped)
     meta |= {"messages": messages, "documents": place, "available": sorted(collection.available)}
@@ -47,6 +49,7 @@ def open_collection(folder: Path, lists: ListOptions) -> tuple[Collection, list[
         excluded=_as_sets(meta["excluded"]),
         available=frozenset(meta["available"]),
         lists=lists,
+        is_checked=True,
         **{name: meta[name] for name in COLLECTION_VALUES},
     )
     return collection, meta["messages"]
@@ -76,19 +79,22 @@ def _write_split(folder: Path, split: Split, documents: StoredTexts) -> dict[str
         write_lists(folder / "labels", split.labels, queries, documents)
     if split.prompts:
         write_texts(folder / "prompts", split.prompts.items())
+    if split.weights:
+        write_values(folder / "weights", split.weights, queries)
     meta = {name: getattr(split, name) for name in SPLIT_VALUES}
-    return {**meta, "weights": dict(split.weights), "own_documents": _as_lists(split.own_documents)}
+    return {**meta, "own_documents": _as_lists(split.own_documents)}
 
 
 def _open_split(folder: Path, meta: Mapping[str, Any], documents: StoredTexts) -> Split:
     queries = StoredTexts(folder / "queries")
-    labels, prompts = folder / "labels", folder / "prompts"
+    labels, prompts, weights = (folder / name for name in ("labels", "prompts", "weights"))
     return Split(
         queries=queries,
         qrels=StoredLists[dict[str, int]](folder / "qrels", queries, documents, dict),
         candidates=StoredLists[list[tuple[str, float]]](folder / "candidates", queries, documents, list),
         labels=StoredLists[dict[str, float]](labels, queries, documents, dict) if labels.is_dir() else {},
         prompts=StoredTexts(prompts) if prompts.is_dir() else {},
+        weights=StoredValues(weights, queries) if weights.is_dir() else {},
         own_documents=_as_sets(meta["own_documents"]),
         **{name: meta[name] for name in SPLIT_VALUES},
     )
@@ -106,5 +112,5 @@ assert {field.name for field in fields(Collection)} == {
     *COLLECTION_VALUES, "documents", "splits", "excluded", "available", "lists",
 }  # fmt: skip  # a new field must be stored too
 assert {field.name for field in fields(Split)} == {
-    *SPLIT_VALUES, "queries", "qrels", "candidates", "labels", "prompts", "own_documents",
+    *SPLIT_VALUES, "queries", "qrels", "candidates", "labels", "prompts", "weights", "own_documents",
 }  # fmt: skip
