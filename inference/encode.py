@@ -19,13 +19,20 @@ def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Seq
     each text, None: the model's own."""
 
     def tokenize(part: slice) -> dict[str, list[list[int]]]:
-        encoded = []
-        for prompt, pairs in groupby(zip(prompts[part], texts[part], strict=True), key=lambda pair: pair[0]):
-            options = {} if prompt is None else {"prompt": prompt}
-            encoded.append(tokenizer([text for _, text in pairs], role=role, **options))
-        return {name: [row for group in encoded for row in group[name]] for name in encoded[0]}
+        return tokenize_part(tokenizer, texts[part], role, prompts[part])
 
     return tokenize_sharded(tokenize, len(texts))
+
+
+def tokenize_part(
+    tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]
+) -> dict[str, list[list[int]]]:
+    """Tokenise texts on this rank alone, to lists of ids."""
+    encoded = []
+    for prompt, pairs in groupby(zip(prompts, texts, strict=True), key=lambda pair: pair[0]):
+        options = {} if prompt is None else {"prompt": prompt}
+        encoded.append(tokenizer([text for _, text in pairs], role=role, **options))
+    return {name: [row for group in encoded for row in group[name]] for name in encoded[0]}
 
 
 def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:

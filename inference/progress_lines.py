@@ -17,23 +17,41 @@ LINE_EVERY_S = 30.0
 T = TypeVar("T")
 
 
-def show_progress(items: Iterable[T], what: str, total: int, unit: str = "batch") -> Iterator[T]:
-    """Yield `items`, of which there are `total`, and show how far the caller is. A loop of a few seconds shows
+class Progress:
+    """How far a long loop over `total` units is; `done` of them were there already. A loop of a few seconds shows
     nothing."""
-    if not is_main():
-        yield from items
-    elif sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit=unit, delay=BAR_AFTER_S, leave=False)
-    else:
-        yield from _with_lines(items, what, total, unit)
 
+    def __init__(self, what: str, total: int, unit: str = "batches", done: int = 0) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = self.first = done
+        self.started = self.reported = time.monotonic()
+        on_terminal = is_main() and sys.stderr.isatty()
+        options = {"initial": done, "unit": f" {unit}", "delay": BAR_AFTER_S, "leave": False}
+        self.bar = tqdm(desc=what, total=total, **options) if on_terminal else None
 
-def _with_lines(items: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
-    started = reported = time.monotonic()
-    for done, item in enumerate(items):
+    def advance(self, count: int = 1) -> None:
+        """Note that `count` more units are done."""
+        self.done = min(self.done + count, self.total)
         now = time.monotonic()
-        if done and now - reported >= LINE_EVERY_S:
-            reported, left_s = now, (now - started) / done * (total - done)
+        if self.bar is not None:
+            self.bar.update(self.done - self.bar.n)
+        elif is_main() and self.first < self.done < self.total and now - self.reported >= LINE_EVERY_S:
+            self.reported, left_s = now, (now - self.started) / (self.done - self.first) * (self.total - self.done)
             left = f"{left_s / 60:.0f} min" if left_s >= 60 else f"{left_s:.0f} s"
-            print(f"{what}: {done:,} of {total:,} {unit}es, about {left} left", file=sys.stderr, flush=True)
-        yield item
+            line = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, about {left} left"
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def show_progress(items: Iterable[T], what: str, total: int, unit: str = "batches") -> Iterator[T]:
+    """Yield `items`, of which there are `total`, and show how far the caller is."""
+    progress = Progress(what, total, unit)
+    try:
+        for item in items:
+            yield item
+            progress.advance()
+    finally:
+        progress.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -46,18 +46,31 @@ def represent_sequences(
     """
     assert len(sequences), "nothing to score"
     own = chunks_of_rank(collator.plan(sequences.lengths.tolist()), rank(), world_size())
-    outputs: list[dict[str, Tensor]] = []
-    with evaluation_mode(runner.model), torch.no_grad():
-        for chunk in show_progress(own, "scoring", len(own)):
-            features = collator.collate(sequences, chunk or [0])
-            features = {name: values.to(runner.device) for name, values in features.items()}
-            with _explain_out_of_memory(features):
-                output = runner.forward(features)
-            representations = {name: collator.per_sequence(output[name], features) for name in names or output}
-            outputs.append({name: values[: len(chunk)].float() for name, values in representations.items()})
+    outputs = list(run_chunks(runner, sequences, collator, show_progress(own, "scoring", len(own)), names))
     indices = [index for chunk in own for index in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
     return gather_rows(local, indices, len(sequences))
+
+
+def run_chunks(
+    runner: Runner,
+    sequences: TokenSequences,
+    collator: Collator,
+    chunks: Iterable[list[int]],
+    names: Sequence[str] | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the representations of each chunk of indices, float32 [len(chunk), ...], as the model gives them.
+
+    It runs in evaluation mode. For an empty chunk the first sequence runs, and the result is dropped.
+    """
+    with evaluation_mode(runner.model):
+        for chunk in chunks:
+            features = collator.collate(sequences, chunk or [0])
+            features = {name: values.to(runner.device) for name, values in features.items()}
+            with torch.no_grad(), _explain_out_of_memory(features):
+                output = runner.forward(features)
+            representations = {name: collator.per_sequence(output[name], features) for name in names or output}
+            yield {name: values[: len(chunk)].float() for name, values in representations.items()}
 
 
 @contextmanager

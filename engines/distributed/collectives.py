@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -96,6 +96,20 @@ def broadcast_object(value: T, group: Any = None) -> T:
     holder = [value if rank() == 0 else None]
     dist.broadcast_object_list(holder, src=0, group=group)
     return holder[0]  # type: ignore[return-value]
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Run `action` on rank 0 and return its result on every rank. Its ValueError or OSError is raised on all."""
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if rank() == 0:
+        try:
+            outcome = (action(), None)
+        except (ValueError, OSError) as error:
+            outcome = (None, error)
+    value, error = broadcast_object(outcome)
+    if error is not None:
+        raise error
+    return value
 
 
 def all_agree(flag: bool) -> bool:
