@@ -219,7 +219,7 @@ class VectorFiles:
         width = values.shape[1] * values.itemsize
         with file.open("r+b", buffering=0) as stream:
             begin = os.fstat(stream.fileno()).st_size - self.layout.rows * width
-            left = memoryview(np.ascontiguousarray(values)).cast("B")
+            left = np.ascontiguousarray(values).data.cast("B")
             place = begin + rows.start * width
             while left:
                 written = os.pwrite(stream.fileno(), left, place)

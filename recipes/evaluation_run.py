@@ -117,7 +117,7 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
     if not is_retriever:
         settings.model.check(needs_head=True)  # before the data is read
     collection = build_data(settings)
-    check_split(settings, collection)
+    check_split(settings.split, collection)
     settings = fit_evaluation(settings, collection)
     measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
     summary = measure_model(settings, collection)
@@ -144,18 +144,18 @@ def build_data(settings: EvaluationConfig) -> Collection:
     return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
 
 
-def check_split(settings: EvaluationConfig, collection: Collection) -> None:
+def check_split(split: str, collection: Collection) -> None:
     """Raise ValueError if the data have no such split; it names those that there are."""
     data = collection.evaluated
-    if settings.split not in data.splits and settings.split not in data.missing:
+    if split not in data.splits and split not in data.missing:
         found = " or ".join(f"split={name}" for name in data.splits)
-        meant = SPLITS_OF_OTHERS.get(settings.split)
-        close = [meant] if meant in data.splits else difflib.get_close_matches(settings.split, list(data.splits), n=1)
+        meant = SPLITS_OF_OTHERS.get(split)
+        close = [meant] if meant in data.splits else difflib.get_close_matches(split, list(data.splits), n=1)
         raise ValueError(
-            f"data {data.name} has no {settings.split} split: {''.join(f'did you mean {name}? ' for name in close)}add "
+            f"data {data.name} has no {split} split: {''.join(f'did you mean {name}? ' for name in close)}add "
             f"its judgements, or choose {found or 'other data'}"
         )
-    collection.split(settings.split)
+    collection.split(split)
 
 
 def fit_evaluation(settings: EvaluationConfig, collection: Collection) -> EvaluationConfig:

@@ -106,9 +106,9 @@ def on_main(action: Callable[[], T]) -> T:
             outcome = (action(), None)
         except (ValueError, OSError) as error:
             outcome = (None, error)
-    value, error = broadcast_object(outcome)
-    if error is not None:
-        raise error
+    value, failure = broadcast_object(outcome)
+    if failure is not None:
+        raise failure
     return value
 
 

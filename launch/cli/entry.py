@@ -29,15 +29,20 @@ from runs.source_tree import CONF, PACKAGES, ROOT
 Main = Callable[[Any], object]  # called with the settings, an object of the class that the configuration's root names
 
 
-def run(main: Main, config_name: str = "train", about: str | None = None) -> None:
+def run(
+    main: Main,
+    config_name: str = "train",
+    about: str | None = None,
+    option_names: Mapping[str, str] | None = None,
+) -> None:
     """Compose `config_name` from the command line and call `main` with the settings. `about` is the first part of
-    --help.
+    --help, `option_names` are those of `report_errors`.
 
     Hydra's own main function runs only for --multirun, --cfg hydra and --info. So by default there is no Hydra
     directory or log file, and the working directory does not change. Under --multirun every job is named
     run_name-OVERRIDES, and what `main` returns is the value that a sweeper (Optuna) optimises.
     """
-    with report_errors():
+    with report_errors(option_names):
         arguments = parse_arguments()
         config_name = arguments.config_name or config_name
         if arguments.help:

@@ -17,7 +17,12 @@ from launch.cli.help import experiments_part, help_page
 from launch.cli.overrides import config_folders, groups
 from runs.source_tree import CONF, ROOT
 
-SETTINGS = {"train": "train", "evaluate": "evaluate", "reason": "reason"}  # command: its configuration
+SETTINGS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "reason": "reason",
+    "encode": "encode",
+}  # command: its configuration
 FLAGS = ["rerank", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
 
@@ -100,7 +105,7 @@ def test_groups_have_their_choices_and_settings_their_comments():
     assert re.search(r"^  output=null +FILE: also write", help_page("", "evaluate", config_folders(None)), re.M)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "reason"])
+@pytest.mark.parametrize("command", ["evaluate", "reason", "encode"])
 def test_a_command_without_losses_lists_no_experiments(command):
     page = help_page("About.", command, config_folders(None))
     assert "+exp=" not in page

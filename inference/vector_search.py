@@ -1,0 +1,58 @@
+"""Search stored vectors of any precision by float32 queries, block by block, on all ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engines.distributed.collectives import gather_rows
+from engines.distributed.process_group import rank, world_size
+from inference.search import BlockSearch, ExactIndex, Index, pack, unpack
+from inference.vectors import StoredVectors
+from losses.math.similarity import DOT, similarity_named
+
+DOCUMENT_BLOCK = 16384
+RESCORED_AT_ONCE = 2**24  # values of documents that are rescored at once: 64 MiB
+
+
+def search_stored(
+    queries: Tensor,
+    stored: StoredVectors,
+    depth: int,
+    *,
+    hamming: bool = False,
+    rescore: int | None = None,
+    query_block: int = 256,
+    index: type[Index] = ExactIndex,
+) -> tuple[Tensor, Tensor]:
+    """Find the `depth` best stored vectors for each query: scores and rows [queries, min(depth, n)], best first, the
+    same on all ranks. `queries` [queries, dim or more] float32 are a model's embeddings.
+
+    The score is the dot product of the query with the vector as `StoredVectors.block` gives it: float32, float16, int8
+    dequantised, or signs. With `hamming` the queries are signs too, so that the order is that of the Hamming distance
+    d: the score is dim - 2 d. With `rescore` the `rescore` times `depth` nearest by Hamming are then ordered by the
+    float32 queries. Equal scores are in the order of the rows.
+    """
+    queries = similarity_named(stored.similarity).comparable(queries, stored.dim)
+    first = torch.where(queries > 0, 1.0, -1.0) if hamming or rescore else queries
+    search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=DOT, index=index)
+    for block in stored.blocks(DOCUMENT_BLOCK):
+        block = torch.where(block > 0, 1.0, -1.0) if first is not queries and stored.precision != "binary" else block
+        search.add(block.to(queries.device))
+    scores, rows = search.result()
+    return _rescore(queries, stored, rows, depth) if rescore else (scores, rows)
+
+
+def _rescore(queries: Tensor, stored: StoredVectors, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The `depth` best of each query's `rows`, by the queries as they are. Blocks of queries are shared over the
+    ranks."""
+    size = max(1, RESCORED_AT_ONCE // (rows.shape[1] * stored.dim))
+    blocks = torch.arange(len(queries)).split(size)[rank() :: world_size()]
+    keys = [torch.empty(0, min(depth, rows.shape[1]), dtype=torch.int64, device=queries.device)]
+    for places in blocks:
+        chosen = rows[places]
+        documents = stored.rows(chosen.flatten().cpu()).view(*chosen.shape, -1).to(queries.device)
+        scores = DOT.pairs(queries[places], documents)
+        keys.append(pack(scores, chosen).topk(keys[0].shape[1], dim=1).values)
+    positions = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.int64)
+    return unpack(gather_rows({"keys": torch.cat(keys)}, positions, len(queries))["keys"])

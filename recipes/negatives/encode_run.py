@@ -1,0 +1,147 @@
+"""An encoding run: the documents of a data set, or the queries of a split, become vectors in a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data.candidates import bm25_options_of
+from data.collection import Collection
+from engines.distributed import process_group
+from engines.distributed.heartbeat import OnLostRank
+from engines.precision import MixedPrecision, check_precision, uses_bf16
+from evaluation.evaluator import Prompts
+from inference.fingerprint import model_key
+from inference.quantize import Precision
+from inference.vector_files import in_mebibytes
+from inference.vectors import StoredVectors, encode_texts
+from recipes.checks.compatibility import check_is_data, check_is_model
+from recipes.evaluation_run import CandidatesOfSplits, check_split
+from recipes.prompts import expect_prompts
+from recipes.run_config import check_timeout
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """What is encoded, and how its vectors are stored."""
+
+    role: Literal["documents", "queries"] = "documents"
+    precision: Precision = "fp32"
+    dim: int | None = None  # the first dimensions alone
+    calibration: int | None = None  # texts from which the ranges of int8 are taken
+    token_budget: int = 16384
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "token_budget"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"encode.{name}={value} must be at least 1")
+        if self.calibration is not None and self.calibration < 2:
+            raise ValueError(f"encode.calibration={self.calibration} must be null or at least 2: a range has two ends")
+        if self.calibration is not None and self.precision != "int8":
+            raise ValueError(f"encode.calibration: encode.precision={self.precision} has no ranges, leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """The root of conf/encode.yaml."""
+
+    model: Any  # models.capabilities.ModelOptions
+    data: Any
+    output: str
+    encode: EncodeOptions
+    split: str = "test"
+    precision: str = "auto"
+    seed: int = 42
+    timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_timeout(self.timeout_s)
+        check_is_model("model", self.model)
+        check_is_data(self.data)
+        if "embedding" not in self.model.outputs:
+            what = "has no vectors" if self.model.retrieves_by_itself else "scores pairs and gives no vector of a text"
+            raise ValueError(f"{_name(self.model)} {what}: choose model=bi_encoder")
+
+
+def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) -> StoredVectors:
+    """Encode, print what was written where, and return the vectors."""
+    process_group.start(settings.timeout_s, on_lost_rank)
+    settings.model.check()  # before the data is read
+    collection = read_data(settings)
+    device = process_group.device()
+    model = settings.model.build(settings.seed).to(device)
+    check_dimension(settings.encode.dim, model.dimension)
+    expect_prompts(model, collection)
+    texts, prompts = chosen_texts(settings, collection)
+    bf16 = uses_bf16(settings.precision, device)
+    stored = encode_texts(
+        MixedPrecision(model, bf16),
+        model.tokenizer,
+        texts,
+        Path(settings.output),
+        role="document" if settings.encode.role == "documents" else "query",
+        prompts=prompts,
+        precision=settings.encode.precision,
+        token_budget=settings.encode.token_budget,
+        key=model_key(model, precision="bf16" if bf16 else "fp32"),
+        dim=settings.encode.dim,
+        calibration=settings.encode.calibration,
+        replace=False,
+    )
+    if process_group.is_main():
+        print_result(stored, collection.name, settings)
+    process_group.stop()
+    return stored
+
+
+def read_data(settings: EncodeConfig) -> Collection:
+    """The collection that is encoded, without candidates: nobody reads them."""
+    data = settings.data
+    if settings.encode.role == "queries":
+        data = data.map_sources(lambda source: source.for_evaluation(settings.split))
+    if (bm25 := bm25_options_of(getattr(data, "candidates", None))) is not None:
+        data = replace(data, candidates=CandidatesOfSplits(bm25, ()))
+    collection = data.build()
+    if settings.encode.role == "queries":
+        check_split(settings.split, collection)
+    return collection.evaluated
+
+
+def chosen_texts(
+    settings: EncodeConfig, collection: Collection
+) -> tuple[Mapping[str, str], str | Sequence[str | None] | None]:
+    """The texts that are encoded, and their prompts."""
+    if settings.encode.role == "documents":
+        return collection.documents, collection.document_prompt
+    split = collection.split(settings.split)
+    if not split.prompts:
+        return split.queries, collection.query_prompt
+    return split.queries, Prompts.of(collection).of_queries(split, split.queries)
+
+
+def check_dimension(dim: int | None, own: int | None) -> None:
+    """Raise ValueError if the model has fewer dimensions than are to be stored."""
+    if dim is not None and own is not None and dim > own:
+        raise ValueError(f"encode.dim={dim}: the model's embeddings have {own} dimensions, choose 1 to {own}")
+
+
+def print_result(stored: StoredVectors, name: str, settings: EncodeConfig) -> None:
+    """Print what the folder holds."""
+    what = f"{len(stored):,} {settings.encode.role}"
+    cut = stored.meta["truncated"]
+    print(
+        f"{name}: {what}, {stored.dim} dimensions, {stored.precision}, compared by {stored.similarity}, "
+        f"{in_mebibytes(stored.stored.nbytes)} in {stored.folder}"
+    )
+    if cut:
+        print(f"{cut:,} of {what} ({cut / len(stored):.0%}) were cut at the model's length: model.max_length raises it")
+
+
+def _name(model: Any) -> str:
+    return f"model={getattr(model, 'name', '') or type(model).__name__.removesuffix('Config')}"
