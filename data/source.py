@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.candidates import BM25Candidates, CandidateSource, RunFileCandidates
 from data.collection import JUDGED_LISTS, Collection, Judgements, Split, content_hash
@@ -46,6 +46,8 @@ class SourceOptions(ABC):
     relevant_from: float | None = None  # labels below it become 0, not relevant
     in_batch: bool = True  # losses with in-batch negatives compare its training lists with each other
     loss: Any = None  # in a mixture: of steps with its lists; null: the run's
+
+    has_ids: ClassVar[bool] = True  # queries and documents have ids of their own; else they are known by their texts
 
     def __post_init__(self) -> None:
         if not 0 <= self.dev_fraction < 1:

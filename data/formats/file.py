@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -70,6 +70,8 @@ class FileConfig(SourceOptions):
     lists: ListOptions = field(
         default_factory=lambda: ListOptions(positives=None, random_fraction=0.0, hard_depth=1000)
     )
+
+    has_ids: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,247 @@
+"""Teacher scores: the score of every listed document by a reranker or an embedder, written for training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import IO, Any
+
+from data.collection import Collection, Split
+from data.truncation import Truncation, cut_line
+from engines.distributed import process_group
+from engines.distributed.heartbeat import OnLostRank
+from engines.precision import MixedPrecision, check_precision, uses_bf16
+from evaluation.evaluator import Prompts
+from inference.fingerprint import model_key
+from recipes.checks.compatibility import check_is_data, check_is_model
+from recipes.negatives.output import Output, check_output_path
+from recipes.negatives.rows import rounded, write_list
+from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
+from recipes.prompts import expect_prompts
+from recipes.run_config import check_timeout
+
+logger = logging.getLogger(__name__)
+
+RUNS = (".run", ".trec")
+SUFFIXES = (".jsonl", *RUNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """The root of conf/score.yaml."""
+
+    model: Any
+    data: Any
+    output: str | None = None
+    split: str | None = None  # None: all
+    depth: int = 100  # candidates of a query that are scored, beside the judged documents
+    precision: str = "fp32"
+    token_budget: int = 16384
+    overwrite: bool = False
+    seed: int = 42
+    timeout_s: float = 1800.0
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_timeout(self.timeout_s)
+        check_is_model("model", self.model)
+        check_is_data(self.data)
+        check_one_data_set(self.data)
+        check_scores(self.model)
+        check_output_path(self.output, SUFFIXES)
+        for name in ("depth", "token_budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.writes_run and not self.has_ids:
+            raise ValueError(f"output={self.output}: rows of a file have no ids, which a run needs: name a .jsonl file")
+
+    @property
+    def path(self) -> Path:
+        assert self.output is not None
+        return Path(self.output)
+
+    @property
+    def writes_run(self) -> bool:
+        return self.path.name.removesuffix(".gz").endswith(RUNS)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the data have ids of their own. Else rows are written with their texts."""
+        return getattr(self.data, "has_ids", True)
+
+
+def check_one_data_set(options: Any) -> None:
+    """Raise ValueError if the data are a mixture."""
+    if getattr(options, "sources", None) is not None:
+        raise ValueError("data is a mixture: give one of its data sets at a time (data=file data.path=FILE)")
+
+
+def check_scores(model: Any) -> None:
+    """Raise ValueError if the model gives no score of a query and a document."""
+    if model.retrieves_by_itself:
+        raise ValueError(f"model={model.name} gives no teacher scores: choose a reranker or an embedder")
+    if not {"score", "embedding"} & set(model.outputs):
+        raise ValueError("model gives neither scores nor embeddings: choose a reranker or an embedder")
+
+
+def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
+    """Score the lists and write the output. Returns the share of lists whose best document is a relevant one (NaN if no
+    list has labels)."""
+    process_group.start(settings.timeout_s, on_lost_rank)
+    started = perf_counter()
+    settings.model.check(needs_head=True)  # before the data is read
+    collection = settings.data.build()
+    splits = chosen_splits(collection, settings.split)
+    device = process_group.device()
+    model = settings.model.build(settings.seed).to(device)
+    expect_prompts(model, collection)
+    bf16 = uses_bf16(settings.precision, device)
+    key = {
+        **keys_of_model(model, bf16),
+        "data": collection.fingerprint,
+        "splits": ", ".join(splits),
+        "depth": str(settings.depth),
+    }
+    output = Output(settings.path, key, settings.overwrite)
+    if output.is_made():
+        logger.warning("output=%s is there already, made by this model from these data", settings.path)
+        process_group.stop()
+        return math.nan
+    runner = MixedPrecision(model, bf16)
+    with output.locked():
+        scored = {
+            name: score_in_blocks(
+                lists_of(split, collection, settings.depth if settings.has_ids else 0),
+                runner,
+                model.tokenizer,
+                output.folder / name,
+                key,
+                settings.token_budget,
+            )
+            for name, split in splits.items()
+        }
+        agreement = Agreement()
+        if process_group.is_main():
+            if line := cut_line(_truncations(scored), model.tokenizer.max_length):
+                logger.warning("%s", line)
+            agreement = _write(settings, output, collection, scored, perf_counter() - started)
+    process_group.stop()
+    return agreement.share_first
+
+
+def keys_of_model(model: Any, bf16: bool) -> dict[str, str]:
+    """What the scores of a model depend on, by name, each with its fingerprint."""
+    parts = model_key(model, precision="bf16" if bf16 else "fp32")
+    return {f"model {name}": value for name, value in parts.items()}
+
+
+def chosen_splits(collection: Collection, name: str | None) -> dict[str, Split]:
+    """The split of that name, or all."""
+    names = list(collection.splits) if name is None else [name]
+    return {each: collection.split(each) for each in names}
+
+
+def lists_of(split: Split, collection: Collection, depth: int) -> Lists:
+    """The judged documents of each query, and its first `depth` candidates. A list without judgements is its
+    candidates."""
+
+    def documents_of(query: str) -> list[str]:
+        judged = list(split.judgements.get(query, ()))
+        candidates = split.candidates.get(query, [])[: depth if depth or judged else None]
+        listed = dict.fromkeys([*judged, *(document for document, _ in candidates)])
+        return [document for document in listed if document in collection.documents]
+
+    return Lists(split.queries, split.prompts, collection.documents, documents_of, Prompts.of(collection))
+
+
+@dataclass
+class Agreement:
+    """How well the scores agree with the labels of the lists that have a relevant document and another one."""
+
+    num_lists: int = 0
+    num_pairs: int = 0
+    num_compared: int = 0
+    num_first: int = 0  # lists whose best document is relevant
+    num_ordered: int = 0  # pairs of a relevant document and another whose order is right
+    num_orders: int = 0
+
+    def add(self, scores: Mapping[str, float], labels: Mapping[str, float]) -> None:
+        self.num_lists += 1
+        self.num_pairs += len(scores)
+        relevant = [score for document, score in scores.items() if labels.get(document, 0) > 0]
+        others = [score for document, score in scores.items() if labels.get(document, 0) <= 0]
+        if not relevant or not others:
+            return
+        self.num_compared += 1
+        self.num_first += max(relevant) > max(others)
+        self.num_ordered += sum(one > other for one in relevant for other in others)
+        self.num_orders += len(relevant) * len(others)
+
+    @property
+    def share_first(self) -> float:
+        return self.num_first / self.num_compared if self.num_compared else math.nan
+
+    def __str__(self) -> str:
+        if not self.num_compared:
+            return "no list has both a relevant document and another one to compare the scores with"
+        return (
+            f"a relevant document has the highest score in {self.share_first:.1%} of {self.num_compared:,} lists, and "
+            f"a higher one than another in {self.num_ordered / self.num_orders:.1%} of {self.num_orders:,} pairs"
+        )
+
+
+def _write(
+    settings: ScoreConfig,
+    output: Output,
+    collection: Collection,
+    scored: Mapping[str, ScoredLists],
+    seconds: float,
+) -> Agreement:
+    """Write the scores of all splits and remove what was not finished."""
+    agreement = Agreement()
+    write = _write_run if settings.writes_run else _write_ids if settings.has_ids else _write_texts
+    meta = {"model": settings.model.name_or_path, "data": collection.name, "precision": settings.precision}
+    with output.writing(meta) as stream:
+        for name, lists in scored.items():
+            split = collection.splits[name]
+            for query, scores in lists:
+                agreement.add(scores, split.judgements.get(query, {}))
+                write(stream, collection, split, query, scores)
+    shutil.rmtree(output.folder)
+    print(f"{settings.path}: {agreement.num_pairs:,} scores of {agreement.num_lists:,} queries in {seconds:.0f} s")
+    print(agreement)
+    return agreement
+
+
+def _write_run(stream: IO[str], _: Collection, __: Split, query: str, scores: Mapping[str, float]) -> None:
+    """TREC's lines, best first: qid Q0 docid rank score tag."""
+    ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+    stream.writelines(
+        f"{query} Q0 {document} {rank} {score:.9g} teacher\n" for rank, (document, score) in enumerate(ranked, start=1)
+    )
+
+
+def _write_ids(stream: IO[str], _: Collection, __: Split, query: str, scores: Mapping[str, float]) -> None:
+    """A row by id, as data/candidates=run reads it."""
+    ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+    row = {"query_id": query, "document_ids": [document for document, _ in ranked]}
+    stream.write(json.dumps(row | {"scores": [rounded(score) for _, score in ranked]}, ensure_ascii=False) + "\n")
+
+
+def _write_texts(
+    stream: IO[str], collection: Collection, split: Split, query: str, scores: Mapping[str, float]
+) -> None:
+    labels = split.judgements.get(query, {})
+    is_labelled = any(label > 0 for label in labels.values()) or not collection.keep_queries_without_positives
+    own = {document: labels.get(document, 0) for document in scores} if is_labelled else None
+    write_list(stream, collection, split, query, list(scores), own, list(map(rounded, scores.values())))
+
+
+def _truncations(scored: Mapping[str, ScoredLists]) -> dict[str, Truncation | None]:
+    return {name: lists.truncation for name, lists in scored.items()}
