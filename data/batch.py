@@ -71,6 +71,7 @@ class ListExample:
     weight: float = 1.0  # factor of this list in the loss
     auxiliary: Mapping[str, TokenSequences] = field(default_factory=dict)
     source: str = ""  # the data set that it comes from
+    epoch: int = 0  # of its data set; with the query it is the key of its random draws
     isolated: bool = False  # it is compared with no other list: no in-batch negatives
     # [any] int64, hashes of the texts that are never negatives of the query, in its list or not
     never_negatives: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))

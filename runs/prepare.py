@@ -21,7 +21,7 @@ from runs.redaction import redact_tree
 from runs.resume import Fresh, Restart, Resume, ResumeStages, StartFrom
 from runs.stage_folders import remove_unstarted
 from runs.start_from import relocate, start_from
-from trainers.record import REFERENCE_FILE, Checkpoint
+from trainers.record import REFERENCE_FILE, REFRESH_FOLDER, Checkpoint
 
 Preparable = Fresh | StartFrom | Resume | Restart | ResumeStages
 
@@ -89,7 +89,8 @@ def restart(decision: Restart, folder: Path) -> None:
     if decision.from_scratch:
         for name in ("metrics.jsonl", REFERENCE_FILE):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "runs", ignore_errors=True)
+        for name in ("runs", REFRESH_FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
         remove_unstarted(folder)
     cut_metrics(folder / "metrics.jsonl", None)
     report(f"{folder} stopped before its first checkpoint: restarting it")

@@ -8,7 +8,8 @@ visible checkpoint must be intact, and the same command resumes. The metrics, su
 equal those of the uninterrupted run bit for bit. Then the next run starts.
 
 Runs alternate between GRPO (two updates per batch, so that some kills fall between them), a mixture of data sets with
-dropout, and three stages. They use a data worker per rank, several chunks per step, and `trainer.async_save` in every
+dropout, and three stages; with --kinds also between an embedder whose negatives are refreshed (no text twice in a
+batch) and GRPO whose candidates are refreshed and whose solved lists are replaced. They use a data worker per rank, several chunks per step, and `trainer.async_save` in every
 second launch. The exit status is 1 if anything differs.
 
 Launches are forked from this process, which has already imported everything, so they start within a second.
@@ -65,7 +66,12 @@ def options(folder: Path) -> dict[str, list[str]]:
     stages = ["+exp=reranker_three_stage", "data=beir", "data.candidates.depth=12", *common]
     for stage in ("grpo", "contrastive", "preference"):
         stages += [f"stage.{stage}.trainer.{option}" for option in ("max_steps=4", "batch_size=3", *trainer)]
+    refresh = ["trainer.refresh_every=4", "data.lists.hard_depth=4"]
+    refreshed = ["+exp=embedder_infonce", "data=beir", "data.candidates.depth=12", "trainer.list_size=3", *refresh]
+    solved = [*grpo, *refresh, "loss.temperature=0.02", "loss.num_generations=4", "trainer.reference=frozen"]
     return {
+        "refreshed": [*refreshed, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=5"],
+        "solved": [*solved, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=3", "eval.depth=8"],
         "grpo": [*grpo, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=3", "eval.depth=8"],
         "mixture": [*mixture, *(f"data.sources.facts.{key}" for key in beir), *one, "trainer.batch_size=6"],
         "stages": [*stages, *(f"data.{key}" for key in beir), "eval.depth=8"],

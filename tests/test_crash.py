@@ -6,12 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_killed_runs_equal_the_uninterrupted_run(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("engine", "kinds"), [("torch", ["grpo", "mixture"]), ("torch", ["refreshed"]), ("zero2", ["refreshed", "solved"])]
+)
+def test_killed_runs_equal_the_uninterrupted_run(engine: str, kinds: list[str], tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_test.py")
-    command = [sys.executable, str(script), "--engines", "torch", "--kills", "4"]
-    command += ["--kinds", "grpo", "mixture", "--folder", str(tmp_path)]
+    kills = 2 * len(kinds)
+    command = [sys.executable, str(script), "--engines", engine, "--kills", str(kills)]
+    command += ["--kinds", *kinds, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "torch: 4 kills" in done.stdout
+    assert f"{engine}: {kills} kills" in done.stdout
     assert "every run identical to the uninterrupted one, no checkpoint broken" in done.stdout

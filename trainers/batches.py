@@ -46,6 +46,11 @@ class Batches:
         self.wait_s = time.perf_counter() - started
         return self.current
 
+    def restart(self) -> None:
+        """Drop what was loaded in advance: the lists have changed."""
+        self.close()
+        self.current = None
+
     def close(self) -> None:
         """Stop the loader's processes."""
         self._shares, self._next_number = iter(()), None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from data.batch import ListBatch
-from data.hashing import stable_hash
 from losses.contracts import LossInputs, Statistics, is_policy, select_inputs
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
+from trainers.refresh.solved_lists import Draw, Replaced, SolvedLists, action_seeds
 from trainers.trainer import Trainer
 
 STEPS_WITHOUT_GRADIENT = 10  # in a row, before it is said
@@ -20,17 +21,29 @@ STEPS_WITHOUT_GRADIENT = 10  # in a row, before it is said
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOTrainerConfig(TrainerConfig):
-    """Options of `GRPOTrainer`. `num_iterations`: updates on the actions that are sampled for each batch."""
+    """Options of `GRPOTrainer`. `num_iterations`: updates on the actions that are sampled for each batch.
+
+    `refresh_attempts`: with `refresh_every`, how many fresh lists are drawn, one after the other, for a list whose
+    rewards are all equal. The first has the same query and no random negatives, the others have other queries.
+    """
 
     # With dropout, the policy that is scored would differ from the one that sampled, and the ratio would not be 1.
     runs_without_dropout: ClassVar[bool] = True
 
     num_iterations: int = 1
+    refresh_attempts: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_iterations < 1:
             raise ValueError(f"trainer.num_iterations must be at least 1, got {self.num_iterations}")
+        if self.refresh_attempts < 0:
+            raise ValueError(f"trainer.refresh_attempts must be at least 0, got {self.refresh_attempts}")
+        if self.refresh_every % self.num_iterations:
+            raise ValueError(
+                f"trainer.refresh_every={self.refresh_every} must be a multiple of trainer.num_iterations="
+                f"{self.num_iterations}: lists stay the same while a batch is used"
+            )
 
     def check(self, loss: Any) -> None:
         if not is_policy(loss):
@@ -42,6 +55,11 @@ class GRPOTrainerConfig(TrainerConfig):
             raise ValueError(
                 f"trainer.num_iterations={self.num_iterations}: gradient_estimator={loss.gradient_estimator} "
                 "is valid for one update per batch only"
+            )
+        if self.refresh_every and self.refresh_attempts and not loss.compares_actions:
+            raise ValueError(
+                f"trainer.refresh_attempts={self.refresh_attempts}: loss {type(loss).__name__} samples no actions, so "
+                "no list has equal rewards: set trainer.refresh_attempts=0"
             )
 
     def build(self, parts: TrainerParts) -> GRPOTrainer:
@@ -62,7 +80,27 @@ class GRPOTrainer(Trainer):
         super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None
         self.old_batch: int | None = None  # the number of the batch that `old` belongs to
+        self.solved_lists: SolvedLists | None = None
+        if config.refresh_every and config.refresh_attempts:
+            collator, options = self.gradient_cache.collator, {"attempts": config.refresh_attempts, "seed": self.seed}
+            self.solved_lists = SolvedLists(self.engine, collator, parts.loader, **options)
+        self.replaced: Replaced | None = None  # in the current batch
         self.steps_without_gradient = 0  # up to now, in a row
+
+    def next_batch(self) -> ListBatch:
+        """Load the batch of this step. At its first update, solved lists are replaced."""
+        known = self.batches.current
+        batch = super().next_batch()
+        if self.solved_lists is None or batch is known:
+            return batch
+        started = time.perf_counter()
+        if self.replaced is not None and self.replaced.batch == batch.number == self.old_batch:
+            batch = self.solved_lists.repeat(batch, self.replaced)  # a run resumed between its updates
+        else:
+            batch, self.replaced = self.solved_lists.replace(batch, self.loss_of(batch))
+        self.batches.current = batch
+        self.batches.wait_s += time.perf_counter() - started
+        return batch
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         loss = self.loss_of(batch)
@@ -72,10 +110,18 @@ class GRPOTrainer(Trainer):
             self.old_batch = batch.number
             self.old = {name: value.detach() for name, value in policy.items()}
         assert self.old is not None
-        seeds = [stable_hash("rankings", self.seed, batch.number, index) for index in range(len(lists.mask))]
+        seeds = action_seeds(self.seed, batch.number, range(len(lists.mask)))
         actions = loss.sample(mask=lists.mask, seeds=seeds, **self.old)
         old = {f"old_{name}": value for name, value in self.old.items()}
-        return loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
+        value, statistics = loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
+        return value, statistics | self.replaced_statistics()
+
+    def replaced_statistics(self) -> Statistics:
+        """The number of lists of the batch that were solved when they were drawn, and of those that were replaced."""
+        if self.replaced is None:
+            return {}
+        counts = {"solved_lists": self.replaced.num_solved, "replaced_lists": len(self.replaced.draws)}
+        return {name: torch.tensor(count) for name, count in counts.items()}
 
     def log(self, statistics: dict[str, Any]) -> None:
         super().log(statistics)
@@ -94,9 +140,15 @@ class GRPOTrainer(Trainer):
             )
 
     def family_state(self) -> dict[str, Any]:
-        return {"old": self.old and {name: value.tolist() for name, value in self.old.items()}, "batch": self.old_batch}
+        state: dict[str, Any] = {
+            "old": self.old and {name: value.tolist() for name, value in self.old.items()},
+            "batch": self.old_batch,
+        }
+        return state if self.replaced is None else {**state, "replaced": asdict(self.replaced)}
 
     def load_family_state(self, state: dict[str, Any]) -> None:
+        replaced = state.get("replaced")
+        self.replaced = replaced and Replaced(**{**replaced, "draws": [Draw(**draw) for draw in replaced["draws"]]})
         old, device = state["old"], self.engine.device
         self.old_batch = state["batch"]
         self.old = old and {name: torch.tensor(value, device=device) for name, value in old.items()}

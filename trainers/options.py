@@ -38,6 +38,10 @@ class TrainerConfig(ABC):
     with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
     `on_nonfinite`: what happens to a batch without a finite loss or gradient. "stop" ends the run. "skip" leaves the
     batch out as if it were not in the data. "rollback" goes back to the newest checkpoint and then leaves it out.
+    `refresh_every`: steps between two refreshes of the candidates of training lists by the model itself; 0: none. An
+    embedding model searches `refresh_documents` sampled documents of the corpus (None: all). A reranker scores the
+    first `refresh_depth` candidates of the first stage again. The `refresh_depth` best documents go before the
+    candidates of the first stage. `refresh_queries`: the number of queries, the next ones of the epoch (None: all).
     """
 
     runs_without_dropout: ClassVar[bool] = False  # whatever the loss
@@ -63,6 +67,10 @@ class TrainerConfig(ABC):
     reference: str = "precomputed"
     on_nonfinite: str = "stop"
     max_nonfinite: int = 10
+    refresh_every: int = 0
+    refresh_depth: int = 100
+    refresh_documents: int | None = None
+    refresh_queries: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -77,7 +85,13 @@ class TrainerConfig(ABC):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("kept_chunks", "workers", "max_nonfinite", "learning_rate", "weight_decay"):
+        for name in ("refresh_depth", "refresh_documents", "refresh_queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"trainer.{name} must be at least 1{' or null' * (name != 'refresh_depth')}, got {value}"
+                )
+        for name in ("kept_chunks", "workers", "max_nonfinite", "refresh_every", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
         if not self.max_grad_norm > 0:

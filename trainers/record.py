@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from trainers.state import TrainState
 
 REFERENCE_FILE = "reference_scores.npz"  # in the record's folder: scores of the reference
+REFRESH_FOLDER = "refresh"  # in the record's folder: the refreshed candidates in use
 
 Checkpoint = tuple[Path, TrainState]  # a folder and its state
 

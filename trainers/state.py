@@ -26,6 +26,7 @@ class TrainState:
     source_losses: dict[str, list[float]] = field(default_factory=dict)  # see `add_loss`
     pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run evaluates first
     skipped_batches: list[int] = field(default_factory=list)  # numbers of batches that are left out
+    refreshed_step: int | None = None  # the step of the refreshed candidates in use; None: those of the first stage
     family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
     engine: str | None = None  # this and the following: facts about the process that saved the state
     world_size: int | None = None
@@ -82,6 +83,9 @@ class TrainState:
 
     def for_changed_settings(self, *, same_batches: bool) -> TrainState:
         """The state that a run with other settings starts from. The run evaluates its start, since dev may be
-        different. Skipped batches stay skipped only if their numbers mean the same lists."""
+        different. Skipped batches stay skipped, and refreshed candidates in use, only if the numbers of batches mean
+        the same lists."""
         skipped = self.skipped_batches if same_batches else []
-        return replace(self, best_metric=None, best_step=None, pending_evaluation=True, skipped_batches=skipped)
+        refreshed = self.refreshed_step if same_batches else None
+        evaluation: dict[str, Any] = {"best_metric": None, "best_step": None, "pending_evaluation": True}
+        return replace(self, **evaluation, skipped_batches=skipped, refreshed_step=refreshed)

@@ -32,6 +32,7 @@ from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
 from trainers.progress import Progress
 from trainers.reference import make_reference
+from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
 from trainers.step import GradientCache, Representations, gradients_of
 from trainers.step_statistics import batch_statistics, checksum, cost_statistics
@@ -71,6 +72,10 @@ class Trainer(ABC):
         )
         # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
+        self.refresher: Refresher | None = None
+        if config.refresh_every:
+            options: dict[str, Any] = {"steps_per_batch": self.steps_per_batch, "seed": self.seed}
+            self.refresher = Refresher(config, parts.loader, parts.run.path, **options)
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
         self.best_result: EvaluationResult | None = parts.start_result  # on dev at the best step
@@ -90,6 +95,7 @@ class Trainer(ABC):
         self.resume()
         self.start()
         while self.state.step < self.config.max_steps:
+            self.refresh()
             self.state.step += 1
             try:
                 statistics = self.train_step(self.next_batch())
@@ -138,6 +144,7 @@ class Trainer(ABC):
             **statistics,
             **batch_statistics(batch, self.loss_of(batch)),
             "learning_rate": learning_rate,
+            **({} if self.refresher is None else {"refreshed_step": self.state.refreshed_step or 0}),
             **cost_statistics(plan, seconds),
             "seconds": self.state.totals["seconds"],
         }
@@ -168,6 +175,11 @@ class Trainer(ABC):
         if not self.checkpoints.set_pointers(state.step, state.best_step):
             self.state.forget_best()  # its weights no longer exist
         self.load_family_state(state.family)
+        if self.refresher is None:
+            self.state.refreshed_step = None
+        else:
+            self.refresher.restore(folder, state.refreshed_step)
+            self.batches.restart()
 
     def load(self, folder: Path) -> None:
         """Load the weights, optimizer and schedule of a checkpoint. Raises ValueError, which names the remedy, if a
@@ -196,6 +208,28 @@ class Trainer(ABC):
             self.evaluate(self.best_result if state.step == 0 else None)
         if was_pending or (config.on_nonfinite == "rollback" and self.run.checkpoint is None):
             self.save()
+
+    def refresh(self) -> None:
+        """Refresh the candidates of training lists, if it is due before the next step. If a preemption interrupts it,
+        the resumed run makes it again."""
+        state = self.state
+        if self.refresher is None or not self.refresher.is_due(state.step):
+            return
+        started = time.perf_counter()
+        self.checkpoints.wait()  # a checkpoint that is being written copies the refresh before
+        batch = self.batches.number(state.step + 1, state.skipped_batches)
+        try:
+            num_queries = self.refresher.refresh(Interruptible(self.engine), step=state.step, batch=batch)
+        except preemption.Preempted:
+            self.save_and_exit(is_evaluated=True)
+        self.batches.restart()
+        state.refreshed_step = state.step
+        seconds = time.perf_counter() - started
+        state.add_totals(seconds=seconds, rows=0, tokens=0)
+        self.progress.write(
+            f"step {state.step}: refreshed the candidates of {num_queries:,} queries in {seconds:.0f} s"
+        )
+        self.progress.skip_time()
 
     def next_batch(self) -> ListBatch:
         """Load the batch of this step, the same on all ranks."""
@@ -282,11 +316,12 @@ class Trainer(ABC):
             state.best_metric, state.best_step, self.best_result = value, state.step, result
             self.save(best=True)
 
-    def save_and_exit(self) -> NoReturn:
+    def save_and_exit(self, *, is_evaluated: bool = False) -> NoReturn:
         """Save this step and stop: the run was preempted."""
         state = self.state
         if state.step > 0:
-            state.pending_evaluation = self.evaluator is not None and (state.pending_evaluation or self.due("eval"))
+            owes = state.pending_evaluation or (self.due("eval") and not is_evaluated)
+            state.pending_evaluation = self.evaluator is not None and owes
             self.save()
             self.checkpoints.wait()
         self.progress.close()
@@ -306,7 +341,12 @@ class Trainer(ABC):
         )
         self.run.flush_metrics()
         shard = self.engine.shard()
-        write = (shard.cpu_copy() if self.config.async_save else shard).write
+        shard = shard.cpu_copy() if self.config.async_save else shard
+        refresher = self.refresher
+
+        def write(folder: Path) -> list[Path]:
+            return [*shard.write(folder), *(refresher.copy_to(folder) if refresher is not None else ())]
+
         self.checkpoints.save(state.step, write, state.to_dict(), best=best)
 
     def family_state(self) -> dict[str, Any]:

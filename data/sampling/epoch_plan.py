@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +19,28 @@ from data.option_names import ROOT
 logger = logging.getLogger(__name__)
 
 Entry = tuple[int, set[int]]  # query index, hashes of the texts that only one list of a batch may have
+Drawn = Mapping[str, Sequence[int]]  # data set -> query indices
 
 
 class Plan(Protocol):
-    """The plan of a run's batches."""
+    """The plan of a run's batches.
+
+    Which lists share a batch may depend on their documents. If lists are refreshed, the batches before that one cannot
+    be planned again. So the queries that they have drawn are kept, and the rest of the epoch is planned from there.
+    """
 
     def batch(self, number: int) -> list[Any]:
         """The keys of all lists of that global batch. Calls in order are fast; otherwise the epoch is planned again."""
+
+    def drawn(self, number: int) -> Drawn:
+        """The queries that the batches before `number` have drawn in their epoch, by data set."""
+
+    def restart(self, number: int, drawn: Drawn) -> None:
+        """Plan from batch `number` on, after batches that have `drawn` these queries in its epoch. Those before it are
+        not asked for any more."""
+
+    def upcoming(self, number: int, drawn: Drawn, count: int | None) -> Drawn:
+        """The next `count` queries (None: all) in the order of the epoch that `number` belongs to, by data set."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,8 @@ class EpochPlan:
         self.batches_per_epoch = num_lists // batch_size
         self.epoch, self.position = -1, 0
         self.batches: Iterator[tuple[list[int], int]] = iter(())
+        self.origin, self.drawn_before = 0, array("i")  # the batch that is planned from, and the queries drawn before
+        self.drawn_since = array("i")  # the queries of the batches of this epoch up to `position`, from the origin on
         if unique_texts is not None and (distinct := self._distinct(unique_texts)) < batch_size:
             fewer = unique_texts.fewer
             helps = fewer is not None and self._distinct(fewer) >= batch_size
@@ -77,12 +96,15 @@ class EpochPlan:
 
     def batch(self, number: int) -> list[tuple[int, int]]:
         """The (epoch, query index) keys."""
+        assert number >= self.origin, "the batches before a refresh are not planned again"
         epoch, position = divmod(number, self.batches_per_epoch)
         if epoch != self.epoch or position < self.position:
-            self.epoch, self.position, self.batches = epoch, 0, self._plan(epoch, self.unique_texts)
+            self._begin(epoch)
         while True:
             batch, distinct = next(self.batches)
             self.position += 1
+            if self.unique_texts is not None:
+                self.drawn_since.extend(batch)
             if self.position > position:
                 break
         if distinct < self.batch_size and not self.warned:
@@ -90,20 +112,60 @@ class EpochPlan:
             logger.warning("%s: batch %d holds a text twice: too few lists have none in common", self.source, number)
         return [(epoch, index) for index in batch]
 
+    def drawn(self, number: int) -> Drawn:
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if position == 0:
+            return {self.source: []}
+        if self.unique_texts is None:
+            return {self.source: self._order(epoch, "order")[: position * self.batch_size]}
+        if number == self.origin:
+            return {self.source: list(self.drawn_before)}
+        if epoch != self.epoch or position > self.position:
+            self.batch(number - 1)
+        first = self._first_position(epoch)
+        earlier = self.drawn_before if first else ()
+        return {self.source: [*earlier, *self.drawn_since[: (position - first) * self.batch_size]]}
+
+    def restart(self, number: int, drawn: Drawn) -> None:
+        self.origin, self.drawn_before, self.epoch = number, array("i", drawn[self.source]), -1
+
+    def upcoming(self, number: int, drawn: Drawn, count: int | None) -> Drawn:
+        if count is None or count >= self.num_lists:
+            return {self.source: range(self.num_lists)}
+        epoch, past = number // self.batches_per_epoch, set(drawn[self.source])
+        remaining = (index for index in self._order(epoch, "order") if index not in past)
+        order = dict.fromkeys(chain(remaining, self._order(epoch + 1, "order")))
+        return {self.source: sorted(islice(order, count))}
+
+    def _begin(self, epoch: int) -> None:
+        """Plan that epoch from its first batch on, or from the origin if that lies in it."""
+        first = self._first_position(epoch)
+        self.epoch, self.position, self.drawn_since = epoch, first, array("i")
+        self.batches = self._plan(epoch, self.unique_texts, first, self.drawn_before if first else ())
+
+    def _first_position(self, epoch: int) -> int:
+        origin_epoch, position = divmod(self.origin, self.batches_per_epoch)
+        return position if epoch == origin_epoch else 0
+
     def _distinct(self, unique_texts: UniqueTexts) -> int:
         """How many lists of the first batch share no text of that kind."""
         return next(self._plan(0, unique_texts))[1]
 
-    def _plan(self, epoch: int, unique_texts: UniqueTexts | None) -> Iterator[tuple[list[int], int]]:
-        """Yield the query indices of each batch, and the number of lists that share no text with another."""
+    def _plan(
+        self, epoch: int, unique_texts: UniqueTexts | None, first: int = 0, drawn: Collection[int] = ()
+    ) -> Iterator[tuple[list[int], int]]:
+        """Yield the query indices of each batch, and the number of lists that share no text with another: from batch
+        `first` of the epoch on, after batches that have `drawn` these queries."""
 
         def entry_of(index: int) -> Entry:
             return index, unique_texts.of_list(epoch, index) if unique_texts is not None else set()
 
-        fresh, again = iter(self._order(epoch, "order")), cycle(self._order(epoch, "again"))
+        past = set(drawn)
+        fresh = (index for index in self._order(epoch, "order") if index not in past)
+        again = cycle(self._order(epoch, "again"))
         # By the text that they share with a batch: of each text at most one can join a batch.
         waiting: dict[int, deque[Entry]] = {}
-        for _ in range(self.batches_per_epoch):
+        for _ in range(first, self.batches_per_epoch):
             batch = Batch(self.batch_size)
             for text in list(waiting):
                 if not batch.full and batch.add(waiting[text][0]) is None:
@@ -166,10 +228,32 @@ class MixturePlan:
 
     def batch(self, number: int) -> list[tuple[str, int, int]]:
         """The (source, epoch, query index) keys."""
+        counts, name = self._counts_before(number), self.source(number)
+        return [(name, *key) for key in self.plans[name].batch(counts[name])]
+
+    def drawn(self, number: int) -> Drawn:
+        counts = dict(self._counts_before(number))
+        return {name: plan.drawn(counts[name])[name] for name, plan in self.plans.items()}
+
+    def restart(self, number: int, drawn: Drawn) -> None:
+        counts = dict(self._counts_before(number))
+        for name, plan in self.plans.items():
+            plan.restart(counts[name], drawn)
+
+    def upcoming(self, number: int, drawn: Drawn, count: int | None) -> Drawn:
+        """Each data set has its share of the `count` queries."""
+        shares = np.diff(self.bounds, prepend=0.0).tolist()
+        needed = {
+            name: None if count is None else ceil(count * share) for name, share in zip(self.names, shares, strict=True)
+        }
+        counts = dict(self._counts_before(number))
+        return {name: plan.upcoming(counts[name], drawn, needed[name])[name] for name, plan in self.plans.items()}
+
+    def _counts_before(self, number: int) -> Mapping[str, int]:
+        """The number of batches of each data set before batch `number`."""
         if number < self.number:
             self.number, self.counts = 0, dict.fromkeys(self.names, 0)
         while self.number < number:
             self.counts[self.source(self.number)] += 1
             self.number += 1
-        name = self.source(number)
-        return [(name, *key) for key in self.plans[name].batch(self.counts[name])]
+        return self.counts

@@ -6,7 +6,7 @@ import atexit
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -20,6 +20,10 @@ from data.sampling.epoch_plan import Plan
 
 class ListSource(Protocol):
     """A source of training lists by key."""
+
+    @property
+    def sources(self) -> Mapping[str, Any]:
+        """The `TrainingLists` of each data set by name."""
 
     def __getitem__(self, key: Any) -> ListExample: ...
 

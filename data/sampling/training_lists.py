@@ -12,12 +12,13 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.batch import ListExample, TokenSequences
-from data.collection import Collection
+from data.collection import Candidates, Collection
 from data.hashing import stable_hash
 from data.option_names import rename_options
 from data.sampling.epoch_plan import UniqueTexts
 from data.sampling.list_options import ListOptions
 from data.sampling.never_negatives import NeverNegatives, text_key
+from data.sampling.refreshed import RefreshedCandidates
 from data.store.texts import ids_of
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class TrainingLists(Dataset):
         self.documents = collection.documents
         self.document_ids = ids_of(collection.documents)
         self.excluded = collection.excluded
-        self.queries, self.candidates = self.split.queries, self.split.candidates
+        self.queries, self.first_stage = self.split.queries, self.split.candidates
+        self.candidates: Candidates = self.first_stage
         self.judgements = self.split.judgements
         keeps_all = collection.keep_queries_without_positives
         self.query_ids = [query for query in self.queries if keeps_all or self.relevant(query)]
@@ -84,15 +86,28 @@ class TrainingLists(Dataset):
     def __len__(self) -> int:
         return len(self.query_ids)
 
+    @property
+    def sources(self) -> Mapping[str, TrainingLists]:
+        """The lists by data set: these. (A mixture has several.)"""
+        return {self.source: self}
+
+    def refresh(self, refreshed: Candidates | None) -> None:
+        """Put the `refreshed` candidates of queries before those of the first stage; None: the latter alone."""
+        self.candidates = self.first_stage if refreshed is None else RefreshedCandidates(refreshed, self.first_stage)
+
     def relevant(self, query_id: str) -> dict[str, float]:
         """The relevant documents of a query and their grades."""
         return {document: grade for document, grade in self.judgements.get(query_id, {}).items() if grade > 0}
 
     def __getitem__(self, key: tuple[int, int]) -> ListExample:
         epoch, index = key
-        query_id = self.query_ids[index]
-        document_ids = self.sample(epoch, query_id)
-        grades, scores = self.relevant(query_id), dict(self.candidates[query_id])
+        return self.make(epoch, self.query_ids[index])
+
+    def make(self, epoch: int, query_id: str, attempt: int = 0) -> ListExample:
+        """Make the list of a query in an epoch. `attempt`: see `sample`."""
+        document_ids = self.sample(epoch, query_id, attempt)
+        # Scores of refreshed candidates are the trained model's own: they teach it nothing.
+        grades, scores = self.relevant(query_id), dict(self.first_stage[query_id])
         query, texts = self.queries[query_id], [self.documents[document_id] for document_id in document_ids]
         encoding = self.tokenizer.encode_list(query, texts, **self._prompts(query_id))
         return ListExample(
@@ -109,6 +124,7 @@ class TrainingLists(Dataset):
                 for name, tokenizer in self.auxiliary.items()
             },
             source=self.source,
+            epoch=epoch,
             isolated=not self.in_batch,
             never_negatives=np.array(sorted(self.never_negatives.of(self.source, query_id)), dtype=np.int64),
         )
@@ -139,9 +155,11 @@ class TrainingLists(Dataset):
                 rename_options("data/lists=graded", self.node),
             )
 
-    def sample(self, epoch: int, query_id: str) -> list[str]:
-        """Sample the document ids of one list."""
-        rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id))
+    def sample(self, epoch: int, query_id: str, attempt: int = 0) -> list[str]:
+        """Sample the document ids of one list. Each `attempt` above 0 gives another list, whose negatives are
+        candidates: random ones only have the places of candidates that are missing."""
+        key = (attempt,) if attempt else ()
+        rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id, *key))
         if self.split.degrees:  # no document is a negative, and none may be added
             return _shuffled(list(self.split.judgements[query_id]), rng)[: self.list_size]
         relevant, limit = self.relevant(query_id), self.options.positives
@@ -149,7 +167,7 @@ class TrainingLists(Dataset):
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
         chosen = best_first[: min(limit or 1, max(1, self.list_size - 1))]
         others = self.list_size - len(chosen)
-        num_candidates = others - round(self.options.random_fraction * others)
+        num_candidates = others if attempt else others - round(self.options.random_fraction * others)
         chosen += self._candidates(query_id, set(chosen), never, num_candidates, rng)
         if self.options.random_fraction > 0:
             chosen += self._random_negatives(query_id, chosen, never, rng)

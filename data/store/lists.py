@@ -19,17 +19,23 @@ NAMES = ("queries", "ends", "documents", "values")
 class StoredLists(Mapping[str, Listed], Generic[Listed]):
     """{query id: its documents with a value each}, as `write_lists` wrote them to a folder.
 
-    `kind` is the type that a value of the mapping has: a dict {document id: value}, or a list of pairs.
+    `kind` is the type that a value of the mapping has: a dict {document id: value}, or a list of pairs. The names of
+    the files begin with `prefix`.
     """
 
     def __init__(
-        self, folder: Path, queries: Mapping[str, str], documents: Mapping[str, str], kind: type[Listed]
+        self,
+        folder: Path,
+        queries: Mapping[str, str],
+        documents: Mapping[str, str],
+        kind: type[Listed],
+        prefix: str = "",
     ) -> None:
         self._queries, self._rows = queries, QueryRows(queries)
         self._kind: type[Listed] = kind
         self._ids = ids_of(documents)
         owners, self._ends, self._documents, self._values = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES
+            np.load(folder / f"{prefix}{name}.npy", mmap_mode="r") for name in NAMES
         )
         self._owners = owners
         self._places: np.ndarray | None = None  # each query has the place of its row

@@ -74,6 +74,14 @@ class GroupPolicy(PolicyOptions, ABC):
         labels, mask: [..., n].
         """
 
+    def equal_rewards(self, actions: Any, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return whether the rewards are all equal in each group of a list, so that it teaches nothing: [lists] bool.
+
+        labels, mask: [lists, n].
+        """
+        equal = all_equal(self.compute_rewards(actions, labels, mask).total) | ~self.groups(labels, mask)[0]
+        return equal.flatten(1).all(dim=1) if equal.ndim > 1 else equal
+
     @property
     def depth(self) -> int | None:
         """The number of positions of the longest action; None: the largest number in the batch."""

@@ -111,6 +111,11 @@ class PolicyOptions(Loss):
         return False
 
     @property
+    def compares_actions(self) -> bool:
+        """Whether it learns from differences between the rewards of sampled actions."""
+        return True
+
+    @property
     def saturates(self) -> bool:
         """True: a policy learns nothing about a better action that it never samples."""
         return True

@@ -95,6 +95,10 @@ class TokenPolicyGRPO(GroupPolicy):
     def policy_inputs(self) -> tuple[str, ...]:
         return ("logsumexp",) if self.vocabulary else ()
 
+    @property
+    def compares_actions(self) -> bool:
+        return not self.expected
+
     @torch.no_grad()
     def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Tensor:
         """Sample answers [lists, n, G] int64 (losses/math/answers.py); with `expected`, none: [lists, n, 0]."""

@@ -19,6 +19,7 @@ from losses.contracts import (
 )
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
+from recipes.checks.refresh import check_refresh
 from recipes.chosen_losses import chosen_losses
 from recipes.run_config import RunConfig
 
@@ -61,6 +62,7 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
         settings.model.check_adapter_only()
     for role in AUXILIARY_INPUTS:
         check_auxiliary(role, getattr(settings, role), losses)
+    check_refresh(settings, losses)
 
 
 def check_loss(settings: RunConfig, loss: Any) -> None:

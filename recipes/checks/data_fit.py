@@ -14,6 +14,7 @@ from losses.contracts import (
     is_policy,
     missing_requirements,
 )
+from recipes.checks.refresh import check_refreshed_lists
 from recipes.chosen_losses import chosen_losses
 from recipes.run_config import RunConfig
 
@@ -47,6 +48,7 @@ def check_lists(settings: RunConfig, loss: Any, sources: Mapping[str, Any]) -> N
         raise ValueError(f"data {name} has weights, which trainer=grpo does not use: remove them")
     for source in sources.values():
         check_isolated(settings, source, loss)
+        check_refreshed_lists(settings, source)
     list_size = settings.trainer.list_size
     available = set(frozenset.intersection(*(source.available_with(list_size) for source in sources.values())))
     if settings.teacher is not None:

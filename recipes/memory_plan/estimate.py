@@ -79,7 +79,7 @@ class Estimate:
     ranks: int
     states: StateBytes
     activations: float  # peak memory of the chunks of a step, beside the states
-    evaluation: float  # peak memory of a chunk of an evaluation
+    evaluation: float  # peak memory of a chunk of an evaluation, or of a refresh of candidates
     peak: float  # peak memory of the device; on a CPU the process itself, its libraries and the data are included
     host: float  # peak CPU memory of a rank that trains on a GPU
     checkpoint: float  # size on disk, all ranks together
@@ -103,6 +103,8 @@ def estimate_memory(
     longest = max(map(max, workload.batches))
     rows = max(workload.settings.eval.token_budget // longest, 1)
     evaluation = workload.model.evaluation(workload.features, rows, longest)
+    if workload.search_bytes:
+        evaluation = max(evaluation, workload.search_bytes + max(chunk.no_graph for step in steps for chunk in step))
     resident = states.weights + states.optimizer + states.gathered + workload.frozen_bytes
     checkpoint = checkpoint_bytes(workload.parameters, optimizer=options.optimizer)
     if machine.device == "cuda":

@@ -28,9 +28,11 @@ from recipes.chosen_losses import losses_of
 from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
+from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
 
 SAMPLED_BATCHES = 8
 SAMPLED_ROWS = 8192  # after so many rows no further batch is sampled
+KEY_BYTES = 8  # of a found document in `inference.search.BlockSearch`
 TRACED_SHAPES = 6  # shapes of chunks whose memory is measured; the others follow from a fit
 
 Shape = tuple[int, int]  # rows, tokens of each
@@ -48,6 +50,7 @@ class Workload:
     batches: list[list[int]]  # for some steps: the number of tokens of each row
     max_length: int
     reading_bytes: int  # peak memory of the process while it read the data
+    search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
 
 
 def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf16: bool) -> Workload:
@@ -85,7 +88,22 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
         batches,
         tokenizer.max_length,
         reading,
+        search_bytes(settings, data, model.dimension),
     )
+
+
+def search_bytes(settings: RunConfig, data: Collection | Mixture | None, dimension: int | None) -> float:
+    """The memory of a search by which `trainer.refresh_every` refreshes candidates; 0 if there is none, or for a
+    reranker, which searches nothing. Without data, for `trainer.refresh_queries`."""
+    options = settings.trainer
+    if not options.refresh_every or dimension is None:
+        return 0.0
+    sources = data.sources.values() if data is not None else ()
+    largest = max((len(source.split("train").queries) for source in sources), default=options.refresh_queries or 0)
+    queries = min(largest, options.refresh_queries or largest)
+    embeddings = FLOAT_BYTES * dimension * (queries + 2 * DOCUMENT_BLOCK)  # gathered ones are a copy
+    compared = QUERY_BLOCK * DOCUMENT_BLOCK * (FLOAT_BYTES + 2 * KEY_BYTES)
+    return embeddings + KEY_BYTES * queries * options.refresh_depth + compared
 
 
 def count_parameters(model: nn.Module) -> Parameters:
