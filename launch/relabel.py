@@ -4,8 +4,7 @@
   python launch/relabel.py data=file data.path=mined.jsonl model.name_or_path=RERANKER action=drop output=clean.jsonl
   python launch/relabel.py data=beir data.path=FOLDER model.name_or_path=RERANKER action=drop output=never.tsv
   python launch/relabel.py data=beir data.path=FOLDER model.name_or_path=RERANKER action=relabel output=train.tsv
-  python launch/relabel.py data=file data.path=mined.jsonl model.name_or_path=RERANKER judges=[SECOND,THIRD] \
-agreement=0.6 output=report.json                           two of three judges must agree
+  python launch/relabel.py data=file data.path=mined.jsonl model.name_or_path=RERANKER 'judges=[SECOND]' output=r.json
 
 A negative is suspected if its score is near that of the query's lowest positive (threshold). Queries of dev and test
 are never judged. After an interruption the same command goes on.

@@ -2,8 +2,7 @@
 
   python launch/score.py data=file data.path=mined.jsonl model.name_or_path=TEACHER output=scored.jsonl
   python launch/score.py data=beir data.path=FOLDER model.name_or_path=TEACHER output=teacher.jsonl
-  python launch/score.py data=beir data.path=FOLDER data/candidates=run data.candidates.path=FILE.run \
-output=teacher.run                                         the documents of a run
+  python launch/score.py data=beir data.path=FOLDER data/candidates=run data.candidates.path=FILE.run output=t.run
   python launch/score.py model=bi_encoder data=file data.path=mined.jsonl output=scored.jsonl
   torchrun --nproc_per_node=8 launch/score.py model=llm_reranker_qwen3 data=file data.path=mined.jsonl output=s.jsonl
 

@@ -83,7 +83,7 @@ class RelabelConfig:
 
     @property
     def suffix(self) -> str:
-        """Of the output: a report, judgements by id, or lists with texts."""
+        """The suffix of the output: of a report, of judgements by id, or of lists with texts."""
         return ".json" if self.action == "report" else ".tsv" if self.has_ids else ".jsonl"
 
 

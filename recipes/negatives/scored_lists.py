@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from inference.runner import Runner
 
 logger = logging.getLogger(__name__)
 
-BLOCK_PAIRS = 4096  # pairs of a block: what a killed command scores again
+# Pairs of a block, by the layout of the model's rows: what a killed command scores again. An embedder reads a document
+# once for all queries of a block.
+BLOCK_PAIRS = {"pairs": 4096, "texts": 65536}
 KEY = "key.json"
 
 
@@ -35,14 +37,16 @@ class Lists:
     documents: Mapping[str, str]
     documents_of: Callable[[str], Sequence[str]]
     prompts: Prompts
+    layout: str = "pairs"  # of the model's rows
 
     def blocks(self) -> Iterator[list[str]]:
         """The queries in blocks of about BLOCK_PAIRS pairs. They do not depend on the number of ranks."""
+        limit = BLOCK_PAIRS[self.layout]
         block: list[str] = []
         num_pairs = 0
         for query in self.queries:
             size = len(self.documents_of(query))
-            if block and num_pairs + size > BLOCK_PAIRS:
+            if block and num_pairs + size > limit:
                 yield block
                 block, num_pairs = [], 0
             block.append(query)
@@ -88,6 +92,7 @@ def score_in_blocks(
 ) -> ScoredLists:
     """Score all lists, on all ranks, into `folder`, and return what it then holds. Blocks that are there already are
     not scored again if they have the same `key`, {what: its fingerprint}; one line says why others are not used."""
+    lists = replace(lists, layout=tokenizer.layout)
     done = broadcast_object(_begin(folder, key) if is_main() else set())
     blocks = [(number, queries) for number, queries in enumerate(lists.blocks()) if number not in done]
     for number, queries in show_progress(blocks, "scoring lists", len(blocks)):

@@ -21,6 +21,8 @@ SETTINGS = {
     "train": "train",
     "evaluate": "evaluate",
     "reason": "reason",
+    "relabel": "relabel",
+    "score": "score",
     "encode": "encode",
 }  # command: its configuration
 FLAGS = ["rerank", "plan", "inspect_data", "cache"]

@@ -138,7 +138,7 @@ def test_an_embedder_gives_similarities(settings, tiny_bert_dir, tmp_path):
 
 
 def test_a_killed_command_goes_on_to_the_same_bytes(settings, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(scored_lists, "BLOCK_PAIRS", 8)
+    monkeypatch.setitem(scored_lists.BLOCK_PAIRS, "pairs", 8)
     run(settings("whole.jsonl"))
     write, written = scored_lists._write, []
 
@@ -169,7 +169,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(settings, tmp_path, monkeypa
 def on_ranks(arguments: list[str]) -> None:
     from recipes.negatives import scored_lists as module
 
-    module.BLOCK_PAIRS = 16
+    module.BLOCK_PAIRS["pairs"] = 16
     score(load(arguments, "score"))
 
 
@@ -201,7 +201,7 @@ def test_unfinished_blocks_of_another_model_are_not_used(settings, tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scored_lists, "BLOCK_PAIRS", 8)
+        patch.setitem(scored_lists.BLOCK_PAIRS, "pairs", 8)
         patch.setattr("recipes.negatives.score_run._write", stop)
         with pytest.raises(KeyboardInterrupt):
             run(settings("scored.jsonl", "model.max_length=16"))
