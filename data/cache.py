@@ -54,6 +54,13 @@ def cached(path: Path, make: Callable[[Path], None], *, resumable: bool = False)
     return path
 
 
+def entry_of(folder: Path, name: str, key: str) -> Path:
+    """The entry of that `key`, which says what is in it. Its name begins with `name` unless it was made under another:
+    a folder of data may be renamed."""
+    found = sorted(path for path in folder.glob(f"*-{key}") if not path.name.startswith(UNFINISHED))
+    return found[0] if found else folder / f"{name}-{key}"
+
+
 def _make(path: Path, temporary: Path, make: Callable[[Path], None]) -> None:
     try:
         temporary.parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.cache import cached
+from data.cache import cached, entry_of
 from data.collection import Collection, content_hash
 from data.formats.file_format import Record
 from data.formats.jsonl import check_column, field_of, read_json_lines
@@ -103,6 +103,7 @@ class Corpus:
     """The rows of the documents, and what identifies their content: `digest` is computed if it is needed."""
 
     name: str
+    place: str  # begins the place of a row
     rows: Callable[[], Iterator[Record]]
     digest: Callable[[], str]
 
@@ -119,7 +120,7 @@ def read_folder(
     """Read all splits of a local BEIR folder. Errors name file, line and key."""
     skipped = skipped or SkippedRows()
     file = find_file(folder, "corpus.jsonl")
-    corpus = Corpus(file.resolve().parent.name, partial(read_json_lines, file), partial(file_digest, file))
+    corpus = Corpus(file.resolve().parent.name, str(file), partial(read_json_lines, file), partial(file_digest, file))
     documents = (read_corpus or documents_in_memory)(corpus, skipped)
     queries = read_queries(read_json_lines(find_file(folder, "queries.jsonl")), skipped)
     paths = find_qrels(folder / "qrels", None if exclude is None else folder / exclude)
@@ -168,7 +169,7 @@ class HubParts:
 def read_hub(hub: HubParts, skipped: SkippedRows, read_corpus: ReadCorpus | None = None) -> Texts:
     """Read a collection of the hub."""
     name = hub.name
-    corpus = Corpus(name.replace("/", "-"), hub.rows, lambda: hub.corpus._fingerprint)
+    corpus = Corpus(name.replace("/", "-"), name, hub.rows, lambda: hub.corpus._fingerprint)
     documents = (read_corpus or documents_in_memory)(corpus, skipped)
     rows = ((f"{name} queries:{number}", row) for number, row in enumerate(hub.queries, start=1))
     queries = read_queries(rows, skipped)
@@ -251,9 +252,13 @@ def stored_documents(cache: Path, corpus: Corpus, skipped: SkippedRows) -> Store
     """The documents in memory-mapped files of the cache, which also keep what was left out of them."""
     options = [skipped.on_error] if skipped.skips else []  # documents without rows are not those of another run
     key = content_hash([corpus.digest(), _code_of_documents(), *options])
-    folder = cached(cache / "texts" / f"{corpus.name}-{key}", partial(_write, corpus, skipped.on_error), resumable=True)
+    place = entry_of(cache / "texts", corpus.name, key)
+    folder = cached(place, partial(_write, corpus, skipped.on_error), resumable=True)
     if skipped.skips:
-        skipped.rows += json.loads((folder / SKIPPED).read_text())
+        known = json.loads((folder / SKIPPED).read_text())
+        skipped.rows += [
+            {**row, "where": row["where"].replace(known["place"], corpus.place, 1)} for row in known["rows"]
+        ]
     return StoredTexts(folder)
 
 
@@ -267,7 +272,7 @@ def _write(corpus: Corpus, on_error: str, folder: Path) -> None:
 
     write_rows(folder, entries)
     if skipped.skips:
-        (folder / SKIPPED).write_text(json.dumps(skipped.rows))
+        (folder / SKIPPED).write_text(json.dumps({"place": corpus.place, "rows": skipped.rows}))
 
 
 def _distinct(entries: Iterable[Entry], skipped: SkippedRows) -> Iterator[Entry]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 STORED_FROM = 2**26  # bytes of files: smaller data sets are read quickly and stay in memory
 STORED_FROM_ROWS = 150_000  # rows of the hub, whose files are not at hand
+PLACES = "places.json"  # where the data lay when a collection was made
 NOT_STORED = frozenset({"cache_dir"})  # options that change nothing in the collection
 
 
@@ -90,18 +92,35 @@ def open_stored(options: SourceOptions, contents: Mapping[str, Any]) -> Collecti
                 f"({_removal(options, folder, documents_of(folder))}), and they are made again"
             )
         ) from error
+    renamed = _renamed(options, folder)
     for message in messages:
-        logger.warning("%s", message)
+        logger.warning("%s", renamed(message))
     if is_new:
+        documents = documents_of(folder)
+        apart = "" if documents.is_relative_to(folder) else f" and {documents} ({size_of(documents) / 2**20:.0f} MiB)"
         logger.warning(
-            "%s: %s documents, made in %.0f s; %s (%.0f MiB) and its documents are opened from now on",
+            "%s: %s documents, made in %.0f s; %s (%.0f MiB)%s are opened from now on",
             options.stored_name,
             f"{len(collection.documents):,}",
             perf_counter() - start,
             folder,
             size_of(folder) / 2**20,
+            apart,
         )
-    return collection
+    return replace(collection, skipped=[{**row, "where": renamed(row["where"])} for row in collection.skipped])
+
+
+def _renamed(options: SourceOptions, folder: Path) -> Callable[[str], str]:
+    """Put the places that the options name now into texts that were written when the data lay elsewhere."""
+    before = json.loads((folder / PLACES).read_text())
+    moved = {place: str(getattr(options, name)) for name, place in before.items()}
+
+    def rename(text: str) -> str:
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        return text
+
+    return rename
 
 
 def _removal(options: SourceOptions, *folders: Path) -> str:
@@ -170,6 +189,8 @@ def build_here(options: SourceOptions, path: Path) -> None:
     package.propagate = False
     try:
         write_collection(path, options.build_stored(path), kept.messages)
+        places = {name: str(getattr(options, name)) for name in options.places()}
+        (path / PLACES).write_text(json.dumps(places))
     finally:
         package.propagate = True
         package.removeHandler(kept)

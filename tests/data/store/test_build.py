@@ -341,3 +341,25 @@ def test_a_stored_collection_of_the_hub_is_that_of_the_memory(tmp_path: Path, mo
     collection = stored(options, monkeypatch)
     assert plain(collection) == plain(expected)
     assert_same_batches(expected, collection)
+
+
+def test_data_that_were_moved_are_named_where_they_are(
+    write_beir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A collection of the cache says the present places; a renamed folder keeps its texts."""
+    folder = write_beir(train={f"q{i}": {f"d{i}": 1} for i in range(6)})
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "broken"}\n')
+    (folder / "qrels" / "other.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    for place in (folder, tmp_path / "elsewhere" / folder.name, tmp_path / "elsewhere" / "renamed"):
+        if place != folder:
+            place.parent.mkdir(exist_ok=True)
+            folder = folder.rename(place)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            options = BEIRConfig(path=str(folder), cache_dir=str(tmp_path / "cache"), on_error="skip")
+            found = stored(options, monkeypatch)
+        assert [Path(row["where"]).parent for row in found.skipped] == [folder]
+        assert f"{folder / 'qrels'}: not read: other.tsv" in caplog.text
+        assert f"the first: {folder / 'corpus.jsonl'}" in caplog.text
+    assert len([path for path in (tmp_path / "cache" / "texts").iterdir() if path.suffix != ".lock"]) == 1
