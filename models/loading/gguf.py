@@ -30,6 +30,8 @@ ABOUT = "gguf.json"  # in the converted folder: what the file held
 GPT_2 = ("", "default", "gpt-2")  # names of GPT-2's rule of splitting text
 DENSE = ("F64", "F32", "F16", "BF16")  # types of tensors that are not quantised
 
+_announced: set[Path] = set()  # the files whose conversion was spoken of
+
 
 def gguf_file(path: Path) -> Path | None:
     """The GGUF file that `path` is, or that the folder `path` holds instead of other weights; None if there is none.
@@ -46,13 +48,22 @@ def gguf_file(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-@lru_cache
 def folder_of_gguf(file: Path) -> Path:
     """The folder with the model of a GGUF file, its weights dequantised to float32. It is made once and kept in
-    huggingface_hub's cache of assets.
+    huggingface_hub's cache of assets. What is changed by that is said once in a process.
 
     Raises ValueError, in one line, if the file is no language model that transformers can read.
     """
+    folder = converted(file)
+    if file not in _announced and logger.isEnabledFor(logging.WARNING):  # not while a part of the code is quiet
+        _announced.add(file)
+        _announce(file, folder)
+    return folder
+
+
+@lru_cache
+def converted(file: Path) -> Path:
+    """The folder of the conversion, which is made if it is not there."""
     with file.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ValueError(f"model {file} is no GGUF file: copy it again")
@@ -66,6 +77,10 @@ def folder_of_gguf(file: Path) -> Path:
             f"model {file}: {constants.HF_ASSETS_CACHE} cannot be written ({error.strerror or first_line(error)}): "
             "name another folder by the environment variable HF_ASSETS_CACHE"
         ) from error
+    return folder
+
+
+def _announce(file: Path, folder: Path) -> None:
     about = read_json(folder / ABOUT)
     if about["quantised"]:
         logger.warning(
@@ -77,7 +92,6 @@ def folder_of_gguf(file: Path) -> Path:
             "model %s: its tokenizer splits text by the rule %r, which is not known: it is read as that of GPT-2",
             *(file, about["unknown_split"]),
         )
-    return folder
 
 
 def _convert(file: Path, folder: Path) -> None:

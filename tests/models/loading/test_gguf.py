@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.llm_reranker import LLMRerankerConfig
-from models.loading.gguf import ABOUT, folder_of_gguf
+from models.loading import gguf as module
+from models.loading.gguf import ABOUT
 from models.loading.resolve import PACKAGES, resolve
 from models.lora import LoRAConfig
 
@@ -42,9 +43,15 @@ NAMES = {
 def own_cache(tmp_path, monkeypatch):
     """An empty cache of converted files."""
     monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    folder_of_gguf.cache_clear()
+    forget()
     yield
-    folder_of_gguf.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    module.converted.cache_clear()
+    module._announced.clear()
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,14 @@ def test_quantised_weights_are_dequantised_and_that_is_said(tiny_causal_dir, tmp
     with caplog.at_level(logging.WARNING):
         folder = resolve(str(file))
     assert "Q8_0, dequantised to float32" in caplog.text
+    caplog.clear()
+    resolve(str(file))
+    assert not caplog.text, "it is said once"
+    forget()
+    with module.quiet():
+        resolve(str(file))
+    resolve(str(file))
+    assert "Q8_0, dequantised to float32" in caplog.text, "also of a conversion in the cache"
     own, read = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (tiny_causal_dir, folder))
     weight = own["model.layers.1.mlp.up_proj.weight"]
     blocks = gguf.quantize(weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
@@ -186,7 +201,7 @@ def test_dense_files_need_no_line(tiny_causal_dir, tmp_path, caplog):
 def test_a_file_is_converted_once(tiny_causal_dir, tmp_path, monkeypatch):
     file = write_gguf(tiny_causal_dir, tmp_path / "model.gguf")
     folder = resolve(str(file))
-    folder_of_gguf.cache_clear()
+    forget()
     monkeypatch.setattr("models.loading.gguf._convert", None)  # it would fail if it were called
     assert resolve(shutil.copy(file, tmp_path / "elsewhere.gguf")) == folder
 
