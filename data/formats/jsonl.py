@@ -85,7 +85,8 @@ def field_of(where: str, record: Mapping[str, Any], key: str, kind: type = str) 
     if key.endswith("id") and isinstance(value, int):
         value = str(value)
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: {key!r} must be of type {kind.__name__}, got {type(value).__name__}")
+        found = "null" if value is None else type(value).__name__
+        raise ValueError(f"{where}: {key!r} must be of type {kind.__name__}, got {found}")
     if isinstance(value, str):
         try:
             value.encode()

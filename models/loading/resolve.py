@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.loading.folder import first_line, missing_files, sha256
-from models.loading.gguf import folder_of_gguf, gguf_file
+from models.loading.gguf import SUFFIX, folder_of_gguf, gguf_file
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_TIMEOUT_S = 5.0
@@ -71,6 +71,8 @@ def resolve(name_or_path: str, *, code: bool = False) -> Path:
     if path.exists():
         return _checked(path)
     if _looks_like_path(name_or_path):
+        if path.suffix.lower() == SUFFIX:
+            raise FileNotFoundError(f"model {name_or_path}: no such file ({path.absolute()}); check the path")
         raise FileNotFoundError(
             f"model {name_or_path}: no such folder ({path.absolute()}); give an existing folder or a hub id like "
             f"{DEFAULT_MODEL}"

@@ -119,7 +119,7 @@ def remedy_of_degrees(sources: Mapping[str, Any]) -> str:
                 return f"all labels are {levels.pop():g}, from which nothing is learned: give rows with other labels"
             return (
                 f"{degrees}, so labels are degrees of similarity: set {source.node}.relevant_from=X (labels of X and "
-                "more are relevant), or loss=bce loss.soft_labels=true for labels from 0 to 1 (divide larger ones "
+                "more are relevant), or loss=bce_soft for labels from 0 to 1 (divide larger ones "
                 "by the largest)"
             )
     return ""

@@ -141,7 +141,7 @@ def test_relevant_from_of_graded_qrels(tmp_path: Path, tiny_beir_dir: Path, capl
         BEIRConfig(**options, relevant_from=3).build()
 
 
-REMEDIES = r"set data.relevant_from=X .*loss.soft_labels=true"
+REMEDIES = r"set data.relevant_from=X .*loss=bce_soft"
 
 
 @pytest.mark.parametrize("loss", ["bce", "kto", "token_policy"])

@@ -96,7 +96,7 @@ def test_dangling_judgements_are_counted(tiny: Path, tmp_path: Path, caplog: pyt
             '{"_id": "x", "contents": ""}',
             "corpus.jsonl:7: no key 'text' (it has: '_id', 'contents')",
         ),
-        ("corpus.jsonl", 7, '{"_id": "x", "text": null}', "corpus.jsonl:7: 'text' must be of type str, got NoneType"),
+        ("corpus.jsonl", 7, '{"_id": "x", "text": null}', "corpus.jsonl:7: 'text' must be of type str, got null"),
         (
             "corpus.jsonl",
             7,

@@ -166,6 +166,11 @@ def test_a_file_that_lacks_tensors_is_refused(without, tiny_llama_dir, tmp_path)
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.gguf: no such file \("):
+        resolve(str(tmp_path / "nowhere.gguf"))
+
+
 def test_one_part_of_several_is_refused(tiny_llama_dir, tmp_path):
     file = write_gguf(tiny_llama_dir, tmp_path / "model-00001-of-00002.gguf", parts=2)
     with pytest.raises(ValueError, match=r"is one of 2 parts: join them first \(llama-gguf-split --merge"):
