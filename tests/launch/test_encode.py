@@ -146,11 +146,11 @@ def command(arguments: list[str], ranks: int = 1) -> list[str]:
 
 
 def test_two_ranks_killed_and_started_again_write_the_bytes_of_one(arguments, tiny_beir_dir, tmp_path):
-    """5,000 documents: two full blocks and a part of one."""
+    """2,500 documents: two full blocks and a part of one."""
     data = tmp_path / "data"
     (data / "qrels").mkdir(parents=True)
     words = [text.split() for text in texts_of(tiny_beir_dir, "corpus").values()]
-    rows = [{"_id": f"d{i}", "title": "", "text": " ".join(words[i % 60][: 3 + i % 11])} for i in range(5000)]
+    rows = [{"_id": f"d{i}", "title": "", "text": " ".join(words[i % 60][: 3 + i % 11])} for i in range(2500)]
     (data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (data / "queries.jsonl").write_text('{"_id": "q", "text": "red"}\n')
     (data / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n")
