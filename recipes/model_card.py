@@ -41,15 +41,17 @@ def model_card(
 
 
 def settings_of(trainer: Trainer) -> dict[str, str]:
-    """The trainer's settings in words: loss, teacher and guide, adapters, batch, optimizer."""
+    """The trainer's settings in words: loss, teacher and guide, adapters, batch, refreshed negatives, optimizer."""
     config = trainer.config
     adapters = describe_adapters(trainer.engine.model)
     lora = {} if adapters is None else {"adapters": adapters}
     auxiliary = {role: display_name(str(model.source)) for role, model in trainer.auxiliary_models.items()}
+    refreshed = {"hard negatives": f"of the trained model, refreshed every {config.refresh_every} steps"}
     return {
         "loss": trainer.losses.describe(),
         **auxiliary,
         **lora,
         "batch": f"{config.batch_size} queries with up to {config.list_size} documents each",
+        **(refreshed if config.refresh_every else {}),
         "optimizer": f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule} schedule",
     }

@@ -8,9 +8,10 @@ visible checkpoint must be intact, and the same command resumes. The metrics, su
 equal those of the uninterrupted run bit for bit. Then the next run starts.
 
 Runs alternate between GRPO (two updates per batch, so that some kills fall between them), a mixture of data sets with
-dropout, and three stages; with --kinds also between an embedder whose negatives are refreshed (no text twice in a
-batch) and GRPO whose candidates are refreshed and whose solved lists are replaced. They use a data worker per rank,
-several chunks per step, and `trainer.async_save` in every second launch. The exit status is 1 if anything differs.
+dropout, and three stages. --kinds has two more: an embedder whose negatives are refreshed ("refreshed", no text twice
+in a batch), and GRPO whose candidates are refreshed and whose solved lists are replaced ("solved"). They use a data
+worker per rank, several chunks per step, and `trainer.async_save` in every second launch. The exit status is 1 if
+anything differs.
 
 Launches are forked from this process, which has already imported everything, so they start within a second.
 """

@@ -22,6 +22,8 @@ CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
     "kl": "KL to the reference (nats per position)",
     "entropy": "Entropy of the policy (nats per position)",
     "frac_reward_zero_std": "Share of lists whose rewards are all equal",
+    "solved_lists": "Lists whose rewards were all equal when they were drawn",
+    "replaced_lists": "Lists of these that fresh ones have replaced",
     "clip_fraction": "Share of ratios clipped",
 }
 STYLE = """

@@ -18,6 +18,7 @@ from launch.plan import main
 from recipes.memory_plan.estimate import Estimate, Machine, estimate_memory, measure_process, step_peak
 from recipes.memory_plan.report import format_bytes
 from recipes.memory_plan.workload import ChunkCosts, build_workload, chunk_shapes
+from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
 
 CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)
 ALL = Parameters(total=1, trainable=1, largest=1)  # 4 bytes
@@ -161,3 +162,16 @@ def test_sizes() -> None:
         "1.5 MiB",
         "3.00 GiB",
     ]
+
+
+def test_a_refresh_holds_the_embeddings_of_all_queries_and_of_a_block(tiny_run: list[str]) -> None:
+    def searched(*options: str) -> float:
+        settings = load([*tiny_run, *options])
+        return build_workload(settings, settings.data.build(), bf16=False).search_bytes
+
+    embedder = ["+exp=embedder_infonce", "eval.depth=100"]
+    assert searched(*embedder) == 0
+    block = 4 * 32 * 2 * DOCUMENT_BLOCK + QUERY_BLOCK * DOCUMENT_BLOCK * (4 + 2 * 8)
+    assert searched(*embedder, "trainer.refresh_every=2") == 24 * (4 * 32 + 8 * 100) + block
+    assert searched(*embedder, "trainer.refresh_every=2", "trainer.refresh_queries=5") == 5 * (4 * 32 + 8 * 100) + block
+    assert searched("+exp=reranker_contrastive", "trainer.refresh_every=2") == 0

@@ -21,6 +21,7 @@ def make_state() -> TrainState:
         source_losses={"a": [1.5, 2.0]},
         pending_evaluation=True,
         skipped_batches=[2, 5],
+        refreshed_step=6,
         family={"batch": 3, "old": {"scores": [[0.25, -1.0]]}},
         engine="zero2",
         world_size=4,
@@ -73,5 +74,6 @@ def test_for_changed_settings_the_start_is_measured(same_batches: bool, skipped:
     state = make_state()
     other = state.for_changed_settings(same_batches=same_batches)
     assert (other.best_metric, other.best_step, other.pending_evaluation) == (None, None, True)
+    assert other.refreshed_step == (6 if same_batches else None)
     assert (other.step, other.totals, other.skipped_batches) == (7, state.totals, skipped)
     assert state == make_state()

@@ -157,3 +157,49 @@ def test_a_mixture_takes_each_batch_from_one_source():
     for number in (399, 5, 250):
         assert planned.batch(number) == mixture().batch(number) == batches[number]
     assert [mixture(1).source(n) for n in range(50)] != [planned.source(n) for n in range(50)]
+
+
+@pytest.mark.parametrize("number", [0, 3, 10, 11, 14])
+@pytest.mark.parametrize("in_batch_negatives", [True, False])
+def test_a_plan_goes_on_from_what_was_drawn(number: int, in_batch_negatives: bool):
+    """What a refresh keeps is enough, whatever was planned in advance, and without the earlier candidates."""
+    lists = make_lists(no_duplicates=True)
+    first = plan(lists, in_batch_negatives=in_batch_negatives)
+    earlier = [first.batch(n) for n in range(number)]
+    first.batch(number + 2)  # in advance
+    drawn = first.drawn(number)
+    epoch = number // 10
+    assert list(drawn[lists.source]) == [index for batch in earlier for e, index in batch if e == epoch]
+    lists.refresh({query: [(f"d{j}", 1.0) for j in range(200, 240)] for query in lists.query_ids})
+    first.restart(number, drawn)
+    rest = [first.batch(n) for n in range(number, 30)]
+    again = plan(lists, in_batch_negatives=in_batch_negatives)
+    again.restart(number, {lists.source: [*drawn[lists.source]]})
+    assert [again.batch(n) for n in range(number, 30)] == rest
+    assert again.drawn(number + 1) == first.drawn(number + 1)
+    if not in_batch_negatives:
+        assert rest == [plan(lists, in_batch_negatives=False).batch(n) for n in range(number, 30)]
+    of_epoch = [index for batch in rest[: 10 * (epoch + 1) - number] for _, index in batch]
+    repeated = set(of_epoch) & set(drawn[lists.source])
+    assert len(repeated) <= (6 if in_batch_negatives else 0)  # the last batch may have to repeat some
+
+
+def test_what_comes_next_is_what_is_drawn_next():
+    lists = make_lists()
+    planned = plan(lists, in_batch_negatives=False)
+    for number in (0, 4, 9):
+        drawn = planned.drawn(number)
+        (coming,) = planned.upcoming(number, drawn, 12).values()
+        assert set(coming) == {index for n in (number, number + 1) for _, index in planned.batch(n)}
+    assert planned.upcoming(3, planned.drawn(3), None) == {"tiny": range(60)}
+    sources = {"a": plan(lists, in_batch_negatives=False), "b": plan(lists, in_batch_negatives=False)}
+    for name, each in sources.items():
+        each.source = name
+    mixed = MixturePlan(sources, {"a": 3.0, "b": 1.0}, seed=0)
+    drawn = mixed.drawn(8)
+    counts = Counter(mixed.source(number) for number in range(8))
+    assert {name: len(indices) for name, indices in drawn.items()} == {name: 6 * counts[name] for name in "ab"}
+    assert {name: len(indices) for name, indices in mixed.upcoming(8, drawn, 16).items()} == {"a": 12, "b": 4}
+    rest = [mixed.batch(number) for number in range(8, 20)]
+    mixed.restart(8, drawn)
+    assert [mixed.batch(number) for number in range(8, 20)] == rest

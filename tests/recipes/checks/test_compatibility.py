@@ -54,6 +54,26 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
         ([*EMBEDDER, "model.prompts={query: 'a\\nb'}"], "model.prompts.query holds a backslash and an n"),
         ([*EMBEDDER, "data.query_prompt='a\\nb'"], "data.query_prompt holds a backslash and an n"),
         ([*EMBEDDER, "push_to_hub='a b/c'"], "push_to_hub=a b/c: "),
+        *[
+            ([*composed, "trainer.refresh_every=10", *options], message)
+            for composed, options, message in [
+                (EMBEDDER, ["trainer.max_steps=10"], "trainer.refresh_every=10: nothing is refreshed in"),
+                (
+                    EMBEDDER,
+                    ["trainer.list_size=1"],
+                    "trainer.refresh_every=10: lists of one document hold no negatives",
+                ),
+                (RERANKER, ["trainer.refresh_documents=5"], "trainer.refresh_documents=5 is for embedding models"),
+                (["+exp=reranker_grpo"], ["loss.beta=0.1"], "known yet: set trainer.reference=frozen"),
+                (["+exp=reranker_preference"], [], "loss DPO compares with a reference"),
+                (["+exp=embedder_distill"], ["teacher=null"], "the data have none for documents that the model"),
+                (
+                    ["+exp=reranker_grpo"],
+                    ["loss=token_policy_expected"],
+                    "samples no actions, so no list has equal rewards: set trainer.refresh_attempts=0",
+                ),
+            ]
+        ],
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.quantization=4bit"],
             "model.quantization=4bit needs a CUDA device",
@@ -157,3 +177,41 @@ def test_lists_of_one_teach_nothing_to_losses_that_compare(tiny_run: list[str]) 
     settings = load([*RERANKER, *tiny_run, "loss=bce", "trainer.list_size=1"])
     with pytest.raises(ValueError, match="list_size=1: loss BinaryCrossEntropy needs several documents"):
         check_data(settings, settings.data.build())
+
+
+REFRESHED = ["trainer.refresh_every=2", "trainer.max_steps=4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*RERANKER, *REFRESHED], "first 12 candidates of a query, and negatives are drawn from the first 30"),
+        ([*RERANKER, *REFRESHED], "set data.lists.hard_depth below 12, raise data.candidates.depth, or set it to 0"),
+        ([*RERANKER, *REFRESHED, "trainer.refresh_depth=8", "data.lists.hard_depth=8"], "raise trainer.refresh_depth"),
+        (
+            [*RERANKER, *REFRESHED, "data/candidates=none", "data.lists.random_fraction=0.5"],
+            "have none or one: choose data/candidates=bm25",
+        ),
+        ([*EMBEDDER, *REFRESHED, "data.lists.random_fraction=1"], "all negatives are random: lower data.lists.random"),
+    ],
+)
+def test_a_refresh_that_changes_no_list_is_refused(options: list[str], message: str, tiny_run: list[str]) -> None:
+    known = [option for option in tiny_run if not option.startswith("data.candidates") or "none" not in str(options)]
+    settings = load([*known, "eval.depth=100", *options])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_data(settings, settings.data.build())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*RERANKER, "data.lists.hard_depth=4"],
+        [*EMBEDDER, "trainer.list_size=3"],
+        [*EMBEDDER, "trainer.list_size=3", "data/candidates=none"],
+    ],
+)
+def test_a_refresh_that_changes_lists_is_not(options: list[str], tiny_run: list[str]) -> None:
+    known = [option for option in tiny_run if not option.startswith("data.candidates") or "none" not in str(options)]
+    settings = load([*known, "eval.depth=100", *options, *REFRESHED, "data.lists.random_fraction=0.4"])
+    check_parts(settings)
+    check_data(settings, settings.data.build())
