@@ -3,7 +3,7 @@
   python benchmarks/large_collection.py make FOLDER --documents 1000000 --words 60 --queries 20000
   python benchmarks/large_collection.py open FOLDER [SETTING ...]      seconds and memory, first and again
   python benchmarks/large_collection.py lists FOLDER [SETTING ...]     training lists of MiniLM's tokens per second
-  python benchmarks/large_collection.py file FOLDER --documents 2000000 [SETTING ...]
+  python benchmarks/large_collection.py file FOLDER [SETTING ...] --documents 2000000
                                        a file of pairs, made if it is not there; seconds and memory, first and again
 
 The words are drawn from 200,000 by Zipf's law; a query is ten words of its relevant document. RssAnon is the memory of
@@ -112,9 +112,11 @@ def open_collection(settings: list[str]) -> None:
         flush=True,
     )
     if watched.highest:
-        highest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(
-            f"the process that converts: RSS {highest:.0f} MiB, RssAnon {watched.highest:.0f} MiB at most", flush=True
+            f"the process that converts: RSS {used.ru_maxrss / 1024:.0f} MiB, RssAnon {watched.highest:.0f} MiB at "
+            f"most, {used.ru_utime + used.ru_stime:.0f} s of CPU",
+            flush=True,
         )
 
 

@@ -163,11 +163,10 @@ def _check_candidates(owner: str, name: str, split: Split) -> None:
 
 def _share_queries(splits: Mapping[str, Split]) -> bool:
     """Whether queries of different splits may be the same, by the hashes of ids and texts: 16 bytes a query."""
-    for key_of in (lambda item: item[0], lambda item: normalised(item[1])):
-        parts = [
-            np.unique(np.fromiter((hash(key_of(item)) for item in split.queries.items()), np.int64))
-            for split in splits.values()
-        ]
+    ids = [iter(split.queries) for split in splits.values()]
+    texts = [map(normalised, split.queries.values()) for split in splits.values()]
+    for keys in (ids, texts):
+        parts = [np.unique(np.fromiter(map(hash, own), np.int64)) for own in keys]
         if len(np.unique(np.concatenate(parts))) < sum(map(len, parts)):
             return True
     return False

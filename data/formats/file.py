@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -16,14 +15,25 @@ from data.collection import SPLITS, Candidates, Collection, Split, content_hash
 from data.degrees import degrees_of
 from data.formats.columns import ListRecord
 from data.formats.file_format import FileFormat, file_formats
-from data.formats.grouping import QueryGroup, available_requirements, copies_in_lists, group_by_query, labels_of
+from data.formats.grouping import available_requirements, copies_in_lists, group_by_query, labels_of
 from data.formats.grouping_on_disk import GroupingOnDisk
 from data.formats.held_out import evaluated_queries, hold_out
 from data.formats.layouts import NAMES
+from data.formats.list_parts import (
+    FoundInLists,
+    Lists,
+    evaluated_of,
+    grades_of,
+    in_memory,
+    listed_candidates,
+    no_candidates,
+    queries_of,
+    split_labels,
+    training_candidates,
+)
 from data.formats.reader import FileReader, Paths, id_fields
 from data.formats.skipped import SkippedRows, check_on_error
 from data.formats.swapped import warn_of_swapped
-from data.hashing import stable_hash
 from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents, text_keys
@@ -35,8 +45,6 @@ from data.views import Chosen, Derived, Joined, without
 
 # Factor of labels that are not integers, to make grades: nDCG with linear gain does not depend on it.
 LABEL_FACTOR = 100
-
-Lists = Mapping[str, QueryGroup]  # query id -> its list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,12 +230,12 @@ class FileConfig(SourceOptions):
         skipped: Sequence[Mapping[str, str]],
     ) -> Collection:
         adds_documents = self._adds_candidates or self.lists.random_fraction > 0
-        levels = {label for lists in members.values() for entry in lists.values() for label in entry.labels.values()}
-        scale = 1 if all(level.is_integer() for level in levels) else LABEL_FACTOR
+        found = {split: FoundInLists.of(lists) for split, lists in members.items()}
+        scale = 1 if all(level.is_integer() for own in found.values() for level in own.levels) else LABEL_FACTOR
         own = self._own_documents(documents, keys, members, degrees)
         left_out = self.left_out(self._name, own)
         splits = {
-            split: self._split(split, documents, lists, scale, left_out[split], degrees[split])
+            split: self._split(split, documents, lists, found[split], scale, left_out[split], degrees[split])
             for split, lists in members.items()
         }
         parts: list[Mapping[str, object] | list[str]] = [
@@ -249,7 +257,7 @@ class FileConfig(SourceOptions):
             available=available_requirements(train, adds_documents, degrees["train"], copies),
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
-            keep_queries_without_positives=not all(entry.has_positive for entry in train.values()),
+            keep_queries_without_positives="train" in found and not found["train"].all_have_positives,
             in_batch=self.in_batch,
             skipped=tuple(skipped),
             node=current_node(),
@@ -260,25 +268,20 @@ class FileConfig(SourceOptions):
         split: str,
         documents: Mapping[str, str],
         lists: Lists,
+        found: FoundInLists,
         scale: int,
         left_out: OwnDocuments,
         degrees: str,
     ) -> Split:
         """The split of these lists: in memory if the documents are, else made from the stored lists when it is read."""
-        made = _in_memory if isinstance(documents, dict) else _as_it_is
+        made = in_memory if isinstance(documents, dict) else _as_it_is
         return Split(
-            queries=made(_queries(lists)),
-            qrels=made(
-                Derived(
-                    lists,
-                    lambda _, entry: entry.grades(scale),
-                    None if split == "train" else lambda entry: entry.can_be_evaluated,
-                )
-            ),
+            queries=made(queries_of(lists)),
+            qrels=made(grades_of(split, lists, scale)),
             candidates=made(self._candidates(split, documents, lists, left_out, bool(degrees))),
-            weights=made(Derived(lists, lambda _, entry: entry.weight, lambda entry: entry.weight != 1)),
-            prompts=made(Derived(lists, lambda _, entry: entry.prompt, lambda entry: entry.prompt is not None)),
-            labels=made(_labels(split, lists, exact=bool(degrees) or scale != 1)),
+            weights=made(found.weights(lists)),
+            prompts=made(found.prompts(lists)),
+            labels=made(split_labels(split, lists, exact=bool(degrees) or scale != 1)),
             own_documents=left_out,
             degrees=degrees,
             ranked=split == "train" or self._are_ranked(lists, bool(degrees)),
@@ -295,12 +298,12 @@ class FileConfig(SourceOptions):
         """The documents of each split that are a query itself; none if labels are degrees."""
         if keys is None and not all(degrees[split] for split in members):
             keys = text_keys(documents.values())
-        return {
-            split: {}
-            if degrees[split]
-            else equal_documents(documents, _queries(lists), Derived(lists, lambda _, entry: entry.labels.keys()), keys)
-            for split, lists in members.items()
-        }
+        own: dict[str, OwnDocuments] = {split: {} for split in members}
+        for split, lists in members.items():
+            if not degrees[split]:
+                listed = Derived(lists, lambda _, entry: entry.labels.keys())
+                own[split] = equal_documents(documents, queries_of(lists), listed, keys)
+        return own
 
     @property
     def _adds_candidates(self) -> bool:
@@ -330,37 +333,21 @@ class FileConfig(SourceOptions):
         if split == "train":
             added: Candidates = {}
             if self._adds_candidates:
-                added = self.candidates.build(documents, {split: _queries(lists)}, self.cache, left_out)[split]
-            return Derived(lists, lambda query, entry: [*entry.scores.items(), *_unscored(added.get(query, []), entry)])
-        ranked = Derived(lists, lambda _, entry: entry, lambda entry: entry.can_be_evaluated)
-        not_ranked: Candidates = Derived(lists, lambda *_: [], lambda entry: not entry.can_be_evaluated)
+                added = self.candidates.build(documents, {split: queries_of(lists)}, self.cache, left_out)[split]
+            return training_candidates(lists, added)
+        ranked = evaluated_of(lists)
         if degrees or self._ranks_own_documents(lists):
-            return Joined(Derived(ranked, _ranked), not_ranked)
-        found = self.candidates.build(documents, {split: _queries(ranked)}, self.cache, left_out)[split]
-        return Joined(found, not_ranked)
-
-
-def _in_memory(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    return dict(mapping.items())
+            return Joined(listed_candidates(ranked), no_candidates(lists))
+        found = self.candidates.build(documents, {split: queries_of(ranked)}, self.cache, left_out)[split]
+        return Joined(found, no_candidates(lists))
 
 
 def _as_it_is(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping
 
 
-def _queries(lists: Lists) -> Mapping[str, str]:
-    return Derived(lists, lambda _, entry: entry.query)
-
-
-def _labels(split: str, lists: Lists, *, exact: bool) -> Mapping[str, dict[str, float]]:
-    """The labels of a split: those of dev and test only if `exact` ones are needed, or the grades do not have all."""
-    if split == "train":
-        return Derived(lists, lambda _, entry: entry.labels)
-    return labels_of(lists) if exact or not all(entry.can_be_evaluated for entry in lists.values()) else {}
-
-
 def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, Lists], dict[str, str]]:
-    return disjoint_splits(name, {split: _queries(lists) for split, lists in splits.items()}, splits)
+    return disjoint_splits(name, {split: queries_of(lists) for split, lists in splits.items()}, splits)
 
 
 def _why_none(split: str, share: float, num_lists: int) -> str:
@@ -369,13 +356,3 @@ def _why_none(split: str, share: float, num_lists: int) -> str:
     if share > 0:
         reason = f"its {num_lists} queries are too few, or too few of them can be evaluated, to hold one out"
     return in_node(f"no {split} split: {reason}; name a file of {split} queries (data.{split}_path=FILE)")
-
-
-def _unscored(found: list[tuple[str, float]], entry: QueryGroup) -> list[tuple[str, float]]:
-    return [(document, math.nan) for document, _ in found if document not in entry.labels]
-
-
-def _ranked(query_id: str, entry: QueryGroup) -> list[tuple[str, float]]:
-    """Rank the documents by the teacher's scores unless the labels come from these; ties are in random order."""
-    scores = entry.scores if entry.is_scored else dict.fromkeys(entry.scores, 0.0)
-    return sorted(scores.items(), key=lambda item: (-item[1], stable_hash("place", query_id, item[0])))

@@ -8,14 +8,12 @@ from itertools import compress
 import numpy as np
 
 from data.collection import normalised
-from data.formats.grouping import QueryGroup
+from data.formats.list_parts import Lists
 from data.hashing import among, stable_hash
 
 # What is known of a query without its list: 16 bytes. `key` orders the texts of queries; equal texts share it.
 FACTS = np.dtype([("ranked", "?"), ("labelled", "?"), ("positive", "?"), ("size", "i4"), ("key", "i8")])
 MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number: a pair of keys becomes one number
-
-Lists = Mapping[str, QueryGroup]
 
 
 def evaluated_queries(lists: Lists, degrees: bool = False) -> tuple[list[str], list[str]]:
