@@ -143,8 +143,9 @@ class Grouping:
         return query_id
 
     def drop_copies(self, key_of: Callable[[str], int]) -> list[str]:
-        """Remove the negatives of tuples whose text is the query's or a positive's, in any row, case or spacing.
-        Returns their ids. `key_of` gives the key of a document's text (`text_key`)."""
+        """Remove the negatives of tuples whose text is the query's or a positive's, in any row, case or spacing, and
+        lists that have no other document. Returns the ids of these negatives. `key_of` gives the key of a document's
+        text (`text_key`)."""
         dropped = []
         for entry in self.lists.values():
             copies = _copies(entry, key_of) if entry.kind == "tuples" else []
@@ -152,6 +153,7 @@ class Grouping:
                 del entry.labels[document]
                 del entry.scores[document]
             dropped += copies
+        self.lists = {query_id: entry for query_id, entry in self.lists.items() if entry.labels}
         self.noted.false_negatives += len(dropped)
         return dropped
 

@@ -202,6 +202,14 @@ def test_documents_that_are_dropped_everywhere(tmp_path: Path, caplog: pytest.Lo
     assert {"E ", "B", "C", "e", "c"} <= set(found.values())
 
 
+def test_a_list_without_another_document_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [{"query": "a", "negative": "A "}, *({"query": f"q{i}", "negative": f"n{i}"} for i in range(9))]
+    options = FileConfig(path=write(tmp_path / "rows.jsonl", rows), cache_dir=str(tmp_path / "cache"))
+    found = assert_same(options, caplog)[0]
+    assert "'a'" not in found["train queries"]
+    assert "A " not in dict(found["documents"]).values()
+
+
 CONFLICTS = [
     *({"query": f"q{i}", "document": f"d{i}", "label": 1} for i in range(12)),
     {"query": "q3", "document": "d3" * 40, "label": 0},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.store import lists as module
-from data.store.lists import StoredLists, write_lists
+from data.store.lists import StoredLists, StoredValues, write_lists, write_values
 from data.store.texts import write_texts
 
 DOCUMENTS = {f"d{i}": f"text {i}" for i in range(9)}
@@ -48,3 +48,14 @@ def test_scores_that_are_unknown_stay_unknown(tmp_path: Path):
     [(_, first), second] = StoredLists[list[tuple[str, float]]](tmp_path / "lists", QUERIES, documents, list)["q0"]
     assert np.isnan(first)
     assert second == ("d1", 2.0)
+
+
+@pytest.mark.parametrize("queries_are_stored", [True, False])
+def test_stored_values_are_those_that_were_written(tmp_path: Path, queries_are_stored: bool):
+    queries = write_texts(tmp_path / "queries", QUERIES.items()) if queries_are_stored else QUERIES
+    values = {"q4": 0.1, "q0": 2.0, "q2": 3.5}
+    write_values(tmp_path / "values", values, queries)
+    stored = StoredValues(tmp_path / "values", queries)
+    assert dict(stored) == values
+    assert len(stored) == 3
+    assert [stored.get(query, 1.0) for query in ("q1", "q3", "absent")] == [1.0, 1.0, 1.0]
