@@ -13,6 +13,7 @@ from engines.distributed.process_group import rank, world_size
 from losses.math.similarity import DotProduct, Similarity
 
 LOW = 0xFFFFFFFF
+MUCH = 4  # times the depth: of so many documents the best are chosen before they are packed, which takes more memory
 
 
 class Index(Protocol):
@@ -29,7 +30,7 @@ class Index(Protocol):
 
 
 class ExactIndex:
-    """Computes all similarities; `BlockSearch` takes the best."""
+    """Computes all similarities, and leaves out those that are not among the best. `BlockSearch` orders the others."""
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
@@ -41,6 +42,12 @@ class ExactIndex:
 
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
         scores = self.similarity.matrix(queries, self.documents)
+        if MUCH * depth < len(self.documents):
+            values, indices = scores.topk(depth, dim=1)
+            if not (
+                (scores >= values[:, -1:]).sum(dim=1) > depth
+            ).any():  # else which of equal scores is left to chance
+                return values, indices
         return scores, torch.arange(len(self.documents), device=scores.device).expand_as(scores)
 
 

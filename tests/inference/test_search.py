@@ -43,6 +43,19 @@ def test_equal_scores_stand_in_the_order_of_the_documents(document_block):
     assert indices.tolist() == [[1, 3, 7, 0, 2], [4, 6, 0, 2, 5], [0, 1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_the_best_of_many_documents_are_those_of_a_stable_sort(levels):
+    """With few levels of scores more documents are equal to the last of the best than there are places for."""
+    documents = _vectors(200, 1, dim=1).mul(levels).round().div(levels)
+    queries = torch.tensor([[1.0], [-0.5], [0.0]])
+    expected = (queries @ documents.T).sort(dim=1, descending=True, stable=True)
+    scores, indices = _search(queries, documents, 6, query_block=3, document_block=100)
+    assert indices.equal(expected.indices[:, :6])
+    assert scores.equal(expected.values[:, :6])
+    nearest, _ = ExactIndex(DOT, documents).nearest(queries[:2], 6)
+    assert (nearest.shape[1] == 6) == (levels == 10**6), "the others are dropped if there is no tie"
+
+
 def test_keys_sort_like_scores_and_give_them_back():
     extremes = torch.tensor([float("-inf"), -3e38, -1.5, -1e-40, 0.0, 1e-40, 0.25, 3e38, float("inf")])
     indices = torch.tensor([0, 2**32 - 1, 5, 6, 7, 8, 2**31, 9, 1])
