@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ AT_ONCE = 200  # queries of one piece of work
 BLOCK = 256  # documents whose highest score is looked at first
 
 Ranking = tuple[np.ndarray, np.ndarray]  # positions of documents (int32) and their scores (float32), best first
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # a ranking, and the scores of documents that were asked for
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,35 @@ def bm25_top(
 
         index = cached(folder or Path(temporary) / "index", make)
         left = [sorted((left_out or {}).get(position, ())) for position in range(len(queries))]
-        pairs = list(zip(analyzer.queries(queries), left, strict=True))
-        parts = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
-        if folder is not None:
-            searched = map_in_processes(_search, parts, _Given, index, depth)
-        else:
-            searched = map(partial(_search, _Given(index, depth)), parts)
-        found: list[Ranking] = []
-        last = monotonic()
-        for rankings in searched:
-            found += rankings
-            if monotonic() - last > PROGRESS_SECONDS:
-                last = monotonic()
-                progress.warning("BM25: %s of %s queries searched", f"{len(found):,}", f"{len(queries):,}")
+        asked = [Asked(words, own) for words, own in zip(analyzer.queries(queries), left, strict=True)]
+        found = search_index(index, asked, depth, in_processes=folder is not None)
+    return [(best, scores) for best, scores, _ in found]
+
+
+class Asked(NamedTuple):
+    """The terms of a query, the rows of documents that are not ranked for it, and of those whose scores are wanted
+    whatever their rank."""
+
+    words: list[str]
+    left_out: Sequence[int] = ()
+    wanted: Sequence[int] = ()
+
+
+def search_index(index: Path, queries: Sequence[Asked], depth: int, *, in_processes: bool = False) -> list[Found]:
+    """Search an index of `write_index`: the ranking of each query as in `bm25_top`, and the scores (float32) of the
+    wanted documents."""
+    parts = [queries[start : start + AT_ONCE] for start in range(0, len(queries), AT_ONCE)]
+    if in_processes:
+        searched = map_in_processes(_search, parts, _Given, index, depth)
+    else:
+        searched = map(partial(_search, _Given(index, depth)), parts)
+    found: list[Found] = []
+    last = monotonic()
+    for results in searched:
+        found += results
+        if monotonic() - last > PROGRESS_SECONDS:
+            last = monotonic()
+            progress.warning("BM25: %s of %s queries searched", f"{len(found):,}", f"{len(queries):,}")
     return found
 
 
@@ -107,14 +124,14 @@ class _Given:
         self.index, self.depth = open_index(folder), depth
 
 
-def _search(given: _Given, queries: Sequence[tuple[list[str], list[int]]]) -> list[Ranking]:
-    """The rankings of queries, each given as its terms and the documents that are left out."""
+def _search(given: _Given, queries: Sequence[Asked]) -> list[Found]:
     found = []
-    for words, left_out in queries:
+    for words, left_out, wanted in queries:
         scores = given.index.get_scores(words) if words else np.zeros(given.index.scores["num_docs"], dtype=np.float32)
-        scores[left_out] = 0
+        asked_for = scores[np.asarray(wanted, dtype=np.int64)]
+        scores[np.asarray(left_out, dtype=np.int64)] = 0  # an empty tuple would index all
         best = _top(scores, given.depth)
-        found.append((best.astype(np.int32), scores[best]))
+        found.append((best.astype(np.int32), scores[best], asked_for))
     return found
 
 

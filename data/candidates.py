@@ -21,13 +21,14 @@ from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
 from data.option_names import in_node
 from data.store.texts import StoredTexts, ids_of, progress, rows_of, texts_digest, texts_of
-from data.words import analyzer_for
+from data.words import TextAnalyzer, analyzer_for
 
 logger = logging.getLogger(__name__)
 
 Queries = Mapping[str, Mapping[str, str]]  # split -> query id -> text
 LeftOut = Mapping[str, AbstractSet[str]]  # query id -> ids of documents that are no candidates of it
 NOTHING: LeftOut = MappingProxyType({})
+OTHERS = ("none", "bm25")  # where the candidates of queries come from that a run file does not rank
 LARGE_CORPUS = 100_000  # documents from which a search takes so long that a line announces it
 CODE = (
     "bm25.py",
@@ -73,23 +74,12 @@ class BM25Candidates:
     ) -> dict[str, Candidates]:
         texts = {query_id: text for split in queries.values() for query_id, text in split.items()}
         excluded = {query_id: sorted(left_out[query_id]) for query_id in texts if left_out.get(query_id)}
-        versions = [version("bm25s"), version("PyStemmer"), unidata_version]
-        code = [Path(__file__).with_name(name).read_text() for name in CODE]
-        key = content_hash([texts_digest(documents)], texts, excluded, asdict(self), versions, code)
+        key = content_hash([texts_digest(documents)], texts, excluded, asdict(self), *_versions_and_code())
         analyzer = analyzer_for(texts_of(documents), self.language, self.tokenizer, in_node("data.candidates"))
         identifiers = ids_of(documents)
 
-        index = None
-        if isinstance(documents, StoredTexts):  # a large corpus may be searched for other queries
-            own = [
-                documents.digest,
-                self.k1,
-                self.b,
-                vars(analyzer) | {"_terms": None},
-                versions,
-                code[1:],
-            ]  # not the search
-            index = cache_dir / "bm25" / content_hash(own)
+        is_large = isinstance(documents, StoredTexts)  # it may be searched for other queries
+        index = index_folder(documents, cache_dir, self.k1, self.b, analyzer) if is_large else None
 
         def make(path: Path) -> None:
             if len(documents) >= LARGE_CORPUS:
@@ -116,6 +106,20 @@ class BM25Candidates:
             name: Ranked({query_id: rankings[places[query_id]] for query_id in split}, identifiers)
             for name, split in queries.items()
         }
+
+
+def index_folder(documents: Mapping[str, str], cache_dir: Path, k1: float, b: float, analyzer: TextAnalyzer) -> Path:
+    """The folder of the cache for the index of these documents (`data.bm25_index.write_index`)."""
+    versions, code = _versions_and_code()
+    # of the code all but the search
+    own = [texts_digest(documents), k1, b, vars(analyzer) | {"_terms": None}, versions, code[1:]]
+    return cache_dir / "bm25" / content_hash(own)
+
+
+def _versions_and_code() -> tuple[list[str], list[str]]:
+    """The versions of the libraries and the code that BM25 depends on."""
+    versions = [version("bm25s"), version("PyStemmer"), unidata_version]
+    return versions, [Path(__file__).with_name(name).read_text() for name in CODE]
 
 
 class Ranked(Mapping[str, list[tuple[str, float]]]):
@@ -176,10 +180,17 @@ class NoCandidates:
 class RunFileCandidates:
     """Candidates and scores from another system, ranked by score; equal scores keep the order of the file.
 
-    The file is a TREC run, or (*.jsonl) teacher scores `{"query_id", "document_ids", "scores"}`, plain or gzip.
+    The file is a TREC run, or (*.jsonl) teacher scores `{"query_id", "document_ids", "scores"}`, plain or gzip. A split
+    of which it ranks no query (mined negatives rank the training queries alone) is left out, or with others="bm25" has
+    the candidates of BM25.
     """
 
     path: str
+    others: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.others not in OTHERS:
+            raise ValueError(f"data.candidates.others={self.others} is not a choice: valid: {', '.join(OTHERS)}")
 
     def places(self) -> Mapping[str, Mapping[str, Path]]:
         """The file, as in `data.source.SourceOptions.places`."""
@@ -208,9 +219,11 @@ class RunFileCandidates:
                 without.append(name)
         if not found:
             raise ValueError(f"{path}: no candidates for any query of the data; does it belong to another collection?")
-        if without:
+        if without and self.others == "bm25":
+            found |= BM25Candidates().build(documents, {name: queries[name] for name in without}, cache_dir, left_out)
+        elif without:
             logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(without))
-        return found
+        return {name: found[name] for name in queries if name in found}
 
 
 def _of_corpus(run: Run, documents: Mapping[str, str]) -> Run:

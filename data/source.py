@@ -119,8 +119,8 @@ class SourceOptions(ABC):
         fingerprint = content_hash([texts_digest(texts.documents)], queries, qrels, ranked, excluded, *not_ranked)
         missing |= {
             split: in_node(
-                f"data.candidates.path has no candidates for the {split} queries; add them to the file or use "
-                "data/candidates=bm25"
+                f"data.candidates.path has no candidates for the {split} queries; add them to the file, or use "
+                "data.candidates.others=bm25 (for these) or data/candidates=bm25 (for all)"
             )
             for split in queries
             if split not in candidates

@@ -2,6 +2,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_a_run_of_one_split_leaves_the_others_out(tmp_path: Path, caplog: pytest
     with caplog.at_level(logging.WARNING):
         assert list(config.build(DOCUMENTS, QUERIES, tmp_path)) == ["test"]
     assert "no candidates for any train query: left out" in caplog.text
+
+
+def test_bm25_may_rank_the_other_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    run = run_file(tmp_path / "x.run", ("q1", "a", 1.0), ("q2", "b", 1.0))
+    found = replace(run, others="bm25").build(DOCUMENTS, QUERIES, tmp_path)
+    assert list(found) == ["train", "test"]
+    assert found["train"] == {"q1": [("a", 1.0)], "q2": [("b", 1.0)]}
+    assert dict(found["test"]) == dict(BM25Candidates().build(DOCUMENTS, {"test": QUERIES["test"]}, tmp_path)["test"])
+    assert "left out" not in caplog.text
+    with pytest.raises(ValueError, match=r"data.candidates.others=dense is not a choice: valid: none, bm25"):
+        RunFileCandidates("x.run", others="dense")
 
 
 def test_a_run_of_something_else_is_an_error(tmp_path: Path):
