@@ -25,16 +25,17 @@ class Document:
     text: str
 
 
-def read_documents(file: str) -> Iterator[Document]:
+def read_documents(file: str, option: str = "--documents ") -> Iterator[Document]:
     """Read the documents of a .txt file or one without a suffix (one a line; "-" is standard input), a .jsonl file or a
     .json list, whose entries are texts or objects with text, title and _id, or a table with these columns (.csv, .tsv,
     .parquet, .arrow). Raises ValueError, which names file and line (or entry), or what is read if it is none of them.
+    `option` is what the user set to the file, for messages.
     """
     path = Path(file)
     if file != "-" and path.is_dir():
-        raise IsADirectoryError(f"--documents {file}: is a directory, expected a file")
+        raise IsADirectoryError(f"{option}{file}: is a directory, expected a file")
     if file != "-" and not path.exists():
-        raise FileNotFoundError(f"--documents {file}: no such file")
+        raise FileNotFoundError(f"{option}{file}: no such file")
     kind = Path(plain_name(path)).suffix.lower()
     if file == "-":
         lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
@@ -50,10 +51,8 @@ def read_documents(file: str) -> Iterator[Document]:
         for number, (where, row) in enumerate(table.read(path), start=1):
             yield document_of_row(path, where, row, str(number))
     else:
-        raise ValueError(
-            f"--documents {file}: {kind} files are not read: give {READ}; of a text, --documents - < {file} reads the "
-            "lines"
-        )
+        of_text = f"; of a text, {option}- < {file} reads the lines" * option.startswith("--")
+        raise ValueError(f"{option}{file}: {kind} files are not read: give {READ}{of_text}")
 
 
 def read_json_list(path: Path) -> Iterator[Document]:

@@ -22,6 +22,7 @@ from data.formats.text_file import COMPRESSIONS, plain_name
 DESCRIPTION = re.compile(r"(dataset_infos?|dataset_dict|state)\.json|cache-.*\.arrow")
 
 SIGNATURE_BYTES = 8
+TEXT_OPTIONS = ("data.corpus_path", "data.queries_path")  # files of texts by id, also those of a BEIR folder
 
 Record = tuple[str, Mapping[str, Any]]  # its place ("corpus.jsonl:7") and its content {column: value}
 
@@ -76,7 +77,8 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
     """
     suffixes = _in_words(formats)
     place = Path(path).expanduser()
-    check_is_no_collection(f"{key}={path}", place)
+    if not (key in TEXT_OPTIONS and place.is_file()):
+        check_is_no_collection(f"{key}={path}", place)
     if place.is_file():
         own = format_of(place, formats)
         if own is None:
