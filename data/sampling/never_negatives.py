@@ -13,10 +13,10 @@ MAX_CACHED_KEYS = 2**18
 
 
 class SourceTexts:
-    """The training queries and documents of one collection, by the keys of their texts."""
+    """The queries of one split and the documents of one collection, by the keys of their texts."""
 
-    def __init__(self, collection: Collection) -> None:
-        split = collection.split("train")
+    def __init__(self, collection: Collection, split_name: str = "train") -> None:
+        split = collection.split(split_name)
         self.queries, self.documents = split.queries, collection.documents
         self.judged: Mapping[str, Mapping[str, float]] = split.labels or split.qrels
         self.excluded = collection.excluded
@@ -54,11 +54,12 @@ class NeverNegatives:
 
     They are the texts of documents that are judged relevant for the query or excluded for it, whether or not they are
     in its list, and its own text. Queries of equal text, of any source, share them, except that a query's own judgement
-    "not relevant" stands (in preferences, a document may be chosen in one row and rejected in another).
+    "not relevant" stands (in preferences, a document may be chosen in one row and rejected in another). The queries are
+    those of one split, that of training by default.
     """
 
-    def __init__(self, sources: Mapping[str, Collection]) -> None:
-        self.sources = {name: SourceTexts(collection) for name, collection in sources.items()}
+    def __init__(self, sources: Mapping[str, Collection], split: str = "train") -> None:
+        self.sources = {name: SourceTexts(collection, split) for name, collection in sources.items()}
         self._equal: dict[str, EqualQueries] = {}  # by the normalised text of the queries, if there are several
         repeated = self._repeated_keys()
         for name, source in self.sources.items() if repeated else ():
