@@ -161,13 +161,14 @@ class VectorFiles:
         return sum(self.layout.num_bytes(p) for p in {self.layout.precision, self.layout.first_precision})
 
     def _check_space(self) -> None:
-        needed, free = self.needed_bytes(), shutil.disk_usage(self.workspace).free
-        if needed > free:
-            shutil.rmtree(self.workspace)
-            raise ValueError(self._full(free))
+        free = shutil.disk_usage(self.workspace).free
+        if self.needed_bytes() > free:
+            raise self._full(free)
 
-    def _full(self, free: int) -> str:
-        return (
+    def _full(self, free: int) -> ValueError:
+        """Give the space back. The error says how much is needed."""
+        shutil.rmtree(self.workspace)
+        return ValueError(
             f"{self.folder.parent} has no space for {self.folder.name}: {self.layout.rows:,} vectors of "
             f"{self.layout.dim} dimensions need {in_mebibytes(self.needed_bytes())}, {in_mebibytes(free)} are free: "
             "free some, choose another folder, or a smaller precision"
@@ -183,7 +184,7 @@ class VectorFiles:
                 os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
             except OSError as error:
                 if error.errno in FULL:
-                    raise ValueError(self._full(shutil.disk_usage(self.workspace).free)) from None
+                    raise self._full(shutil.disk_usage(self.workspace).free) from None
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise
             finally:

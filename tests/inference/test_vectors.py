@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -278,6 +279,17 @@ def test_a_full_disk_is_one_line_before_anything_is_encoded(tmp_path: Path, monk
         "choose another folder, or a smaller precision"
     )
     assert tokenizer.num_texts == 1, "of which the number of dimensions is known"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take space in advance")
+def test_a_quota_is_found_before_anything_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fallocate(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(vector_files.os, "posix_fallocate", fallocate)
+    with pytest.raises(ValueError, match=r"has no space for out: 61 vectors of 12 dimensions need 0\.0 MiB"):
+        encode(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
