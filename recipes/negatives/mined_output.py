@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from data.collection import Collection, Split
 from data.formats.jsonl import check_column
 from data.store.texts import ids_of, texts_of
 from inference.mine_options import MineOptions
 from inference.mining_audit import MinedQuery
 from recipes.negatives.corpus import MiningCorpus
+from recipes.negatives.rows import shortest, whole
 
 JSONL = ".jsonl"
 TAG = "mined"  # of a TREC run
@@ -170,13 +169,3 @@ def written_at_the_end(output: Path) -> Iterator[TextIO]:
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def shortest(score: np.float32) -> float:
-    """A score as the number with the fewest digits that is the same float32."""
-    return float(str(np.float32(score)))
-
-
-def whole(grade: float) -> float | int:
-    """A grade, as a whole number if it is one."""
-    return int(grade) if float(grade).is_integer() else grade

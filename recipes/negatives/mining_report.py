@@ -16,8 +16,9 @@ from data.sampling.never_rows import NEVER
 from data.store.texts import ids_of, texts_of
 from inference.mining_audit import NO_RELEVANT, TOO_FEW, Audit, MinedQuery, distribution, joined, rounded, suspicion
 from inference.mining_audit import why_suspected as words_of
-from recipes.negatives.mined_output import shortest, written_at_the_end
+from recipes.negatives.mined_output import written_at_the_end
 from recipes.negatives.mining import Miner
+from recipes.negatives.rows import shortest
 from runs.report.mining_page import MiningPage, Shown, ShownQuery, write_mining_page
 
 if TYPE_CHECKING:

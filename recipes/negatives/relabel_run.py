@@ -17,7 +17,7 @@ from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.evaluator import Prompts
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.negatives.output import Output, check_output_path
-from recipes.negatives.rows import rounded, teacher_scores, write_list
+from recipes.negatives.rows import shortest, teacher_scores, write_list
 from recipes.negatives.score_run import check_one_data_set, check_scores, keys_of_model
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
 from recipes.negatives.suspicion import Judge, Judgement, Scores, judged
@@ -231,7 +231,7 @@ def _described(judgement: Judgement, negatives: TrainingNegatives) -> dict[str, 
         "query_id": judgement.query,
         "document_id": judgement.document,
         "closeness": [round(value, 4) for value in judgement.closeness],
-        "scores": list(map(rounded, judgement.scores)),
+        "scores": list(map(shortest, judgement.scores)),
         "query": split.queries[judgement.query],
         "document": documents[judgement.document],
         "positives": [documents[document] for document in negatives.positives(judgement.query)],

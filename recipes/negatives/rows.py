@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+import numpy as np
+
 from data.collection import Collection, Split
 
 
@@ -26,7 +28,7 @@ def write_list(
         row["prompt"] = split.prompts[query]
     row["documents"] = [collection.documents[document] for document in documents]
     if labels is not None:
-        row["labels"] = [_as_written(labels.get(document, 0)) for document in documents]
+        row["labels"] = [whole(labels.get(document, 0)) for document in documents]
     if scores is not None:
         row["scores"] = list(scores)
     if query in split.weights:
@@ -43,10 +45,11 @@ def teacher_scores(split: Split, query: str, documents: Sequence[str]) -> list[f
     return None if any(map(math.isnan, scores)) else scores
 
 
-def rounded(score: float) -> float:
-    """The shortest number that is the same float32."""
-    return float(f"{score:.9g}")
+def shortest(score: float) -> float:
+    """A score as the number with the fewest digits that is the same float32."""
+    return float(str(np.float32(score)))
 
 
-def _as_written(label: float) -> float | int:
+def whole(label: float) -> float | int:
+    """A label, as a whole number if it is one."""
     return int(label) if float(label).is_integer() else label

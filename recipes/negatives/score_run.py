@@ -21,7 +21,7 @@ from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.negatives.output import Output, check_output_path
-from recipes.negatives.rows import rounded, write_list
+from recipes.negatives.rows import shortest, write_list
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
 from recipes.prompts import expect_prompts
 from recipes.run_config import check_timeout
@@ -231,7 +231,7 @@ def _write_ids(stream: IO[str], _: Collection, __: Split, query: str, scores: Ma
     """A row by id, as data/candidates=run reads it."""
     ranked = sorted(scores.items(), key=lambda pair: -pair[1])
     row = {"query_id": query, "document_ids": [document for document, _ in ranked]}
-    stream.write(json.dumps(row | {"scores": [rounded(score) for _, score in ranked]}, ensure_ascii=False) + "\n")
+    stream.write(json.dumps(row | {"scores": [shortest(score) for _, score in ranked]}, ensure_ascii=False) + "\n")
 
 
 def _write_texts(
@@ -240,7 +240,7 @@ def _write_texts(
     labels = split.judgements.get(query, {})
     is_labelled = any(label > 0 for label in labels.values()) or not collection.keep_queries_without_positives
     own = {document: labels.get(document, 0) for document in scores} if is_labelled else None
-    write_list(stream, collection, split, query, list(scores), own, list(map(rounded, scores.values())))
+    write_list(stream, collection, split, query, list(scores), own, list(map(shortest, scores.values())))
 
 
 def _truncations(scored: Mapping[str, ScoredLists]) -> dict[str, Truncation | None]:

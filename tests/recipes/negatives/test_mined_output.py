@@ -17,7 +17,8 @@ from inference.mine import Selection
 from inference.mine_options import MineOptions
 from inference.mining_audit import MinedQuery
 from recipes.negatives.corpus import MiningCorpus
-from recipes.negatives.mined_output import MinedRows, MinedWriter, shortest, written_at_the_end
+from recipes.negatives.mined_output import MinedRows, MinedWriter, written_at_the_end
+from recipes.negatives.rows import shortest
 
 DOCUMENTS = {f"d{i}": f"document number {i}" for i in range(8)}
 QUERIES = {"q1": "first query", "q2": "second query", "q3": "third query", "q4": "fourth query"}
