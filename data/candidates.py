@@ -21,6 +21,7 @@ from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
 from data.option_names import in_node
 from data.store.texts import StoredTexts, ids_of, progress, rows_of, texts_digest, texts_of
+from data.views import Derived
 from data.words import TextAnalyzer, analyzer_for
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,10 @@ class NoCandidates:
     def build(
         self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
     ) -> dict[str, Candidates]:
-        return {name: {query_id: [] for query_id in split} for name, split in queries.items()}
+        return {
+            name: {query_id: [] for query_id in split} if isinstance(split, dict) else Derived(split, _nothing)
+            for name, split in queries.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,10 @@ class RunFileCandidates:
         elif without:
             logger.warning("%s: no candidates for any %s query: left out", path, " or ".join(without))
         return {name: found[name] for name in queries if name in found}
+
+
+def _nothing(query_id: str, text: str) -> list[tuple[str, float]]:
+    return []
 
 
 def _of_corpus(run: Run, documents: Mapping[str, str]) -> Run:

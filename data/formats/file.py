@@ -144,7 +144,9 @@ class FileConfig(SourceOptions):
         reader.announce()
         grouping = GroupingOnDisk(scratch, self.relevant_from, reader.skipped)
         read = {split: grouping.group(split, reader.records(split)) for split in reader.splits}
-        return self._assembled(reader, read, *grouping.documents(folder / DOCUMENTS))
+        documents, keys = grouping.documents(folder / DOCUMENTS)
+        del grouping  # what it knows of all texts
+        return self._assembled(reader, read, documents, keys)
 
     def _assembled(
         self, reader: FileReader, read: Mapping[str, Lists], documents: Mapping[str, str], keys: np.ndarray | None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.candidates import BM25Candidates
+from data.candidates import BM25Candidates, NoCandidates
 from data.collection import Collection
 from data.formats import grouping_on_disk
 from data.formats.file import FileConfig
@@ -102,6 +102,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "default": {"dev_fraction": 0.2},
     "bm25": {"candidates": BM25Candidates(depth=3), "lists": ListOptions(random_fraction=0.5)},
     "relevant_from": {"relevant_from": 1.0, "max_held_out": 2},
+    "no candidates": {"candidates": NoCandidates(), "lists": ListOptions(random_fraction=1.0)},
     "rank_own_document": {"rank_own_document": True, "test_fraction": 0.0},
 }
 
