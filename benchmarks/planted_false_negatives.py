@@ -105,7 +105,15 @@ def check(folder: Path, mined: Path, report: Path) -> None:
     }
     negatives = {(row["query"], text) for row in _rows(mined) for text in _negatives(row)}
     content = json.loads(report.read_text())
-    suspected = {(each["query"], each["document"]) for each in content["negatives_suspected"]}
+    if "suspected" in content:  # the audit of mine.py, by id, which also lists what a margin kept out
+        listed = [each for each in content["suspected"] if each["query_id"] in queries]
+        suspected = {(queries[each["query_id"]], texts[each["document_id"]]) for each in listed}
+        print(f"listed by the audit: {len(planted & suspected)} of the {len(planted)} planted")
+        ranked = [(queries[each["query_id"]], texts[each["document_id"]]) for each in listed]
+        first = sum(pair in planted for pair in ranked[: len(planted)])
+        print(f"of its first {len(planted)}, {first} are planted")
+    else:
+        suspected = {(each["query"], each["document"]) for each in content["negatives_suspected"]}
     hidden = planted & negatives
     found = hidden & suspected
     print(f"planted {len(planted)}, mined as negatives {len(hidden)} (of {len(negatives)} negatives)")

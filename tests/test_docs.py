@@ -35,7 +35,9 @@ EXAMPLES = {
 }
 NAMED_FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]+\.(?:py|md|yaml|sh|txt)\b")
 DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?!\w|=|\.\w)")
-COMMAND = re.compile(r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan)\.py ((?:.*\\\n)*.*)$", re.M)
+COMMAND = re.compile(
+    r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan|mine)\.py ((?:.*\\\n)*.*)$", re.M
+)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *COMMENTED], ids=lambda file: str(file.relative_to(ROOT)))
@@ -91,5 +93,5 @@ def test_a_command_composes(config_name, settings):
 
 def test_the_commands_are_found():
     assert len(README) >= 12
-    assert {name for name, _ in README} == {"train", "evaluate"}
+    assert {name for name, _ in README} == {"train", "evaluate", "mine"}
     assert RESULTS

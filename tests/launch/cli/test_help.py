@@ -24,6 +24,7 @@ SETTINGS = {
     "relabel": "relabel",
     "score": "score",
     "encode": "encode",
+    "mine": "mine",
 }  # command: its configuration
 FLAGS = ["rerank", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
