@@ -21,12 +21,11 @@ from data.store.texts import texts_of
 from data.words import analyzer_for
 from engines.distributed.collectives import gather_objects
 from engines.distributed.process_group import rank, world_size
-from inference.search import BlockSearch, ExactIndex
+from inference.vector_search import DOCUMENT_BLOCK, search_stored
 from inference.vectors import StoredVectors
 from losses.math.similarity import similarity_named
 
 QUERY_BLOCK = 256  # queries of one matrix product
-DOCUMENT_BLOCK = 16384  # documents of one matrix product
 BM25_BLOCK = 200  # queries of one piece of work of a rank
 
 
@@ -73,11 +72,7 @@ class VectorSearcher(Searcher):
 
     def search(self, queries: slice, wanted: Sequence[np.ndarray], depth: int) -> Found:
         own = self.queries.block(queries.start, queries.stop).to(self.device)
-        depth = min(depth, len(self.documents))
-        search = BlockSearch(own, depth, query_block=QUERY_BLOCK, similarity=self.similarity, index=ExactIndex)
-        for block in self.documents.blocks(DOCUMENT_BLOCK):
-            search.add(block.to(self.device))
-        scores, rows = search.result()
+        scores, rows = search_stored(own, self.documents, depth, query_block=QUERY_BLOCK)
         asked = [self._pairs(query, rows_of_query) for query, rows_of_query in zip(own, wanted, strict=True)]
         return Found(rows.cpu().numpy(), scores.cpu().numpy(), asked)
 

@@ -12,6 +12,7 @@ from data.bm25 import BM25
 from data.sampling.never_rows import CorpusTexts
 from engines.distributed.testing import run_ranks
 from evaluation.fusion import fuse
+from inference import vector_search
 from losses.math.similarity import COSINE
 from recipes.negatives import searchers
 from recipes.negatives.searchers import BM25Searcher, HybridSearcher, VectorSearcher
@@ -29,7 +30,7 @@ def texts() -> tuple[dict[str, str], dict[str, str]]:
 class Vectors:
     """What searchers read of `inference.vectors.StoredVectors`."""
 
-    similarity = "cosine"
+    similarity, precision = "cosine", "fp32"
 
     def __init__(self, seed: int, rows: int, dim: int = 8) -> None:
         values = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
@@ -61,7 +62,7 @@ WANTED = [np.array([3, 40]), np.array([0]), *[np.empty(0, dtype=np.int64)] * 3]
 
 
 def test_vectors_are_searched_as_by_the_whole_matrix(monkeypatch):
-    monkeypatch.setattr(searchers, "DOCUMENT_BLOCK", 16)
+    monkeypatch.setattr(vector_search, "DOCUMENT_BLOCK", 16)
     monkeypatch.setattr(searchers, "QUERY_BLOCK", 2)
     searcher = vector_searcher()
     found = searcher.search(slice(2, 7), WANTED, 9)
