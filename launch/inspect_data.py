@@ -19,6 +19,7 @@ try:
     import argparse
     import json
     from collections.abc import Mapping, Sequence
+    from dataclasses import replace
     from pathlib import Path
     from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,29 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    page = None if options.html is None else Path(options.html).expanduser()
+    check_page(page)
     inspection = inspect_path(options.path, options.settings, options.rows)
-    if options.html is not None:
-        from runs.report.data_page import write_data_page
-
-        write_data_page(inspection, Path(options.html))
     if options.json:
         print(json.dumps(inspection.as_json(), ensure_ascii=False, indent=1))
     else:
         print("\n".join(inspection.lines()))
+    if page is not None:
+        from runs.report.data_page import write_data_page
+
+        write_data_page(inspection, page)
     if inspection.fails:
         raise SystemExit(1)
+
+
+def check_page(page: Path | None) -> None:
+    """Raise ValueError, before the time is spent, if the page cannot be written."""
+    if page is None:
+        return
+    if not page.parent.is_dir():
+        raise ValueError(f"--html {page}: there is no folder {page.parent}: make it, or name another file")
+    if page.is_dir():
+        raise ValueError(f"--html {page}: it is a folder: name a file in it")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,15 +86,22 @@ def inspect_path(path: str, settings: Sequence[str] = (), rows: int | None = Non
     if tree["stages"]:
         raise ValueError("+exp: each stage of an experiment has its own training lists: give trainer.list_size instead")
     is_loss_given = any(setting.startswith(("loss=", "loss.", "+exp")) for setting in settings)
+    model = model_options(tree, settings)
     chosen = Chosen(
         tree["trainer"]["list_size"],
         configured_losses(),
         loss=instantiate(tree["loss"], "loss") if is_loss_given else None,
-        tokenizer=tokenizer_of(tree, settings),
+        outputs=frozenset(model.outputs) if is_model_given(settings) else None,
+        tokenizer=tokenizer_of(model, tree["data"], is_model_given(settings)),
         model=str(tree["model"].get("name_or_path", "")),
         limits=Limits() if rows is None else Limits(rows=rows),
     )
     return inspect_data(path, instantiate(tree["data"], "data"), chosen)
+
+
+def is_model_given(settings: Sequence[str]) -> bool:
+    """Whether settings choose the model, or options of it."""
+    return any(setting.startswith(("model", "+exp")) for setting in settings)
 
 
 def data_settings(path: str, settings: Sequence[str]) -> list[str]:
@@ -95,19 +115,34 @@ def data_settings(path: str, settings: Sequence[str]) -> list[str]:
     return [*kind, f"data.path='{place}'"]
 
 
-def tokenizer_of(tree: Mapping[str, Any], settings: Sequence[str]) -> CountingTokenizer | None:
-    """The tokenizer of the chosen model, without its weights. Without a model in `settings` it is that of the default
-    one, or None if that is not found."""
+def model_options(tree: Mapping[str, Any], settings: Sequence[str]) -> Any:
+    """The options of the model in `settings`, or of the default one. A model of launch/reason.py, which has no prompt
+    template of its own, gets the one of conf/reason.yaml. Raises ValueError if it has no tokens to count."""
+    options = instantiate(tree["model"], "model")
+    if not options.trainable:
+        raise ValueError(
+            "this model has no tokens to count, and is not trained: choose model=cross_encoder, llm_reranker or "
+            "bi_encoder, or leave it out"
+        )
+    if any(setting.startswith("model=llm_reasoner") for setting in settings) and options.template is None:
+        template = instantiate(compose([], "reason")["template"], "template")
+        return replace(options, template=template.prompt)
+    return options
+
+
+def tokenizer_of(options: Any, data: Mapping[str, Any], is_chosen: bool) -> CountingTokenizer | None:
+    """The tokenizer of a model with these options, without its weights. That of a model which was not chosen is None if
+    it is not found."""
     from models.loading.backbone import quiet, without_weights
 
     try:
         with quiet(), without_weights():
-            model = instantiate(tree["model"], "model").build(0)
+            model = options.build(0)
     except (ValueError, OSError):
-        if any(setting.startswith(("model", "+exp")) for setting in settings):
+        if is_chosen:
             raise
         return None
-    model.expect_prompts({tree["data"].get("query_prompt"), tree["data"].get("document_prompt")})
+    model.expect_prompts({data.get("query_prompt"), data.get("document_prompt")})
     tokenizer: CountingTokenizer = model.tokenizer
     return tokenizer
 

@@ -28,7 +28,7 @@ from data.inspection.texts import find_damage, find_duplicates
 from data.inspection.tokens import CountingTokenizer, TokenCounts, count_tokens
 from data.source import SourceOptions
 from data.truncation import cut_line
-from losses.contracts import REQUIREMENTS, missing_requirements
+from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, required_outputs
 from recipes.checks.data_fit import ADD_NEGATIVES, has_only_positives
 
 MAX_UNKNOWN = 0.05  # share of unknown tokens from which a model cannot read the texts
@@ -47,6 +47,7 @@ class Chosen:
     loss: Any = None  # the one that the user has chosen
     tokenizer: CountingTokenizer | None = None
     model: str = ""
+    outputs: frozenset[str] | None = None  # of the model, names of losses.contracts.OUTPUTS; None: of any model
     limits: Limits = field(default_factory=Limits)
 
 
@@ -79,9 +80,7 @@ def _inspected(path: str, options: SourceOptions, chosen: Chosen) -> Inspection:
     findings += refused
     fails = any(finding.severity == "error" for finding in findings)
     available = None if fails else _available(content, collection, options, chosen)
-    if chosen.loss is not None and available is not None and (missing := missing_requirements(chosen.loss, available)):
-        message = f"loss {type(chosen.loss).__name__} needs {' and '.join(f'{m} ({REQUIREMENTS[m]})' for m in missing)}"
-        findings.append(Finding("error", "loss does not fit", message, "choose one of the losses that fit"))
+    findings += [] if available is None else _loss_findings(chosen, available)
     order = ("error", "warning", "note")
     return Inspection(
         path,
@@ -94,10 +93,26 @@ def _inspected(path: str, options: SourceOptions, chosen: Chosen) -> Inspection:
         roles=roles,
         model=chosen.model if tokens else "",
         max_length=tokens.max_length if tokens else None,
-        losses=None if available is None else fitting(chosen.losses, available),
+        losses=None if available is None else fitting(chosen.losses, available, chosen.outputs),
         findings=sorted(findings, key=lambda finding: order.index(finding.severity)),
         records=content.records,
     )
+
+
+def _loss_findings(chosen: Chosen, available: frozenset[str]) -> Iterator[Finding]:
+    """What the chosen loss lacks, if one is chosen: of the data, or of the model."""
+    if chosen.loss is None:
+        return
+    needed = [f"{name} ({REQUIREMENTS[name]})" for name in missing_requirements(chosen.loss, available)]
+    needed += [f"{OUTPUTS[name]}, and the model gives none" for name in _missing_outputs(chosen.loss, chosen.outputs)]
+    if needed:
+        message = f"loss {type(chosen.loss).__name__} needs {' and '.join(needed)}"
+        yield Finding("error", "loss does not fit", message, "choose one of the losses that fit")
+
+
+def _missing_outputs(loss: Any, outputs: frozenset[str] | None) -> list[str]:
+    """The outputs that a loss needs and a model lacks."""
+    return [] if outputs is None else sorted(required_outputs(loss) - outputs)
 
 
 def read(options: SourceOptions, limits: Limits) -> Content:
@@ -191,11 +206,13 @@ def _advice(available: frozenset[str] | None) -> dict[str, str]:
     return {"for more losses": ADD_NEGATIVES} if available is not None and has_only_positives(available) else {}
 
 
-def fitting(losses: Mapping[str, Any], available: frozenset[str]) -> Losses:
-    """The losses that fit lists that give `available`, and what the others lack."""
+def fitting(losses: Mapping[str, Any], available: frozenset[str], outputs: frozenset[str] | None) -> Losses:
+    """The losses that fit lists that give `available` and a model with these `outputs` (None: any), and what the others
+    lack."""
     by_missing: dict[tuple[str, ...], list[str]] = {}
     for name, loss in losses.items():
-        by_missing.setdefault(tuple(missing_requirements(loss, available)), []).append(name)
+        lacking = [f"a model with {OUTPUTS[output]}" for output in _missing_outputs(loss, outputs)]
+        by_missing.setdefault((*missing_requirements(loss, available), *lacking), []).append(name)
     fit = tuple(by_missing.pop((), []))
     others = {" and ".join(missing): tuple(names) for missing, names in sorted(by_missing.items())}
     return Losses({name: REQUIREMENTS[name] for name in sorted(available)}, fit, others)

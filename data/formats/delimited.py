@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data.formats.file_format import FileFormat, Record
+from data.formats.file_format import FileFormat, HeadedRow, Record
 from data.formats.layouts import is_known
 from data.formats.row_error import RowError
 from data.formats.rows import DecimalComma
@@ -24,11 +24,12 @@ PROBED = 1000  # lines that are read to find the separator
 
 @dataclass(frozen=True)
 class Table:
-    """How the rows of a file are separated, and the names of their cells."""
+    """How the rows of a file are separated, and the names of their cells with their place."""
 
     separator: str
     quoted: bool
     names: list[str]
+    place: str = ""
 
     def record(self, placed: tuple[str, list[str]]) -> Record:
         """The row of these cells. Raises RowError if it has more or fewer than the header."""
@@ -40,7 +41,7 @@ class Table:
         values = cells if self.quoted else [_unquoted(cell) for cell in cells]
         if self.separator == ";":
             values = [DecimalComma(cell) if DecimalComma.PATTERN.fullmatch(cell) else cell for cell in values]
-        return place, _row(place, self.names, values)
+        return place, HeadedRow(_row(place, self.names, values), self.place)
 
 
 def read_delimited(file: Path) -> Iterator[Record]:
@@ -55,7 +56,7 @@ def read_delimited(file: Path) -> Iterator[Record]:
     quoted = separator != "\t" or _is_quoted(file, header)
     rows = _placed_cells(file, separator, quoted)
     place, names = next(rows, (str(file), []))
-    return map(Table(separator, quoted, _checked(place, names)).record, rows)
+    return map(Table(separator, quoted, _checked(place, names), place).record, rows)
 
 
 def _placed_cells(file: Path, separator: str, quoted: bool) -> Iterator[tuple[str, list[str]]]:

@@ -27,19 +27,36 @@ TEXT_OPTIONS = ("data.corpus_path", "data.queries_path")  # files of texts by id
 Record = tuple[str, Mapping[str, Any]]  # its place ("corpus.jsonl:7") and its content {column: value}
 
 
+class HeadedRow(dict[str, Any]):
+    """The content of a row whose columns are named at another place, that of the header."""
+
+    __slots__ = ("header",)
+
+    def __init__(self, content: Mapping[str, Any], header: str) -> None:
+        super().__init__(content)
+        self.header = header
+
+
+def place_of_columns(where: str, row: Mapping[str, Any]) -> str:
+    """The place that names the columns of a row: of the header, or the row's own."""
+    return row.header if isinstance(row, HeadedRow) else where
+
+
 @dataclass(frozen=True)
 class FileFormat:
     """One kind of file whose rows are lists of documents.
 
     `read` yields the rows; `data.formats.columns` recognises their columns by name. An error names file and line. If
     several formats have the same suffix, `detect` reads a file and returns whether it has this format; without `detect`
-    the suffix decides. A file that starts with `signature` has this format whatever its suffix is.
+    the suffix decides. A file that starts with `signature` has this format whatever its suffix is. `layouts` are
+    (columns, name) of rows whose columns do not say where they are from (`data.formats.source_names`).
     """
 
     suffixes: tuple[str, ...]  # suffixes of file names: (".jsonl", ".jsonl.gz")
     read: Callable[[Path], Iterator[Record]]
     detect: Callable[[Path], bool] | None = None
     signature: bytes = b""
+    layouts: tuple[tuple[tuple[str, ...], str], ...] = ()
 
 
 def file_formats() -> tuple[FileFormat, ...]:
@@ -82,7 +99,7 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
     if place.is_file():
         own = format_of(place, formats)
         if own is None:
-            raise ValueError(f"{key}={path}: the name must end in {suffixes}")
+            raise ValueError(f"{key}={path}: {_why_no_format(place, formats, suffixes)}")
         return [(place, own)]
     found = sorted(place.iterdir()) if place.is_dir() else sorted(map(Path, glob.glob(str(place), recursive=True)))
     files = [(file, own) for file in found if file.is_file() and (own := format_of(file, formats)) is not None]
@@ -93,6 +110,17 @@ def find_files(key: str, path: str, formats: Sequence[FileFormat]) -> list[tuple
         what = "no file" if place.is_dir() or found else "no such file or folder, and no file matches it"
         raise FileNotFoundError(f"{key}={path}: {what} (names must end in {suffixes}){_in_folders(place, formats)}")
     return files
+
+
+def _why_no_format(file: Path, formats: Sequence[FileFormat], suffixes: str) -> str:
+    """Why a file has no format, and what to do: its name says none, or its content is none that its name says."""
+    if not any(file.name.lower().endswith(each.suffixes) for each in formats):
+        return f"the name must end in {suffixes}"
+    if not file.stat().st_size:
+        return "it is empty"
+    suffix = Path(plain_name(file)).suffix
+    others = ", ".join(name for name in suffixes.split(", ") if name != suffix)
+    return f"the name must end in {others}; {suffix} is for the tables of TREC and MS MARCO, and this is none of them"
 
 
 def check_is_no_collection(what: str, place: Path) -> None:

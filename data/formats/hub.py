@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.formats.file_format import Record
+from data.formats.source_names import source_name
 from data.formats.sources import choose_splits
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -35,6 +36,10 @@ class HubSource:
     @property
     def first(self) -> Mapping[str, Any] | None:
         return next(iter(self.rows), None)
+
+    @property
+    def layout(self) -> str:
+        return source_name(self.first or ())
 
 
 def is_hub_id(path: str) -> bool:

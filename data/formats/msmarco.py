@@ -72,4 +72,9 @@ def _are_ranks(cells: list[str]) -> bool:
     return len(cells) > 1 and [int(cell) for cell in cells[:3]] == list(range(1, min(len(cells), 3) + 1))
 
 
-FORMAT = FileFormat(with_compressions(".tsv", ".txt"), read_msmarco, is_msmarco)
+FORMAT = FileFormat(
+    with_compressions(".tsv", ".txt"),
+    read_msmarco,
+    is_msmarco,
+    layouts=((NAMES["triples of texts"], "MS MARCO triples"),),
+)

@@ -17,7 +17,6 @@ from data.formats.hub import HubSource, find_hub_splits, find_hub_texts, is_hub_
 from data.formats.layouts import NAMES
 from data.formats.records import read_records
 from data.formats.skipped import SkippedRows, readable
-from data.formats.source_names import source_name
 from data.formats.sources import RowSource, Sources, find_sources, texts_beside
 from data.formats.text_store import TextStore, id_of
 
@@ -80,8 +79,7 @@ class FileReader:
 
     def format_names(self, split: str = "train") -> list[str]:
         """The well-known layouts of the files of a split, by the columns of their first rows."""
-        firsts = (source.first for source in self.sources.splits.get(split, ()))
-        names = (source_name(row) for row in firsts if row is not None)
+        names = (source.layout for source in self.sources.splits.get(split, ()))
         return list(dict.fromkeys(name for name in names if name))
 
     def announce(self) -> None:

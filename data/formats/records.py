@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from data.formats.columns import ListRecord, Row
-from data.formats.file_format import Record
+from data.formats.file_format import Record, place_of_columns
 from data.formats.layouts import Layout, is_known
 from data.formats.rows import plain_row
 from data.formats.skipped import SkippedRows, readable
@@ -39,21 +39,21 @@ def read_records(
     for where, row in left:
         present |= dict.fromkeys(row)
         plain = plain_row(row, named, is_known)
-        names = tuple(plain)
+        names, place = tuple(plain), place_of_columns(where, row)
         try:
             if names in refused:
-                raise ValueError(f"{where}: {refused[names]}")
+                raise ValueError(f"{place}: {refused[names]}")
             if names not in layouts:
                 present |= dict.fromkeys(names)
                 ahead = () if skipped.on_error == "skip" else _next(left)  # rows that are read ahead are lost
                 later = (tuple(plain_row(row, named, is_known)) for row in ahead)
                 mistake = partial(_mistake, where, plain)
-                layouts[names] = Layout.recognise(where, names, mapping, ignored, mistake=mistake, later=later)
+                layouts[names] = Layout.recognise(place, names, mapping, ignored, mistake=mistake, later=later)
             record = Row(where, plain, layouts[names]).record()
         except ValueError as error:
             skipped.leave_out(where, error)
             if names not in layouts:
-                refused[names] = str(error).removeprefix(f"{where}: ")
+                refused[names] = str(error).removeprefix(f"{place}: ")
         else:
             yield record
     if not layouts or named <= present.keys():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.formats.file_format import FileFormat, Record, find_files, format_of
+from data.formats.source_names import source_name
 from data.formats.text_file import plain_name
 from data.formats.text_store import holds_texts
 
@@ -37,6 +38,10 @@ class RowSource(Protocol):
     def first(self) -> Mapping[str, Any] | None:
         """The first row; None if there is none that can be read."""
 
+    @property
+    def layout(self) -> str:
+        """The name of the well-known layout of its first row; empty if it has none."""
+
     def __iter__(self) -> Iterator[Record]: ...
 
 
@@ -60,6 +65,12 @@ class FileSource:
         with suppress(ValueError, OSError):
             return next((row for _, row in self), None)
         return None
+
+    @property
+    def layout(self) -> str:
+        """The name of the well-known layout of its first row; empty if it has none."""
+        columns = tuple(self.first or ())
+        return dict(self.format.layouts).get(columns) or source_name(columns)
 
 
 @dataclass(frozen=True)

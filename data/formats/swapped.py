@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from statistics import median
 
@@ -17,6 +17,7 @@ MIN_QUERIES = 10  # fewer say nothing
 MANY, FEW = 0.5, 0.05  # shares of texts that end in a question mark
 LONGER = 1.5  # how much longer queries are than documents, in characters
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also those of Chinese and Arabic
+REMEDY = "data.columns.query=COLUMN says which column asks"
 ASKED, TOLD = ("query",), ("document", "positive", "chosen")
 
 
@@ -25,25 +26,26 @@ def warn_of_swapped(
 ) -> None:
     """Warn if `columns` make the query of a column that is named as a document's, and a document of a query's; or if
     most relevant documents are short questions, and hardly a query is one."""
+    sample = (entry for entry in islice(lists.values(), SAMPLE) if entry.has_positive)
+    pairs = ((entry.query, documents[max(entry.labels, key=entry.labels.__getitem__)]) for entry in sample)
+    if reason := why_swapped(pairs, columns):
+        logger.warning("%s: question and answer may be swapped (%s); %s", name, reason, REMEDY)
+
+
+def why_swapped(pairs: Iterable[tuple[str, str]], columns: Mapping[str, str]) -> str:
+    """Why queries, each with a relevant document, seem to be swapped with these; empty if they do not."""
     asked = next((columns[field] for field in ASKED if field in columns), "")
     told = next((columns[field] for field in TOLD if field in columns), "")
-    named = field_of_column(asked) in TOLD and field_of_column(told) in ASKED
-    if named:
-        reason = f"data.columns takes {asked!r} as the query and {told!r} as the document"
-    elif not (reason := _looks_swapped(lists, documents)):
-        return
-    logger.warning(
-        "%s: question and answer may be swapped (%s); data.columns.query=COLUMN says which column asks", name, reason
-    )
+    if field_of_column(asked) in TOLD and field_of_column(told) in ASKED:
+        return f"data.columns takes {asked!r} as the query and {told!r} as the document"
+    return _looks_swapped(list(pairs))
 
 
-def _looks_swapped(lists: Mapping[str, QueryGroup], documents: Mapping[str, str]) -> str:
+def _looks_swapped(sample: Sequence[tuple[str, str]]) -> str:
     """Why queries look like answers, and relevant documents like questions; empty if they do not."""
-    sample = [entry for entry in islice(lists.values(), SAMPLE) if entry.has_positive]
     if len(sample) < MIN_QUERIES:
         return ""
-    queries = [entry.query for entry in sample]
-    best = [documents[max(entry.labels, key=entry.labels.__getitem__)] for entry in sample]
+    queries, best = ([pair[part] for pair in sample] for part in (0, 1))
     shares = [sum(text.rstrip().endswith(QUESTION_MARKS) for text in texts) / len(sample) for texts in (queries, best)]
     longer = median(map(len, queries)) > LONGER * median(map(len, best))
     if shares[0] > FEW or shares[1] < MANY or not longer:

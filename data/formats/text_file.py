@@ -7,9 +7,11 @@ import codecs
 import gzip
 import io
 import lzma
+import re
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ BYTE_ORDER_MARKS = (  # the longest first: that of UTF-32 begins with that of UT
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 SIGNATURES = {b"PAR1": "a parquet file", b"ARROW1": "an arrow file", b"PK\3\4": "a zip file", b"%PDF": "a PDF"}
 PEEKED = 64  # bytes that show the encoding
+SAMPLED = 2**22  # bytes of a file by which its encoding is guessed
+CONTROLS = re.compile(rb"[\x80-\x9f]")  # rare controls of Latin-1: quotes and dashes of Windows-1252
+ENCODINGS = ("cp1252", "shift_jis", "gb18030")  # that have signs of these, the usual ones first
 
 
 def with_compressions(*suffixes: str) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ def _check_is_text(path: Path, start: bytes) -> None:
         raise ValueError(f"{path}:1: not text but {kind} (it has NUL bytes): give it the suffix of its format")
     raise ValueError(
         f"{path}:1: not UTF-8 (it has NUL bytes, as UTF-16 has without a byte order mark): convert it "
-        f"(iconv -f {'utf-16le' if zeros[0] else 'utf-16be'} -t utf8)"
+        f"({_conversion(path, 'utf-16le' if zeros[0] else 'utf-16be')})"
     )
 
 
@@ -108,12 +113,48 @@ def _decoded(path: Path, numbered: tuple[int, bytes | str]) -> tuple[int, str]:
             line = line.decode("utf-8")
         except UnicodeDecodeError as error:
             where = f"{path}:{number}"
+            encoding = _likely_encoding(path, path.stat().st_mtime_ns)
+            others = ", ".join(name for name in ("latin1", *ENCODINGS) if name != encoding)
             raise RowError(
                 where,
-                f"{where}: not UTF-8 ({error.reason} at byte {error.start}): convert it (iconv -f latin1 -t utf8), "
-                "from its own encoding if that is another one (cp1252, gb18030, shift_jis)",
+                f"{where}: not UTF-8 ({error.reason} at byte {error.start}): convert it "
+                f"({_conversion(path, encoding)}), from its own encoding if that is another one ({others})",
             ) from None
     return number, line.rstrip("\r\n")
+
+
+@cache  # every line that cannot be read names it
+def _likely_encoding(path: Path, changed: int) -> str:
+    """The likely encoding of a file that is not UTF-8, and was `changed` at that time: Latin-1, unless its lines have
+    bytes that are no letters there."""
+    with _open(path) as content:
+        start = content.read(SAMPLED)
+    lines = start.splitlines()
+    whole = lines[:-1] if len(start) == SAMPLED and len(lines) > 1 else lines  # the last one may be cut in a character
+    sample = b"\n".join(line for line in whole if not _is_decoded(line, "utf-8"))
+    if not CONTROLS.search(sample):
+        return "latin1"
+    return next((name for name in ENCODINGS if _is_decoded(sample, name)), "latin1")
+
+
+def _is_decoded(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _conversion(path: Path, encoding: str) -> str:
+    """The command that writes a file in UTF-8, beside it."""
+    plain = plain_name(path)
+    suffix = Path(plain).suffix
+    new = path.with_name(f"{plain.removesuffix(suffix)}-utf8{suffix}")
+    unpack = {"gzip": "gzip -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "zstandard": "zstd -dc"}
+    kind = _compression_of(path)
+    start = "" if kind is None else f"{unpack[kind]} {shlex.quote(str(path))} | "
+    given = "" if kind is not None else f" {shlex.quote(str(path))}"
+    return f"{start}iconv -f {encoding} -t utf8{given} > {shlex.quote(str(new))}"
 
 
 def _compression_of(path: Path) -> str | None:

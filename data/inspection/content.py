@@ -69,6 +69,7 @@ class Content:
     findings: tuple[Finding, ...] = ()  # what only reading shows
     degrees: Mapping[str, str] = field(default_factory=dict)
     judged_splits: tuple[str, ...] = ()  # the splits that have judgements or rows
+    skips: bool = False  # whether training leaves out what it cannot use (data.on_error=skip)
 
     @property
     def is_complete(self) -> bool:
@@ -81,6 +82,16 @@ class Content:
         for judgement in self.judgements:
             found.setdefault((judgement.split, judgement.group), []).append(judgement)
         yield from found.values()
+
+    def labels(self) -> Iterator[tuple[str, dict[str, float | None]]]:
+        """The split of each list and the label of each of its documents, the highest of several as in training."""
+        for group in self.groups():
+            found: dict[str, float | None] = {}
+            for judgement in group:
+                other = found.setdefault(judgement.document, judgement.label)
+                if judgement.label is not None:
+                    found[judgement.document] = max(judgement.label, judgement.label if other is None else other)
+            yield group[0].split, found
 
     def query_texts(self) -> Iterator[Text]:
         """The queries of all splits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,9 @@ from data.formats.grouping import available_requirements, group_by_query
 from data.formats.layouts import Layout, is_known
 from data.formats.reader import FileReader
 from data.formats.rows import plain_row
+from data.formats.swapped import REMEDY, SAMPLE, why_swapped
 from data.inspection.content import Content, Judgement, Limits, Text
-from data.inspection.finding import Finding, counted, first_few, have, shorten
+from data.inspection.finding import Finding, counted, first_few, have, shorten, skipped_rows
 from data.source import SourceOptions
 
 
@@ -34,7 +35,9 @@ def read_lists(options: FileConfig, limits: Limits) -> Content:
         if not is_whole:
             sampled.append(f"the first {len(records[split]):,} {split} rows were read, there are more")
     if not records["train"]:
-        raise ValueError(f"data.path={options.path}: it has no rows")
+        first = reader.skipped.first
+        reason = f"all its rows are left out, the first: {first}" if first else "it has no rows"
+        raise ValueError(f"data.path={options.path}: {reason}")
     lowered = {split: [_lowered(record, options.relevant_from) for record in own] for split, own in records.items()}
     every = [record for own in records.values() for record in own]
     name, reason = format_of(reader)
@@ -49,9 +52,15 @@ def read_lists(options: FileConfig, limits: Limits) -> Content:
         records=records["train"],
         size=f"{counted(len(records['train']), 'row')}, {' and '.join(kinds(records['train']))}",
         sampled=tuple(sampled),
-        findings=(*empty_documents(every), *repeated_rows(lowered["train"])),
+        findings=(
+            *skipped_rows(reader.skipped.rows),
+            *empty_documents(every),
+            *repeated_rows(lowered["train"]),
+            *swapped_columns(lowered["train"], options.columns),
+        ),
         degrees={} if options.relevant_from is not None else _degrees(lowered),
         judged_splits=tuple(splits),
+        skips=reader.skipped.skips,
     )
 
 
@@ -184,6 +193,18 @@ def repeated_rows(records: Sequence[ListRecord]) -> Iterator[Finding]:
             f"{counted(number, 'row')} {'repeats' if number == 1 else 'repeat'} an earlier one word for word",
             "remove them: they add nothing, or too much weight",
             first_few(repeated),
+        )
+
+
+def swapped_columns(records: Sequence[ListRecord], columns: Mapping[str, str]) -> Iterator[Finding]:
+    """The finding about queries that look like answers, and documents that look like questions."""
+    answered = {_query(record): record for record in records if max(record.labels or (0,)) > 0}
+    sample = list(answered.values())[:SAMPLE]
+    pairs = [(each.query, each.documents[each.labels.index(max(each.labels))]) for each in sample if each.labels]
+    if reason := why_swapped(pairs, columns):
+        shown = [f"{each.where}: query {shorten(each.query, 60)!r}" for each in sample]
+        yield Finding(
+            "warning", "swapped columns", f"question and answer may be swapped: {reason}", REMEDY, first_few(shown)
         )
 
 

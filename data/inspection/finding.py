@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,19 @@ def shorten(text: str, width: int = WIDTH) -> str:
     """The text in one line of at most `width` characters."""
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def skipped_rows(rows: Sequence[Mapping[str, str]]) -> Iterator[Finding]:
+    """The finding about rows that cannot be read, each as {"where", "error"}, which data.on_error=skip leaves out."""
+    if rows:
+        number = len(rows)
+        yield Finding(
+            "warning",
+            "skipped rows",
+            f"{counted(number, 'row')} cannot be read and will be left out (data.on_error=skip)",
+            "correct the rows, or check that nothing is missed without them",
+            first_few([f"{row['where']}: {row['error']}" for row in rows]),
+        )
 
 
 def have(number: int) -> str:

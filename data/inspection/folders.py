@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from data.formats.columns import ListRecord
 from data.formats.file_format import Record, check_is_no_collection
 from data.formats.jsonl import read_json_lines
 from data.formats.qrels import find_qrels, read_qrels, read_tsv
+from data.formats.skipped import SkippedRows, readable
 from data.inspection.content import Content, EvenSample, Judgement, Limits, Text
-from data.inspection.finding import Finding, counted, first_few, have
+from data.inspection.finding import Finding, Severity, counted, first_few, have, skipped_rows
 from data.source import unit_labels
 
 MAX_RECORDS = 1000  # queries that are shown and counted as lists
@@ -28,21 +29,27 @@ class Problems:
     twice: list[str] = field(default_factory=list)  # judgements of one pair with different grades
     dangling: list[str] = field(default_factory=list)
     num_judgements: int = 0
+    skipped: SkippedRows = field(default_factory=SkippedRows)
 
     def findings(self) -> Iterator[Finding]:
+        severity: Severity = "warning" if self.skipped.skips else "error"
+        left_out = ", and the later row will be left out" * self.skipped.skips
+        yield from skipped_rows(self.skipped.rows)
         if self.repeated:
+            occur = "occurs" if len(self.repeated) == 1 else "occur"
             yield Finding(
-                "error",
+                severity,
                 "repeated ids",
-                f"{counted(len(self.repeated), 'id')} {'occurs' if len(self.repeated) == 1 else 'occur'} twice",
+                f"{counted(len(self.repeated), 'id')} {occur} twice{left_out}",
                 "give every document, and every query, an id of its own",
                 first_few(self.repeated),
             )
         if self.twice:
             yield Finding(
-                "error",
+                severity,
                 "conflicting labels",
-                f"{counted(len(self.twice), 'pair')} of a query and a document {have(len(self.twice))} two grades",
+                f"{counted(len(self.twice), 'pair')} of a query and a document {have(len(self.twice))} two grades"
+                f"{left_out}",
                 "keep one grade of each pair",
                 first_few(self.twice),
             )
@@ -71,13 +78,15 @@ def read_folder(options: BEIRConfig, limits: Limits) -> Content:
     """Read a local folder. Raises ValueError or FileNotFoundError, as training does, if a line cannot be read."""
     folder = Path(options.path).expanduser()
     places = options.places()["path"]
-    problems = Problems()
+    problems = Problems(skipped=SkippedRows(options.on_error))
     asked = _by_id(read_json_lines(places["queries.jsonl"]), read_queries, problems)
+    _check_is_filled(places["queries.jsonl"], asked, problems.skipped)
     exclude = None if options.exclude is None else folder / options.exclude
     paths = find_qrels(folder / "qrels", exclude)
-    judged, rest = _judgements(paths, limits)
+    judged, rest = _judgements(paths, limits, problems.skipped)
     corpus = _corpus(places["corpus.jsonl"], {judgement.document for judgement in judged}, limits, problems)
-    kept = list(_known(judged, asked, corpus, problems))
+    _check_is_filled(places["corpus.jsonl"], corpus.ids, problems.skipped)
+    kept = [_lowered(each, options.relevant_from) for each in _known(judged, asked, corpus, problems)]
     sampled = list(rest)
     if not corpus.is_whole:
         sampled.append(f"the first {corpus.total:,} documents were read, there are more")
@@ -104,14 +113,22 @@ def read_folder(options: BEIRConfig, limits: Limits) -> Content:
         sampled=tuple(sampled),
         findings=(*problems.findings(), *_empty(corpus.documents, asked)),
         judged_splits=splits,
+        skips=problems.skipped.skips,
     )
+
+
+def _check_is_filled(file: Path, found: Collection[Any], skipped: SkippedRows) -> None:
+    """Raise ValueError if nothing was found in a file."""
+    if not found:
+        reason = f"no row is left; the first that was left out: {skipped.first}" if skipped.rows else "it is empty"
+        raise ValueError(f"{file}: {reason}: write its rows again, or check that it is the file you mean")
 
 
 def _by_id(rows: Iterator[Record], read: Any, problems: Problems) -> dict[str, Text]:
     """The texts by id. Of an id that occurs twice the first text is kept."""
     found: dict[str, Text] = {}
-    for where, row in rows:
-        for key, text in read([(where, row)]).items():
+    for where, row in readable(rows, problems.skipped):
+        for key, text in read([(where, row)], problems.skipped).items():
             if key in found:
                 problems.repeated.append(f"{where}: {key!r}, first at {found[key].where}")
             else:
@@ -119,18 +136,25 @@ def _by_id(rows: Iterator[Record], read: Any, problems: Problems) -> dict[str, T
     return found
 
 
-def _judgements(paths: Mapping[str, Path], limits: Limits) -> tuple[list[Judgement], list[str]]:
+def _judgements(paths: Mapping[str, Path], limits: Limits, skipped: SkippedRows) -> tuple[list[Judgement], list[str]]:
     """The judgements of all splits, and what was not read."""
     found: list[Judgement] = []
     left = []
     for split, path in paths.items():
-        for row in read_tsv(path):
+        own: set[str] = set()
+        for row in readable(read_tsv(path), skipped):
             where, query, document, _ = row
+            own.add(split)
             if len(found) >= limits.judgements:
                 left.append(f"the first {len(found):,} judgements were read, there are more")
                 break
-            grade = read_qrels(str(path), [row], {document: ""}, {query: ""})[query][document]
-            found.append(Judgement(where, split, query, query, document, grade, "qrels"))
+            try:
+                grade = read_qrels(str(path), [row], {document: ""}, {query: ""})[query][document]
+            except ValueError as error:
+                skipped.leave_out(where, error)
+            else:
+                found.append(Judgement(where, split, query, query, document, grade, "qrels"))
+        _check_is_filled(path, own, skipped)
     return found, left[:1]
 
 
@@ -139,10 +163,10 @@ def _corpus(file: Path, judged: set[str], limits: Limits, problems: Problems) ->
     others: EvenSample[tuple[str, Text]] = EvenSample(limits.rows, limits.characters)
     ids: set[str] = set()
     characters = 0
-    for where, row in read_json_lines(file):
+    for where, row in readable(read_json_lines(file), problems.skipped):
         if len(ids) >= limits.rows * limits.scanned:
             return Corpus(kept | dict(others.kept), ids, len(ids), False)
-        for key, text in read_documents([(where, row)]).items():
+        for key, text in read_documents([(where, row)], problems.skipped).items():
             if key in ids:
                 first = kept.get(key) or dict(others.kept).get(key)
                 problems.repeated.append(f"{where}: {key!r}{f', first at {first.where}' if first else ''}")
@@ -175,6 +199,12 @@ def _known(
                 f"{judgement.where}: query {judgement.query!r}, document {judgement.document!r}: "
                 f"{judgement.label}, at {other.where} {other.label}"
             )
+
+
+def _lowered(judgement: Judgement, relevant_from: float | None) -> Judgement:
+    """The judgement with a grade below `relevant_from` set to 0."""
+    is_low = relevant_from is not None and (judgement.label or 0) < relevant_from
+    return judgement._replace(label=0) if is_low else judgement
 
 
 def _records(judged: list[Judgement], queries: Mapping[str, Text], documents: Mapping[str, Text]) -> list[ListRecord]:

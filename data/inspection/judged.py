@@ -19,9 +19,10 @@ def find_label_problems(content: Content) -> Iterator[Finding]:
         negatives += [] if degrees else _positives_as_negatives(content, group)
     if conflicts:
         yield Finding(
-            "error",
+            "warning" if content.skips else "error",
             "conflicting labels",
-            f"{counted(len(conflicts), 'document')} {have(len(conflicts))} two labels for one query",
+            f"{counted(len(conflicts), 'document')} {have(len(conflicts))} two labels for one query"
+            f"{', and the later row will be left out' * content.skips}",
             "keep one label of each query and document",
             first_few(conflicts),
         )
@@ -35,6 +36,8 @@ def find_label_problems(content: Content) -> Iterator[Finding]:
             first_few(negatives),
         )
     yield from _opposite_preferences(content)
+    yield from _conflicts_of_spellings(content)
+    yield from _own_answers(content)
     yield from _unanswered(content)
 
 
@@ -88,6 +91,68 @@ def _opposite_preferences(content: Content) -> Iterator[Finding]:
             f"{counted(len(opposite), 'preference')} {have(len(opposite))} an opposite one",
             "keep one of the two",
             first_few(opposite),
+        )
+
+
+def _conflicts_of_spellings(content: Content) -> Iterator[Finding]:
+    """Documents that are relevant to a query, and not relevant to one that differs in case or spacing alone."""
+    first: dict[tuple[str, str, str], Judgement] = {}
+    found = []
+    for judgement in _of_respelled_queries(content):
+        if judgement.label is None or content.degrees.get(judgement.split):
+            continue
+        texts = normalised(judgement.query), normalised(_document(content, judgement))
+        other = first.setdefault((judgement.split, *texts), judgement)
+        if other.query != judgement.query and ((other.label or 0) > 0) != (judgement.label > 0):
+            found.append(
+                f"{judgement.where}: {judgement.label:g}, at {other.where} {other.label:g}: query "
+                f"{shorten(_query(content, judgement), 40)!r}, document {shorten(_document(content, judgement), 40)!r}"
+            )
+    if found:
+        yield Finding(
+            "warning",
+            "conflicting labels",
+            f"{counted(len(found), 'document')} {have(len(found))} two labels for queries that are equal up to case "
+            "and spacing",
+            "write the queries alike, and keep one label of each document",
+            first_few(found),
+        )
+
+
+def _of_respelled_queries(content: Content) -> list[Judgement]:
+    """The judgements of queries that are equal to others up to case and spacing, in data without ids."""
+    if content.has_ids:
+        return []
+    spellings: dict[tuple[str, str], set[str]] = {}
+    for split, queries in content.queries.items():
+        for key in queries:
+            spellings.setdefault((split, normalised(key)), set()).add(key)
+    respelled = {(split, key) for (split, _), keys in spellings.items() if len(keys) > 1 for key in keys}
+    return [each for each in content.judgements if (each.split, each.query) in respelled] if respelled else []
+
+
+def _own_answers(content: Content) -> Iterator[Finding]:
+    """Positives that are the query itself, of data without ids. (Rankings of other data leave such documents out.)"""
+    if content.has_ids:
+        return
+    positives = [each for each in content.judgements if (each.label or 0) > 0 and not content.degrees.get(each.split)]
+    queries = {
+        split: {key: normalised(text) for key, (_, text) in own.items()} for split, own in content.queries.items()
+    }
+    found = [
+        f"{each.where}: {shorten(_document(content, each), 60)!r}"
+        for each in positives
+        if normalised(_document(content, each)) == queries[each.split][each.query] != ""
+    ]
+    if found:
+        number = len(found)
+        yield Finding(
+            "warning",
+            "queries as positives",
+            f"{number:,} of {counted(len(positives), 'positive')} {'is' if number == 1 else 'are'} the query itself "
+            "(equal up to case and spacing), and will teach nothing but that",
+            "give the answers, unless it is meant so (SimCSE)",
+            first_few(found),
         )
 
 

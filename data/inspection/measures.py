@@ -11,6 +11,7 @@ import numpy as np
 from data.collection import is_empty
 from data.inspection.content import Content, spread_evenly
 from data.inspection.tokens import TokenCounts
+from data.inspection.unspaced import count_words
 from data.languages import SAMPLED_CHARACTERS, SAMPLED_DOCUMENTS, detect, letters_by_script
 
 MEASURED = 50_000  # texts of a role whose words are counted
@@ -62,7 +63,7 @@ class RoleMeasures:
 
 @dataclass(frozen=True)
 class SplitMeasures:
-    """The judgements of one split as they were read."""
+    """The judgements of one split: one of each document of a list, however many rows repeat it."""
 
     split: str
     queries: int
@@ -83,7 +84,7 @@ def measure_roles(content: Content, tokens: TokenCounts | None) -> list[RoleMeas
 
 
 def _role(role: str, texts: Sequence[str], tokens: TokenCounts | None) -> RoleMeasures:
-    words = tuple(len(text.split()) for text in spread_evenly(texts, MEASURED))
+    words = tuple(map(count_words, spread_evenly(texts, MEASURED)))
     sample = [text[:SAMPLED_CHARACTERS] for text in spread_evenly(texts, SAMPLED_DOCUMENTS)]
     letters = letters_by_script(sample)
     total = sum(letters.values())
@@ -107,8 +108,8 @@ def measure_splits(content: Content) -> list[SplitMeasures]:
     """The measures of each split that has judgements or rows."""
     found = []
     groups: dict[str, list[list[float | None]]] = {split: [] for split in content.judged_splits}
-    for group in content.groups():
-        groups[group[0].split].append([judgement.label for judgement in group])
+    for split, own in content.labels():
+        groups[split].append(list(own.values()))
     for split, lists in groups.items():
         labels = [label for labels in lists for label in labels if label is not None]
         degrees = bool(content.degrees.get(split))

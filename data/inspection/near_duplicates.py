@@ -12,12 +12,14 @@ from data.collection import is_empty
 from data.inspection.content import Content, Limits, Text, spread_evenly
 from data.inspection.finding import Finding, counted, first_few, shorten
 from data.inspection.texts import equal
+from data.inspection.unspaced import WORD as LETTER_OR_WORD
+from data.inspection.unspaced import is_unspaced
 
 SIMILAR = 0.8  # least Jaccard similarity of near-duplicates
 CANDIDATES = 0.7  # of candidates for it, which MinHash only estimates
 NUM_PERM = 128
-SHINGLE = 3  # words, or twice as many characters of a script without spaces
-MIN_WORDS = 12  # shorter texts share most of their words by chance
+SHINGLE = 3  # words, or twice as many letters of a script without spaces
+MIN_WORDS = 12  # shorter texts share most of their words by chance; twice as many letters
 MAX_CHARACTERS = 5_000  # of a text that are compared
 WORD = re.compile(r"\w+")
 
@@ -71,14 +73,11 @@ def near_pairs(texts: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
 
 
 def shingles(text: str) -> set[str]:
-    """The runs of SHINGLE words of a text, or of characters if it has no spaces; none of a short text."""
-    words = WORD.findall(text.casefold())
-    if sum(map(len, words)) > 20 * len(words):  # a script without spaces
-        words = [sign for word in words for sign in word]
-        size = 2 * SHINGLE
-    else:
-        size = SHINGLE
-    if len(words) < MIN_WORDS:
+    """The runs of SHINGLE words of a text, or of twice as many letters if it has no spaces; none of a short text."""
+    letters = is_unspaced(text)
+    words = (LETTER_OR_WORD if letters else WORD).findall(text.casefold())
+    size, least = (2 * SHINGLE, 2 * MIN_WORDS) if letters else (SHINGLE, MIN_WORDS)
+    if len(words) < least:
         return set()
     return {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)}
 

@@ -76,8 +76,10 @@ def _all_texts(content: Content) -> Iterator[Text]:
 
 
 def find_duplicates(content: Content) -> Iterator[Finding]:
-    """Texts that stand under several ids. Data without ids have every text once."""
+    """Texts that stand under several ids; in data without ids, those of different lists that differ in case or spacing
+    alone. (In one list they are labels of one document: `data.inspection.judged`.)"""
     if not content.has_ids:
+        yield from _spellings(content)
         return
     for split, queries in content.queries.items():
         yield from _copies("queries", queries, f" of {split}" * (split in content.judged_splits))
@@ -95,6 +97,30 @@ def _copies(what: str, texts: Mapping[str, Text], of: str) -> Iterator[Finding]:
         }
         message = f"{len(copies):,} of {len(texts):,} {what}{of} {have(len(copies))} the text of another one"
         yield Finding("warning", f"duplicate {what}", message, advice[what], first_few(copies))
+
+
+def _spellings(content: Content) -> Iterator[Finding]:
+    pairs = list(equal(content.documents))
+    lists: dict[str, set[tuple[str, str]]] = {key: set() for pair in pairs for key in pair}
+    for judgement in content.judgements if pairs else ():
+        if judgement.document in lists:
+            lists[judgement.document].add((judgement.split, judgement.query))
+    documents = content.documents
+    copies = [
+        f"{documents[key].where}: as {documents[first].where}: {shorten(documents[key].text, 60)}"
+        for key, first in pairs
+        if not lists[key] & lists[first]
+    ]
+    if copies and not any(content.degrees.values()):
+        number = len(copies)
+        yield Finding(
+            "warning",
+            "duplicate documents",
+            f"{number:,} of {len(documents):,} documents {have(number)} the text of another one, up to case and "
+            "spacing",
+            "write them alike: now a copy of a relevant document counts as a wrong one",
+            first_few(copies),
+        )
 
 
 def equal(texts: Mapping[str, Text]) -> Iterable[tuple[str, str]]:

@@ -98,7 +98,7 @@ class MixtureConfig:
                     f"data.sources.{name} has no _target_ of a data set: such as data.formats.beir.BEIRConfig or "
                     f"data.formats.file.FileConfig; or +data@data.sources.{name}=file"
                 )
-            if isinstance(source.loss, str | Mapping):
+            if source.loss is not None and not hasattr(source.loss, "contract"):
                 raise ValueError(_not_a_loss(f"data.sources.{name}.loss", source.loss))
         if self.weights is not None:
             if set(self.weights) != set(self.sources):
@@ -243,11 +243,13 @@ def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(map(str, names)) or "none"
 
 
-def _not_a_loss(key: str, value: str | Mapping[str, Any]) -> str:
-    """The message for a value that is not the node of a loss: a name in a file, or options without a loss."""
+def _not_a_loss(key: str, value: Any) -> str:
+    """The message for a value that is not the node of a loss: a name in a file, options without a loss, or another."""
     if isinstance(value, str):
         return (
             f"{key}={value} is a name and not a loss: on the command line that is enough, in a file write "
             f"`- /loss@{key.removeprefix('data.')}: {value}` in its defaults list, after the data set"
         )
-    return f"{key} has options ({_listed(value)}) and no _target_: choose the loss too, {key}=NAME of conf/loss"
+    if isinstance(value, Mapping):
+        return f"{key} has options ({_listed(value)}) and no _target_: choose the loss too, {key}=NAME of conf/loss"
+    return f"{key}={value} is no loss: write the name of one of conf/loss, {key}=NAME"

@@ -1,6 +1,7 @@
 """Every remedy that a message about data names: the message is provoked, then the remedy is applied as it stands there,
 and the data are read."""
 
+import gzip
 import json
 import logging
 import re
@@ -259,16 +260,32 @@ def test_quoted_settings_are_read_back_by_hydra():
 @pytest.mark.skipif(shutil.which("iconv") is None, reason="no iconv")
 @pytest.mark.parametrize("encoding", ["latin1", "utf-16-le", "utf-16-be"])
 def test_the_command_that_converts_a_text_works(encoding: str, tmp_path: Path):
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "a folder" / "rows.jsonl"
+    path.parent.mkdir()
     path.write_bytes(rows().replace("hammer", "Hämmer").encode(encoding))
     with pytest.raises(ValueError, match=r"\(iconv -f") as caught:
         read(path, ())
-    command = re.search(r"\((iconv [\w -]+)\)", str(caught.value))
+    command = re.search(r"\((iconv [^)]+)\)", str(caught.value))
     assert command is not None
-    converted = subprocess.run([*command[1].split(), str(path)], stdout=subprocess.PIPE, check=True).stdout
-    path.write_bytes(converted)
-    assert "Hämmer" in path.read_text()
-    assert read(path, ())[0].endswith("12 rows, positive pairs")
+    subprocess.run(command[1], shell=True, check=True)
+    converted = tmp_path / "a folder" / "rows-utf8.jsonl"
+    assert "Hämmer" in converted.read_text()
+    assert read(converted, ())[0].endswith("12 rows, positive pairs")
+
+
+@pytest.mark.skipif(shutil.which("iconv") is None, reason="no iconv")
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_command_names_the_encoding_that_fits(packed: bool, tmp_path: Path):
+    """Quotes of Windows-1252 lie in a later line than the first that is not UTF-8."""
+    content = "query,positive\nwas ist der Hämmer?,ein Werkzeug\nzwei,„so“ — sagt er\n".encode("cp1252")
+    path = tmp_path / f"it's.csv{'.gz' * packed}"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r":2: not UTF-8 .*iconv -f cp1252 -t utf8.*\(latin1, ") as caught:
+        read(path, ())
+    command = re.search(r"\(((?:gzip|iconv) [^)]+)\)", str(caught.value))
+    assert command is not None
+    subprocess.run(command[1], shell=True, check=True)
+    assert "„so“ — sagt er" in (tmp_path / "it's-utf8.csv").read_text()
 
 
 def test_files_of_their_own_for_several_lists(tmp_path: Path):

@@ -41,6 +41,11 @@ def labelled() -> list[dict[str, Any]]:
     ]
 
 
+def swapped() -> list[dict[str, Any]]:
+    """Answers that ask for questions."""
+    return [{"query": answer(i), "positive": f"{question(i)}?"} for i in range(40)]
+
+
 Table = dict[str, list[Any]]
 
 
@@ -97,6 +102,17 @@ ROWS = {  # name of the fault -> severity, place, rows
     "replacement characters": ("warning", "rows.jsonl:8: ", with_row(triplets(), query="who made the an\ufffdil")),
     "control characters": ("warning", "rows.jsonl:8: ", with_row(triplets(), positive="a smith\x07 from the forge")),
     "empty documents": ("warning", "rows.jsonl:8: ", with_row(triplets(), negative=" \u200b")),
+    "duplicate documents": (
+        "warning",
+        "rows.jsonl:8: as",
+        with_row(triplets(), positive=triplets()[5]["positive"].upper()),
+    ),
+    "queries as positives": (
+        "warning",
+        "rows.jsonl:8: 'WHO made",
+        with_row(triplets(), positive=question(7).replace("who", "WHO")),
+    ),
+    "swapped columns": ("warning", "rows.jsonl:1: query '0: ", swapped()),
     "near-duplicate documents": (
         "note",
         "rows.jsonl:8: 93% as",
@@ -180,6 +196,100 @@ def check(inspection, name: str, severity: str, place: str) -> None:
     assert place in (finding.examples or ("",))[0]
     assert inspection.fails == (severity == "error")
     assert (inspection.losses is None) == inspection.fails
+
+
+def test_labels_of_queries_that_differ_in_case_alone(settings, tmp_path):
+    rows = [*labelled(), {**labelled()[1], "query": question(0).upper(), "label": 0}]
+    check(inspect_path(str(write_rows(tmp_path, rows)), settings), "conflicting labels", "warning", ":61: 0, at")
+
+
+def test_swapped_columns_of_data_that_are_read_in_part(settings, tmp_path):
+    inspection = inspect_path(str(write_rows(tmp_path, swapped())), settings, rows=20)
+    assert not inspection.said
+    check(inspection, "swapped columns", "warning", "rows.jsonl:1: query")
+
+
+def test_rows_that_are_left_out(settings, tmp_path):
+    """data.on_error=skip: what training leaves out is a warning, and nothing is refused."""
+    skip = [*settings, "data.on_error=skip"]
+    rows = write_rows(tmp_path, [*labelled(), {**labelled()[1], "label": 0}])
+    check(inspect_path(str(rows), skip), "conflicting labels", "warning", "rows.jsonl:61: 0, at")
+    rows.write_text(rows.read_text().partition("\n")[2] + '{"query": "x", "positive": 5}\n{"broken\n')
+    found = inspect_path(str(rows), skip).findings
+    assert [(each.name, each.severity) for each in found] == [
+        ("skipped rows", "warning"),
+        ("conflicting labels", "warning"),
+    ]
+    assert found[0].message.startswith("2 rows cannot be read")
+
+
+def test_rows_of_a_collection_that_are_left_out(settings, tmp_path):
+    """As training reads it: the broken rows, the later ones of an id, judgements without a text."""
+    path = write_collection(tmp_path, table_with(train=lambda rows: [*rows, ("q1", "d1", "much"), ("q0", "d0", 0)]))
+    queries = path / "queries.jsonl"
+    lines = queries.read_text().splitlines()
+    queries.write_text("\n".join([*lines[:5], '{"_id": "q5", "text": 7}', *lines[6:], lines[0]]) + "\n")
+    with pytest.raises(ValueError, match=r"queries.jsonl:6: 'text' must be of type str"):
+        inspect_path(str(path), settings)
+    inspection = inspect_path(str(path), [*settings, "data.on_error=skip"])
+    found = {finding.name: finding for finding in inspection.findings}
+    assert {name: finding.severity for name, finding in found.items()} == dict.fromkeys(
+        ("skipped rows", "repeated ids", "conflicting labels", "dangling ids"), "warning"
+    )
+    assert found["skipped rows"].message.startswith("2 rows cannot be read")
+    assert "queries.jsonl:6: 'text' must be of type str" in found["skipped rows"].examples[0]
+    assert inspection.losses is not None
+
+
+@pytest.mark.parametrize("part", ["corpus", "queries", "train", "test"])
+def test_the_empty_file_of_a_collection_is_named(part, settings, tmp_path):
+    path = write_collection(tmp_path, {**collection(), part: []})
+    with pytest.raises(ValueError, match=rf"/{part}\.\w+: it is empty"):
+        inspect_path(str(path), settings)
+
+
+def test_grades_of_a_collection_that_are_not_relevant(settings, tmp_path):
+    grades = [(f"q{i}", f"d{i}", 1 if i < 5 else 3) for i in range(30)]
+    path = write_collection(tmp_path, {**collection(), "train": grades, "test": [("q31", "d31", 3)]})
+    inspection = inspect_path(str(path), [*settings, "data.relevant_from=2"])
+    check(inspection, "queries without a relevant document", "warning", "train.tsv:2: query 'q0'")
+    assert inspection.splits[0].labels == {"0": 5, "3": 25}
+    assert inspection.facts["queries"].startswith("train 27, dev 3, test 1")
+
+
+def test_a_loss_that_the_model_does_not_fit(tiny_reranker_dir, tmp_path):
+    model = ["model=cross_encoder", f"model.name_or_path={tiny_reranker_dir}", f"data.cache_dir={tmp_path}"]
+    file = str(write_rows(tmp_path, triplets()))
+    inspection = inspect_path(file, [*model, "loss=info_nce"])
+    [finding] = inspection.findings
+    assert (finding.name, finding.severity) == ("loss does not fit", "error")
+    assert "an embedding of each text" in finding.message
+    assert "info_nce" not in inspection.losses.fit
+    assert any("info_nce" in names for lacking, names in inspection.losses.others.items() if "an embedding" in lacking)
+    assert not inspect_path(file, [*model, "loss=lambda_rank"]).findings
+
+
+def test_a_model_without_tokens(tmp_path):
+    file = str(write_rows(tmp_path, triplets()))
+    with pytest.raises(ValueError, match="this model has no tokens to count, and is not trained: choose model="):
+        inspect_path(file, ["model=bm25"])
+
+
+def test_the_model_of_another_command_has_its_prompt(tiny_causal_dir, tmp_path):
+    file = str(write_rows(tmp_path, triplets()))
+    given = ["model=llm_reasoner_smollm2", f"model.name_or_path={tiny_causal_dir}", f"data.cache_dir={tmp_path}"]
+    assert inspect_path(file, given).roles[0].tokens is not None
+
+
+def test_a_page_that_cannot_be_written_is_said_before(settings, tmp_path, capsys):
+    file = str(write_rows(tmp_path, triplets()))
+    with pytest.raises(ValueError, match=r"--html .*/nope/x.html: there is no folder .*/nope: make it"):
+        main([file, *settings, "--html", str(tmp_path / "nope" / "x.html")])
+    with pytest.raises(ValueError, match="it is a folder: name a file in it"):
+        main([file, *settings, "--html", str(tmp_path)])
+    assert capsys.readouterr().out == ""
+    main([file, *settings, "--html", str(tmp_path / "x.html")])
+    assert "fit for training: nothing found" in (tmp_path / "x.html").read_text()
 
 
 def test_long_texts(tiny_bert_dir, tmp_path):

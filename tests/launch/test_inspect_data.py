@@ -55,6 +55,29 @@ def test_positive_pairs(report, tmp_path):
     assert lines[f"{tmp_path}/rows.jsonl:2"] == "query: what is number 1"
 
 
+def test_unknown_columns_are_those_of_the_header(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\nwho;what\nx;y\n")
+    with pytest.raises(ValueError, match=r"a\.csv:2: unknown columns 'who', 'what'"):
+        inspect_path(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("who;what\nx;y\n")
+    with pytest.raises(ValueError, match=r"a\.csv:1: unknown columns 'who', 'what'"):
+        inspect_path(str(tmp_path / "a.csv"))
+
+
+def test_a_text_file_that_is_no_table(tmp_path):
+    file = tmp_path / "e.txt"
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"e.txt: it is empty$"):
+        inspect_path(str(file))
+    file.write_text("a line\n")
+    with pytest.raises(
+        ValueError, match=r"the name must end in .*, .trec.*; .txt is for the tables of TREC and MS MA"
+    ) as said:
+        inspect_path(str(file))
+    assert "end in .arrow" in str(said.value)
+    assert ".txt," not in str(said.value)
+
+
 def test_labelled_pairs(report):
     lines = report(LABELLED)
     assert lines["labels"] == "0: 20, 1: 20"

@@ -411,6 +411,7 @@ NAMED = {
     "dpr": "DPR",
     "rank_llm": "rank_llm",
     "pylate by id": "scored lists by id (PyLate, a TREC run)",
+    "ms marco triples": "MS MARCO triples",
     "ms marco triples of ids": "MS MARCO triples by id",
     "ms marco judgements": "TREC judgements",
     "beir judgements": "BEIR judgements",

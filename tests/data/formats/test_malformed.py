@@ -108,7 +108,7 @@ BROKEN = {
     ),
     "another encoding": rows(
         lines(LINES, "@").encode().replace(b"@", '{"query": "été"}'.encode("latin1")),
-        ":3: not UTF-8 (invalid continuation byte at byte 11): convert it (iconv -f latin1 -t utf8)",
+        ":3: not UTF-8 (invalid continuation byte at byte 11): convert it (iconv -f latin1 -t utf8 ",
     ),
     "utf-16 without a mark": rows("\n".join(LINES).encode("utf-16le"), ":1: not UTF-8 (it has NUL bytes, as UTF", None),
     "a mark of utf-16 and no utf-16": rows(b"\xff\xfe\x00\xd8\x00", ":1: not UTF-16-LE, which its byte order", None),

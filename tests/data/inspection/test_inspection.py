@@ -19,6 +19,7 @@ from data.inspection.judged import find_label_problems
 from data.inspection.measures import Spread, measure_roles, measure_splits
 from data.inspection.near_duplicates import near_pairs
 from data.inspection.tokens import count_tokens
+from data.inspection.unspaced import count_words
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 
@@ -74,6 +75,68 @@ def test_scripts_without_spaces_are_compared_by_characters():
     text = "".join(chr(0x4E00 + 7 * i) for i in range(100))
     assert [pair[:2] for pair in near_pairs({"a": text, "b": text[:-2], "c": text[::-1]})] == [("a", "b")]
     assert list(near_pairs({"a": "too short", "b": "too short"})) == []
+
+
+CLAUSES = {
+    "chinese": (
+        "北京是中国的首都。",
+        "上海位于长江入海口。",
+        "学习汉语需要掌握声调。",
+        "这座城市常常刮风。",
+        "茶叶起源于中国。",
+    ),
+    "japanese": (
+        "東京は日本の首都であり、",
+        "桜の花は春に咲きます。",
+        "多くの留学生を受け入れ、",
+        "寿司は日本料理です。",
+        "新幹線は速い。",
+    ),
+    "thai": ("กรุงเทพมหานครเป็นเมืองหลวง ", "อาหารไทยมีรสชาติเผ็ด ", "นักเรียนไปโรงเรียนทุกวัน ", "ฤดูฝนเริ่มต้นในเดือนพฤษภาคม "),
+}
+
+
+@pytest.mark.parametrize("name", CLAUSES)
+def test_near_pairs_of_texts_with_punctuation_and_without_spaces(name):
+    """Clauses of 8 to 15 letters: texts of 100 to 400 letters, of which one has another letter."""
+    rng = random.Random(3)
+    for size in (10, 20, 40):
+        texts = {}
+        for number in range(30):
+            clauses = [rng.choice(CLAUSES[name]) for _ in range(size)]
+            texts[f"t{number}"] = "".join(f"{c[:3]}{chr(0x4E00 + rng.randrange(5000))}{c[3:]}" for c in clauses)
+        text = texts["t3"]
+        texts["near"] = f"{text[: len(text) // 2]}新{text[len(text) // 2 + 1 :]}"
+        assert [pair[:2] for pair in near_pairs(texts)] == [("t3", "near")]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("北京是中国的首都。2008", 9),
+        ("東京は、日本の Tokyo です", 9),
+        ("กรุงเทพ", 6),
+        ("서울은 대한민국의 수도이다", 3),
+        ("an essay on 北京, the city", 6),
+        ("", 0),
+    ],
+)
+def test_words_of_texts_without_spaces_are_letters(text, number):
+    assert count_words(text) == number
+
+
+def test_a_document_that_rows_repeat_counts_once(tmp_path):
+    """MS MARCO triples: 4 queries with 2 positives and 2 negatives each, in all pairs."""
+    content = [
+        {"query": f"query {i}", "positive": f"good {i} {p}", "negative": f"bad {i} {n}"}
+        for i in range(4)
+        for p in range(2)
+        for n in range(2)
+    ]
+    [split] = measure_splits(read_lists(rows(tmp_path, content), Limits()))
+    assert (str(split.positives), str(split.negatives), split.judgements) == ("2", "2", 16)
+    assert split.labels == {"0": 8, "1": 8}
+    assert (split.positive_counts, split.negative_counts) == ((2,) * 4, (2,) * 4)
 
 
 def test_rows_of_a_file(tmp_path):
