@@ -99,6 +99,7 @@ def test_the_settings_hold_them_for_resuming(mixture: list[str]) -> None:
     ("options", "message"),
     [
         ([*EMBEDDER, f"{A}=cosnt"], f"{A}=cosnt is not a choice: did you mean cosent? valid: adr_mse"),
+        ([*EMBEDDER, f"{A}=3"], f"{A}=3 is no loss: write the name of one of conf/loss, {A}=NAME"),
         ([*EMBEDDER, f"{A}.temperature=1"], f"{A} has options (temperature) and no _target_: choose the loss too"),
         ([*EMBEDDER, f"{A}=cosent", f"{A}.temprature=1"], f"{A}.temprature is not an option: did you mean temperature"),
         (
