@@ -188,7 +188,7 @@ class FileConfig(SourceOptions):
             parts = evaluated_queries(members[split], bool(degrees[split]))
             members[split] = Chosen(members[split], chain(*parts))
         members = {split: lists for split, lists in members.items() if lists}
-        none = {split: _why_none(split, share, len(lists)) for split, share in shares.items() if split not in members}
+        none = {split: _why_none(split, share, lists) for split, share in shares.items() if split not in members}
         return members, none | missing | emptied
 
     @property
@@ -352,9 +352,11 @@ def _disjoint(name: str, splits: Mapping[str, Lists]) -> tuple[dict[str, Lists],
     return disjoint_splits(name, {split: queries_of(lists) for split, lists in splits.items()}, splits)
 
 
-def _why_none(split: str, share: float, num_lists: int) -> str:
+def _why_none(split: str, share: float, lists: Lists) -> str:
     """Why no query was held out as that split."""
     reason = f"data.{split}_fraction=0"
     if share > 0:
-        reason = f"its {num_lists} queries are too few, or too few of them can be evaluated, to hold one out"
+        usable = sum(entry.can_be_evaluated for entry in lists.values())
+        reason = f"its {len(lists)} queries are too few to hold one out: {usable} can be evaluated (with a relevant "
+        reason += "document, or with scores that differ)"
     return in_node(f"no {split} split: {reason}; name a file of {split} queries (data.{split}_path=FILE)")

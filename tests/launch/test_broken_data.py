@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,19 @@ def test_swapped_columns_of_data_that_are_read_in_part(settings, tmp_path):
     inspection = inspect_path(str(write_rows(tmp_path, swapped())), settings, rows=20)
     assert not inspection.said
     check(inspection, "swapped columns", "warning", "rows.jsonl:1: query")
+
+
+@pytest.mark.parametrize(
+    ("rows", "usable"),
+    [
+        ([{**row, "label": 0} for row in labelled()], "its 30 queries .* 0 can be"),
+        (triplets()[:2], "its 2 .*: 2 can be"),
+    ],
+)
+def test_too_few_queries_to_evaluate(rows, usable, settings, tmp_path):
+    [finding] = inspect_path(str(write_rows(tmp_path, rows)), settings).findings
+    assert (finding.name, finding.severity) == ("refused", "error")
+    assert re.search(rf"no test split: {usable} evaluated .*data.test_path=FILE", finding.message)
 
 
 def test_rows_that_are_left_out(settings, tmp_path):
