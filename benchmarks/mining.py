@@ -188,7 +188,8 @@ def large(folder: Path, model: Path, work: Path) -> None:
             shutil.rmtree(cache / old, ignore_errors=True)
         output = work / f"{name.replace(' ', '-')}.jsonl"
         settings = ["data=beir", f"data.path={folder}", f"data.cache_dir={cache}", f"model.name_or_path={model}"]
-        settings += [f"output={output}", "overwrite=true", "mine.scores=true", "model.max_length=64", "precision=fp32"]
+        settings += [f"output={output}", "overwrite=true", "mine.scores=true", "mine.percentage=null"]
+        settings += ["model.max_length=64", "precision=fp32"]
         for place in kill_at:
             killed_at(start_ranks(settings, ranks), cache / place)
         start, process = time.perf_counter(), start_ranks(settings, ranks)
