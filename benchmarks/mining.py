@@ -5,7 +5,7 @@
   python benchmarks/mining.py large FOLDER --model DIR       two ranks, memory, SIGKILL in the middle, one rank
 
 FOLDER is in BEIR's layout (../shared/data/scifact; `benchmarks/large_collection.py make` writes a large one). `compare`
-takes 5 negatives of each training query with a relative margin of .05 and a window of 1,000 ranks, of which both count
+takes 5 negatives of each training query with a relative margin of .05 and a window of 200 ranks, of which both count
 other documents (docs/reference.md): so its end hardly decides anything. BM25 is given to sentence-transformers as a
 model whose document vectors hold the scores of its terms. Peak memory is the maximum resident set size of the process
 (`ru_maxrss`), RssAnon that of /proc/PID/status, sampled ten times a second.
@@ -31,7 +31,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_NEGATIVES, MARGIN, WINDOW = 5, 0.05, 1000
+NUM_NEGATIVES, MARGIN, WINDOW = 5, 0.05, 200
 BATCH = 32  # texts of a forward pass of sentence-transformers, its default
 TOKEN_BUDGET = 8192  # of ours: as many padded tokens
 

@@ -38,11 +38,13 @@ class Marks(NamedTuple):
 
 def overlap(first: np.ndarray, second: np.ndarray, least: float = 0.0) -> float:
     """The Jaccard similarity of two sets of different hashes, 0 if one of them is empty or it cannot reach `least`."""
-    small, large = sorted((len(first), len(second)))
-    if not small or small < least * large:
+    small, large = (first, second) if len(first) <= len(second) else (second, first)
+    if not len(small) or len(small) < least * len(large):
         return 0.0
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    return common / (small + large - common)
+    places = large.searchsorted(small)
+    places[places == len(large)] = 0  # of a hash above all: it is not the first either
+    common = int(np.count_nonzero(large[places] == small))
+    return common / (len(small) + len(large) - common)
 
 
 def _hashes(parts: set[str]) -> np.ndarray:
@@ -94,14 +96,11 @@ class NeverRows:
             return "excluded"
         if self.texts.key(row) in self.keys:
             return "equal"
-        if self.near is not None and self.marks and self.nearest(row) >= self.near:
-            return "near"
+        if self.near is not None and self.marks:
+            own, near = self.texts.marks(row).runs, self.near
+            if any(overlap(own, marks.runs, near) >= near for marks in self.marks):
+                return "near"
         return ""
-
-    def nearest(self, row: int) -> float:
-        """The highest similarity of the document's runs of words to those of a text that it must not equal."""
-        own = self.texts.marks(row).runs
-        return max((overlap(own, marks.runs, self.near or 0.0) for marks in self.marks), default=0.0)
 
 
 class NeverRowsOfQueries:
