@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -136,7 +135,7 @@ class GroupingOnDisk:
             start = end
         for part, members in parts.items():
             with (self._folder / f"{split}-{part:03d}.rows").open("ab") as file:
-                pickle.dump(members, file)
+                file.write(_line(members))
 
     def _group_part(
         self,
@@ -175,7 +174,7 @@ class GroupingOnDisk:
         with lists.open("wb") as file:
             encoded = [(first_of[query_id], query_id, _encoded(entry)) for query_id, entry in grouping.lists.items()]
             for start in range(0, len(encoded), LISTS_AT_ONCE):
-                pickle.dump(encoded[start : start + LISTS_AT_ONCE], file)
+                file.write(_line(encoded[start : start + LISTS_AT_ONCE]))
         return lists
 
     def _leave_out(
@@ -224,21 +223,25 @@ def _batches(numbered: Iterable[tuple[int, ListRecord]]) -> Iterator[list[tuple[
 
 
 def _read_rows(file: Path) -> Iterator[Numbered]:
-    for number, rows, *values in _unpickled(file):
+    for number, rows, *values in _members(file):
         yield number, rows, ListRecord(*values)
 
 
 def _read_lists(file: Path) -> Iterator[Encoded]:
-    return _unpickled(file)
+    return _members(file)
 
 
-def _unpickled(file: Path) -> Iterator[Any]:
-    """The members of the lists in a file, one list at a time. The file is open only while a list is read."""
+def _line(members: Sequence[Any]) -> bytes:
+    return json.dumps(members).encode() + b"\n"
+
+
+def _members(file: Path) -> Iterator[Any]:
+    """The members of the lists in a file, one line of JSON at a time. The file is open only while a line is read."""
     place, size = 0, file.stat().st_size
     while place < size:
         with file.open("rb") as stream:
             stream.seek(place)
-            members = pickle.load(stream)
+            members = json.loads(stream.readline())
             place = stream.tell()
         yield from members
 

@@ -52,7 +52,7 @@ def test_the_page_is_whole_and_opens_offline(page):
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
     assert "<b>number" not in text
     assert "&lt;b&gt;number 3&lt;/b&gt;" in text
-    assert text.count("<figure>") == 3  # tokens of queries and of documents, labels
+    assert text.count("<figure>") == 4  # tokens of queries and of documents, labels, negatives per query
 
 
 def test_the_page_and_the_json_say_the_same(page):
@@ -63,5 +63,5 @@ def test_the_page_and_the_json_say_the_same(page):
     for part in (finding["name"], finding["message"], finding["advice"]):
         assert part in text
     assert [role["total"] for role in content["roles"]] == [30, 59]
-    assert content["splits"][0]["labels"] == {"0": 30, "1": 30}
+    assert content["splits"][0]["labels"] == {"0": 29, "1": 30}  # a positive that is a negative too is none
     assert "info_nce" in content["losses"]["fit"]
