@@ -212,7 +212,10 @@ def _finish(
     }
     report = {
         "data": negatives.collection.name,
-        "judges": [{"model": name, "median": judge.median} for name, judge in zip(models, judges, strict=True)],
+        "judges": [
+            {"model": name, "median": judge.median, "spread": judge.spread}
+            for name, judge in zip(models, judges, strict=True)
+        ],
         "threshold": settings.threshold,
         "agreement": settings.agreement,
         "action": settings.action,
@@ -247,7 +250,7 @@ def _print(report: Mapping[str, Any], settings: RelabelConfig) -> None:
     )
     if report["lists_not_judged"]:
         print(
-            f"{report['lists_not_judged']:,} lists are not judged: a judge scores their positive no higher than a "
+            f"{report['lists_not_judged']:,} lists are not judged: no judge scores their positive clearly above a "
             "median negative"
         )
     for number, each in enumerate(report["negatives_suspected"][:NUM_SHOWN], start=1):

@@ -29,21 +29,26 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judge:
-    """The scores of one model. `median` is that of the negatives of all queries."""
+    """The scores of one model: the median of the negatives of all queries, and their median distance from it."""
 
     median: float
+    spread: float
 
     @classmethod
     def of(cls, lists: Iterable[tuple[Scores, Scores]]) -> Judge:
         """A judge by its scores of the positives and of the negatives of each query."""
         negatives = np.fromiter((score for _, others in lists for score in others.values()), dtype=np.float32)
-        return cls(float(np.median(negatives)) if len(negatives) else 0.0)
+        if not len(negatives):
+            return cls(0.0, 0.0)
+        median = float(np.median(negatives))
+        return cls(median, float(np.median(np.abs(negatives - median))))
 
     def closeness(self, score: float, lowest_positive: float) -> float:
         """(score - median) / (lowest positive - median), which neither scale nor shift of the scores changes; -inf if
-        the judge does not tell the positive from a negative."""
+        the judge does not tell the positive from negatives: it is no further above their median than half of them
+        are from it."""
         gap = lowest_positive - self.median
-        return (score - self.median) / gap if gap > 0 else -math.inf
+        return (score - self.median) / gap if gap > self.spread else -math.inf
 
 
 def judged(
