@@ -211,6 +211,8 @@ class MiningReport:
 
     def _how_to_train(self) -> str:
         options, output = self.settings.mine, self.output
+        if options.output == "run" and self.audit.left_out and output.suffix != ".jsonl":
+            return "training needs a list for every query: mine again with output=NAME.jsonl, which takes seconds now"
         if options.output == "run":
             return (
                 f"train on it: the same data with data/candidates=run data.candidates.path={output} "
