@@ -13,16 +13,12 @@ from typing import Any
 from data.collection import Collection, Split
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
-from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.evaluator import Prompts
-from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.negatives.output import Output, check_output_path
 from recipes.negatives.rows import shortest, teacher_scores, write_list
-from recipes.negatives.score_run import check_one_data_set, check_scores, keys_of_model
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
+from recipes.negatives.scoring import ScoringConfig, build_scorer
 from recipes.negatives.suspicion import Judge, Judgement, Scores, judged
-from recipes.prompts import expect_prompts
-from recipes.run_config import check_timeout
 from runs.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -33,30 +29,18 @@ SHOWN = 100  # characters of their texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelabelConfig:
+class RelabelConfig(ScoringConfig):
     """The root of conf/relabel.yaml."""
 
-    model: Any
-    data: Any
-    output: str | None = None
     action: str = "report"
     judges: list[str] = field(default_factory=list)  # further models, each a path or hub id
     threshold: float = 0.9
     agreement: float = 1.0
     depth: int = 30
     precision: str = "auto"
-    token_budget: int = 16384
-    overwrite: bool = False
-    seed: int = 42
-    timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
-        check_timeout(self.timeout_s)
-        check_is_model("model", self.model)
-        check_is_data(self.data)
-        check_one_data_set(self.data)
-        check_scores(self.model)
+        super().__post_init__()
         if self.action not in ACTIONS:
             raise ValueError(f"action={self.action} must be one of {', '.join(ACTIONS)}")
         if self.action != "report" and self.has_ids and not hasattr(self.data, "exclude"):
@@ -68,18 +52,6 @@ class RelabelConfig:
             raise ValueError(f"threshold={self.threshold} must be above 0 (1: the score of the lowest positive)")
         if not 0 < self.agreement <= 1:
             raise ValueError(f"agreement={self.agreement} must lie above 0 and be at most 1 (all judges agree)")
-        for name in ("depth", "token_budget"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-
-    @property
-    def path(self) -> Path:
-        assert self.output is not None
-        return Path(self.output)
-
-    @property
-    def has_ids(self) -> bool:
-        return getattr(self.data, "has_ids", True)
 
     @property
     def suffix(self) -> str:
@@ -162,18 +134,10 @@ def _sources(models: Sequence[Any]) -> list[str]:
 
 def _score(settings: RelabelConfig, options: Any, negatives: TrainingNegatives, folder: Path) -> ScoredLists:
     """The scores of one judge, whose model is in memory only meanwhile."""
-    device = process_group.device()
-    model = options.build(settings.seed).to(device)
-    expect_prompts(model, negatives.collection)
-    bf16 = uses_bf16(settings.precision, device)
-    key = {
-        **keys_of_model(model, bf16),
-        "data": negatives.collection.fingerprint,
-        "depth": str(settings.depth),
-    }
-    runner = MixedPrecision(model, bf16)
-    scored = score_in_blocks(negatives.lists(), runner, model.tokenizer, folder, key, settings.token_budget)
-    del model, runner
+    runner, tokenizer, key = build_scorer(settings, options, negatives.collection)
+    key["depth"] = str(settings.depth)
+    scored = score_in_blocks(negatives.lists(), runner, tokenizer, folder, key, settings.token_budget)
+    del runner
     gc.collect()
     return scored
 

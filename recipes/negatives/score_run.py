@@ -8,23 +8,18 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
-from typing import IO, Any
+from typing import IO
 
 from data.collection import Collection, Split
 from data.truncation import Truncation, cut_line
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
-from engines.precision import MixedPrecision, check_precision, uses_bf16
 from evaluation.evaluator import Prompts
-from inference.fingerprint import model_key
-from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.negatives.output import Output, check_output_path
 from recipes.negatives.rows import shortest, write_list
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
-from recipes.prompts import expect_prompts
-from recipes.run_config import check_timeout
+from recipes.negatives.scoring import ScoringConfig, build_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -33,61 +28,20 @@ SUFFIXES = (".jsonl", *RUNS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(ScoringConfig):
     """The root of conf/score.yaml."""
 
-    model: Any
-    data: Any
-    output: str | None = None
     split: str | None = None  # None: all
-    depth: int = 100  # candidates of a query that are scored, beside the judged documents
-    precision: str = "fp32"
-    token_budget: int = 16384
-    overwrite: bool = False
-    seed: int = 42
-    timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
-        check_timeout(self.timeout_s)
-        check_is_model("model", self.model)
-        check_is_data(self.data)
-        check_one_data_set(self.data)
-        check_scores(self.model)
+        super().__post_init__()
         check_output_path(self.output, SUFFIXES)
-        for name in ("depth", "token_budget"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.writes_run and not self.has_ids:
             raise ValueError(f"output={self.output}: rows of a file have no ids, which a run needs: name a .jsonl file")
 
     @property
-    def path(self) -> Path:
-        assert self.output is not None
-        return Path(self.output)
-
-    @property
     def writes_run(self) -> bool:
         return self.path.name.removesuffix(".gz").endswith(RUNS)
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether the data have ids of their own. Else rows are written with their texts."""
-        return getattr(self.data, "has_ids", True)
-
-
-def check_one_data_set(options: Any) -> None:
-    """Raise ValueError if the data are a mixture."""
-    if getattr(options, "sources", None) is not None:
-        raise ValueError("data is a mixture: give one of its data sets at a time (data=file data.path=FILE)")
-
-
-def check_scores(model: Any) -> None:
-    """Raise ValueError if the model gives no score of a query and a document."""
-    if model.retrieves_by_itself:
-        raise ValueError(f"model={model.name} gives no teacher scores: choose a reranker or an embedder")
-    if not {"score", "embedding"} & set(model.outputs):
-        raise ValueError("model gives neither scores nor embeddings: choose a reranker or an embedder")
 
 
 def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> float:
@@ -98,28 +52,19 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
     settings.model.check(needs_head=True)  # before the data is read
     collection = settings.data.build()
     splits = chosen_splits(collection, settings.split)
-    device = process_group.device()
-    model = settings.model.build(settings.seed).to(device)
-    expect_prompts(model, collection)
-    bf16 = uses_bf16(settings.precision, device)
-    key = {
-        **keys_of_model(model, bf16),
-        "data": collection.fingerprint,
-        "splits": ", ".join(splits),
-        "depth": str(settings.depth),
-    }
+    runner, tokenizer, key = build_scorer(settings, settings.model, collection)
+    key |= {"splits": ", ".join(splits), "depth": str(settings.depth)}
     output = Output(settings.path, key, settings.overwrite)
     if output.is_made():
         logger.warning("output=%s is there already, made by this model from these data", settings.path)
         process_group.stop()
         return math.nan
-    runner = MixedPrecision(model, bf16)
     with output.locked():
         scored = {
             name: score_in_blocks(
                 lists_of(split, collection, settings.depth if settings.has_ids else 0),
                 runner,
-                model.tokenizer,
+                tokenizer,
                 output.folder / name,
                 key,
                 settings.token_budget,
@@ -128,17 +73,11 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
         }
         agreement = Agreement()
         if process_group.is_main():
-            if line := cut_line(_truncations(scored), model.tokenizer.max_length):
+            if line := cut_line(_truncations(scored), tokenizer.max_length):
                 logger.warning("%s", line)
             agreement = _write(settings, output, collection, scored, perf_counter() - started)
     process_group.stop()
     return agreement.share_first
-
-
-def keys_of_model(model: Any, bf16: bool) -> dict[str, str]:
-    """What the scores of a model depend on, by name, each with its fingerprint."""
-    parts = model_key(model, precision="bf16" if bf16 else "fp32")
-    return {f"model {name}": value for name, value in parts.items()}
 
 
 def chosen_splits(collection: Collection, name: str | None) -> dict[str, Split]:

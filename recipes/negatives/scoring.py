@@ -1,0 +1,75 @@
+"""What the commands that score lists share: settings, the output, and the model with what its scores depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data.collection import Collection
+from engines.distributed import process_group
+from engines.precision import MixedPrecision, check_precision, uses_bf16
+from inference.fingerprint import model_key
+from recipes.checks.compatibility import check_is_data, check_is_model
+from recipes.prompts import expect_prompts
+from recipes.run_config import check_timeout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """The settings that launch/score.py and launch/relabel.py have in common."""
+
+    model: Any
+    data: Any
+    output: str | None = None
+    depth: int = 100  # candidates of a query, beside its judged documents
+    precision: str = "fp32"
+    token_budget: int = 16384
+    overwrite: bool = False
+    seed: int = 42
+    timeout_s: float = 1800.0
+
+    counts: ClassVar[tuple[str, ...]] = ("depth", "token_budget")  # options that must be at least 1
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_timeout(self.timeout_s)
+        check_is_model("model", self.model)
+        check_is_data(self.data)
+        check_scores(self.model)
+        if getattr(self.data, "sources", None) is not None:
+            raise ValueError("data is a mixture: give one of its data sets at a time (data=file data.path=FILE)")
+        for name in self.counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def path(self) -> Path:
+        assert self.output is not None
+        return Path(self.output)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the data have ids of their own. Else rows are written with their texts."""
+        return getattr(self.data, "has_ids", True)
+
+
+def check_scores(model: Any) -> None:
+    """Raise ValueError if the model gives no score of a query and a document."""
+    if model.retrieves_by_itself:
+        raise ValueError(f"model={model.name} gives no teacher scores: choose a reranker or an embedder")
+    if not {"score", "embedding"} & set(model.outputs):
+        raise ValueError("model gives neither scores nor embeddings: choose a reranker or an embedder")
+
+
+def build_scorer(
+    settings: ScoringConfig, options: Any, collection: Collection
+) -> tuple[MixedPrecision, Any, dict[str, str]]:
+    """The runner of a model, its tokenizer, and what its scores depend on, by name, each with its fingerprint."""
+    device = process_group.device()
+    model = options.build(settings.seed).to(device)
+    expect_prompts(model, collection)
+    bf16 = uses_bf16(settings.precision, device)
+    parts = model_key(model, precision="bf16" if bf16 else "fp32")
+    key = {f"model {name}": value for name, value in parts.items()} | {"data": collection.fingerprint}
+    return MixedPrecision(model, bf16), model.tokenizer, key
