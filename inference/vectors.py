@@ -24,6 +24,7 @@ from data.collection import content_hash
 from data.store.texts import ids_of, texts_digest
 from engines.distributed.collectives import all_agree, broadcast_object, gather_objects, on_main
 from engines.distributed.process_group import barrier, is_main, rank, world_size
+from engines.memory.allocator import return_freed_memory
 from inference.progress_lines import Progress
 from inference.quantize import DTYPES, check_vector_precision, dequantize, ranges_of, stored_width
 from inference.runner import Runner, similarity_of
@@ -243,6 +244,8 @@ def _encode_missing(files: VectorFiles, source: TextSource, ranges: np.ndarray |
             found = [output["embedding"].cpu() for output in outputs]
             if number is not None:
                 problem = _write(files, source, number, plan, torch.cat(found), sequences, ranges)
+            del sequences, found
+            return_freed_memory()  # else the heap grows with every block, as its chunks have other shapes
         _agree(0, problem)
     finally:
         progress.close()

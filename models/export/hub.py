@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.export.folder import card_on_hub
 from models.loading.folder import first_line
 
 
@@ -25,6 +24,8 @@ def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
     Raises ValueError, in one line, if the upload fails (not logged in, no permission, no network).
     """
     from huggingface_hub import HfApi
+
+    from models.export.folder import card_on_hub  # peft and transformers, which not every command needs
 
     if not (folder / "README.md").is_file():
         raise ValueError(f"{folder} is not an exported model: it has no README.md")

@@ -13,6 +13,7 @@ from data.cache import read_arrays
 from data.collection import content_hash
 from engines.distributed.collectives import on_main
 from engines.distributed.process_group import is_main
+from engines.memory.allocator import return_freed_memory
 from runs.source_tree import ROOT
 
 CODE = ("recipes/negatives", "inference", "data/sampling", "evaluation/list_scorer.py")  # what the parts depend on
@@ -35,6 +36,7 @@ class StoredParts:
         if on_main(file.is_file):
             return read_arrays(file)
         arrays = compute()
+        return_freed_memory()
         if is_main():
             write_arrays(file, arrays)
         return arrays
