@@ -51,6 +51,7 @@ def test_it_holds_the_packages_and_every_file_of_the_configuration(wheel):
     assert {f"conf/{file.relative_to(CONF)}" for file in CONF.rglob("*.yaml")} <= names
     modules = {str(file.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
     assert modules <= names
+    assert "evaluation/known_models/published.yaml" in names
     assert "conf/__init__.py" not in names
     others = {name.partition("/")[0] for name in names} - {*PACKAGES, "conf"}
     assert others == {f"plackett-{version_of_setup()}.dist-info"}
