@@ -11,6 +11,7 @@ from typing import Any
 from data.candidates import NoCandidates
 from data.collection import Collection, Split, content_hash
 from data.sampling.never_rows import CorpusTexts
+from data.store.texts import texts_digest
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import check_precision
@@ -154,9 +155,9 @@ def build_miner(settings: MineConfig, collection: Collection, split: Split, corp
     parts = Parts(collection, split, corpus.documents, texts, cache, settings.precision, settings.seed, options)
     searcher = build_searcher(parts, settings.model, settings.hybrid)
     depth = min(search_depth(split, collection, options), len(texts))
-    judged = content_hash((query, sorted(own.items())) for query, own in split.judgements.items())
     drawn = [options.num_random, options.near_duplicate, settings.seed] if options.num_random else []
-    key = {**searcher.key, "split": settings.split, "judged": judged, "random": drawn, "group": GROUP, "depth": depth}
+    of_run = {"split": settings.split, "random": drawn, "group": GROUP, "depth": depth}
+    key = {**searcher.key, **asked_key(collection, split), **of_run}
     return Miner(
         collection=collection,
         split=split,
@@ -170,6 +171,15 @@ def build_miner(settings: MineConfig, collection: Collection, split: Split, corp
         depth=depth,
         found=StoredParts.of(cache, f"{collection.name}-found", key),
     )
+
+
+def asked_key(collection: Collection, split: Split) -> dict[str, str]:
+    """A hash of each thing that decides, beside the corpus, which documents are searched for and scored."""
+    return {
+        "query texts": texts_digest(split.queries),
+        "judged": content_hash((query, sorted(own.items())) for query, own in split.judgements.items()),
+        "excluded": content_hash((query, sorted(own)) for query, own in collection.excluded.items()),
+    }
 
 
 def say_memory(miner: Miner) -> None:

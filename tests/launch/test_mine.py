@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,31 @@ def test_the_same_model_in_another_folder_uses_the_cache(mined, tiny_models, tin
 
     monkeypatch.setattr(vectors, "_encode_missing", encode)
     assert mined("second.jsonl", f"model.name_or_path={copy}").read_bytes() == first
+
+
+@pytest.mark.parametrize("changed", ["queries", "excluded"])
+def test_results_for_other_queries_or_exclusions_are_not_used(changed, mined, tiny_beir_dir, tmp_path):
+    """Texts of queries change under the same ids, or as many other documents are excluded: random ones are others."""
+    data = shutil.copytree(tiny_beir_dir, tmp_path / "data")
+    queries, never = data / "queries.jsonl", data / "never.tsv"
+    documents = [row["_id"] for row in rows(data / "corpus.jsonl")]
+    relevant = (data / "qrels" / "train.tsv").read_text()
+
+    def exclude(half: int) -> None:
+        own = [f"train{number}\t{name}" for number in range(24) for name in documents[half::2]]
+        never.write_text("\n".join(["query-id\tcorpus-id", *(pair for pair in own if f"{pair}\t" not in relevant)]))
+
+    exclude(0)
+    search = ("model=bm25", f"data.path={data}", f"data.exclude={never}", "mine.random_fraction=0.7")
+    mined("before.jsonl", *search)
+    if changed == "excluded":
+        exclude(1)
+    else:
+        texts = [row["text"] for row in rows(queries)]
+        changed_rows = zip(rows(queries), [*texts[1:], texts[0]], strict=True)
+        queries.write_text("".join(json.dumps({**row, "text": text}) + "\n" for row, text in changed_rows))
+    found = mined("after.jsonl", *search)
+    assert found.read_bytes() == mined("new.jsonl", *search, f"data.cache_dir={tmp_path / 'empty'}").read_bytes()
 
 
 def test_another_corpus_gives_the_negatives(mined, tiny_beir_dir, tmp_path):
