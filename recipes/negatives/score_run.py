@@ -19,7 +19,7 @@ from evaluation.evaluator import Prompts
 from recipes.negatives.output import Output, check_output_path
 from recipes.negatives.rows import shortest, write_list
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
-from recipes.negatives.scoring import ScoringConfig, build_scorer
+from recipes.negatives.scoring import ScoringConfig, build_scorer, splits_of_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
     started = perf_counter()
     settings.model.check(needs_head=True)  # before the data is read
     collection = settings.data.build()
-    splits = chosen_splits(collection, settings.split)
+    splits = chosen_splits(settings, collection)
     runner, tokenizer, key = build_scorer(settings, settings.model, collection)
     key |= {"splits": ", ".join(splits), "depth": str(settings.depth)}
     output = Output(settings.path, key, settings.overwrite)
@@ -80,10 +80,11 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
     return agreement.share_first
 
 
-def chosen_splits(collection: Collection, name: str | None) -> dict[str, Split]:
-    """The split of that name, or all."""
-    names = list(collection.splits) if name is None else [name]
-    return {each: collection.split(each) for each in names}
+def chosen_splits(settings: ScoreConfig, collection: Collection) -> dict[str, Split]:
+    """The split that is named, or all that the output may hold."""
+    if settings.split is not None:
+        return {settings.split: collection.split(settings.split)}
+    return collection.splits if settings.has_ids else splits_of_path(settings.data, collection)
 
 
 def lists_of(split: Split, collection: Collection, depth: int) -> Lists:

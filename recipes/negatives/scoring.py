@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.collection import Collection
+from data.collection import Collection, Split, content_hash
 from engines.distributed import process_group
 from engines.precision import MixedPrecision, check_precision, uses_bf16
 from inference.fingerprint import model_key
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.prompts import expect_prompts
 from recipes.run_config import check_timeout
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,16 @@ def check_scores(model: Any) -> None:
         raise ValueError("model gives neither scores nor embeddings: choose a reranker or an embedder")
 
 
+def splits_of_path(data: Any, collection: Collection) -> dict[str, Split]:
+    """The splits that one file of lists may hold, which a reader of it divides again: those of `data.path`. Splits with
+    files of their own (data.test_path=FILE) are left out, since their queries would be trained on; a line says so."""
+    own = set(data.reader().splits) - {"train"} if hasattr(data, "reader") else set()
+    if (left_out := [name for name in collection.splits if name in own]) and process_group.is_main():
+        what = " and ".join(left_out)
+        logger.warning("data %s: %s queries have files of their own, and are not written", collection.name, what)
+    return {name: split for name, split in collection.splits.items() if name not in own}
+
+
 def build_scorer(
     settings: ScoringConfig, options: Any, collection: Collection
 ) -> tuple[MixedPrecision, Any, dict[str, str]]:
@@ -71,5 +84,7 @@ def build_scorer(
     expect_prompts(model, collection)
     bf16 = uses_bf16(settings.precision, device)
     parts = model_key(model, precision="bf16" if bf16 else "fp32")
-    key = {f"model {name}": value for name, value in parts.items()} | {"data": collection.fingerprint}
+    prompts = content_hash([collection.query_prompt, collection.document_prompt])  # the fingerprint has those of rows
+    key = {f"model {name}": value for name, value in parts.items()}
+    key |= {"data": collection.fingerprint, "prompts of the data": prompts}
     return MixedPrecision(model, bf16), model.tokenizer, key

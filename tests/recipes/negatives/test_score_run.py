@@ -126,6 +126,17 @@ def test_candidates_with_ids(settings, tiny_beir_dir, tmp_path, name):
             assert scores == sorted(scores, reverse=True)
 
 
+def test_a_split_with_a_file_of_its_own_is_not_mixed_with_training(settings, file, tmp_path, caplog):
+    more = (f"data.test_path={tmp_path / 'test.jsonl'}",)
+    row = {"query": "what is a test", "documents": ["a test", "a rank"], "labels": [1, 0]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    run(settings("scored.jsonl", *more))
+    assert set(read(tmp_path / "scored.jsonl")) == {each["query"] for each in rows()}
+    assert "test queries have files of their own, and are not written" in caplog.text
+    run(settings("test_scored.jsonl", *more, "split=test"))
+    assert set(read(tmp_path / "test_scored.jsonl")) == {row["query"]}
+
+
 def test_an_embedder_gives_similarities(settings, tiny_bert_dir, tmp_path):
     from sentence_transformers import SentenceTransformer
 
@@ -191,6 +202,8 @@ def test_what_another_model_made_is_not_used(settings, tmp_path, tiny_models, ca
         run(settings("scored.jsonl", model=other))
     with pytest.raises(ValueError, match=r"was made with another model length: overwrite=true replaces it"):
         run(settings("scored.jsonl", "model.max_length=16"))
+    with pytest.raises(ValueError, match=r"was made with another prompts of the data: overwrite=true replaces it"):
+        run(settings("scored.jsonl", "data.query_prompt='find: '"))
     assert (tmp_path / "scored.jsonl").read_bytes() == content
     run(settings("scored.jsonl", "overwrite=true", model=other))
     assert (tmp_path / "scored.jsonl").read_bytes() != content
