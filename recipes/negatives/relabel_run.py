@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data.candidates import NoCandidates
 from data.collection import Collection, Split
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
@@ -17,7 +18,7 @@ from evaluation.evaluator import Prompts
 from recipes.negatives.output import Output, check_output_path
 from recipes.negatives.rows import shortest, teacher_scores, write_list
 from recipes.negatives.scored_lists import Lists, ScoredLists, score_in_blocks
-from recipes.negatives.scoring import ScoringConfig, build_scorer
+from recipes.negatives.scoring import ScoringConfig, build_scorer, splits_of_path
 from recipes.negatives.suspicion import Judge, Judgement, Scores, judged
 from runs.files import write_json
 
@@ -65,6 +66,7 @@ class TrainingNegatives:
 
     collection: Collection
     depth: int
+    of_files: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # all judgements of the file of train
 
     @property
     def split(self) -> Split:
@@ -108,7 +110,7 @@ def relabel(settings: RelabelConfig, *, on_lost_rank: OnLostRank | None = None) 
         model.check(needs_head=True)  # before the data is read
     collection = settings.data.build()
     check_has_lists(collection)
-    negatives = TrainingNegatives(collection, settings.depth)
+    negatives = TrainingNegatives(collection, settings.depth, judgements_of_files(settings))
     options = {name: getattr(settings, name) for name in ("action", "threshold", "agreement", "depth")}
     output = Output(settings.path, {"models": _sources(models), "data": collection.fingerprint, **options}, True)
     if not settings.overwrite and settings.path.exists():
@@ -126,6 +128,15 @@ def check_has_lists(collection: Collection) -> None:
     """Raise ValueError if the data have no positives and negatives to train on. Held-out queries are never judged."""
     if collection.split("train").degrees:
         raise ValueError(f"data {collection.name}: {collection.split('train').degrees}: no document is a negative")
+
+
+def judgements_of_files(settings: RelabelConfig) -> Mapping[str, Mapping[str, float]]:
+    """The judgements of the training queries, and of those that are held out of them as dev: a file that takes the
+    place of qrels/train.tsv needs them too, else others become dev. Empty if no such file is written."""
+    if not (settings.has_ids and settings.action == "relabel"):
+        return {}
+    data = settings.data.for_evaluation("train")  # nothing is held out
+    return replace(data, candidates=NoCandidates()).build().split("train").qrels
 
 
 def _sources(models: Sequence[Any]) -> list[str]:
@@ -269,28 +280,29 @@ def _judgements(
             for document in dict.fromkeys([*sorted(excluded.get(query, ())), *suspected.get(query, ())]):
                 yield query, document, 1
         return
-    for query, labels in negatives.split.qrels.items():
-        added = dict.fromkeys(suspected.get(query, ()), _lowest(labels))
-        for document, label in {**labels, **added}.items():
+    for query, labels in negatives.of_files.items():
+        for document, label in _with_new(labels, suspected.get(query, ())).items():
             yield query, document, label
 
 
 def _labelled(
     settings: RelabelConfig, negatives: TrainingNegatives, suspected: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[Split, str, Mapping[str, float]]]:
-    """The lists of all splits with their labels; those of held-out queries are as they were."""
-    for name, split in negatives.collection.splits.items():
+    """The lists of all splits with their labels; those of held-out queries are as they were. A split that has files of
+    its own is not written."""
+    for name, split in splits_of_path(settings.data, negatives.collection).items():
         for query in split.queries:
             labels: dict[str, float] = dict(split.judgements.get(query, {}))
             found = suspected.get(query, ()) if name == "train" else ()
             if settings.action == "drop":
                 labels = {document: label for document, label in labels.items() if document not in found}
             else:
-                labels |= dict.fromkeys(found, _lowest(labels))
+                labels = _with_new(labels, found)
             if labels:
                 yield split, query, labels
 
 
-def _lowest(labels: Mapping[str, float]) -> float:
-    """The lowest label of a positive, which a new positive gets."""
-    return min(label for label in labels.values() if label > 0)
+def _with_new(labels: Mapping[str, float], found: Sequence[str]) -> dict[str, float]:
+    """The labels of a query with those of new positives: the lowest label of a positive."""
+    lowest = min((label for label in labels.values() if label > 0), default=0)  # only a query with one has new ones
+    return {**labels, **dict.fromkeys(found, lowest)}

@@ -122,6 +122,28 @@ def test_judgements_by_id(settings, tmp_path, overlap, write_planted):
     (folder / "qrels" / "train.tsv").write_text((tmp_path / "train.tsv").read_text())
     more = BEIRConfig(path=str(folder), cache_dir=str(tmp_path), dev_fraction=0).build().split("train").qrels
     assert {(q, d) for q, found in more.items() for d, grade in found.items() if grade and d.startswith("p")} == planted
+    assert set(more) == {f"q{i}" for i in range(8)}, "also those that are held out as dev"
+
+
+@pytest.mark.parametrize("kind", ["beir", "file"])
+def test_a_query_without_a_positive_is_written_as_it_was(settings, tmp_path, overlap, write_planted, file, kind):
+    if kind == "file":
+        row = {"query": "what is nothing", "documents": ["nothing here", "nothing there"], "labels": [0, 0]}
+        file.write_text(file.read_text() + json.dumps(row) + "\n")
+        run(settings("out.jsonl", "action=relabel"))
+        assert row in [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        return
+    train = write_planted[0] / "qrels" / "train.tsv"
+    train.write_text(train.read_text().replace("q7\td7\t1", "q7\td7\t0"))
+    run(settings("out.tsv", "action=relabel", kind="beir", data=write_planted[0]))
+    assert "q7\td7\t0" in (tmp_path / "out.tsv").read_text().splitlines()
+
+
+def test_a_split_with_a_file_of_its_own_is_not_mixed_with_training(settings, tmp_path, overlap, file):
+    (tmp_path / "test.jsonl").write_text(file.read_text().replace("what is", "and what is"))
+    run(settings("clean.jsonl", "action=drop", f"data.test_path={tmp_path / 'test.jsonl'}", "data.test_fraction=0"))
+    found = [json.loads(line)["query"] for line in (tmp_path / "clean.jsonl").read_text().splitlines()]
+    assert sorted(found) == sorted(row["query"] for row in rows())
 
 
 @pytest.fixture
