@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
 from data.inspection.near_duplicates import MAX_CHARACTERS, WORD, shingles
+from data.inspection.unspaced import WORD as LETTER_OR_WORD
+from data.inspection.unspaced import is_unspaced
 from data.sampling.never_negatives import NeverNegatives, text_key
 from data.store.texts import texts_of
 
@@ -25,7 +28,8 @@ NEVER = {  # reason -> what is said of it
 
 
 class Marks(NamedTuple):
-    """The hashes (uint64, sorted) of the words of a text and of its runs of words (none of a short text)."""
+    """The hashes (uint64, sorted) of the words of a text and of its runs of words (none of a short text). In a text
+    without spaces pairs of neighbouring letters are its words."""
 
     words: np.ndarray
     runs: np.ndarray
@@ -33,7 +37,14 @@ class Marks(NamedTuple):
     @classmethod
     def of(cls, text: str) -> Marks:
         start = text[:MAX_CHARACTERS]
-        return cls(_hashes(set(WORD.findall(start.casefold()))), _hashes(shingles(start)))
+        return cls(_hashes(_words(start)), _hashes(shingles(start)))
+
+
+def _words(text: str) -> set[str]:
+    if not is_unspaced(text):
+        return set(WORD.findall(text.casefold()))
+    letters = LETTER_OR_WORD.findall(text.casefold())
+    return {"".join(pair) for pair in pairwise(letters)} or set(letters)
 
 
 def overlap(first: np.ndarray, second: np.ndarray, least: float = 0.0) -> float:

@@ -66,3 +66,16 @@ def test_the_similarity_is_that_of_the_inspection():
     assert overlap(runs[0], runs[0][:10]) == pytest.approx(10 / 58)
     assert overlap(runs[0], runs[0][:10], least=0.8) == 0.0
     assert overlap(runs[0], np.empty(0, dtype=np.uint64)) == 0.0
+
+
+def test_words_of_a_script_without_spaces_are_pairs_of_letters():
+    texts = (
+        "\u5317\u4eac\u662f\u9996\u90fd\u3002",
+        "\u5317\u4eac\u4e3a\u9996\u90fd",
+        "\u5df4\u9ece\u662f\u57ce\u5e02",
+        "\u5317",
+    )
+    first, second, other, letter = (Marks.of(text).words for text in texts)
+    assert overlap(first, second) == pytest.approx(2 / 6)  # two of four pairs each
+    assert overlap(first, other) == 0.0
+    assert len(letter) == 1
