@@ -14,7 +14,7 @@ import numpy as np
 from data.inspection.finding import shorten
 from data.sampling.never_rows import NEVER
 from data.store.texts import ids_of, texts_of
-from inference.mining_audit import NO_RELEVANT, TOO_FEW, Audit, MinedQuery, distribution, joined, rounded, suspicion
+from inference.mining_audit import NO_RELEVANT, TOO_FEW, Audit, MinedQuery, joined, rounded, suspicion
 from inference.mining_audit import why_suspected as words_of
 from recipes.negatives.mined_output import written_at_the_end
 from recipes.negatives.mining import Miner
@@ -240,7 +240,7 @@ class MiningReport:
                 EXPLAINED["refused"]: _in_words(audit.refused),
             },
             scores=scores,
-            distributions={**{name: distribution(values) for name, values in scores.items()}},
+            distributions=audit.distributions(),
             about_scores=EXPLAINED["scores"],
             about_suspects=EXPLAINED["suspected"],
             suspects=[self._shown_suspect(suspect) for suspect in self.suspects[:ON_PAGE]],

@@ -86,6 +86,7 @@ def test_every_query_gets_negatives_and_an_audit(name, mined, tiny_beir_dir, tin
     page = Path(f"{path}.audit.html").read_text()
     assert "To judge by eye" in page
     assert page.count("<figure>") == 2
+    assert all(f">{name}</t" in page for name in ("positive", "negative", "difference"))
     out = capsys.readouterr().out
     assert f"{filled} negatives for 24 queries, {len(found)} rows (labelled_list)" in out
     assert f"slots filled: {filled} of 72 ({filled / 72:.1%}); {len(found)} queries have all" in out
