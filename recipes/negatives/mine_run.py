@@ -225,5 +225,6 @@ def check_filled(audit: Audit) -> None:
     reasons = ", ".join(f"{name}: {number:,}" for name, number in audit.unfilled.most_common(3))
     raise ValueError(
         f"no query got a negative (empty slots by reason: {reasons}): lower the margin (mine.percentage=null takes "
-        "none), raise mine.range_max, or choose another model"
+        "none), raise mine.range_max, name a larger corpus (mine.corpus_path=FILE), or choose another model (BM25 "
+        "finds no document without a word of the query)"
     )
