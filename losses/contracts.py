@@ -31,7 +31,8 @@ REQUIREMENTS = {
     "comparison": "lists with two documents of different labels",
     "labels": "relevant and other documents, not necessarily in one list",
     "levels": "labels of two or more levels, not necessarily in one list",
-    "unit_labels": "labels of two or more levels from 0 to 1: divide larger ones by their maximum",
+    "unit_labels": "labels of two or more levels from 0 to 1: divide larger ones by their maximum N "
+    "(loss.largest_label=N)",
     "several": "lists of two or more documents",
     "teacher_scores": "a teacher's score for every document",
 }
@@ -79,6 +80,11 @@ class LossInputs:
     teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none
     reference_scores: Tensor | None = None  # [Q, n] scores of the frozen model that training started from
     reference_logsumexp: Tensor | None = None  # [Q, n] logsumexp of the same model
+    teacher_deviation: Tensor | None = None  # scalar: the standard deviation of the teacher's scores
+    teacher_queries: Tensor | None = None  # [Q, any] embeddings of a teacher
+    teacher_documents: Tensor | None = None  # [Q, n, any]
+    projected_queries: Tensor | None = None  # [Q, any] embeddings, projected to the teacher's dimension by the model
+    projected_documents: Tensor | None = None  # [Q, n, any]
     guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
     guide_documents: Tensor | None = None  # [Q, n, any]
     scale: Tensor | None = None  # scalar: the model's 1 / temperature, learned or fixed
@@ -294,6 +300,21 @@ def compares_embeddings(loss: Any) -> bool:
 def reads_soft_labels(loss: Any) -> bool:
     """Whether a loss, or one inside it, takes labels from 0 to 1 as targets."""
     return any(getattr(each, "soft_labels", False) for each in all_losses(loss))
+
+
+def reads_raw_scores(loss: Any) -> bool:
+    """Whether a loss, or one inside it, compares with the values of a teacher's raw scores (logits)."""
+    return any(getattr(each, "reads_raw_scores", False) for each in all_losses(loss))
+
+
+def standardizes_teacher(loss: Any) -> bool:
+    """Whether a loss, or one inside it, reads the standard deviation of the teacher's scores."""
+    return "teacher_deviation" in input_names(loss)
+
+
+def reads_projection(loss: Any) -> bool:
+    """Whether a loss, or one inside it, compares a teacher's embeddings with the model's, projected if need be."""
+    return any(getattr(each, "reads_projection", False) for each in all_losses(loss))
 
 
 def is_policy(loss: Any) -> bool:

@@ -16,9 +16,11 @@ from losses.math.masking import masked_logits
 class KLDistillation(ListLoss):
     """T^2 KL(softmax(t / T_teacher) || softmax(s / T)), t the teacher's scores  (Hinton et al. 2015).
 
-    T is `temperature`. T_teacher is `teacher_temperature`, or T if that is None. The factor T^2 makes the size of the
-    gradient independent of T. The same as sentence-transformers `DistillKLDivLoss`. Labels are not read. Padding and
-    documents without a teacher's score (NaN) are left out; a list is valid if two documents remain.
+    T is `temperature`. T_teacher is `teacher_temperature`, or T if that is None. The factor is the square of the
+    student's temperature alone, also if the two differ: so the gradient for s is T (softmax(s / T) - softmax(t /
+    T_teacher)), whose size at large T does not depend on T. The same as sentence-transformers `DistillKLDivLoss`.
+    Labels are not read. Padding and documents without a teacher's score (NaN) are left out; a list is valid if two
+    documents remain.
 
     Use: a teacher's scores on any scale; no labels needed.
     Cost: n.

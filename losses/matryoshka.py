@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.contracts import LossInputs, Statistics, WrapperLoss, compute_loss, input_names, is_policy, mean_over_lists
+from losses.contracts import (
+    LossInputs,
+    Statistics,
+    WrapperLoss,
+    compute_loss,
+    input_names,
+    is_policy,
+    mean_over_lists,
+    reads_projection,
+)
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
 from losses.math.masking import at_least_float32
 from losses.math.similarity import COSINE, DOT
@@ -198,6 +207,11 @@ def check_inner_loss(loss: Any) -> None:
     if "query_layers" in input_names(loss):
         raise ValueError(
             "loss.loss=Matryoshka2D reads layers, which are not truncated: put Matryoshka inside it instead"
+        )
+    if reads_projection(loss):
+        raise ValueError(
+            "loss.loss=EmbeddingDistillation compares whole embeddings, of the teacher's dimension: set "
+            "loss.loss.target=similarities"
         )
 
 

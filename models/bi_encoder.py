@@ -21,6 +21,7 @@ from models.loading.backbone import embedding_class, load_backbone, load_config,
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder
+from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
@@ -66,17 +67,23 @@ class BiEncoderConfig(PretrainedOptions):
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
     separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
+    num_layers: int | None = None  # layers that are kept of the folder's; None: all
+    kept_layers: str = "even"  # even (from the first to the last) or first
+    teacher_projection: int | None = None  # dimension of a teacher: a linear layer to it, for distillation alone
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_layers(self.num_layers, self.kept_layers)
         if self.pooling is not None:
             check_mode(self.pooling, "model.pooling=")
         if self.similarity not in (None, *SIMILARITIES):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if unknown := set(self.prompts or {}) - set(ROLES):
             raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
-        if self.projection is not None and self.projection < 1:
-            raise ValueError(f"model.projection={self.projection} must be null or a dimension of at least 1")
+        for option in ("projection", "teacher_projection"):
+            dimension = getattr(self, option)
+            if dimension is not None and dimension < 1:
+                raise ValueError(f"model.{option}={dimension} must be null or a dimension of at least 1")
         check_quantization(self.quantization, has_adapters=self.lora is not None)
         self._scale_options()
 
@@ -94,6 +101,7 @@ class BiEncoderConfig(PretrainedOptions):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             parts = [self._tower(route, quantization) for route in folder.routes().values()]
+            projection = self._teacher_projection(parts[0][0].dimension)
         towers, tokenizers, heads = zip(*parts, strict=True)
         alike = {(t.fingerprint, t.include_prompt, h.normalized) for t, h in zip(tokenizers, heads, strict=True)}
         if len(alike) > 1:
@@ -115,6 +123,7 @@ class BiEncoderConfig(PretrainedOptions):
             similarity,
             unit_length=similarity == "cosine" or normalized,
             source=self.name_or_path,
+            teacher_projection=projection,
         )
         model.requested_dropout = self.requested_dropout
         return model.train()
@@ -122,7 +131,7 @@ class BiEncoderConfig(PretrainedOptions):
     def starting_from(self, folder: Path) -> BiEncoderConfig:
         learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
         saved: dict[str, Any] = dict.fromkeys([*learned, "prompts"])  # None: as saved in the folder
-        return replace(self, name_or_path=str(folder), **saved)
+        return replace(super().starting_from(folder), **saved)
 
     def saved_scale(self) -> Mapping[str, float]:
         return saved_scale(self.folder())
@@ -134,6 +143,8 @@ class BiEncoderConfig(PretrainedOptions):
         asked = {name: f"model.learn_{name}=true" for name in ("temperature", "bias") if getattr(self, f"learn_{name}")}
         if self.projection is not None:
             asked["projection"] = f"model.projection={self.projection}"
+        if self.teacher_projection is not None:
+            asked["teacher projection"] = f"model.teacher_projection={self.teacher_projection}"
         return {**super().parts_to_train(), **asked}
 
     def prompt_options(self) -> Mapping[str, str]:
@@ -149,6 +160,11 @@ class BiEncoderConfig(PretrainedOptions):
         if self.lora is not None and self.separate_towers:
             raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
         super().check_adapter_only()
+
+    def _teacher_projection(self, dimension: int) -> Dense | None:
+        if self.teacher_projection is None:
+            return None
+        return Dense(nn.Linear(dimension, self.teacher_projection, bias=False), nn.Identity())
 
     def _scale_options(self) -> ScaleOptions:
         return ScaleOptions(self.temperature, self.learn_temperature, self.bias, self.learn_bias)
@@ -171,6 +187,7 @@ class BiEncoderConfig(PretrainedOptions):
         backbone, _ = load_backbone(embedding_class(config), base, config, self.attention, quantization)
         if adapter:
             backbone, _ = adapter.merge_into(backbone)
+        keep_layers(backbone, base, self.num_layers, self.kept_layers)
         default = None if folder.max_length else self.default_length
         tokenizer, max_length = load_tokenizer(folder, backbone, self.max_length, default_length=default)
         check_attends_to_all(folder, config, max_length)
@@ -224,9 +241,11 @@ class BiEncoder(RankingModel):
         *,
         unit_length: bool,
         source: str,
+        teacher_projection: Dense | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
+        self.teacher_projection = teacher_projection  # no part of an export
         self.tokenizer = tokenizer
         self.scale = scale
         self.similarity = similarity  # "cosine" or "dot"
@@ -246,7 +265,8 @@ class BiEncoder(RankingModel):
         - "embedding" [rows, dim];
         - "scale" [rows], if the model has a temperature: its inverse, the same in every row;
         - "bias" [rows], if it has one, the same in every row;
-        - "layers" [rows, layers, dim], in training if they are wanted: of the earlier layers, first to last but one.
+        - "layers" [rows, layers, dim], in training if they are wanted: of the earlier layers, first to last but one;
+        - "projected" [rows, any], in training if there is a projection to a teacher's dimension.
         """
         returns_layers = "layers" in self.wanted_outputs and self.training  # evaluations do not need them
         layers = self.tower(features, layers=returns_layers)
@@ -254,6 +274,8 @@ class BiEncoder(RankingModel):
         output = {"embedding": layers[:, -1]}
         if returns_layers:
             output["layers"] = layers[:, :-1]
+        if self.teacher_projection is not None and self.training:
+            output["projected"] = self.teacher_projection(output["embedding"])
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
 
     def parts(self) -> Sequence[Part]:
@@ -261,6 +283,8 @@ class BiEncoder(RankingModel):
         for role, tower in towers_of(self.tower).items():
             parts += parts_of(tower.backbone, tower=role)
             parts.append(Part("projection", tuple(tower.dense.parameters()), role))
+        if self.teacher_projection is not None:
+            parts.append(Part("teacher projection", tuple(self.teacher_projection.parameters())))
         if self.scale is not None:
             learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
             parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]

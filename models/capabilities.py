@@ -96,6 +96,7 @@ class RankingModel(nn.Module, ABC):
     similarity: str = "dot"  # the similarity of embeddings: "cosine" (they have unit length) or "dot"
     dimension: int | None = None  # of an embedding
     fresh_head: bool = False  # whether its score head is untrained
+    scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 
@@ -118,6 +119,11 @@ class RankingModel(nn.Module, ABC):
     def give_probabilities(self) -> None:
         """Note that the loss makes the sigmoid of a score a probability: libraries that load the export may apply it.
         A model without such a setting ignores it."""
+
+    def scale_scores(self, mean: float, deviation: float) -> None:
+        """Give scores from now on as deviation * score + mean, also in the export: a fresh head then starts at the
+        scale of a teacher. Only a model with a fresh head and `scales_scores` is asked to."""
+        raise NotImplementedError
 
     def parts(self) -> Sequence[Part]:
         """The parts of the model, which together have all its weights, each once. The names are those of

@@ -22,6 +22,7 @@ from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, is_encoder, probe_padding
 from models.loading.folder import ModelFolder
+from models.loading.layers import check_layers, keep_layers
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
 from models.pretrained import PretrainedOptions
@@ -52,9 +53,12 @@ class CrossEncoderConfig(PretrainedOptions):
     lora: LoRAConfig | None = None  # None: all weights are trained
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
+    num_layers: int | None = None  # layers that are kept of the folder's; None: all
+    kept_layers: str = "even"  # even (from the first to the last) or first
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_layers(self.num_layers, self.kept_layers)
         check_activation(self.activation)
 
     def build(self, seed: int) -> CrossEncoder:
@@ -72,6 +76,7 @@ class CrossEncoderConfig(PretrainedOptions):
             if adapter:
                 backbone, brought = adapter.merge_into(backbone)
                 missing = [name for name in missing if name not in brought]
+            keep_layers(backbone, base, self.num_layers, self.kept_layers)
             tokenizer, max_length = load_tokenizer(
                 folder,
                 backbone,
@@ -140,6 +145,7 @@ class CrossEncoder(RankingModel):
     """
 
     activation_is_chosen: bool = False  # whether `model.activation` is set: the loss does not change it
+    score_scale: tuple[float, float] | None = None  # mean and deviation of the scores; None: those of the head
 
     outputs = CrossEncoderConfig.outputs
     tokenizer: PairTokenizer
@@ -171,7 +177,11 @@ class CrossEncoder(RankingModel):
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
         """Compute {"score": [rows] float32, the raw logit} from input_ids, attention_mask (and token_type_ids) [rows,
         tokens]. Padding may be at any position with mask 0. The score is computed in float32, under autocast too."""
-        return {"score": self.backbone(**features).logits.squeeze(-1)}
+        score = self.backbone(**features).logits.squeeze(-1)
+        if self.score_scale is None:
+            return {"score": score}
+        mean, deviation = self.score_scale
+        return {"score": score.float() * deviation + mean}
 
     def prepare(self, *, wanted_outputs: Collection[str] = (), shift_invariant: bool = False) -> None:
         super().prepare(wanted_outputs=wanted_outputs)
@@ -181,6 +191,27 @@ class CrossEncoder(RankingModel):
     def give_probabilities(self) -> None:
         if not self.activation_is_chosen:
             self.activation = nn.Sigmoid()
+
+    @property
+    def scales_scores(self) -> bool:  # type: ignore[override]
+        """Whether the head can hold another mean in an export: its last layer has a bias."""
+        layers = self._score_layers()
+        return bool(layers) and all(layer.bias is not None for layer in layers)
+
+    def scale_scores(self, mean: float, deviation: float) -> None:
+        self.score_scale = (mean, deviation)
+
+    def fold_scale(self, state: dict[str, Tensor]) -> None:
+        """Change the head's weights in a copy of `backbone.state_dict()`, so that the model gives the same scores
+        without `score_scale`."""
+        if self.score_scale is None:
+            return
+        mean, deviation = self.score_scale
+        layers = self._score_layers()
+        for name, module in self.backbone.named_modules():
+            if any(module is layer for layer in layers):
+                state[f"{name}.weight"] *= deviation
+                state[f"{name}.bias"].mul_(deviation).add_(mean)
 
     def parts(self) -> Sequence[Part]:
         return parts_of(self.backbone, head=_head_modules(self._classifier))
@@ -213,11 +244,15 @@ class CrossEncoder(RankingModel):
         If a loss is shift invariant, the gradient of this bias is 0 except for rounding errors. AdamW divides a
         gradient by its size, so it would follow these errors at the full learning rate.
         """
+        for layer in self._score_layers():
+            if layer.bias is not None:
+                layer.bias.requires_grad_(False)
+
+    def _score_layers(self) -> list[nn.Linear]:
+        """The last layer of the head (and its untrained copy under LoRA), which gives the score."""
         classifier = self._classifier
-        for name in _head_modules(classifier):
-            for layer in classifier.get_submodule(name).modules():
-                if isinstance(layer, nn.Linear) and layer.out_features == 1 and layer.bias is not None:
-                    layer.bias.requires_grad_(False)
+        modules = [each for name in _head_modules(classifier) for each in classifier.get_submodule(name).modules()]
+        return [layer for layer in modules if isinstance(layer, nn.Linear) and layer.out_features == 1]
 
 
 def _check_is_plain_classifier(folder: ModelFolder) -> None:

@@ -30,6 +30,7 @@ from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.checks import is_encoder
 from models.loading.folder import ModelFolder, read_json
+from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.lora import LoRAConfig, parts_of
 from models.pretrained import PretrainedOptions
@@ -68,9 +69,12 @@ class LLMRerankerConfig(PretrainedOptions):
     shared_prefix: bool = True  # score the common beginning of a list's prompts once, if the model can
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
+    num_layers: int | None = None  # layers that are kept of the folder's; None: all
+    kept_layers: str = "even"  # even (from the first to the last) or first
 
     def __post_init__(self) -> None:
         check_dropout(self.dropout)
+        check_layers(self.num_layers, self.kept_layers)
         check_activation(self.activation)
         check_quantization(self.quantization, has_adapters=self.lora is not None)
         if isinstance(self.template, str) and self.template not in TEMPLATES:
@@ -100,6 +104,7 @@ class LLMRerankerConfig(PretrainedOptions):
             backbone = _load(base, config, self.attention, quantization)
             if adapter:
                 backbone, _ = adapter.merge_into(backbone)
+            keep_layers(backbone, base, self.num_layers, self.kept_layers)
             tokenizer = self._tokenizer(folder, backbone)
             yes, no = tokenizer.answer_ids()
             head, transform = _output_head(backbone, folder), LogitTransform.of(config)
@@ -120,7 +125,7 @@ class LLMRerankerConfig(PretrainedOptions):
         quantization_config(self.quantization)
 
     def starting_from(self, folder: Path) -> LLMRerankerConfig:
-        return replace(self, name_or_path=str(folder), template=None)  # the folder's has the prompts of training
+        return replace(super().starting_from(folder), template=None)  # the folder's has the prompts of training
 
     def lost_prompts(self, prompts: RunPrompts) -> list[str]:
         """The document prompts beside that of the template, and an empty instruction beside a default one.

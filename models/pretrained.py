@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.capabilities import ALL_PARTS, ModelOptions
 from models.loading.adapter import base_folder
@@ -16,6 +16,9 @@ from models.loading.gguf import ABOUT
 from models.loading.resolve import resolve
 from models.lora import LoRAConfig
 
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
+
 
 class PretrainedOptions(ModelOptions):
     """Options of a model whose folder has the files of transformers."""
@@ -24,6 +27,8 @@ class PretrainedOptions(ModelOptions):
     lora: LoRAConfig | None
     split_special_tokens: bool | None
     trust_remote_code: bool
+    num_layers: int | None
+    kept_layers: str
 
     def folder(self) -> Path:
         return resolve(self.name_or_path, code=self.trust_remote_code)
@@ -55,6 +60,10 @@ class PretrainedOptions(ModelOptions):
             files |= {f"base/{name}": file for name, file in content_files(base.path).items()}
         return {"name_or_path": files}
 
+    def starting_from(self, folder: Path) -> Self:
+        changed: Any = super().starting_from(folder)
+        return replace(changed, num_layers=None)  # the export has the layers that were kept
+
     def splits_special_tokens(self, folder: ModelFolder) -> bool:
         """Whether control tokens that a text spells are read as text."""
         return folder.split_special_tokens if self.split_special_tokens is None else self.split_special_tokens
@@ -70,6 +79,11 @@ class PretrainedOptions(ModelOptions):
     def check_adapter_only(self) -> None:
         if self.lora is None:
             super().check_adapter_only()
+        if self.num_layers is not None:
+            raise ValueError(
+                f"adapter_only=true: other libraries would load the adapter on all layers of {self.name_or_path}: "
+                "leave it or model.num_layers out"
+            )
         if (self.folder() / "adapter_config.json").is_file():
             raise ValueError(
                 f"adapter_only=true: {self.name_or_path} is an adapter itself and cannot be the base of another one: "

@@ -10,6 +10,7 @@ from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
 from models.capabilities import ModelOptions, RankingModel
+from recipes.checks.compatibility import check_score_scale, check_teacher_embeddings
 from recipes.chosen_losses import losses_of
 from recipes.run_config import RunConfig
 from recipes.trained_parts import announce_trained_parts
@@ -102,6 +103,8 @@ def build_trainer(
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
     }
+    check_teacher_embeddings(model, auxiliary_models.get("teacher"), losses.used)
+    check_score_scale(model, losses.used)
     options = settings.trainer
     loader = make_loader(
         data,

@@ -87,7 +87,7 @@ def _stage_settings(settings: RunConfig, number: int, name: str) -> RunConfig:
         push_to_hub=None,
     )
     inputs = {name for loss in losses_of(own).used for name in input_names(loss)}
-    unread: dict[str, Any] = {role: None for role, filled in AUXILIARY_INPUTS.items() if filled not in inputs}
+    unread: dict[str, Any] = {role: None for role, filled in AUXILIARY_INPUTS.items() if filled.isdisjoint(inputs)}
     return replace(own, **unread)
 
 

@@ -15,9 +15,9 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
     """Make the `LossInputs` of the whole global step. `inputs` are further fields, which replace those of the batch.
 
     A cross-encoder gives "score" [rows], an LLM reranker also "logsumexp" [rows] if it is wanted. A bi-encoder gives
-    "embedding" [rows, dim], and perhaps "layers" [rows, layers, dim], "scale" and "bias" [rows]. Scale and bias are one
-    value of the model, taken from the first row. So a learned one gets its whole gradient through that row's chunk,
-    which is exact on any number of ranks and chunks.
+    "embedding" [rows, dim], and perhaps "layers" [rows, layers, dim], "projected" [rows, any], "scale" and "bias"
+    [rows]. Scale and bias are one value of the model, taken from the first row. So a learned one gets its whole
+    gradient through that row's chunk, which is exact on any number of ranks and chunks.
     """
     device = next(iter(representations.values())).device
     of_batch: dict[str, Any] = {
@@ -44,4 +44,6 @@ def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Te
     fields = {"queries": queries, "documents": documents}
     if "layers" in representations:
         fields["query_layers"], fields["document_layers"] = batch.split_texts(representations["layers"])
+    if "projected" in representations:
+        fields["projected_queries"], fields["projected_documents"] = batch.split_texts(representations["projected"])
     return fields | {name: representations[name][0] for name in ("scale", "bias") if name in representations}

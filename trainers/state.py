@@ -27,6 +27,8 @@ class TrainState:
     pending_evaluation: bool = False  # the evaluation of this step was interrupted: a resumed run evaluates first
     skipped_batches: list[int] = field(default_factory=list)  # numbers of batches that are left out
     refreshed_step: int | None = None  # the step of the refreshed candidates in use; None: those of the first stage
+    teacher_scales: dict[str, list[float]] = field(default_factory=dict)  # see trainers/teacher_scale.py
+    score_scale: list[float] | None = None  # what the model's fresh score head was given (`scale_scores`)
     family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
     engine: str | None = None  # this and the following: facts about the process that saved the state
     world_size: int | None = None

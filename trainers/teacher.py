@@ -40,8 +40,12 @@ def auxiliary_inputs(
 ) -> dict[str, Tensor | None]:
     """Compute the fields of `LossInputs` that the teacher and the guide fill, if the loss of the batch `read`s them."""
     inputs: dict[str, Tensor | None] = {}
-    if "teacher" in models and "teacher_scores" in read:
-        inputs["teacher_scores"] = models["teacher"].forward(batch).list_scores()
+    if "teacher" in models and not {"teacher_scores", "teacher_queries"}.isdisjoint(read):
+        teacher = models["teacher"].forward(batch)  # once, whatever is read of it
+        if "teacher_scores" in read:
+            inputs["teacher_scores"] = teacher.list_scores()
+        if "teacher_queries" in read:
+            inputs |= {"teacher_queries": teacher.queries, "teacher_documents": teacher.documents}
     if "guide" in models and "guide_queries" in read:
         guide = models["guide"].forward(batch)
         inputs |= {"guide_queries": guide.queries, "guide_documents": guide.documents}

@@ -37,6 +37,7 @@ from trainers.state import TrainState
 from trainers.step import GradientCache, Representations, gradients_of
 from trainers.step_statistics import batch_statistics, checksum, cost_statistics
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
+from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 
 
 class Trainer(ABC):
@@ -152,7 +153,10 @@ class Trainer(ABC):
     def loss_and_statistics(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """Gather all inputs that losses may read and compute `objective`. The checksum of the scores is added to its
         statistics."""
-        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch, input_names(self.loss_of(batch)))
+        loss_of_batch = self.loss_of(batch)
+        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch, input_names(loss_of_batch))
+        scores = inputs.get("teacher_scores")
+        inputs |= standardized_inputs(self.state.teacher_scales, batch, loss_of_batch, scores, self.engine.device)
         if self.reference is not None and self.reference.is_read(batch):
             inputs |= self.reference.inputs(batch, self.engine)
         step = self.state.step
@@ -175,6 +179,7 @@ class Trainer(ABC):
         if not self.checkpoints.set_pointers(state.step, state.best_step):
             self.state.forget_best()  # its weights no longer exist
         self.load_family_state(state.family)
+        self.scale_model()
         if self.refresher is None:
             self.state.refreshed_step = None
         else:
@@ -197,6 +202,7 @@ class Trainer(ABC):
         """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
         one."""
         self.progress = Progress(self.state.step, self.config.max_steps)
+        self.measure_teacher()
         self.engine.model.train()
         state, config = self.state, self.config
         if self.reference is not None and config.reference == "precomputed":
@@ -208,6 +214,24 @@ class Trainer(ABC):
             self.evaluate(self.best_result if state.step == 0 else None)
         if was_pending or (config.on_nonfinite == "rollback" and self.run.checkpoint is None):
             self.save()
+
+    def measure_teacher(self) -> None:
+        """Measure the scale of the teacher's scores, if a loss standardises them and it is not known. A fresh score
+        head that has not been trained starts there."""
+        state = self.state
+        if state.teacher_scales:
+            return
+        numbers = self.batches.upcoming(1, self.config.max_steps, (), 0)
+        state.teacher_scales = measure_scales(self.batches.read, numbers, self.losses, self.auxiliary_models)
+        if state.teacher_scales and state.step == 0 and getattr(self.engine.model, "fresh_head", False):
+            state.score_scale = state.teacher_scales[POOLED]
+            self.scale_model()
+
+    def scale_model(self) -> None:
+        """Give the model's scores the scale that they were trained with."""
+        if self.state.score_scale is not None:
+            model: Any = self.engine.model
+            model.scale_scores(*self.state.score_scale)
 
     def refresh(self) -> None:
         """Refresh the candidates of training lists, if it is due before the next step. If a preemption interrupts it,

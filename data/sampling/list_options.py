@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SAMPLINGS = ("random", "quantiles")
+
 
 @dataclass(frozen=True)
 class ListOptions:
@@ -18,6 +20,8 @@ class ListOptions:
     # Share of random documents among the others; 0: candidates only, and lists may be shorter.
     random_fraction: float = 0.4
     hard_depth: int = 30  # the other documents are sampled from this number of first candidates
+    # How they are sampled from these: random, or quantiles (one from each of equal parts of their order by score).
+    sampling: str = "random"
     no_duplicates: bool = True  # with in-batch negatives: no document of two lists of a batch has the same text
 
     def __post_init__(self) -> None:
@@ -25,5 +29,7 @@ class ListOptions:
             raise ValueError(f"data.lists.positives={self.positives} must be at least 1, or null for no limit")
         if self.hard_depth < 1:
             raise ValueError(f"data.lists.hard_depth={self.hard_depth} must be at least 1")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"data.lists.sampling={self.sampling}: choose {' or '.join(SAMPLINGS)}")
         if not 0 <= self.random_fraction <= 1:
             raise ValueError(f"data.lists.random_fraction={self.random_fraction} must be in [0, 1]")

@@ -161,7 +161,7 @@ class TrainingLists(Dataset):
         key = (attempt,) if attempt else ()
         rng = np.random.default_rng(stable_hash("list", self.seed, epoch, query_id, *key))
         if self.split.degrees:  # no document is a negative, and none may be added
-            return _shuffled(list(self.split.judgements[query_id]), rng)[: self.list_size]
+            return self._own_documents(self.split.judgements[query_id], rng)
         relevant, limit = self.relevant(query_id), self.options.positives
         never = self.never_negatives.of(self.source, query_id)
         best_first = sorted(_shuffled(list(relevant), rng), key=lambda document_id: -relevant[document_id])
@@ -177,6 +177,14 @@ class TrainingLists(Dataset):
         num_relevant = len(relevant) - len(rest)
         chosen += rest[: max(0, min(allowed - num_relevant, self.list_size - len(chosen)))]
         return _shuffled(chosen, rng)
+
+    def _own_documents(self, labels: Mapping[str, float], rng: np.random.Generator) -> list[str]:
+        """Sample from the documents of a query whose labels are degrees of similarity."""
+        shuffled = _shuffled(list(labels), rng)
+        if self.options.sampling == "random":
+            return shuffled[: self.list_size]
+        best_first = sorted(shuffled, key=lambda document_id: -labels[document_id])
+        return _shuffled(_over_quantiles(best_first, self.list_size, rng), rng)
 
     def _unique_hashes(self, all_documents: bool, epoch: int, index: int) -> set[int]:
         query_id = self.query_ids[index]
@@ -215,7 +223,11 @@ class TrainingLists(Dataset):
                 and (not relevant or self.texts.key(document_id) not in never)
             )  # a list without a relevant document (labels of 0, a teacher's scores) has no negatives: it stays whole
 
-        addable = (d for d in _shuffled(left, rng) if d in relevant or is_negative(d))
+        if self.options.sampling == "quantiles":
+            left = self._evenly(query_id, [d for d in left if d in relevant or is_negative(d)], places, rng)
+        else:
+            left = _shuffled(left, rng)
+        addable = (d for d in left if d in relevant or is_negative(d))
         drawn = list(islice(addable, places))
         if places > 0 and all(d in relevant for d in drawn):
             others = chain(addable, ranked[self.options.hard_depth :])
@@ -224,6 +236,16 @@ class TrainingLists(Dataset):
                 drawn.pop()  # without such a candidate, a random document has its place
             drawn += [] if negative is None else [negative]
         return drawn
+
+    def _evenly(self, query_id: str, ranked: list[str], places: int, rng: np.random.Generator) -> list[str]:
+        """The candidates `ranked`, first one of each of `places` equal parts of their order by the scores of the data,
+        then the others at random. Equal scores, and refreshed candidates, are in the order of their ranks."""
+        if self.candidates is self.first_stage:
+            scores = dict(self.first_stage[query_id])
+            ranked = sorted(ranked, key=lambda document_id: _descending(scores[document_id]))
+        first = _over_quantiles(ranked, places, rng)
+        taken = set(first)
+        return first + _shuffled([d for d in ranked if d not in taken], rng)
 
     def _random_negatives(
         self, query_id: str, chosen: list[str], never: set[int], rng: np.random.Generator
@@ -244,3 +266,17 @@ class TrainingLists(Dataset):
 
 def _shuffled(items: list[str], rng: np.random.Generator) -> list[str]:
     return [items[i] for i in rng.permutation(len(items)).tolist()]
+
+
+def _descending(score: float) -> float:
+    """A key that sorts scores in descending order, with those that are missing (NaN) last."""
+    return np.inf if np.isnan(score) else -score
+
+
+def _over_quantiles(ordered: list[str], places: int, rng: np.random.Generator) -> list[str]:
+    """One item, at random, from each of `places` parts of `ordered`, whose sizes differ by 1 at most; all if they are
+    no more."""
+    if places <= 0 or len(ordered) <= places:
+        return ordered
+    bounds = np.arange(places + 1) * len(ordered) // places
+    return [ordered[index] for index in rng.integers(bounds[:-1], bounds[1:]).tolist()]

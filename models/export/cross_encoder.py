@@ -46,7 +46,7 @@ def export_cross_encoder(
     be loaded wherever the base model can. `card` is Markdown that comes after the card's header, before the usage.
     """
     with new_folder(folder) as work:
-        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
+        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only, change=model.fold_scale)
         tokenizer = model.tokenizer
         split = splits_for_others(tokenizer)
         write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work, split_special_tokens=split)

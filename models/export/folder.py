@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -67,15 +67,24 @@ def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def write_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, *, source: str, adapter_only: bool) -> None:
+def write_backbone(
+    backbone: PreTrainedModel | PeftModel,
+    folder: Path,
+    *,
+    source: str,
+    adapter_only: bool,
+    change: Callable[[dict[str, Tensor]], None] | None = None,
+) -> None:
     """Write the configuration and the weights in safetensors, with LoRA merged; or only the adapter, with `source` as
-    its base.
+    its base. `change` is called with a copy of the weights before.
 
     Raises ValueError if there is no adapter, or if training started from one, which cannot be the base of another.
     """
     if adapter_only and not isinstance(backbone, PeftModel):
         raise ValueError("adapter_only: this model was trained without LoRA")
     state = full_state_dict(backbone)
+    if change is not None:
+        change(state)
     with quiet(), dropout_as_loaded(backbone):
         if not isinstance(backbone, PeftModel):
             backbone.save_pretrained(folder, state_dict=state)

@@ -14,9 +14,12 @@ from losses.contracts import (
     input_names,
     largest_dimension,
     normalizes_embeddings,
+    reads_projection,
     required_outputs,
+    standardizes_teacher,
     takes_logits,
 )
+from losses.embedding_distillation import check_dimensions
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
 from recipes.checks.refresh import check_refresh
@@ -26,9 +29,9 @@ from recipes.run_config import RunConfig
 logger = logging.getLogger(__name__)
 
 AUXILIARY_INPUTS = {
-    "teacher": "teacher_scores",
-    "guide": "guide_queries",
-}  # role of an auxiliary model -> the input of a loss that it fills
+    "teacher": frozenset({"teacher_scores", "teacher_queries"}),
+    "guide": frozenset({"guide_queries"}),
+}  # role of an auxiliary model -> the inputs of a loss that it fills
 MODELS_BY_OUTPUT = {  # output -> the models to choose for it
     "score": "model=cross_encoder or llm_reranker",
     "embedding": "model=bi_encoder",
@@ -54,6 +57,7 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
             check_loss(settings, each.loss)
     check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
     check_scale_is_read(settings, losses)
+    check_projection_is_read(settings.model, losses)
     check_line_breaks(settings)
     settings.model.check_machine()
     if settings.push_to_hub:
@@ -198,21 +202,53 @@ def check_scale_is_read(settings: RunConfig, losses: Sequence[Any]) -> None:
             )
 
 
+def check_projection_is_read(model: ModelOptions, losses: Sequence[Any]) -> None:
+    """Raise ValueError if the model projects to a teacher's dimension and none of the losses reads that."""
+    dimension = getattr(model, "teacher_projection", None)
+    if dimension is not None and not any(map(reads_projection, losses)):
+        raise ValueError(
+            f"model.teacher_projection={dimension} is not read by loss {in_words(losses).split(' ')[1]}: leave it out, "
+            "or choose loss=embedding_distillation"
+        )
+
+
+def check_teacher_embeddings(model: RankingModel, teacher: RankingModel | None, losses: Sequence[Any]) -> None:
+    """Raise ValueError if a loss would compare the embeddings of `model` and `teacher`, whose dimensions differ."""
+    if teacher is None or teacher.dimension is None or model.dimension is None:
+        return
+    projection: Any = getattr(model, "teacher_projection", None)
+    student = model.dimension if projection is None else projection.linear.out_features
+    if any(map(reads_projection, losses)):
+        check_dimensions(student, teacher.dimension)
+
+
+def check_score_scale(model: RankingModel, losses: Sequence[Any]) -> None:
+    """Raise ValueError if a loss gives a fresh score head the teacher's scale, and its export could not hold it."""
+    if model.fresh_head and not model.scales_scores and any(map(standardizes_teacher, losses)):
+        raise ValueError(
+            f"loss.standardize=true: the fresh score head of {model.source} has no bias, so the export could not give "
+            "scores around the teacher's mean: set loss.standardize=false, or choose an encoder"
+        )
+
+
 def check_auxiliary(role: str, model: Any, losses: Sequence[Any]) -> None:
     """Raise ValueError if a teacher or guide is set whose output no loss reads, or if a loss needs a guide and none is
     set. (A loss may need teacher scores without a teacher: the data may hold them.)"""
-    readers = [loss for loss in losses if AUXILIARY_INPUTS[role] in input_names(loss)]
+    readers = [loss for loss in losses if not AUXILIARY_INPUTS[role].isdisjoint(input_names(loss))]
+    embedding = [loss for loss in losses if f"{role}_queries" in input_names(loss)]
     if model is None:
-        if role == "guide" and readers:
-            name = type(readers[0]).__name__
-            raise ValueError(f"loss {name} needs a guide: add model@guide=bi_encoder guide.name_or_path=...")
+        if embedding:
+            name = type(embedding[0]).__name__
+            raise ValueError(f"loss {name} needs a {role}: add model@{role}=bi_encoder {role}.name_or_path=...")
         return
     check_is_model(role, model)
     if not model.trainable:
         raise ValueError(f"{role} gives no scores: choose model@{role}=bi_encoder, cross_encoder or llm_reranker")
-    if role == "guide":
-        check_outputs("a guide", {"embedding"}, model, "model@guide=bi_encoder")
-    if role == "teacher" and gives_unscaled_scores(model):
+    if embedding or role == "guide":
+        what = "a guide" if role == "guide" else "a teacher of embeddings"
+        check_outputs(what, {"embedding"}, model, f"model@{role}=bi_encoder")
+    reads_scores = any("teacher_scores" in input_names(loss) for loss in losses)
+    if role == "teacher" and reads_scores and gives_unscaled_scores(model):
         logger.warning(
             "the teacher's scores are unscaled similarities, a nearly flat target: teacher.temperature=0.05 "
             "(model@teacher=bi_encoder_scored) divides them"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
+from itertools import islice
+from math import isfinite
 from typing import Any
 
 from data.collection import JUDGED_LISTS
@@ -13,11 +16,15 @@ from losses.contracts import (
     has_in_batch_negatives,
     is_policy,
     missing_requirements,
+    reads_raw_scores,
 )
 from recipes.checks.refresh import check_refreshed_lists
 from recipes.chosen_losses import chosen_losses
 from recipes.run_config import RunConfig
 
+logger = logging.getLogger(__name__)
+
+FIRST_LISTS = 200  # lists whose scores are looked at
 ADD_NEGATIVES = (  # settings that give negatives to lists of relevant documents
     "data/candidates=bm25 (BM25 adds similar documents of the data as negatives) or data.lists.random_fraction=0.5 "
     "(random ones)"
@@ -43,10 +50,13 @@ def check_data(settings: RunConfig, collection: Any, node: str = ROOT) -> None:
 
 def check_lists(settings: RunConfig, loss: Any, sources: Mapping[str, Any]) -> None:
     """Raise ValueError if the lists of these data sets do not fit the loss that is trained on them."""
-    name = " + ".join(sources)
+    name, name_of_loss = " + ".join(sources), type(loss).__name__
     if is_policy(loss) and any(source.split("train").weights for source in sources.values()):
         raise ValueError(f"data {name} has weights, which trainer=grpo does not use: remove them")
     for source in sources.values():
+        check_soft_labels(source, loss)
+        if settings.teacher is None and reads_raw_scores(loss):
+            warn_about_probabilities(source, name_of_loss)
         check_isolated(settings, source, loss)
         check_refreshed_lists(settings, source)
     list_size = settings.trainer.list_size
@@ -65,6 +75,33 @@ def check_lists(settings: RunConfig, loss: Any, sources: Mapping[str, Any]) -> N
         raise ValueError(f"trainer.list_size=1: loss {type(loss).__name__} needs several documents per query: raise it")
     remedy = degrees or remedy_of_positives(settings, loss, sources, available)
     raise MissingRequirements(loss, available, name, outputs=settings.model.outputs, remedy=remedy)
+
+
+def check_soft_labels(source: Any, loss: Any) -> None:
+    """Raise ValueError if a label is above `largest_label`, by which a loss divides soft labels."""
+    limits = [each.largest_label for each in all_losses(loss) if getattr(each, "soft_labels", False)]
+    if not limits or limits == [1]:
+        return  # the requirement unit_labels
+    judgements = source.split("train").judgements
+    largest = max((label for judged in judgements.values() for label in judged.values()), default=0)
+    if largest > min(limits):
+        raise ValueError(
+            f"loss.largest_label={min(limits):g}: data {source.name} has a label of {largest:g}, and a soft label is "
+            f"at most 1: set loss.largest_label={largest:g}"
+        )
+
+
+def warn_about_probabilities(source: Any, loss: str) -> None:
+    """Warn if the first scores of the data look like probabilities and the loss compares with raw scores."""
+    lists = islice(source.split("train").candidates.values(), FIRST_LISTS)
+    scores = {score for found in lists for _, score in found if isfinite(score)}
+    if len(scores) > 2 and min(scores) >= 0 and max(scores) <= 1:
+        logger.warning(
+            "loss %s: the teacher's scores of data %s are all from 0 to 1, as if they had passed a sigmoid; near 0 and "
+            "1 they hardly differ: give raw scores (launch/score.py writes them), or choose loss=kl_distillation",
+            loss,
+            source.name,
+        )
 
 
 def check_isolated(settings: RunConfig, source: Any, loss: Any) -> None:

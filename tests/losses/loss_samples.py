@@ -17,10 +17,10 @@ from launch.cli.schema import locate
 from losses.contracts import LossInputs, Statistics, all_losses, compute_loss, input_names
 from runs.source_tree import CONF
 
-PER_LIST = ("queries", "query_layers", "query_hashes", "weights", "guide_queries")
+PER_LIST = ("queries", "query_layers", "query_hashes", "weights", "guide_queries", "teacher_queries")
 PER_DOCUMENT = (
     *("scores", "labels", "mask", "documents", "document_layers", "document_hashes", "teacher_scores"),
-    *("reference_scores", "guide_documents", "old_scores", "actions"),
+    *("reference_scores", "guide_documents", "teacher_documents", "old_scores", "actions"),
     *("logsumexp", "old_logsumexp", "reference_logsumexp"),
 )
 REPRESENTATIONS = ("scores", "logsumexp", "queries", "documents", "query_layers", "document_layers", "scale", "bias")
@@ -193,6 +193,8 @@ def embedded_lists() -> Sample:
         document_hashes=keys,
         guide_queries=unit(4, 6),
         guide_documents=unit(4, 5, 6),
+        teacher_queries=unit(4, DIM),
+        teacher_documents=unit(4, 5, DIM),
         scale=torch.tensor(20.0),
         bias=torch.tensor(-10.0),
     )
@@ -218,9 +220,12 @@ def misordered(kind: str) -> Sample:
     layers = {"query_layers": queries[:, None], "document_layers": documents[:, :, None]}
     layers = {name: value.repeat_interleave(LAYERS, dim=-2) for name, value in layers.items()}
     guides = {"guide_queries": queries, "guide_documents": queries[:, None] * (2 * labels - 1)[..., None]}
+    guides["teacher_queries"] = queries
+    # Of several lengths: a row of similarities that is exactly opposite to the teacher's has no gradient.
+    guides["teacher_documents"] = guides["guide_documents"] * torch.tensor([1.0, 0.8])[:, None]
     scale = {"scale": torch.tensor(15 / 0.98), "bias": torch.tensor(0.0)}
     return Sample(queries=queries, documents=documents, **layers, **guides, **scale, **common)
 
 
 def _progress() -> dict[str, Any]:
-    return {"step": 3, "progress": 0.5, "seed": 7}
+    return {"step": 3, "progress": 0.5, "seed": 7, "teacher_deviation": torch.tensor(2.0)}

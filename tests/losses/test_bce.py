@@ -97,3 +97,52 @@ def test_extreme_scores_keep_their_gradient(dtype):
 def test_options(pos_weight, message):
     with pytest.raises(ValueError, match=message):
         BinaryCrossEntropy(pos_weight)
+
+
+TEACHER = 4 * torch.randn(3, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_a_teachers_probabilities_are_targets():
+    """Value and gradient, list by list, without what the teacher has not scored; the minimum is the entropy."""
+    teacher = TEACHER.clone()
+    teacher[0, 1] = torch.nan
+    scores, others = SCORES.clone().requires_grad_(), SCORES.clone().requires_grad_()
+    loss = BinaryCrossEntropy(teacher_labels=True, teacher_temperature=2.0)
+    value = loss(scores, torch.full_like(LABELS, torch.nan), RAGGED, teacher_scores=teacher)
+    kept = RAGGED & ~teacher.isnan()
+    expected = sum(
+        F.binary_cross_entropy_with_logits(others[i][kept[i]], (teacher[i][kept[i]] / 2).sigmoid()) / 3
+        for i in range(3)
+    )
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(each, at)[0] for each, at in ((value, scores), (expected, others)))
+    )
+    at_teacher = (TEACHER / 2).requires_grad_()
+    lowest = loss(at_teacher, LABELS, FULL, teacher_scores=TEACHER)
+    torch.testing.assert_close(lowest, torch.distributions.Bernoulli(logits=TEACHER / 2).entropy().mean())
+    assert torch.autograd.grad(lowest, at_teacher)[0].abs().max() < 1e-12
+
+
+def test_soft_labels_are_divided_by_the_largest():
+    targets = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scaled = BinaryCrossEntropy(soft_labels=True, largest_label=3.0)
+    torch.testing.assert_close(
+        scaled(SCORES, 3 * targets, RAGGED), BinaryCrossEntropy(soft_labels=True)(SCORES, targets, RAGGED)
+    )
+    assert scaled.data_requirements == ("levels",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"soft_labels": True, "teacher_labels": True}, "the targets are either labels or a teacher's"),
+        ({"teacher_labels": True, "pos_weight": "auto"}, "with teacher_labels=true give a number or null"),
+        ({"largest_label": 3.0}, "largest_label=3 divides soft labels: set soft_labels=true too"),
+        ({"largest_label": 0.0, "soft_labels": True}, "largest_label must be above 0"),
+        ({"teacher_temperature": -1.0}, "teacher_temperature must be above 0"),
+    ],
+)
+def test_options_of_targets(options, message):
+    with pytest.raises(ValueError, match=message):
+        BinaryCrossEntropy(**options)

@@ -82,3 +82,10 @@ def test_options():
         KLDistillation(temperature=0.0)
     with pytest.raises(ValueError, match="teacher_temperature must be above 0"):
         KLDistillation(teacher_temperature=-1.0)
+
+
+def test_the_gradient_is_the_students_temperature_times_the_difference(scored):
+    scores, teacher, mask = scored
+    value = distil(scores, teacher, mask, temperature=2.0, teacher_temperature=5.0)
+    expected = 2 * ((scores / 2).softmax(-1) - (teacher / 5).softmax(-1)) / 4
+    torch.testing.assert_close(torch.autograd.grad(value, scores)[0], expected.detach())

@@ -47,6 +47,11 @@ def models(tiny_reranker_dir: Path, tiny_models: ModuleType, tmp_path: Path) -> 
     return {
         "embedder_distill": teacher,
         "reranker_distill": teacher,
+        "reranker_distill_pointwise": teacher,
+        "embedder_distill_embeddings": [
+            f"teacher.name_or_path={decoder}",
+            "model.teacher_projection=32",
+        ],
         "reranker_preference": [f"model.name_or_path={tiny_reranker_dir}"],
         "embedder_qwen3": [f"model.name_or_path={decoder}"],
         "embedder_matryoshka": ["loss.dims=[32,16]", "eval.dims=[16]"],

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import pickle
 from collections import Counter
@@ -201,3 +202,57 @@ def test_bad_options():
     for options in ({"positives": 0}, {"hard_depth": 0}):
         with pytest.raises(ValueError, match=f"data.lists.{next(iter(options))}=0 .*must be at least 1"):
             ListOptions(**options)
+
+
+def parts_of(names: list[str], order: list[str], parts: int) -> list[int]:
+    """How many of the names lie in each of `parts` equal parts of `order`."""
+    bounds = [part * len(order) // parts for part in range(parts + 1)]
+    return [sum(name in order[low:high] for name in names) for low, high in itertools.pairwise(bounds)]
+
+
+QUANTILES = {"sampling": "quantiles", "random_fraction": 0.0, "hard_depth": 50}
+
+
+def test_quantiles_give_one_candidate_of_every_equal_part():
+    data = lists(list_size=13, **QUANTILES)
+    order = [f"d{i}" for i in range(50) if f"d{i}" not in {"d3", "d4", "d5"}]  # relevant, excluded, a copy
+    drawn = [[name for name in data.sample(epoch, "q0") if name in order] for epoch in range(30)]
+    assert all(parts_of(names, order, 12) == [1] * 12 for names in drawn)
+    assert len({tuple(sorted(names)) for names in drawn}) == 30, "another draw in every epoch"
+    assert {name for names in drawn for name in names} == set(order), "every candidate has its turn"
+    assert [sorted(data.sample(epoch, "q0")) for epoch in range(3)] == [
+        sorted(lists(list_size=13, **QUANTILES).sample(epoch, "q0")) for epoch in range(3)
+    ]
+
+
+def test_quantiles_are_those_of_the_scores_of_the_data():
+    """A file lists its documents in any order; a missing score comes last."""
+    data = collection()
+    split = data.splits["train"]
+    scores = {f"d{i}": np.nan if i == 7 else float((37 * i) % 50) for i in range(50)}
+    mixed = replace(split, candidates={query: list(scores.items()) for query in split.queries})
+    drawn = lists(replace(data, splits={"train": mixed}), list_size=8, **QUANTILES)
+    left = [name for name in scores if name not in {"d3", "d4", "d5", "d7"}]
+    order = [*sorted(left, key=lambda name: -scores[name]), "d7"]
+    for epoch in range(10):
+        names = [name for name in drawn.sample(epoch, "q0") if name in order]
+        assert parts_of(names, order, 7) == [1] * 7
+
+
+def test_quantiles_of_few_candidates_are_all_of_them():
+    data = lists(collection(candidates=6), list_size=9, sampling="quantiles", random_fraction=0.0)
+    assert set(data.sample(0, "q1")) == {f"d{i}" for i in range(6)}
+
+
+def test_quantiles_leave_a_place_to_a_negative():
+    """All candidates are relevant but one: without a limit of relevant documents the list still holds it."""
+    data = collection(candidates=5)
+    split = data.splits["train"]
+    judged = replace(split, qrels={**split.qrels, "q1": {f"d{i}": 1 for i in range(4)}})
+    drawn = lists(replace(data, splits={"train": judged}), list_size=3, positives=None, **QUANTILES)
+    assert all("d4" in drawn.sample(epoch, "q1") for epoch in range(20))
+
+
+def test_an_unknown_sampling_is_refused():
+    with pytest.raises(ValueError, match=r"data.lists.sampling=top: choose random or quantiles"):
+        ListOptions(sampling="top")
