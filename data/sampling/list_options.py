@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SAMPLINGS = ("random", "quantiles")
+SAMPLINGS = ("random", "quantile")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ListOptions:
     # Share of random documents among the others; 0: candidates only, and lists may be shorter.
     random_fraction: float = 0.4
     hard_depth: int = 30  # the other documents are sampled from this number of first candidates
-    # How they are sampled from these: random, or quantiles (one from each of equal parts of their order by score).
+    # How they are sampled from these: random, or quantile (one from each of equal parts of their order by score).
     sampling: str = "random"
     no_duplicates: bool = True  # with in-batch negatives: no document of two lists of a batch has the same text
 

@@ -223,7 +223,7 @@ class TrainingLists(Dataset):
                 and (not relevant or self.texts.key(document_id) not in never)
             )  # a list without a relevant document (labels of 0, a teacher's scores) has no negatives: it stays whole
 
-        if self.options.sampling == "quantiles":
+        if self.options.sampling == "quantile":
             left = self._evenly(query_id, [d for d in left if d in relevant or is_negative(d)], places, rng)
         else:
             left = _shuffled(left, rng)

@@ -98,7 +98,7 @@ def warn_about_probabilities(source: Any, loss: str) -> None:
     if len(scores) > 2 and min(scores) >= 0 and max(scores) <= 1:
         logger.warning(
             "loss %s: the teacher's scores of data %s are all from 0 to 1, as if they had passed a sigmoid; near 0 and "
-            "1 they hardly differ: give raw scores (launch/score.py writes them), or choose loss=kl_distillation",
+            "1 they hardly differ: give raw scores (launch/score.py writes them)",
             loss,
             source.name,
         )

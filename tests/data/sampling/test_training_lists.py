@@ -210,7 +210,7 @@ def parts_of(names: list[str], order: list[str], parts: int) -> list[int]:
     return [sum(name in order[low:high] for name in names) for low, high in itertools.pairwise(bounds)]
 
 
-QUANTILES = {"sampling": "quantiles", "random_fraction": 0.0, "hard_depth": 50}
+QUANTILES = {"sampling": "quantile", "random_fraction": 0.0, "hard_depth": 50}
 
 
 def test_quantiles_give_one_candidate_of_every_equal_part():
@@ -240,7 +240,7 @@ def test_quantiles_are_those_of_the_scores_of_the_data():
 
 
 def test_quantiles_of_few_candidates_are_all_of_them():
-    data = lists(collection(candidates=6), list_size=9, sampling="quantiles", random_fraction=0.0)
+    data = lists(collection(candidates=6), list_size=9, sampling="quantile", random_fraction=0.0)
     assert set(data.sample(0, "q1")) == {f"d{i}" for i in range(6)}
 
 
@@ -254,5 +254,5 @@ def test_quantiles_leave_a_place_to_a_negative():
 
 
 def test_an_unknown_sampling_is_refused():
-    with pytest.raises(ValueError, match=r"data.lists.sampling=top: choose random or quantiles"):
+    with pytest.raises(ValueError, match=r"data.lists.sampling=top: choose random or quantile"):
         ListOptions(sampling="top")

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from launch.cli.compose import load
-from recipes.checks.compatibility import check_model, check_parts
+from losses.pointwise_mse import PointwiseMSE
+from models.cross_encoder import CrossEncoderConfig
+from recipes.checks.compatibility import check_model, check_parts, check_score_scale
 from recipes.checks.data_fit import check_data
 
 EMBEDDER = ["+exp=embedder_infonce"]
@@ -77,6 +79,22 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.quantization=4bit"],
             "model.quantization=4bit needs a CUDA device",
+        ),
+        (
+            ["+exp=embedder_distill_embeddings", "teacher=null"],
+            "needs a teacher: add model@teacher=bi_encoder teacher.name",
+        ),
+        (
+            ["+exp=embedder_distill_embeddings", "model@teacher=cross_encoder"],
+            f"a teacher of embeddings needs {EMBEDDING} model@teacher=bi_encoder",
+        ),
+        (
+            [*EMBEDDER, "model.teacher_projection=16"],
+            "model.teacher_projection=16 is not read by loss InfoNCE: leave it out, or choose loss=embedding",
+        ),
+        (
+            ["+exp=embedder_distill_embeddings", "loss=similarity_distillation", "model.teacher_projection=16"],
+            "model.teacher_projection=16 is not read by loss EmbeddingDistillation: leave it out",
         ),
         ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
         (
@@ -215,3 +233,47 @@ def test_a_refresh_that_changes_lists_is_not(options: list[str], tiny_run: list[
     settings = load([*known, "eval.depth=100", *options, *REFRESHED, "data.lists.random_fraction=0.4"])
     check_parts(settings)
     check_data(settings, settings.data.build())
+
+
+def scored_file(folder: Path, factor: float) -> list[str]:
+    rows = [
+        {"query": f"q {i}", "docs": ["a", "b", "c"], "labels": [2, 1, 0], "scores": [factor, 0.5 * factor, 0.0]}
+        for i in range(12)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["data=file", f"data.path={folder / 'rows.jsonl'}", f"data.cache_dir={folder}"]
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(0.98, True), (7.0, False)])
+def test_scores_that_passed_a_sigmoid_are_warned_of(
+    factor: float, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load(["+exp=reranker_distill_pointwise", "teacher=null", *scored_file(tmp_path, factor)])
+    check_data(settings, settings.data.build())
+    assert ("PointwiseMSE: the teacher's scores of data rows.jsonl are all from 0 to 1, as if" in caplog.text) == warned
+
+
+def test_soft_labels_above_the_largest_are_refused(tmp_path: Path) -> None:
+    options = [*RERANKER, "trainer=ranking", "loss=bce_soft", *scored_file(tmp_path, 1.0)]
+    settings = load(options)
+    with pytest.raises(
+        ValueError, match=r"lack unit_labels .* divide larger ones by their maximum N \(loss.largest_label=N"
+    ):
+        check_data(settings, settings.data.build())
+    settings = load([*options, "loss.largest_label=1.5"])
+    with pytest.raises(
+        ValueError, match=r"loss.largest_label=1.5: data rows.jsonl has a label of 2, .*: set loss.largest_label=2"
+    ):
+        check_data(settings, settings.data.build())
+    settings = load([*options, "loss.largest_label=2"])
+    check_data(settings, settings.data.build())
+
+
+def test_a_fresh_head_without_a_bias_cannot_be_standardised(tmp_path: Path, tiny_models) -> None:
+    folder = tiny_models.write_tiny_decoder(tmp_path / "decoder", embedder=False)
+    model = CrossEncoderConfig(str(folder)).build(seed=0)
+    losses = [PointwiseMSE(standardize=True)]
+    with pytest.raises(ValueError, match=r"the fresh score head of .* has no bias, .*: set loss.standardize=false"):
+        check_score_scale(model, losses)
+    check_score_scale(model, [PointwiseMSE()])
+    check_score_scale(CrossEncoderConfig(str(tiny_models.write_tiny_bert(tmp_path / "bert"))).build(seed=0), losses)
