@@ -21,6 +21,8 @@ def make_state() -> TrainState:
         source_losses={"a": [1.5, 2.0]},
         pending_evaluation=True,
         skipped_batches=[2, 5],
+        teacher_scales={"a": [0.1, 2.0]},
+        score_scale=[0.1, 2.0],
         refreshed_step=6,
         family={"batch": 3, "old": {"scores": [[0.25, -1.0]]}},
         engine="zero2",
