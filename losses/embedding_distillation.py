@@ -33,9 +33,9 @@ class EmbeddingDistillation(MatrixLoss):
     queries. S_q and T_q are the similarities of query q to all documents of the global step, by the student and by the
     teacher: no W, and any dimensions. `distance` and `roles` are not read. Rows are computed in blocks.
 
-    Labels are not read. Lists need no relevant document.
+    Labels are not read.
 
-    Use: a teacher that is an embedding model; texts without labels.
+    Use: a teacher that is an embedding model.
     Cost: d for each text; with target=similarities Q D d for D documents in the step, memory (Q + D) d.
     """
 

@@ -85,9 +85,9 @@ class TrainState:
 
     def for_changed_settings(self, *, same_batches: bool) -> TrainState:
         """The state that a run with other settings starts from. The run evaluates its start, since dev may be
-        different. Skipped batches stay skipped, and refreshed candidates in use, only if the numbers of batches mean
-        the same lists."""
+        different, and measures the teacher, which may be another. Skipped batches stay skipped, and refreshed
+        candidates in use, only if the numbers of batches mean the same lists."""
         skipped = self.skipped_batches if same_batches else []
         refreshed = self.refreshed_step if same_batches else None
         evaluation: dict[str, Any] = {"best_metric": None, "best_step": None, "pending_evaluation": True}
-        return replace(self, **evaluation, skipped_batches=skipped, refreshed_step=refreshed)
+        return replace(self, **evaluation, teacher_scales={}, skipped_batches=skipped, refreshed_step=refreshed)

@@ -223,6 +223,9 @@ class Trainer(ABC):
             return
         numbers = self.batches.upcoming(1, self.config.max_steps, (), 0)
         state.teacher_scales = measure_scales(self.batches.read, numbers, self.losses, self.auxiliary_models)
+        if state.teacher_scales:
+            mean, deviation = state.teacher_scales[POOLED]
+            self.progress.write(f"the teacher's scores: mean {mean:.4g}, standard deviation {deviation:.4g}")
         if state.teacher_scales and state.step == 0 and getattr(self.engine.model, "fresh_head", False):
             state.score_scale = state.teacher_scales[POOLED]
             self.scale_model()

@@ -78,4 +78,5 @@ def test_for_changed_settings_the_start_is_measured(same_batches: bool, skipped:
     assert (other.best_metric, other.best_step, other.pending_evaluation) == (None, None, True)
     assert other.refreshed_step == (6 if same_batches else None)
     assert (other.step, other.totals, other.skipped_batches) == (7, state.totals, skipped)
+    assert (other.teacher_scales, other.score_scale) == ({}, state.score_scale), "another teacher, the same head"
     assert state == make_state()
