@@ -13,7 +13,7 @@ Further inputs are passed by keyword: the fields of `LossInputs` that the loss n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -87,6 +87,7 @@ class LossInputs:
     projected_documents: Tensor | None = None  # [Q, n, any]
     guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
     guide_documents: Tensor | None = None  # [Q, n, any]
+    int8_ranges: Mapping[int, Tensor] | None = None  # {dim: [2, dim] lowest and highest values of documents so far}
     scale: Tensor | None = None  # scalar: the model's 1 / temperature, learned or fixed
     bias: Tensor | None = None  # scalar: the model's bias, learned with the scale (SigLIP)
     step: int = 0  # the optimizer step, from 1

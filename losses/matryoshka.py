@@ -70,6 +70,10 @@ class Matryoshka(WrapperLoss):
     def largest_dimension(self) -> int:
         return max(self.dims or (0,))
 
+    def dimensions(self, dim: int) -> tuple[int, ...]:
+        """The numbers of dimensions that embeddings of `dim` are cut to."""
+        return self.dims or default_dims(dim)
+
     @property
     def normalizes(self) -> bool:
         return self.normalize
@@ -85,7 +89,7 @@ class Matryoshka(WrapperLoss):
             raise ValueError(
                 f"loss.dims={list(self.dims or ())}: the embeddings have only {dim} dimensions; choose dims up to {dim}"
             )
-        dims = list(self.dims or default_dims(dim))
+        dims = list(self.dimensions(dim))
         weights = dict(zip(dims, self.weights or (1.0,) * len(dims), strict=True))
         total: list[Tensor] = []
         statistics: Statistics = {}
@@ -169,8 +173,11 @@ class Matryoshka2D(WrapperLoss):
         statistics |= {f"last_layer/{name}": statistic for name, statistic in details.items()}
         losses, divergences = [], []
         for layer in sample_subset(list(range(query_layers.shape[-2])), self.n_layers_per_step, "layers", loss_inputs):
-            earlier = replace(
-                loss_inputs, queries=query_layers[..., layer, :], documents=document_layers[..., layer, :]
+            earlier = replace(  # the ranges are those of the last layer
+                loss_inputs,
+                queries=query_layers[..., layer, :],
+                documents=document_layers[..., layer, :],
+                int8_ranges=None,
             )
             losses.append(compute_loss(self.loss, earlier)[0] * self.layer_weight(layer))
             divergences.append(self.divergence(loss_inputs, earlier))
