@@ -1,10 +1,10 @@
-"""Search the whole corpus by a model's embeddings, also by their first dimensions only, and measure the results."""
+"""Search the whole corpus by a model's embeddings, also as they are stored in fewer dimensions or bits, and measure."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any, ClassVar, Literal
@@ -24,17 +24,25 @@ from evaluation.evaluator import (
     leave_out,
     most_own_documents,
 )
-from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric
+from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric, rank
 from inference.encode import embed, tokenize_texts
-from inference.runner import Runner, similarity_of
+from inference.quantize import Precision, check_vector_precision
+from inference.runner import Runner, int8_ranges_of, similarity_of
 from inference.search import BlockSearch, check_search, index_for
+from inference.stored_form import StoredForm
+from losses.math.quantization import ranges_of
 from losses.math.similarity import Similarity
+
+OVERLAP_DEPTH = 10  # documents of the overlap with float32 vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(EvaluatorConfig):
     """The options of an evaluation by retrieval. `dims`: also measure the first so many dimensions, as
-    "nDCG@10/dim128".
+    "nDCG@10/dim128". `precision`: also measure documents that are stored as fp16, int8 or binary, as "nDCG@10/int8"
+    (of the first dimensions "nDCG@10/dim128/int8"), and the share of the ten best by float32 vectors of as many
+    dimensions that are among the ten best, "overlap@10/int8". fp32 is always measured. The queries stay float32, unless
+    `quantize_queries`.
 
     With `dev_max_documents` the evaluations during training search only a part of the corpus. Their values are higher
     than over the whole corpus, and can be compared only with each other.
@@ -45,6 +53,8 @@ class RetrievalConfig(EvaluatorConfig):
     dev_max_queries: int | None = 500
     dev_max_documents: int | None = 1000
     dims: list[int] = field(default_factory=list)
+    precision: list[Precision] = field(default_factory=lambda: ["fp32"])
+    quantize_queries: bool = False
     search: Literal["exact", "faiss"] = "exact"
     query_block: int = 256
     document_block: int = 16384
@@ -65,9 +75,19 @@ class RetrievalConfig(EvaluatorConfig):
         object.__setattr__(self, "dims", list(dict.fromkeys(self.dims)))
         if any(dim < 1 for dim in self.dims):
             raise ValueError(f"eval.dims={self.dims}: each must be at least 1")
+        for precision in self.precision:
+            check_vector_precision(precision, "eval.precision")
+        if self.quantize_queries and not {*self.precision} - {"fp32"}:
+            raise ValueError("eval.quantize_queries=true: eval.precision has only fp32, add int8 or binary")
         for name in self.metrics:
             if (parse_metric(name).cutoff or 0) > self.depth:
                 raise ValueError(f"eval.depth={self.depth} documents are too few for {name}: raise it")
+
+    @property
+    def forms(self) -> list[StoredForm]:
+        """The forms in which documents are searched, the float32 one of whole vectors first."""
+        precisions = dict.fromkeys(["fp32", *self.precision])
+        return [StoredForm(dim, precision) for dim in [None, *self.dims] for precision in precisions]
 
     @property
     def method(self) -> str:
@@ -168,27 +188,53 @@ class RetrievalEvaluator:
     def evaluate(self, runner: Runner) -> EvaluationResult:
         """Evaluate search by the model's "embedding". Call it on all ranks."""
         runs = self.retrieve(runner)
-        whole = measure(self.qrels, runs[None], self.config.metrics)
-        mean, per_query = dict(whole.mean), dict(whole.per_query)
-        for dim in self.config.dims:
-            cut = measure(self.qrels, runs[dim], self.config.metrics)
-            mean |= {f"{name}/dim{dim}": value for name, value in cut.mean.items()}
-            per_query |= {f"{name}/dim{dim}": values for name, values in cut.per_query.items()}
-        return EvaluationResult(Metrics(mean, per_query), runs[None])
+        values: dict[str, dict[str, float]] = {}
+        for form, run in runs.items():
+            measured = measure(self.qrels, run, self.config.metrics).per_query
+            if form.precision != "fp32":
+                measured |= {f"overlap@{OVERLAP_DEPTH}": overlaps(runs[replace(form, precision="fp32")], run)}
+            values |= {name + form.suffix: of_queries for name, of_queries in measured.items()}
+        return EvaluationResult(Metrics({}, values).over(list(self.qrels)), runs[StoredForm()])
 
-    def retrieve(self, runner: Runner) -> dict[int | None, Run]:
-        """Search with whole embeddings (None) and with each of `dims` first dimensions, in one pass over the corpus."""
+    def retrieve(self, runner: Runner) -> dict[StoredForm, Run]:
+        """Search documents in each of the configured forms, in one pass over the corpus."""
         similarity = similarity_of(runner.model)
         queries = self._embed(runner, self.query_sequences)
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
             raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
-        dims: list[int | None] = [None, *self.config.dims]
-        searches = {dim: self._search(similarity.comparable(queries, dim), similarity) for dim in dims}
+        embedded, ranges = self._ranges(runner, queries.shape[1])
+        searches = {}
+        for form in self.config.forms:
+            asked = form if self.config.quantize_queries else StoredForm(form.dim)
+            searches[form] = self._search(asked.values(queries, similarity, ranges.get(form)), similarity)
         for block in self.document_sequences:
-            documents = self._embed(runner, block)
-            for dim, search in searches.items():
-                search.add(similarity.comparable(documents, dim))
-        return {dim: self._run(*search.result()) for dim, search in searches.items()}
+            documents = self._embed(runner, block) if embedded is None else embedded
+            for form, search in searches.items():
+                search.add(form.values(documents, similarity, ranges.get(form)))
+        return {form: self._run(*search.result()) for form, search in searches.items()}
+
+    def _ranges(self, runner: Runner, dimension: int) -> tuple[Tensor | None, dict[StoredForm, Tensor]]:
+        """The ranges of the forms in int8: the model's own; for a model that was not trained for them, those of
+        `document_block` documents, evenly spread over the corpus. A corpus that is no larger is embedded for them, and
+        returned, so that it is not embedded twice."""
+        forms = [form for form in self.config.forms if form.precision == "int8"]
+        own = int8_ranges_of(runner.model)
+        known = {} if own is None else own.known()
+        ranges = {form: known[form.dim or dimension] for form in forms if (form.dim or dimension) in known}
+        others = [form for form in forms if form not in ranges]
+        if not others:
+            return None, ranges
+        is_whole = len(self.document_sequences) == 1
+        sample = self._embed(runner, self.document_sequences[0] if is_whole else self._sample())
+        similarity = similarity_of(runner.model)
+        ranges |= {form: ranges_of(similarity.comparable(sample, form.dim)) for form in others}
+        return sample if is_whole else None, ranges
+
+    def _sample(self) -> TokenSequences:
+        """`document_block` documents, evenly spread over the corpus."""
+        texts, size = list(self.documents.values()), self.config.document_block
+        chosen = [texts[number * len(texts) // size] for number in range(size)]
+        return tokenize_texts(self.tokenizer, chosen, "document", [self.document_prompt] * size)
 
     def _embed(self, runner: Runner, sequences: TokenSequences) -> Tensor:
         return embed(runner, sequences, self.tokenizer, self.config.token_budget)
@@ -205,6 +251,15 @@ class RetrievalEvaluator:
             for query, found, values in zip(self.queries, indices.tolist(), scores.tolist(), strict=True)
         }
         return leave_out(run, self.own_documents, self.config.depth)
+
+
+def overlaps(exact: Run, found: Run) -> dict[str, float]:
+    """The share of each query's best documents by `exact` scores that are among its best in `found`."""
+
+    def best(run: Run, query: str) -> set[str]:
+        return set(rank(query, run[query])[:OVERLAP_DEPTH])
+
+    return {query: len(best(exact, query) & best(found, query)) / max(len(best(exact, query)), 1) for query in exact}
 
 
 def reduced_corpus(documents: Mapping[str, str], qrels: Qrels, candidates: Run, size: int | None) -> Mapping[str, str]:

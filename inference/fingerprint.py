@@ -21,6 +21,8 @@ import inference
 import models
 from data.collection import content_hash
 from data.hashing import file_digest
+from inference.runner import int8_ranges_of
+from models.int8_ranges import Int8Ranges
 
 # Keys of configurations, and attributes of modules, that say where a model came from or how it is trained.
 NAMES = ("name_or_path", "_name_or_path", "base_model_name_or_path", "source", "revision")
@@ -29,6 +31,8 @@ WITHOUT_EFFECT = frozenset((*NAMES, *OF_TRAINING, "transformers_version", "peft_
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")  # their modules are described by their configuration
 REMOTE = "transformers_modules"  # the package of a model's own Python files
 VERSIONS = ("torch", "transformers", "tokenizers")
+NO_SETTINGS = frozenset((*WITHOUT_EFFECT, "tokenizer", "int8_ranges"))  # of a module: they are hashed on their own
+RANGES = "int8_ranges."  # of the names in a model's state
 TRUNCATION = ("truncation", "padding")  # of a fast tokenizer: what its last call has set
 
 
@@ -43,6 +47,7 @@ def model_key(model: nn.Module, *, precision: str = "fp32") -> dict[str, str]:
     - weights: every tensor of its state, in order, in the bytes of its own type;
     - architecture: its modules and their configuration, but for dropout;
     - tokenizer: vocabulary, rules, special tokens, padding; length: the most tokens of a row; prompts: its own;
+    - int8_ranges: those in which its embeddings are stored as int8, only if it has such: they change no output;
     - precision: of the forward pass, as given ("fp32", "bf16");
     - code: of models/ and inference/, of modules from elsewhere, and the versions of the libraries.
 
@@ -54,21 +59,26 @@ def model_key(model: nn.Module, *, precision: str = "fp32") -> dict[str, str]:
     if isinstance(tokenizer, dict):
         prompts = {name: tokenizer.pop(name) for name in sorted(tokenizer) if "prompt" in name}
         length = tokenizer.pop("max_length", None)
+    ranges = int8_ranges_of(model)
+    known = {} if ranges is None else ranges.known()
     return {
         "weights": weights_digest(model),
         "architecture": content_hash(_architecture(model)),
         "tokenizer": content_hash([tokenizer]),
         "length": str(length),
         "prompts": content_hash(prompts),
+        **({"int8_ranges": content_hash([[dim, known[dim].tolist()] for dim in sorted(known)])} if known else {}),
         "precision": precision,
         "code": _code_digest(model),
     }
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash of names, types, shapes and values of all tensors that `model` saves."""
+    """A hash of names, types, shapes and values of all tensors that `model` saves, but for its int8 ranges."""
     digest = xxhash.xxh3_128()
     for name, value in model.state_dict().items():
+        if name.startswith(RANGES):
+            continue
         if not isinstance(value, torch.Tensor):
             digest.update(json.dumps([name, describe(value)]).encode())
             continue
@@ -81,12 +91,12 @@ def weights_digest(model: nn.Module) -> str:
 def _architecture(model: nn.Module) -> Iterator[Any]:
     """What the outputs depend on beside the weights, in JSON types: of each module its class and its settings."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout | Int8Ranges):
             continue
         settings: Any = module.extra_repr()
         if not _is_of(module, (*LIBRARIES, REMOTE)):
             settings = {key: describe(value) for key, value in vars(module).items() if key[0] != "_"}
-            settings = {key: value for key, value in settings.items() if key not in {*WITHOUT_EFFECT, "tokenizer"}}
+            settings = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
         configurations = [describe(getattr(module, key, None)) for key in ("config", "peft_config")]
         yield [name, type(module).__qualname__, settings, configurations]
 

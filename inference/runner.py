@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.math.similarity import Similarity, similarity_named
+from models.int8_ranges import Int8Ranges
 
 
 class Runner(Protocol):
@@ -42,6 +43,12 @@ class ModuleRunner:
 def similarity_of(model: nn.Module) -> Similarity:
     """The similarity that `model` names; the dot product for a reranker, which names none."""
     return similarity_named(str(getattr(model, "similarity", "dot")))
+
+
+def int8_ranges_of(model: nn.Module) -> Int8Ranges | None:
+    """The ranges in which a model's embeddings are stored as int8, if it was trained for them."""
+    ranges: Int8Ranges | None = getattr(model, "int8_ranges", None)
+    return ranges
 
 
 @contextmanager

@@ -30,6 +30,7 @@ PARTS = {
     "tokenizer": "a model with another tokenizer",
     "length": "another maximum length",
     "prompts": "a model with other prompts of its own",
+    "int8_ranges": "a model with other int8 ranges",
     "precision": "a model that ran in another precision",
     "code": "another version of this code or its libraries",
     "texts": "other texts",

@@ -3,7 +3,7 @@
 vectors.npy      [rows, dim] float32, float16 or int8; binary: [rows, bytes] uint8
 ids.jsonl        the id of each row, as a JSON string: an id may hold any character
 ids.offsets.npy  where each line of ids.jsonl begins, [rows + 1]
-meta.json        rows, dim, precision, similarity, role, ranges of int8, and the key: what the vectors depend on
+meta.json        rows, dim, precision, similarity, role, ranges of int8 and of what, and the key: what they depend on
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engines.distributed.process_group import barrier, is_main, rank, world_size
 from engines.memory.allocator import return_freed_memory
 from inference.progress_lines import Progress
 from inference.quantize import DTYPES, check_vector_precision, dequantize, ranges_of, stored_width
-from inference.runner import Runner, similarity_of
+from inference.runner import Runner, int8_ranges_of, similarity_of
 from inference.score import run_chunks
 from inference.vector_files import (
     FORMAT,
@@ -115,14 +115,17 @@ def encode_texts(
     folder or an unfinished one of another key is never read: a line says what differs, and it is made again (or, not
     to `replace`, ValueError is raised). Blocks of `block_rows` texts are shared over the ranks, so the bytes are the
     same on any number of them; a process that was killed goes on with the blocks that are missing. Memory holds one
-    block. `dim`: only the first dimensions, of unit length under cosine. `calibration`: int8 takes its ranges from so
-    many texts, evenly spread, instead of all (which needs the room of float32 vectors while they are made).
+    block. `dim`: only the first dimensions, of unit length under cosine. int8 takes the ranges that the model was
+    trained with, if it has them for so many dimensions; else those of all texts (which needs the room of float32
+    vectors while they are made). `calibration`: from so many texts, evenly spread, instead of both.
 
     Raises ValueError, in one line, if the disk is too small, the folder is another's, or a vector is not finite.
     """
     if not texts:
         raise ValueError(f"there are no texts to encode to {folder}")
     check_vector_precision(precision)
+    own = int8_ranges_of(runner.model) if precision == "int8" and calibration is None else None
+    known = {} if own is None else own.known()
     calibration = calibration if precision == "int8" and (calibration or len(texts)) < len(texts) else None
     whole_key = {
         **key,
@@ -132,13 +135,16 @@ def encode_texts(
         "similarity": similarity_of(runner.model).name,
         "vectors": precision,
         "dim": str(dim),
-        "calibration": str(calibration),
+        "calibration": "the model's, if it has them" if known else str(calibration),
     }
     if not on_main(lambda: _is_there(folder, whole_key, replace=replace)):
         source = TextSource(runner, tokenizer, texts, role, prompts, token_budget, dim)
-        layout = Layout(len(texts), source.dimension(), precision, block_rows, calibration is not None, whole_key)
+        width = source.dimension()
+        ranges = known[width].cpu().numpy() if width in known else None
+        is_calibrated = calibration is not None or ranges is not None
+        layout = Layout(len(texts), width, precision, block_rows, is_calibrated, whole_key)
         with _locked(folder):
-            _make(VectorFiles(folder, layout), source, calibration)
+            _make(VectorFiles(folder, layout), source, calibration, ranges)
     return StoredVectors(folder)
 
 
@@ -171,10 +177,10 @@ def _locked(folder: Path) -> Iterator[None]:
             release(lock)
 
 
-def _make(files: VectorFiles, source: TextSource, calibration: int | None) -> None:
-    """Encode what is missing, and put the folder in its place."""
+def _make(files: VectorFiles, source: TextSource, calibration: int | None, own: np.ndarray | None) -> None:
+    """Encode what is missing, and put the folder in its place. `own`: the ranges that the model was trained with."""
     layout = files.layout
-    ranges = _begin(files, source, calibration)
+    ranges = _begin(files, source, calibration, own)
     _encode_missing(files, source, ranges)
     cut, all_ranges = on_main(files.summary)
     if layout.first_precision != layout.precision:
@@ -190,20 +196,32 @@ def _make(files: VectorFiles, source: TextSource, calibration: int | None) -> No
         "role": source.role,
         "truncated": cut,
         "ranges": None if ranges is None else ranges.tolist(),
+        "ranges_of": _origin(layout, calibration, own),
         "key": dict(layout.key),
     }
     on_main(lambda: files.publish(ids_of(source.texts), meta))
 
 
-def _begin(files: VectorFiles, source: TextSource, calibration: int | None) -> np.ndarray | None:
+def _origin(layout: Layout, calibration: int | None, own: np.ndarray | None) -> str | None:
+    """What the ranges of int8 were taken from, in words; None of another precision."""
+    if layout.precision != "int8":
+        return None
+    if own is not None:
+        return "the model"
+    return f"{calibration or layout.rows} texts"
+
+
+def _begin(
+    files: VectorFiles, source: TextSource, calibration: int | None, own: np.ndarray | None
+) -> np.ndarray | None:
     """Prepare the files, say what is to do, and find the ranges of int8 in a sample if there is to be one."""
     other, layout = on_main(files.prepare), files.layout
     if not all_agree(files.first.is_file()):
         raise ValueError(f"{files.folder.parent} is not the same folder on all nodes: choose a shared one")
     if is_main():
-        _say(files, source.role, other)
+        _say(files, source.role, other, _origin(layout, calibration, own))
     if calibration is None:
-        return None
+        return own
     ranges = broadcast_object(files.saved_ranges() if is_main() else None)
     if ranges is None:
         rows = np.arange(calibration) * layout.rows // calibration
@@ -213,15 +231,16 @@ def _begin(files: VectorFiles, source: TextSource, calibration: int | None) -> n
     return ranges
 
 
-def _say(files: VectorFiles, role: str, other: str) -> None:
+def _say(files: VectorFiles, role: str, other: str, ranges_of: str | None) -> None:
     layout, done = files.layout, files.layout.num_blocks - len(files.missing())
     if other:
         logger.warning("%s: what was begun is of %s: it is not used, and is made again", files.folder, other)
     going_on = f"; {done:,} of {layout.num_blocks:,} blocks are there already" if done else ""
     room = f"; {in_mebibytes(files.needed_bytes())} while they are made" if files.first.parent != files.new else ""
+    ranges = f" in the ranges of {ranges_of}" if ranges_of else ""
     logger.warning(
-        "encoding %s texts (%s) to %s: %s dimensions, %s, %s%s%s",
-        f"{layout.rows:,}", role, files.folder, f"{layout.dim:,}", layout.precision,
+        "encoding %s texts (%s) to %s: %s dimensions, %s%s, %s%s%s",
+        f"{layout.rows:,}", role, files.folder, f"{layout.dim:,}", layout.precision, ranges,
         in_mebibytes(layout.num_bytes(layout.precision)), room, going_on,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.bi_encoder import export_bi_encoder
+from models.int8_ranges import Int8Ranges
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
@@ -126,6 +127,7 @@ class BiEncoderConfig(PretrainedOptions):
             teacher_projection=projection,
         )
         model.requested_dropout = self.requested_dropout
+        model.int8_ranges = Int8Ranges.read(folder.path, model.dimension)
         return model.train()
 
     def starting_from(self, folder: Path) -> BiEncoderConfig:

@@ -7,6 +7,7 @@ kind: preparation for a loss, prompts, and export. No code outside models/ tests
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import nn
 
+from models.int8_ranges import Int8Ranges
 from models.loading.folder import content_files
 from models.prompts.run_prompts import RunPrompts, in_words
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
+
+logger = logging.getLogger(__name__)
 
 Layout = Literal["pairs", "texts"]
 ALL_PARTS = "all"  # a key of `ModelOptions.parts_to_train`
@@ -104,6 +108,11 @@ class RankingModel(nn.Module, ABC):
 
     tokenizer: ListTokenizer
     source: str  # the name or path that the weights came from
+    int8_ranges: Int8Ranges | None  # the ranges in which its embeddings are stored as int8, if it was trained for them
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.int8_ranges = None  # a module once it is set, so no attribute of the class may hide it
 
     def prepare(self, *, wanted_outputs: Collection[str] = (), shift_invariant: bool = False) -> None:
         """Prepare the model for a loss. `wanted_outputs`: the outputs that the loss reads beside score or embedding.
@@ -115,6 +124,17 @@ class RankingModel(nn.Module, ABC):
         if missing := set(wanted_outputs) - self.outputs:
             raise ValueError(f"a {type(self).__name__} gives no {', '.join(sorted(missing))}")
         self.wanted_outputs = frozenset(wanted_outputs)
+
+    def track_int8_ranges(self, dims: Sequence[int]) -> None:
+        """Keep the ranges of embeddings of these numbers of dimensions, which a loss quantises in training. With no
+        dims they are forgotten: training by another loss changes the embeddings that they belong to."""
+        if self.int8_ranges is not None and not dims:
+            logger.warning(
+                "model %s: its int8 ranges are dropped, as this training does not keep them "
+                "(loss=quantization_aware does)",
+                self.source,
+            )
+        self.int8_ranges = Int8Ranges.start(dims, self.int8_ranges) if dims else None
 
     def give_probabilities(self) -> None:
         """Note that the loss makes the sigmoid of a score a probability: libraries that load the export may apply it.

@@ -9,6 +9,7 @@ from data.sampling.mixture import Mixture, make_loader
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
+from losses.quantization_aware import int8_dimensions
 from models.capabilities import ModelOptions, RankingModel
 from recipes.checks.compatibility import check_score_scale, check_teacher_embeddings
 from recipes.chosen_losses import losses_of
@@ -46,9 +47,16 @@ def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -
 
 def prepare(model: RankingModel, *losses: Any) -> None:
     """Prepare `model` for its losses: it returns the outputs that they read, freezes a score bias that has no gradient,
-    and exports probabilities if all of them make such."""
+    keeps the int8 ranges in which they quantise, and exports probabilities if all of them make such."""
     wanted = frozenset().union(*map(required_outputs, losses))
     model.prepare(wanted_outputs=wanted, shift_invariant=all(map(is_shift_invariant, losses)))
+    dims = [dim for loss in losses for dim in int8_dimensions(loss, model.dimension or 0)]
+    if dims and model.dimension is None:
+        raise ValueError(
+            f"loss={type(losses[0]).__name__} quantises to int8 in ranges that the model keeps: give "
+            f"{type(model).__name__} its attribute `dimension`, or leave int8 out of loss.precisions"
+        )
+    model.track_int8_ranges(list(dict.fromkeys(dims)))
     if all(map(gives_probabilities, losses)):
         model.give_probabilities()
 

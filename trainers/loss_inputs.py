@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batch import ListBatch
+from inference.runner import int8_ranges_of, similarity_of
 from losses.contracts import LossInputs
 from trainers.step import Representations
 
@@ -31,6 +32,20 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
         "weights": None if batch.weights is None else batch.weights.to(device),
     }
     return LossInputs(**(of_batch | _outputs(representations, batch) | inputs))
+
+
+def joined_int8_ranges(model: nn.Module, representations: Representations, batch: ListBatch) -> dict[int, Tensor]:
+    """The model's int8 ranges joined with those of the documents of the whole global step, by number of dimensions.
+
+    Every rank holds the gathered embeddings of all ranks, bit by bit, so the ranges are the same on all of them and for
+    any chunks, without a reduction. The model does not keep them yet: a step that is not finite must change nothing.
+    """
+    similarity, ranges = similarity_of(model), int8_ranges_of(model)
+    if ranges is None:
+        return {}
+    embedding = representations["embedding"].detach()
+    documents = batch.split_texts(embedding)[1][batch.mask.to(embedding.device)]
+    return ranges.joined({dim: similarity.comparable(documents, dim) for dim in ranges.dims})
 
 
 def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:

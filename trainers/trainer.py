@@ -20,12 +20,12 @@ from engines.distributed.process_group import world_size
 from engines.protocol import Engine, NotFinite
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
-from inference.runner import similarity_of
+from inference.runner import int8_ranges_of, similarity_of
 from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
-from trainers.loss_inputs import make_loss_inputs
+from trainers.loss_inputs import joined_int8_ranges, make_loss_inputs
 from trainers.nonfinite import nonfinite_line, remedy
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
@@ -79,6 +79,7 @@ class Trainer(ABC):
             self.refresher = Refresher(config, parts.loader, parts.run.path, **options)
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
+        self.int8_ranges: dict[int, Tensor] = {}  # of this step; the model keeps them once it is updated
         self.best_result: EvaluationResult | None = parts.start_result  # on dev at the best step
         self.saved_step: int | None = None
         self.has_updated = False
@@ -129,6 +130,8 @@ class Trainer(ABC):
         del loss, representations, gradients  # frees memory for the optimizer
         learning_rate = self.engine.learning_rate()
         grad_norm = self.engine.step()
+        if (ranges := int8_ranges_of(self.engine.model)) is not None:
+            ranges.keep(self.int8_ranges)
         if not self.has_updated and learning_rate > 0 and grad_norm > 0:
             check_adapters_moved(self.engine.model)
             self.has_updated = True
@@ -159,6 +162,10 @@ class Trainer(ABC):
         inputs |= standardized_inputs(self.state.teacher_scales, batch, loss_of_batch, scores, self.engine.device)
         if self.reference is not None and self.reference.is_read(batch):
             inputs |= self.reference.inputs(batch, self.engine)
+        self.int8_ranges = {}
+        if "int8_ranges" in input_names(self.loss_of(batch)):
+            self.int8_ranges = joined_int8_ranges(self.engine.model, representations, batch)
+            inputs["int8_ranges"] = self.int8_ranges
         step = self.state.step
         progress = (step - 1) / max(self.config.max_steps - 1, 1)
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": progress}

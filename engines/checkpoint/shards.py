@@ -101,15 +101,16 @@ class StoredState:
     def restore(self, fragments: Mapping[str, Fragment], model: nn.Module) -> None:
         """Write the stored values into the views of `fragments` and into the buffers of `model`.
 
-        A state that was stored before the first update has no moments; those of `fragments` are then left unchanged.
+        A state that was stored before the first update has no moments; those of `fragments` are then left unchanged,
+        and so are buffers that it lacks: what a loss keeps with the model, in a state of a training by another loss.
         """
         for name, fragment in fragments.items():
             for key, value in fragment.values.items():
                 if key == WEIGHT or self.header["updates"] > 0:
                     self._read(f"{key}/{name}", fragment.start, value)
         for name, buffer in persistent_buffers(model).items():
-            [(_, _, file)] = self._slices[f"buffer/{name}"]
-            buffer.copy_(file.get_tensor(f"buffer/{name}"))
+            for _, _, file in self._slices.get(f"buffer/{name}", []):
+                buffer.copy_(file.get_tensor(f"buffer/{name}"))
 
     def _read(self, name: str, start: int, into: Tensor) -> None:
         stop, read = start + len(into), 0

@@ -18,6 +18,7 @@ from models.export.folder import (
     write_json,
     write_tokenizer,
 )
+from models.int8_ranges import FILE as RANGES
 from models.pooling import pooling_config
 from models.scale import FILE
 from models.tokenization import TextTokenizer
@@ -39,7 +40,18 @@ similarities = model.similarity(queries, documents)
 ```
 
 {dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.
-{prompts}"""
+{ranges}{prompts}"""
+INT8 = """
+Trained for documents that are stored as int8, in the ranges of int8_ranges.npy:
+
+```python
+import numpy as np
+from sentence_transformers.util import quantize_embeddings
+
+codes = quantize_embeddings(documents, "int8", ranges=np.load("{file}"))
+```
+"""
+INT8_OF_DIMS = "\nRanges of embeddings cut to {dims} dimensions{unit}: int8_ranges_dim*.npy.\n"
 PROMPTS = (
     "Prompts: `encode_query` and `encode_document` put the one of their name before a text, with `prompt_name=NAME` "
     "another one:"
@@ -70,6 +82,8 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
         if model.scale is not None:
             full_state_dict(model.scale)  # raises an error if the weights are sharded
             save_file(model.scale.values(), work / FILE)
+        if model.int8_ranges is not None:
+            model.int8_ranges.save(work, model.dimension)
         _write_card(model, work, str(folder), card)
 
 
@@ -142,12 +156,23 @@ def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
     return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}
 
 
+def _about_ranges(model: BiEncoder, name: str) -> str:
+    """Markdown on the ranges of int8; empty if the model has none."""
+    dims = set() if model.int8_ranges is None else {*model.int8_ranges.known()}
+    text = INT8.format(file=f"{name}/{RANGES}") if model.dimension in dims else ""
+    if cut := sorted(dims - {model.dimension}):
+        unit = ", at unit length" if model.similarity == "cosine" else ""
+        text += INT8_OF_DIMS.format(dims=", ".join(map(str, cut)), unit=unit)
+    return text
+
+
 def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> None:
     usage = USAGE.format(
         folder=name,
         dimension=model.dimension,
         similarity=model.similarity,
         max_length=model.tokenizer.max_length,
+        ranges=_about_ranges(model, name),
         prompts=note(model.tokenizer) + list_prompts(_prompts(model.tokenizer), PROMPTS),
     )
     write_card(

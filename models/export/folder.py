@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.dropout import dropout_as_loaded
+from models.int8_ranges import FILE as RANGES
 from models.loading.backbone import quiet
 from models.loading.folder import read_json
 from models.lora import merge_adapters
@@ -149,6 +150,11 @@ def card_on_hub(card: str, folder: Path, repo_id: str) -> str:
     """Change the card of `folder` for the hub: the repository's name replaces the folder."""
     template = f'"$(hf download --quiet {repo_id} chat_template.jinja)"'
     card = card.replace(f'"{folder}/chat_template.jinja"', template)
+    ranges = f'hf_hub_download("{repo_id}", "{RANGES}")'
+    card = card.replace(f'np.load("{folder}/{RANGES}")', f"np.load({ranges})")
+    card = card.replace(
+        "import numpy as np\nfrom sent", "import numpy as np\nfrom huggingface_hub import hf_hub_download\nfrom sent"
+    )
     return card.replace(f'"{folder}"', f'"{repo_id}"').replace(f"# {folder}\n", f"# {repo_id}\n")
 
 

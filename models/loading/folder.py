@@ -14,7 +14,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
 PICKLED = " (pickled weights are not read: convert them)"
-CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py")
+CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py", ".npy")
 NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|trainer_state\.json$)")
 
 # Keys of config_sentence_transformers.json that other libraries do not read.

@@ -141,6 +141,11 @@ def check_model(settings: RunConfig, model: RankingModel) -> None:
         if (largest := largest_dimension(each.loss)) > model.dimension:
             raise ValueError(f"{each.option}.dims: {largest} is above the model's {model.dimension} dimensions")
         if normalizes_embeddings(each.loss) and model.similarity == "dot":
+            if "int8_ranges" in input_names(each.loss):
+                raise ValueError(
+                    f"{each.option}: Matryoshka normalises embeddings, which this model, that compares by their dot "
+                    f"product, stores as they are: their int8 ranges would not fit; set {each.option}.normalize=false"
+                )
             logger.warning(
                 "loss Matryoshka normalises embeddings, but the model compares by their dot product: set "
                 "%s.normalize=false",

@@ -33,7 +33,7 @@ class EncodeOptions:
     role: Literal["documents", "queries"] = "documents"
     precision: Precision = "fp32"
     dim: int | None = None  # the first dimensions alone
-    calibration: int | None = None  # texts from which the ranges of int8 are taken
+    calibration: int | None = None  # texts from which the ranges of int8 are taken; None: the model's, or all texts
     token_budget: int = 16384
 
     def __post_init__(self) -> None:
@@ -135,8 +135,9 @@ def print_result(stored: StoredVectors, name: str, settings: EncodeConfig) -> No
     """Print what the folder holds."""
     what = f"{len(stored):,} {settings.encode.role}"
     cut = stored.meta["truncated"]
+    ranges = f" in the ranges of {stored.meta['ranges_of']}" if stored.meta.get("ranges_of") else ""
     print(
-        f"{name}: {what}, {stored.dim} dimensions, {stored.precision}, compared by {stored.similarity}, "
+        f"{name}: {what}, {stored.dim} dimensions, {stored.precision}{ranges}, compared by {stored.similarity}, "
         f"{in_mebibytes(stored.stored.nbytes)} in {stored.folder}"
     )
     if cut:

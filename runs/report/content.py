@@ -17,7 +17,7 @@ RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" come 
     "after": "after",
     "fused": "fused",
 }
-DIM = "/dim"  # in names of metrics that use only the first dimensions: "nDCG@10/dim128"
+STORED = "/"  # in names of metrics of vectors in fewer dimensions or bits: "nDCG@10/dim128", "nDCG@10/dim128/int8"
 
 
 def print_table(summary: Mapping[str, Any]) -> None:
@@ -35,9 +35,9 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     for key, name in RANKERS.items():
         if key == "after":
             for stage in (summary.get("stages") or ())[:-1]:  # the last one is the row `after` itself
-                rows |= by_dimension(f"after {stage['name']}", stage["metrics"])
+                rows |= by_stored_form(f"after {stage['name']}", stage["metrics"])
         if summary.get(key) is not None:
-            rows |= by_dimension(name, all_metrics.get(key) or {summary["metric"]: summary[key]})
+            rows |= by_stored_form(name, all_metrics.get(key) or {summary["metric"]: summary[key]})
     return rows | ({ORACLE: summary["ceiling"]} if summary.get("ceiling") else {})
 
 
@@ -48,13 +48,19 @@ def number_of_tests(summary: Mapping[str, Any], which: str = "test ") -> str:
     return f"{summary['test_queries']:,} {which}queries"
 
 
-def by_dimension(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The row of a ranker, and one for each number of dimensions: "MAP/dim64" becomes MAP in row "after, dim 64"."""
+def by_stored_form(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The row of a ranker, and one for each number of dimensions and precision: "MAP/dim64/int8" becomes MAP in row
+    "after, dim 64, int8"."""
     rows: dict[str, dict[str, float]] = {}
     for metric, value in metrics.items():
-        plain, _, dim = metric.partition(DIM)
-        rows.setdefault(f"{name}, dim {dim}" if dim else name, {})[plain] = value
+        plain, _, form = metric.partition(STORED)
+        rows.setdefault(f"{name}, {form_in_words(form)}" if form else name, {})[plain] = value
     return rows
+
+
+def form_in_words(form: str) -> str:
+    """ "dim64/int8" -> "dim 64, int8"."""
+    return ", ".join(part.replace("dim", "dim ") for part in form.split(STORED))
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from runs.report.charts import Points, draw
-from runs.report.content import DIM, remarks, result_rows
+from runs.report.content import STORED, form_in_words, remarks, result_rows
 from runs.report.table import ORACLE
 
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
@@ -148,11 +148,12 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     names = dict.fromkeys(
         (line["split"], name) for line in lines for name in line
     )  # (split, metric), in order of appearance
-    dims = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + DIM)]
+    stored = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + STORED)]
     parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
-    for name in dims:
+    for name in stored:
         if dev := _series(lines, "dev", name):
-            figures.append(draw(f"Dev {summary['metric']}, dim {name.partition(DIM)[2]}", dev, dots=True))
+            form = form_in_words(name.partition(STORED)[2])
+            figures.append(draw(f"Dev {summary['metric']}, {form}", dev, dots=True))
     titles = CURVES | parts
     if _has(lines, "reward_mean"):
         titles["loss"] = "Loss (of a policy: zero in value at ratio 1, read the reward)"
