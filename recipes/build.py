@@ -53,7 +53,7 @@ def prepare(model: RankingModel, *losses: Any) -> None:
     dims = [dim for loss in losses for dim in int8_dimensions(loss, model.dimension or 0)]
     if dims and model.dimension is None:
         raise ValueError(
-            f"loss={type(losses[0]).__name__} quantises to int8 in ranges that the model keeps: give "
+            f"loss {type(losses[0]).__name__} quantises to int8 in ranges that the model keeps: give "
             f"{type(model).__name__} its attribute `dimension`, or leave int8 out of loss.precisions"
         )
     model.track_int8_ranges(list(dict.fromkeys(dims)))

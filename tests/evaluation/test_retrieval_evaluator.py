@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,8 +16,12 @@ from data.sampling.mixture import Mixture
 from engines.distributed.testing import run_ranks
 from evaluation.evaluator import Prompts
 from evaluation.metrics import measure
-from evaluation.retrieval_evaluator import RetrievalConfig, reduced_corpus
+from evaluation.retrieval_evaluator import RetrievalConfig, overlaps, reduced_corpus
+from inference.quantize import dequantize, quantize
+from inference.quantize import ranges_of as stored_ranges
 from inference.runner import ModuleRunner
+from inference.stored_form import StoredForm
+from models.int8_ranges import Int8Ranges
 
 CPU = torch.device("cpu")
 DOCUMENTS = {f"d{i}": text for i, text in enumerate("ab abb abbb bbc ccc cca acb bca".split())}  # noqa: SIM905
@@ -115,6 +120,66 @@ def test_first_dimensions_are_measured_from_the_same_pass():
         assert result.metrics.per_query[f"nDCG@10/dim{dim}"] == pytest.approx(expected.per_query["nDCG@10"])
     with pytest.raises(ValueError, match=r"eval\.dims: 4 is not below the model's 4 dimensions"):
         _evaluator(dims=[2, 4])[0].evaluate(ModuleRunner(model, CPU))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("quantize_queries", [False, True])
+def test_stored_precisions_are_measured_from_the_same_pass(own, quantize_queries):
+    model = Counts()
+    if own:
+        model.int8_ranges = Int8Ranges({4: torch.tensor([[0.0] * 4, [0.5] * 4]), 9: torch.zeros(2, 9)})
+    options = {"metrics": ["MRR@10"], "dims": [2], "precision": ["int8", "binary", "int8"]}
+    evaluator, _ = _evaluator(**options, quantize_queries=quantize_queries)
+    result = evaluator.evaluate(ModuleRunner(model, CPU))
+    forms = ["", "/int8", "/binary", "/dim2", "/dim2/int8", "/dim2/binary"]
+    measured = ["nDCG@10", "MRR@10"]
+    assert list(result.metrics.mean) == [
+        name + form for form in forms for name in (measured if form in ("", "/dim2") else [*measured, "overlap@10"])
+    ]
+    for form in forms[1:]:
+        dim, precision = 2 if "dim2" in form else 4, form.rpartition("/")[2]
+        queries, documents = (_embeddings(texts, dim) for texts in (evaluator.queries, DOCUMENTS))
+        if precision in ("int8", "binary"):
+            rows = torch.stack([*documents.values()]).numpy()
+            ranges = np.array([[0.0] * 4, [0.5] * 4], dtype=np.float32) if own and dim == 4 else stored_ranges(rows)
+            documents = _read_back(documents, precision, ranges)
+            queries = _read_back(queries, precision, ranges) if quantize_queries else queries
+        run = {query: {document: float(a @ b) for document, b in documents.items()} for query, a in queries.items()}
+        expected = measure(evaluator.qrels, run, ["nDCG@10"])
+        assert result.metrics.per_query[f"nDCG@10{form}"] == pytest.approx(expected.per_query["nDCG@10"])
+    assert result.metrics.mean["overlap@10/int8"] == 1.0, "all eight documents are among the ten best"
+
+
+def _read_back(vectors, precision, ranges):
+    rows = torch.stack([*vectors.values()]).numpy()
+    read = dequantize(quantize(rows, precision, ranges), precision, rows.shape[1], ranges)
+    return dict(zip(vectors, torch.from_numpy(read), strict=True))
+
+
+def test_overlap_is_the_share_of_the_ten_best():
+    exact = {"q": {f"d{i}": -float(i) for i in range(20)}, "few": {"a": 1.0, "b": 0.0}, "none": {}}
+    found = {"q": {f"d{i}": float(i % 12) for i in range(20)}, "few": {"b": 3.0, "a": 2.0}, "none": {}}
+    best = {"d11", "d10", "d9", "d8", "d7", "d19", "d6", "d18", "d5", "d17", "d4", "d16"}
+    shared = len({f"d{i}" for i in range(10)} & {*sorted(best, key=lambda name: -found["q"][name])[:10]})
+    assert overlaps(exact, found) == {"q": shared / 10, "few": 1.0, "none": 0.0}
+
+
+def test_ranges_of_a_corpus_of_several_blocks_are_those_of_documents_spread_over_it():
+    model, rows = Counts(), torch.stack([*_embeddings(DOCUMENTS, 4).values()])
+    evaluator, _ = _evaluator(precision=["int8"], document_block=3)
+    embedded, ranges = evaluator._ranges(ModuleRunner(model, CPU), 4)
+    assert embedded is None
+    assert np.allclose(ranges[StoredForm(None, "int8")].numpy(), stored_ranges(rows[[0, 2, 5]].numpy()))
+    whole, ranges = _evaluator(precision=["int8"])[0]._ranges(ModuleRunner(model, CPU), 4)
+    assert len(whole) == 8
+    assert np.allclose(ranges[StoredForm(None, "int8")].numpy(), stored_ranges(rows.numpy()))
+
+
+def test_precisions_without_a_meaning():
+    with pytest.raises(ValueError, match=r"eval\.precision=int4: choose fp32, fp16, int8, binary"):
+        _evaluator(precision=["int4"])
+    with pytest.raises(ValueError, match=r"eval\.quantize_queries=true: eval\.precision has only fp32"):
+        _evaluator(quantize_queries=True)
 
 
 def _embeddings(texts, dim):

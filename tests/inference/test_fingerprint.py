@@ -64,6 +64,21 @@ def test_the_scale_of_adapters_counts(tiny_bert_dir: Path):
     assert changed(model_key(one), model_key(other)) == {"architecture"}
 
 
+def test_int8_ranges_are_a_part_of_their_own(tiny_bert_dir: Path, tmp_path: Path):
+    """They change no output, only what is stored as int8."""
+    model = build(tiny_bert_dir)
+    first = model_key(model)
+    model.track_int8_ranges([32])
+    assert model_key(model) == first, "nothing was observed"
+    model.int8_ranges.keep({32: torch.tensor([[-1.0] * 32, [1.0] * 32])})
+    known = model_key(model)
+    assert {name: value for name, value in known.items() if name != "int8_ranges"} == first
+    model.export(tmp_path / "export")
+    assert changed(model_key(build(tmp_path / "export")), known) <= {"architecture", "length", "tokenizer"}
+    model.int8_ranges.keep({32: torch.tensor([[-1.0] * 32, [2.0] * 32])})
+    assert changed(model_key(model), known) == {"int8_ranges"}
+
+
 def test_a_single_weight_and_the_precision_count(tiny_bert_dir: Path):
     model = build(tiny_bert_dir)
     first = model_key(model)

@@ -24,6 +24,7 @@ from inference.quantize import quantize, ranges_of
 from inference.runner import ModuleRunner
 from inference.vector_files import lock_of, release, workspace_of
 from inference.vectors import StoredVectors, encode_texts
+from models.int8_ranges import Int8Ranges
 
 CPU = torch.device("cpu")
 WORDS = "ab abb abbb bbc ccc cca acb bca dd abcd dcba a b".split()  # noqa: SIM905
@@ -95,6 +96,27 @@ def test_two_and_three_ranks_write_the_bytes_of_one(tmp_path: Path):
             assert content(tmp_path / str(size) / name) == content(tmp_path / "1" / name)
     assert sorted(content(tmp_path / "2" / "fp32")) == ["ids.jsonl", "ids.offsets.npy", "meta.json", "vectors.npy"]
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == sorted((*PRECISIONS, "sample"))
+
+
+def test_int8_takes_the_ranges_that_the_model_was_trained_with(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    model = Model()
+    own = np.stack([np.full(12, -0.4), np.linspace(0.3, 0.5, 12)]).astype(np.float32)
+    model.int8_ranges = Int8Ranges({12: torch.from_numpy(own), 5: torch.tensor([[-1.0] * 5, [1.0] * 5])})
+    stored = encode(tmp_path / "own", precision="int8", model=model)
+    assert np.array_equal(stored.stored, quantize(expected(), "int8", own))
+    assert np.array_equal(stored.ranges, own)
+    assert "12 dimensions, int8 in the ranges of the model, 0.0 MiB" in caplog.text
+    assert stored.meta["ranges_of"] == "the model"
+    cut = encode(tmp_path / "cut", precision="int8", model=model, dim=5)
+    assert np.array_equal(cut.ranges, [[-1.0] * 5, [1.0] * 5])
+    for name, options in {"other dim": {"dim": 7}, "asked": {"calibration": len(TEXTS)}}.items():
+        other = encode(tmp_path / name, precision="int8", model=model, **options)
+        assert other.meta["ranges_of"] == "61 texts"
+        assert np.array_equal(other.ranges, ranges_of(expected(dim=options.get("dim"))))
+    assert encode(tmp_path / "sample", precision="int8", model=model, calibration=9).meta["ranges_of"] == "9 texts"
+    assert encode(tmp_path / "fp32", model=model).meta["ranges_of"] is None
+    with pytest.raises(ValueError, match="has vectors of another calibration"):
+        encode(tmp_path / "own", precision="int8", replace=False)
 
 
 def encode_and_die(folder: Path, precision: str, kill_at: int) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from inference.vector_files import workspace_of
 from launch.cli.compose import load
+from models.bi_encoder import BiEncoderConfig
 from recipes.negatives.encode_run import encode
 from runs.source_tree import ROOT
 
@@ -77,6 +79,25 @@ def test_quantised_vectors_are_those_of_sentence_transformers(
     run(arguments, f"encode.precision={precision}", "encode.dim=12")
     name = {"int8": "int8", "binary": "ubinary"}[precision]
     assert np.array_equal(np.load(tmp_path / "out" / "vectors.npy"), quantize_embeddings(floats, name))
+
+
+def test_int8_in_the_ranges_of_the_model(arguments, tiny_beir_dir, tiny_bert_dir, tmp_path, capsys):
+    """sentence-transformers makes the same codes, by the file of the export."""
+    model = BiEncoderConfig(str(tiny_bert_dir)).build(seed=0)
+    model.track_int8_ranges([32])
+    model.int8_ranges.keep({32: torch.tensor([[-0.3] * 32, [0.4] * 32])})
+    model.export(tmp_path / "model")
+    capsys.readouterr()
+    own = [*arguments, f"model.name_or_path={tmp_path / 'model'}", "encode.precision=int8"]
+    stored = run(own)
+    assert "60 documents, 32 dimensions, int8 in the ranges of the model, compared by" in capsys.readouterr().out
+    ranges = np.load(tmp_path / "model" / "int8_ranges.npy")
+    floats = np.array(run([*own, "encode.precision=fp32", f"output={tmp_path / 'floats'}"]).stored)
+    assert np.array_equal(stored.stored, quantize_embeddings(floats, "int8", ranges=ranges))
+    assert stored.key["int8_ranges"]
+    np.save(tmp_path / "model" / "int8_ranges.npy", 2 * ranges)
+    with pytest.raises(ValueError, match="has vectors of a model with other int8 ranges"):
+        run(own)
 
 
 def test_the_queries_of_a_split_with_their_prompts(arguments, tiny_beir_dir, tiny_bert_dir, tmp_path):

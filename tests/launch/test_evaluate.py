@@ -98,6 +98,20 @@ def test_dimensions_and_depth_of_retrieval(beir, tiny_bert_dir, tmp_path, capsys
     assert "oracle" not in out
 
 
+def test_stored_precisions_of_retrieval(beir, tiny_bert_dir, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    arguments = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval.precision=[fp32,int8,binary]"]
+    _evaluate(_arguments(beir, *arguments, "eval.dims=[16]", "eval.metrics=[MAP]", f"output={output}"))
+    results = json.loads(output.read_text())
+    forms = ("", "/int8", "/binary", "/dim16", "/dim16/int8", "/dim16/binary")
+    metrics = results["metrics"]["model"]
+    assert [name for name in metrics if name.startswith("MAP")] == [f"MAP{form}" for form in forms]
+    assert metrics["overlap@10/int8"] > metrics["overlap@10/binary"] > 0.3
+    rows = capsys.readouterr().out
+    assert "model, int8" in rows
+    assert "model, dim 16, binary" in rows
+
+
 def test_a_bi_encoder_reranks_candidates_where_that_is_asked_for(beir, tiny_bert_dir, capsys):
     arguments = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval=reranking", "eval.depth=5"]
     value = _evaluate(_arguments(beir, *arguments))

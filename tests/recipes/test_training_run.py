@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from data.formats.trec import read_trec_run
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
 from models.cross_encoder import CrossEncoder
+from models.export.folder import card_on_hub
 from recipes.training_run import train
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "exp").glob("*.yaml"))
@@ -85,6 +87,31 @@ def test_every_experiment_leaves_a_complete_run_directory(
     printed = capsys.readouterr().out
     assert f"{summary['after']:.4f}" in printed
     assert "first stage" in printed
+
+
+def test_stored_documents_are_measured_before_and_after_and_exported_with_their_ranges(
+    tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["eval.depth=100", "eval.dims=[8]", "trainer.max_steps=2", "trainer.eval_every=1"]
+    train(load(["+exp=embedder_quantization_aware", *tiny_run, *options]))
+    run = tmp_path / "outputs" / "embedder_quantization_aware"
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for form in ("int8", "binary", "dim8/int8"):
+        for name in (f"nDCG@10/{form}", f"overlap@10/{form}"):
+            assert {*metrics["before"], *metrics["after"]} >= {name}
+            assert all(name in line for line in lines if line["split"] == "dev")
+    assert {"loss/fp32", "loss/int8", "loss/binary"} <= next(line.keys() for line in lines if line["split"] == "train")
+    card, page = (run / "model" / "README.md").read_text(), (run / "report.html").read_text()
+    assert "after, dim 8, binary" in card
+    assert "after, int8" in capsys.readouterr().out
+    assert "Dev nDCG@10, dim 8, int8" in page
+    assert f'ranges=np.load("{run / "model"}/int8_ranges.npy")' in card
+    uploaded = card_on_hub(card, run / "model", "me/model")
+    assert 'ranges=np.load(hf_hub_download("me/model", "int8_ranges.npy"))' in uploaded
+    assert "from huggingface_hub import hf_hub_download" in uploaded
+    assert str(run) not in uploaded
+    assert np.load(run / "model" / "int8_ranges.npy").shape == (2, 32)
 
 
 def test_the_export_scores_as_the_trained_model_did(tiny_run: list[str], tiny_beir_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The int8 ranges of quantisation-aware training: exact on any number of ranks, in every engine, resumed and exported."""
+"""The int8 ranges of quantisation-aware training: exact on several ranks, in every engine, resumed and exported."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from launch.cli.compose import load
 from losses.pointwise_mse import PointwiseMSE
 from models.cross_encoder import CrossEncoderConfig
+from recipes.build import prepare
 from recipes.checks.compatibility import check_model, check_parts, check_score_scale
 from recipes.checks.data_fit import check_data
 
@@ -108,7 +109,16 @@ def test_what_does_not_fit_is_refused(options: list[str], message: str) -> None:
         check_parts(load(options))
 
 
-@pytest.mark.parametrize("name", ["embedder_infonce", "embedder_matryoshka", "reranker_listwise", "reranker_grpo"])
+FITTING = [
+    "embedder_infonce",
+    "embedder_matryoshka",
+    "embedder_quantization_aware",
+    "reranker_listwise",
+    "reranker_grpo",
+]
+
+
+@pytest.mark.parametrize("name", FITTING)
 def test_experiments_fit(name: str) -> None:
     check_parts(load([f"+exp={name}"]))
 
@@ -167,6 +177,26 @@ def test_units_that_do_not_fit_are_warned_of(caplog: pytest.LogCaptureFixture, t
     assert "the teacher's scores are unscaled similarities" in caplog.text
     check_model(matryoshka, replace(matryoshka.model, similarity="dot").build(seed=0))
     assert "normalises embeddings" in caplog.text
+
+
+def test_int8_ranges_of_vectors_that_are_not_stored_are_refused(tiny_bert_dir: Path) -> None:
+    aware = [*EMBEDDER, f"model.name_or_path={tiny_bert_dir}", "loss=matryoshka_quantization_aware", "loss.dims=[16]"]
+    for options, refused in (([], True), (["loss.normalize=false"], False), (["loss.loss.precisions=[binary]"], False)):
+        settings = load([*aware, *options])
+        model = replace(settings.model, similarity="dot").build(seed=0)
+        if refused:
+            with pytest.raises(ValueError, match=r"int8 ranges would not fit; set loss\.normalize=false"):
+                check_model(settings, model)
+        else:
+            check_model(settings, model)
+
+
+def test_the_dimension_of_a_model_that_keeps_int8_ranges(tiny_bert_dir: Path) -> None:
+    settings = load([*EMBEDDER, f"model.name_or_path={tiny_bert_dir}", "loss=quantization_aware"])
+    model = settings.model.build(seed=0)
+    model.dimension = None
+    with pytest.raises(ValueError, match=r"loss QuantizationAware quantises to int8 .* give BiEncoder its attribute"):
+        prepare(model, settings.loss)
 
 
 def test_a_prompt_with_a_backslash_in_a_source_of_a_mixture_is_refused() -> None:
