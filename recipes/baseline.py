@@ -21,6 +21,7 @@ from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
 from evaluation.metrics import Metrics
+from inference.runner import int8_ranges_of
 from recipes.results import Evaluate, record
 from recipes.run_config import RunConfig
 from runs.directory import RunDirectory
@@ -37,7 +38,11 @@ def baseline_folder(settings: RunConfig, collection: Collection | Mixture, model
     """The folder that keeps the scores. Its name is a hash of the weights, data, options and code that they come
     from."""
     digest = hashlib.blake2b(digest_size=16)
+    ranges = int8_ranges_of(model)
+    known = set() if ranges is None else {f"int8_ranges.dim_{dim}" for dim in ranges.known()}
     for name, value in sorted(model.state_dict().items()):
+        if name.startswith("int8_ranges.") and name not in known:
+            continue  # nothing is observed yet: the same scores as those of a model that keeps no ranges
         digest.update(name.encode())
         digest.update(
             value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().data

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
+
 from evaluation.evaluator import EvaluationResult
 from evaluation.metrics import Metrics
 from launch.cli.compose import load
@@ -22,6 +24,16 @@ def test_the_name_depends_on_what_makes_the_scores(tiny_run: list[str]) -> None:
     assert folder_of(["+exp=reranker_listwise", *tiny_run, "trainer.learning_rate=1"]) == one
     for other in ("seed=7", "eval.depth=7", "model.max_length=32", "data.query_prompt='query: '"):
         assert folder_of(["+exp=reranker_contrastive", *tiny_run, other]) != one, other
+
+
+def test_int8_ranges_count_once_they_are_known(tiny_run: list[str]) -> None:
+    settings = load(["+exp=embedder_infonce", *tiny_run, "eval.depth=100"])
+    data, model = settings.data.build(), settings.model.build(settings.seed)
+    plain = baseline_folder(settings, data, model)
+    model.track_int8_ranges([32])
+    assert baseline_folder(settings, data, model) == plain, "quantisation-aware training starts from the same scores"
+    model.int8_ranges.keep({32: torch.tensor([[-1.0] * 32, [1.0] * 32])})
+    assert baseline_folder(settings, data, model) != plain
 
 
 def test_the_name_depends_on_what_the_folder_of_the_model_says(
