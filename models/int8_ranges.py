@@ -34,14 +34,14 @@ class Int8Ranges(nn.Module):
 
     @classmethod
     def start(cls, dims: Iterable[int], saved: Int8Ranges | None = None) -> Int8Ranges:
-        """Those of `dims`, from the `saved` ones on where there are such."""
+        """Ranges of `dims`: the `saved` ones, and of other dims none yet."""
         nothing = torch.tensor([[math.inf], [-math.inf]])
         own = {} if saved is None else saved.known()
         return cls({dim: own.get(dim, nothing.repeat(1, dim)).clone() for dim in dims})
 
     @classmethod
     def read(cls, folder: Path, dimension: int | None) -> Int8Ranges | None:
-        """Those of an exported model of that `dimension`; None if its folder has none.
+        """Read the ranges of an exported model of that `dimension`; None if its folder has none.
 
         Raises ValueError if a file is broken.
         """

@@ -280,8 +280,8 @@ def test_the_run_equals_sentence_transformers(tiny_bert_dir):
     model = BiEncoderConfig(name_or_path=str(tiny_bert_dir)).build(seed=0)
     evaluator = RetrievalConfig(dims=[8], token_budget=100, document_block=16).build(split, documents, model.tokenizer)
     oracle = SentenceTransformer(str(tiny_bert_dir), device="cpu")
-    for dim, run in evaluator.retrieve(ModuleRunner(model, CPU)).items():
-        oracle.truncate_dim = dim
+    for form, run in evaluator.retrieve(ModuleRunner(model, CPU)).items():
+        oracle.truncate_dim = form.dim
         texts = (oracle.encode(list(part.values()), convert_to_tensor=True) for part in (queries, documents))
         for found, query in zip(semantic_search(*texts, top_k=40), queries, strict=True):
             expected = {f"d{hit['corpus_id']}": hit["score"] for hit in found}

@@ -23,8 +23,8 @@ def test_they_grow_and_are_kept_only_when_asked():
     assert ranges.known() == {}
     ranges.keep(joined)
     assert ranges.known()[2].tolist() == [[1.0, 1.0], [1.0, 1.0]]
-    more = ranges.joined({3: torch.tensor([[-1.0, 0.0, 0.6]]), 2: torch.zeros(0, 2)})
-    assert more[3].tolist() == [[-1.0, -2.0, 0.5], [1.0, 4.0, 0.6]]
+    more = ranges.joined({3: torch.tensor([[-1.0, 0.0, 0.75]]), 2: torch.zeros(0, 2)})
+    assert more[3].tolist() == [[-1.0, -2.0, 0.5], [1.0, 4.0, 0.75]]
     assert torch.equal(more[2], joined[2]), "a step without documents"
     on = Int8Ranges.start([2, 5], ranges)
     assert {*on.known()} == {2}
