@@ -226,6 +226,12 @@ class ModelOptions(ABC):
         {"scale": {"temperature": 0.05}}, by the field of `LossInputs` that they fill."""
         return {}
 
+    @property
+    def generator(self) -> Any:
+        """The options of a model that writes texts by the same weights (`models.generation.generator`); None: these
+        write none."""
+        return None
+
     def parts_to_train(self) -> Mapping[str, str]:
         """The names of the parts that these options ask to train, each with the option that does. ALL_PARTS stands for
         every part that the model has. Training is refused if such a part is missing or frozen as a whole."""

@@ -25,6 +25,7 @@ from models.attention import can_pack, pack_mask
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.llm_reranker import export_llm_reranker
+from models.generation.generator import GeneratorConfig
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
@@ -123,6 +124,10 @@ class LLMRerankerConfig(PretrainedOptions):
 
     def check_machine(self) -> None:
         quantization_config(self.quantization)
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        return GeneratorConfig(self.name_or_path, attention=self.attention, trust_remote_code=self.trust_remote_code)
 
     def starting_from(self, folder: Path) -> LLMRerankerConfig:
         return replace(super().starting_from(folder), template=None)  # the folder's has the prompts of training

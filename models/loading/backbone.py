@@ -65,10 +65,10 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_config(folder: ModelFolder, *, embeds: bool = False) -> PretrainedConfig:
+def load_config(folder: ModelFolder, *, embeds: bool = False, writes: bool = False) -> PretrainedConfig:
     """The folder's configuration. Raises ValueError if it cannot be read, or belongs to an encoder-decoder.
 
-    A model that `embeds` texts may be the encoder of one.
+    A model that `embeds` texts may be the encoder of one, a model that `writes` texts may be one.
     """
     try:
         with quiet():
@@ -80,7 +80,7 @@ def load_config(folder: ModelFolder, *, embeds: bool = False) -> PretrainedConfi
     if folder.trusted and getattr(config, "auto_map", None):
         logger.warning("model %s: Python files of its folder are run (model.trust_remote_code=true)", folder.path)
     # The encoders of T5 have no is_encoder_decoder.
-    if config.is_encoder_decoder or hasattr(config, "num_decoder_layers"):
+    if not writes and (config.is_encoder_decoder or hasattr(config, "num_decoder_layers")):
         if config.model_type not in ENCODERS:
             raise ValueError(
                 f"model {folder.path}: {config.model_type} is an encoder-decoder; choose an encoder or decoder"

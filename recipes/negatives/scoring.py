@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from data.collection import Collection, Split, content_hash
 from engines.distributed import process_group
@@ -75,8 +75,18 @@ def splits_of_path(data: Any, collection: Collection) -> dict[str, Split]:
     return {name: split for name, split in collection.splits.items() if name not in own}
 
 
+class ScorerSettings(Protocol):
+    """The settings on which a scorer depends."""
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 def build_scorer(
-    settings: ScoringConfig, options: Any, collection: Collection
+    settings: ScorerSettings, options: Any, collection: Collection
 ) -> tuple[MixedPrecision, Any, dict[str, str]]:
     """The runner of a model, its tokenizer, and what its scores depend on, by name, each with its fingerprint."""
     device = process_group.device()

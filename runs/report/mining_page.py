@@ -61,9 +61,9 @@ def write_mining_page(page: MiningPage, file: Path) -> None:
         f'<h1>{title}</h1><p class="lead">{html.escape(page.lead)}</p>',
         _counts(page),
         _scores(page),
-        _queries(f"Suspected to be relevant{more}", page.about_suspects, page.suspects),
-        _queries("To judge by eye", "", page.samples),
-        _settings(page.settings),
+        queries_part(f"Suspected to be relevant{more}", page.about_suspects, page.suspects),
+        queries_part("To judge by eye", "", page.samples),
+        settings_part(page.settings, "mine."),
     ]
     file.write_text(page_of(title, body), encoding="utf-8")
 
@@ -112,7 +112,8 @@ def _figures(scores: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield draw_bars(f"Scores of {name} documents", points, width=float(edges[1] - edges[0]), x_label="score")
 
 
-def _queries(title: str, about: str, queries: Sequence[ShownQuery]) -> str:
+def queries_part(title: str, about: str, queries: Sequence[ShownQuery]) -> str:
+    """The part of a page that shows queries with documents; empty if there are none."""
     if not queries:
         return ""
     parts = [f'<h2>{html.escape(title)}</h2>\n<p class="lead">{html.escape(about)}</p>']
@@ -128,7 +129,8 @@ def _document(document: Shown) -> str:
     return f"<li>{note} {html.escape(document.text)}</li>"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def settings_part(settings: Mapping[str, Any], prefix: str = "") -> str:
+    """The part of a page with the settings, which opens at a click."""
     cells = ((html.escape(name), html.escape(str(value))) for name, value in settings.items())
-    rows = (f"<tr><td>mine.{name}</td><td>{value}</td></tr>" for name, value in cells)
+    rows = (f"<tr><td>{prefix}{name}</td><td>{value}</td></tr>" for name, value in cells)
     return f"<h2>Settings</h2><details><summary>show all</summary>{table_of('', rows, 'settings')}</details>"
