@@ -32,6 +32,7 @@ LABEL = re.compile(
     re.IGNORECASE,
 )
 NUMBERING = re.compile(r"(\(?\d{1,2}\s?[.):、．]|[-*•–—])\s+|#{1,6}\s+|[①-⑳]\s*")
+REFERRING = re.compile(r"\b(the|this|that|given|above) (document|passage|text|excerpt|article)\b", re.IGNORECASE)
 MARKUP = re.compile(r"\*\*|__|`")
 
 CHANGES = {
@@ -51,6 +52,7 @@ REASONS = {
     "too_long": "longer than clean.max_characters",
     "prompt": "words of the prompt",
     "copied": "copied from the text that it is about",
+    "refers": 'it speaks of "the document", which nobody does who searches',
     "other_language": "in another language than the text that it is about",
     "duplicate": "equal to one that was written before, or to a query of the data",
     "held_out": "equal to a query of dev or test",
@@ -65,6 +67,7 @@ class CleaningOptions:
     min_characters: int = 4
     max_characters: int | None = None  # None: 300 of a question, 4000 of a passage
     copied: bool = True  # leave out what is copied from the text that it is about
+    refers: bool = True  # leave out questions that speak of "the document"
     same_language: bool = False  # leave out what is in another language
 
     def __post_init__(self) -> None:
@@ -104,7 +107,7 @@ def cleaned(
     >>> answer = 'Sure, here is a question:\\n1. **"What is BM25?"**\\nIt asks'
     >>> found = cleaned(answer, "BM25 ranks documents.", "Write a query: {document}", CleaningOptions())
     >>> found.text, found.changes
-    ('What is BM25?', ('preamble', 'more_lines', 'numbering', 'markup', 'quotes'))
+    ('What is BM25?', ('preamble', 'numbering', 'markup', 'more_lines', 'quotes'))
     """
     bare, changes = _unwrapped(text, is_passage=is_passage)
     if not is_finished and "more_lines" not in changes:
@@ -191,6 +194,8 @@ def _reason(text: str, source: str, prompt: str, options: CleaningOptions, *, is
         return "prompt"
     if options.copied and (_is_within(text, source) or (is_passage and _nearly_equal(text, source))):
         return "copied"
+    if options.refers and not is_passage and REFERRING.search(text) and not REFERRING.search(source):
+        return "refers"
     if options.same_language and is_other_language(text, source):
         return "other_language"
     return ""
@@ -228,10 +233,10 @@ def script_of(letters: Mapping[str, int]) -> str:
 
 
 def is_other_language(text: str, source: str) -> bool:
-    """Whether a text is surely in another language than its source: in another script, or with at least two frequent
-    words of another language of that script and none of the source's.
+    """Whether a text is surely in another language than its source: in another script, or with two frequent words
+    more of another language of that script than twice as many as of the source's.
 
-    >>> is_other_language("Was ist das und wie wird es gemacht?", "The cell divides and the daughter cells are equal.")
+    >>> is_other_language("Wie ist das mit der Zelle?", "The cell of the plant is divided, and that is all.")
     True
     """
     own, others = letters_by_script([text]), letters_by_script([source])
@@ -247,7 +252,7 @@ def is_other_language(text: str, source: str) -> bool:
     if counts[language] < 2:
         return False  # too short to say
     found = {name: _frequent(text, words) for name, words in languages.items()}
-    return found[language] == 0 and max(found.values()) >= 2
+    return max(found.values()) >= 2 + 2 * found[language]
 
 
 def _frequent(text: str, words: str) -> int:

@@ -23,6 +23,8 @@ from models.loading.folder import ModelFolder, content_files
 from models.loading.resolve import resolve
 from models.tokenization import load_plain_tokenizer
 
+DEFAULT_LENGTH = 1024  # tokens of a prompt
+ROOM = 256  # tokens that are left for the text of a model that reads few
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -43,15 +45,17 @@ class GeneratorConfig(ModelOptions):
     trainable: ClassVar[bool] = False
 
     name_or_path: str = DEFAULT_GENERATOR  # folder or hub id of a causal language model or an encoder-decoder
-    max_length: int = 1024  # tokens of a prompt; a longer document is cut
+    max_length: int | None = (
+        None  # tokens of a prompt, a longer document is cut; None: DEFAULT_LENGTH, or as many as fit
+    )
     chat: bool | None = None  # whether prompts are put into the chat format; None: if the model has one
     prompt: str | None = None  # the prompt that the model was trained with, instead of prompts.question
     attention: str | None = None  # None: the best that the model has
     trust_remote_code: bool = False  # run the Python files of this model's folder
 
     def __post_init__(self) -> None:
-        if self.max_length < 16:
-            raise ValueError(f"model.max_length={self.max_length} must be at least 16")
+        if self.max_length is not None and self.max_length < 16:
+            raise ValueError(f"model.max_length={self.max_length} must be null or at least 16")
 
     @property
     def generator(self) -> GeneratorConfig:
@@ -77,7 +81,7 @@ class GeneratorConfig(ModelOptions):
         base = adapter.base if adapter else folder
         config = load_config(base, writes=True)
         is_seq2seq = bool(config.is_encoder_decoder)
-        if not is_seq2seq and is_encoder(config):
+        if not is_seq2seq and (is_encoder(config) or hasattr(config, "num_decoder_layers")):
             raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, which writes no texts{CHOOSE}")
         config.use_cache = True
         kind = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
@@ -91,12 +95,16 @@ class GeneratorConfig(ModelOptions):
         settle_padding(folder, tokenizer, model, reads_padding=False)
         tokenizer.split_special_tokens = False
         chat = self._uses_chat(folder, tokenizer)
-        if self.max_length > position_limit(model):
-            raise ValueError(
-                f"model.max_length={self.max_length}: {folder.path} reads at most {position_limit(model)} tokens"
-            )
-        reader = PromptReader(tokenizer, self.max_length, chat, is_seq2seq)
+        reader = PromptReader(tokenizer, self._length(folder, tokenizer, position_limit(model)), chat, is_seq2seq)
         return Generator(model, reader, source=self.name_or_path).eval()
+
+    def _length(self, folder: ModelFolder, tokenizer: Any, limit: int) -> int:
+        """The most tokens of a prompt if the model reads `limit` tokens."""
+        if self.max_length is None:
+            return min(DEFAULT_LENGTH, tokenizer.model_max_length, max(limit - ROOM, limit // 2))
+        if self.max_length > limit:
+            raise ValueError(f"model.max_length={self.max_length}: {folder.path} reads at most {limit} tokens")
+        return self.max_length
 
     def _uses_chat(self, folder: ModelFolder, tokenizer: Any) -> bool:
         has_chat = tokenizer.chat_template is not None
@@ -159,6 +167,8 @@ class Generator(nn.Module):
         )  # fmt: skip
         if config.eos_token_id is None:
             config.eos_token_id = self.tokenizer.tokenizer.eos_token_id
+        if self.tokenizer.is_seq2seq and config.decoder_start_token_id is None and config.bos_token_id is None:
+            config.decoder_start_token_id = config.pad_token_id  # as in T5, whose configuration may leave it out
         return config
 
     @property

@@ -75,11 +75,11 @@ class PromptReader:
             raise self._no_room(len(ids))
         offsets = reader.tokenizer(texts[slot], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in offsets["offset_mapping"]]
-        kept = len(ends)
+        kept, rest = len(ends), len(ids) - len(ends)
         while len(ids) > self.max_length:  # once, unless words join differently at the cut
             kept -= len(ids) - self.max_length
             if kept < MIN_TEXT_TOKENS:
-                raise self._no_room(len(ids) - max(kept, 0))
+                raise self._no_room(rest)
             ids = self._ids(reader, pieces, {**texts, slot: texts[slot][: ends[kept - 1]]})
         return FilledPrompt(ids, was_cut=True)
 

@@ -49,7 +49,10 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     check_is_model("model", settings.model)
     check_is_data(settings.data)
     if not settings.model.trainable:
-        raise ValueError("this model is for launch/evaluate.py: train model=cross_encoder, llm_reranker or bi_encoder")
+        command = "evaluate" if settings.model.retrieves_by_itself else "make_queries"
+        raise ValueError(
+            f"this model is for launch/{command}.py: train model=cross_encoder, llm_reranker or bi_encoder"
+        )
     chosen = chosen_losses(settings, node)
     losses = [each.loss for each in chosen]
     for each in chosen:
@@ -110,10 +113,11 @@ def check_is_data(options: Any) -> None:
 def check_outputs(what: str, required: Collection[str], options: ModelOptions, choose: str | None = None) -> None:
     """Raise ValueError if the model does not give all outputs that `what` requires. The message names what to `choose`
     instead (None: a model that gives them)."""
+    outputs = " and ".join(sorted(options.outputs)) or "neither scores nor embeddings"
     for output in OUTPUTS:
         if output in required and output not in options.outputs:
             raise ValueError(
-                f"{what} needs {OUTPUTS[output]}, and the model gives {' and '.join(sorted(options.outputs))}: choose "
+                f"{what} needs {OUTPUTS[output]}, and the model gives {outputs}: choose "
                 f"{choose or MODELS_BY_OUTPUT[output]}"
             )
 

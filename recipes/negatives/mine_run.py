@@ -81,9 +81,13 @@ def check_retriever(role: str, options: Any) -> None:
     check_is_model(role, options)
     if not options.retrieves_by_itself and "embedding" not in options.outputs:
         name = "model" if role == "model" else f"model@{role}"
+        gives = (
+            f"{' and '.join(sorted(options.outputs))} of pairs" if options.outputs else "neither scores nor embeddings"
+        )
+        rescores = "" if role == "retriever" else ", and let it score what these find: model@rescore=cross_encoder"
         raise ValueError(
-            f"{name}: it gives {' and '.join(sorted(options.outputs))} of pairs, by which no corpus can be searched: "
-            f"choose {name}=bi_encoder or {name}=bm25, and let it score what these find: model@rescore=cross_encoder"
+            f"{name}: it gives {gives}, by which no corpus can be searched: choose {name}=bi_encoder or {name}=bm25"
+            f"{rescores}"
         )
 
 

@@ -147,7 +147,7 @@ class WritingReport:
         for name, number in audit.left_out.items():
             yield f"not written about: {number:,} {unit} {name}"
         if audit.cut:
-            yield f"cut to model.max_length={settings.model.generator.max_length}: the texts of {audit.cut:,} {unit}"
+            yield f"cut so that the prompt has at most model.max_length tokens: the texts of {audit.cut:,} {unit}"
         for title, counts, words in (("changed", audit.changes, CHANGES), ("left out", audit.dropped, WORDS)):
             if counts:
                 yield f"{title}:"

@@ -25,6 +25,7 @@ SETTINGS = {
     "score": "score",
     "encode": "encode",
     "mine": "mine",
+    "make_queries": "make_queries",
 }  # command: its configuration
 FLAGS = ["rerank", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
