@@ -36,7 +36,7 @@ EXAMPLES = {
 NAMED_FILE = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]+\.(?:py|md|yaml|sh|txt)\b")
 DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?!\w|=|\.\w)")
 COMMAND = re.compile(
-    r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan|mine)\.py ((?:.*\\\n)*.*)$", re.M
+    r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan|mine|make_queries)\.py ((?:.*\\\n)*.*)$", re.M
 )
 
 
