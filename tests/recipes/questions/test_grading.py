@@ -42,7 +42,9 @@ def test_a_label_is_the_whole_number_below_4_times_the_closeness():
     entries = [(NEAR, "q", 1.0), (NEAR, "q", 2.0), (NEAR, "q", 6.5), (NEAR, "q", -5.0), (FAR, "q", 0.0)]
     (found,), audit = grade(entries)
     assert found.labels == {
-        **{"a": 4, "b": 8, "c": 0},
+        "a": 4,
+        "b": 8,
+        "c": 0,
         **{f"written {NEAR} {number} for q": label for number, label in enumerate([0, 1, 3, 0])},
         f"written {FAR} 4 for q": 0,
     }
