@@ -93,5 +93,5 @@ def test_a_command_composes(config_name, settings):
 
 def test_the_commands_are_found():
     assert len(README) >= 12
-    assert {name for name, _ in README} == {"train", "evaluate", "mine"}
+    assert {name for name, _ in README} == {"train", "evaluate", "mine", "make_queries"}
     assert RESULTS
