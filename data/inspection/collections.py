@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from data.collection import SPLITS, Collection
 from data.formats.columns import ListRecord
 from data.inspection.content import Content, EvenSample, Judgement, Limits, Text, spread_evenly
-from data.inspection.finding import counted
+from data.inspection.finding import counted, skipped_rows
 
 MAX_RECORDS = 1000  # queries that are shown as lists
 
@@ -40,6 +40,7 @@ def read_collection(collection: Collection, limits: Limits) -> Content:
         else (f"texts of {len(documents):,} of {len(collection.documents):,} documents were looked at",),
         degrees={split: why for split in names if (why := collection.splits[split].degrees)},
         judged_splits=tuple(names),
+        findings=tuple(skipped_rows(collection.skipped)),
     )
 
 

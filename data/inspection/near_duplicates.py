@@ -6,6 +6,8 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+import xxhash
 from datasketch import MinHash, MinHashLSH
 
 from data.collection import is_empty
@@ -57,19 +59,43 @@ def near_pairs(texts: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
     >>> [(first, second, round(share, 2)) for first, second, share in found]
     [('a', 'b', 0.97)]
     """
-    parts = {key: found for key, text in texts.items() if (found := shingles(text))}
-    if len(parts) < 2:
-        return
-    index = MinHashLSH(threshold=CANDIDATES, num_perm=NUM_PERM)
-    encoded = ([shingle.encode() for shingle in found] for found in parts.values())
-    hashes = MinHash.generator(encoded, num_perm=NUM_PERM, hashfunc=zlib.crc32)
-    for (key, found), sketch in zip(parts.items(), hashes, strict=True):
-        for other in index.query(sketch):
-            share = len(found & parts[other]) / len(found | parts[other])
-            if share >= SIMILAR:
-                yield other, key, share
+    known = NearDuplicates()
+    for key, text in texts.items():
+        if (near := known.add(key, text)) is not None:
+            yield near[0], key, near[1]
+
+
+class NearDuplicates:
+    """Texts that are added one by one, and which earlier one each is near to: with a Jaccard similarity of at least
+    `similar`. It needs about 8 KiB of memory a text of 200 words, and does not keep the texts."""
+
+    def __init__(self, similar: float = SIMILAR) -> None:
+        self._similar = similar
+        threshold = max(similar - (SIMILAR - CANDIDATES), 0.1)
+        self._index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM)
+        self._empty = MinHash(num_perm=NUM_PERM, hashfunc=zlib.crc32)
+        self._parts: dict[str, np.ndarray] = {}
+
+    def add(self, key: str, text: str) -> tuple[str, float] | None:
+        """The first earlier text that this one is near to, with the similarity; None if there is none, or it is
+        short."""
+        found = shingles(text)
+        if not found:
+            return None
+        encoded = [shingle.encode(errors="surrogatepass") for shingle in found]
+        sketch = self._empty.copy()
+        sketch.update_batch(encoded)
+        own = np.sort(np.fromiter(map(xxhash.xxh3_64_intdigest, encoded), np.uint64, len(encoded)))
+        near = None
+        for other in self._index.query(sketch):
+            shared = len(np.intersect1d(own, self._parts[other], assume_unique=True))
+            share = shared / (len(own) + len(self._parts[other]) - shared)
+            if share >= self._similar:
+                near = other, share
                 break
-        index.insert(key, sketch)
+        self._parts[key] = own
+        self._index.insert(key, sketch)
+        return near
 
 
 def shingles(text: str) -> set[str]:

@@ -48,6 +48,11 @@ class Mixture:
         """The rows of all sources that are left out."""
         return [row for source in self.sources.values() for row in source.skipped]
 
+    @property
+    def made(self) -> dict[str, Mapping[str, Any]]:
+        """What the queries of each source were made from, of those that say it."""
+        return {name: source.made for name, source in self.sources.items() if source.made}
+
     def map_sources(self, change: Callable[[Collection], Collection]) -> Mixture:
         """The mixture of changed collections; the evaluated one is unchanged."""
         return replace(self, sources={name: change(source) for name, source in self.sources.items()})

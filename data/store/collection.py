@@ -18,7 +18,7 @@ DOCUMENTS = "documents"  # the folder of documents that belong to this collectio
 SPLIT_VALUES = ("degrees", "ranked", "listed")  # of a split, in META
 COLLECTION_VALUES = (
     "name", "fingerprint", "missing", "query_prompt", "document_prompt", "keep_queries_without_positives", "in_batch",
-    "node", "skipped",
+    "node", "skipped", "made",
 )  # fmt: skip
 
 

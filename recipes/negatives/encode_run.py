@@ -105,6 +105,8 @@ def read_data(settings: EncodeConfig) -> Collection:
     data = settings.data
     if settings.encode.role == "queries":
         data = data.map_sources(lambda source: source.for_evaluation(settings.split))
+    else:
+        data = data.map_sources(lambda source: source.for_encoding())
     if (bm25 := bm25_options_of(getattr(data, "candidates", None))) is not None:
         data = replace(data, candidates=CandidatesOfSplits(bm25, ()))
     collection = data.build()

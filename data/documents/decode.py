@@ -1,0 +1,51 @@
+"""The text of a file in an encoding that nobody has named."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from data.documents.needed import needed
+
+MARKS = (  # the longest first: that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+SAMPLED = 2**18  # bytes by which an encoding is guessed
+CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has; \x1b is in ISO-2022-JP
+MAX_CONTROLS = 0.01  # share of them, beyond which a file is no text: extracted texts have stray ones
+
+
+def read_decoded(path: Path) -> str:
+    """The text of a file: by its byte order mark, as UTF-8, or in the encoding that charset-normalizer finds.
+
+    Raises ValueError, without the place, if the file is binary or its encoding cannot be told.
+    """
+    return decoded(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(content: bytes) -> str:
+    """The text of these bytes (see `read_decoded`)."""
+    for mark, encoding in MARKS:
+        if content.startswith(mark):
+            try:
+                return content.decode(encoding)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"not {encoding.upper()}, which its byte order mark says ({error.reason}): save it as UTF-8"
+                ) from None
+    sample = content[:SAMPLED]
+    if b"\0" in sample or len(CONTROLS.findall(sample)) > MAX_CONTROLS * len(sample):
+        raise ValueError("binary: no text")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    guess = needed("charset_normalizer").from_bytes(sample).best()
+    if guess is None:
+        raise ValueError("its encoding cannot be told: save it as UTF-8")
+    return content.decode(guess.encoding, errors="replace")
