@@ -11,6 +11,7 @@ from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
 from recipes.checks.data_fit import check_data
 from recipes.chosen_losses import losses_of
 from recipes.evaluation_choice import choose_evaluation
+from recipes.negatives.mined_training import check_negatives, check_negatives_of
 from recipes.prompts import check_prompts
 from recipes.run_config import RunConfig
 from recipes.stages import Stage, stage_prompts, stages_of, training_data
@@ -32,6 +33,7 @@ def check_settings(settings: RunConfig) -> list[Stage]:
     stages = stages_of(settings)
     for stage in stages:
         check_parts(stage.settings, stage.data_node)
+    check_negatives(settings)
     settings.model.check()
     for role in AUXILIARY_INPUTS:
         if (options := getattr(settings, role)) is not None:
@@ -47,6 +49,7 @@ def prepare(settings: RunConfig) -> Prepared:
     stages = check_settings(settings)
     collection = settings.data.build()
     training = build_training_data(stages, collection)
+    check_negatives_of(settings, collection)
     collection.split("test")
     settings = fit_evaluation(settings, stages, collection)
     return Prepared(settings, collection, stages_of(settings), training)

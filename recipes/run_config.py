@@ -53,6 +53,7 @@ class RunConfig(RunSettings):
     loss: Any = None  # None: stages, or each data set of a mixture, have their own
     engine: Any
     teacher: Any = None
+    negatives: Any = None  # recipes.negatives.mined_training.MinedNegatives; None: the candidates of the data
     guide: Any = None
     eval_of_degrees: Any = None  # instead of `eval` for pairs labelled with degrees of similarity; None: refused
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it

@@ -12,6 +12,7 @@ from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
 from recipes.checks.compatibility import check_model
 from recipes.finish import print_results, show_finished, upload
+from recipes.negatives.mined_training import with_mined_negatives
 from recipes.preparation import prepare
 from recipes.prompts import expect_prompts, lost_in_words, run_prompts
 from recipes.run_config import RunConfig
@@ -45,7 +46,8 @@ def train(
         if settings.stages:
             logger, summary = train_stages(settings, prepared.stages, prepared.training, collection, run)
         else:
-            logger, summary = train_once(settings, collection, run)
+            mined = with_mined_negatives(settings, collection, run.path)
+            logger, summary = train_once(settings, mined, run)
         print_results(run, summary)
         logger.finish(summary)
     upload(run.path / "model", settings.push_to_hub)

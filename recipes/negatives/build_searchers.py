@@ -16,6 +16,7 @@ from engines.distributed import process_group
 from engines.precision import MixedPrecision, uses_bf16
 from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
+from inference.interruptible import Interruptible
 from inference.mine_options import MineOptions
 from inference.vector_files import META, difference
 from inference.vectors import StoredVectors, encode_texts
@@ -41,6 +42,7 @@ class Parts:
     precision: str
     seed: int
     options: MineOptions
+    may_be_interrupted: bool = False  # by a preemption, in a training run
 
     @property
     def query_prompts(self) -> str | Sequence[str | None] | None:
@@ -49,13 +51,15 @@ class Parts:
             return self.collection.query_prompt
         return Prompts.of(self.collection).of_queries(self.split, self.split.queries)
 
-    def runner(self, options: Any) -> tuple[MixedPrecision, dict[str, str]]:
+    def runner(self, options: Any) -> tuple[Any, dict[str, str]]:
         """The model of these options on this rank's device, and the key of what it gives."""
         device = process_group.device()
         model = options.build(self.seed).to(device)
         expect_prompts(model, self.collection)
         bf16 = uses_bf16(self.precision, device)
-        return MixedPrecision(model, bf16), model_key(model, precision="bf16" if bf16 else "fp32")
+        runner = MixedPrecision(model, bf16)
+        key = model_key(model, precision="bf16" if bf16 else "fp32")
+        return Interruptible(runner) if self.may_be_interrupted else runner, key
 
 
 def build_searcher(parts: Parts, model: Any, hybrid: Any) -> Searcher:
@@ -83,7 +87,7 @@ def _searcher(parts: Parts, options: Any) -> Searcher:
 
 def _vectors(
     parts: Parts,
-    runner: MixedPrecision,
+    runner: Any,
     key: Mapping[str, str],
     role: str,
     texts: Mapping[str, str],

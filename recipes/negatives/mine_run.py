@@ -152,11 +152,29 @@ def check_corpus(options: MineOptions, corpus: MiningCorpus) -> None:
         )
 
 
-def build_miner(settings: MineConfig, collection: Collection, split: Split, corpus: MiningCorpus) -> Miner:
-    """Encode or index what is searched, or open it, and put the parts of mining together."""
+def build_miner(
+    settings: MineConfig,
+    collection: Collection,
+    split: Split,
+    corpus: MiningCorpus,
+    *,
+    may_be_interrupted: bool = False,
+) -> Miner:
+    """Encode or index what is searched, or open it, and put the parts of mining together. `may_be_interrupted`: a
+    preemption ends it, as a part of a training run."""
     options, cache = settings.mine, settings.data.cache
     texts = CorpusTexts(corpus.documents)
-    parts = Parts(collection, split, corpus.documents, texts, cache, settings.precision, settings.seed, options)
+    parts = Parts(
+        collection,
+        split,
+        corpus.documents,
+        texts,
+        cache,
+        settings.precision,
+        settings.seed,
+        options,
+        may_be_interrupted=may_be_interrupted,
+    )
     searcher = build_searcher(parts, settings.model, settings.hybrid)
     depth = min(search_depth(split, collection, options), len(texts))
     drawn = [options.num_random, options.near_duplicate, settings.seed] if options.num_random else []

@@ -7,7 +7,7 @@ from typing import Any
 
 from data.truncation import line_of_summary
 from evaluation.significance import PairedTest
-from runs.report.table import ORACLE, below_first_stage, format_table
+from runs.report.table import ORACLE, below_first_stage, below_start, format_table
 
 RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" come from launch/evaluate.py
     "bm25": "BM25",
@@ -75,6 +75,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
         *_notes_on_unbeaten_starts(summary),
+        below_start(result_rows(summary), summary["metric"]) or "",
         below_first_stage(result_rows(summary), summary["metric"]) or "",
         line_of_summary(summary["truncated"]) if summary.get("truncated") else "",
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),

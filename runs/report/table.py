@@ -24,6 +24,17 @@ def format_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def below_start(rows: Rows, metric: str) -> str | None:
+    """A warning if training made the model worse (row `after` against `before`), else None."""
+    before, after = (rows.get(name, {}).get(metric) for name in ("before", "after"))
+    if before is None or after is None or f"{after:.4f}" >= f"{before:.4f}":  # as the table shows them
+        return None
+    return (
+        f"warning: the model is worse than before training ({metric} {after:.4f} < {before:.4f}): keep the model that "
+        "it started from, or train with a lower trainer.learning_rate, fewer steps or other data"
+    )
+
+
 def below_first_stage(rows: Rows, metric: str) -> str | None:
     """A warning if the model (row `after` or `model`) ranks worse than the first stage (or BM25), else None. The fused
     score is a remedy only if it ranks better than the first stage."""

@@ -68,7 +68,10 @@ def test_every_experiment_leaves_a_complete_run_directory(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = [*models.get(experiment, []), *(["eval.depth=100"] if experiment.startswith("embedder") else [])]
+    options = [
+        *models.get(experiment, []),
+        *(["eval.depth=100"] if experiment.startswith(("embedder", "from_documents")) else []),
+    ]
     best_dev = train(load([f"+exp={experiment}", *tiny_run, *options, "trainer.max_steps=2"]))
     run = tmp_path / "outputs" / experiment
     names = {path.name for path in run.iterdir()}

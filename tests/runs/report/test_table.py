@@ -2,7 +2,7 @@
 
 import pytest
 
-from runs.report.table import ORACLE, below_first_stage, format_table
+from runs.report.table import ORACLE, below_first_stage, below_start, format_table
 
 ROWS = {"first stage": {"nDCG@10": 0.45, "MAP": 0.4}, "after": {"nDCG@10": 0.5}}
 
@@ -35,3 +35,12 @@ def test_the_fused_score_is_advised_only_above_the_first_stage(row: str):
         assert warning.startswith(f"warning: the model ranks worse than {name} (nDCG@10 0.3000 < 0.4500): ")
         assert ("use the fused score" in warning, f"{name} alone is best" in warning) == (advised, not advised)
     assert below_first_stage({**rows, "model": {"nDCG@10": 0.45}}, "nDCG@10") is None
+
+
+def test_a_model_that_training_made_worse_is_said():
+    worse = below_start({"before": {"nDCG@10": 0.52}, "after": {"nDCG@10": 0.5}}, "nDCG@10")
+    assert worse.startswith(
+        "warning: the model is worse than before training (nDCG@10 0.5000 < 0.5200): keep the model"
+    )
+    assert below_start({"before": {"nDCG@10": 0.50001}, "after": {"nDCG@10": 0.5}}, "nDCG@10") is None
+    assert below_start({"model": {"nDCG@10": 0.5}}, "nDCG@10") is None
