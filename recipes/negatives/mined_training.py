@@ -76,7 +76,7 @@ def check_negatives_of(settings: RunConfig, data: Collection | Mixture) -> None:
     documents lack."""
     if settings.negatives is None:
         return
-    assert isinstance(data, Collection)
+    data = data.evaluated  # itself: a mixture is refused
     if "teacher_scores" in data.available:
         raise ValueError(
             f"negatives: data {data.name} has scores of a teacher for its own candidates: set negatives=null"
@@ -94,7 +94,7 @@ def with_mined_negatives(settings: RunConfig, data: Collection | Mixture, folder
     """
     if settings.negatives is None:
         return data
-    assert isinstance(data, Collection)
+    data = data.evaluated  # itself: a mixture is refused
     split = data.split("train")
     with _named():
         mining = _mine_config(settings, folder / FILE)
