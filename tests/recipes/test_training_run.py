@@ -95,10 +95,13 @@ def test_every_experiment_leaves_a_complete_run_directory(
 def test_stored_documents_are_measured_before_and_after_and_exported_with_their_ranges(
     tiny_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["eval.depth=100", "eval.dims=[8]", "trainer.max_steps=2", "trainer.eval_every=1"]
+    options = ["eval.depth=100", "eval.dims=[8]", "trainer.max_steps=8", "trainer.eval_every=2"]
+    options += ["eval.metric=MAP", "trainer.optimizer=adamw", "trainer.learning_rate=1e-3"]
     train(load(["+exp=embedder_quantization_aware", *tiny_run, *options]))
     run = tmp_path / "outputs" / "embedder_quantization_aware"
-    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best_step"], "the starting model has no ranges"
+    metrics = summary["metrics"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for form in ("int8", "binary", "dim8/int8"):
         for name in (f"nDCG@10/{form}", f"overlap@10/{form}"):
@@ -108,7 +111,7 @@ def test_stored_documents_are_measured_before_and_after_and_exported_with_their_
     card, page = (run / "model" / "README.md").read_text(), (run / "report.html").read_text()
     assert "after, dim 8, binary" in card
     assert "after, int8" in capsys.readouterr().out
-    assert "Dev nDCG@10, dim 8, int8" in page
+    assert "Dev MAP, dim 8, int8" in page
     assert f'ranges=np.load("{run / "model"}/int8_ranges.npy")' in card
     uploaded = card_on_hub(card, run / "model", "me/model")
     assert 'ranges=np.load(hf_hub_download("me/model", "int8_ranges.npy"))' in uploaded
