@@ -76,10 +76,11 @@ def _defaults(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fits_command(experiment: Path, defaults: Mapping[str, Any]) -> bool:
-    """Whether the command has all groups whose defaults the experiment replaces."""
+    """Whether the command has all groups whose defaults the experiment replaces. `data/lists` is one inside `data`."""
     entries = [entry for entry in _load(experiment).get("defaults", []) if isinstance(entry, dict)]
     replaced = [key for entry in entries for key in map(str, entry) if key.startswith("override ")]
-    return all(key.removeprefix("override ").lstrip("/") in defaults for key in replaced)
+    groups = (key.removeprefix("override ").lstrip("/") for key in replaced)
+    return all(group in defaults or group.partition("/")[0] in defaults for group in groups)
 
 
 def _first_sentence(file: Path) -> str:
