@@ -1,6 +1,6 @@
 """Write questions for documents by a language model, keep those that a retriever answers, and write pairs to train on.
 
-  python launch/make_queries.py data=beir data.path=FOLDER output=pairs.jsonl              questions, by SmolLM2
+  python launch/make_queries.py data=documents data.path=FOLDER output=pairs.jsonl         questions, by SmolLM2
   python launch/make_queries.py data=beir data.path=FOLDER output=pairs.jsonl num_documents=1000 num_texts=3
   python launch/make_queries.py data=beir data.path=DIR output=p.jsonl model=generator model@retriever=bi_encoder
   python launch/make_queries.py make=paraphrases data=beir data.path=FOLDER output=more.jsonl      of training queries
