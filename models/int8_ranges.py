@@ -94,7 +94,7 @@ class Int8Ranges(nn.Module):
 def _read(file: Path) -> Tensor:
     """Read [2, dim] float32. Raises ValueError if the file holds something else."""
     try:
-        values = np.load(file, allow_pickle=False)
+        values = np.load(file)  # without pickles, its default
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{file} cannot be read ({error}): remove it, or export the model again") from None
     numeric = values.dtype.kind == "f" and values.ndim == 2 and len(values) == 2 and values.shape[1] > 0

@@ -92,7 +92,7 @@ def load(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of facts ({file.absolute()}); check the path")
     try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        return _Loader(file.read_text(encoding="utf-8")).get_single_data()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:

@@ -238,7 +238,7 @@ def test_the_report_on_a_file_says_what_fits(tmp_path: Path):
     lines = inspect_path(write(tmp_path / "rows.csv", pairs((0.1, 0.5, 0.9)))).lines()
     assert any(line.startswith("degrees of similarity: the label 0.9 is no integer; eval=similarity") for line in lines)
     [fit] = [line for line in lines if line.startswith("losses that fit: ")]
-    assert fit == "losses that fit: angle, bce_soft, cosent"
+    assert fit == "losses that fit: angle, bce_soft, cosent, embedding_distillation, similarity_distillation"
     assert not [
         line for line in inspect_path(write(tmp_path / "q.csv", pairs((0, 1)), "label")).lines() if "degrees" in line
     ]
