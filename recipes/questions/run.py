@@ -51,7 +51,7 @@ def make_queries(settings: MakeQueriesConfig, *, on_lost_rank: OnLostRank | None
     process_group.start(settings.timeout_s, on_lost_rank)
     started = perf_counter()
     check_models(settings)
-    collection = read_data(settings.data)
+    collection = read_data(settings.data, settings.make)
     task = task_of(settings, collection)
     output = Output(settings.path, output_key(settings, collection), settings.overwrite)
     if output.is_made():

@@ -52,8 +52,11 @@ class Task:
         return judged_of(self.split, self.collection, query)
 
 
-def read_data(data: Any) -> Collection:
-    """The collection, without candidates, which nobody reads."""
+def read_data(data: Any, make: str) -> Collection:
+    """The collection, without candidates, which nobody reads. Questions are written about the whole texts of documents,
+    also where data take queries out of them (data=documents)."""
+    if make == "questions":
+        data = data.for_encoding()
     if getattr(data, "candidates", None) is None:
         return data.build()
     return replace(data, candidates=NoCandidates()).build()

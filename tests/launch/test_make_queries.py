@@ -357,3 +357,15 @@ def test_a_corpus_of_a_document_or_two(number, make, answers, tmp_path):
     answers(backwards)
     path = make("pairs.jsonl", "data=file", f"data.path={file}", "clean.min_characters=1")
     assert len(rows(path)) == number
+
+
+def test_questions_about_a_folder_are_written_about_whole_texts(make, answers, tmp_path):
+    """With pairs, the title, the first sentence and a random span would be taken out of the text of a chunk."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    whole = "A red train\nThe train to the lake leaves at noon. " + "It returns late with many people from town. " * 3
+    (folder / "one.txt").write_text(whole.replace("\n", "\n\n"))  # and a single document cannot be divided into splits
+    seen = answers(backwards)
+    path = make("pairs.jsonl", "data=documents", f"data.path={folder}", "clean.min_characters=1")
+    assert [row["positive"] for row in rows(path)] == [whole.strip()]
+    assert seen == [f"about {whole.strip()}"]
