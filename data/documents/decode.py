@@ -6,7 +6,9 @@ import codecs
 import re
 from pathlib import Path
 
+from data.documents.latin import latin_encoding
 from data.documents.needed import needed
+from data.languages import letters_by_script
 
 MARKS = (  # the longest first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -21,7 +23,7 @@ MAX_CONTROLS = 0.01  # share of them, beyond which a file is no text: extracted 
 
 
 def read_decoded(path: Path) -> str:
-    """The text of a file: by its byte order mark, as UTF-8, or in the encoding that charset-normalizer finds.
+    """The text of a file: by its byte order mark, as UTF-8, or in an encoding that is guessed (`_guessed`).
 
     Raises ValueError, without the place, if the file is binary or its encoding cannot be told.
     """
@@ -45,7 +47,18 @@ def decoded(content: bytes) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    guess = needed("charset_normalizer").from_bytes(sample).best()
-    if guess is None:
+    return content.decode(_guessed(sample), errors="replace")
+
+
+def _guessed(sample: bytes) -> str:
+    """The encoding that charset-normalizer finds. It cannot tell those of Latin letters apart ("été" is a word in any
+    of them), so these are chosen by the letters of the languages.
+
+    Raises ValueError if there is none.
+    """
+    best = needed("charset_normalizer").from_bytes(sample).best()
+    if best is None:
         raise ValueError("its encoding cannot be told: save it as UTF-8")
-    return content.decode(guess.encoding, errors="replace")
+    letters = letters_by_script([str(best)])
+    is_latin = 2 * letters.get("LATIN", 0) > sum(letters.values())
+    return latin_encoding(sample, [best.encoding]) if is_latin else str(best.encoding)

@@ -182,6 +182,36 @@ def test_encodings(encoding):
     assert decoded(text.encode(encoding)) == text
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("latin-1", "Les fêtes de l'été commencent déjà en juin, avec la musique près de la rivière."),
+        ("latin-1", "A educação não é só informação; também é formação do coração e das emoções."),
+        ("latin-1", "Älgen går över vägen på kvällen. Barnen åker skidor i skogen när snön är djup."),
+        ("cp1252", "Le c\u0153ur de l\u2019\u00e9t\u00e9\n\n\u0152uvre d\u2019art \u00e0 vendre, prix 30 \u20ac."),
+        ("cp1252", "The caf\u00e9\u2019s dish is 20 \u20ac \u2014 try it with a glass of wine near the river."),
+        (
+            "cp1250",
+            "Tegnap elmentünk Győrbe, hogy meglátogassuk a barátainkat, és ez nagyon jó volt, de nem volt sok időnk, "
+            "mert az egész város szép.",
+        ),
+        (
+            "cp1250",
+            "Wczoraj pojechaliśmy do Łodzi, żeby odwiedzić naszych przyjaciół, ale nie było to tak łatwe, jak się nam "
+            "wydawało, bo jest na to za późno.",
+        ),
+        ("iso8859-2", "Zażółć gęślą jaźń."),
+        ("cp1257", "Vilniuje šiandien šilta, žmonės vaikšto po miestą ir džiaugiasi saule."),
+        ("cp1250", "Bună ziua. Astăzi este o zi frumoasă şi mergem în oraş."),
+        ("latin-1", "Rooms of 30 m\u00b3 cost \u00a35 a night."),
+        ("cp1254", "T\u00fcrkiye'de g\u00fcne\u015fli g\u00fcnler ba\u015flad\u0131, \u00e7ocuklar oynuyor. " * 2),
+    ],
+)
+def test_encodings_of_latin_letters(encoding, text):
+    """Of which charset-normalizer alone reads the French as cp1257 (fźtes)."""
+    assert decoded(text.encode(encoding)) == text
+
+
 @pytest.mark.parametrize("content", [b"a\0b", bytes(range(1, 32)) * 20, b"\xff\xfea"])
 def test_what_is_no_text(content):
     with pytest.raises(ValueError, match=r"^(binary: no text|not UTF-16, which its byte order mark says)"):
