@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,8 @@ from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, Tower, towers_of
 
 SIMILARITIES = ("cosine", "dot")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class BiEncoderConfig(PretrainedOptions):
             teacher_projection=projection,
         )
         model.requested_dropout = self.requested_dropout
-        model.int8_ranges = Int8Ranges.read(folder.path, model.dimension)
+        model.int8_ranges = self._int8_ranges(folder, heads[0], model.dimension)
         return model.train()
 
     def starting_from(self, folder: Path) -> BiEncoderConfig:
@@ -162,6 +165,28 @@ class BiEncoderConfig(PretrainedOptions):
         if self.lora is not None and self.separate_towers:
             raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
         super().check_adapter_only()
+
+    def _int8_ranges(self, folder: ModelFolder, head: Head, dimension: int | None) -> Int8Ranges | None:
+        """The folder's ranges, unless an option gives other embeddings than those that they were observed for."""
+        ranges = Int8Ranges.read(folder.path, dimension)
+        saved = folder.settings.get("similarity_fn_name") or "cosine"
+        changed = {
+            "num_layers": self.num_layers is not None,
+            "projection": self.projection is not None and not head.dense,
+            "pooling": self.pooling is not None and [self.pooling] != list(head.modes),
+            "similarity": self.similarity is not None and self.similarity != saved,
+            "normalize": self.normalize is not None and self.normalize != head.normalized,
+        }
+        name = next((name for name, is_changed in changed.items() if is_changed), None)
+        if ranges is None or name is None:
+            return ranges
+        logger.warning(
+            "model.%s=%s gives other embeddings than those of %s: its int8 ranges are not used",
+            name,
+            getattr(self, name),
+            folder.path,
+        )
+        return None
 
     def _teacher_projection(self, dimension: int) -> Dense | None:
         if self.teacher_projection is None:

@@ -95,3 +95,27 @@ def test_a_model_reads_those_of_its_folder_and_forgets_them(tiny_bert_dir: Path,
     read.track_int8_ranges([])
     assert read.int8_ranges is None
     assert not [name for name in read.state_dict() if "int8" in name]
+
+
+@pytest.mark.parametrize(
+    "option", [{"num_layers": 1}, {"pooling": "cls"}, {"similarity": "dot", "normalize": False}, {"projection": 32}]
+)
+def test_those_of_other_embeddings_of_the_same_size_are_not_used(
+    option, tiny_bert_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A student that is cut from a teacher would widen the teacher's ranges, and store its own values coarsely."""
+    model = BiEncoderConfig(str(tiny_bert_dir)).build(seed=0)
+    model.track_int8_ranges([32])
+    model.int8_ranges.keep({32: torch.tensor([[-0.5] * 32, [0.5] * 32])})
+    model.export(tmp_path / "model")
+    options = BiEncoderConfig(str(tmp_path / "model"), **option)
+    student = options.build(seed=0)
+    assert student.int8_ranges is None
+    assert f"model.{next(iter(option))}=" in caplog.text
+    assert "its int8 ranges are not used" in caplog.text
+    student.track_int8_ranges([32])
+    student.int8_ranges.keep({32: torch.tensor([[-0.25] * 32, [0.25] * 32])})
+    student.export(tmp_path / "student")
+    assert options.starting_from(tmp_path / "student").build(seed=0).int8_ranges.dims == (32,)
+    same = BiEncoderConfig(str(tmp_path / "model"), pooling="mean", similarity="cosine", normalize=True)
+    assert same.build(seed=0).int8_ranges.dims == (32,)
