@@ -89,7 +89,7 @@ class DocumentsConfig(SourceOptions):
         folder = self._folder
         files = [CORPUS, QUERIES, *(f"qrels/{split}.tsv" for split in SPLITS)]
         written = {name: folder / name for name in files if (folder / name).is_file()}
-        for line in lines_of(self.stored_name, self._made["made"], self._made["skipped"]):
+        for line in lines_of(self.stored_name, self._made["made"], self._made["skipped"], folder):
             logger.warning("%s", in_node(line))
         read = partial(self._read, documents_in_memory)
         return replace(stored_if_large(self, {"path": written}, read), skipped=self._made["skipped"])

@@ -24,6 +24,7 @@ from data.formats.skipped import SkippedRows
 from data.inspection.near_duplicates import MAX_CHARACTERS, NearDuplicates
 
 CORPUS, QUERIES, MADE, NEVER = "corpus.jsonl", "queries.jsonl", "made.json", "qrels/same_document.tsv"
+SKIPPED = "skipped.jsonl"  # for the user of a command that has no folder of its own
 NEIGHBOURS = 10  # chunks on each side that are never negatives of a query
 
 
@@ -64,6 +65,8 @@ class FolderWriter:
             "pairs": self.ledger.counts(found),
         }
         (folder / MADE).write_text(json.dumps({"made": made, "skipped": self.skipped.rows}))
+        with (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.skipped.rows)
 
     def _nothing(self) -> str:
         what = "no file" if not self.skipped.rows else f"no file that can be read; the first: {self.skipped.first}"
@@ -162,8 +165,9 @@ def _never(pair: Pair, chunks: list[Chunk], kept: set[int]) -> list[int]:
     ]
 
 
-def lines_of(name: str, made: Mapping[str, Any], skipped: list[dict[str, str]]) -> Iterator[str]:
-    """What is said of a folder of documents: what was read, left out, and what each kind of pair gave and dropped."""
+def lines_of(name: str, made: Mapping[str, Any], skipped: list[dict[str, str]], folder: Path) -> Iterator[str]:
+    """What is said of documents that were written to `folder`: what was read, left out, and what each kind of pair gave
+    and dropped."""
     dropped = "".join(f", {number:,} {reason} to another dropped" for reason, number in made["dropped_chunks"].items())
     hidden = f"; {made['hidden']:,} hidden left out" if made["hidden"] else ""
     yield (
@@ -174,7 +178,7 @@ def lines_of(name: str, made: Mapping[str, Any], skipped: list[dict[str, str]]) 
         first = f"{skipped[0]['where']}: {skipped[0]['error']}"
         yield (
             f"{name}: {len(skipped):,} {'is' if len(skipped) == 1 else 'are'} left out (data.on_error=skip; listed in "
-            f"skipped.jsonl of a run, in output=FILE of evaluate.py); the first: {first}"
+            f"skipped.jsonl of a run, and in {folder / SKIPPED}); the first: {first}"
         )
     if made["pairs"]:
         held = made["documents_of_splits"]

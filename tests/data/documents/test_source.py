@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -269,6 +270,11 @@ def odd_folder(folder: Path) -> dict[str, str]:
     }
 
 
+def collection_folders(said: str) -> list[Path]:
+    """The folders of the cache whose list of skipped files a message names."""
+    return [Path(found) for found in re.findall(r"and in (\S+)/skipped\.jsonl\)", said)]
+
+
 def test_odd_files_are_each_named_and_counted(articles, options, caplog):
     expected = odd_folder(articles)
     collection = options(articles).build()
@@ -281,6 +287,8 @@ def test_odd_files_are_each_named_and_counted(articles, options, caplog):
     assert "half.jsonl#1#1" in collection.documents
     assert not any("secret" in name for name in collection.documents)
     assert f"articles: {len(expected)} are left out (data.on_error=skip; listed in skipped.jsonl" in caplog.text
+    (listed,) = (folder / "skipped.jsonl" for folder in collection_folders(caplog.text))
+    assert [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines()] == collection.skipped
     assert "; 1 hidden left out" in caplog.text
 
 
