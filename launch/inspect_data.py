@@ -1,6 +1,7 @@
 """Inspect a data set before anything is trained: what it is read as, what is wrong with it, the losses that fit.
 
   python launch/inspect_data.py PATH                                        a file, a folder (BEIR's too), a glob
+  python launch/inspect_data.py PATH data=documents                         a folder of texts, HTML, PDF, source code
   python launch/inspect_data.py FILE.csv data.columns.query=title           name the columns that are not recognised
   python launch/inspect_data.py FILE.jsonl "data.ignore=[language]"         leave columns out
   python launch/inspect_data.py FILE.jsonl trainer.list_size=2              with training lists of another length
@@ -18,6 +19,7 @@ from __future__ import annotations
 try:
     import argparse
     import json
+    import re
     from collections.abc import Mapping, Sequence
     from dataclasses import replace
     from pathlib import Path
@@ -109,6 +111,8 @@ def data_settings(path: str, settings: Sequence[str]) -> list[str]:
     `settings` choose the data."""
     from data.inspection.folders import beir_folder
 
+    if re.match(r"[\w.@/+]+=", path) and not Path(path).expanduser().exists():
+        raise ValueError(f"{path}: the path of the data comes first: python launch/inspect_data.py PATH {path}")
     folder = beir_folder(Path(path).expanduser())
     place = str(folder or path).replace("\\", "\\\\").replace("'", "\\'")
     kind = [] if any(setting.startswith("data=") for setting in settings) else [f"data={'beir' if folder else 'file'}"]

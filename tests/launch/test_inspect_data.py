@@ -163,3 +163,8 @@ def test_what_files_give_has_known_names(write, tmp_path):
     for rows in (PAIRS, LABELLED, TEACHER):
         data = FileConfig(path=write(rows), cache_dir=str(tmp_path)).build()
         assert data.available <= set(REQUIREMENTS)
+
+
+def test_a_setting_in_the_place_of_the_path_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"data=documents: the path of the data comes first: .* PATH data=documents"):
+        inspect_path("data=documents", [f"data.path={tmp_path}"])
