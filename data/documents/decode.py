@@ -40,14 +40,19 @@ def decoded(content: bytes) -> str:
                 raise ValueError(
                     f"not {encoding.upper()}, which its byte order mark says ({error.reason}): save it as UTF-8"
                 ) from None
-    sample = content[:SAMPLED]
-    if b"\0" in sample or len(CONTROLS.findall(sample)) > MAX_CONTROLS * len(sample):
-        raise ValueError("binary: no text")
+    check_is_text(content)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    return content.decode(_guessed(sample), errors="replace")
+    return content.decode(_guessed(content[:SAMPLED]), errors="replace")
+
+
+def check_is_text(content: bytes) -> None:
+    """Raise ValueError, without the place, if bytes without a byte order mark are binary."""
+    sample = content[:SAMPLED]
+    if b"\0" in sample or len(CONTROLS.findall(sample)) > MAX_CONTROLS * len(sample):
+        raise ValueError("binary: no text")
 
 
 def _guessed(sample: bytes) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
+from data.documents.decode import MARKS, check_is_text, decoded
 from data.documents.document import Document, Section, one_line, with_text
 from data.documents.needed import needed
 
@@ -18,12 +20,13 @@ BLOCKS = frozenset({
     "figcaption", "caption", "ul", "ol", "dl", "table", "details", "summary", "html", "[document]",
 })  # fmt: skip
 CELLS = ("td", "th")
+AS_BROWSERS = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "iso8859-9": "cp1254"}
 
 
 def read_html(path: Path) -> Document:
     """An HTML page. Its title is its first heading of the first level, else that of its head."""
     needed("lxml")
-    soup = needed("bs4").BeautifulSoup(path.read_bytes(), "lxml")
+    soup = needed("bs4").BeautifulSoup(_markup(path.read_bytes()), "lxml")
     named = one_line(soup.title.get_text()) if soup.title is not None else ""
     first = soup.find("h1")
     title = (one_line(first.get_text(" ")) if first is not None else "") or named
@@ -38,6 +41,22 @@ def read_html(path: Path) -> Document:
         else:
             sections[-1].add(text)
     return Document(title, with_text(sections))
+
+
+def _markup(content: bytes) -> str:
+    """The text of a page, in the encoding that it names (as browsers read that name) unless it has a byte order mark;
+    if it names none that is known, as that of other texts."""
+    named = needed("bs4").dammit.EncodingDetector.find_declared_encoding(content, is_html=True)
+    if named is None or content.startswith(tuple(mark for mark, _ in MARKS)):
+        return decoded(content)
+    check_is_text(content)
+    try:
+        name = codecs.lookup(named).name
+        if name.startswith(("utf-16", "utf-32")):  # the page could not say so in bytes of ASCII
+            return decoded(content)
+        return content.decode(AS_BROWSERS.get(name, name), errors="replace")
+    except LookupError:
+        return decoded(content)
 
 
 def _blocks(soup: Any) -> list[tuple[Any, str]]:

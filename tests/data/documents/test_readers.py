@@ -212,6 +212,23 @@ def test_encodings_of_latin_letters(encoding, text):
     assert decoded(text.encode(encoding)) == text
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("head", ["", '<meta charset="{}">', '<meta charset="x-unknown">', '<meta charset="utf-16">'])
+def test_encodings_of_html(encoding, head, tmp_path):
+    """A page that names none was read as cp1257 if it is Latin-1."""
+    text = "Les f\u00eates de l'\u00e9t\u00e9 commencent d\u00e9j\u00e0 pr\u00e8s de la rivi\u00e8re."
+    page = f"<html><head>{head.format(encoding)}</head><body><p>{text}</p></body></html>"
+    (tmp_path / "page.html").write_bytes(page.encode(encoding))
+    assert [document.sections for document in read(tmp_path / "page.html")] == [[Section("", [text])]]
+
+
+@pytest.mark.parametrize("head", [b"", b'<meta charset="utf-8">'])
+def test_a_binary_file_is_no_page(head, tmp_path):
+    (tmp_path / "page.html").write_bytes(head + bytes(range(256)) * 20)
+    with pytest.raises(ValueError, match="binary: no text"):
+        list(read(tmp_path / "page.html"))
+
+
 @pytest.mark.parametrize("content", [b"a\0b", bytes(range(1, 32)) * 20, b"\xff\xfea"])
 def test_what_is_no_text(content):
     with pytest.raises(ValueError, match=r"^(binary: no text|not UTF-16, which its byte order mark says)"):
