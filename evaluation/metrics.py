@@ -22,6 +22,8 @@ FAMILIES = {
     "mrr": ("MRR", "RR", True),
     "map": ("MAP", "AP", False),
     "recall": ("recall", "R", True),
+    "precision": ("precision", "P", True),
+    "accuracy": ("accuracy", "Success", True),  # 1 if there is a relevant document among the first k, else 0
 }
 EXAMPLES = ("nDCG@10", "MRR@10", "MAP", "recall@100")
 
@@ -63,7 +65,8 @@ def parse_metric(name: str) -> Metric:
         raise ValueError(f"{name!r} is no metric of rankings: choose eval=similarity")
     near = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5)
     hint = f"did you mean {FAMILIES[near[0]][0]}{'@10' if FAMILIES[near[0]][2] else ''}? " if near else ""
-    raise ValueError(f"no metric {name!r}: {hint}valid are nDCG@k, MRR@k, MAP, MAP@k and recall@k, e.g. {EXAMPLES[0]}")
+    valid = "nDCG@k, MRR@k, MAP, MAP@k, recall@k, precision@k and accuracy@k"
+    raise ValueError(f"no metric {name!r}: {hint}valid are {valid}, e.g. {EXAMPLES[0]}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ def test_values_by_hand():
     assert got.per_query["recall@2"] == pytest.approx({"q1": 0.5, "q2": 1.0})
     assert got.mean["nDCG@10"] == pytest.approx((ndcg + 1) / 2)
     assert got["NDCG@10"] == got.mean["nDCG@10"]
+    first = measure(QRELS, run, ["precision@2", "accuracy@1", "accuracy@2"])
+    assert first.per_query["precision@2"] == {"q1": 0.5, "q2": 0.5}
+    assert first.per_query["accuracy@1"] == {"q1": 0.0, "q2": 1.0}
+    assert first.per_query["accuracy@2"] == {"q1": 1.0, "q2": 1.0}
 
 
 def test_judged_queries_absent_from_the_run_count_as_zero():
@@ -69,7 +73,7 @@ def test_names_in_any_case():
     [("ndgc@10", "did you mean nDCG@10"), ("recal@5", "recall@10"), ("nDCG", "nDCG@10"), ("recall@0", "recall@k")],
 )
 def test_a_misspelt_name_is_refused_with_the_nearest_and_all_families(name, hint):
-    with pytest.raises(ValueError, match="valid are nDCG@k, MRR@k, MAP, MAP@k and recall@k") as error:
+    with pytest.raises(ValueError, match="valid are nDCG@k, MRR@k, MAP, MAP@k, recall@k, precision@k and accuracy@k") as error:
         parse_metric(name)
     assert hint in str(error.value)
     assert repr(name) in str(error.value)
