@@ -37,8 +37,8 @@ def by_query(values: np.ndarray) -> dict[str, float]:
     return {f"q{number:05}": float(value) for number, value in enumerate(values)}
 
 
-def share(simulations: int, holds: Callable[[np.random.Generator], bool]) -> float:
-    return float(np.mean([holds(np.random.default_rng(seed)) for seed in range(simulations)]))
+def share(simulations: int, holds: Callable[..., bool], *options: int) -> float:
+    return float(np.mean([holds(np.random.default_rng(seed), *options) for seed in range(simulations)]))
 
 
 def main() -> None:
@@ -73,12 +73,12 @@ def main() -> None:
         return min(test.p_value for test in corrected(tests).values()) < 0.05
 
     for number in (100, 300):
-        print(f"coverage of a mean, {number} queries: {share(options.simulations, lambda r: covers(r, number)):.3f}")
-        found = share(options.simulations, lambda r: difference_covers(r, number))
+        print(f"coverage of a mean, {number} queries: {share(options.simulations, covers, number):.3f}")
+        found = share(options.simulations, difference_covers, number)
         print(f"coverage of a difference, {number} queries: {found:.3f}", flush=True)
     print(f"coverage of a mean of sets of 50, 100 and 300 queries: {share(options.simulations, sets_cover):.3f}")
     for number in (100, 300):
-        print(f"false positives, {number} queries: {share(200, lambda r: finds(r, number)):.3f}")
+        print(f"false positives, {number} queries: {share(200, finds, number):.3f}")
     print(f"false positives, sets of 50, 100 and 300 queries: {share(200, finds_in_sets):.3f}")
     print(f"false positives, ten comparisons with correction: {share(200, finds_one_of_ten):.3f}")
 

@@ -5,9 +5,11 @@
   python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER       an embedding model, over the whole corpus
   python launch/evaluate.py model=bm25 data=beir data.path=FOLDER            on your own data (docs/reference.md)
   python launch/evaluate.py model=bm25 split=dev output=results.json         another split; also written as JSON
+  python launch/evaluate.py model=bi_encoder output=new.json against=old.json    compared with another run
   torchrun --nproc_per_node=8 launch/evaluate.py model=llm_reranker_qwen3    by 8 GPUs
 
-The results are printed, with the paired tests; output=FILE.json also writes them.
+The results are printed, with intervals and paired tests; output=FILE.json also writes them, the values of each query
+and the rankings.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
 
 if TYPE_CHECKING:
-    from recipes.evaluation_run import EvaluationConfig
+    from recipes.evaluate.config import EvaluationConfig
 
 
 def main(settings: EvaluationConfig) -> float:
-    from recipes.evaluation_run import evaluate  # torch, only once the command line is known to be right
+    from recipes.evaluate.run import evaluate  # torch, only once the command line is known to be right
 
     return evaluate(settings, on_lost_rank=end_process)
 

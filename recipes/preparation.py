@@ -10,7 +10,7 @@ from recipes.build import Data, check_auxiliary_folder
 from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
 from recipes.checks.data_fit import check_data
 from recipes.chosen_losses import losses_of
-from recipes.evaluation_choice import choose_evaluation
+from recipes.evaluate.choice import choose_evaluation
 from recipes.negatives.mined_training import check_negatives, check_negatives_of
 from recipes.prompts import check_prompts
 from recipes.run_config import RunConfig

@@ -26,7 +26,7 @@ from models.prompts.run_prompts import RunPrompts
 from models.reasoner import Reasoner
 from recipes.baseline import score_baseline
 from recipes.checks.compatibility import check_is_data
-from recipes.evaluation_choice import ranking_refused
+from recipes.evaluate.choice import ranking_refused
 from recipes.finish import print_results, show_finished, write_results
 from recipes.model_card import model_card
 from recipes.prompts import check_prompts, expect_prompts, lost_in_words, run_prompts

@@ -19,7 +19,7 @@ from inference.quantize import Precision
 from inference.vector_files import in_mebibytes
 from inference.vectors import StoredVectors, encode_texts
 from recipes.checks.compatibility import check_is_data, check_is_model
-from recipes.evaluation_run import CandidatesOfSplits, check_split
+from recipes.evaluate.held_out import CandidatesOfSplits, check_split
 from recipes.prompts import expect_prompts
 from recipes.run_config import check_timeout
 

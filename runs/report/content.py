@@ -16,6 +16,7 @@ RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" come 
     "model": "model",
     "after": "after",
     "fused": "fused",
+    "against": "other run",
 }
 STORED = "/"  # in names of metrics of vectors in fewer dimensions or bits: "nDCG@10/dim128", "nDCG@10/dim128/int8"
 
@@ -73,7 +74,9 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         _about_first_stage(summary),
         f"{recall:.1%} of the relevant documents are among the candidates" if recall is not None else "",
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
+        _intervals(summary),
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
+        *_against(summary),
         *_notes_on_unbeaten_starts(summary),
         below_start(result_rows(summary), summary["metric"]) or "",
         below_first_stage(result_rows(summary), summary["metric"]) or "",
@@ -81,6 +84,24 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]
     return [line for line in lines if line]
+
+
+def _intervals(summary: Mapping[str, Any]) -> str:
+    """The line of the 95% intervals of the chosen metric, of an evaluation."""
+    metric = summary["metric"]
+    bounds = {name: own[metric] for name, own in (summary.get("intervals") or {}).items()}
+    parts = (f"{RANKERS.get(name, name)} [{low:.4f}, {high:.4f}]" for name, (low, high) in bounds.items())
+    return f"{metric}, 95% intervals over queries: {', '.join(parts)}" if bounds else ""
+
+
+def _against(summary: Mapping[str, Any]) -> list[str]:
+    """The paired tests against another run."""
+    tests = summary.get("tests_against") or {}
+    if not tests:
+        return []
+    lines = [f"{metric}, against the other run: {PairedTest(**test)}" for metric, test in tests.items()]
+    several = f" (p with Holm's correction for {len(tests)} metrics)" if len(tests) > 1 else ""
+    return [f"other run: {summary['against_path']}{several}", *lines]
 
 
 def _about_first_stage(summary: Mapping[str, Any]) -> str:

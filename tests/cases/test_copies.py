@@ -11,7 +11,7 @@ from data import candidates
 from data.collection import Collection
 from data.formats.file import FileConfig
 from launch.cli.compose import load
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 from recipes.training_run import train
 
 NEGATIVES = {"comparison", "relevance"}

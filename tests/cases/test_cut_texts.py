@@ -18,7 +18,7 @@ from launch.cli.compose import load
 from launch.inspect_data import main as inspect
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 from recipes.training_run import train
 
 LONG = "the apple is red " * 200

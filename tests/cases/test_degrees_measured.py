@@ -21,7 +21,7 @@ from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
 from launch.inspect_data import inspect_path
 from models.bi_encoder import BiEncoderConfig
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 from recipes.preparation import prepare
 
 

@@ -14,7 +14,7 @@ import pytest
 from data.formats.beir import BEIRConfig, HubParts, read_folder, read_hub
 from data.formats.skipped import SkippedRows
 from launch.cli.compose import load
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 
 SIZE = 20
 HEADER = "query-id\tcorpus-id\tscore\n"

@@ -21,7 +21,7 @@ from data.words import TextAnalyzer, _announce
 from evaluation.metrics import measure
 from evaluation.reranking_evaluator import RerankingConfig, candidate_recall
 from launch.cli.compose import load
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 from recipes.training_run import train
 
 Texts = tuple[str, str]  # a document and the query that it answers

@@ -12,7 +12,7 @@ import pytest
 from data.formats.file import FileConfig
 from evaluation.reranking_evaluator import RerankingConfig, _warn_depth
 from launch.cli.compose import load
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 from recipes.training_run import train
 
 WORDS = ("kettle", "glacier", "violin", "harbour", "engine", "garden", "bridge", "lantern", "river", "castle")

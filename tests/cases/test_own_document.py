@@ -18,7 +18,7 @@ from data.sampling.list_options import ListOptions
 from data.sampling.training_lists import TrainingLists
 from evaluation.metrics import Metrics, Run, measure
 from launch.cli.compose import load
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 
 THINGS = "ferry anchor compass harbour sextant beacon rudder galley lantern paddle schooner tugboat".split()  # noqa: SIM905
 
@@ -93,7 +93,7 @@ def test_every_evaluation_leaves_it_out(
     evaluation = "reranking" if command == "reranking" else "retrieval"
     arguments = ["data=beir", f"data.path={folder}", f"data.cache_dir={tmp_path}", *model, f"eval={evaluation}"]
     runs = []
-    monkeypatch.setattr("recipes.evaluation_run.measure", _recorder(runs))
+    monkeypatch.setattr("recipes.evaluate.rankers.measure", _recorder(runs))
     monkeypatch.setattr(f"evaluation.{evaluation}_evaluator.measure", _recorder(runs))
     for option, ranks_it in (("false", False), ("true", True)):
         runs.clear()

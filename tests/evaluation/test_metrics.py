@@ -73,7 +73,9 @@ def test_names_in_any_case():
     [("ndgc@10", "did you mean nDCG@10"), ("recal@5", "recall@10"), ("nDCG", "nDCG@10"), ("recall@0", "recall@k")],
 )
 def test_a_misspelt_name_is_refused_with_the_nearest_and_all_families(name, hint):
-    with pytest.raises(ValueError, match="valid are nDCG@k, MRR@k, MAP, MAP@k, recall@k, precision@k and accuracy@k") as error:
+    with pytest.raises(
+        ValueError, match="valid are nDCG@k, MRR@k, MAP, MAP@k, recall@k, precision@k and accuracy@k"
+    ) as error:
         parse_metric(name)
     assert hint in str(error.value)
     assert repr(name) in str(error.value)

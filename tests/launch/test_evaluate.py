@@ -15,7 +15,7 @@ from data import candidates
 from inference.search import BlockSearch
 from launch.cli.compose import compose, load
 from models.bi_encoder import BiEncoder
-from recipes.evaluation_run import evaluate
+from recipes.evaluate.run import evaluate
 
 ROOT = Path(__file__).parents[2]
 WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905

@@ -1,0 +1,73 @@
+"""The settings of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.precision import check_precision
+from evaluation.evaluator import EvaluatorConfig
+from recipes.checks.compatibility import check_is_data, check_is_model, check_outputs
+from recipes.evaluate.against_files import check_against
+from recipes.run_config import check_timeout
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """The root of conf/evaluate.yaml."""
+
+    model: Any  # models.capabilities.ModelOptions, or a retriever such as data.bm25.BM25
+    data: Any
+    eval: EvaluatorConfig
+    eval_of_degrees: EvaluatorConfig | None = None  # instead of `eval` for pairs labelled with degrees; None: refused
+    split: str = "test"
+    fusion_weight: float | None = None
+    precision: str = "auto"
+    seed: int = 42
+    output: str | None = None
+    against: str | None = None  # another run, whose rankings of the same queries are compared with
+    timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_timeout(self.timeout_s)
+        check_is_model("model", self.model)
+        check_is_data(self.data)
+        if own := [name for name, loss in self.data.own_losses.items() if loss is not None]:
+            raise ValueError(f"data.sources.{own[0]}.loss is read in training only: leave it out")
+        if not self.model.retrieves_by_itself:
+            check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
+        elif not self.retrieves:
+            reason = (
+                "finds the candidates that eval=reranking reorders"
+                if self.eval.ranks
+                else "gives no scores of pairs, which eval=similarity compares with labels"
+            )
+            raise ValueError(f"model={self.model.name} {reason}: choose eval=retrieval")
+        elif self.fusion_weight is not None:
+            raise ValueError(
+                f"fusion_weight={self.fusion_weight}: model={self.model.name} is fused with nothing, leave it out"
+            )
+        if self.fusion_weight is not None and not 0 <= self.fusion_weight <= 1:
+            raise ValueError(f"fusion_weight={self.fusion_weight} must lie in [0, 1] (1: the model alone)")
+        if self.fusion_weight is not None and not self.eval.ranks:
+            raise ValueError(f"fusion_weight={self.fusion_weight}: eval=similarity fuses with nothing, leave it out")
+        if self.against is not None:
+            if not self.eval.ranks:
+                raise ValueError(f"against={self.against}: eval=similarity ranks nothing to compare, leave it out")
+            check_against(Path(self.against).expanduser())
+        if self.output is not None and not Path(self.output).absolute().parent.is_dir():
+            raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
+
+    @property
+    def retrieves(self) -> bool:
+        return self.eval.searches_corpus
+
+    @property
+    def splits(self) -> list[str]:
+        """The evaluated split, and dev if the fusion weight is fitted on it (no weight is given, dev is not
+        evaluated)."""
+        is_fused = self.eval.ranks and not self.model.retrieves_by_itself
+        fits_weight = is_fused and self.fusion_weight is None and self.split != "dev"
+        return [self.split, "dev"] if fits_weight else [self.split]

@@ -1,0 +1,29 @@
+"""What an evaluation leaves on disk: the results, the values of each query, and the rankings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data.formats.trec import write_trec_run
+from recipes.evaluate.rankers import Measured
+
+QUERIES = ".queries.jsonl"  # beside FILE.json: {"query_id", ranker: {metric: value}}
+
+
+def write_output(output: str, summary: dict[str, Any], measured: Measured) -> None:
+    """Write FILE.json, and beside it FILE.queries.jsonl and a TREC run of each ranker, FILE.RANKER.run."""
+    path = Path(output)
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if not measured.runs:
+        return
+    with path.with_suffix(QUERIES).open("w", encoding="utf-8") as file:
+        for query in measured.qrels:
+            values = {
+                name: {metric: of_query[query] for metric, of_query in result.per_query.items()}
+                for name, result in measured.results.items()
+            }
+            file.write(json.dumps({"query_id": query, **values}, ensure_ascii=False) + "\n")
+    for name, run in measured.runs.items():
+        write_trec_run(path.with_suffix(f".{name}.run"), run, tag=name)
