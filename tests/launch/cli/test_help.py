@@ -106,7 +106,7 @@ def test_groups_have_their_choices_and_settings_their_comments():
     assert re.search(r"^  engine +torch\*, zero0, ", page, re.M)
     assert re.search(r"^  model@teacher +another model, as the teacher$", page, re.M)
     assert re.search(r"^  seed=42$", page, re.M)
-    assert re.search(r"^  output=null +FILE: also write", help_page("", "evaluate", config_folders(None)), re.M)
+    assert re.search(r"^  output=null +FILE\.json: also write", help_page("", "evaluate", config_folders(None)), re.M)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "reason", "encode"])
