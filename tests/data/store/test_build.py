@@ -299,7 +299,7 @@ def test_a_build_killed_by_sigkill_goes_on(write_beir: Callable[..., Path], tmp_
     command = [sys.executable, str(script), str(folder), str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(command, env=environment)
-    while not (parts := list((tmp_path / "cache").glob("texts/.making-*/*/part-*.arrow"))):
+    while not (parts := list((tmp_path / "cache").glob("texts/.making-*/*/part-00000.arrow"))):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
