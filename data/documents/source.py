@@ -167,9 +167,11 @@ class DocumentsConfig(SourceOptions):
 
 
 def _code() -> list[str]:
+    """The code that documents go through: readers of files and tables, languages, near-duplicates."""
     package = Path(data.__path__[0])
-    files = [*sorted((package / "documents").glob("*.py")), package / "inspection" / "near_duplicates.py"]
-    return [file.read_text() for file in files]
+    folders = ("documents", "formats", "inspection")
+    files = [*package.glob("*.py"), *(file for name in folders for file in (package / name).glob("*.py"))]
+    return [file.read_text() for file in sorted(files)]
 
 
 def _versions() -> list[str]:
