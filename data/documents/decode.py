@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from data.documents.latin import latin_encoding
 from data.documents.needed import needed
@@ -22,30 +23,39 @@ CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text h
 MAX_CONTROLS = 0.01  # share of them, beyond which a file is no text: extracted texts have stray ones
 
 
-def read_decoded(path: Path) -> str:
+class Decoded(NamedTuple):
+    """A text, and the encoding that was guessed for it; empty if the bytes say what they are."""
+
+    text: str
+    guessed: str = ""
+
+
+def read_decoded(path: Path) -> Decoded:
     """The text of a file: by its byte order mark, as UTF-8, or in an encoding that is guessed (`_guessed`).
 
     Raises ValueError, without the place, if the file is binary or its encoding cannot be told.
     """
-    return decoded(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+    text, guessed = decoded(path.read_bytes())
+    return Decoded(text.replace("\r\n", "\n").replace("\r", "\n"), guessed)
 
 
-def decoded(content: bytes) -> str:
+def decoded(content: bytes) -> Decoded:
     """The text of these bytes (see `read_decoded`)."""
     for mark, encoding in MARKS:
         if content.startswith(mark):
             try:
-                return content.decode(encoding)
+                return Decoded(content.decode(encoding))
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"not {encoding.upper()}, which its byte order mark says ({error.reason}): save it as UTF-8"
                 ) from None
     check_is_text(content)
     try:
-        return content.decode("utf-8")
+        return Decoded(content.decode("utf-8"))
     except UnicodeDecodeError:
         pass
-    return content.decode(_guessed(content[:SAMPLED]), errors="replace")
+    guessed = _guessed(content[:SAMPLED])
+    return Decoded(content.decode(guessed, errors="replace"), guessed)
 
 
 def check_is_text(content: bytes) -> None:

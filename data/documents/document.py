@@ -29,11 +29,13 @@ class Section:
 
 @dataclass
 class Document:
-    """A title, which may be empty, and sections. `row` is its number in a file of several documents."""
+    """A title, which may be empty, and sections. `row` is its number in a file of several documents; `guessed_encoding`
+    that of a file that is not UTF-8 and does not say what it is."""
 
     title: str
     sections: list[Section]
     row: str = ""
+    guessed_encoding: str = ""
 
     @property
     def is_empty(self) -> bool:

@@ -6,7 +6,7 @@ import codecs
 from pathlib import Path
 from typing import Any
 
-from data.documents.decode import MARKS, check_is_text, decoded
+from data.documents.decode import MARKS, Decoded, check_is_text, decoded
 from data.documents.document import Document, Section, one_line, with_text
 from data.documents.needed import needed
 
@@ -26,7 +26,8 @@ AS_BROWSERS = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "g
 def read_html(path: Path) -> Document:
     """An HTML page. Its title is its first heading of the first level, else that of its head."""
     needed("lxml")
-    soup = needed("bs4").BeautifulSoup(_markup(path.read_bytes()), "lxml")
+    markup, guessed = _markup(path.read_bytes())
+    soup = needed("bs4").BeautifulSoup(markup, "lxml")
     named = one_line(soup.title.get_text()) if soup.title is not None else ""
     first = soup.find("h1")
     title = (one_line(first.get_text(" ")) if first is not None else "") or named
@@ -40,10 +41,10 @@ def read_html(path: Path) -> Document:
                 sections.append(Section(text))
         else:
             sections[-1].add(text)
-    return Document(title, with_text(sections))
+    return Document(title, with_text(sections), guessed_encoding=guessed)
 
 
-def _markup(content: bytes) -> str:
+def _markup(content: bytes) -> Decoded:
     """The text of a page, in the encoding that it names (as browsers read that name) unless it has a byte order mark;
     if it names none that is known, as that of other texts."""
     named = needed("bs4").dammit.EncodingDetector.find_declared_encoding(content, is_html=True)
@@ -54,7 +55,7 @@ def _markup(content: bytes) -> str:
         name = codecs.lookup(named).name
         if name.startswith(("utf-16", "utf-32")):  # the page could not say so in bytes of ASCII
             return decoded(content)
-        return content.decode(AS_BROWSERS.get(name, name), errors="replace")
+        return Decoded(content.decode(AS_BROWSERS.get(name, name), errors="replace"))
     except LookupError:
         return decoded(content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ ReadFile = Callable[[Path], Document]
 
 
 def _of_text(read: Callable[[str], Document]) -> ReadFile:
-    return lambda path: read(read_decoded(path))
+    def read_file(path: Path) -> Document:
+        text, guessed = read_decoded(path)
+        return replace(read(text), guessed_encoding=guessed)
+
+    return read_file
 
 
 CODE = (
@@ -70,7 +75,7 @@ class DocumentReader:
         elif (table := format_of(path, self._formats)) is not None:
             yield from self._rows(path, table)
         elif suffix_of(path) in self._suffixes:  # the user knows that it is text
-            yield read_plain(read_decoded(path))
+            yield _of_text(read_plain)(path)
         else:
             raise ValueError(f"{suffix_of(path)} files are not read ({IN_WORDS}); data.suffixes chooses which are")
 

@@ -40,6 +40,7 @@ class FolderWriter:
     ledger: PairLedger
     near: NearDuplicates | None
     counts: Counter[str] = field(default_factory=Counter)
+    guessed: dict[str, list[str]] = field(default_factory=dict)  # encodings that were guessed, with their files
     _known: set[int] = field(default_factory=set)  # keys of the texts of chunks
 
     def write(self, folder: Path, options: SplitOptions) -> None:
@@ -60,6 +61,7 @@ class FolderWriter:
             "chunks": self.counts["chunks"],
             "dropped_chunks": {name: self.counts[name] for name in ("equal", "nearly equal") if self.counts[name]},
             "hidden": self.walk.hidden,
+            "guessed_encodings": {name: [len(files), files[0]] for name, files in self.guessed.items()},
             "left_out": len(self.skipped.rows),
             "documents_of_splits": {split: documents[split] for split in SPLITS if split in documents},
             "pairs": self.ledger.counts(found),
@@ -84,6 +86,8 @@ class FolderWriter:
                 first = next(documents, None)
                 if first is None:
                     raise ValueError("no text in any of its rows")
+                if first.guessed_encoding:
+                    self.guessed.setdefault(first.guessed_encoding, []).append(file.name)
                 for document in chain([first], documents):
                     yield f"{file.name}#{document.row}" if document.row else file.name, document
             except MissingLibrary:
@@ -174,6 +178,9 @@ def lines_of(name: str, made: Mapping[str, Any], skipped: list[dict[str, str]], 
         f"{name}: {made['chunks']:,} chunks of {made['documents']:,} documents in {made['files']:,} files"
         f"{dropped}{hidden}"
     )
+    if guessed := made["guessed_encodings"].items():
+        each = ", ".join(f"{encoding} {number:,} (the first: {first})" for encoding, (number, first) in guessed)
+        yield f"{name}: files that are not UTF-8, read in an encoding that was guessed: {each}"
     if skipped:
         first = f"{skipped[0]['where']}: {skipped[0]['error']}"
         yield (

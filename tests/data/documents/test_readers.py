@@ -179,7 +179,7 @@ def test_encodings(encoding):
         "\u043a\u043e\u0442\u043e\u0440\u044b\u0439 "
         "\u043d\u0430\u0434\u043e \u043f\u0440\u043e\u0447\u0438\u0442\u0430\u0442\u044c. " * 5,
     }.get(encoding, "na\xefve \u5317\u4eac \U0001f600")
-    assert decoded(text.encode(encoding)) == text
+    assert decoded(text.encode(encoding)).text == text
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_encodings(encoding):
 )
 def test_encodings_of_latin_letters(encoding, text):
     """Of which charset-normalizer alone reads the French as cp1257 (fźtes)."""
-    assert decoded(text.encode(encoding)) == text
+    assert decoded(text.encode(encoding)).text == text
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-16", "utf-8-sig"])

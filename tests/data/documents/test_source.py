@@ -292,6 +292,16 @@ def test_odd_files_are_each_named_and_counted(articles, options, caplog):
     assert "; 1 hidden left out" in caplog.text
 
 
+def test_guessed_encodings_are_said(articles, options, caplog):
+    text = "Les f\u00eates de l'\u00e9t\u00e9 commencent d\u00e9j\u00e0 pr\u00e8s de la rivi\u00e8re."
+    (articles / "latin.txt").write_bytes(text.encode("latin-1"))
+    (articles / "page.html").write_bytes(f"<p>{text} Encore.</p>".encode("latin-1"))
+    (articles / "said.html").write_bytes(f'<meta charset="latin-1"><p>{text} Oui.</p>'.encode("latin-1"))
+    options(articles).build()
+    (line,) = (line for line in caplog.messages if "was guessed" in line)
+    assert line.endswith("in an encoding that was guessed: cp1252 2 (the first: latin.txt)")
+
+
 @pytest.mark.parametrize(
     "name", ["empty.txt", "binary.txt", "huge.txt", "broken.pdf", "picture.png", "pipe.txt", "itself"]
 )
