@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,7 +106,7 @@ def search_index(index: Path, queries: Sequence[Asked], depth: int, *, in_proces
     if in_processes:
         searched = map_in_processes(_search, parts, _Given, index, depth)
     else:
-        searched = map(partial(_search, _Given(index, depth)), parts)
+        searched = map(searcher(index, depth), parts)
     found: list[Found] = []
     last = monotonic()
     for results in searched:
@@ -115,6 +115,11 @@ def search_index(index: Path, queries: Sequence[Asked], depth: int, *, in_proces
             last = monotonic()
             progress.warning("BM25: %s of %s queries searched", f"{len(found):,}", f"{len(queries):,}")
     return found
+
+
+def searcher(index: Path, depth: int) -> Callable[[Sequence[Asked]], list[Found]]:
+    """Open an index of `write_index` once, for searches that come one after the other."""
+    return partial(_search, _Given(index, depth))
 
 
 class _Given:

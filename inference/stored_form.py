@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from inference.quantize import DTYPES, stored_width
 from losses.math.quantization import int8_values, signs
 from losses.math.similarity import Similarity
 
@@ -21,6 +22,15 @@ class StoredForm:
     def suffix(self) -> str:
         """What stands behind the name of a metric: "/dim64/int8"."""
         return (f"/dim{self.dim}" if self.dim else "") + (f"/{self.precision}" if self.precision != "fp32" else "")
+
+    @property
+    def name(self) -> str:
+        """What the form is called: "fp32", "int8", "dim64", "dim64/int8"."""
+        return self.suffix[1:] or self.precision
+
+    def vector_bytes(self, dimension: int) -> int:
+        """The bytes of one stored vector of a model with so many dimensions."""
+        return stored_width(self.precision, self.dim or dimension) * DTYPES[self.precision].itemsize
 
     def values(self, embeddings: Tensor, similarity: Similarity, ranges: Tensor | None = None) -> Tensor:
         """What `StoredVectors.block` reads of stored embeddings [n, dim of the model], as float32 [n, dim]. `ranges` of
