@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -17,15 +17,33 @@ from inference.runner import Runner
 
 logger = logging.getLogger(__name__)
 
+MAX_DEPTHS = 20  # of a sweep, which corrects p-values for all of their pairs
+
 
 @dataclass(frozen=True, kw_only=True)
 class RerankingConfig(EvaluatorConfig):
-    """The options of an evaluation by reranking."""
+    """The options of an evaluation by reranking. `depths`: launch/evaluate.py compares these depths, and `depth`
+    becomes the largest of them."""
 
     depth: int = 30  # candidates reranked per query
     always_rerank_positives: bool = False
+    depths: list[int] = field(default_factory=list)
 
     counts: ClassVar[tuple[str, ...]] = (*EvaluatorConfig.counts, "depth")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.depths:
+            return
+        if min(self.depths) < 1 or len(set(self.depths)) > MAX_DEPTHS:
+            raise ValueError(f"eval.depths={self.depths}: give 1 to {MAX_DEPTHS} depths, each at least 1")
+        if self.always_rerank_positives:
+            raise ValueError(
+                "eval.always_rerank_positives=true adds documents that the first stage has not ranked, and eval.depths "
+                "cuts its ranking: leave one out"
+            )
+        object.__setattr__(self, "depths", sorted(set(self.depths)))
+        object.__setattr__(self, "depth", self.depths[-1])
 
     @property
     def method(self) -> str:
@@ -147,8 +165,8 @@ def candidate_recall(qrels: Qrels, run: Run) -> float:
 @cache  # warn once, not for every split
 def _warn_depth(depth: int, longest: int) -> None:
     logger.warning(
-        "eval.depth=%d: the first stage gives at most %d candidates to rerank; raise data.candidates.depth, unless no "
-        "more documents share a word with a query",
+        "eval.depth=%d: the first stage gives at most %d candidates to rerank; raise data.candidates.depth (or give a "
+        "run that is deeper), unless no more documents share a word with a query",
         depth,
         longest,
     )

@@ -6,6 +6,7 @@
   python launch/evaluate.py model=bm25 data=beir data.path=FOLDER            on your own data (docs/reference.md)
   python launch/evaluate.py model=bm25 split=dev output=results.json         another split; also written as JSON
   python launch/evaluate.py model=bi_encoder output=new.json against=old.json    compared with another run
+  python launch/evaluate.py 'first_stages=[bm25,FILE.run]' 'eval.depths=[10,30]'    from several first stages, by depth
   torchrun --nproc_per_node=8 launch/evaluate.py model=llm_reranker_qwen3    by 8 GPUs
 
 The results are printed, with intervals and paired tests; output=FILE.json also writes them, the values of each query

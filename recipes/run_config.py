@@ -43,6 +43,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
+        if depths := getattr(self.eval, "depths", None):
+            raise ValueError(f"eval.depths={depths} are compared by launch/evaluate.py: leave them out of a training")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from engines.precision import check_precision
 from evaluation.evaluator import EvaluatorConfig
 from recipes.checks.compatibility import check_is_data, check_is_model, check_outputs
 from recipes.evaluate.against_files import check_against
+from recipes.evaluate.first_stage_names import check_entries
 from recipes.run_config import check_timeout
 
 
@@ -27,6 +28,7 @@ class EvaluationConfig:
     seed: int = 42
     output: str | None = None
     against: str | None = None  # another run, whose rankings of the same queries are compared with
+    first_stages: list[str] = field(default_factory=list)  # bm25, run files, embedding models; none: the candidates
     timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
 
     def __post_init__(self) -> None:
@@ -57,8 +59,23 @@ class EvaluationConfig:
             if not self.eval.ranks:
                 raise ValueError(f"against={self.against}: eval=similarity ranks nothing to compare, leave it out")
             check_against(Path(self.against).expanduser())
+        self._check_first_stages()
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
+
+    def _check_first_stages(self) -> None:
+        if not self.first_stages:
+            return
+        if self.retrieves or not self.eval.ranks:
+            raise ValueError(
+                "first_stages give the candidates that are reranked: choose eval=reranking, or leave it out"
+            )
+        if self.against is not None:
+            raise ValueError(
+                f"against={self.against} compares one ranking with another, and first_stages gives several: leave one "
+                "out (output=FILE.json writes each of them as a run, FILE.NAME.model.run)"
+            )
+        check_entries(self.first_stages)
 
     @property
     def retrieves(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.candidates import NOTHING, CandidateSource, LeftOut, Queries, bm25_options_of
+from data.candidates import NOTHING, CandidateSource, LeftOut, NoCandidates, Queries, bm25_options_of
 from data.collection import Candidates, Collection, Split
 from recipes.evaluate.config import EvaluationConfig
 
@@ -41,6 +41,8 @@ def build_data(settings: EvaluationConfig) -> Collection:
     """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
     only; for labels of pairs it searches for none."""
     data = settings.data.map_sources(lambda source: source.for_evaluation(settings.split))
+    if settings.first_stages and hasattr(data, "candidates"):  # they give the candidates
+        return replace(data, candidates=NoCandidates()).build()
     bm25 = bm25_options_of(getattr(data, "candidates", None))
     if bm25 is None or (settings.eval.ranks and not settings.retrieves):
         return data.build()

@@ -8,7 +8,10 @@ from typing import Any
 
 from data.formats.trec import write_trec_run
 from recipes.evaluate.rankers import Measured
+from runs.report.depth_page import write_depth_page
+from runs.report.first_stages import sweeps_of
 
+DEPTHS = ".depths.html"  # beside FILE.json, the picture of a depth sweep
 QUERIES = ".queries.jsonl"  # beside FILE.json: {"query_id", ranker: {metric: value}}
 
 
@@ -16,6 +19,8 @@ def write_output(output: str, summary: dict[str, Any], measured: Measured) -> No
     """Write FILE.json, and beside it FILE.queries.jsonl and a TREC run of each ranker, FILE.RANKER.run."""
     path = Path(output)
     path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if sweeps := sweeps_of(summary):
+        write_depth_page(f"{summary['name_or_path']} on {summary['data']}", sweeps, path.with_suffix(DEPTHS))
     if not measured.runs:
         return
     with path.with_suffix(QUERIES).open("w", encoding="utf-8") as file:

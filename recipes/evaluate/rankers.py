@@ -18,6 +18,7 @@ from evaluation.metrics import Metrics, Qrels, Run, measure
 from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.significance import interval_of, paired_test
 from recipes.evaluate.config import EvaluationConfig
+from recipes.evaluate.depths import check_has_first_stage, depth_sweep
 from recipes.evaluate.held_out import merge_splits
 from recipes.prompts import expect_prompts
 from recipes.results import source_of_first_stage
@@ -68,6 +69,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> Measured:
         raise ValueError(
             f"fusion_weight={settings.fusion_weight}: {why}, so there is no first stage to fuse with: leave it out"
         )
+    check_has_first_stage(settings, has_first_stage(split))
     queries = judged_queries(split, settings.eval.max_queries)
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     device = process_group.device()
@@ -98,6 +100,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> Measured:
         **({} if evaluator.has_first_stage else {"first_stage": None}),
         **source_of_first_stage(evaluator),
         **describe(settings, results),
+        **depth_sweep(settings, qrels, first_stage, ranked),
         "recall_ceiling": None if settings.retrieves else candidate_recall(qrels, first_stage),
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,

@@ -8,6 +8,7 @@ from engines.distributed.heartbeat import OnLostRank
 from recipes.evaluate.against import compare_with
 from recipes.evaluate.choice import choose_evaluation, ranking_refused
 from recipes.evaluate.config import EvaluationConfig
+from recipes.evaluate.first_stages import check_first_stages, compare_first_stages
 from recipes.evaluate.held_out import build_data, check_split
 from recipes.evaluate.output import write_output
 from recipes.evaluate.rankers import compare, correlate, evaluate_retriever
@@ -20,10 +21,12 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
     is_retriever = settings.model.retrieves_by_itself
     if not is_retriever:
         settings.model.check(needs_head=True)  # before the data is read
+        check_first_stages(settings)
     collection = build_data(settings)
     check_split(settings.split, collection)
     settings = fit_evaluation(settings, collection)
     measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
+    measure_model = compare_first_stages if settings.first_stages else measure_model
     measured = measure_model(settings, collection)
     if settings.against is not None:
         measured = compare_with(settings, measured)

@@ -62,6 +62,28 @@ def draw(
     return _as_html(title, svg, f"{title} by step")
 
 
+def draw_intervals(title: str, points: Sequence[tuple[float, float, float, float]], x_label: str) -> str:
+    """Draw means with their intervals as an HTML `<figure>`, from (place, mean, low, high); the first mean is a dashed
+    line to compare with."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+        figure = Figure(figsize=(4.6, 2.5))
+        axes = figure.add_axes(AXES)
+        places, means = [point[0] for point in points], [point[1] for point in points]
+        axes.axhline(means[0], color=INK, linewidth=0.8, linestyle="--")
+        axes.vlines(places, [low for *_, low, _ in points], [high for *_, high in points], color=PALE, linewidth=3)
+        axes.plot(places, means, color=LINE, linewidth=1.6, marker="o", markersize=3.5)
+        axes.set_xlabel(x_label, color=INK)
+        axes.locator_params(axis="x", nbins=7, integer=True)
+        axes.grid(color=FAINT, linewidth=0.6)
+        axes.tick_params(colors=INK, length=0)
+        axes.spines[:].set_visible(False)
+        svg = _svg(figure)
+    return _as_html(title, svg, title)
+
+
 def draw_bars(
     title: str,
     heights: Mapping[str, float] | Points,

@@ -7,6 +7,8 @@ from typing import Any
 
 from data.truncation import line_of_summary
 from evaluation.significance import PairedTest
+from runs.report.depths import lines_of_sweep
+from runs.report.first_stages import lines_of_first_stages, rows_of_first_stages, sweeps_of
 from runs.report.table import ORACLE, below_first_stage, below_start, format_table
 
 RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" come from launch/evaluate.py
@@ -26,11 +28,15 @@ def print_table(summary: Mapping[str, Any]) -> None:
     print(format_table(result_rows(summary)))
     for remark in remarks(summary):
         print(remark)
+    for name, sweep in sweeps_of(summary).items():
+        print("", *lines_of_sweep(name, sweep), sep="\n")
 
 
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The metrics of each ranker in a summary: all of them if it has `metrics`, else the chosen one; then the
     oracle."""
+    if summary.get("first_stages"):
+        return rows_of_first_stages(summary)
     all_metrics = summary.get("metrics") or {}
     rows: dict[str, dict[str, float]] = {}
     for key, name in RANKERS.items():
@@ -67,7 +73,9 @@ def form_in_words(form: str) -> str:
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about the results: queries, recall of the candidates, fusion weight, paired tests, notes, warnings."""
     recall, weight = summary.get("recall_ceiling"), summary.get("fusion_weight")
-    tests = {_test_name(name): PairedTest(**test) for name, test in (summary.get("tests") or {}).items()}
+    several = bool(summary.get("first_stages"))
+    own_tests = {} if several else summary.get("tests") or {}
+    tests = {_test_name(name): PairedTest(**test) for name, test in own_tests.items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
     lines = [
         number_of_tests(summary, "") if summary.get("test_queries") else "",
@@ -76,10 +84,11 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         f"fused: {weight:.2f} model + {1 - weight:.2f} {first_stage} (z-scores)" if weight is not None else "",
         _intervals(summary),
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
+        *(lines_of_first_stages(summary) if several else ()),
         *_against(summary),
         *_notes_on_unbeaten_starts(summary),
         below_start(result_rows(summary), summary["metric"]) or "",
-        below_first_stage(result_rows(summary), summary["metric"]) or "",
+        "" if several else below_first_stage(result_rows(summary), summary["metric"]) or "",
         line_of_summary(summary["truncated"]) if summary.get("truncated") else "",
         *(f"warning: {warning}" for warning in summary.get("warnings") or ()),
     ]

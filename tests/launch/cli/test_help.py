@@ -73,7 +73,8 @@ def test_the_examples_are_right(command):
         words = shlex.split(line)
         given = words[words.index(f"launch/{command}.py") + 1 :]
         flags = {"-m", "--cfg", "job"}
-        compose([word.partition(",")[0] for word in given if word not in flags], SETTINGS[command])
+        first = [word if "[" in word else word.partition(",")[0] for word in given if word not in flags]  # of a sweep
+        compose(first, SETTINGS[command])
 
 
 def test_the_examples_of_plan_and_inspect_data_and_rerank_are_right(monkeypatch):
