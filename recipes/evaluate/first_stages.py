@@ -17,7 +17,6 @@ from data.collection import Collection, Split
 from data.formats.trec import read_run
 from data.truncation import summary_of
 from engines.distributed import process_group
-from engines.precision import MixedPrecision, uses_bf16
 from evaluation.evaluator import Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.fusion import fuse
 from evaluation.metrics import Metrics, Run, measure
@@ -26,11 +25,12 @@ from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import corrected, paired_test
 from inference.stored_form import StoredForm
 from models.bi_encoder import BiEncoderConfig
+from models.capabilities import RankingModel
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.depths import depth_sweep
 from recipes.evaluate.first_stage_names import BM25_ENTRY, is_run_file, names_of
 from recipes.evaluate.held_out import merge_splits
-from recipes.evaluate.rankers import Measured, fit_fusion, intervals, select_queries
+from recipes.evaluate.rankers import Measured, fit_fusion, intervals, runner_of, select_queries
 from recipes.prompts import expect_prompts
 
 logger = logging.getLogger(__name__)
@@ -49,22 +49,19 @@ def check_first_stages(settings: EvaluationConfig) -> None:
                 raise type(error)(f"first_stages: {error}") from None
 
 
-def compare_first_stages(settings: EvaluationConfig, collection: Collection) -> Measured:
+def compare_first_stages(settings: EvaluationConfig, collection: Collection, model: RankingModel) -> Measured:
     """The results of a reranker behind each of `first_stages`: the first stage, its candidates reranked, both fused,
     and paired tests, with Holm's correction for all of them. A pair of query and document is scored once."""
     queries, dev_queries = _queries(settings, collection)
     merged = merge_splits(collection, queries | dev_queries)
     entries = names_of(settings.first_stages)
     found = {name: _candidates(entry, settings, collection, merged, queries) for name, entry in entries.items()}
-    device = process_group.device()
-    model = settings.model.build(settings.seed).to(device)
     expect_prompts(model, collection)
     evaluators = _evaluators(settings, collection, merged, found, model.tokenizer)
     scorer = copy(next(iter(evaluators.values())))
     runs = [evaluator.first_stage_run for evaluator in evaluators.values()]
     scorer.lists = {query: dict.fromkeys(chain(*(run[query] for run in runs)), 0.0) for query in merged.queries}
-    runner = MixedPrecision(model, uses_bf16(settings.precision, device))
-    scores = scorer.score(runner, settings.eval.token_budget)
+    scores = scorer.score(runner_of(settings, model), settings.eval.token_budget)
     behind = {name: _behind(settings, own, scores, queries, dev_queries) for name, own in evaluators.items()}
     summary = {
         "name_or_path": settings.model.name_or_path,
@@ -109,13 +106,12 @@ def _candidates(
         return leave_out(bm25.retrieve(collection.documents, split.queries, deep), split.own_documents, depth)
     if is_run_file(entry):
         return leave_out(_read(entry, collection, split, queries), split.own_documents, depth)
-    device = process_group.device()
-    model = BiEncoderConfig(name_or_path=entry).build(settings.seed).to(device)
+    model = BiEncoderConfig(name_or_path=entry).build(settings.seed).to(process_group.device())
     expect_prompts(model, collection)
     search = RetrievalConfig(metric="nDCG@1", metrics=[], depth=depth, token_budget=settings.eval.token_budget)
     prompts = Prompts.of(collection)
     evaluator = search.build(replace(split, candidates={}), collection.documents, model.tokenizer, prompts=prompts)
-    return evaluator.retrieve(MixedPrecision(model, uses_bf16(settings.precision, device)))[StoredForm()]
+    return evaluator.retrieve(runner_of(settings, model))[StoredForm()]
 
 
 def _read(entry: str, collection: Collection, split: Split, queries: CollectionOf[str]) -> Run:

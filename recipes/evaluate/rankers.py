@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from data.bm25 import BM25
 from data.candidates import bm25_options_of
-from data.collection import Collection
+from data.collection import Collection, Split
 from data.truncation import summary_of
 from engines.distributed import process_group
 from engines.precision import MixedPrecision, uses_bf16
@@ -17,6 +18,7 @@ from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Qrels, Run, measure
 from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.significance import interval_of, paired_test
+from models.capabilities import RankingModel
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.depths import check_has_first_stage, depth_sweep
 from recipes.evaluate.held_out import merge_splits
@@ -36,44 +38,55 @@ class Measured:
     runs: dict[str, Run] = field(default_factory=dict)
 
 
-def evaluate_retriever(settings: EvaluationConfig, collection: Collection) -> Measured:
+def evaluate_retriever(settings: EvaluationConfig, collection: Collection, model: BM25) -> Measured:
     """The results of a retriever that needs no model (BM25)."""
     split = collection.split(settings.split)
     queries = judged_queries(split, settings.eval.max_queries)
     depth, own = settings.eval.retrieval_depth, split.own_documents
-    run = settings.model.retrieve(collection.documents, queries, depth + most_own_documents(own, queries))
-    run = leave_out(run, own, depth)
-    name = settings.model.name
+    found = model.retrieve(collection.documents, queries, depth + most_own_documents(own, queries))
+    run = leave_out(found, own, depth)
+    name = model.name
     qrels = {query: split.qrels[query] for query in queries}
     results = {name: measure(qrels, run, settings.eval.metrics)}
     summary = {"name_or_path": name, **describe(settings, results), "test_queries": len(queries)}
     return Measured(summary, qrels, results, {name: run})
 
 
-def compare(settings: EvaluationConfig, collection: Collection) -> Measured:
-    """The results of a model, of the first stage, and of both fused."""
-    split = collection.split(settings.split)
+def check_fusion(settings: EvaluationConfig, split: Split) -> None:
+    """Raise ValueError if a fusion weight or depths are set, and the split has no first stage to fuse with or to cut."""
+    if settings.first_stages:
+        return
+    check_has_first_stage(settings, settings.eval.has_first_stage(split))
+    if settings.fusion_weight is None or settings.eval.has_first_stage(split):
+        return
+    listed = "what the data list with each query"
+    why = f"the candidates are {listed}, in random order"
+    why = f"the whole corpus is searched, not {listed}" if settings.retrieves else why
+    raise ValueError(
+        f"fusion_weight={settings.fusion_weight}: {why}, so there is no first stage to fuse with: leave it out"
+    )
+
+
+def dev_to_fit_on(settings: EvaluationConfig, collection: Collection) -> Split | None:
+    """The dev split on which the fusion weight is fitted; None if there is none, or nothing to fuse with."""
     dev = collection.splits.get("dev") if "dev" in settings.splits[1:] else None
-    if dev is not None and dev.degrees:
+    if dev is None:
+        return None
+    if dev.degrees:
         logger.warning(
             "data %s: %s in dev, which gives no fusion weight: fusion_weight=0.5 chooses one",
             collection.evaluated.name,
             dev.degrees,
         )
-    has_first_stage = settings.eval.has_first_stage
-    dev = dev if dev is not None and has_first_stage(dev) and has_first_stage(split) else None
-    if settings.fusion_weight is not None and not has_first_stage(split):
-        listed = "what the data list with each query"
-        why = f"the candidates are {listed}, in random order"
-        why = f"the whole corpus is searched, not {listed}" if settings.retrieves else why
-        raise ValueError(
-            f"fusion_weight={settings.fusion_weight}: {why}, so there is no first stage to fuse with: leave it out"
-        )
-    check_has_first_stage(settings, has_first_stage(split))
+    return dev if all(map(settings.eval.has_first_stage, (dev, collection.split(settings.split)))) else None
+
+
+def compare(settings: EvaluationConfig, collection: Collection, model: RankingModel) -> Measured:
+    """The results of a model, of the first stage, and of both fused."""
+    split = collection.split(settings.split)
+    dev = dev_to_fit_on(settings, collection)
     queries = judged_queries(split, settings.eval.max_queries)
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
-    device = process_group.device()
-    model = settings.model.build(settings.seed).to(device)
     expect_prompts(model, collection)
     # The queries of both splits are evaluated together, so that a corpus is embedded once.
     options = replace(settings.eval, max_queries=None)
@@ -83,7 +96,7 @@ def compare(settings: EvaluationConfig, collection: Collection) -> Measured:
     first_stage = select_queries(evaluator.first_stage_run, queries)
     if not settings.retrieves:
         check_candidates(first_stage)  # those of dev do not count
-    result = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device)))
+    result = evaluator.evaluate(runner_of(settings, model))
 
     qrels = {query: evaluator.qrels[query] for query in queries}
     ranked = select_queries(result.run, queries)
@@ -110,14 +123,12 @@ def compare(settings: EvaluationConfig, collection: Collection) -> Measured:
     return Measured(summary, qrels, results, runs)
 
 
-def correlate(settings: EvaluationConfig, collection: Collection) -> Measured:
+def correlate(settings: EvaluationConfig, collection: Collection, model: RankingModel) -> Measured:
     """The results of a model by the labels of pairs. There is no first stage and nothing to fuse."""
-    device = process_group.device()
-    model = settings.model.build(settings.seed).to(device)
     expect_prompts(model, collection)
     split, prompts = collection.split(settings.split), Prompts.of(collection)
     evaluator = settings.eval.build(split, collection.documents, model.tokenizer, prompts=prompts)
-    metrics = evaluator.evaluate(MixedPrecision(model, uses_bf16(settings.precision, device))).metrics
+    metrics = evaluator.evaluate(runner_of(settings, model)).metrics
     summary = {
         "name_or_path": settings.model.name_or_path,
         "method": settings.eval.method,
@@ -133,6 +144,11 @@ def correlate(settings: EvaluationConfig, collection: Collection) -> Measured:
         "truncated": summary_of({settings.split: evaluator.truncation()}, model.tokenizer.max_length),
     }
     return Measured(summary)
+
+
+def runner_of(settings: EvaluationConfig, model: RankingModel) -> MixedPrecision:
+    """The model as evaluators run it, on its device."""
+    return MixedPrecision(model, uses_bf16(settings.precision, process_group.device()))
 
 
 def first_stage_key(settings: EvaluationConfig) -> str:

@@ -11,7 +11,7 @@ from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.first_stages import check_first_stages, compare_first_stages
 from recipes.evaluate.held_out import build_data, check_split
 from recipes.evaluate.output import write_output
-from recipes.evaluate.rankers import compare, correlate, evaluate_retriever
+from recipes.evaluate.rankers import check_fusion, compare, correlate, evaluate_retriever
 from runs.report.content import print_table
 
 
@@ -25,9 +25,11 @@ def evaluate(settings: EvaluationConfig, *, on_lost_rank: OnLostRank | None = No
     collection = build_data(settings)
     check_split(settings.split, collection)
     settings = fit_evaluation(settings, collection)
+    check_fusion(settings, collection.split(settings.split))
+    model = settings.model if is_retriever else settings.model.build(settings.seed).to(process_group.device())
     measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
     measure_model = compare_first_stages if settings.first_stages else measure_model
-    measured = measure_model(settings, collection)
+    measured = measure_model(settings, collection, model)
     if settings.against is not None:
         measured = compare_with(settings, measured)
     place = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split}
