@@ -18,10 +18,12 @@ from inference.runner import Runner
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A model's metrics and its scores `run[query][document]`."""
+    """A model's metrics and its scores `run[query][document]`. `index`: what was searched, in JSON types (see
+    `evaluation.retrieval_evaluator.index_of`); None if no corpus was."""
 
     metrics: Metrics
     run: Run
+    index: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Evaluator(Protocol):
     def truncation(self, queries: Container[str] | None = None) -> Truncation | None:
         """How many of the texts that the model reads were cut, of these queries (None: of all); None if its tokenizer
         does not count them. Call it on all ranks."""
+
+    @property
+    def partial(self) -> dict[str, Any] | None:
+        """The part of the corpus that is searched (`evaluation.retrieval_evaluator.part_of`); None: the whole, or
+        none."""
 
     @property
     def num_pairs(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collection import Split
+from data.collection import Split, content_hash
 from data.hashing import stable_hash
 from data.truncation import Truncation
 from evaluation.evaluator import (
@@ -44,12 +44,13 @@ class RetrievalConfig(EvaluatorConfig):
     dimensions that are among the ten best, "overlap@10/int8". fp32 is always measured. The queries stay float32, unless
     `quantize_queries`.
 
-    With `dev_max_documents` the evaluations during training search only a part of the corpus. Their values are higher
-    than over the whole corpus, and can be compared only with each other.
+    With `max_documents` only a part of the corpus is searched, with `dev_max_documents` in the evaluations during
+    training. Such values are higher than over the whole corpus, and can be compared only with each other.
     """
 
     metrics: list[str] = field(default_factory=lambda: ["nDCG@10", "MRR@10", "MAP", "recall@10", "recall@100"])
     depth: int = 1000
+    max_documents: int | None = None
     dev_max_queries: int | None = 500
     dev_max_documents: int | None = 1000
     dims: list[int] = field(default_factory=list)
@@ -64,6 +65,7 @@ class RetrievalConfig(EvaluatorConfig):
     counts: ClassVar[tuple[str, ...]] = (
         *EvaluatorConfig.counts,
         "depth",
+        "max_documents",
         "dev_max_documents",
         "query_block",
         "document_block",
@@ -91,7 +93,9 @@ class RetrievalConfig(EvaluatorConfig):
 
     @property
     def method(self) -> str:
-        return "retrieved from the whole corpus"
+        if self.max_documents is None:
+            return "retrieved from the whole corpus"
+        return f"retrieved from a part of the corpus, at most {self.max_documents:,} documents"
 
     @property
     def retrieval_depth(self) -> int:
@@ -110,14 +114,15 @@ class RetrievalConfig(EvaluatorConfig):
         dev: bool = False,
         prompts: Prompts | None = None,
     ) -> RetrievalEvaluator:
-        """Build the evaluator of one split, limited to `dev_max_queries` and `dev_max_documents` if `dev`."""
+        """Build the evaluator of one split, limited to `dev_max_queries` and `dev_max_documents` if `dev`, else to
+        `max_queries` and `max_documents`."""
         return RetrievalEvaluator(
             split,
             documents,
             tokenizer,
             self,
             max_queries=self.dev_max_queries if dev else self.max_queries,
-            max_documents=self.dev_max_documents if dev else None,
+            max_documents=self.dev_max_documents if dev else self.max_documents,
             prompts=prompts or Prompts(),
         )
 
@@ -155,6 +160,9 @@ class RetrievalEvaluator:
         self.own_documents = split.own_documents
         candidates = {query: dict(split.candidates.get(query, [])[: config.depth]) for query in self.queries}
         self.documents = reduced_corpus(documents, self.qrels, candidates, max_documents)
+        self.partial = part_of(self.documents, documents)
+        self.total_documents = len(documents)
+        self.dimension = 0  # of the model, once it has embedded
         self.first_stage_run = {
             query: {document: score for document, score in scores.items() if document in self.documents}
             for query, scores in candidates.items()
@@ -194,12 +202,14 @@ class RetrievalEvaluator:
             if form.precision != "fp32":
                 measured |= {f"overlap@{OVERLAP_DEPTH}": overlaps(runs[replace(form, precision="fp32")], run)}
             values |= {name + form.suffix: of_queries for name, of_queries in measured.items()}
-        return EvaluationResult(Metrics({}, values).over(list(self.qrels)), runs[StoredForm()])
+        index = index_of(self.config.forms, self.dimension, self.total_documents)
+        return EvaluationResult(Metrics({}, values).over(list(self.qrels)), runs[StoredForm()], index)
 
     def retrieve(self, runner: Runner) -> dict[StoredForm, Run]:
         """Search documents in each of the configured forms, in one pass over the corpus."""
         similarity = similarity_of(runner.model)
         queries = self._embed(runner, self.query_sequences)
+        self.dimension = queries.shape[1]
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
             raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
         embedded, ranges = self._ranges(runner, queries.shape[1])
@@ -251,6 +261,20 @@ class RetrievalEvaluator:
             for query, found, values in zip(self.queries, indices.tolist(), scores.tolist(), strict=True)
         }
         return leave_out(run, self.own_documents, self.config.depth)
+
+
+def index_of(forms: Sequence[StoredForm], dimension: int, documents: int) -> dict[str, Any]:
+    """The dimension of the model, the number of documents of the whole corpus, and the bytes of their vectors by stored
+    form ("fp32", "dim128/int8")."""
+    sizes = {form.name: form.vector_bytes(dimension) * documents for form in forms}
+    return {"dimension": dimension, "documents": documents, "bytes": sizes}
+
+
+def part_of(part: Mapping[str, str], whole: Mapping[str, str]) -> dict[str, Any] | None:
+    """How many documents of how many are searched, and a hash of which; None if all are."""
+    if len(part) == len(whole):
+        return None
+    return {"documents": len(part), "of": len(whole), "hash": content_hash(sorted(part))}
 
 
 def overlaps(exact: Run, found: Run) -> dict[str, float]:

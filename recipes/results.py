@@ -54,6 +54,11 @@ def source_of_first_stage(test: Evaluator) -> dict[str, str]:
     return {"first_stage_source": test.first_stage_source} if test.first_stage_source else {}
 
 
+def partial_entry(partial: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry of a summary that says that only a part of the corpus was searched; nothing if all of it was."""
+    return {} if partial is None else {"partial": dict(partial)}
+
+
 def summarise(
     data: Collection | Mixture,
     test: Evaluator,
@@ -78,6 +83,7 @@ def summarise(
         "recall_ceiling": test.candidate_recall,
         "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),
+        **partial_entry(test.partial),
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
         "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.max_length),
         "steps": outcome.steps,

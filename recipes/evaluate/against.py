@@ -11,7 +11,7 @@ from data.formats.trec import read_run
 from engines.distributed import process_group
 from evaluation.metrics import Run, measure
 from evaluation.significance import corrected, paired_test
-from recipes.evaluate.against_files import queries_of, rankings_of
+from recipes.evaluate.against_files import check_part, queries_of, rankings_of
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.rankers import Measured, intervals
 
@@ -25,6 +25,7 @@ def compare_with(settings: EvaluationConfig, measured: Measured) -> Measured:
     metric, with Holm's correction for their number."""
     assert settings.against is not None
     path = Path(settings.against).expanduser()
+    check_part(path, measured.summary.get("partial"))
     run = read_run(rankings_of(path))
     check_queries(path, run, measured.qrels)
     other = measure(measured.qrels, {query: run.get(query, {}) for query in measured.qrels}, settings.eval.metrics)

@@ -29,6 +29,7 @@ class EvaluationConfig:
     output: str | None = None
     against: str | None = None  # another run, whose rankings of the same queries are compared with
     first_stages: list[str] = field(default_factory=list)  # bm25, run files, embedding models; none: the candidates
+    cost: bool = False  # also measure documents per second, the time of a query, memory and index
     timeout_s: float = 1800.0  # seconds without progress of a rank or collective after which the run is ended
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class EvaluationConfig:
                 raise ValueError(f"against={self.against}: eval=similarity ranks nothing to compare, leave it out")
             check_against(Path(self.against).expanduser())
         self._check_first_stages()
+        if self.cost and not self.eval.ranks:
+            raise ValueError("cost=true: eval=similarity finds no documents for queries, leave it out")
         if self.output is not None and not Path(self.output).absolute().parent.is_dir():
             raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
 

@@ -27,6 +27,7 @@ from inference.stored_form import StoredForm
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import RankingModel
 from recipes.evaluate.config import EvaluationConfig
+from recipes.evaluate.costs import cost_of_model
 from recipes.evaluate.depths import depth_sweep
 from recipes.evaluate.first_stage_names import BM25_ENTRY, is_run_file, names_of
 from recipes.evaluate.held_out import merge_splits
@@ -61,7 +62,8 @@ def compare_first_stages(settings: EvaluationConfig, collection: Collection, mod
     scorer = copy(next(iter(evaluators.values())))
     runs = [evaluator.first_stage_run for evaluator in evaluators.values()]
     scorer.lists = {query: dict.fromkeys(chain(*(run[query] for run in runs)), 0.0) for query in merged.queries}
-    scores = scorer.score(runner_of(settings, model), settings.eval.token_budget)
+    runner = runner_of(settings, model)
+    scores = scorer.score(runner, settings.eval.token_budget)
     behind = {name: _behind(settings, own, scores, queries, dev_queries) for name, own in evaluators.items()}
     summary = {
         "name_or_path": settings.model.name_or_path,
@@ -75,6 +77,7 @@ def compare_first_stages(settings: EvaluationConfig, collection: Collection, mod
         "test_queries": len(queries),
         "truncated": summary_of({settings.split: scorer.truncation(queries)}, model.tokenizer.max_length),
     }
+    summary |= cost_of_model(settings, collection, runner, next(iter(evaluators.values())), queries)
     results = {f"{name}.{key}": value for name, own in behind.items() for key, value in own.results.items()}
     rankings = {f"{name}.{key}": run for name, own in behind.items() for key, run in own.runs.items()}
     return Measured(summary, {query: merged.qrels[query] for query in queries}, results, rankings)

@@ -17,13 +17,15 @@ from evaluation.evaluator import Evaluator, Prompts, judged_queries, leave_out, 
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Qrels, Run, measure
 from evaluation.reranking_evaluator import candidate_recall, check_candidates
+from evaluation.retrieval_evaluator import part_of, reduced_corpus
 from evaluation.significance import interval_of, paired_test
 from models.capabilities import RankingModel
 from recipes.evaluate.config import EvaluationConfig
+from recipes.evaluate.costs import cost_of_model, cost_of_retriever
 from recipes.evaluate.depths import check_has_first_stage, depth_sweep
 from recipes.evaluate.held_out import merge_splits
 from recipes.prompts import expect_prompts
-from recipes.results import source_of_first_stage
+from recipes.results import partial_entry, source_of_first_stage
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +49,21 @@ def evaluate_retriever(settings: EvaluationConfig, collection: Collection, model
     run = leave_out(found, own, depth)
     name = model.name
     qrels = {query: split.qrels[query] for query in queries}
+    part = reduced_corpus(collection.documents, qrels, run, getattr(settings.eval, "max_documents", None))
+    run = {query: {name: score for name, score in of.items() if name in part} for query, of in run.items()}
     results = {name: measure(qrels, run, settings.eval.metrics)}
-    summary = {"name_or_path": name, **describe(settings, results), "test_queries": len(queries)}
+    summary = {
+        "name_or_path": name,
+        **describe(settings, results),
+        "test_queries": len(queries),
+        **partial_entry(part_of(part, collection.documents)),
+        **cost_of_retriever(settings, collection, model, queries),
+    }
     return Measured(summary, qrels, results, {name: run})
 
 
 def check_fusion(settings: EvaluationConfig, split: Split) -> None:
-    """Raise ValueError if a fusion weight or depths are set, and the split has no first stage to fuse with or to cut."""
+    """Raise ValueError if a fusion weight or depths are set, and the split has no first stage for them."""
     if settings.first_stages:
         return
     check_has_first_stage(settings, settings.eval.has_first_stage(split))
@@ -96,8 +106,8 @@ def compare(settings: EvaluationConfig, collection: Collection, model: RankingMo
     first_stage = select_queries(evaluator.first_stage_run, queries)
     if not settings.retrieves:
         check_candidates(first_stage)  # those of dev do not count
-    result = evaluator.evaluate(runner_of(settings, model))
-
+    runner = runner_of(settings, model)
+    result = evaluator.evaluate(runner)
     qrels = {query: evaluator.qrels[query] for query in queries}
     ranked = select_queries(result.run, queries)
     results, runs = {"model": result.metrics.over(queries)}, {"model": ranked}
@@ -118,7 +128,10 @@ def compare(settings: EvaluationConfig, collection: Collection, model: RankingMo
         "ceiling": evaluator.oracle.over(queries).mean or None,
         "fusion_weight": weight,
         "test_queries": len(queries),
+        **partial_entry(evaluator.partial),
+        **({} if result.index is None else {"index": result.index}),
         "truncated": summary_of({settings.split: evaluator.truncation(queries)}, model.tokenizer.max_length),
+        **cost_of_model(settings, collection, runner, evaluator, queries),
     }
     return Measured(summary, qrels, results, runs)
 

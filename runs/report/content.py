@@ -7,6 +7,7 @@ from typing import Any
 
 from data.truncation import line_of_summary
 from evaluation.significance import PairedTest
+from runs.report.costs import cost_lines, form_table
 from runs.report.depths import lines_of_sweep
 from runs.report.first_stages import lines_of_first_stages, rows_of_first_stages, sweeps_of
 from runs.report.table import ORACLE, below_first_stage, below_start, format_table
@@ -28,6 +29,9 @@ def print_table(summary: Mapping[str, Any]) -> None:
     print(format_table(result_rows(summary)))
     for remark in remarks(summary):
         print(remark)
+    for lines in (form_table(summary), cost_lines(summary)):
+        if lines:
+            print("", *lines, sep="\n")
     for name, sweep in sweeps_of(summary).items():
         print("", *lines_of_sweep(name, sweep), sep="\n")
 
@@ -49,10 +53,15 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def number_of_tests(summary: Mapping[str, Any], which: str = "test ") -> str:
-    """The number of queries, or of pairs if these are scored and not ranked: "1,379 test pairs"."""
+    """The number of queries, or of pairs if these are scored and not ranked: "1,379 test pairs". If only a part of the
+    corpus was searched, it says so."""
     if summary.get("test_pairs"):
         return f"{summary['test_pairs']:,} {which}pairs"
-    return f"{summary['test_queries']:,} {which}queries"
+    queries, part = f"{summary['test_queries']:,} {which}queries", summary.get("partial")
+    if not part:
+        return queries
+    searched = f"{part['documents']:,} of {part['of']:,} documents"
+    return f"{queries}, partial: {searched}; values are higher than over the whole"
 
 
 def by_stored_form(name: str, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
