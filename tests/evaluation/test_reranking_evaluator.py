@@ -121,8 +121,8 @@ def test_a_depth_that_the_first_stage_does_not_reach_is_said_once(caplog):
         RerankingConfig(depth=41).build(SPLIT, documents, Tokenizer())
     RerankingConfig(depth=4).build(SPLIT, documents, Tokenizer())
     assert [record.getMessage() for record in caplog.records] == [
-        "eval.depth=41: the first stage gives at most 4 candidates to rerank; raise data.candidates.depth, "
-        "unless no more documents share a word with a query"
+        "eval.depth=41: the first stage gives at most 4 candidates to rerank; raise data.candidates.depth (or "
+        "give a run that is deeper), unless no more documents share a word with a query"
     ]
 
 
