@@ -23,7 +23,7 @@ def write_depth_page(title: str, sweeps: Mapping[str, Mapping[str, Any]], file: 
             f"{sweep['metric']} by depth of reranking (dashed: the first stage; bars: 95% intervals)", points, "depth"
         )
         said = "".join(
-            f'<p class="{"warning" if line.startswith("hurts") else "lead"}">{html.escape(line)}</p>\n'
+            f'<p class="{"warning" if line.startswith("hurts from") else "lead"}">{html.escape(line)}</p>\n'
             for line in sentences(sweep)
         )
         header = "".join(f"<th>{html.escape(cell)}</th>" for cell in (HEADER[0], sweep["metric"], *HEADER[2:]))
@@ -31,5 +31,6 @@ def write_depth_page(title: str, sweeps: Mapping[str, Mapping[str, Any]], file: 
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
             for row in rows_of_sweep(sweep)
         ]
-        body += [f"<h2>{html.escape(name)}</h2>{said}{picture}", table_of(f"<tr>{header}</tr>", rows)]
+        body += [f"<h2>{html.escape(name)}</h2>{said}", f'<div style="max-width: 34rem">{picture}</div>']
+        body.append(table_of(f"<tr>{header}</tr>", rows))
     file.write_text(page_of(html.escape(title), body), encoding="utf-8")

@@ -130,6 +130,8 @@ def test_lines_and_page_and_json(tmp_path):
     assert "<svg" not in page  # pictures are embedded as data
     assert page.count("data:image/svg+xml;base64,") == 2  # in colours for light and for dark pages
     assert '<p class="warning">hurts from depth 5' in page
+    write_depth_page("good", {"BM25": _sweep("good")[0].as_dict()}, tmp_path / "depths.html")
+    assert 'class="warning"' not in (tmp_path / "depths.html").read_text()
 
 
 def test_depths_are_sorted_and_the_largest_is_the_depth():
