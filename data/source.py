@@ -73,6 +73,11 @@ class SourceOptions(ABC):
         """The changed options. (A mixture has several data sets to change.)"""
         return change(self)
 
+    def evaluated_sets(self) -> Mapping[str, Any]:
+        """The data sets that an evaluation measures one by one, by name: only this one, without a name. (A suite, and
+        a folder that holds several, have more.)"""
+        return {"": self}
+
     def for_evaluation(self, split: str) -> SourceOptions:
         """The options with which that split is evaluated and nothing is trained: no query is held out of it."""
         return self

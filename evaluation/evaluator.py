@@ -43,18 +43,11 @@ class Prompts:
         return [split.prompts.get(query, self.query) for query in queries]
 
 
-class Evaluator(Protocol):
-    """Measures a model on the judged queries of one split, and the first stage, whose ranking is the split's
-    candidates (if the evaluator ranks: `EvaluatorConfig.ranks`)."""
+class DevEvaluator(Protocol):
+    """Measures a model during training, by which the best checkpoint and the fusion weight are chosen."""
 
     @property
     def config(self) -> EvaluatorConfig: ...
-
-    @property
-    def documents(self) -> Mapping[str, str]: ...
-
-    @property
-    def queries(self) -> Mapping[str, str]: ...
 
     @property
     def qrels(self) -> Qrels: ...
@@ -64,11 +57,25 @@ class Evaluator(Protocol):
         """Whether there is a first stage to compare and fuse with (`EvaluatorConfig.has_first_stage`)."""
 
     @property
-    def first_stage_source(self) -> str:
-        """The origin of the first stage's scores if the data bring them with each query's documents; else empty."""
+    def first_stage_run(self) -> Run: ...
+
+    def evaluate(self, runner: Runner) -> EvaluationResult:
+        """Evaluate the model that `runner` runs. Call it on all ranks; all get the same result."""
+
+
+class Evaluator(DevEvaluator, Protocol):
+    """Measures a model on the judged queries of one split, and the first stage, whose ranking is the split's
+    candidates (if the evaluator ranks: `EvaluatorConfig.ranks`)."""
 
     @property
-    def first_stage_run(self) -> Run: ...
+    def documents(self) -> Mapping[str, str]: ...
+
+    @property
+    def queries(self) -> Mapping[str, str]: ...
+
+    @property
+    def first_stage_source(self) -> str:
+        """The origin of the first stage's scores if the data bring them with each query's documents; else empty."""
 
     @property
     def first_stage(self) -> Metrics:
@@ -97,9 +104,6 @@ class Evaluator(Protocol):
     @property
     def num_pairs(self) -> int | None:
         """The number of pairs whose scores are compared with labels; None if documents are ranked."""
-
-    def evaluate(self, runner: Runner) -> EvaluationResult:
-        """Evaluate the model that `runner` runs. Call it on all ranks; all get the same result."""
 
 
 @dataclass(frozen=True, kw_only=True)

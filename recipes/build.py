@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.collection import Collection
-from data.sampling.mixture import Mixture, make_loader
+from data.sampling.mixture import make_loader
 from engines.distributed import process_group
-from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator, Prompts
 from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
 from losses.quantization_aware import int8_dimensions
 from models.capabilities import ModelOptions, RankingModel
 from recipes.checks.compatibility import check_score_scale, check_teacher_embeddings
 from recipes.chosen_losses import losses_of
+from recipes.dev_suite import Data, Sets, suite_evaluator
 from recipes.run_config import RunConfig
 from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
@@ -22,19 +22,20 @@ from trainers.parts import TrainerParts
 from trainers.source_losses import SourceLosses
 from trainers.trainer import Trainer
 
-Data = Collection | Mixture
 
-
-def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel) -> Trainer:
-    """Build the trainer of a run without stages."""
-    evaluator = dev_evaluator(settings, collection, model)
+def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel, sets: Sets) -> Trainer:
+    """Build the trainer of a run without stages. `sets`: those of its dev suite."""
+    evaluator = dev_evaluator(settings, collection, model, sets)
     return build_trainer(
         settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, as_tree(settings))
     )
 
 
-def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -> Evaluator | None:
-    """Build the evaluator that is used during training; None if there is no dev split."""
+def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel, sets: Sets) -> DevEvaluator | None:
+    """Build the evaluator that is used during training: of the `sets` of the dev suite, or if there are none, of dev;
+    None if there is no dev split either."""
+    if sets:
+        return suite_evaluator(settings, sets, model)
     dev, prompts = collection.splits.get("dev"), Prompts.of(collection)
     return settings.eval.build(dev, collection.documents, model.tokenizer, dev=True, prompts=prompts) if dev else None
 
@@ -96,7 +97,7 @@ def build_trainer(
     run: RunDirectory,
     model: RankingModel,
     *,
-    evaluator: Evaluator | None,
+    evaluator: DevEvaluator | None,
     logger: Logger,
     start_result: EvaluationResult | None = None,
 ) -> Trainer:

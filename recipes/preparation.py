@@ -10,6 +10,7 @@ from recipes.build import Data, check_auxiliary_folder
 from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
 from recipes.checks.data_fit import check_data
 from recipes.chosen_losses import losses_of
+from recipes.dev_suite import Sets, check_dev_suite, read_dev_suite, without_suite
 from recipes.evaluate.choice import choose_evaluation
 from recipes.negatives.mined_training import check_negatives, check_negatives_of
 from recipes.prompts import check_prompts
@@ -25,6 +26,7 @@ class Prepared:
     collection: Data  # the run's data: it is evaluated, and trained on by stages without data of their own
     stages: list[Stage]
     training: list[Data]  # the training data of each stage
+    dev_sets: Sets  # those of the dev suite; empty: dev of the collection is used during training
 
 
 def check_settings(settings: RunConfig) -> list[Stage]:
@@ -34,6 +36,7 @@ def check_settings(settings: RunConfig) -> list[Stage]:
     for stage in stages:
         check_parts(stage.settings, stage.data_node)
     check_negatives(settings)
+    check_dev_suite(settings)
     settings.model.check()
     for role in AUXILIARY_INPUTS:
         if (options := getattr(settings, role)) is not None:
@@ -48,11 +51,14 @@ def prepare(settings: RunConfig) -> Prepared:
     """
     stages = check_settings(settings)
     collection = settings.data.build()
-    training = build_training_data(stages, collection)
+    sets = read_dev_suite(settings, collection)
+    collection = without_suite(collection, sets)
+    training = build_training_data(stages, collection, sets)
     check_negatives_of(settings, collection)
     collection.split("test")
     settings = fit_evaluation(settings, stages, collection)
-    return Prepared(settings, collection, stages_of(settings), training)
+    check_dev_suite(settings)  # the labels may have chosen the evaluation
+    return Prepared(settings, collection, stages_of(settings), training, sets)
 
 
 def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
@@ -63,10 +69,15 @@ def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Dat
     )
 
 
-def build_training_data(stages: Sequence[Stage], collection: Data) -> list[Data]:
+def build_training_data(stages: Sequence[Stage], collection: Data, sets: Sets) -> list[Data]:
     """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have, or
     if the export would lose a prompt."""
-    training = [training_data(stage, collection) for stage in stages]
+    training = [
+        without_suite(training_data(stage, collection), sets, stage.data_node)
+        if stage.has_own_data
+        else training_data(stage, collection)
+        for stage in stages
+    ]
     for stage, data in zip(stages, training, strict=True):
         check_data(stage.settings, data, stage.data_node)
         settings, prompts = stage.settings, stage_prompts(stage, collection, data)

@@ -17,7 +17,7 @@ from data.collection import Collection
 from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import uses_bf16
-from evaluation.evaluator import EvaluationResult, Evaluator, Prompts
+from evaluation.evaluator import DevEvaluator, EvaluationResult, Prompts
 from evaluation.reranking_evaluator import RerankingConfig
 from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -168,7 +168,7 @@ def train_reasoner(
     announce_trained_parts(settings.model, model, run)
     device, tokenizer = process_group.device(), model.tokenizer
 
-    def evaluate(evaluator: Evaluator) -> EvaluationResult:
+    def evaluate(evaluator: DevEvaluator) -> EvaluationResult:
         return evaluator.evaluate(ModuleRunner(reasoner, device))
 
     test = settings.eval.build(

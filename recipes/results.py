@@ -13,13 +13,13 @@ from data.truncation import Truncation, summary_of
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import peak_memory_bytes
-from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from evaluation.metrics import Metrics, Run
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
 
 RANKERS = ("first_stage", "before", "after", "fused")  # keys of summary.json; "before": the starting model
-Evaluate = Callable[[Evaluator], EvaluationResult]  # evaluates the model in training; all ranks call it together
+Evaluate = Callable[[DevEvaluator], EvaluationResult]  # evaluates the model in training; all ranks call it together
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class RunConfig(RunSettings):
     negatives: Any = None  # recipes.negatives.mined_training.MinedNegatives; None: the candidates of the data
     guide: Any = None
     eval_of_degrees: Any = None  # instead of `eval` for pairs labelled with degrees of similarity; None: refused
+    dev_suite: Any = None  # data sets by whose mean the best checkpoint is chosen; None: by dev of the run's data
+    dev_suite_uses_test: bool = False  # its sets without dev are measured on test
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     stages: list[str] = field(default_factory=list)
     stage: dict[str, StageConfig] = field(default_factory=dict)

@@ -15,12 +15,13 @@ import torch
 from data.truncation import Truncation
 from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import is_main
-from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from models.capabilities import RankingModel
 from models.export.folder import copy_card
 from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
 from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
 from recipes.checks.compatibility import check_model
+from recipes.dev_suite import Sets
 from recipes.model_card import model_card
 from recipes.prompts import expect_prompts, lost_in_words
 from recipes.run_config import RunConfig
@@ -35,11 +36,17 @@ from runs.stage_folders import StageLines, link_checkpoints
 
 
 def train_stages(
-    settings: RunConfig, stages: Sequence[Stage], training: Sequence[Data], collection: Data, run: RunDirectory
+    settings: RunConfig,
+    stages: Sequence[Stage],
+    training: Sequence[Data],
+    collection: Data,
+    run: RunDirectory,
+    sets: Sets,
 ) -> tuple[Logger, dict[str, Any]]:
-    """Train the stages that are not finished. Returns the logger, which is still open, and the summary."""
+    """Train the stages that are not finished. Returns the logger, which is still open, and the summary. `sets`:
+    those of the dev suite."""
     logger = settings.logger.build(run, as_tree(settings))
-    sequence = StageSequence(settings, collection, run, training)
+    sequence = StageSequence(settings, collection, run, training, sets)
     for stage, data in zip(stages, training, strict=True):
         summary = sequence.train(stage, data, StageLogger(logger, stage.number, stage.first_step))
         free_memory()
@@ -58,10 +65,10 @@ class StageSequence:
     """Trains stages one after the other. Dev and test are tokenised once, and the final scores of a stage are reused as
     the baseline of the next."""
 
-    def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory, training: Sequence[Data]):
-        self.settings, self.collection, self.run, self.training = settings, collection, run, training
+    def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory, training: Sequence[Data], sets: Sets):
+        self.settings, self.collection, self.run, self.training, self.sets = settings, collection, run, training, sets
         self.finished: list[tuple[Stage, RunDirectory]] = []
-        self.evaluators: tuple[Evaluator | None, Evaluator] | None = None
+        self.evaluators: tuple[DevEvaluator | None, Evaluator] | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -123,11 +130,11 @@ class StageSequence:
             link_checkpoints(self.run.path, directory.path)
         return directory
 
-    def _evaluators_for(self, model: RankingModel) -> tuple[Evaluator | None, Evaluator]:
+    def _evaluators_for(self, model: RankingModel) -> tuple[DevEvaluator | None, Evaluator]:
         """The evaluators of dev and test, made once: all stages have the same tokenizer."""
         if self.evaluators is None:
             self.evaluators = (
-                dev_evaluator(self.settings, self.collection, model),
+                dev_evaluator(self.settings, self.collection, model, self.sets),
                 test_evaluator(self.settings, self.collection, model),
             )
         return self.evaluators

@@ -13,7 +13,7 @@ from data.sampling.mixture import Mixture
 from data.truncation import Truncation, cut_line
 from engines.distributed import process_group
 from engines.protocol import Engine
-from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, measure
 from evaluation.significance import paired_test
@@ -99,7 +99,7 @@ def best_on_dev(trainer: Trainer, evaluate: Evaluate) -> EvaluationResult | None
     return trainer.best_result or evaluate(trainer.evaluator)
 
 
-def fit_fusion(dev: Evaluator | None, result: EvaluationResult | None) -> float:
+def fit_fusion(dev: DevEvaluator | None, result: EvaluationResult | None) -> float:
     """The fusion weight of the model that is best on dev; 1/2 if there is no dev split with a first stage."""
     if dev is None or result is None or not dev.has_first_stage:
         return 0.5

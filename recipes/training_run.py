@@ -11,6 +11,7 @@ from engines.memory.allocator import keep_freed_memory
 from recipes.baseline import baseline_folder
 from recipes.build import Data, make_trainer, test_evaluator
 from recipes.checks.compatibility import check_model
+from recipes.dev_suite import Sets
 from recipes.finish import print_results, show_finished, upload
 from recipes.negatives.mined_training import with_mined_negatives
 from recipes.preparation import prepare
@@ -44,10 +45,12 @@ def train(
         summary = show_finished(run)
     else:
         if settings.stages:
-            logger, summary = train_stages(settings, prepared.stages, prepared.training, collection, run)
+            logger, summary = train_stages(
+                settings, prepared.stages, prepared.training, collection, run, prepared.dev_sets
+            )
         else:
             mined = with_mined_negatives(settings, collection, run.path)
-            logger, summary = train_once(settings, mined, run)
+            logger, summary = train_once(settings, mined, run, prepared.dev_sets)
         print_results(run, summary)
         logger.finish(summary)
     upload(run.path / "model", settings.push_to_hub)
@@ -55,14 +58,15 @@ def train(
     return summary["best_dev"]
 
 
-def train_once(settings: RunConfig, collection: Data, run: RunDirectory) -> tuple[Logger, dict[str, Any]]:
-    """Train a run without stages. Returns the logger, which is still open, and the summary."""
+def train_once(settings: RunConfig, collection: Data, run: RunDirectory, sets: Sets) -> tuple[Logger, dict[str, Any]]:
+    """Train a run without stages. Returns the logger, which is still open, and the summary. `sets`: those of the dev
+    suite."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)
     expect_prompts(model, collection)
     shared_baseline = baseline_folder(settings, collection, model)
     prompts = run_prompts(collection, collection)
-    trainer = make_trainer(settings, collection, run, model)
+    trainer = make_trainer(settings, collection, run, model, sets)
     test = test_evaluator(settings, collection, model)
     summary = train_model(
         trainer,

@@ -9,7 +9,7 @@ from torch import nn
 
 from data.sampling.loader import ListLoader
 from engines.protocol import EngineConfig
-from evaluation.evaluator import EvaluationResult, Evaluator
+from evaluation.evaluator import DevEvaluator, EvaluationResult
 from trainers.record import Logger, RunRecord
 from trainers.source_losses import SourceLosses
 
@@ -22,7 +22,7 @@ class TrainerParts:
     engine: EngineConfig
     loader: ListLoader
     losses: SourceLosses
-    evaluator: Evaluator | None  # on dev
+    evaluator: DevEvaluator | None  # on dev
     run: RunRecord
     logger: Logger
     seed: int

@@ -177,7 +177,7 @@ def read_hub(hub: HubParts, skipped: SkippedRows, read_corpus: ReadCorpus | None
     qrels = {}
     for split, judged in hub.judgements.items():
         where = f"{name} qrels {split}"
-        pairs = map(_hub_row, ((f"{where}:{number}", row) for number, row in enumerate(judged, start=1)))
+        pairs = map(judgement_of, ((f"{where}:{number}", row) for number, row in enumerate(judged, start=1)))
         qrels[names.get(split, split)] = read_qrels(where, pairs, documents, queries, skipped)
     return Texts(documents, queries, qrels)
 
@@ -304,7 +304,8 @@ def _joined(where: str, record: Mapping[str, object], text: str) -> str:
     return f"{title} {text}".strip()
 
 
-def _hub_row(record: Record) -> Row:
+def judgement_of(record: Record) -> Row:
+    """The judgement in a row with the columns query-id, corpus-id and, if not 1, score."""
     where, row = record
     try:
         query, document = (field_of(where, row, column, object) for column in COLUMNS[:2])

@@ -137,6 +137,10 @@ class MixtureConfig:
         """The options of the mixture of changed data sets."""
         return replace(self, sources={name: change(source) for name, source in self.sources.items()})
 
+    def evaluated_sets(self) -> Mapping[str, Any]:
+        """The data that an evaluation measures: of the sources, the one of `evaluate_on`."""
+        return {"": self}
+
     def build(self) -> Mixture:
         if not self.sources:
             raise ValueError(

@@ -13,7 +13,7 @@ from evaluation.metrics import Run, measure
 from evaluation.significance import corrected, paired_test
 from recipes.evaluate.against_files import check_part, queries_of, rankings_of
 from recipes.evaluate.config import EvaluationConfig
-from recipes.evaluate.rankers import Measured, intervals
+from recipes.evaluate.rankers import Measured, intervals, own_ranker
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ def compare_with(settings: EvaluationConfig, measured: Measured) -> Measured:
     run = read_run(rankings_of(path))
     check_queries(path, run, measured.qrels)
     other = measure(measured.qrels, {query: run.get(query, {}) for query in measured.qrels}, settings.eval.metrics)
-    name = "model" if "model" in measured.results else next(iter(measured.results))
-    own = measured.results[name]
+    own = measured.results[own_ranker(measured.results)]
     tests = corrected({metric: paired_test(other.per_query[metric], own.per_query[metric]) for metric in other.mean})
     summary = {
         **measured.summary,

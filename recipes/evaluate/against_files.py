@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,19 @@ AFTER = Path("runs/after.run")  # of a training run
 KINDS = "give a run of launch/train.py, output=FILE.json of launch/evaluate.py, or a TREC run file"
 
 
-def check_against(path: Path) -> None:
+def check_against(path: Path, *, may_be_suite: bool = False) -> None:
     """Raise an error in one line if nothing can be compared with there."""
-    rankings_of(path)
+    if not (may_be_suite and path.suffix == ".json" and path.is_file() and "sets" in _results(path)):
+        rankings_of(path)
+
+
+def check_against_suite(path: Path, sets: Sequence[str]) -> None:
+    """Raise an error in one line if the other run is no suite of these data sets."""
+    other = list(_results(path).get("sets", {})) if path.suffix == ".json" else []
+    if not other:
+        raise ValueError(f"against={path} has no results of a suite: give output=FILE.json of one with the same sets")
+    if absent := [name for name in sets if name not in other]:
+        raise ValueError(f"against={path} has the sets {', '.join(other)}, and no {absent[0]}: evaluate both alike")
 
 
 def rankings_of(path: Path) -> Path:
@@ -25,11 +35,13 @@ def rankings_of(path: Path) -> Path:
         raise FileNotFoundError(f"against={path}: no such file or folder: {KINDS}")
     if path.suffix != ".json":
         return path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rankers = list(content["metrics"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"against={path} has no results of launch/evaluate.py: {KINDS}") from None
+    content = _results(path)
+    if "sets" in content:
+        name = next(iter(content["sets"]), "SET")
+        raise ValueError(
+            f"against={path} is a suite: give the file of one of its sets, such as {path.stem}.{name}.json"
+        )
+    rankers = list(content["metrics"])
     return _existing(path, path.with_suffix(f".{'model' if 'model' in rankers else rankers[0]}.run"))
 
 
@@ -53,6 +65,17 @@ def queries_of(path: Path) -> set[str] | None:
     if path.suffix != ".json" or not file.is_file():
         return None
     return {json.loads(line)["query_id"] for line in file.read_text(encoding="utf-8").splitlines()}
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """The results in a file of launch/evaluate.py, of one data set (`metrics`) or a suite (`sets`)."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "sets" not in content:
+            _ = list(content["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"against={path} has no results of launch/evaluate.py: {KINDS}") from None
+    return content
 
 
 def _existing(path: Path, file: Path) -> Path:

@@ -59,7 +59,7 @@ class EvaluationConfig:
         if self.against is not None:
             if not self.eval.ranks:
                 raise ValueError(f"against={self.against}: eval=similarity ranks nothing to compare, leave it out")
-            check_against(Path(self.against).expanduser())
+            check_against(Path(self.against).expanduser(), may_be_suite=True)  # whether data are is known later
         self._check_first_stages()
         if self.cost and not self.eval.ranks:
             raise ValueError("cost=true: eval=similarity finds no documents for queries, leave it out")

@@ -37,17 +37,18 @@ class CandidatesOfSplits:
         return empty | (self.source.build(documents, wanted, cache_dir, left_out) if wanted else {})
 
 
-def build_data(settings: EvaluationConfig) -> Collection:
+def build_data(settings: EvaluationConfig, *, search: bool = True) -> Collection:
     """Build the collection. For retrieval, BM25 returns as many documents as the model does, for evaluated queries
-    only; for labels of pairs it searches for none."""
+    only; for labels of pairs it searches for none, nor without `search`."""
     data = settings.data.map_sources(lambda source: source.for_evaluation(settings.split))
     if settings.first_stages and hasattr(data, "candidates"):  # they give the candidates
         return replace(data, candidates=NoCandidates()).build()
     bm25 = bm25_options_of(getattr(data, "candidates", None))
-    if bm25 is None or (settings.eval.ranks and not settings.retrieves):
+    if bm25 is None or (search and settings.eval.ranks and not settings.retrieves):
         return data.build()
     source = replace(bm25, depth=max(bm25.depth, settings.eval.retrieval_depth))
-    splits = tuple(settings.splits) if settings.eval.ranks and not settings.model.retrieves_by_itself else ()
+    searches = search and settings.eval.ranks and not settings.model.retrieves_by_itself
+    splits = tuple(settings.splits) if searches else ()
     return replace(data, candidates=CandidatesOfSplits(source, splits)).build()
 
 

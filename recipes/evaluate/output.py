@@ -15,12 +15,18 @@ DEPTHS = ".depths.html"  # beside FILE.json, the picture of a depth sweep
 QUERIES = ".queries.jsonl"  # beside FILE.json: {"query_id", ranker: {metric: value}}
 
 
-def write_output(output: str, summary: dict[str, Any], measured: Measured) -> None:
+def write_suite(output: str, summary: dict[str, Any]) -> None:
+    """Write FILE.json of a suite. The files of its sets, FILE.SET.json and those beside, are there already."""
+    Path(output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def write_output(output: str, measured: Measured) -> None:
     """Write FILE.json, and beside it FILE.queries.jsonl and a TREC run of each ranker, FILE.RANKER.run."""
     path = Path(output)
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    if sweeps := sweeps_of(summary):
-        write_depth_page(f"{summary['name_or_path']} on {summary['data']}", sweeps, path.with_suffix(DEPTHS))
+    path.write_text(json.dumps(measured.summary, indent=1) + "\n", encoding="utf-8")
+    if sweeps := sweeps_of(measured.summary):
+        title = f"{measured.summary['name_or_path']} on {measured.summary['data']}"
+        write_depth_page(title, sweeps, path.with_suffix(DEPTHS))
     if not measured.runs:
         return
     with path.with_suffix(QUERIES).open("w", encoding="utf-8") as file:

@@ -201,6 +201,11 @@ def describe(settings: EvaluationConfig, results: dict[str, Metrics]) -> dict[st
     }
 
 
+def own_ranker(results: Mapping[str, Metrics]) -> str:
+    """The ranker that is evaluated: the model, or a retriever without one."""
+    return "model" if "model" in results else next(iter(results))
+
+
 def intervals(result: Metrics) -> dict[str, list[float]]:
     """The 95% interval of each metric over queries."""
     found = {name: interval_of([values]) for name, values in result.per_query.items()}
