@@ -17,7 +17,6 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 import pytest
 import torch
 
-
 # Files of few tests that take long. They run first, so that no process is left alone with one at the end.
 LONG_FILES = ("test_crash.py", "test_faults.py", "test_resharding.py", "test_smollm2.py", "test_gguf.py")
 
