@@ -83,12 +83,23 @@ class ModelTokenizer:
         steering = set(control_tokens(self.tokenizer, text)) - set(control_tokens(self.tokenizer, ""))
         return replace(self, prompt_tokens=tuple(sorted({*self.prompt_tokens, *steering})))
 
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, without prompts, special tokens and a limit."""
+        ids: list[list[int]] = self.reader.tokenizer(
+            self._prepend("", texts), add_special_tokens=False, verbose=False
+        ).input_ids
+        return ids
+
     def count_tokens(self, texts: list[str]) -> list[tuple[int, int]]:
         """The number of tokens of each text, and how many of them are unknown ones; without prompts, special tokens
         and a limit."""
-        rows = self.reader.tokenizer(self._prepend("", texts), add_special_tokens=False, verbose=False).input_ids
         unknown = self.tokenizer.unk_token_id
-        return [(len(row), 0 if unknown is None else row.count(unknown)) for row in rows]
+        return [(len(row), 0 if unknown is None else row.count(unknown)) for row in self.token_ids(texts)]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of its tokens, those that were added among them."""
+        return len(self.tokenizer)
 
     def check_prompt(self, prompt: str | None) -> None:
         """Raise ValueError if a prompt leaves no room for the text."""

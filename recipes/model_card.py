@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,12 @@ def model_card(
         + "\n".join(f"- {name}: {value}" for name, value in lines.items())
         + f"\n\nOn {number_of_tests(summary)}:\n\n```\n{table}\n```\n"
     )
+
+
+def data_of_card(text: str) -> str:
+    """The name of the data that the model of a card of `model_card` was trained on; empty if the card does not say."""
+    found = re.search(r"^- data: (.+) \(hash \w+\)$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def settings_of(trainer: Trainer) -> dict[str, str]:

@@ -58,12 +58,16 @@ def _bases(folder: Path) -> Iterator[str]:
     """The names of base models in the card and the configurations of a folder. A broken file names none: the model is
     then merely not known."""
     names: list[Any] = []
-    card = _parsed(folder / "README.md", r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)")
-    base = card.get("base_model")
+    base = card_of(folder).get("base_model")
     names += base if isinstance(base, list) else [base]
     for file, key in CONFIGURATIONS.items():
         names.append(_parsed(folder / file, r"\A(.*)\Z").get(key))
     yield from (name for name in names if isinstance(name, str) and name.strip())
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    """The front matter of a model card (README.md) of a folder; empty if there is none."""
+    return _parsed(folder / "README.md", r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)")
 
 
 def _parsed(file: Path, pattern: str) -> dict[str, Any]:

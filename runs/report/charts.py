@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]  # (step, value)
@@ -112,6 +113,29 @@ def draw_bars(
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(colors=INK, length=0)
+        axes.spines[:].set_visible(False)
+        svg = _svg(figure)
+    return _as_html(title, svg, title)
+
+
+def draw_axes(
+    title: str, paint: Callable[[Axes], None], *, height: float = 2.5, left: float = 0.15, below: float = 0.0
+) -> str:
+    """Draw what `paint` puts on the axes as an HTML `<figure>`. Its colours are INK, FAINT, LINE and PALE.
+
+    `height` in inches, `left`: the share of the width for labels, `below`: inches under the label of the x axis.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+        figure = Figure(figsize=(4.6, height))
+        bottom = (0.45 + below) / height
+        axes = figure.add_axes((left, bottom, 0.98 - left, 0.98 - bottom - 0.1 / height))
+        paint(axes)
+        axes.grid(color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", colors=INK, length=0)
         axes.spines[:].set_visible(False)
         svg = _svg(figure)
     return _as_html(title, svg, title)

@@ -26,6 +26,7 @@ SETTINGS = {
     "encode": "encode",
     "mine": "mine",
     "make_queries": "make_queries",
+    "choose": "choose",
 }  # command: its configuration
 FLAGS = ["rerank", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
