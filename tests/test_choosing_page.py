@@ -49,7 +49,9 @@ def test_values_are_shown_as_a_reader_expects_them(make_choosing):
 
 
 def test_the_example_of_the_page_is_read(make_choosing, tmp_path):
-    example = re.search(r"\n((?:    .*\n)+)", make_choosing.PAGE.read_text(encoding="utf-8"))[1]
+    example = re.search(
+        r"\n((?:    .*\n)+)", make_choosing.PAGE.read_text(encoding="utf-8").partition("### Your own")[2]
+    )[1]
     file = tmp_path / "facts.yaml"
     file.write_text("\n".join(line[4:] for line in example.splitlines()), encoding="utf-8")
     models = known_models([file])

@@ -14,6 +14,9 @@ from recipes.model_card import data_of_card
 
 SHOWN = ("context", "dimension", "parameters", "licence", "base_model", "trained_on", "beir", "mteb_english", "price")
 LEAST_NAME = 3  # characters of a data set's name that is looked for
+NO_NAMES = frozenset(
+    ("data", "dataset", "datasets", "docs", "documents", "corpus", "train", "dev", "test")
+)  # of folders
 
 
 def declared(name: str, folder: Path | None, known: KnownModels) -> dict[str, Any]:
@@ -98,11 +101,10 @@ def trained_on_these(trained_on: Iterable[Mapping[str, str]], names: Iterable[st
     [{'data': 'BeIR/SciFact', 'source': 'its card'}]
     """
     wanted = {"".join(re.findall(r"\w+", name.casefold())) for name in names}
-    wanted = {name for name in wanted if len(name) >= LEAST_NAME}
+    wanted = {name for name in wanted if len(name) >= LEAST_NAME and name not in NO_NAMES}
     found = []
     for each in trained_on:
-        parts = re.findall(r"[^\W_]+", each["data"].casefold())
-        last = "".join(re.findall(r"\w+", each["data"].casefold().rpartition("/")[2]))
-        if wanted & {*parts, last}:
+        last = each["data"].casefold().rpartition("/")[2]
+        if wanted & {*re.findall(r"[^\W_]+", last), "".join(re.findall(r"\w+", last))}:
             found.append(each)
     return found

@@ -67,8 +67,9 @@ def _reasons(summary: Summary) -> str:
     rows = []
     for label, verdict in summary["decision"]["verdicts"].items():
         style = STYLES.get(verdict["verdict"], "")
-        cells = f'<td>{html.escape(label)}</td><td class="{style}">{verdict["verdict"]}</td>'
-        rows.append(f"<tr>{cells}<td>{html.escape(verdict['reason'])}</td></tr>\n")
+        rows.append(
+            f'<tr><td>{html.escape(label)}</td><td class="{style}">{html.escape(verdict["reason"])}</td></tr>\n'
+        )
     limits = ", ".join(f"{key}={value}" for key, value in summary["limits"].items())
     said = f"Limits: {limits}." if limits else "No limits were set."
     return f'<h2>Why</h2>\n{table_of("", rows, "findings")}<p class="lead">{html.escape(said)}</p>'
@@ -87,7 +88,8 @@ def _costs(summary: Summary) -> str:
         summary["kind"] == "rerankers"
     )
     parts = "".join(f'<p class="lead">{html.escape(line)}.</p>\n' for line in lines)
-    return f'<h2>How cost was measured</h2>\n<p class="lead">{note}</p>{parts}'
+    head = f'<p class="lead">{note}</p>' * bool(note)
+    return f"<h2>How cost was measured</h2>\n{head}{parts}"
 
 
 def _section(title: str, table: tuple[list[str], Cells], note: str = "", *, left: bool = False) -> str:

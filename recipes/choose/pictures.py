@@ -19,6 +19,8 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = {"fp32": "-", "fp16": "-.", "int8": "--", "binary": ":"}
 MAX_LABEL = 24
 ROW = 0.3  # inches of a model's row
+COLUMNS = 2  # of a legend
+HEIGHT = 2.5  # inches, without a legend
 
 
 def figures_of(summary: Summary) -> Iterator[str]:
@@ -66,6 +68,9 @@ def _against_cost(summary: Summary, rows: list[Any], key: str) -> str:
         if values.get(key) is not None:
             points[row["label"]] = (values[key], quality)
 
+    if not points:
+        return ""
+
     def paint(axes: Axes) -> None:
         front = sorted(points[label] for label in decision["pareto"][key] if label in points)
         axes.plot(*zip(*front, strict=True), color=PALE, linewidth=1.6, drawstyle="steps-post", zorder=1)
@@ -90,9 +95,9 @@ def _against_cost(summary: Summary, rows: list[Any], key: str) -> str:
         _legend(axes)
 
     side = "cheaper to the left" if MEASURES[key].most else "cheaper to the right"
-    height = 2.9 + 0.17 * math.ceil(len(points) / 2)
+    below = _below(len(points))
     return draw_axes(
-        f"{metric} against {key} ({side}; line: the Pareto front)", paint, height=height, below=0.2 * len(points)
+        f"{metric} against {key} ({side}; line: the Pareto front)", paint, height=HEIGHT + below, below=below
     )
 
 
@@ -116,12 +121,23 @@ def _forms(summary: Summary, row: Mapping[str, Any]) -> str:
         axes.set_ylabel(metric, color=INK)
         _legend(axes)
 
-    return draw_axes(f"{row['label']}: {metric} by dimensions and precision", paint, height=3.1, below=0.4)
+    return draw_axes(
+        f"{row['label']}: {metric} by dimensions and precision",
+        paint,
+        height=HEIGHT + _below(len(kinds)),
+        below=_below(len(kinds)),
+    )
+
+
+def _below(number: int) -> float:
+    """The inches that a legend of so many entries needs under the label of the x axis."""
+    return 0.05 + 0.17 * math.ceil(number / COLUMNS)
 
 
 def _legend(axes: Axes) -> None:
-    legend = axes.legend(
-        loc="upper center", bbox_to_anchor=(0.42, -0.2), ncols=2, frameon=False, fontsize=7.5, borderaxespad=0
-    )
+    place = (2.4, _below(len(axes.get_legend_handles_labels()[1])))
+    style = {"frameon": False, "fontsize": 7.5, "borderaxespad": 0, "ncols": COLUMNS}
+    inches = axes.get_figure().dpi_scale_trans  # type: ignore[union-attr]
+    legend = axes.legend(loc="upper center", bbox_to_anchor=place, bbox_transform=inches, **style)
     for text in legend.get_texts():
         text.set_color(INK)

@@ -23,13 +23,24 @@ def measured(summary: Summary) -> list[Mapping[str, Any]]:
 
 def main_table(summary: Summary) -> tuple[list[str], Cells]:
     """Every model with its quality, cost, licence and verdict."""
-    header = ["", summary["metric"], "95% interval", "vs best", "ms/query p50", "p95", "docs/s", "memory", "index"]
-    header += ["licence", "verdict"]
+    header = [
+        "",
+        "verdict",
+        summary["metric"],
+        "95% interval",
+        "vs best",
+        "ms/query p50",
+        "p95",
+        "docs/s",
+        "memory",
+        "index",
+    ]
+    header += ["licence"]
     cells = []
     for row in summary["models"]:
         verdict = summary["decision"]["verdicts"][row["label"]]
         if "error" in row:
-            cells.append([row["label"], *[NONE] * (len(header) - 2), verdict["verdict"]])
+            cells.append([row["label"], verdict["verdict"], *[NONE] * (len(header) - 2)])
             continue
         low, high = row["intervals"][summary["metric"]]
         values, test = values_of(row, row["forms"][0] if row["forms"] else None, summary["metric"]), verdict.get("test")
@@ -37,6 +48,7 @@ def main_table(summary: Summary) -> tuple[list[str], Cells]:
         cells.append(
             [
                 row["label"],
+                verdict["verdict"],
                 f"{row['metrics'][summary['metric']]:.4f}",
                 f"{low:.3f}-{high:.3f}",
                 "best" if is_best else p_of(test) if test else NONE,
@@ -46,7 +58,6 @@ def main_table(summary: Summary) -> tuple[list[str], Cells]:
                 in_bytes(values["peak_memory_bytes"]),
                 in_bytes(values["index_bytes"]),
                 NONE if row["kind"] == "bm25" else values["licence"] or "?",
-                verdict["verdict"],
             ]
         )
     return header, cells
@@ -182,14 +193,14 @@ def _shown(value: Any) -> str:
 
 
 def aligned(header: Sequence[str], cells: Cells) -> list[str]:
-    """Lines of aligned columns, the first and the last to the left."""
+    """Lines of aligned columns, the first two and the last to the left."""
     rows = [list(header), *cells]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     last = len(header) - 1
 
     def line(row: Sequence[str]) -> str:
         parts = (
-            cell.ljust(width) if column in (0, last) else cell.rjust(width)
+            cell.ljust(width) if column in (0, 1, last) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         return "  ".join(parts).rstrip()

@@ -105,11 +105,11 @@ def test_every_number_of_the_table_and_of_the_page_is_a_line_of_the_json(chosen,
     for label, *numbers in cells:
         line = next(line for line in out.splitlines() if line.startswith(f"{label} "))
         assert [" ".join(part.split()) for part in re.split(r"  +", line)] == [label, *numbers]
-    assert header[1] == "nDCG@10"
+    assert header[2] == "nDCG@10"
     for row, own in zip(summary["models"], cells, strict=True):  # and the cells are its values
-        assert own[1] == f"{row['metrics']['nDCG@10']:.4f}"
-        assert own[2] == "{:.3f}-{:.3f}".format(*row["intervals"]["nDCG@10"])
-        for place, key in ((4, "query_ms_p50"), (5, "query_ms_p95"), (6, "documents_per_s")):
+        assert own[2] == f"{row['metrics']['nDCG@10']:.4f}"
+        assert own[3] == "{:.3f}-{:.3f}".format(*row["intervals"]["nDCG@10"])
+        for place, key in ((5, "query_ms_p50"), (6, "query_ms_p95"), (7, "documents_per_s")):
             assert float(own[place].replace(",", "")) == pytest.approx(row["cost"][key], rel=0.1, abs=1e-3)
         assert summary["decision"]["verdicts"][row["label"]]["reason"] in " ".join(out.split())
 

@@ -75,6 +75,7 @@ def test_a_model_that_was_trained_on_the_data_is_found_by_their_name():
     listed = [{"data": data, "source": "s"} for data in ("BeIR/SciFact", "scifact-train", "msmarco", "science")]
     assert [each["data"] for each in trained_on_these(listed, ["scifact"])] == ["BeIR/SciFact", "scifact-train"]
     assert trained_on_these(listed, ["x"]) == []
+    assert trained_on_these([{"data": "my-data/train-data", "source": "s"}], ["data", "my"]) == []
 
 
 def test_terms_are_words_of_several_documents_and_not_of_most():
