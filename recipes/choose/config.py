@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from engines.precision import check_precision
 from evaluation.metrics import parse_metric
 from evaluation.reranking_evaluator import RerankingConfig
@@ -16,6 +18,7 @@ from inference.quantize import Precision, check_vector_precision
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.choose.limits import COSTS, check_limits
 from recipes.run_config import check_timeout
+from runs.source_tree import CONF
 
 RETRIEVED, RERANKED = 100, 30  # documents per query
 SMALLEST_DIM = 32  # of the dimensions that are tried by default
@@ -117,7 +120,8 @@ class ChooseConfig:
         check_is_model("of", self.of)
         if self.of.retrieves_by_itself:
             raise ValueError("model@of=bm25: BM25 is always measured: leave it out, and name models in models=[...]")
-        if self.of.name_or_path != type(self.of).name_or_path:
+        named = {yaml.safe_load(file.read_text()).get("name_or_path") for file in (CONF / "model").glob("*.yaml")}
+        if self.of.name_or_path not in named:  # those of conf/model come with the choice of a kind
             raise ValueError(f"of.name_or_path={self.of.name_or_path} is not read: name it in models=[...]")
 
     @property

@@ -23,6 +23,8 @@ def read_data(settings: ChooseConfig, first: Any, *, retrieves: bool) -> Collect
 
     Raises ValueError if the split cannot be measured, or if rerankers have no first stage.
     """
+    if getattr(settings.data, "candidates", None) is None:
+        raise ValueError("models are compared on one data set, not on a mixture: choose data=beir and its data.path")
     evaluation = settings.eval.of_embedder(1) if retrieves else settings.eval.of_reranker()
     options = EvaluationConfig(
         model=BM25() if retrieves else first, data=settings.data, eval=evaluation, split=settings.split

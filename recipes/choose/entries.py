@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.bm25 import BM25
+from data.hashing import stable_hash
 from models.loading.kind import options_for
 from recipes.choose.config import ChooseConfig, check_name
 
@@ -24,8 +25,9 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """The name of its folder below `models/`."""
-        return re.sub(r"[^\w.-]+", "-", self.label).strip("-.") or "model"
+        """The name of its folder below `models/`: the label, with a hash if that cannot be a name."""
+        name = re.sub(r"[^\w.-]+", "-", self.label).strip("-.")
+        return name if name == self.label else f"{name}-{stable_hash(self.label) & 0xFFFFFF:06x}"
 
 
 def read_entries(settings: ChooseConfig) -> list[Entry]:

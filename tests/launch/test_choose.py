@@ -217,6 +217,7 @@ def test_two_ranks_give_the_figures_of_one(chosen, beir, embedders, tmp_path):
         (["price={other: 1}"], "price=other: valid: whole, "),
         (["models=[bm25]"], "models names no model beside BM25"),
         (["models=[./nowhere]"], "./nowhere: no such folder"),
+        (["model@of=bi_encoder", "of.name_or_path=mine"], "of.name_or_path=mine is not read"),
         (
             ["split=validation"],
             "no validation split: add its judgements, or choose split=test; without judgements, data=d",
