@@ -14,18 +14,15 @@ try:
     import argparse
     import json
     import shutil
+    import sys
     from collections.abc import Sequence
-    from dataclasses import asdict
-    from typing import TYPE_CHECKING
+    from dataclasses import asdict, dataclass
 
     from data.formats.documents import Document, read_documents
     from launch.cli.arguments import Parser, run_command
     from models.prompts.template import TEMPLATES
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
-
-if TYPE_CHECKING:
-    from inference.rank import RankedDocument
 
 # Messages about models name settings; these are the flags in their places.
 OPTION_NAMES = {
@@ -45,6 +42,16 @@ OPTION_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Row:
+    """A document with its score and its rank, from 1."""
+
+    rank: int
+    score: float
+    id: str
+    text: str
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     documents = [document for file in options.documents for document in read_documents(file)]
@@ -54,23 +61,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_text("--query", options.query)
     for document in documents:
         check_text(f"document {document.id!r}", document.id + document.text)
-    from inference.rank import rank_documents  # torch and transformers only once the arguments are known to be right
-
-    ranking = rank_documents(
-        options.model,
-        options.query,
-        documents,
-        options.max_length,
-        options.raw,
-        options.instruction,
-        options.template,
-        options.special_tokens,
-    )[: options.top_k]
+    ranking = ranked(options, documents)[: options.top_k]
     if options.json:
         content = {"query": options.query, "model": options.model, "results": [asdict(row) for row in ranking]}
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         print("\n".join(table(ranking, shutil.get_terminal_size().columns)))
+
+
+def ranked(options: argparse.Namespace, documents: Sequence[Document]) -> list[Row]:
+    """Rank the documents, best first. A line says how many were cut."""
+    # torch, numpy and transformers only once the arguments are known to be right
+    from data.truncation import Truncation, cut_line
+    from plackett.reranker import Reranker
+
+    reranker = Reranker.load(
+        options.model,
+        max_length=options.max_length,
+        template=options.template,
+        special_tokens=options.special_tokens,
+    )
+    pairs = [(options.query, document.text) for document in documents]
+    found = reranker.score(pairs, instruction=options.instruction, show_progress=True)
+    count = Truncation.of_rows(found.cut, [len(pairs)], len(pairs))
+    if line := cut_line({"": count}, reranker.max_length, option="--max-length"):
+        print(line, file=sys.stderr)
+    scores = found.raw if options.raw else found.scores
+    order = (-found.raw).argsort(kind="stable").tolist()
+    return [
+        Row(rank, float(scores[index]), documents[index].id, documents[index].text)
+        for rank, index in enumerate(order, start=1)
+    ]
 
 
 def check_text(what: str, text: str) -> None:
@@ -81,7 +102,7 @@ def check_text(what: str, text: str) -> None:
         raise ValueError(f"{what}: not UTF-8 at character {error.start + 1}") from None
 
 
-def table(ranking: Sequence[RankedDocument], width: int) -> list[str]:
+def table(ranking: Sequence[Row], width: int) -> list[str]:
     """Aligned columns rank, score, id and text, the text cut so that a line has at most `width` characters."""
     ids = max(len("id"), *(len(row.id) for row in ranking))
     lines = [f"rank     score  {'id':<{ids}}  text"]

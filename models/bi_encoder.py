@@ -281,10 +281,13 @@ class BiEncoder(RankingModel):
         self.dimension = next(iter(towers_of(tower).values())).dimension
 
     @classmethod
-    def load(cls, name_or_path: str | Path, max_length: int | None = None) -> BiEncoder:
+    def load(
+        cls, name_or_path: str | Path, max_length: int | None = None, *, trust_remote_code: bool = False
+    ) -> BiEncoder:
         """A trained embedding model (an export, a sentence-transformers or transformers folder, a hub id), in
         evaluation mode."""
-        return BiEncoderConfig(str(name_or_path), max_length=max_length).build(seed=0).eval()
+        options = BiEncoderConfig(str(name_or_path), max_length=max_length, trust_remote_code=trust_remote_code)
+        return options.build(seed=0).eval()
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
         """Compute the representations of input_ids, attention_mask, ... [rows, tokens] in float32:

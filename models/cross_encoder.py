@@ -167,10 +167,12 @@ class CrossEncoder(RankingModel):
         self.source = source  # the name or path that the weights came from
 
     @classmethod
-    def load(cls, name_or_path: str | Path, max_length: int | None = None) -> CrossEncoder:
+    def load(
+        cls, name_or_path: str | Path, max_length: int | None = None, *, trust_remote_code: bool = False
+    ) -> CrossEncoder:
         """A trained reranker (an exported folder, a sentence-transformers or transformers folder, a hub id) to score
         with, in evaluation mode. Raises ValueError if it has no trained head."""
-        options = CrossEncoderConfig(str(name_or_path), max_length=max_length)
+        options = CrossEncoderConfig(str(name_or_path), max_length=max_length, trust_remote_code=trust_remote_code)
         options.check(needs_head=True)  # before anything is said of how it would be read
         return options.build(seed=0).eval()
 

@@ -201,10 +201,18 @@ class LLMReranker(RankingModel):
         self.source = source  # the name or path that the weights came from
 
     @classmethod
-    def load(cls, name_or_path: str | Path, max_length: int | None = None, template: str | None = None) -> LLMReranker:
+    def load(
+        cls,
+        name_or_path: str | Path,
+        max_length: int | None = None,
+        template: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> LLMReranker:
         """A reranker (an exported folder, a sentence-transformers folder of a LogitScore model, a hub id) to score
         with, in evaluation mode. `template`: the name of the prompt of a folder that has none."""
-        return LLMRerankerConfig(str(name_or_path), template, max_length).build(seed=0).eval()
+        options = LLMRerankerConfig(str(name_or_path), template, max_length, trust_remote_code=trust_remote_code)
+        return options.build(seed=0).eval()
 
     @property
     def language_model(self) -> PreTrainedModel:

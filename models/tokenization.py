@@ -167,6 +167,7 @@ class PairTokenizer(ModelTokenizer):
     ) -> TokenIds:
         """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per pair, and "truncated". A
         prompt of None is the model's own."""
+        self.check_prompt(query_prompt)
         prompt = self.query_prompt if query_prompt is None else query_prompt
         before = self.document_prompt if document_prompt is None else document_prompt
         return self._encode(self._prepend(prompt, queries), self._prepend(before, documents))
@@ -175,7 +176,6 @@ class PairTokenizer(ModelTokenizer):
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
         """Make a row per pair (query, document). A prompt of None is the model's own."""
-        self.check_prompt(query_prompt)
         return self([query] * len(documents), documents, query_prompt, document_prompt)
 
     def all_prompts(self) -> list[str]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]  # the root of a clone, or the site-p
 CONF = ROOT / "conf"
 PACKAGES = (  # from top to bottom: a package imports only those below it (docs/architecture.md)
     "launch",
+    "plackett",
     "recipes",
     "runs",
     "trainers",

@@ -1,41 +1,73 @@
-"""Tell from its folder which kind of model a name or path is."""
+"""Recognise from a folder which kind of model it holds."""
 
 from __future__ import annotations
+
+import logging
+from typing import Literal
 
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
-from models.loading.adapter import base_folder
+from models.loading.adapter import CONFIG, base_folder
 from models.loading.backbone import load_config
 from models.loading.checks import is_language_model
-from models.loading.folder import ModelFolder
+from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import resolve
 from models.prompts.template import PUBLISHED
 from models.prompts.template_folder import has_template
 
+logger = logging.getLogger(__name__)
+
+Kind = Literal["reranker", "embedder"]
+Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "language_model", "encoder"]
+OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
+
+
+def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Declared:
+    """What the folder of a model, or a hub id, declares it to be: an LLM reranker has a prompt template, a cross-encoder
+    the head of a classifier, an embedding model the modules of one. A plain language model or encoder declares nothing.
+
+    Raises FileNotFoundError or ValueError, in one line, if the folder is not found or not a model.
+    """
+    folder = ModelFolder.read(resolve(name_or_path, code=trust_remote_code), trusted=trust_remote_code)
+    if name_or_path in PUBLISHED or has_template(folder):
+        return "llm_reranker"
+    if folder.kind:
+        return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
+    adapter = read_json(folder.backbone / CONFIG) or {}
+    if (task := adapter.get("task_type")) in OF_TASK:
+        return OF_TASK[task]
+    config = load_config(base_folder(folder) or folder, embeds=True)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        return "cross_encoder"
+    return "language_model" if is_language_model(config) else "encoder"
+
+
+def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
+    """Whether a model is a reranker or an embedder. A plain language model counts as a reranker: loading it asks for
+    the template. A plain encoder is read as an embedder with mean pooling, which a warning says. Raises as
+    `declared_kind`."""
+    declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
+    if declared == "encoder":
+        logger.warning(
+            "model %s does not say how it embeds texts: mean pooling and cosine similarity are taken", name_or_path
+        )
+    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
+
 
 def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
-    """The options of a model by what its folder declares: an LLM reranker has a prompt template, a cross-encoder the
-    head of a classifier, and an embedding model the modules of one, or neither head nor modules.
+    """The options of a model of the kind that its folder declares; a plain encoder is an embedding model.
 
-    `choose` is the setting by which a kind is said, for messages. Raises FileNotFoundError or ValueError, in one line,
-    if there is no such model, or if its folder is that of a plain language model, which may be used as any kind.
+    `choose` is the setting by which a kind is said, for messages. Raises ValueError, in one line, for a plain language
+    model, which may be used as any kind; else as `declared_kind`.
     """
-    folder = ModelFolder.read(resolve(name_or_path))
-    if name_or_path in PUBLISHED or has_template(folder):
-        return LLMRerankerConfig(name_or_path)
-    if folder.kind == "CrossEncoder":
-        return CrossEncoderConfig(name_or_path)
-    if folder.kind:  # what an embedding model cannot be is refused when it is checked
-        return BiEncoderConfig(name_or_path)
-    config = load_config(base_folder(folder) or folder, embeds=True)
-    names = config.architectures or []
-    if any(name.endswith("ForSequenceClassification") for name in names):
-        return CrossEncoderConfig(name_or_path)
-    if is_language_model(config):
+    declared = declared_kind(name_or_path)
+    if declared == "language_model":
         raise ValueError(
             f"model {name_or_path} is a plain language model, whose folder does not say how it ranks: say it, "
             f"{choose}=bi_encoder or {choose}=llm_reranker"
         )
-    return BiEncoderConfig(name_or_path)
+    if declared == "llm_reranker":
+        return LLMRerankerConfig(name_or_path)
+    return CrossEncoderConfig(name_or_path) if declared == "cross_encoder" else BiEncoderConfig(name_or_path)

@@ -10,12 +10,11 @@ from running import run_several
 from transformers import AutoTokenizer
 
 from data.batch import TokenSequences
-from data.formats.documents import Document
 from data.truncation import Truncation, cut_line
 from engines.distributed.testing import run_ranks
-from inference.rank import rank_documents
 from launch.cli.compose import load
 from launch.inspect_data import main as inspect
+from launch.rerank import main as rerank
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from recipes.evaluate.run import evaluate
@@ -110,11 +109,11 @@ def test_two_ranks_count_as_one_in_training(beir: Path, tiny_run: list[str]) -> 
 
 
 def test_rerank_says_it(tiny_reranker_dir: Path, capsys) -> None:
-    documents = [Document("1", LONG), Document("2", "apple")]
-    rank_documents(str(tiny_reranker_dir), "what is the apple", documents, max_length=32)
+    options = [str(tiny_reranker_dir), "--query", "what is the apple", "--max-length", "32"]
+    rerank([*options, LONG, "apple"])
     printed = capsys.readouterr().err
     assert "longer than --max-length=32 tokens and cut: 0 of 1 queries (0.0%) and 1 of 2 documents (50.0%)" in printed
-    rank_documents(str(tiny_reranker_dir), "what is the apple", documents[1:], max_length=32)
+    rerank([*options, "apple"])
     assert "longer than" not in capsys.readouterr().err
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from data.formats.documents import Document
 from data.formats.trec import read_trec_run
 from engines.distributed.testing import run_ranks
-from inference.rank import rank_documents
 from launch.cli.compose import load
 from launch.rerank import main
 from models.llm_reranker import LLMReranker
+from plackett import Reranker
 from recipes.training_run import train
 
 MODEL = ["model.max_length=192", "trainer.token_budget=1024", "trainer.max_steps=3", "trainer.eval_every=3"]
@@ -50,9 +49,8 @@ def test_adapters_under_zero3_on_two_ranks_move_and_are_saved_whole(
     assert summary["best_step"] == 3, "the export is the trained model"
     scores, texts = read_trec_run(run / "runs" / "after.run"), texts_of(tiny_beir_dir)
     query, expected = next(iter(scores.items()))
-    documents = [Document(name, texts[name]) for name in expected]
-    found = {row.id: row.score for row in rank_documents(str(run / "model"), texts[query], documents, raw=True)}
-    assert found == pytest.approx(expected, abs=1e-4)
+    found = Reranker.load(run / "model").predict([(texts[query], texts[name]) for name in expected], raw=True)
+    assert found.tolist() == pytest.approx(list(expected.values()), abs=1e-4)
 
 
 def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):

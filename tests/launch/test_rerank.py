@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.formats.documents import read_documents
-from inference.rank import RankedDocument
-from launch.rerank import OPTION_NAMES, main, table
+from launch.rerank import OPTION_NAMES, Row, main, table
 
 QUERY = "how are tokens counted"
 TEXTS = ["count the tokens of a text", "a list of numbers", "open a file and read its lines", "tokens"]
@@ -52,7 +51,7 @@ def test_top_k_shortens_the_table(tiny_reranker_dir, write, capsys):
 
 
 def test_the_table_is_cut_to_the_terminal():
-    rows = [RankedDocument(1, 0.75, "a", "word " * 40), RankedDocument(2, -11.5, "long-id", "two\nlines")]
+    rows = [Row(1, 0.75, "a", "word " * 40), Row(2, -11.5, "long-id", "two\nlines")]
     lines = table(rows, width=60)
     assert max(map(len, lines)) == 60
     assert lines[2] == "   2  -11.5000  long-id  two lines"

@@ -23,7 +23,9 @@ from recipes.training_run import train
 from runs.report.html import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("data", "engines", "evaluation", "launch", "losses", "models", "trainers", "benchmarks", "docs")
+PACKAGES = (
+    *("data", "engines", "evaluation", "launch", "losses", "models", "plackett", "trainers", "benchmarks", "docs"),
+)
 SOURCES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "zipfile", "tarfile"}
 # Between the ranks of a test, over a pipe of its own; and the name of an error that safetensors' files do not raise.

@@ -1,0 +1,136 @@
+"""A trained embedding model: embeddings of queries and documents, and how similar they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+import torch
+
+from engines.distributed.process_group import device as own_device
+from inference.local import embed_texts
+from inference.runner import ModuleRunner, similarity_of
+from models.bi_encoder import BiEncoder
+from plackett.arguments import check_count, checked_text, checked_texts
+
+Role = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of texts."""
+
+    vectors: np.ndarray  # [texts, dim] float32
+    cut: np.ndarray  # [texts] int32: tokens of the text that the model did not read, for its length
+
+
+class Embedder:
+    """Embeds texts in float32. An embedding depends on its text, role and prompt alone: it is the same, up to rounding
+    (1e-6 of its size), in any batch, and bit by bit in any order of the same texts. An object may be used by several
+    threads: one call runs at a time."""
+
+    def __init__(self, model: BiEncoder, device: str | torch.device | None = None) -> None:
+        self.model = model.to(own_device() if device is None else torch.device(device)).eval()
+        self._runner = ModuleRunner(self.model, next(self.model.parameters()).device)
+        self._lock = Lock()
+
+    @staticmethod
+    def load(
+        name_or_path: str | Path,
+        *,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        special_tokens: bool = False,
+        trust_remote_code: bool = False,
+    ) -> Embedder:
+        """Load the embedding model of a folder or hub id. The options are those of `plackett.load`.
+
+        Raises FileNotFoundError or ValueError, in one line, if it is not found or is no embedding model.
+        """
+        model = BiEncoder.load(name_or_path, max_length, trust_remote_code=trust_remote_code)
+        if special_tokens:
+            model.tokenizer = replace(model.tokenizer, split_special_tokens=False)
+        return Embedder(model, device)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text that are read, the prompt included."""
+        return self.model.tokenizer.max_length
+
+    @property
+    def dimension(self) -> int:
+        """The dimension of an embedding."""
+        dimension = self.model.dimension
+        assert dimension is not None
+        return dimension
+
+    @property
+    def has_unit_length(self) -> bool:
+        """Whether embeddings have length 1."""
+        return self.model.unit_length
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts by name: "query" and "document" are those of the roles."""
+        return dict(self.model.tokenizer.prompts)
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role | None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Compute the embedding of each text, [texts, dimension] float32.
+
+        `role` has no default, because many models embed queries and documents differently, and nothing would tell of
+        the wrong one. None: neither, the model's default prompt as in sentence-transformers' `encode`. `prompt`
+        replaces the model's own. `batch_size`: the most texts of a forward pass; None: as many as fit into 8,192
+        tokens. Texts of similar length share a batch.
+
+        Raises ValueError if an argument is not valid.
+        """
+        return self.embed(texts, role=role, prompt=prompt, batch_size=batch_size).vectors
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role | None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Embeddings:
+        """Compute the embedding of each text, and how much of it was cut. The options are those of `encode`;
+        `show_progress`: show a bar, or lines in a log, if it takes long."""
+        check_count("batch_size", batch_size)
+        given, tokenizer = checked_texts("texts", texts), self.model.tokenizer
+        tokenizer.prompt(role)  # raises ValueError if there is no such role
+        if prompt is not None:
+            tokenizer = tokenizer.expecting([checked_text("prompt", prompt)])
+        if not given:
+            return Embeddings(np.zeros((0, self.dimension), dtype=np.float32), np.zeros(0, dtype=np.int32))
+        with self._lock:
+            vectors, cut = embed_texts(self._runner, tokenizer, given, role, prompt, batch_size, progress=show_progress)
+        return Embeddings(vectors.numpy(), cut.sum(axis=1))
+
+    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Compare each query with each document by the model's similarity (cosine or dot product): embeddings
+        [queries, dim] and [documents, dim] -> [queries, documents] float32. They may be cut to their first dimensions,
+        all alike."""
+        similarity = similarity_of(self.model)
+        ready = []
+        for name, vectors in (("queries", queries), ("documents", documents)):
+            values = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
+            if values.ndim != 2:
+                raise ValueError(f"{name} must be embeddings [{name}, dim], got the shape {list(values.shape)}")
+            ready.append(similarity.comparable(values))
+        if ready[0].shape[1] != ready[1].shape[1]:
+            sizes = " and ".join(str(values.shape[1]) for values in ready)
+            raise ValueError(f"queries and documents have {sizes} dimensions: cut them alike")
+        return similarity.matrix(*ready).numpy()
