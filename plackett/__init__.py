@@ -16,9 +16,12 @@ Importing it changes nothing in the process and imports no torch: that comes wit
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from plackett.embedder import Embedder, Embeddings
     from plackett.loading import load
     from plackett.mxbai import MxbaiRerankV2
@@ -38,6 +41,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("plackett")
     if name not in _MODULES:
         raise AttributeError(f"module 'plackett' has no attribute {name!r}: it has {', '.join(__all__)}")
     return getattr(importlib.import_module(_MODULES[name]), name)

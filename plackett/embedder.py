@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from engines.distributed.process_group import device as own_device
 from inference.local import embed_texts
 from inference.runner import ModuleRunner, similarity_of
 from models.bi_encoder import BiEncoder
+from models.towers import towers_of
 from plackett.arguments import check_count, checked_text, checked_texts
 
 Role = Literal["query", "document"]
@@ -32,6 +33,8 @@ class Embedder:
     """Embeds texts in float32. An embedding depends on its text, role and prompt alone: it is the same, up to rounding
     (1e-6 of its size), in any batch, and bit by bit in any order of the same texts. An object may be used by several
     threads: one call runs at a time."""
+
+    kind: ClassVar[Literal["embedder"]] = "embedder"
 
     def __init__(self, model: BiEncoder, device: str | torch.device | None = None) -> None:
         self.model = model.to(own_device() if device is None else torch.device(device)).eval()
@@ -69,9 +72,9 @@ class Embedder:
         return dimension
 
     @property
-    def has_unit_length(self) -> bool:
-        """Whether embeddings have length 1."""
-        return self.model.unit_length
+    def pooling(self) -> str:
+        """How the vectors of tokens become one: "mean", "cls", ..., several joined by "+"."""
+        return "+".join(next(iter(towers_of(self.model.tower).values())).modes)
 
     @property
     def prompts(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class Reranker:
     size), in any batch, and bit by bit in any order of the same pairs. An object may be used by several threads: one
     call runs at a time.
     """
+
+    kind: ClassVar[Literal["reranker"]] = "reranker"
 
     def __init__(self, model: CrossEncoder | LLMReranker, device: str | torch.device | None = None) -> None:
         self.model = model.to(own_device() if device is None else torch.device(device)).eval()

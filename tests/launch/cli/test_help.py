@@ -28,7 +28,7 @@ SETTINGS = {
     "make_queries": "make_queries",
     "choose": "choose",
 }  # command: its configuration
-FLAGS = ["rerank", "plan", "inspect_data", "cache"]
+FLAGS = ["rerank", "serve", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
 
 
@@ -78,14 +78,16 @@ def test_the_examples_are_right(command):
         compose(first, SETTINGS[command])
 
 
-def test_the_examples_of_plan_and_inspect_data_and_rerank_are_right(monkeypatch):
-    from launch import inspect_data, plan, rerank
+def test_the_examples_of_commands_with_flags_are_right(monkeypatch):
+    from launch import inspect_data, plan, rerank, serve
 
     for line in examples("plan"):
         compose(plan.parse_arguments(shlex.split(line)[2:]).settings)
     for line in examples("rerank"):
         words = shlex.split(line)
         assert rerank.parse_arguments(words[words.index("launch/rerank.py") + 1 :]).query == "what is BM25?"
+    for line in examples("serve"):
+        assert serve.parse_arguments(shlex.split(line)[2:]).model in ("HUB_ID", "outputs/RUN/model")
     for line in examples("inspect_data"):
         given = inspect_data.parse_arguments(shlex.split(line)[2:])
         compose([*inspect_data.data_settings(given.path, given.settings), *given.settings])
