@@ -25,8 +25,9 @@ OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "
 
 
 def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Declared:
-    """What the folder of a model, or a hub id, declares it to be: an LLM reranker has a prompt template, a cross-encoder
-    the head of a classifier, an embedding model the modules of one. A plain language model or encoder declares nothing.
+    """What the folder of a model, or a hub id, declares it to be: an LLM reranker has a prompt template, a
+    cross-encoder the head of a classifier, an embedding model the modules of one. A plain language model or encoder
+    declares nothing.
 
     Raises FileNotFoundError or ValueError, in one line, if the folder is not found or not a model.
     """
