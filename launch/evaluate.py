@@ -4,6 +4,7 @@
   python launch/evaluate.py model.name_or_path=outputs/RUN/model             a reranker, on the first stage's candidates
   python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER       an embedding model, over the whole corpus
   python launch/evaluate.py model=bm25 data=beir data.path=FOLDER            on your own data (docs/reference.md)
+  python launch/evaluate.py model=bm25 data=suite 'data.sources=[FOLDER]'    several data sets, and their mean
   python launch/evaluate.py model=bm25 split=dev output=results.json         another split; also written as JSON
   python launch/evaluate.py model=bi_encoder output=new.json against=old.json    compared with another run
   python launch/evaluate.py 'first_stages=[bm25,FILE.run]' 'eval.depths=[10,30]'    from several first stages, by depth
