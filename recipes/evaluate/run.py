@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from data.collection import Collection
@@ -50,6 +51,8 @@ def evaluate_suite(settings: EvaluationConfig, sets: Mapping[str, Any]) -> dict[
     for name in sets:
         with in_suite(name, settings.data, sets[name]), quiet():
             prepare(of_set(settings, name, sets[name]), search=False)
+    if settings.output is not None and process_group.is_main():
+        Path(settings.output).unlink(missing_ok=True)  # of an earlier run, whose sets are replaced now
     model = build_model(settings)
     measured: dict[str, MeasuredSet] = {}
     for name, options in sets.items():

@@ -214,6 +214,7 @@ def test_what_is_evaluated_stays_if_a_later_set_fails(beir, run, tiny_bert_dir, 
             raise RuntimeError("out of memory")
         return measure_set(settings, collection, model)
 
+    (tmp_path / "results.json").write_text("of an earlier run")
     measure_set = module.measure_set
     monkeypatch.setattr(module, "measure_set", fail_on_third)
     with pytest.raises(RuntimeError, match="out of memory"):
