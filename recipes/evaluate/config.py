@@ -78,6 +78,11 @@ class EvaluationConfig:
                 f"against={self.against} compares one ranking with another, and first_stages gives several: leave one "
                 "out (output=FILE.json writes each of them as a run, FILE.NAME.model.run)"
             )
+        if path := getattr(getattr(self.data, "candidates", None), "path", None):
+            raise ValueError(
+                f"data.candidates.path={path} is not read beside first_stages: name the file there, "
+                f"first_stages=[{','.join([*self.first_stages, str(path)])}] data/candidates=bm25"
+            )
         check_entries(self.first_stages)
 
     @property

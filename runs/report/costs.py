@@ -55,8 +55,9 @@ def form_table(summary: Mapping[str, Any]) -> list[str]:
     rows = [["dimension", *columns]] + [[str(dim), *(row[name] for name in columns)] for dim, row in cells.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    part = " (partial)" if summary.get("partial") else ""
     return [
-        f"{metric} of the model, and bytes of the index of {index['documents']:,} documents, by stored form:",
+        f"{metric} of the model{part}, and bytes of the index of {index['documents']:,} documents, by stored form:",
         lines[0],
         "-" * len(lines[0]),
         *lines[1:],

@@ -126,6 +126,10 @@ def test_positives_are_added_where_that_is_asked_for(arguments, dense_run, tmp_p
         (["first_stages=[./absent]"], r"first_stages: model ./absent: no such folder"),
         (["first_stages=[README.md]"], "README.md is not called like a run"),
         (["first_stages=[bm25]", "against=README.md"], "compares one ranking with another"),
+        (
+            ["first_stages=[bm25]", "data/candidates=run", "data.candidates.path=x.run"],
+            r"data.candidates.path=x.run is not read beside first_stages: .* first_stages=\[bm25,x.run",
+        ),
         (["first_stages=[bm25]", "model=bm25"], "first_stages give the candidates that are reranked"),
         (["first_stages=[bm25]", "eval=similarity"], "first_stages give the candidates that are reranked"),
     ],
