@@ -95,7 +95,7 @@ class RetrievalConfig(EvaluatorConfig):
     def method(self) -> str:
         if self.max_documents is None:
             return "retrieved from the whole corpus"
-        return f"retrieved from a part of the corpus, at most {self.max_documents:,} documents"
+        return f"retrieved from a part of the corpus (eval.max_documents={self.max_documents})"
 
     @property
     def retrieval_depth(self) -> int:

@@ -29,11 +29,15 @@ def print_table(summary: Mapping[str, Any]) -> None:
     print(format_table(result_rows(summary)))
     for remark in remarks(summary):
         print(remark)
-    for lines in (form_table(summary), cost_lines(summary)):
-        if lines:
-            print("", *lines, sep="\n")
-    for name, sweep in sweeps_of(summary).items():
-        print("", *lines_of_sweep(name, sweep), sep="\n")
+    print_details(summary)
+
+
+def print_details(summary: Mapping[str, Any], of: str = "") -> None:
+    """Print what was measured beside the rankings: stored forms, cost, depths. `of`: put before the first line of
+    each."""
+    sweeps = (lines_of_sweep(name, sweep) for name, sweep in sweeps_of(summary).items())
+    for first, *lines in filter(None, (form_table(summary), cost_lines(summary), *sweeps)):
+        print("", f"{of}{first}", *lines, sep="\n")
 
 
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evaluation.significance import Interval, PairedTest
-from runs.report.content import RANKERS, result_rows
+from runs.report.content import RANKERS, number_of_tests, print_details, result_rows
 from runs.report.table import below_first_stage, format_table
 
 
@@ -20,6 +20,8 @@ def print_suite(summary: Mapping[str, Any]) -> None:
     print(format_table(result_rows(mean)))
     for line in _remarks(summary):
         print(line)
+    for name, own in summary["sets"].items():
+        print_details(own, f"{name}: ")
 
 
 def _table(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -51,6 +53,9 @@ def _cell(summary: Mapping[str, Any], ranker: str, metric: str) -> str:
 def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     """The paired tests of the mean, then those of the sets, and a warning if the first stage is better."""
     mean, metric = summary["mean"], summary["mean"]["metric"]
+    for name, own in summary["sets"].items():
+        if own.get("partial"):
+            yield f"{name}: {number_of_tests(own, '')}"
     for name, test in mean["tests"].items():
         yield f"{metric}, {_in_words(name)}, mean over the sets: {PairedTest(**test)}"
         yield from _of_sets(summary, name, metric)

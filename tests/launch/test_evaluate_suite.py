@@ -134,6 +134,19 @@ def test_one_model_is_built_and_compared_with_bm25_on_each_set_and_over_them(
     assert all(read_run(tmp_path / f"results.{name}.fused.run") for name in SETS)
 
 
+def test_a_part_and_depths_are_shown_of_each_set(beir, run, tiny_bert_dir, tmp_path, capsys):
+    run([beir / "first", beir / "second"], "model=bm25", "eval.max_documents=20")
+    out = capsys.readouterr().out
+    assert "first: 9 queries, partial: 20 of 30 documents; values are higher" in out
+    arguments = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "eval=reranking", "eval.depths=[1,3]"]
+    results = run([beir / "first", beir / "second"], *arguments)
+    out = capsys.readouterr().out
+    for name in ("first", "second"):
+        assert len(results["sets"][name]["depth_sweep"]["depths"]) == 3
+        assert f"{name}: nDCG@10 by depth of reranking, first stage:" in out
+        assert (tmp_path / f"results.{name}.depths.html").is_file()
+
+
 def test_nanobeir_s_layout_gives_the_figures_of_beir_s(beir, nano, run, tiny_reranker_dir):
     arguments = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5"]
     expected = run([beir / name for name in SETS], *arguments, name="beir")
