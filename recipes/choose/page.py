@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recipes.choose.decision import CHOSEN, FAILED, LIMITED, WORSE
 from recipes.choose.pictures import figures_of
 from recipes.choose.table import (
     Cells,
+    broken_lines,
     facts_table,
     forms_table,
     lead,
     main_table,
     measured,
+    origin_lines,
     origin_table,
     reading_table,
     words_table,
@@ -30,7 +32,7 @@ WINDOWS = (
 )
 WORDS = (
     "In scripts without spaces a letter is a word. Terms are words that many documents have, and not most; one is "
-    "broken if it is read as three tokens or more, or if a part of it is unknown."
+    "broken if it is read as three tokens or more, or if a part of it is unknown; listed with its number of tokens."
 )
 FORMS = (
     "Queries stay in float32. best 10 kept: the share of the ten best documents by float32 vectors of as many "
@@ -54,11 +56,11 @@ def page(summary: Summary) -> str:
         body.append(f'<h2>Pictures</h2>\n<div class="curves">{"".join(figures_of(summary))}</div>')
     body += [
         _section("Context window", reading_table(summary), WINDOWS),
-        _section("Tokenisation and vocabulary", words_table(summary), WORDS, left=True),
+        _section("Tokenisation and vocabulary", words_table(summary), WORDS, broken_lines(summary)),
         _section("Dimensions and precision", forms_table(summary), FORMS),
-        _section("Licence, training data, price", origin_table(summary), ORIGIN, left=True),
+        _section("Licence, training data, price", origin_table(summary), ORIGIN, origin_lines(summary)),
         _costs(summary),
-        _section("Published facts", facts_table(summary), "Measured by others, on other data.", left=True),
+        _section("Published facts", facts_table(summary), "Measured by others, on other data."),
     ]
     return page_of(html.escape(title), body)
 
@@ -92,12 +94,13 @@ def _costs(summary: Summary) -> str:
     return f"<h2>How cost was measured</h2>\n{head}{parts}"
 
 
-def _section(title: str, table: tuple[list[str], Cells], note: str = "", *, left: bool = False) -> str:
-    """A table with a heading; nothing if it has no rows. `left`: of texts, which are broken into lines."""
+def _section(title: str, table: tuple[list[str], Cells], note: str = "", lines: Sequence[str] = ()) -> str:
+    """A table with a heading, a note and lines about single models; nothing if the table has no rows."""
     header, cells = table
     if not cells:
         return ""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     rows = ("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in cells)
-    drawn = table_of(f"<tr>{head}</tr>", rows, "findings" if left else "results")
-    return f'<h2>{html.escape(title)}</h2>\n{drawn}<p class="lead">{html.escape(note)}</p>'
+    drawn = table_of(f"<tr>{head}</tr>", rows)
+    below = "".join(f'<p class="lead">{html.escape(line)}</p>\n' for line in (note, *lines))
+    return f"<h2>{html.escape(title)}</h2>\n{drawn}{below}"

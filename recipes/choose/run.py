@@ -217,7 +217,9 @@ def _warnings_of(row: dict[str, Any]) -> list[str]:
         for each in row["trained_on_these_data"][:1]
     ]
     if cut.get("documents", 0) >= MANY_CUT:
-        found.append(f"{label} reads {row['max_length']} tokens and cuts {cut['documents']:.1%} of the documents")
+        gain = row["windows"]["test"]["difference"] if "windows" in row else None
+        read = "" if gain is None else f" (read in windows: {gain:+.4f})"
+        found.append(f"{label} reads {row['max_length']} tokens and cuts {cut['documents']:.1%} of the documents{read}")
     if texts.get("unknown_tokens", 0) >= MANY_UNKNOWN:
         found.append(f"{label} does not know {texts['unknown_tokens']:.1%} of the tokens of these texts")
     return found

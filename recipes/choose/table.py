@@ -21,6 +21,11 @@ def measured(summary: Summary) -> list[Mapping[str, Any]]:
     return [row for row in summary["models"] if "error" not in row]
 
 
+def models(summary: Summary) -> list[Mapping[str, Any]]:
+    """The rows of the models that were measured, without BM25."""
+    return [row for row in measured(summary) if row["kind"] != "bm25"]
+
+
 def main_table(summary: Summary) -> tuple[list[str], Cells]:
     """Every model with its quality, cost, licence and verdict."""
     header = [
@@ -72,9 +77,7 @@ def reading_table(summary: Summary) -> tuple[list[str], Cells]:
     header = ["", "reads", "doc tokens p50", "p90", "p99", "max", "query p50", "max", "docs cut", "queries cut"]
     header += [f"{summary['metric']} whole", "in windows", "difference", "texts"]
     cells = []
-    for row in measured(summary):
-        if row["kind"] == "bm25":
-            continue
+    for row in models(summary):
         texts, cut, windows = row["texts"] or {}, row["truncated"] or {}, row.get("windows")
         documents, queries = texts.get("document_tokens", {}), texts.get("query_tokens", {})
         cells.append(
@@ -99,35 +102,31 @@ def whole(value: int | None) -> str:
 
 def words_table(summary: Summary) -> tuple[list[str], Cells]:
     """How each tokenizer reads words."""
-    header = [
-        "",
-        "tokens per word",
-        "unknown tokens",
-        "vocabulary",
-        "used",
-        "broken terms",
-        "the most frequent of them",
+    header = ["", "tokens per word", "unknown tokens", "vocabulary", "used", "broken terms"]
+    cells = [
+        [
+            row["label"],
+            f"{row['texts']['tokens_per_word']:.2f}",
+            f"{row['texts']['unknown_tokens']:.2%}",
+            f"{row['texts']['vocabulary']:,}",
+            share(row["texts"]["vocabulary_used"]),
+            f"{share(row['texts']['broken_terms'])} of {row['texts']['terms']:,}",
+        ]
+        for row in models(summary)
+        if row["texts"]
     ]
-    cells = []
-    for row in measured(summary):
-        if row["kind"] == "bm25" or not row["texts"]:
-            continue
-        texts = row["texts"]
-        examples = ", ".join(
-            f"{each['term']} {each['tokens']}{' (unknown)' * each['unknown']}" for each in texts["broken_examples"][:12]
-        )
-        cells.append(
-            [
-                row["label"],
-                f"{texts['tokens_per_word']:.2f}",
-                f"{texts['unknown_tokens']:.2%}",
-                f"{texts['vocabulary']:,}",
-                share(texts["vocabulary_used"]),
-                f"{share(texts['broken_terms'])} of {texts['terms']:,}",
-                examples or NONE,
-            ]
-        )
     return header, cells
+
+
+def broken_lines(summary: Summary) -> list[str]:
+    """The most frequent terms that each tokenizer breaks, with their numbers of tokens."""
+    shared: dict[str, list[str]] = {}
+    for row in models(summary):
+        found = (row["texts"] or {}).get("broken_examples", [])
+        terms = (f"{each['term']} {each['tokens']}{' (unknown)' * each['unknown']}" for each in found)
+        if found:
+            shared.setdefault(", ".join(terms), []).append(row["label"])
+    return [f"{', '.join(labels)}: {terms}" for terms, labels in shared.items()]
 
 
 def forms_table(summary: Summary) -> tuple[list[str], Cells]:
@@ -144,37 +143,45 @@ def forms_table(summary: Summary) -> tuple[list[str], Cells]:
 
 
 def origin_table(summary: Summary) -> tuple[list[str], Cells]:
-    """Licence, training data, published facts and prices."""
-    header = ["", "parameters", "licence", "who says it", "trained on", "USD per million tokens", "for these documents"]
-    header += ["published on these data"]
-    cells = []
-    for row in measured(summary):
-        if row["kind"] == "bm25":
-            continue
-        said = row["declared"]
-        trained = ", ".join(dict.fromkeys(each["data"] for each in said["trained_on"]))
-        published = "; ".join(f"{each['value']} ({each['date']}, {each['source']})" for each in row["published"])
-        cells.append(
-            [
-                row["label"],
-                f"{row['parameters']:,}",
-                said["licence"] or "?",
-                said["licence_source"] or NONE,
-                trained or "not said",
-                NONE if row["price"] is None else f"{row['price']:g}",
-                NONE if row["price_of_corpus"] is None else f"{row['price_of_corpus']:.4f}",
-                published or NONE,
-            ]
-        )
+    """Licences and prices."""
+    header = ["", "parameters", "licence", "USD per million tokens", "USD for these documents"]
+    cells = [
+        [
+            row["label"],
+            f"{row['parameters']:,}",
+            row["declared"]["licence"] or "?",
+            NONE if row["price"] is None else f"{row['price']:g}",
+            NONE if row["price_of_corpus"] is None else f"{row['price_of_corpus']:.4f}",
+        ]
+        for row in models(summary)
+    ]
     return header, cells
+
+
+def origin_lines(summary: Summary) -> list[str]:
+    """What each model was trained on, who says the licence, and what is published of it on these data."""
+    lines = []
+    for row in models(summary):
+        said, by_source = row["declared"], dict[str, list[str]]()
+        for each in said["trained_on"]:
+            by_source.setdefault(each["source"], []).append(each["data"])
+        parts = [f"trained on {', '.join(names)} ({source})" for source, names in by_source.items()]
+        parts = parts or ["no card or fact says what it was trained on"]
+        if said["licence"]:
+            parts.append(f"licence by {said['licence_source']}")
+        parts += [
+            f"published nDCG@10 on these data: {e['value']} ({e['date']}, {e['source']})" for e in row["published"]
+        ]
+        lines.append(f"{row['label']}: {'; '.join(parts)}")
+    return lines
 
 
 def facts_table(summary: Summary) -> tuple[list[str], Cells]:
     """What is published about the models, with sources."""
     header = ["", "fact", "published", "date", "source"]
     cells = []
-    for row in measured(summary):
-        for name, facts in (row.get("declared") or {}).get("facts", {}).items():
+    for row in models(summary):
+        for name, facts in row["declared"]["facts"].items():
             if name == "beir_by_set":
                 continue
             for fact in facts:
