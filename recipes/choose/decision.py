@@ -94,7 +94,7 @@ def decide(
         "chosen": chosen,
         "form": form["form"] if form else None,
         "sentence": _sentence(settings, chosen, form, comparison.best, tied, contenders, forms)
-        + f": {queries} queries are too few to tell any two models apart" * few,
+        + f" ({queries:,} test quer{'y' if queries == 1 else 'ies'}: too few to tell any two models apart)" * few,
         "tied": tied,
         "verdicts": {row["label"]: verdicts[row["label"]] for row in rows},
         "pareto": {

@@ -198,7 +198,7 @@ def _warnings(bench: Bench, rows: Sequence[dict[str, Any]], decision: dict[str, 
             "spans), each with the text that it was taken from as its answer. Real queries may rank models otherwise"
         )
     if number < FEW_QUERIES:
-        found.append(f"only {number} queries: intervals are wide, and tests find large differences alone")
+        found.append(f"queries: only {number}, so intervals are wide, and tests find large differences alone")
     if (most := resolution(decision)) is not None and most > 0:
         metric = bench.settings.eval.metric
         found.append(f"tied is not equal: a tied model may be up to {most:.4f} of {metric} below {decision['best']}")

@@ -108,5 +108,5 @@ def test_with_few_queries_the_best_is_chosen_and_not_the_cheapest(queries):
     found = decide(settings(), ROWS, few)
     assert found["chosen"] == found["best"] != "bm25"
     assert found["form"] == "fp32"
-    assert f"{queries} queries are too few" in found["sentence"]
+    assert f"({queries} test queries: too few to tell" in found["sentence"]
     assert found["verdicts"]["bm25"]["verdict"] == "not told apart"
