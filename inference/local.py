@@ -23,9 +23,15 @@ from inference.shared_prefix import list_collator
 from models.prompts.tokenizer import PromptTokenizer
 from models.tokenization import PairTokenizer, TextTokenizer
 
-TOKEN_BUDGET = 8192  # padded tokens per forward pass
+# Padded tokens per forward pass: on a CPU the activations of more do not stay in its cache (benchmarks/rank.py).
+CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET = 2048, 8192
 
 Pair = tuple[str, str]  # a query and a document
+
+
+def token_budget(device: torch.device) -> int:
+    """The padded tokens of a forward pass."""
+    return CPU_TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET
 
 
 def score_pairs(
@@ -41,7 +47,7 @@ def score_pairs(
     the query and from the document of each pair.
 
     `instruction` None: the model's own. `batch_size`: the most pairs of a forward pass, which are then scored one by
-    one. None: as many as fit into TOKEN_BUDGET, and a model that can reads the common beginning of a query's pairs
+    one. None: as many as fit into `token_budget`, and a model that can reads the common beginning of a query's pairs
     once.
     """
     if not pairs:
@@ -50,9 +56,10 @@ def score_pairs(
     queries, documents = ([pair[side] for pair in distinct] for side in (0, 1))
     sequences = TokenSequences.from_encoding(tokenizer(queries, documents, query_prompt=instruction))
     sizes = [len(list(own)) for _, own in groupby(queries)]
-    collator = Collator(tokenizer.padding, TOKEN_BUDGET)
+    budget = token_budget(runner.device)
+    collator = Collator(tokenizer.padding, budget)
     if batch_size is None:
-        collator = list_collator(runner.model, sequences, sizes, tokenizer.padding, TOKEN_BUDGET)
+        collator = list_collator(runner.model, sequences, sizes, tokenizer.padding, budget)
     scores = _run(runner, sequences, collator, "score", batch_size, progress=progress)
     return _as_given(pairs, distinct, scores, sequences)
 
@@ -71,13 +78,13 @@ def embed_texts(
     from texts that are queries, and from others.
 
     `role`: "query", "document" or None. `prompt` None: the model's own for the role. `texts` holds one at least.
-    `batch_size`: the most texts of a forward pass; None: as many as fit into TOKEN_BUDGET.
+    `batch_size`: the most texts of a forward pass; None: as many as fit into `token_budget`.
     """
     assert texts, "nothing to embed"
     distinct = sorted(set(texts))
     tokenizer.check_prompt(prompt)
     sequences = TokenSequences.from_encoding(tokenizer(distinct, role=role, prompt=prompt))
-    collator = Collator(tokenizer.padding, TOKEN_BUDGET)
+    collator = Collator(tokenizer.padding, token_budget(runner.device))
     embeddings = _run(runner, sequences, collator, "embedding", batch_size, progress=progress)
     return _as_given(texts, distinct, embeddings, sequences)
 

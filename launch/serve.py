@@ -47,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"{missing[0]} is not installed: pip install -c constraints.txt -e '.[serve]'")
-    listener = bind(options.host, options.port)
+    with bind(options.host, options.port) as listener:
+        serve(options, listener)
+
+
+def serve(options: argparse.Namespace, listener: socket.socket) -> None:
+    """Load the model and answer requests until a signal stops the process."""
     import uvicorn  # it, torch and transformers only once the arguments are known to be right
 
     from launch.serving.app import Limits
@@ -105,7 +110,8 @@ def application(options: argparse.Namespace, limits: Limits) -> Starlette:
 
 def info(options: argparse.Namespace, max_length: int, model_type: dict[str, Any]) -> dict[str, Any]:
     """The content of /info, by the names of text-embeddings-inference."""
-    from inference.local import TOKEN_BUDGET
+    from engines.distributed.process_group import device
+    from inference.local import token_budget
     from plackett import __version__
 
     return {
@@ -114,7 +120,7 @@ def info(options: argparse.Namespace, max_length: int, model_type: dict[str, Any
         "model_type": model_type,
         "max_concurrent_requests": options.max_queue,
         "max_input_length": max_length,
-        "max_batch_tokens": TOKEN_BUDGET,
+        "max_batch_tokens": token_budget(device()),
         "max_client_batch_size": options.max_texts,
         "auto_truncate": False,
         "tokenization_workers": 1,

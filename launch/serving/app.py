@@ -51,13 +51,12 @@ def make_app(
     `answer` maps requests to answers (launch/serving/answers.py), `check` raises `Refused` for a request that does not
     fit the model. `allowed_hosts`: names that a request may give the server; None: any.
     """
-    # Batches of many shapes leave holes in the heap, which would grow.
     batcher = Batcher(
         answer,
         max_queue=limits.max_queue,
         max_batch=limits.max_batch,
         timeout_s=limits.timeout_s,
-        tidy=return_freed_memory,
+        tidy=return_freed_memory,  # batches of many shapes leave holes in the heap
     )
 
     @asynccontextmanager
