@@ -19,6 +19,7 @@ from engines.distributed.heartbeat import OnLostRank
 from engines.precision import uses_bf16
 from evaluation.evaluator import DevEvaluator, EvaluationResult, Prompts
 from evaluation.reranking_evaluator import RerankingConfig
+from inference.golden import make_golden, write_golden
 from inference.runner import ModuleRunner
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.prompts.reasoning_template import ReasoningTemplate
@@ -284,6 +285,7 @@ def export_reasoner(
     model.tokenizer = replace(model.tokenizer, template=template.direct)
     model.adopt_prompts(prompts)
     template = template.with_prompts(prompts.query, prompts.document)
+    golden = make_golden(model, next(model.parameters()).device)
     if process_group.is_main():
         card_settings = {
             "loss": f"GRPO by TRL ({options.loss_type}), trained to reason before it answers "
@@ -294,6 +296,7 @@ def export_reasoner(
         }
         card = model_card(run.name, summary, start=str(model.source), seed=settings.seed, settings=card_settings)
         model.cpu().export(run.path / "model", card=card)
+        write_golden(run.path / "model", golden)
         (run.path / "model" / "reasoning_template.json").write_text(json.dumps(asdict(template), indent=2) + "\n")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

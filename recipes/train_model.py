@@ -17,6 +17,7 @@ from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, measure
 from evaluation.significance import paired_test
+from inference.golden import make_golden, write_golden
 from inference.interruptible import Interruptible
 from models.prompts.run_prompts import RunPrompts
 from recipes.baseline import save_final_scores, score_baseline
@@ -163,7 +164,9 @@ def export_model(
     """Export the loaded model to model/. Call it on all ranks."""
     model: Any = trainer.engine.model  # a models.capabilities.RankingModel
     model.adopt_prompts(prompts)
+    golden = make_golden(model, trainer.engine.device)
     with trainer.engine.full_weights():
         if process_group.is_main():
             card = model_card(run.name, summary, start=str(model.source), seed=trainer.seed, settings=settings)
             model.export(run.path / "model", card=card, adapter_only=adapter_only)
+            write_golden(run.path / "model", golden)

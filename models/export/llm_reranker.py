@@ -169,7 +169,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
     if _is_linear(model):
-        usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=_vllm_overrides(model))
+        usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=vllm_overrides(model))
     write_card(
         work,
         name=name,
@@ -187,7 +187,7 @@ def _is_linear(model: LLMReranker) -> bool:
     return getattr(head, "bias", None) is None and LogitTransform.of(model.language_model.config) == LogitTransform()
 
 
-def _vllm_overrides(model: LLMReranker) -> str:
+def vllm_overrides(model: LLMReranker) -> str:
     """vLLM's `--hf-overrides` that make a classifier from the two answer tokens."""
     no_and_yes = reversed(model.tokenizer.answer_ids())
     name = type(model.language_model).__name__.replace("ForCausalLM", "ForSequenceClassification")

@@ -15,7 +15,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", 
 
 PICKLED = " (pickled weights are not read: convert them)"
 CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py", ".npy")
-NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|trainer_state\.json$)")
+NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|(trainer_state|golden)\.json$)")
 
 # Keys of config_sentence_transformers.json that other libraries do not read.
 DOCUMENT_PROMPT = "document_prompt"
