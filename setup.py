@@ -65,6 +65,7 @@ setup(
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],  # launch/serve.py
         "tensorboard": ["tensorboard>=2.18"],
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
+        "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.22"],  # launch/export.py --onnx
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
         "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
         "dev": [
@@ -78,6 +79,9 @@ setup(
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
             "faiss-cpu>=1.9",
+            "onnx>=1.19",
+            "onnxscript>=0.6",
+            "onnxruntime>=1.22",
             "pypdf>=5.0",
             "beautifulsoup4>=4.12",
             "lxml>=5.0",

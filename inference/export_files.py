@@ -20,8 +20,8 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def tensor_sums(folder: Path) -> dict[str, list[float]]:
-    """Of the weights outside the layers (score head, projection, pooler, norms), by file and name: the sum, and the sum
-    with a factor by place, which tells values in another order."""
+    """The sums of each weight outside the layers (score head, projection, pooler, norms), by file and name: of its
+    values, and of its values times a factor by place, which tells another order."""
     sums = {}
     for name, file in content_files(folder).items():
         if file.suffix != ".safetensors":

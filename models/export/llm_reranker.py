@@ -168,7 +168,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         sanitized=", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else "",
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
-    if _is_linear(model):
+    if is_linear(model):
         usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=vllm_overrides(model))
     write_card(
         work,
@@ -181,7 +181,7 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
     )
 
 
-def _is_linear(model: LLMReranker) -> bool:
+def is_linear(model: LLMReranker) -> bool:
     """Whether the score is just (w_yes - w_no) h, as in a classifier without a bias."""
     head = model.language_model.get_output_embeddings()
     return getattr(head, "bias", None) is None and LogitTransform.of(model.language_model.config) == LogitTransform()

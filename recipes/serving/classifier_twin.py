@@ -1,0 +1,109 @@
+"""A sequence classifier that gives the scores of an LLM reranker, for servers that read classifiers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from inference.golden import Golden
+from models.export.folder import new_folder
+from models.export.llm_reranker import is_linear
+from models.llm_reranker import LLMReranker
+from models.loading.backbone import quiet
+from models.loading.folder import ModelFolder, first_line
+from models.prompts.template_folder import has_template
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-ranking
+tags:
+- reranker
+- plackett
+---
+
+# Sequence classifier of {source}
+
+Its logit is the raw score of the LLM reranker: the logit of the true answer minus that of the false one. Its input is
+the whole prompt as one text, which the chat template of its tokenizer makes:
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
+prompt = tokenizer.apply_chat_template(messages, tokenize=False)
+score = model(**tokenizer(prompt, return_tensors="pt")).logits[0, 0]
+```
+
+text-embeddings-inference (not run here) takes that prompt as `inputs` of `POST /predict` with `"raw_scores": true`, for
+whichever of its backends has the architecture:
+
+```sh
+text-embeddings-router --model-id "{folder}"
+```
+"""
+
+
+def check_is_llm_reranker(folder: Path) -> None:
+    """Raise ValueError if the folder does not hold an LLM reranker."""
+    if not has_template(ModelFolder.read(folder)):
+        raise ValueError(
+            f"--sequence-classification: {folder} is no LLM reranker with a prompt template; a cross-encoder is a "
+            "sequence classifier already"
+        )
+
+
+def write_classifier(source: Path, folder: Path) -> None:
+    """Write the classifier of the export in `source` to `folder`, replacing it in one rename: transformers' class for
+    the architecture, with the difference of the two answers' weights as its score layer.
+
+    Raises ValueError, in one line, if the score is not linear or the architecture has no such class.
+    """
+    reranker = LLMReranker.load(source)
+    if not is_linear(reranker):
+        raise ValueError(f"model {source}: its logits are scaled, capped or have a bias: no linear classifier has them")
+    yes, no = reranker.tokenizer.answer_ids()
+    head = reranker.language_model.get_output_embeddings()
+    weight: torch.Tensor = head.weight.detach().float()
+    score = (weight[yes] - weight[no]).unsqueeze(0).clone()
+    with quiet(), new_folder(folder) as work:
+        try:
+            classifier = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32)
+        except ValueError as error:
+            raise ValueError(f"model {source}: transformers has no classifier for it: {first_line(error)}") from None
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        classifier.score.weight.data = score
+        classifier.config.pad_token_id = tokenizer.pad_token_id
+        classifier.save_pretrained(work)
+        adds_nothing(tokenizer).save_pretrained(work)
+        (work / "README.md").write_text(CARD.format(source=source.name, folder=folder), encoding="utf-8")
+
+
+def adds_nothing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer without special tokens of its own: the prompt has them all, and servers would put BOS twice."""
+    if tokenizer("a").input_ids != tokenizer("a", add_special_tokens=False).input_ids:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return tokenizer
+
+
+def classifier_difference(folder: Path, golden: Golden) -> float:
+    """The largest difference of the classifier from the golden scores, of prompts that are not cut. Prompts are
+    rendered and tokenised as a server's client and a server do."""
+    with quiet(), torch.no_grad():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        differences = []
+        for row in golden.rows:
+            if row.truncated or row.control_tokens:
+                continue
+            messages = [
+                {"role": role, "content": text} for role, text in zip(("query", "document"), row.texts, strict=True)
+            ]
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False)
+            found = model(**tokenizer(prompt, return_tensors="pt")).logits[0, 0]
+            differences.append(abs(float(found) - row.values[0]))
+    return max(differences)
