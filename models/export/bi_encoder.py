@@ -18,6 +18,7 @@ from models.export.folder import (
     write_json,
     write_tokenizer,
 )
+from models.export.serving import serve_bi_encoder
 from models.int8_ranges import FILE as RANGES
 from models.pooling import pooling_config
 from models.scale import FILE
@@ -182,5 +183,5 @@ def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> No
         pipeline="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction"],
         body=card,
-        usage=usage,
+        usage=usage + serve_bi_encoder(model, name),
     )

@@ -15,6 +15,7 @@ from models.export.folder import (
     write_json,
     write_tokenizer,
 )
+from models.export.serving import serve_cross_encoder
 from models.loading.folder import DOCUMENT_PROMPT, read_json
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def export_cross_encoder(
                 max_length=tokenizer.max_length,
                 scale=scale,
                 prompts=note(tokenizer) + _prompts(tokenizer),
-            ),
+            )
+            + serve_cross_encoder(model, str(folder)),
         )
 
 

@@ -19,6 +19,7 @@ from models.export.folder import (
     write_json,
     write_tokenizer,
 )
+from models.export.serving import serve_llm_reranker
 from models.loading.folder import read_json
 from models.prompts.chat_template import chat_template
 from models.prompts.template_folder import FILE
@@ -66,17 +67,17 @@ score = logits[{yes}] - logits[{no}]
 ```
 """
 SERVERS = """
-## Serve
-
-vLLM makes a classifier of the two answers' weights (`POST /rerank`, scores through a sigmoid):
+vLLM makes a classifier of the two answers' weights (`POST /rerank`, scores through a sigmoid; not run
+for this card):
 
 ```sh
 vllm serve "{folder}" --runner pooling --chat-template "{folder}/chat_template.jinja" \\
     --hf-overrides '{overrides}'
 ```
 
-text-embeddings-inference reads sequence classifiers alone. This makes one of the same raw score, for whichever of its
-backends has the architecture ([Qwen3: issue 643](https://github.com/huggingface/text-embeddings-inference/issues/643)):
+text-embeddings-inference reads sequence classifiers alone. This, or plackett's
+`launch/export.py --sequence-classification`, makes one of the same raw score, for whichever of its backends has the
+architecture (not run with it; [Qwen3: issue 643](https://github.com/huggingface/text-embeddings-inference/issues/643)):
 
 ```python
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -154,6 +155,7 @@ def _prompts(tokenizer: PromptTokenizer) -> dict[str, str]:
 
 def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
     template, (yes, no) = model.tokenizer.prompt_template, model.tokenizer.answer_ids()
+    sanitized = ", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else ""
     usage = USAGE.format(
         folder=name,
         yes=yes,
@@ -165,9 +167,10 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         max_length=model.tokenizer.max_length,
         query=model.tokenizer.query_limit,
         joined=(JOINED if len(template.pieces) > 1 else "") + note(model.tokenizer, has_template=True),
-        sanitized=", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else "",
+        sanitized=sanitized,
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
+    usage += serve_llm_reranker(name, sanitized=sanitized)
     if is_linear(model):
         usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=vllm_overrides(model))
     write_card(

@@ -227,7 +227,7 @@ def test_the_card_s_code_runs(tiny_causal_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = train(build(tiny_causal_dir, "qwen3")).eval()
     model.export(tmp_path / "export")
-    used, plain, converted = snippets(tmp_path / "export")
+    used, plain, *_, converted = snippets(tmp_path / "export")
     names: dict = {}
     exec(used, names)
     expected = score(model, ["a query"] * 2, ["a document", "another document"])
