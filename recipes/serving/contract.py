@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -52,13 +53,13 @@ class Export:
 class Replay:
     """What a backend gives for the golden rows: [rows] scores or [rows, any] embeddings, float32.
 
-    `activated`: scores are through the model's activation. `limits`: why it is known to differ on rows that are
-    "truncated" or spell "control_tokens"; such rows are told apart. `informs`: a difference is told and no fault, as
-    with weights of 8 bits.
+    `through`: what scores have gone through: nothing, the model's own activation, or a sigmoid. `limits`: why it is known
+    to differ on rows that are "truncated" or spell "control_tokens"; such rows are told apart. `informs`: a difference is
+    told and no fault, as with weights of 8 bits.
     """
 
     values: Tensor
-    activated: bool = False
+    through: Literal["nothing", "own", "sigmoid"] = "nothing"
     limits: Mapping[str, str] = field(default_factory=dict)
     informs: str = ""
 

@@ -175,7 +175,12 @@ def _name_weights_beside(file: Path) -> None:
 
 
 def write_int8(files: list[Path]) -> list[Path]:
-    """Quantise the weights of each model.onnx to int8, dynamically (activations at run time). Returns the new files."""
+    """Quantise the weights of each model.onnx to int8, dynamically (activations at run time). Returns the new files.
+
+    Each output channel has its own scale: with one for a whole matrix, embeddings of MiniLM fell to a cosine of 0.86
+    with those of float32, else 0.98. On x86 they have 7 bits: AVX2 without VNNI
+    saturates sums of 8-bit products.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     written = []
@@ -183,6 +188,13 @@ def write_int8(files: list[Path]) -> list[Path]:
         place = file.with_name(int8_file())
         with quiet(), _silent(), _new_file(place) as work:
             large = file.with_name(f"{file.name}_data").exists()
-            quantize_dynamic(file, work, weight_type=QuantType.QInt8, use_external_data_format=large)
+            quantize_dynamic(
+                file,
+                work,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range="avx2" in place.name,
+                use_external_data_format=large,
+            )
         written.append(place)
     return written

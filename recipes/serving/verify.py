@@ -93,7 +93,7 @@ def _findings(name: str, export: Export, detective: Detective) -> Iterator[Findi
 
 
 def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) -> Finding:
-    activation = _activation(golden, detective.export.path) if replay.activated else None
+    activation = _activation(replay, golden, detective.export.path)
     expected = golden.values if activation is None else activation(golden.values)
     values = replay.values.detach().cpu().float()
     covered, notes = _known_limits(replay, golden, values, expected, detective.tolerance)
@@ -110,8 +110,11 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
     return Finding(name, DIFFERS, difference, order, len(rows), causes, notes)
 
 
-def _activation(golden: Golden, folder: Path) -> Callable[[Tensor], Tensor]:
-    return activation_named(golden.activation, folder, default=nn.Identity)
+def _activation(replay: Replay, golden: Golden, folder: Path) -> Callable[[Tensor], Tensor] | None:
+    """What the scores of a backend have gone through; None: they are raw."""
+    if replay.through == "own":
+        return activation_named(golden.activation, folder, default=nn.Identity)
+    return torch.sigmoid if replay.through == "sigmoid" else None
 
 
 def _known_limits(

@@ -40,7 +40,7 @@ def replay_files(export: Export, session: Callable[[str], Callable[[dict[str, An
     for name in files:
         result = _replay(export, lambda route, n=name: _forward(session, route, n))  # type: ignore[misc]
         informs = "" if name == FILE else FEWER_BITS
-        found["" if name == FILE else name] = Replay(result.values, result.activated, result.limits, informs)
+        found["" if name == FILE else name] = Replay(result.values, result.through, result.limits, informs)
     return found
 
 

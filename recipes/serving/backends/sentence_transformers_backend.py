@@ -22,7 +22,7 @@ def replay(export: Export) -> Mapping[str, Replay]:
         if export.golden.layout == "pairs":
             reranker = sentence_transformers.CrossEncoder(str(export.path), device="cpu")
             scores = reranker.predict(export.pairs, **options).float()
-            return {"": Replay(scores, activated=True, limits=READS_CONTROL_TOKENS)}
+            return {"": Replay(scores, through="own", limits=READS_CONTROL_TOKENS)}
         model = sentence_transformers.SentenceTransformer(str(export.path), device="cpu")
         queries = model.encode_query(export.golden.texts_of("query"), **options)
         documents = model.encode_document(export.golden.texts_of("document"), **options)

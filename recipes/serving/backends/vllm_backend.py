@@ -35,5 +35,4 @@ def replay(export: Export) -> Mapping[str, Replay]:
         float(model.score(query, document, chat_template=template)[0].outputs.score)
         for query, document in export.prompted_pairs
     ]
-    # A score of one class is through a sigmoid.
-    return {"": Replay(torch.tensor(scores).logit(), limits=READS_CONTROL_TOKENS | CUTS_NOTHING)}
+    return {"": Replay(torch.tensor(scores), "sigmoid", READS_CONTROL_TOKENS | CUTS_NOTHING)}
