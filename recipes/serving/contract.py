@@ -53,9 +53,9 @@ class Export:
 class Replay:
     """What a backend gives for the golden rows: [rows] scores or [rows, any] embeddings, float32.
 
-    `through`: what scores have gone through: nothing, the model's own activation, or a sigmoid. `limits`: why it is known
-    to differ on rows that are "truncated" or spell "control_tokens"; such rows are told apart. `informs`: a difference is
-    told and no fault, as with weights of 8 bits.
+    `through`: what scores have gone through: nothing, the model's own activation, or a sigmoid. `limits`: why it is
+    known to differ on rows that are "truncated" or spell "control_tokens"; such rows are told apart. `informs`: a
+    difference is told and no fault, as with weights of 8 bits.
     """
 
     values: Tensor
