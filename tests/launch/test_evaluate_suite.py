@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from launch.cli.compose import load
 from recipes.evaluate.run import evaluate
 
 WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905
+ROOT = Path(__file__).parents[2]
 SETS = ("first", "second", "third")
 
 
@@ -235,6 +238,20 @@ def test_what_is_evaluated_stays_if_a_later_set_fails(beir, run, tiny_bert_dir, 
     assert json.loads((tmp_path / "results.second.json").read_text())["metrics"]["bm25"]["MAP"] > 0
     assert read_run(tmp_path / "results.first.bm25.run")
     assert not (tmp_path / "results.json").exists()
+
+
+def test_two_ranks_agree_with_one_process(beir, run, tiny_reranker_dir, tmp_path):
+    arguments = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5"]
+    expected = run([beir], *arguments)
+    output = tmp_path / "two.json"
+    settings = ["data=suite", f"data.sources=[{beir}]", f"data.cache_dir={tmp_path / 'cache'}", f"output={output}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(ROOT / "launch" / "evaluate.py"), *settings, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean over 3 sets") == 1  # one rank prints
+    table = json.loads(output.read_text())["table"]
+    assert [line["mean"] for line in table] == pytest.approx([line["mean"] for line in expected["table"]], abs=1e-6)
 
 
 def test_a_suite_is_no_data_to_train_on(beir, tmp_path):
