@@ -21,6 +21,7 @@ from evaluation.evaluator import DevEvaluator, EvaluationResult, Prompts
 from evaluation.reranking_evaluator import RerankingConfig
 from inference.golden import make_golden, write_golden
 from inference.runner import ModuleRunner
+from models.answer_head import LogitTransform, answer_with
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.prompts.reasoning_template import ReasoningTemplate
 from models.prompts.run_prompts import RunPrompts
@@ -285,6 +286,8 @@ def export_reasoner(
     model.tokenizer = replace(model.tokenizer, template=template.direct)
     model.adopt_prompts(prompts)
     template = template.with_prompts(prompts.query, prompts.document)
+    head: Any = model.language_model.get_output_embeddings()
+    answer_with(head, *model.tokenizer.answer_ids(), LogitTransform.of(model.language_model.config))  # as it is loaded
     golden = make_golden(model, next(model.parameters()).device)
     if process_group.is_main():
         card_settings = {

@@ -29,7 +29,7 @@ class SuiteConfig:
     The other options are those of all sources that are given as places; a node has its own.
     """
 
-    sources: list[str] | Mapping[str, Any] = field(default_factory=list)
+    sources: list[str] | Mapping[str, Any] = field(default_factory=dict)
     candidates: CandidateSource = field(default_factory=BM25Candidates)
     on_error: str = "stop"
     dev_fraction: float = 0.1

@@ -25,14 +25,14 @@ def build(node: Any) -> Any:
 def test_a_data_group_states_every_field_with_its_default(name: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(overrides=[f"+data={name}"])
-    if OmegaConf.is_missing(config.data, "path"):
-        config.data.path = "x"
+    needed = {key: "x" for key in config.data if OmegaConf.is_missing(config.data, key)}  # a path, a task
+    config.data.update(needed)
     config = OmegaConf.to_container(config.data)
     for node in (config, *(config[part] for part in ("candidates", "lists") if part in config)):
         target = type(build(node))
         assert set(node) - {"_target_"} == {field.name for field in dataclasses.fields(target)}
     built = build(config)
-    assert built == (type(built)(path="x") if "path" in config else type(built)())
+    assert built == type(built)(**needed)
 
 
 def test_candidates_of_a_run_file():

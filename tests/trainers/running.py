@@ -21,7 +21,7 @@ def make_trainer(overrides: list[str]) -> Any:
     settings = load(overrides)
     check_parts(settings)
     data, model = settings.data.build(), settings.model.build(settings.seed)
-    return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model)
+    return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model, sets={})
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
