@@ -19,12 +19,12 @@ from data.collate import Collator
 from inference.progress_lines import show_progress
 from inference.runner import Runner
 from inference.score import run_chunks
-from inference.shared_prefix import list_collator
+from inference.shared_prefix import PACK_TOKENS, list_collator
 from models.prompts.tokenizer import PromptTokenizer
 from models.tokenization import PairTokenizer, TextTokenizer
 
 # Padded tokens per forward pass: on a CPU the activations of more do not stay in its cache (benchmarks/rank.py).
-CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET = 2048, 8192
+CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET = 1024, 8192
 
 Pair = tuple[str, str]  # a query and a document
 
@@ -58,8 +58,8 @@ def score_pairs(
     sizes = [len(list(own)) for _, own in groupby(queries)]
     budget = token_budget(runner.device)
     collator = Collator(tokenizer.padding, budget)
-    if batch_size is None:
-        collator = list_collator(runner.model, sequences, sizes, tokenizer.padding, budget)
+    if batch_size is None and getattr(runner.model, "reads_packs", False):
+        collator = list_collator(runner.model, sequences, sizes, tokenizer.padding, max(budget, PACK_TOKENS))
     scores = _run(runner, sequences, collator, "score", batch_size, progress=progress)
     return _as_given(pairs, distinct, scores, sequences)
 

@@ -93,7 +93,7 @@ class Embedder:
 
         `role` has no default, because many models embed queries and documents differently, and nothing would tell of
         the wrong one. None: neither, the model's default prompt as in sentence-transformers' `encode`. `prompt`
-        replaces the model's own. `batch_size`: the most texts of a forward pass; None: as many as fit into 2,048 tokens
+        replaces the model's own. `batch_size`: the most texts of a forward pass; None: as many as fit into 1,024 tokens
         on a CPU, 8,192 on a GPU. Texts of similar length share a batch.
 
         Raises ValueError if an argument is not valid.

@@ -120,7 +120,7 @@ class Reranker:
         """Compute the score of each (query, document) pair, [pairs] float32: what sentence-transformers' `predict`
         gives, or the logits if `raw`.
 
-        `batch_size`: the most pairs of a forward pass. None: as many as fit into 2,048 tokens on a CPU, 8,192 on a GPU,
+        `batch_size`: the most pairs of a forward pass. None: as many as fit into 1,024 tokens on a CPU, 8,192 on a GPU,
         and a language model reads the common beginning of a query's prompts once. Pairs of similar length share a
         batch.
         """
