@@ -14,6 +14,7 @@ from recipes.serving.folder_changes import changed_files, changed_tensors, chang
 from recipes.serving.reference import Reference
 from recipes.serving.variants import FLOATS, Variant, rounded_weights, variants
 
+FEWEST_ROWS = 3  # by which a deviation is recognised
 UNKNOWN = "unknown: none of the known deviations gives this output"
 
 
@@ -96,14 +97,21 @@ class Detective:
         activation: Callable[[Tensor], Tensor] | None,
         rows: Tensor | slice,
     ) -> str | None:
-        """The deviation whose output is `target`."""
+        """The deviation whose output is `target`: on all rows, or on those that the model reads whole, as a deviation
+        may also move the place where a text is cut."""
         assert expected is not None
-        for name, raw in self._variants():
-            output = raw if activation is None or name.startswith("activation") else activation(raw)
-            if output.shape != target.shape or largest_difference(output[rows], expected[rows]) <= self.tolerance:
-                continue  # it cannot be, or changes nothing
-            if largest_difference(output[rows], target[rows]) <= self.tolerance:
-                return name
+        golden = self.export.golden.rows
+        every = torch.arange(len(golden))[rows]
+        whole = every[[not golden[index].truncated for index in every.tolist()]]
+        for chosen in (every, whole):
+            for name, raw in self._variants():
+                output = raw if activation is None or name.startswith("activation") else activation(raw)
+                if output.shape != target.shape or len(chosen) < FEWEST_ROWS:
+                    continue
+                if largest_difference(output[chosen], expected[chosen]) <= self.tolerance:
+                    continue  # it changes nothing
+                if largest_difference(output[chosen], target[chosen]) <= self.tolerance:
+                    return name
         return None
 
     def _rounding(

@@ -33,7 +33,7 @@ def variants(reference: Reference) -> Iterator[Variant]:
     yield from _of_tokens(reference)
     yield from _of_scores(reference) if reference.pairs else _of_embeddings(reference)
     if reference.export.is_prompted:
-        yield from _without_template(reference)
+        yield from _of_template(reference)
 
 
 def _of_prompts(reference: Reference) -> Iterator[Variant]:
@@ -178,6 +178,15 @@ def _without_dense(reference: Reference) -> Tensor:
     for tower in towers_of(model.tower).values():
         tower.dense = torch.nn.Sequential()
     return replace(reference, model=model).values(reference.rows())
+
+
+def _of_template(reference: Reference) -> Iterator[Variant]:
+    template = reference.tokenizer.prompt_template
+    if len(template.pieces) > 1:
+        whole = reference.with_tokenizer(template=replace(template, pieces=["".join(template.pieces)]))
+        name = "tokens: the prompt is tokenised as one text, in training its parts were one by one"
+        yield Variant(name, lambda: whole.values(whole.rows()))
+    yield from _without_template(reference)
 
 
 def _without_template(reference: Reference) -> Iterator[Variant]:

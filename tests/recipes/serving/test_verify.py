@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_exports import change_json, change_weights, copied
+from golden_exports import change_json, change_weights, copied, export
 
 from inference.golden import read_golden, write_golden
 from launch import verify as command
+from models.llm_reranker import LLMRerankerConfig
 from recipes.serving.contract import Export, Replay
 from recipes.serving.verify import BACKENDS, DIFFERS, EQUAL, FAILED, UNAVAILABLE, is_right, verify
 
@@ -151,6 +152,13 @@ def test_what_a_server_does_wrong_is_named(kind, deviation, exports, monkeypatch
     (finding,) = verify(exports[kind], ["transformers"])
     assert finding.status == DIFFERS
     assert deviation in finding.causes[0]
+
+
+def test_a_prompt_of_parts_is_named(tiny_causal_dir, tmp_path):
+    folder = export(LLMRerankerConfig(str(tiny_causal_dir), template="mxbai_joined", max_length=256), tmp_path / "x")
+    (finding,) = verify(folder, ["sentence-transformers"])
+    assert finding.status == DIFFERS
+    assert finding.causes == ["tokens: the prompt is tokenised as one text, in training its parts were one by one"]
 
 
 def test_an_unknown_difference_is_said_to_be_unknown(exports, monkeypatch):
