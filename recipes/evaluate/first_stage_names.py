@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 BM25_ENTRY = "bm25"
+VERSUS = "_vs_"  # stands between two rankers in the names of tests, so no name has it
 RUN_SUFFIXES = (".run", ".trec", ".txt", ".tsv", ".jsonl", ".gz")
 KINDS = "give bm25, a TREC run or a .jsonl of ranked documents, or the folder or hub id of an embedding model"
 
@@ -28,7 +31,7 @@ def check_entries(entries: Sequence[str]) -> None:
     for place, entry in enumerate(entries):
         if not entry.strip():
             raise ValueError(f"first_stages: entry {place + 1} is empty: {KINDS}")
-        if entry in entries[:place]:
+        if _place(entry) in map(_place, entries[:place]):
             raise ValueError(f"first_stages: {entry} is there twice: leave one out")
         if entry != BM25_ENTRY:
             is_run_file(entry)
@@ -36,12 +39,18 @@ def check_entries(entries: Sequence[str]) -> None:
 
 def names_of(entries: Sequence[str]) -> dict[str, str]:
     """A short name for each entry, also for files: the name of a run file, or of a model's folder (of a training run's
-    `model/`, the run's). Those that would be equal are numbered."""
+    `model/`, the run's). One that is taken gets the first free number."""
     names: dict[str, str] = {}
     for entry in entries:
         path = Path(entry)
         stem = path.name.split(".")[0] if entry != BM25_ENTRY and is_run_file(entry) else path.name
-        short = (path.absolute().parent.name if stem == "model" else stem).replace(" ", "_") or "first_stage"
-        number = sum(other == short or other.startswith(f"{short}-") for other in names)
-        names[f"{short}-{number + 1}" if number else short] = entry
+        short = path.absolute().parent.name if stem == "model" else stem
+        short = re.sub(r"\s+", "_", short).replace(VERSUS, "-vs-") or "first_stage"
+        names[next(name for name in chain([short], (f"{short}-{n}" for n in count(2))) if name not in names)] = entry
     return names
+
+
+def _place(entry: str) -> str:
+    """The entry, of what is on this disk its path without links and `..`."""
+    path = Path(entry).expanduser()
+    return str(path.resolve()) if entry != BM25_ENTRY and path.exists() else entry

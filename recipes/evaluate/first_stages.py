@@ -26,16 +26,18 @@ from evaluation.significance import corrected, paired_test
 from inference.stored_form import StoredForm
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import RankingModel
+from models.loading.kind import declared_kind
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.costs import cost_of_model
 from recipes.evaluate.depths import depth_sweep
-from recipes.evaluate.first_stage_names import BM25_ENTRY, is_run_file, names_of
+from recipes.evaluate.first_stage_names import BM25_ENTRY, KINDS, VERSUS, is_run_file, names_of
 from recipes.evaluate.held_out import merge_splits
 from recipes.evaluate.rankers import Measured, fit_fusion, intervals, runner_of, select_queries
 from recipes.prompts import expect_prompts
 
 logger = logging.getLogger(__name__)
 
+RERANKERS = ("cross_encoder", "llm_reranker")  # what their folders declare
 MOST_ABSENT = 0.1  # share of the queries that a run may lack, since a TREC run has no line for an empty ranking
 
 
@@ -46,8 +48,11 @@ def check_first_stages(settings: EvaluationConfig) -> None:
         if entry != BM25_ENTRY and not is_run_file(entry):
             try:
                 BiEncoderConfig(name_or_path=entry).check()
+                kind = declared_kind(entry)
             except (ValueError, OSError) as error:
                 raise type(error)(f"first_stages: {error}") from None
+            if kind in RERANKERS:
+                raise ValueError(f"first_stages: {entry} is a reranker, which finds no documents: {KINDS}")
 
 
 def compare_first_stages(settings: EvaluationConfig, collection: Collection, model: RankingModel) -> Measured:
@@ -121,9 +126,10 @@ def _read(entry: str, collection: Collection, split: Split, queries: CollectionO
     """The rankings of a file for the queries of `split`, best first, without documents that the corpus lacks. Raises
     ValueError if it ranks none of the corpus for more than a few of `queries`."""
     run = read_run(Path(entry).expanduser())
-    known = {}
+    known, others = {}, 0
     for query in split.queries:
         scores = {name: score for name, score in run.get(query, {}).items() if name in collection.documents}
+        others += len(run.get(query, {})) - len(scores)
         known[query] = dict(sorted(scores.items(), key=lambda pair: -pair[1]))
     absent = [query for query in queries if not known[query]]
     if len(absent) > MOST_ABSENT * len(queries):
@@ -131,6 +137,8 @@ def _read(entry: str, collection: Collection, split: Split, queries: CollectionO
             f"first_stages: {entry} ranks no document of the corpus for {len(absent):,} of the "
             f"{len(queries):,} queries ({absent[0]!r} ...): give a run of this split and collection"
         )
+    if others and process_group.is_main():
+        logger.warning("first_stages: %s: %s documents that the corpus lacks are left out", entry, f"{others:,}")
     if absent and process_group.is_main():
         logger.warning(
             "first_stages: %s ranks no document of the corpus for %s of the %s queries (%r ...): they count as 0",
@@ -190,5 +198,5 @@ def _tests(metric: str, results: Mapping[str, Mapping[str, Metrics]]) -> dict[st
     first = next(iter(results))
     pairs = [(f"{name}.{key}", f"{name}.first_stage") for name in results for key in ("model", "fused")]
     pairs += [(f"{name}.model", f"{first}.model") for name in results if name != first]
-    tests = {f"{one}_vs_{two}": paired_test(values[two], values[one]) for one, two in pairs if one in values}
+    tests = {f"{one}{VERSUS}{two}": paired_test(values[two], values[one]) for one, two in pairs if one in values}
     return {name: asdict(test) for name, test in corrected(tests).items()}

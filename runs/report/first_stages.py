@@ -33,7 +33,7 @@ def lines_of_first_stages(summary: Mapping[str, Any]) -> list[str]:
         parts = (f"{row} [{low:.4f}, {high:.4f}]" for row, (low, high) in bounds.items())
         lines.append(f"{metric}, 95% intervals over queries: {'; '.join(parts)}")
     tests = {name: PairedTest(**test) for name, test in summary["tests"].items()}
-    lines.append(f"paired tests (p with Holm's correction for {len(tests)} tests):")
+    lines.append("paired tests" + f" (p with Holm's correction for {len(tests)} tests)" * (len(tests) > 1) + ":")
     lines += [f"{metric}, {_in_words(name)}: {test}" for name, test in tests.items()]
     scored, asked = summary["pairs_scored"], summary["pairs_of_all_first_stages"]
     lines.append(

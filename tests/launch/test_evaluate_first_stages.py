@@ -163,6 +163,33 @@ def test_names_are_short_and_differ():
     }
 
 
+def test_no_first_stage_is_lost_to_the_name_of_another(tmp_path):
+    files = [tmp_path / name for name in ("a-2.run", "x/a.run", "y/a.run", "new_vs_old.run")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    names = names_of(list(map(str, files)))
+    assert names == dict(zip(["a-2", "a", "a-3", "new-vs-old"], map(str, files), strict=True))
+
+
+def test_a_run_may_be_called_by_two_names_and_rank_documents_that_the_corpus_lacks(
+    arguments, dense_run, tmp_path, caplog, capsys
+):
+    file = tmp_path / "new_vs_old.run"
+    file.write_text(dense_run.read_text() + "test0 Q0 nowhere 99 -9.0 x\n")
+    evaluate(load([*arguments, f"first_stages=[{file},bm25]"], "evaluate"))
+    assert f"first_stages: {file}: 1 documents that the corpus lacks are left out" in caplog.text
+    assert "nDCG@10, bm25, reranked vs new-vs-old, reranked:" in capsys.readouterr().out
+
+
+def test_a_reranker_is_no_first_stage(arguments, tiny_reranker_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"first_stages: .* is a reranker, which finds no documents: give bm25"):
+        evaluate(load([*arguments, f"first_stages=[{tiny_reranker_dir}]"], "evaluate"))
+    (tmp_path / "link").symlink_to(tiny_reranker_dir)
+    with pytest.raises(ValueError, match=r"link is there twice"):
+        load([*arguments, f"first_stages=[{tiny_reranker_dir},{tmp_path}/link]"], "evaluate")
+
+
 def test_training_compares_no_depths():
     with pytest.raises(ValueError, match=r"eval.depths=\[5\] are compared by launch/evaluate.py"):
         load(["+exp=reranker_grpo", "eval.depths=[5]"])
