@@ -93,9 +93,7 @@ class RetrievalConfig(EvaluatorConfig):
 
     @property
     def method(self) -> str:
-        if self.max_documents is None:
-            return "retrieved from the whole corpus"
-        return f"retrieved from a part of the corpus (eval.max_documents={self.max_documents})"
+        return "retrieved from the whole corpus"
 
     @property
     def retrieval_depth(self) -> int:

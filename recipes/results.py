@@ -55,8 +55,8 @@ def source_of_first_stage(test: Evaluator) -> dict[str, str]:
 
 
 def partial_entry(partial: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The entry of a summary that says that only a part of the corpus was searched; nothing if all of it was."""
-    return {} if partial is None else {"partial": dict(partial)}
+    """The entries of a summary that say that only a part of the corpus was searched; nothing if all of it was."""
+    return {} if partial is None else {"partial": dict(partial), "method": "retrieved from a part of the corpus"}
 
 
 def summarise(

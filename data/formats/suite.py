@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from data.candidates import BM25Candidates, CandidateSource
 from data.formats.beir import BEIRConfig
 from data.formats.mteb_task import MTEBConfig
-from data.formats.nanobeir import NanoBEIRConfig, is_nanobeir
+from data.formats.nanobeir import PARTS, NanoBEIRConfig, is_nanobeir
 from data.option_names import building
 from data.source import SourceOptions
 
@@ -107,6 +107,8 @@ class SuiteConfig:
             label = source if isinstance(source, str) else name
             with in_suite(label, self, source):
                 for own, options in self._sets_of(name, source).items():
+                    if any(_same(options, other) for other in found.values()):
+                        raise ValueError(f"{own} is there twice, which would count twice in the mean: leave one out")
                     found[_free(own, found)] = options
         return found
 
@@ -144,7 +146,7 @@ class SuiteConfig:
 @contextmanager
 def in_suite(name: str, suite: Any, options: Any) -> Iterator[None]:
     """Name the data set in errors, and its options as they are named in the settings."""
-    sources = getattr(suite, "sources", {})
+    sources = getattr(suite, "sources", None)
     if isinstance(sources, Mapping) and name in sources and not isinstance(sources[name], str):
         with building(f"data.sources.{name}", options):
             yield
@@ -152,20 +154,36 @@ def in_suite(name: str, suite: Any, options: Any) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"data.sources ({name}): {str(error).removeprefix('data.path=')}") from error
+        where = name if sources is None else f"data.sources ({name})"  # a data set that has several sets itself
+        raise type(error)(f"{where}: {str(error).removeprefix('data.path=')}") from error
 
 
 def _places(source: str) -> list[str]:
-    """The folders of a folder that is no collection itself but holds some; else the source alone."""
+    """The folders of a folder that is no collection itself but holds some; else the source alone. Those that lack a
+    part are among them, so that reading them says what is missing: the mean would be over fewer sets."""
     folder = Path(source).expanduser()
-    if source.startswith(MTEB) or not folder.is_dir() or _is_collection(folder):
+    if source.startswith(MTEB) or not folder.is_dir() or _parts_in(folder):
         return [source]
-    inner = sorted(str(each) for each in folder.iterdir() if each.is_dir() and _is_collection(each))
+    inner = sorted(str(each) for each in folder.iterdir() if each.is_dir() and _parts_in(each))
     return inner or [source]
 
 
-def _is_collection(folder: Path) -> bool:
-    return any((folder / f"corpus.jsonl{end}").is_file() for end in ("", ".gz")) or is_nanobeir(str(folder))
+def _parts_in(folder: Path) -> bool:
+    """Whether a folder has a part of a collection, a file or folder."""
+    return any(each.name.split(".")[0] in PARTS for each in folder.iterdir()) or is_nanobeir(str(folder))
+
+
+def _same(options: SourceOptions, other: SourceOptions) -> bool:
+    """Whether two sources are the same data, read alike; a path may be written in several ways."""
+    if type(options) is not type(other):
+        return False
+    one, two = (vars(each) | {"path": _real(getattr(each, "path", ""))} for each in (options, other))
+    return one == two
+
+
+def _real(path: str) -> str:
+    place = Path(path).expanduser()
+    return str(place.resolve()) if path and place.exists() else path
 
 
 def _name_of(place: str) -> str:

@@ -63,8 +63,16 @@ class EvaluationConfig:
         self._check_first_stages()
         if self.cost and not self.eval.ranks:
             raise ValueError("cost=true: eval=similarity finds no documents for queries, leave it out")
-        if self.output is not None and not Path(self.output).absolute().parent.is_dir():
+        self._check_output()
+
+    def _check_output(self) -> None:
+        """Before anything is evaluated: the files are written at the end."""
+        if self.output is None:
+            return
+        if not Path(self.output).absolute().parent.is_dir():
             raise FileNotFoundError(f"output={self.output}: the folder {Path(self.output).parent} does not exist")
+        if Path(self.output).suffix != ".json" or Path(self.output).is_dir():
+            raise ValueError(f"output={self.output}: give the name of a file, FILE.json")
 
     def _check_first_stages(self) -> None:
         if not self.first_stages:

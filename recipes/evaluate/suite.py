@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evaluation.metrics import Metrics
@@ -38,6 +39,8 @@ def check_suite(settings: EvaluationConfig, sets: Mapping[str, Any]) -> None:
         raise ValueError("first_stages belong to one data set: evaluate those of a suite (data=suite) one at a time")
     if MEAN in sets:
         raise ValueError(f"data.sources: a set is called {MEAN}, as the mean over the sets: give it another name")
+    if settings.output is not None and (unfit := [name for name in sets if "/" in name]):
+        raise ValueError(f"data.sources: {unfit[0]}: files are called like the set: give it a name without /")
     if settings.against is not None:
         check_against_suite(Path(settings.against).expanduser(), list(sets))
         for name in sets:
@@ -65,8 +68,7 @@ def over_sets(settings: EvaluationConfig, sets: Mapping[str, MeasuredSet]) -> di
     means = {name: _intervals(of_sets) for name, of_sets in shared.items()}
     metric = settings.eval.metric
     values = {name: [result.per_query[metric] for result in of_sets] for name, of_sets in shared.items()}
-    pairs = [tuple(key.split("_vs_")) for key in first.summary["tests"]]
-    pairs = [(own, other) for own, other in pairs if own in shared and other in shared]
+    pairs = list(dict.fromkeys(tuple(key.split("_vs_")) for each in sets.values() for key in each.summary["tests"]))
     mean = {
         **{key: first.summary[key] for key in ("name_or_path", "method", "metric", "split")},
         **{name: found[metric].mean for name, found in means.items()},
@@ -74,8 +76,14 @@ def over_sets(settings: EvaluationConfig, sets: Mapping[str, MeasuredSet]) -> di
         "intervals": {
             name: {key: [each.low, each.high] for key, each in found.items()} for name, found in means.items()
         },
-        "tests": {f"{a}_vs_{b}": asdict(paired_test_of_sets(values[b], values[a])) for a, b in pairs},
+        "tests": {
+            f"{own}_vs_{other}": asdict(paired_test_of_sets(values[other], values[own]))
+            for own, other in pairs
+            if own in shared and other in shared
+        },
         "test_queries": sum(each.summary["test_queries"] for each in sets.values()),
+        **_of_candidates([each.summary for each in sets.values()]),
+        **_partial({name: each.summary for name, each in sets.items()}),
     }
     by_set = {f"{own}_vs_{other}": _tests_by_set(sets, own, other, [metric]) for own, other in pairs}
     if settings.against is not None:
@@ -86,6 +94,21 @@ def over_sets(settings: EvaluationConfig, sets: Mapping[str, MeasuredSet]) -> di
     table = [line for name, each in sets.items() for line in _lines(name, each.summary)] + _lines(MEAN, mean)
     summaries = {name: each.summary for name, each in sets.items()}
     return {"mean": mean, "tests_by_set": by_set, "table": table, "sets": summaries}
+
+
+def _of_candidates(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over sets of the recall of the candidates and of their best possible order, if all sets are reranked."""
+    if any(each.get("recall_ceiling") is None or not each.get("ceiling") for each in summaries):
+        return {}
+    recalls, ceilings = ([each[key] for each in summaries] for key in ("recall_ceiling", "ceiling"))
+    ceiling = {metric: fmean(own[metric] for own in ceilings) for metric in ceilings[0]}
+    return {"recall_ceiling": fmean(recalls), "ceiling": ceiling}
+
+
+def _partial(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The sets of which only a part of the corpus was searched, and the method, which says so; nothing without such."""
+    names = [name for name, each in summaries.items() if "partial" in each]
+    return {"partial_sets": names, "method": summaries[names[0]]["method"]} if names else {}
 
 
 def _intervals(results: Sequence[Metrics]) -> dict[str, Interval]:
@@ -102,14 +125,16 @@ def _test_over_sets(shared: Mapping[str, Sequence[Metrics]], own: str, other: st
 def _tests_by_set(
     sets: Mapping[str, MeasuredSet], own: str, other: str, metrics: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """The paired tests of each set, by metric, with Holm's correction for the number of all of them."""
+    """The paired tests of each set that has both rankers, by metric, with Holm's correction for the number of all of
+    them."""
+    both = {name: each.results for name, each in sets.items() if {own, other} <= each.results.keys()}
     tests = {
-        f"{name} {metric}": paired_test(each.results[other].per_query[metric], each.results[own].per_query[metric])
-        for name, each in sets.items()
+        f"{name} {metric}": paired_test(results[other].per_query[metric], results[own].per_query[metric])
+        for name, results in both.items()
         for metric in metrics
     }
     found = _as_json(corrected(tests))
-    return {name: {metric: found[f"{name} {metric}"] for metric in metrics} for name in sets}
+    return {name: {metric: found[f"{name} {metric}"] for metric in metrics} for name in both}
 
 
 def _as_json(tests: Mapping[str, PairedTest]) -> dict[str, dict[str, float]]:

@@ -29,15 +29,14 @@ def print_table(summary: Mapping[str, Any]) -> None:
     print(format_table(result_rows(summary)))
     for remark in remarks(summary):
         print(remark)
-    print_details(summary)
+    for lines in further_lines(summary):
+        print("", *lines, sep="\n")
 
 
-def print_details(summary: Mapping[str, Any], of: str = "") -> None:
-    """Print what was measured beside the rankings: stored forms, cost, depths. `of`: put before the first line of
-    each."""
-    sweeps = (lines_of_sweep(name, sweep) for name, sweep in sweeps_of(summary).items())
-    for first, *lines in filter(None, (form_table(summary), cost_lines(summary), *sweeps)):
-        print("", f"{of}{first}", *lines, sep="\n")
+def further_lines(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The paragraphs below the remarks: stored forms, cost, and each depth sweep."""
+    sweeps = [lines_of_sweep(name, sweep) for name, sweep in sweeps_of(summary).items()]
+    return [lines for lines in (form_table(summary), cost_lines(summary), *sweeps) if lines]
 
 
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data.truncation import line_of_summary
 from evaluation.significance import Interval, PairedTest
-from runs.report.content import RANKERS, number_of_tests, print_details, result_rows
+from runs.report.content import RANKERS, further_lines, result_rows
 from runs.report.table import below_first_stage, format_table
 
 
 def print_suite(summary: Mapping[str, Any]) -> None:
     """Print the results of a suite: the chosen metric of each ranker and data set with its 95% interval, the mean over
-    the sets last; all metrics of the mean; the paired tests."""
+    the sets last; all metrics of the mean; the paired tests; then what only a single set has (stored forms, cost, depth
+    sweeps)."""
     mean, number = summary["mean"], len(summary["sets"])
-    print(f"{number} data sets, {mean['split']}: {mean['name_or_path']}, {mean['method']}\n")
+    print(f"{number} data set{'s' * (number > 1)}, {mean['split']}: {mean['name_or_path']}, {mean['method']}\n")
     print("\n".join(_table(summary)))
-    print(f"\nmean over {number} sets\n")
+    print(f"\nmean over {number} set{'s' * (number > 1)}\n")
     print(format_table(result_rows(mean)))
     for line in _remarks(summary):
         print(line)
     for name, own in summary["sets"].items():
-        print_details(own, f"{name}: ")
+        for lines in further_lines(own):
+            print("", f"{name}: {lines[0]}", *lines[1:], sep="\n")
 
 
 def _table(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -29,7 +32,7 @@ def _table(summary: Mapping[str, Any]) -> Iterator[str]:
     metric, sets = summary["mean"]["metric"], {**summary["sets"], "mean": summary["mean"]}
     rankers = list(dict.fromkeys(ranker for own in summary["sets"].values() for ranker in own["metrics"]))
     rows = [
-        [name, f"{own['test_queries']:,}", *(_cell(own, ranker, metric) for ranker in rankers)]
+        [f"{name}{_partial(own)}", f"{own['test_queries']:,}", *(_cell(own, ranker, metric) for ranker in rankers)]
         for name, own in sets.items()
     ]
     head = [metric, "queries", *(RANKERS.get(ranker, ranker) for ranker in rankers)]
@@ -44,6 +47,13 @@ def _table(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (line(head), rule, *map(line, rows[:-1]), rule, line(rows[-1]))
 
 
+def _partial(summary: Mapping[str, Any]) -> str:
+    """What is added to the name of a set of which only a part of the corpus was searched, and to that of the mean."""
+    if part := summary.get("partial"):
+        return f" (partial: {part['documents']:,} of {part['of']:,} documents)"
+    return " (partial)" if summary.get("partial_sets") else ""
+
+
 def _cell(summary: Mapping[str, Any], ranker: str, metric: str) -> str:
     if ranker not in summary["metrics"]:
         return "-"
@@ -51,14 +61,22 @@ def _cell(summary: Mapping[str, Any], ranker: str, metric: str) -> str:
 
 
 def _remarks(summary: Mapping[str, Any]) -> Iterator[str]:
-    """The paired tests of the mean, then those of the sets, and a warning if the first stage is better."""
+    """What the candidates and texts lack, the paired tests of the mean and of the sets, and a warning if the first
+    stage is better."""
     mean, metric = summary["mean"], summary["mean"]["metric"]
+    if mean.get("partial_sets"):
+        yield "partial: values are higher than over the whole corpus"
+    if mean.get("recall_ceiling") is not None:
+        of_sets = ", ".join(f"{name} {own['recall_ceiling']:.1%}" for name, own in summary["sets"].items())
+        yield f"{mean['recall_ceiling']:.1%} of the relevant documents are among the candidates ({of_sets})"
     for name, own in summary["sets"].items():
-        if own.get("partial"):
-            yield f"{name}: {number_of_tests(own, '')}"
-    for name, test in mean["tests"].items():
-        yield f"{metric}, {_in_words(name)}, mean over the sets: {PairedTest(**test)}"
-        yield from _of_sets(summary, name, metric)
+        if cut := own.get("truncated") and line_of_summary(own["truncated"]):
+            yield f"{name}: {cut}"
+    for name in summary["tests_by_set"]:
+        if name in mean["tests"]:
+            yield f"{metric}, {_in_words(name)}, mean over the sets: {PairedTest(**mean['tests'][name])}"
+        if not name.endswith("_vs_against"):
+            yield from _of_sets(summary, name, metric)
     for number, (key, test) in enumerate(mean.get("tests_against", {}).items()):
         if number == 0:
             holm = f" (p with Holm's correction for {len(mean['tests_against'])} metrics)"

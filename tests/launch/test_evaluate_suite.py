@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,8 +195,59 @@ def test_names_and_options_of_sources(beir, run, tiny_bert_dir):
     assert set(results["sets"]) == {"mine", "own"}
     values = {name: own["metrics"]["model"]["MAP"] for name, own in results["sets"].items()}
     assert values["mine"] != values["own"]
-    twice = run([beir / "first", beir / "first"], "model=bm25", name="twice")
-    assert list(twice["sets"]) == ["first", "first-2"]
+
+
+def test_names_that_are_taken_get_a_number_and_the_same_data_are_not_counted_twice(beir, run, tmp_path):
+    shutil.copytree(beir / "first", tmp_path / "copy" / "first")
+    results = run([beir / "first", tmp_path / "copy" / "first"], "model=bm25")
+    assert list(results["sets"]) == ["first", "first-2"]
+    with pytest.raises(ValueError, match=r"first is there twice, which would count twice in the mean: leave one out"):
+        run([beir / "first", f"{beir}/second/../first"], "model=bm25", name="twice")
+
+
+def test_a_folder_that_lacks_a_part_is_not_left_out_of_the_mean(beir, run, tmp_path):
+    shutil.copytree(beir, tmp_path / "sets")
+    (tmp_path / "sets" / "second" / "corpus.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data.sources \(second\): no corpus.jsonl or corpus.jsonl.gz in"):
+        run([tmp_path / "sets"], "model=bm25")
+
+
+def test_what_a_set_has_alone_is_printed_too(beir, run, tiny_bert_dir, tiny_reranker_dir, capsys):
+    model = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depths=[2,5]"]
+    results = run([beir / "first", beir / "second"], *model, "cost=true")
+    recalls = [own["recall_ceiling"] for own in results["sets"].values()]
+    assert results["mean"]["recall_ceiling"] == pytest.approx(sum(recalls) / 2)
+    ceilings = [own["ceiling"]["MAP"] for own in results["sets"].values()]
+    assert results["mean"]["ceiling"]["MAP"] == pytest.approx(sum(ceilings) / 2)
+    out = capsys.readouterr().out
+    recalled = f"(first {recalls[0]:.1%}, second {recalls[1]:.1%})"
+    assert f"{sum(recalls) / 2:.1%} of the relevant documents are among the candidates {recalled}" in out
+    for name in ("first", "second"):
+        assert f"\n{name}: cost (cpu" in out
+        assert f"\n{name}: nDCG@10 by depth of reranking, first stage:" in out
+    model = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}", "fusion_weight=0.5"]
+    results = run([beir / "first", beir / "second"], *model, "eval.max_documents=12", name="part")
+    parts = [own["partial"]["documents"] for own in results["sets"].values()]
+    assert results["mean"]["partial_sets"] == ["first", "second"]
+    out = capsys.readouterr().out
+    assert f"\nsecond (partial: {parts[1]} of 30 documents)" in out
+    assert out.startswith(f"2 data sets, test: {tiny_bert_dir}, retrieved from a part of the corpus\n")
+
+
+def test_a_comparison_that_some_sets_lack_is_kept_for_the_others(beir, run, tiny_bert_dir, tmp_path, capsys):
+    """The weight of the fusion is fitted on dev, which only one of the two has."""
+    shutil.copytree(beir / "first", tmp_path / "first")
+    qrels = tmp_path / "first" / "qrels" / "test.tsv"
+    lines = qrels.read_text().splitlines()
+    dev = {"q7", "q8"}
+    for name, keep in (("test", False), ("dev", True)):
+        kept = [line for line in lines[1:] if (line.split("\t")[0] in dev) == keep]
+        (qrels.parent / f"{name}.tsv").write_text("\n".join([lines[0], *kept]) + "\n")
+    model = ["model=bi_encoder", f"model.name_or_path={tiny_bert_dir}"]
+    results = run([beir / "second", tmp_path / "first"], *model)
+    assert set(results["mean"]["metrics"]) == {"bm25", "model"}
+    assert list(results["tests_by_set"]["fused_vs_bm25"]) == ["first"]
+    assert "  first, fused vs BM25: " in capsys.readouterr().out
 
 
 def test_a_bad_source_is_named_before_the_model_is_built(beir, run, tiny_bert_dir, tmp_path, monkeypatch):
@@ -219,6 +271,11 @@ def test_a_bad_source_is_named_before_the_model_is_built(beir, run, tiny_bert_di
         run("{a: 3}", *model)
     with pytest.raises(ValueError, match=r"eval=similarity measures one data set at a time"):
         run([beir], *model, "eval=similarity")
+    with pytest.raises(ValueError, match=r"data.sources: a/b: files are called like the set: give it a name without /"):
+        run(f"{{a/b: {beir / 'first'}}}", *model)
+    for output in (tmp_path, tmp_path / "results.txt"):
+        with pytest.raises(ValueError, match=r"output=.*: give the name of a file, FILE.json"):
+            load(["data=suite", *model, f"output={output}"], "evaluate")
     assert not list(tmp_path.glob("results*"))
 
 
