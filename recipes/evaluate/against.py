@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 from data.formats.trec import read_run
 from engines.distributed import process_group
 from evaluation.metrics import Run, measure
 from evaluation.significance import corrected, paired_test
-from recipes.evaluate.against_files import check_part, queries_of, rankings_of
+from recipes.evaluate.against_files import check_part, other_texts, queries_of, rankings_of
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.rankers import Measured, intervals, own_ranker
 
 logger = logging.getLogger(__name__)
 
 MOST_ABSENT = 0.1  # share of the queries that a TREC run may lack, since it has no line for an empty ranking
+BEST = 10  # documents of a query that are looked up in the corpus
 
 
-def compare_with(settings: EvaluationConfig, measured: Measured) -> Measured:
+def compare_with(
+    settings: EvaluationConfig, measured: Measured, documents: Container[str], texts_hash: str
+) -> Measured:
     """`measured` with the metrics of the run `against`, by the judgements of this evaluation, and a paired test of each
-    metric, with Holm's correction for their number."""
+    metric, with Holm's correction for their number. `documents`: those of the corpus; `texts_hash`: that of this
+    evaluation's queries and documents."""
     assert settings.against is not None
     path = Path(settings.against).expanduser()
     check_part(path, measured.summary.get("partial"))
     run = read_run(rankings_of(path))
     check_queries(path, run, measured.qrels)
+    check_texts(path, run, measured.qrels, documents, texts_hash)
     other = measure(measured.qrels, {query: run.get(query, {}) for query in measured.qrels}, settings.eval.metrics)
     own = measured.results[own_ranker(measured.results)]
     tests = corrected({metric: paired_test(other.per_query[metric], own.per_query[metric]) for metric in other.mean})
@@ -60,4 +66,33 @@ def check_queries(path: Path, run: Run, queries: Collection[str]) -> None:
             f"{len(absent):,}",
             f"{len(queries):,}",
             absent[0],
+        )
+
+
+def check_texts(path: Path, run: Run, queries: Collection[str], documents: Container[str], texts_hash: str) -> None:
+    """Raise ValueError if the other run's best documents are none of this corpus; warn if some are not, or if its
+    queries and documents had other texts: ids such as 1, 2, 3 are those of many collections."""
+    best = {document for query in queries for document in islice(run.get(query, {}), BEST)}
+    unknown = [document for document in best if document not in documents]
+    if best and len(unknown) == len(best):
+        raise ValueError(
+            f"against={path} ranks no document of this corpus (but {min(unknown)!r} ...): evaluate both on the same"
+            " data"
+        )
+    if not process_group.is_main():
+        return
+    if unknown:
+        logger.warning(
+            "against=%s: of its best documents %s of %s are not in this corpus (%r ...): they count as not relevant",
+            path,
+            f"{len(unknown):,}",
+            f"{len(best):,}",
+            min(unknown),
+        )
+    if name := other_texts(path, texts_hash):
+        logger.warning(
+            "against=%s was measured on other texts (data %s): its values can be compared with these only if the ids "
+            "of queries and documents mean the same in both",
+            path,
+            name,
         )

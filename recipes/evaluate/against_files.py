@@ -41,6 +41,9 @@ def rankings_of(path: Path) -> Path:
         raise ValueError(
             f"against={path} is a suite: give the file of one of its sets, such as {path.stem}.{name}.json"
         )
+    if stages := content.get("first_stages"):
+        file = path.with_suffix(f".{next(iter(stages))}.model.run").name
+        raise ValueError(f"against={path} has several first stages: give the run of one, such as {file}")
     rankers = list(content["metrics"])
     return _existing(path, path.with_suffix(f".{'model' if 'model' in rankers else rankers[0]}.run"))
 
@@ -48,15 +51,28 @@ def rankings_of(path: Path) -> Path:
 def check_part(path: Path, partial: Mapping[str, Any] | None) -> None:
     """Raise ValueError if the other run has searched another part of the corpus (`eval.max_documents`) than this one,
     or if this one has searched a part and the other's files do not say what it has."""
-    described = path / "summary.json" if path.is_dir() else path
-    is_described = described.suffix == ".json" and described.is_file()
-    other = json.loads(described.read_text(encoding="utf-8")).get("partial") if is_described else None
+    other = _described(path).get("partial")
     if other != partial:
         own, its = ("the whole corpus" if part is None else "a part of it" for part in (partial, other))
         raise ValueError(
             f"against={path}: values over different parts of the corpus cannot be compared (here {own}, there {its}): "
             "evaluate both with the same eval.max_documents and fusion_weight, and give the other's output=FILE.json"
         )
+
+
+def other_texts(path: Path, texts_hash: str) -> str:
+    """The name of the data of the other run if its queries or documents have other texts than those of this hash; empty
+    if they are the same, or its files do not say."""
+    other = _described(path)
+    return str(other["data"]) if other.get("texts_hash", texts_hash) != texts_hash else ""
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What the other run's summary says; empty for a file of rankings."""
+    file = path / "summary.json" if path.is_dir() else path
+    is_described = file.suffix == ".json" and file.is_file()
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if is_described else {}
+    return content
 
 
 def queries_of(path: Path) -> set[str] | None:
@@ -68,12 +84,13 @@ def queries_of(path: Path) -> set[str] | None:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    """The results in a file of launch/evaluate.py, of one data set (`metrics`) or a suite (`sets`)."""
+    """The results in a file of launch/evaluate.py, of one data set (`metrics`, or `first_stages`) or a suite
+    (`sets`)."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "sets" not in content:
+        if not {"sets", "first_stages"} & content.keys():
             _ = list(content["metrics"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"against={path} has no results of launch/evaluate.py: {KINDS}") from None
     return content
 

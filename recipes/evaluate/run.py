@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.collection import Collection
+from data.collection import Collection, content_hash
 from data.formats.suite import in_suite
+from data.store.texts import texts_digest
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
 from recipes.evaluate.against import compare_with
@@ -105,9 +106,12 @@ def measure_set(settings: EvaluationConfig, collection: Collection, model: Any) 
     measure_model = evaluate_retriever if is_retriever else compare if settings.eval.ranks else correlate
     measure_model = compare_first_stages if settings.first_stages else measure_model
     measured = measure_model(settings, collection, model)
+    documents, queries = collection.documents, collection.split(settings.split).queries
+    texts_hash = content_hash([texts_digest(documents)], queries)
     if settings.against is not None:
-        measured = compare_with(settings, measured)
-    place = {"data": collection.name, "data_hash": collection.fingerprint, "split": settings.split}
+        measured = compare_with(settings, measured, documents, texts_hash)
+    place = {"data": collection.name, "data_hash": collection.fingerprint, "texts_hash": texts_hash}
+    place |= {"split": settings.split}
     skipped = {"skipped": list(collection.skipped)} if collection.skipped else {}
     return replace(measured, summary=place | measured.summary | skipped)
 

@@ -98,3 +98,33 @@ def test_a_run_of_other_queries_is_refused(beir, tmp_path, caplog):
         check_queries(tmp_path / "x.run", {f"q{i}": {} for i in range(10)}, [f"q{i}" for i in range(12)])
     check_queries(tmp_path / "x.run", {f"q{i}": {} for i in range(11)}, [f"q{i}" for i in range(12)])
     assert "they count as 0" in caplog.text
+
+
+def test_a_run_of_another_collection_with_the_same_ids_is_told(beir, tmp_path, caplog):
+    other = tmp_path / "other"
+    shutil.copytree(beir, other)
+    (other / "corpus.jsonl").write_text((beir / "corpus.jsonl").read_text().replace("number", "thing"))
+    (other / "queries.jsonl").write_text((beir / "queries.jsonl").read_text().replace("number", "thing"))
+    arguments = ["data=beir", f"data.path={other}", f"data.cache_dir={tmp_path}", "model=bm25"]
+    evaluate(load([*arguments, f"output={tmp_path / 'r.json'}"], "evaluate"))
+    evaluate(load([*arguments, f"against={tmp_path / 'r.json'}"], "evaluate"))
+    assert "other texts" not in caplog.text
+    _evaluate(beir, "model=bm25", f"against={tmp_path / 'r.json'}")
+    assert "r.json was measured on other texts (data other): its values can be compared" in caplog.text
+
+
+def test_a_run_of_another_corpus_is_refused_or_told(beir, tmp_path, caplog):
+    run = tmp_path / "x.run"
+    lines = [f"q{i} Q0 d{i} 1 2.0 x\nq{i} Q0 elsewhere 2 1.0 x\n" for i in range(12)]
+    run.write_text("".join(lines))
+    _evaluate(beir, "model=bm25", f"against={run}")
+    assert "of its best documents 1 of 13 are not in this corpus ('elsewhere' ...)" in caplog.text
+    run.write_text("".join(lines).replace(" d", " z"))
+    with pytest.raises(ValueError, match=r"x.run ranks no document of this corpus \(but 'elsewhere' ...\): evaluate"):
+        _evaluate(beir, "model=bm25", f"against={run}")
+
+
+def test_results_of_several_first_stages_name_a_run_to_compare_with(beir, tmp_path):
+    (tmp_path / "several.json").write_text('{"first_stages": {"bm25": {}}}')
+    with pytest.raises(ValueError, match=r"has several first stages: give the run of one, such as several.bm25.model"):
+        _evaluate(beir, "model=bm25", f"against={tmp_path / 'several.json'}")
