@@ -50,15 +50,20 @@ def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
     the template. A plain encoder is read as an embedder with mean pooling, which a warning says. Raises as
     `declared_kind`."""
     declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
+    _warn_of_plain_encoder(declared, name_or_path)
+    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
+
+
+def _warn_of_plain_encoder(declared: Declared, name_or_path: str) -> None:
     if declared == "encoder":
         logger.warning(
             "model %s does not say how it embeds texts: mean pooling and cosine similarity are taken", name_or_path
         )
-    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
 
 
 def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
-    """The options of a model of the kind that its folder declares; a plain encoder is an embedding model.
+    """The options of a model of the kind that its folder declares; a plain encoder is an embedding model, as in
+    `kind_of`.
 
     `choose` is the setting by which a kind is said, for messages. Raises ValueError, in one line, for a plain language
     model, which may be used as any kind; else as `declared_kind`.
@@ -69,6 +74,7 @@ def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
             f"model {name_or_path} is a plain language model, whose folder does not say how it ranks: say it, "
             f"{choose}=bi_encoder or {choose}=llm_reranker"
         )
+    _warn_of_plain_encoder(declared, name_or_path)
     if declared == "llm_reranker":
         return LLMRerankerConfig(name_or_path)
     return CrossEncoderConfig(name_or_path) if declared == "cross_encoder" else BiEncoderConfig(name_or_path)

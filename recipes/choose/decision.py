@@ -18,7 +18,8 @@ FAILED, LIMITED, WORSE, TIED, OPEN, CHOSEN = "failed", "eliminated", "worse", "t
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that keeps the limits, in the largest stored form that does; `forms`: all of them that do."""
+    """A model that keeps the limits, in whole float32 vectors or, if these do not keep them, in the stored form of the
+    highest quality that does; `forms`: all of them that do."""
 
     row: Mapping[str, Any]
     form: Mapping[str, Any] | None  # None: it has no stored forms
@@ -87,6 +88,8 @@ def decide(
     form = _smallest(contenders[chosen], forms, settings.form_loss)
     for label, contender in contenders.items():
         verdicts[label] = {**_verdict(settings, label, comparison, contenders, tied, chosen), **_in_form(contender)}
+        if contender.form and contender.form["suffix"]:
+            verdicts[label]["reason"] += f"; compared as {contender.form['form']}, which keeps the limits"
         verdicts[label]["test"] = asdict(comparison.tests[label])
     means = {label: sum(own.values()) / len(own) for label, own in values.items()}
     return {
@@ -122,9 +125,10 @@ def _contender(settings: ChooseConfig, row: Mapping[str, Any]) -> Contender | st
             return "; ".join(whole)
         why = "; ".join(broken(smallest, "form"))
         return f"{'; '.join(whole)}; and in its smallest form ({smallest['form']}) {why}"
-    largest = max(kept, key=lambda form: form["index_bytes"] if form else 0)
-    own = [form for form in kept if form]
-    return Contender(row, largest, own, values_of(row, largest, settings.eval.metric))
+    # Not the largest that is kept: half of the dimensions lose more than the smaller int8 form of all of them.
+    form = forms[0] if forms[0] in kept else max(kept, key=lambda each: each["quality"])
+    own = [each for each in kept if each]
+    return Contender(row, form, own, values_of(row, form, settings.eval.metric))
 
 
 def _in_form(contender: Contender) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from data.bm25 import BM25
@@ -42,9 +43,11 @@ def read_entries(settings: ChooseConfig) -> list[Entry]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"models names {twice} twice: give each once")
     entries = [Entry(name, label, _options(settings, name)) for name, label in zip(names, labels(names), strict=True)]
+    _check_differ(entries)
     for name in settings.price:
         check_name("price", name, [each for entry in entries for each in dict.fromkeys((entry.label, entry.name))])
     _check_one_kind(entries)
+    _check_applies(settings, embeds(entries[0]))
     return entries
 
 
@@ -58,6 +61,25 @@ def _options(settings: ChooseConfig, name: str) -> Any:
         message = str(error)
         raise type(error)(message if name in message else f"models: {name}: {message}") from error
     return options
+
+
+def _check_differ(entries: Sequence[Entry]) -> None:
+    """Two spellings of one folder, or a hub id and its folder, are one model."""
+    names: dict[Path, str] = {}
+    for entry in entries:
+        folder = entry.options.folder()
+        if folder is None:
+            continue
+        if (other := names.setdefault(folder.resolve(), entry.name)) != entry.name:
+            raise ValueError(f"models names {folder.resolve()} twice, as {other} and as {entry.name}: give each once")
+
+
+def _check_applies(settings: ChooseConfig, embedding: bool) -> None:
+    """Rerankers store no vectors: what is set about them would be ignored."""
+    given = {"eval.dims": settings.eval.dims, "limit.dimension": settings.limit.get("dimension")}
+    for key, value in given.items():
+        if value and not embedding:
+            raise ValueError(f"{key}={value} is of vectors, which rerankers do not have: leave it out")
 
 
 def _check_one_kind(entries: Sequence[Entry]) -> None:

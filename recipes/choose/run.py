@@ -202,6 +202,9 @@ def _warnings(bench: Bench, rows: Sequence[dict[str, Any]], decision: dict[str, 
     if (most := resolution(decision)) is not None and most > 0:
         metric = bench.settings.eval.metric
         found.append(f"tied is not equal: a tied model may be up to {most:.4f} of {metric} below {decision['best']}")
+    largest = max((row.get("dimension", 0) for row in rows), default=0)
+    if largest and (unused := [dim for dim in bench.settings.eval.dims or () if dim >= largest]):
+        found.append(f"eval.dims={unused}: no model has more than {largest} dimensions, so these are not measured")
     for row in rows:
         found += _warnings_of(row)
     return found

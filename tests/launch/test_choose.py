@@ -173,7 +173,8 @@ def test_a_model_that_fails_has_its_line_and_the_others_go_on(beir, embedders, t
 
 
 def test_rerankers_reorder_the_candidates_of_bm25(beir, tiny_reranker_dir, tmp_path):
-    summary = choose(settings_of(beir, [tiny_reranker_dir], tmp_path / "out", "eval.depth=5", "windows=always"))
+    more = ["eval.dims=null", "eval.depth=5", "windows=always"]
+    summary = choose(settings_of(beir, [tiny_reranker_dir], tmp_path / "out", *more))
     bm25, reranker = summary["models"]
     assert summary["kind"] == "rerankers"
     assert bm25["recall_ceiling"] >= reranker["metrics"]["recall@10"] > 0
@@ -230,6 +231,23 @@ def test_mistakes_are_one_line_before_anything_is_measured(beir, embedders, tmp_
         choose(settings_of(beir, [embedders["whole"]], tmp_path / "out", *more))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_two_spellings_of_a_folder_are_one_model(beir, embedders, tmp_path):
+    again = embedders["short"].parent / "whole" / ".." / "whole"
+    with pytest.raises(ValueError, match=r"models names .*whole twice, as .*: give each once"):
+        choose(settings_of(beir, [embedders["whole"], again], tmp_path / "out"))
+
+
+@pytest.mark.parametrize("more", ["eval.dims=[8]", "limit.dimension=8"])
+def test_rerankers_have_no_dimensions(beir, tiny_reranker_dir, tmp_path, more):
+    with pytest.raises(ValueError, match=r"=.*8.* is of vectors, which rerankers do not have: leave it out"):
+        choose(settings_of(beir, [tiny_reranker_dir], tmp_path / "out", "eval.dims=null", more))
+
+
+def test_dimensions_that_no_model_has_are_warned_of(chosen, beir, embedders, tmp_path):
+    summary = choose(settings_of(beir, [embedders["whole"]], tmp_path / "out", "eval.dims=[16,999]"))
+    assert any("eval.dims=[999]: no model has more than" in line for line in summary["warnings"])
 
 
 def test_an_embedder_and_a_reranker_do_different_work(beir, embedders, tiny_reranker_dir, tmp_path):

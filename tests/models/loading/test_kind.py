@@ -10,9 +10,12 @@ from models.llm_reranker import LLMRerankerConfig
 from models.loading.kind import options_for
 
 
-def test_a_plain_encoder_embeds_and_a_classifier_scores(tiny_bert_dir, tiny_reranker_dir):
+def test_a_plain_encoder_embeds_and_a_classifier_scores(tiny_bert_dir, tiny_reranker_dir, caplog):
     assert options_for(str(tiny_bert_dir)) == BiEncoderConfig(str(tiny_bert_dir))
+    assert "mean pooling and cosine similarity are taken" in caplog.text
+    caplog.clear()
     assert options_for(str(tiny_reranker_dir)) == CrossEncoderConfig(str(tiny_reranker_dir))
+    assert not caplog.text
 
 
 def test_exports_are_what_they_were_trained_as(tiny_bert_dir, tiny_reranker_dir, tiny_causal_dir, tmp_path):

@@ -92,6 +92,17 @@ def test_a_limit_leaves_the_largest_form_that_keeps_it():
     assert "50 B, above limit.index_bytes=20" in found["verdicts"]["bm25"]["reason"]
 
 
+def test_the_form_that_stands_for_a_model_under_a_limit_is_the_best_and_not_the_largest_and_it_is_said():
+    forms = {"fp32": (0.7, 800), "int8": (0.7, 200), "half": (0.6, 400)}
+    rows = [row("bm25", 0.1), row("slow", 9.0, forms), row("fast", 2.0, {"fp32": (0.65, 100)})]
+    slow = {"nDCG@10": values(0.7), "nDCG@10/int8": values(0.7, seed=5), "nDCG@10/half": values(0.6, seed=6)}
+    per_query = PER_QUERY | {"slow": slow, "fast": {"nDCG@10": values(0.65, seed=7)}}
+    found = decide(settings(limit={"index_bytes": 500}), rows, per_query)
+    assert (found["chosen"], found["form"], found["verdicts"]["slow"]["form"]) == ("slow", "int8", "int8")
+    assert found["verdicts"]["slow"]["reason"].endswith("; compared as int8, which keeps the limits")
+    assert "compared as" not in found["verdicts"]["fast"]["reason"]
+
+
 def test_a_failed_model_is_no_contender():
     rows = [*ROWS[:2], {"label": "fast", "name": "fast", "kind": "embedder", "error": "its scores are not finite"}]
     found = decide(settings(), rows, PER_QUERY)
