@@ -58,7 +58,8 @@ def _options(settings: ChooseConfig, name: str) -> Any:
         options = options_for(name, "model@of") if of is None else replace(of, name_or_path=name)
         options.check(needs_head=True)
     except (ValueError, OSError) as error:
-        message = str(error)
+        # Where there is one model, its options are called model.KEY; here they are of.KEY.
+        message = re.sub(r"\bmodel\.(\w+)(?==| to )", r"of.\1", str(error))
         raise type(error)(message if name in message else f"models: {name}: {message}") from error
     return options
 

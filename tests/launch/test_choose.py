@@ -239,6 +239,11 @@ def test_two_spellings_of_a_folder_are_one_model(beir, embedders, tmp_path):
         choose(settings_of(beir, [embedders["whole"], again], tmp_path / "out"))
 
 
+def test_the_remedy_for_a_model_names_the_option_of_this_command(beir, tiny_causal_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"no prompt template: set of\.template to mxbai"):
+        choose(settings_of(beir, [tiny_causal_dir], tmp_path / "out", "model@of=llm_reranker"))
+
+
 @pytest.mark.parametrize("more", ["eval.dims=[8]", "limit.dimension=8"])
 def test_rerankers_have_no_dimensions(beir, tiny_reranker_dir, tmp_path, more):
     with pytest.raises(ValueError, match=r"=.*8.* is of vectors, which rerankers do not have: leave it out"):
