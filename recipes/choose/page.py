@@ -101,6 +101,6 @@ def _section(title: str, table: tuple[list[str], Cells], note: str = "", lines: 
         return ""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     rows = ("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in cells)
-    drawn = table_of(f"<tr>{head}</tr>", rows)
+    drawn = table_of(f"<tr>{head}</tr>", rows, "results dense")
     below = "".join(f'<p class="lead">{html.escape(line)}</p>\n' for line in (note, *lines))
     return f"<h2>{html.escape(title)}</h2>\n{drawn}{below}"

@@ -52,6 +52,7 @@ figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .9rem; c
 .findings td, .findings th { text-align: left; vertical-align: top; white-space: normal }
 .findings td:first-child { white-space: nowrap } .error { color: var(--bad); font-weight: 650 }
 .findings code { display: block; font-size: .82rem; color: var(--dim); overflow-wrap: anywhere }
+.dense td:not(:first-child), .dense th:not(:first-child) { padding: .35rem .4rem }
 .settings td { text-align: left; font: .85rem ui-monospace, monospace; padding: .15rem .9rem .15rem 0; border: 0;
   overflow-wrap: anywhere; white-space: normal }
 summary { cursor: pointer; color: var(--accent) }
