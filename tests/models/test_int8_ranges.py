@@ -84,7 +84,7 @@ def test_a_model_reads_those_of_its_folder_and_forgets_them(tiny_bert_dir: Path,
     model.track_int8_ranges([32, 8])
     model.export(tmp_path / "before")
     assert not list((tmp_path / "before").glob("*.npy")), "nothing was observed"
-    assert "int8" not in (tmp_path / "before" / "README.md").read_text()
+    assert "int8_ranges" not in (tmp_path / "before" / "README.md").read_text()
     model.int8_ranges.keep({32: torch.tensor([[-0.5] * 32, [0.5] * 32]), 8: torch.tensor([[-1.0] * 8, [1.0] * 8])})
     model.export(tmp_path / "after")
     card = (tmp_path / "after" / "README.md").read_text()

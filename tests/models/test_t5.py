@@ -135,7 +135,7 @@ def test_a_run_trains_it_and_the_export_has_its_scores(
     options += ["model=bi_encoder_lora", "model.lora.r=4"] if lora else []
     settings = load([*options, "trainer.max_steps=3", "trainer.learning_rate=0.5"])
     run, model = RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, settings.data.build(), run, model)
+    trainer = make_trainer(settings, settings.data.build(), run, model, sets={})
     trainer.evaluator = None  # the last weights are exported, not the best on dev
     trainer.fit()
     folder = tmp_path / "export"
