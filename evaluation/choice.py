@@ -12,15 +12,19 @@ LEVEL = 0.05  # of the corrected p-value, below which a ranker is worse than the
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best ranker by its mean, and the paired test of every other one against it (`after` is the other)."""
+    """The best ranker by its mean, and the paired test of every other one against it (`after` is the other).
+
+    `untold`: those whose interval lies below the best, while so few queries differ that no test could say so.
+    """
 
     best: str
     tests: dict[str, PairedTest]
+    untold: frozenset[str] = frozenset()
 
     @property
     def tied(self) -> list[str]:
-        """The best and all that are not significantly worse, in the order that they were given in."""
-        return [name for name, test in self.tests.items() if name == self.best or not is_worse(test)]
+        """The best and all that are neither significantly worse nor `untold`, in the order that they were given in."""
+        return [name for name, test in self.tests.items() if not is_worse(test) and name not in self.untold]
 
 
 def compare_with_best(values: Mapping[str, PerQuery]) -> Comparison:
@@ -34,7 +38,12 @@ def compare_with_best(values: Mapping[str, PerQuery]) -> Comparison:
     means = {name: sum(own.values()) / len(own) for name, own in values.items()}
     best = max(means, key=lambda name: means[name])
     tests = corrected({name: paired_test(values[best], own) for name, own in values.items() if name != best})
-    return Comparison(best, {name: tests.get(name, PairedTest(0.0, 0.0, 0.0, 1.0)) for name in values})
+    differing = {name: sum(values[name][query] != value for query, value in values[best].items()) for name in tests}
+    untold = {
+        name for name, test in tests.items() if test.high < 0 and not can_tell(differing[name], len(tests))
+    }  # equal values are no evidence, whose signs are flipped in vain
+    tests = {name: tests.get(name, PairedTest(0.0, 0.0, 0.0, 1.0)) for name in values}
+    return Comparison(best, tests, frozenset(name for name in untold if not is_worse(tests[name])))
 
 
 def can_tell(queries: int, comparisons: int) -> bool:

@@ -52,6 +52,14 @@ def test_rankers_are_compared_with_the_best_and_corrected_together():
     assert found.tests["best"] == PairedTest(0.0, 0.0, 0.0, 1.0)
 
 
+def test_a_ranker_far_below_is_not_tied_because_few_queries_differ():
+    best = {f"q{i}": 1.0 for i in range(6)}
+    found = compare_with_best({"best": best, "bad": {**dict.fromkeys(best, 0.0), "q0": 1.0}, "same": best})
+    assert found.tests["bad"].p_value >= LEVEL
+    assert found.untold == {"bad"}
+    assert found.tied == ["best", "same"]
+
+
 def test_one_ranker_is_the_best_and_none_is_an_error():
     assert compare_with_best({"only": {"q": 0.5}}).tied == ["only"]
     with pytest.raises(ValueError, match="no ranker"):
