@@ -14,7 +14,7 @@ import pytest
 )
 def test_killed_runs_equal_the_uninterrupted_run(engine: str, kinds: list[str], tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_test.py")
-    kills = 2 * len(kinds)
+    kills = len(kinds)
     command = [sys.executable, str(script), "--engines", engine, "--kills", str(kills)]
     command += ["--kinds", *kinds, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
