@@ -36,9 +36,14 @@ OPTION_NAMES = {
     "model=llm_reranker model.template=NAME (launch/rerank.py: --template NAME)": "--template NAME",
     "set model.template to": "choose --template of",
     " or your own (launch/rerank.py: --template NAME)": "",
+    ", or give one with _target_: models.prompts.template.PromptTemplate": "",
+    "choose null (as the folder says)": "leave --template out",
+    " (null: the one that the folder was trained with)": "",
     "choose model=bi_encoder": "`python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER` evaluates it",
     "choose model=cross_encoder": "leave --template out",
+    "model.template": "--template",
     "model.max_length": "--max-length",
+    "max_length=": "--max-length=",
 }
 
 

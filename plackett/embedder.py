@@ -16,7 +16,14 @@ from inference.local import embed_texts
 from inference.runner import ModuleRunner, similarity_of
 from models.bi_encoder import BiEncoder
 from models.towers import towers_of
-from plackett.arguments import check_count, checked_text, checked_texts
+from plackett.arguments import (
+    check_count,
+    checked_device,
+    checked_embeddings,
+    checked_text,
+    checked_texts,
+    names_of_arguments,
+)
 
 Role = Literal["query", "document"]
 
@@ -37,7 +44,7 @@ class Embedder:
     kind: ClassVar[Literal["embedder"]] = "embedder"
 
     def __init__(self, model: BiEncoder, device: str | torch.device | None = None) -> None:
-        self.model = model.to(own_device() if device is None else torch.device(device)).eval()
+        self.model = model.to(own_device() if device is None else checked_device(device)).eval()
         self._runner = ModuleRunner(self.model, next(self.model.parameters()).device)
         self._lock = Lock()
 
@@ -115,23 +122,22 @@ class Embedder:
         given, tokenizer = checked_texts("texts", texts), self.model.tokenizer
         tokenizer.prompt(role)  # raises ValueError if there is no such role
         if prompt is not None:
-            tokenizer = tokenizer.expecting([checked_text("prompt", prompt)])
+            with names_of_arguments():
+                tokenizer = tokenizer.expecting([checked_text("prompt", prompt)])
         if not given:
             return Embeddings(np.zeros((0, self.dimension), dtype=np.float32), np.zeros(0, dtype=np.int32))
-        with self._lock:
+        with self._lock, names_of_arguments():
             vectors, cut = embed_texts(self._runner, tokenizer, given, role, prompt, batch_size, progress=show_progress)
         return Embeddings(vectors.numpy(), cut.sum(axis=1))
 
-    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    def similarity(self, queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor) -> np.ndarray:
         """Compare each query with each document by the model's similarity (cosine or dot product): embeddings
         [queries, dim] and [documents, dim] -> [queries, documents] float32. They may be cut to their first dimensions,
-        all alike."""
+        all alike. Raises ValueError if they are no embeddings of one dimension."""
         similarity = similarity_of(self.model)
         ready = []
         for name, vectors in (("queries", queries), ("documents", documents)):
-            values = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
-            if values.ndim != 2:
-                raise ValueError(f"{name} must be embeddings [{name}, dim], got the shape {list(values.shape)}")
+            values = checked_embeddings(name, vectors)
             ready.append(similarity.comparable(values))
         if ready[0].shape[1] != ready[1].shape[1]:
             sizes = " and ".join(str(values.shape[1]) for values in ready)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from models.loading.kind import Kind, kind_of
+from plackett.arguments import check_count, checked_device, names_of_arguments
 from plackett.embedder import Embedder
 from plackett.reranker import Reranker
 
 if TYPE_CHECKING:
     import torch
-
-# Messages about models name settings and flags; these are the arguments of `load` in their places.
-ARGUMENTS = {
-    "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)": "give trust_remote_code=True",
-    "model=llm_reranker model.template=NAME (launch/rerank.py: --template NAME)": "template=NAME",
-    "set model.template to": "give template=",
-    " or your own (launch/rerank.py: --template NAME)": "",
-    "choose model=bi_encoder": "give kind='embedder'",
-    "choose model=cross_encoder": "give kind='reranker'",
-    "model.max_length": "max_length",
-}
 
 
 @overload
@@ -86,13 +74,18 @@ def load(
 
     Raises FileNotFoundError or ValueError, in one line, if the model is not found or an argument does not fit it.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"name_or_path must be a folder or a hub id, got {type(name_or_path).__name__}")
+    check_count("max_length", max_length)
+    if device is not None:
+        checked_device(device)
     name = str(name_or_path)
     if kind not in (None, "reranker", "embedder"):
         raise ValueError(f"kind={kind!r}: choose None (as the folder says), 'reranker' or 'embedder'")
     if kind == "embedder" and template is not None:
         raise ValueError(f"template={template!r} is of a reranker: leave it or kind='embedder' out")
     with names_of_arguments():
-        chosen = kind or ("reranker" if template else kind_of(name, trust_remote_code=trust_remote_code))
+        chosen = kind or ("reranker" if template is not None else kind_of(name, trust_remote_code=trust_remote_code))
         if chosen == "embedder":
             return Embedder.load(
                 name,
@@ -109,17 +102,3 @@ def load(
             special_tokens=special_tokens,
             trust_remote_code=trust_remote_code,
         )
-
-
-@contextmanager
-def names_of_arguments() -> Iterator[None]:
-    """Give errors about models the names of Python's arguments."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        line = str(error)
-        for setting, argument in ARGUMENTS.items():
-            line = line.replace(setting, argument)
-        if line == str(error):
-            raise
-        raise type(error)(line) from error

@@ -7,7 +7,7 @@ import torch
 from models.loading.backbone import load_config
 from models.loading.folder import ModelFolder
 from models.loading.resolve import resolve
-from plackett.loading import names_of_arguments
+from plackett.arguments import names_of_arguments
 from plackett.reranker import Reranker, load_reranker
 
 TEMPLATE = "mxbai_joined"  # the token ids of mixedbread's package

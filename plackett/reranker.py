@@ -15,7 +15,14 @@ from engines.distributed.process_group import device as own_device
 from inference.local import score_pairs
 from inference.runner import ModuleRunner
 from models.loading.reranker import load_reranker
-from plackett.arguments import check_count, checked_pairs, checked_text, checked_texts
+from plackett.arguments import (
+    check_count,
+    checked_device,
+    checked_pairs,
+    checked_text,
+    checked_texts,
+    names_of_arguments,
+)
 
 if TYPE_CHECKING:
     from models.cross_encoder import CrossEncoder
@@ -51,7 +58,7 @@ class Reranker:
     kind: ClassVar[Literal["reranker"]] = "reranker"
 
     def __init__(self, model: CrossEncoder | LLMReranker, device: str | torch.device | None = None) -> None:
-        self.model = model.to(own_device() if device is None else torch.device(device)).eval()
+        self.model = model.to(own_device() if device is None else checked_device(device)).eval()
         self._runner = ModuleRunner(self.model, next(self.model.parameters()).device)
         self._lock = Lock()
 
@@ -141,8 +148,9 @@ class Reranker:
         given = checked_pairs(pairs)
         tokenizer = self.model.tokenizer
         if instruction is not None:
-            tokenizer = tokenizer.expecting([checked_text("instruction", instruction)])
-        with self._lock, torch.no_grad():
+            with names_of_arguments():
+                tokenizer = tokenizer.expecting([checked_text("instruction", instruction)])
+        with self._lock, torch.no_grad(), names_of_arguments():
             raw, cut = score_pairs(self._runner, tokenizer, given, instruction, batch_size, progress=show_progress)
             scores = self.model.activation(raw)
         return Scores(scores.numpy(), raw.numpy(), cut)

@@ -9,7 +9,7 @@ from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
-from plackett.loading import ARGUMENTS
+from plackett.arguments import ARGUMENTS
 
 
 @pytest.fixture(scope="module")
