@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from models.loading.folder import content_files, sha256
 
@@ -21,15 +21,19 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 def tensor_sums(folder: Path) -> dict[str, list[float]]:
     """The sums of each weight outside the layers (score head, projection, pooler, norms), by file and name: of its
-    values, and of its values times a factor by place, which tells another order."""
+    values, and of its values times a factor by place, which tells another order. Raises ValueError, in one line, if a
+    file is no whole safetensors file."""
     sums = {}
     for name, file in content_files(folder).items():
         if file.suffix != ".safetensors":
             continue
-        with safe_open(file, framework="pt") as weights:
-            for key in sorted(weights.keys()):
-                if not IN_A_LAYER.search(key) and _size(weights.get_slice(key).get_shape()) <= LARGEST:
-                    sums[f"{name}:{key}"] = _sums(weights.get_tensor(key))
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for key in sorted(weights.keys()):
+                    if not IN_A_LAYER.search(key) and _size(weights.get_slice(key).get_shape()) <= LARGEST:
+                        sums[f"{name}:{key}"] = _sums(weights.get_tensor(key))
+        except SafetensorError as error:
+            raise ValueError(f"{file}: not a whole safetensors file ({error}): copy it again") from None
     return sums
 
 

@@ -219,14 +219,28 @@ def read_golden(folder: Path) -> Golden:
             raise ValueError(f"not format {FORMAT}")
         rows = tuple(_row(row) for row in content.pop("rows"))
         golden = Golden(**cast(Any, content), rows=rows)
-        if golden.layout not in ("pairs", "texts") or not rows or not golden.values.isfinite().all():
-            raise ValueError("its rows are not those of one layout, with finite values")
+        _check(golden)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{folder / FILE}: not golden texts of this release ({error}); `python launch/export.py {folder} --golden` "
             "writes them anew"
         ) from None
     return golden
+
+
+def _check(golden: Golden) -> None:
+    """Raise an error of some kind if a field is not what those who read it expect."""
+    length = {"pairs": 2, "texts": 1}[golden.layout]
+    if not golden.rows or any(len(row.texts) != length for row in golden.rows) or not golden.values.isfinite().all():
+        raise ValueError("its rows are not those of one layout, with finite values")
+    if set(golden.prompts) != {"query", "document"} or not all(
+        isinstance(text, str) for text in golden.prompts.values()
+    ):
+        raise ValueError("its prompts are not those of query and document")
+    if not isinstance(golden.max_length, int) or not isinstance(golden.activation, str):
+        raise ValueError("its length or activation is none")
+    if any(len(sums) != 2 for sums in golden.tensors.values()) or not dict(golden.files):
+        raise ValueError("it has no sums and hashes of the files")
 
 
 def _row(row: Mapping[str, Any]) -> GoldenRow:

@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = Path(options.model).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"model {options.model}: no such folder ({folder.absolute()}); give outputs/RUN/model")
+    if (folder / "model" / "golden.json").is_file() and not (folder / "golden.json").is_file():
+        raise FileNotFoundError(f"model {options.model} is a run: give its model, {folder / 'model'}")
     from recipes.serving.verify import BACKENDS, as_json, is_right, verify  # torch and transformers
 
     names = options.backends or [name for name in BACKENDS if name != "tei"]

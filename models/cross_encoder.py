@@ -32,6 +32,7 @@ from models.tokenization import PairTokenizer, load_tokenizer
 logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH = 256  # the most tokens per pair of a model that is no reranker yet: it has no length for pairs
+READS_PROMPTS = "reads_whole_prompts"  # in config.json of a sequence classifier that reads no pairs
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ class CrossEncoderConfig(PretrainedOptions):
         config = load_config(folder)
         check_ignores_padding(folder, config, classifies=True)
         _check_is_plain_classifier(folder)
+        if getattr(config, READS_PROMPTS, False):
+            raise ValueError(
+                f"model {folder.path} is the sequence classifier of an LLM reranker, for servers: it reads whole "
+                "prompts, not pairs; give the reranker that it was written from"
+            )
         is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
         if not is_classifier or force_one_label:
             config.num_labels = 1

@@ -28,13 +28,15 @@ def first_line(error: BaseException) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The file's content; None if it does not exist. Raises ValueError naming file and line if it is not JSON."""
+    """The file's content; None if it does not exist. Raises ValueError naming the file, and its line, if not JSON."""
     if not file.is_file():
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start:,})") from error
 
 
 @lru_cache

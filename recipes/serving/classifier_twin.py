@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from inference.golden import Golden
+from models.cross_encoder import READS_PROMPTS
 from models.export.folder import new_folder
 from models.export.llm_reranker import is_linear
 from models.llm_reranker import LLMReranker
@@ -78,6 +79,7 @@ def write_classifier(source: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source)
         classifier.score.weight.data = score
         classifier.config.pad_token_id = tokenizer.pad_token_id
+        setattr(classifier.config, READS_PROMPTS, True)  # read as a cross-encoder it would score pairs without a prompt
         classifier.save_pretrained(work)
         adds_nothing(tokenizer).save_pretrained(work)
         (work / "README.md").write_text(CARD.format(source=source.name, folder=folder), encoding="utf-8")
@@ -106,4 +108,4 @@ def classifier_difference(folder: Path, golden: Golden) -> float:
             prompt = tokenizer.apply_chat_template(messages, tokenize=False)
             found = model(**tokenizer(prompt, return_tensors="pt")).logits[0, 0]
             differences.append(abs(float(found) - row.values[0]))
-    return max(differences)
+    return max(differences, default=float("nan"))

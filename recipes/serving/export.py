@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from inference.golden import FILE, make_golden, read_golden, write_golden
+from inference.golden import FILE, Golden, make_golden, read_golden, write_golden
 from models.bi_encoder import BiEncoder
 from models.export.folder import new_folder
 from models.loading.kind import kind_of
@@ -37,10 +38,14 @@ class Written:
 
 def add_golden(folder: Path) -> Path:
     """Write golden.json by the model of the folder as it is now. Returns the file."""
+    write_golden(folder, _golden_now(folder))
+    return folder / FILE
+
+
+def _golden_now(folder: Path) -> Golden:
     path = str(folder)
     model: Any = load_reranker(path) if kind_of(path) == "reranker" else BiEncoder.load(path)
-    write_golden(folder, make_golden(model, torch.device("cpu")))
-    return folder / FILE
+    return make_golden(model, torch.device("cpu"))
 
 
 def export_onnx(name_or_path: str, output: Path | None, *, int8: bool) -> Written:
@@ -76,9 +81,11 @@ def _add_onnx(folder: Path, int8: bool) -> tuple[list[str], list[Path]]:
 
 def _target(name_or_path: str, source: Path, output: Path | None) -> Path:
     if output is None:
-        if not Path(name_or_path).expanduser().is_dir():
+        if source != Path(name_or_path).expanduser():
             raise ValueError(f"model {name_or_path} is not a folder of yours: give --output DIR, a copy to write to")
         return source
+    if source.absolute() in output.absolute().parents:
+        raise ValueError(f"--output {output} is inside the model: give a folder elsewhere")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"--output {output} exists already: give a new folder")
     return output
@@ -94,12 +101,12 @@ def export_classifier(name_or_path: str, output: Path | None) -> Written:
     check_is_llm_reranker(source)
     if output is None and not Path(name_or_path).expanduser().is_dir():
         raise ValueError(f"model {name_or_path} is not a folder of yours: give --output DIR")
-    target = _target(name_or_path, source, output or source.with_name(f"{source.name}-classifier"))
-    lines = []
-    if not (source / FILE).is_file():
-        lines.append(f"{add_golden(source)}: was missing, written from the model as it is now")
-    golden = read_golden(source)
+    own = source.absolute()
+    target = _target(name_or_path, source, output or own.with_name(f"{own.name}-classifier"))
+    golden = read_golden(source) if (source / FILE).is_file() else _golden_now(source)
     write_classifier(source, target)
     difference = classifier_difference(target, golden)
-    lines.append(f"{target}: a sequence classifier; largest difference from the golden scores {difference:.1e}")
-    return Written(lines, [], difference)
+    line = f"{target}: a sequence classifier; largest difference from the golden scores {difference:.1e}"
+    if math.isnan(difference):
+        line = f"{target}: a sequence classifier; not compared, every golden text is longer than the model reads"
+    return Written([line], [], difference)

@@ -35,7 +35,10 @@ def changed_files(export: Export) -> list[str]:
 
 def changed_tensors(export: Export) -> list[str]:
     """The weights outside the layers that are missing, of other values, or of the same values in another order."""
-    now, found = tensor_sums(export.path), []
+    try:
+        now, found = tensor_sums(export.path), []
+    except ValueError as error:
+        return [str(error)]
     for name, (total, placed) in export.golden.tensors.items():
         file, _, tensor = name.partition(":")
         if name not in now:

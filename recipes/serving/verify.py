@@ -97,14 +97,16 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
     expected = golden.values if activation is None else activation(golden.values)
     values = replay.values.detach().cpu().float()
     covered, notes = _known_limits(replay, golden, values, expected, detective.tolerance)
-    rows = torch.tensor([index for index in range(len(golden.rows)) if index not in covered])
+    rows = torch.tensor([index for index in range(len(golden.rows)) if index not in covered], dtype=torch.long)
+    if not len(rows):
+        return Finding(name, UNAVAILABLE, causes=["no golden text is left to compare"], notes=notes)
     if values.shape != expected.shape:
         return Finding(name, DIFFERS, None, None, 0, detective.causes(values, expected, activation, rows), notes)
     difference = largest_difference(values[rows], expected[rows])
     order = order_agreement(golden, values, expected, rows.tolist(), detective.tolerance)
     if difference <= detective.tolerance:
         return Finding(name, EQUAL, difference, order, len(rows), notes=notes)
-    if replay.informs:
+    if replay.informs and difference < float("inf"):
         return Finding(name, TOLD, difference, order, len(rows), [replay.informs], notes)
     causes = detective.causes(values, expected, activation, rows)
     return Finding(name, DIFFERS, difference, order, len(rows), causes, notes)

@@ -15,6 +15,7 @@ from inference.golden import read_golden
 from launch import export as command
 from models.bi_encoder import BiEncoder
 from models.loading.folder import content_files
+from models.loading.reranker import load_reranker
 from recipes.serving import onnx_export
 from recipes.serving.export import export_classifier, export_onnx
 from recipes.serving.onnx_files import int8_file
@@ -100,6 +101,28 @@ def test_the_classifier_of_an_llm_reranker_gives_its_scores(exports, tmp_path):
     assert config["pad_token_id"] is not None
     with pytest.raises(ValueError, match="exists already"):
         export_classifier(str(source), None)
+    with pytest.raises(ValueError, match="it reads whole prompts, not pairs"):
+        load_reranker(str(target))
+
+
+def test_a_classifier_of_an_export_without_golden_texts_leaves_it_as_it_is(exports, tmp_path):
+    source = copied(exports["llm"], tmp_path / "model")
+    (source / "golden.json").unlink()
+    written = export_classifier(str(source), tmp_path / "classifier")
+    assert written.difference < 1e-4
+    assert not (source / "golden.json").exists()
+
+
+def test_a_classifier_of_which_nothing_can_be_compared_is_not_right(exports, tmp_path):
+    from golden_exports import change_json
+
+    source = copied(exports["llm"], tmp_path / "model")
+    change_json(
+        source / "golden.json", lambda content: [row.update(truncated=True) for row in content["rows"]] and None
+    )
+    written = export_classifier(str(source), tmp_path / "classifier")
+    assert not written.is_right
+    assert "not compared" in written.lines[0]
 
 
 def test_a_classifier_adds_no_second_bos(exports, tmp_path):
@@ -144,10 +167,11 @@ def test_onnx_is_not_checked_without_files(exports):
         (["nowhere/x", "--onnx"], "no such folder|not found"),
         (["MODEL", "--sequence-classification"], "no LLM reranker"),
         (["MODEL", "--onnx", "--output", "MODEL"], "exists already"),
+        (["MODEL", "--onnx", "--output", "MODEL/onnx_copy"], "inside the model"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, exports):
-    arguments = [str(exports["lora"]) if word == "MODEL" else word for word in arguments]
+    arguments = [word.replace("MODEL", str(exports["lora"])) for word in arguments]
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         command.main(arguments)
     assert "\n" not in str(caught.value)

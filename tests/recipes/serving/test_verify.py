@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,16 +206,72 @@ def test_golden_texts_are_small_and_cover_what_goes_wrong(exports):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no golden texts"), ("{", "not valid JSON"), ("{}", "not golden texts"), ('{"format": 9}', "not format 1")],
+    [
+        (None, "no golden texts"),
+        ("{", "not valid JSON"),
+        ("\udcff", "golden.json: not UTF-8"),
+        ("[1]", "not golden texts"),
+        ("{}", "not golden texts"),
+        ('{"format": 9}', "not format 1"),
+    ],
 )
 def test_golden_texts_that_cannot_be_read_say_so(content, message, exports, tmp_path):
     folder = copied(exports["lora"], tmp_path / "broken")
     (folder / "golden.json").unlink()
     if content is not None:
-        (folder / "golden.json").write_text(content)
+        (folder / "golden.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         verify(folder, ["plackett"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": None}, "not golden texts"),
+        ({"prompts": {}}, "query and document"),
+        ({"files": None}, "not golden texts"),
+        ({"tensors": {"model.safetensors:x": [1]}}, "sums"),
+        ({"max_length": "x"}, "length"),
+        ({"layout": "texts"}, "rows"),
+        ({"rows": []}, "rows"),
+    ],
+)
+def test_golden_texts_with_a_wrong_field_are_refused(changes, message, exports, tmp_path):
+    change_json(copied(exports["cross_encoder"], tmp_path / "x") / "golden.json", lambda content: content | changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        verify(tmp_path / "x", ["plackett"])
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_were_cut_are_named(exports, tmp_path):
+    file = copied(exports["cross_encoder"], tmp_path / "cut") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    (finding,) = verify(tmp_path / "cut", ["transformers"])
+    assert finding.status == FAILED
+    assert any("not a whole safetensors file" in cause for cause in finding.causes)
+
+
+def test_a_backend_without_rows_to_compare_was_not_checked(exports, monkeypatch):
+    golden = read_golden(exports["cross_encoder"])
+    rows = tuple(replace(row, truncated=True) for row in golden.rows)
+    monkeypatch.setattr("recipes.serving.verify.read_golden", lambda folder: replace(golden, rows=rows))
+    replays(monkeypatch, golden.values + 1, limits={"truncated": "shortens nothing"})
+    findings = verify(exports["cross_encoder"], ["transformers"])
+    assert [finding.status for finding in findings] == [UNAVAILABLE]
+    assert not is_right(findings)
+
+
+def test_values_that_are_not_finite_are_a_fault_of_any_backend(exports, monkeypatch):
+    golden = read_golden(exports["cross_encoder"])
+    replays(monkeypatch, golden.values * torch.nan, informs="8 bits")
+    assert verify(exports["cross_encoder"], ["transformers"])[0].status == DIFFERS
+
+
+def test_a_run_is_no_model(exports, tmp_path):
+    copied(exports["cross_encoder"], tmp_path / "run" / "model")
+    with pytest.raises(FileNotFoundError, match="is a run: give its model"):
+        command.main([str(tmp_path / "run")])
 
 
 def test_the_command_prints_a_table_or_json_and_its_status(exports, tmp_path, capsys):
