@@ -58,8 +58,12 @@ class Reference:
 
     def values(self, rows: Rows) -> Tensor:
         """[rows] raw scores or [rows, kept values] of embeddings, float32."""
+        output = self.outputs(rows)
+        return output if self.pairs else output[:, : len(self.export.golden.rows[0].values)]
+
+    def outputs(self, rows: Rows) -> Tensor:
+        """[rows] raw scores or [rows, dimensions] embeddings, float32."""
         sequences = TokenSequences.from_encoding(rows)
         collator = Collator(self.tokenizer.padding, TOKEN_BUDGET)
         name = "score" if self.pairs else "embedding"
-        output = score_sequences(ModuleRunner(self.model, torch.device("cpu")), sequences, collator, name)
-        return output if self.pairs else output[:, : len(self.export.golden.rows[0].values)]
+        return score_sequences(ModuleRunner(self.model, torch.device("cpu")), sequences, collator, name)

@@ -96,6 +96,12 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
     activation = _activation(replay, golden, detective.export.path)
     expected = golden.values if activation is None else activation(golden.values)
     values = replay.values.detach().cpu().float()
+    if golden.layout == "texts":
+        if values.shape[-1] != golden.dimension:
+            shape = f"shape: {values.shape[-1]} dimensions, not {golden.dimension}"
+            cause = f"{shape}: a projection is missing, or embeddings are cut"
+            return Finding(name, DIFFERS, causes=[cause, *detective.folder, *detective.files])
+        values = values[:, : expected.shape[1]]
     covered, notes = _known_limits(replay, golden, values, expected, detective.tolerance)
     rows = torch.tensor([index for index in range(len(golden.rows)) if index not in covered], dtype=torch.long)
     if not len(rows):

@@ -32,7 +32,7 @@ async def _run(engine: Any, export: Export) -> torch.Tensor:
         if golden.layout == "texts":
             texts = [golden.prompts[row.role] + row.texts[0] for row in golden.rows]
             vectors, _ = await engine.embed(sentences=texts)
-            return torch.from_numpy(np.array(vectors))[:, : len(golden.rows[0].values)]
+            return torch.from_numpy(np.array(vectors))
         scores = []
         for query, document in export.prompted_pairs:
             ranking, _ = await engine.rerank(query=query, docs=[document], raw_scores=True)

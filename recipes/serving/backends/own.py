@@ -11,4 +11,4 @@ from recipes.serving.reference import Reference
 def replay(export: Export) -> Mapping[str, Replay]:
     """Replay by our own loader."""
     reference = Reference.load(export)
-    return {"": Replay(reference.values(reference.rows()))}
+    return {"": Replay(reference.outputs(reference.rows()))}

@@ -26,12 +26,11 @@ BATCH = 4  # rows
 
 def embed_texts(export: Export, forward_of: Callable[[ModelFolder], Forward]) -> Replay:
     """Embed the golden texts by one transformer per route, pooled as the folder says."""
-    golden, routes = export.golden, export.folder.routes()
-    vectors = []
+    routes, vectors = export.folder.routes(), []
     for role in ("query", "document"):
         route = routes.get(role) or routes[""]
         vectors.append(_embed(export, route, role, forward_of(route)))
-    return Replay(torch.cat(vectors)[:, : len(golden.rows[0].values)], limits=READS_CONTROL_TOKENS)
+    return Replay(torch.cat(vectors), limits=READS_CONTROL_TOKENS)
 
 
 def _embed(export: Export, route: ModelFolder, role: str, forward: Forward) -> Tensor:

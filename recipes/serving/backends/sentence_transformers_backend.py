@@ -26,5 +26,5 @@ def replay(export: Export) -> Mapping[str, Replay]:
         model = sentence_transformers.SentenceTransformer(str(export.path), device="cpu")
         queries = model.encode_query(export.golden.texts_of("query"), **options)
         documents = model.encode_document(export.golden.texts_of("document"), **options)
-    vectors = torch.cat([queries, documents])[:, : len(export.golden.rows[0].values)]
+    vectors = torch.cat([queries, documents])
     return {"": Replay(vectors.float(), limits=READS_CONTROL_TOKENS)}

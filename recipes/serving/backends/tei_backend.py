@@ -25,7 +25,7 @@ def replay(export: Export) -> Mapping[str, Replay]:
             _post(export.tei, "/embed", {"inputs": [golden.prompts[row.role] + row.texts[0]], "truncate": True})[0]
             for row in golden.rows
         ]
-        return {"": Replay(torch.tensor(vectors)[:, : len(golden.rows[0].values)], limits=READS_CONTROL_TOKENS)}
+        return {"": Replay(torch.tensor(vectors), limits=READS_CONTROL_TOKENS)}
     scores = []
     for query, document in export.prompted_pairs:
         body = {"query": query, "texts": [document], "raw_scores": True, "truncate": True}

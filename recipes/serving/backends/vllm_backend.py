@@ -25,7 +25,7 @@ def replay(export: Export) -> Mapping[str, Replay]:
         texts = [golden.prompts[row.role] + row.texts[0] for row in golden.rows]
         outputs = model.embed(texts, tokenization_kwargs={"truncate_prompt_tokens": golden.max_length})
         vectors = torch.tensor([output.outputs.embedding for output in outputs])
-        return {"": Replay(vectors[:, : len(golden.rows[0].values)], limits=READS_CONTROL_TOKENS)}
+        return {"": Replay(vectors, limits=READS_CONTROL_TOKENS)}
     template = None
     if export.is_prompted:
         options["hf_overrides"] = vllm_overrides(LLMReranker.load(path))

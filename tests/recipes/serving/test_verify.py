@@ -268,6 +268,15 @@ def test_values_that_are_not_finite_are_a_fault_of_any_backend(exports, monkeypa
     assert verify(exports["cross_encoder"], ["transformers"])[0].status == DIFFERS
 
 
+def test_vectors_that_are_cut_to_the_values_of_the_golden_texts_differ(exports, monkeypatch):
+    golden = read_golden(exports["lora"])
+    monkeypatch.setattr("recipes.serving.verify.read_golden", lambda folder: replace(golden, dimension=64))
+    replays(monkeypatch, golden.values)
+    (finding,) = verify(exports["lora"], ["transformers"])
+    assert finding.status == DIFFERS
+    assert finding.causes[0].startswith("shape: 32 dimensions, not 64")
+
+
 def test_a_run_is_no_model(exports, tmp_path):
     copied(exports["cross_encoder"], tmp_path / "run" / "model")
     with pytest.raises(FileNotFoundError, match="is a run: give its model"):
