@@ -18,6 +18,7 @@ from recipes.ablate.config import AblateConfig
 from recipes.ablate.configurations import Configuration, configurations_of, key_of, merged
 from recipes.ablate.run import Ablation
 from recipes.ablate.search import example_point, import_optuna, parse_range
+from runs.resume import run_folder
 from runs.source_tree import CONF
 
 FILES = "ablation"  # the folder of conf/ with whole ablations
@@ -58,7 +59,7 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     name = options.run_name or _default_name(overrides, common)
     return Ablation(
         options=options,
-        folder=Path(options.output_dir) / name,
+        folder=run_folder({"output_dir": options.output_dir, "run_name": name}),
         common=common,
         configurations=() if space else tuple(configurations),
         space=space,

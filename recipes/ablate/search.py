@@ -184,8 +184,8 @@ def import_optuna() -> Any:
         from optuna.storages import journal  # noqa: F401
     except ImportError:
         raise ValueError(
-            "a search needs Optuna 4 or newer: pip install -c constraints.txt -e '.[ablate]' (hydra-optuna-sweeper pins "
-            "an older one: uninstall that)"
+            "a search needs Optuna 4 or newer: pip install -c constraints.txt -e '.[ablate]' (hydra-optuna-sweeper "
+            "pins an older one: uninstall that)"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
