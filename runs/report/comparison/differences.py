@@ -14,7 +14,16 @@ from runs.settings_diff import flatten
 
 ABSENT = "not set"
 NAMES_OF_THE_RUN = ("run_name", "output_dir", "resume")  # they differ in every run and change no result
-SHOWN_ALWAYS = ("command", "time", "git.revision", "git.dirty", "versions.python", "versions.torch", "hardware.cpu")
+SHOWN_ALWAYS = (
+    "command",
+    "time",
+    "git.revision",
+    "git.dirty",
+    "code_hash",
+    "versions.python",
+    "versions.torch",
+    "hardware.cpu",
+)
 SHORT_HASH = 12  # characters
 
 
@@ -25,14 +34,15 @@ def warnings_about(runs: Sequence[ShownRun]) -> list[str]:
         found.append(f"the data differ, so the results cannot be compared as they are: {_in_words(data)}")
     if len(code := _groups(runs, _code_in_words)) > 1:
         found.append(f"the code differs, so a difference may come from it: {_in_words(code)}")
-    elif any("changed" in name for name in code):
-        found.append(f"the code is no commit ({next(iter(code))}), so nobody can repeat these runs exactly")
+    if changed := [run.number for run in runs if (run.stored.environment.get("git") or {}).get("dirty")]:
+        numbers = ", ".join(map(str, changed))
+        found.append(f"the code of {_runs(changed)} {numbers} is no commit: files differ from it (environment, git)")
     if len(queries := _groups([run for run in runs if run.queries], lambda run: _queries_in_words(run, runs))) > 1:
         found.append(f"the test queries differ, and only common ones are compared: {_in_words(queries)}")
     if len(metrics := _groups(runs, lambda run: run.metric)) > 1:
         found.append(f"the runs are judged by different metrics: {_in_words(metrics)}")
-    if len(parts := _groups(runs, lambda run: str((run.summary.get("partial") or {}).get("documents") or ""))) > 1:
-        found.append(f"only a part of the corpus was searched, of this many documents: {_in_words(parts)}")
+    if len(parts := _groups(runs, _part_in_words)) > 1:
+        found.append(f"different parts of the corpus were searched, so values cannot be compared: {_in_words(parts)}")
     for run in runs:
         if run.status != FINISHED:
             step = "before its first step" if run.last_step is None else f"last step {run.last_step:,}"
@@ -44,9 +54,8 @@ def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:
     """The cost, the settings and the environment."""
     configs = [_config(run) for run in runs]
     environments = [_environment(run) for run in runs]
-    differing = [key for key in _keys(configs) if len({row.get(key, ABSENT) for row in configs}) > 1]
+    differing, changed = _differing(configs), _differing(environments)
     shared = [key for key in _keys(configs) if key not in differing]
-    changed = [key for key in _keys(environments) if len({row.get(key, ABSENT) for row in environments}) > 1]
     shown = [key for key in SHOWN_ALWAYS if any(key in row for row in environments)]
     shown += [key for key in changed if key not in shown]
     rest = [key for key in _keys(environments) if key not in shown]
@@ -114,6 +123,12 @@ def _keys(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
+def _differing(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys that differ between the runs that have any (an evaluation has no settings)."""
+    known = [row for row in rows if row]
+    return [key for key in _keys(known) if len({row.get(key, ABSENT) for row in known}) > 1]
+
+
 def _columns(title: str, runs: Sequence[ShownRun], rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> Table:
     """A row for each key, a column for each run that has any."""
     own = [(run, row) for run, row in zip(runs, rows, strict=True) if row]
@@ -137,9 +152,11 @@ def _groups(runs: Sequence[ShownRun], key: Callable[[ShownRun], str]) -> dict[st
 
 
 def _in_words(groups: Mapping[str, Sequence[int]]) -> str:
-    return "; ".join(
-        f"{name} ({'runs' if len(of) > 1 else 'run'} {', '.join(map(str, of))})" for name, of in groups.items()
-    )
+    return "; ".join(f"{name} ({_runs(of)} {', '.join(map(str, of))})" for name, of in groups.items())
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    return "runs" if len(numbers) > 1 else "run"
 
 
 def _data_in_words(run: ShownRun) -> str:
@@ -148,12 +165,18 @@ def _data_in_words(run: ShownRun) -> str:
 
 
 def _code_in_words(run: ShownRun) -> str:
+    """The hash of the code; of older runs, which have none, the commit."""
     environment = run.stored.environment
+    if code := environment.get("code_hash"):
+        return f"code {str(code)[:SHORT_HASH]}"
     git = environment.get("git") or {}
-    if not git:
-        return ""
-    changed = ", with files changed since" * bool(git.get("dirty"))
-    return f"commit {str(git.get('revision'))[:SHORT_HASH]}{changed}"
+    changed = ", with changed files" * bool(git.get("dirty"))
+    return f"commit {str(git['revision'])[:SHORT_HASH]}{changed}" if git else ""
+
+
+def _part_in_words(run: ShownRun) -> str:
+    partial = run.summary.get("partial") or {}
+    return f"{partial['documents']:,} documents" if partial else "the whole" if run.summary else ""
 
 
 def _queries_in_words(run: ShownRun, runs: Sequence[ShownRun]) -> str:
