@@ -34,7 +34,7 @@ def write_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _lines(steps, stages, metric)))
     if not finished:
         return folder
-    values = {name: {query: place / 10 for query in after} for place, name in enumerate(RANKERS, 1)}
+    values = {name: dict.fromkeys(after, place / 10) for place, name in enumerate(RANKERS, 1)}
     values["after"] = dict(after)
     means = {name: {metric: sum(own.values()) / len(own)} for name, own in values.items()}
     summary = {"metric": metric, "metrics": means, "data": "docs", "data_hash": data, "test_queries": len(after)}

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from stored_runs import write_run
 
 from runs.stored_run import StoredRun
-from stored_runs import write_run
 
 
 def test_a_finished_run_has_everything(tmp_path: Path) -> None:
