@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     file = Path(options.output).expanduser()
     check_output(file)
-    from runs.report.comparison.page import write_page  # numpy and torch, once the arguments are known to be right
+    from runs.report.comparison.compare import compare  # numpy and torch, once the arguments are known to be right
+    from runs.report.comparison.page import page
+    from runs.report.comparison.selection import select
 
-    comparison = write_page([Path(run).expanduser() for run in options.runs], file)
+    comparison = compare(select([Path(run).expanduser() for run in options.runs]))
+    file.write_text(page(comparison), encoding="utf-8")
     for warning in comparison.warnings:
         print(f"warning: {warning}")
     print(f"{comparison.lead}: {file} ({file.stat().st_size / 2**20:.1f} MiB)")

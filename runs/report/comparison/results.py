@@ -22,7 +22,7 @@ def result_tables(runs: Sequence[ShownRun], rankings: Rankings) -> list[Table]:
     metrics = list(dict.fromkeys(run.metric for run in runs if run.rows()))
     tables = [_by_metric([run for run in runs if run.metric == metric], metric, rankings) for metric in metrics]
     tables += [tests_table(runs, rankings), *(stages_table(run) for run in runs), all_metrics(runs)]
-    return [table for table in tables if table.rows]
+    return [table for table in tables if table.rows or table.notes]
 
 
 def _by_metric(runs: Sequence[ShownRun], metric: str, rankings: Rankings) -> Table:
@@ -74,7 +74,7 @@ def tests_table(runs: Sequence[ShownRun], rankings: Rankings) -> Table:
     if len(stored) > 1:
         further, more = _against_first(stored)
         rows, notes = [*rows, *further], [*notes, *more]
-    return Table("Paired tests", HEADER_OF_TESTS, rows, notes if rows else ())
+    return Table("Paired tests", HEADER_OF_TESTS, rows, notes)
 
 
 def _own_tests(run: ShownRun, rankings: Sequence[Ranking]) -> Iterator[list[str]]:

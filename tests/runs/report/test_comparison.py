@@ -22,7 +22,7 @@ TWO = {"q1": 0.7, "q2": 0.4, "q3": 0.1, "q4": 0.8}
 
 
 def compared(*paths: Path) -> Comparison:
-    return compare("runs", select(paths))
+    return compare(select(paths))
 
 
 def table_of(comparison: Comparison, title: str) -> Table:
@@ -129,7 +129,7 @@ def test_an_unfinished_and_a_failed_run_are_shown_with_what_they_have(tmp_path: 
     write_run(tmp_path / "failed", {}, steps=2, finished=False)
     (tmp_path / "failed" / "traceback.txt").write_text("...\nValueError: token=hf_abcdefghijklmnopqrst is wrong\n")
     comparison = compared(tmp_path / "one", tmp_path / "stopped", tmp_path / "failed")
-    assert comparison.lead == "3 runs, 2 of them not finished"
+    assert comparison.lead == "3 runs, 2 not finished"
     assert "2 stopped is not finished, last step 4" in comparison.warnings
     assert "3 failed is failed, last step 2: ValueError: token=*** is wrong" in comparison.warnings
     assert rows_of(comparison, "Results: nDCG@10 on test")["2 stopped"] == ["", "0.2000", "", "", "not finished"]
@@ -167,7 +167,7 @@ def test_evaluations_and_old_runs_have_what_their_files_say(tmp_path: Path) -> N
     (tmp_path / "new.queries.jsonl").write_text(json.dumps(values) + "\n")
     comparison = compared(run, tmp_path / "new.json", write_run(tmp_path / "mine", ONE))
     results = rows_of(comparison, "Results: nDCG@10 on test")
-    assert results["2 new"][-2:] == ["0.7000 [0.6000, 0.8000]", "1"]
+    assert results["2 new"][-2:] == ["0.7000 [0.6000, 0.8000]", "1 queries"]
     notes = table_of(comparison, "Paired tests").notes
     assert "1 old: values of single queries are not stored" in notes
     assert "3 mine, after vs 2 new, model" in rows_of(comparison, "Paired tests")
