@@ -83,8 +83,8 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
 def page_of(title: str, body: Iterable[str], head: str = "") -> str:
     """A page in the style of all reports, from parts that are HTML, as its `title` is. `head`: more of its head."""
     own = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    style, content = f"<style>{STYLE}</style>", "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{own}{style}{head}</head>\n<body><main>{content}</main></body></html>\n'
+    head, content = f"<head>{own}<style>{STYLE}</style>{head}</head>", "\n".join(body)
+    return f'<!doctype html>\n<html lang="en">{head}\n<body><main>{content}</main></body></html>\n'
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

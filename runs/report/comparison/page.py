@@ -28,8 +28,9 @@ h2 small, th small { font-weight: 400; color: var(--dim) }
 .pair tbody tr:first-child > * { border-bottom: 0; padding-bottom: 0 } .pair td { vertical-align: top }
 .pair td[colspan] { padding: 0 0 .5rem } .pair td[colspan] details { font-size: .92rem }
 .pair th, .pair td { padding-left: .3rem; padding-right: .3rem }
-.pair button { font-family: inherit; font-size: .85rem; font-weight: 600; white-space: normal; color: inherit; background: none; border: 1px solid var(--line);
-  border-radius: .3rem; padding: .3rem; min-height: 2rem; cursor: pointer }
+.pair button { font-family: inherit; font-size: .85rem; font-weight: 600; white-space: normal; color: inherit;
+  background: none; border: 1px solid var(--line); border-radius: .3rem; padding: .3rem; min-height: 2rem;
+  cursor: pointer }
 [aria-sort=ascending] button::after { content: " \\25b2" } [aria-sort=descending] button::after { content: " \\25bc" }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: .5rem 1.5rem }
 .sides ol { margin: .2rem 0; padding-left: 1.4rem } .sides li { margin: .3rem 0 } .sides p { margin: .2rem 0 }
