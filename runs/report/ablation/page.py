@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from runs.files import read_json, write_atomic
 from runs.report.ablation.pictures import figures_of
+from runs.report.ablation.results import ablation_results
 from runs.report.ablation.sentences import sentences
 from runs.report.ablation.table import Cells, main_table, pairs_table, unfinished_table
+from runs.report.comparison.compare import compare
+from runs.report.comparison.page import page
+from runs.report.comparison.selection import ABLATION, select
 from runs.report.html import table_of
 
+PAGE = "ablation.html"
 SHORT = 16  # characters of a name that fits beside the other columns on a phone
 STYLES = {"best": "relevant", "tied": "", "worse": "down", "failed": "error"}  # words of a cell -> its class
+
+
+def write_ablation_page(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write ablation.html into the folder of an ablation: what was found, then all runs as in a report of several runs.
+    Raises ValueError if a run's files are broken, OSError if the page cannot be written."""
+    comparison = replace(compare(select([folder])), title=plan["name"], opening=ablation_part(plan))
+    write_atomic(folder / PAGE, page(comparison))
+
+
+def opening_of(paths: Sequence[Path]) -> list[str]:
+    """The parts about the ablations among the `paths` of a report, with the results of what has finished by now."""
+    parts = []
+    for folder in paths:
+        if (folder / ABLATION).is_file():
+            plan = read_json(folder / ABLATION)
+            parts += ablation_part({**plan, "results": ablation_results(folder, plan)})
+    return parts
 
 
 def ablation_part(plan: Mapping[str, Any]) -> list[str]:
