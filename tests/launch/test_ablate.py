@@ -102,7 +102,7 @@ def test_the_settings_of_a_job():
         "run_name=loss_hinge-seed3",
         "output_dir='some dir/mine/runs'",
         "resume=auto",
-        "logger.group='mine'",
+        "logger.group=mine",
     ]
     quiet = read("+exp=reranker_bce", "grid.loss=[bce,hinge]", "logger=none")
     assert quiet.overrides(Job(quiet.configurations[0], 1))[-1] == "resume=auto"
