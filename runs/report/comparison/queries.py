@@ -12,7 +12,7 @@ from runs.report.comparison.content import Pair, QueryComparison, Ranking
 from runs.report.comparison.rankings import data_of, final_of, rankings_of
 from runs.report.comparison.selection import ShownRun
 
-MAX_RANKINGS = 40  # that can be chosen
+MAX_RANKINGS = 80  # that can be chosen
 MAX_QUERIES = 500  # that are listed
 STARTS = ("first stage", "before", "BM25")  # of one run, its final ranking is compared with the first of these
 
@@ -37,8 +37,9 @@ def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
         found.append(labelled)
     rankings = [ranking for of_run in found for ranking in of_run]
     if len(rankings) > MAX_RANKINGS:
+        some = f"the first {MAX_RANKINGS} runs" if len(finals) > MAX_RANKINGS else "each run"
+        notes.append(f"only the final ranking of {some} can be chosen: there are {len(rankings):,} in all")
         rankings = finals[:MAX_RANKINGS]
-        notes.append(f"of the runs one ranking each can be chosen, of the first {MAX_RANKINGS} runs")
     if len(rankings) < 2:
         return None
     table = np.array([[ranking.values.get(query, np.nan) for query in texts] for ranking in rankings])
