@@ -22,7 +22,8 @@ h2 small, th small { font-weight: 400; color: var(--dim) }
 .runs td { text-align: left } .runs th { text-align: left }
 .runs td:first-child { white-space: normal; min-width: 8rem; max-width: 20rem; overflow-wrap: anywhere }
 .runs td, .runs th { padding: .35rem .5rem } .runs td:first-child, .runs th:first-child { padding-left: 0 }
-.pair { width: 100%; table-layout: fixed } .pair caption { text-align: left; padding: .3rem; color: var(--dim); font-size: .9rem }
+.pair { width: 100%; table-layout: fixed }
+.pair caption { text-align: left; padding: .3rem; color: var(--dim); font-size: .9rem }
 .pair th:first-child, .pair td:first-child { position: static; max-width: none; white-space: normal;
   overflow-wrap: anywhere; text-align: left }
 .queries { max-height: min(36rem, 85vh); overflow-y: auto; border: 1px solid var(--line); border-radius: .3rem }
