@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.formats.trec import read_run
 from engines.distributed import process_group
 from evaluation.evaluator import EvaluationResult, Evaluator
 from evaluation.metrics import Metrics
@@ -14,19 +15,26 @@ from models.export.hub import push_to_hub
 from runs.directory import RunDirectory
 from runs.report.content import print_table
 from runs.report.html import write_report
-from runs.report.queries import write_queries
+from runs.report.queries import write_all_queries, write_queries
+from runs.stored_run import QUERIES
 
 logger = logging.getLogger(__name__)
 
 
 def write_results(
-    run: RunDirectory, test: Evaluator, before: Metrics, after: EvaluationResult, summary: Mapping[str, Any]
+    run: RunDirectory,
+    test: Evaluator,
+    results: Mapping[str, Metrics],
+    after: EvaluationResult,
+    summary: Mapping[str, Any],
 ) -> None:
-    """Write queries.json (of a ranking), report.html and summary.json. `before` and `after` are the results of the
-    starting and the trained model on test. Call it on all ranks."""
+    """Write queries.json and runs/queries.jsonl (of a ranking), report.html and summary.json. `results` are those on
+    test by ranker, with `before` of the starting model; `after` is that of the trained one. Call it on all ranks."""
     if process_group.is_main():
         if test.config.ranks:
-            write_queries(run.path / "queries.json", test, before, after)
+            write_queries(run.path / "queries.json", test, results["before"], after)
+            before = read_run(run.path / "runs" / "before.run")  # it may be from before the run was interrupted
+            write_all_queries(run.path / QUERIES, test, results, {"before": before, "after": after.run})
         write_report(run.path, summary)
     run.write_summary(summary)  # last: from now on the run counts as finished
 

@@ -191,7 +191,7 @@ def train_reasoner(
     stages = [{"name": run.name, "metric": after.metrics.mean[test.config.metric]}]
     summary = summarise(collection, test, results, outcome, stages)
     export_reasoner(model, settings, run, summary, run_prompts(collection, collection))
-    write_results(run, test, baseline, after, summary)
+    write_results(run, test, results, after, summary)
     return logger, summary
 
 

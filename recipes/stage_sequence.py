@@ -31,8 +31,10 @@ from runs.directory import RunDirectory
 from runs.loggers.logger import Logger, StageLogger
 from runs.places import contents_of
 from runs.report.html import write_report
+from runs.report.queries import join_queries
 from runs.settings_tree import as_tree
 from runs.stage_folders import StageLines, link_checkpoints
+from runs.stored_run import QUERIES
 
 
 def train_stages(
@@ -214,6 +216,7 @@ def link_results(run: Path, stages: Sequence[Path], *, source: str, card: str) -
     model card is the run's own: `card` is its text, `source` the model that training started from."""
     for file in ("runs/before.run", "runs/before.json"):
         _link(stages[0] / file, run / file)
+    join_queries(stages[0] / QUERIES, stages[-1] / QUERIES, run / QUERIES)
     for file in ("runs/after.run", "runs/fused.run", "queries.json"):
         if (stages[-1] / file).is_file():  # the last two are those of a ranking
             _link(stages[-1] / file, run / file)

@@ -70,7 +70,7 @@ def train_model(
     export_model(trainer, run, summary, prompts, settings, adapter_only=adapter_only)
     if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)
-    write_results(run, test, baseline, after, summary)
+    write_results(run, test, results, after, summary)
     return summary
 
 

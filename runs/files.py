@@ -15,7 +15,7 @@ from trainers.state import TrainState
 def write_atomic(file: Path, text: str) -> None:
     """Write `text` to a hidden file, wait until it is on disk, and rename it to `file`."""
     unfinished = file.with_name(f".{file.name}")
-    with unfinished.open("w") as stream:
+    with unfinished.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

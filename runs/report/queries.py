@@ -1,15 +1,19 @@
-"""The queries on which a model gained and lost most, with their texts, for the report."""
+"""The test queries of a run: all of them with their values, and those on which a model gained and lost most."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evaluation.evaluator import EvaluationResult, Evaluator
-from evaluation.metrics import Metrics, rank
+from evaluation.metrics import Metrics, Run, rank
+from runs.files import write_atomic
 
 TEXT_LENGTH = 400  # characters of a document that are shown
+STORED_LENGTH = 200  # characters of the texts of all queries
+STORED_DOCUMENTS = 3  # of each ranking
 
 
 def write_queries(file: Path, evaluator: Evaluator, before: Metrics, after: EvaluationResult, count: int = 5) -> None:
@@ -60,13 +64,69 @@ def _describe(query: str, evaluator: Evaluator, after: EvaluationResult) -> dict
                 "grade": grades.get(document, 0),
                 "rank": ranking.index(document) + 1,
                 **({"first_stage_rank": first_stage_ranks.get(document)} if evaluator.has_first_stage else {}),
-                "text": _shorten(evaluator.documents[document]),
+                "text": _shorten(evaluator.documents[document], TEXT_LENGTH),
             }
             for document in shown
         ],
     }
 
 
-def _shorten(text: str) -> str:
+def write_all_queries(
+    file: Path, evaluator: Evaluator, results: Mapping[str, Metrics], runs: Mapping[str, Run]
+) -> None:
+    """Write a JSON line for each test query: {"query_id", "text", "values": {ranker: {metric: value}}, "documents":
+    {ranker: [{"id", "grade", "text"}]}}. `results` has the values of each ranker; `runs` the scores of those whose first
+    documents are stored, in which a query may be absent. Texts are cut."""
+    lines = _all_queries(evaluator, results, runs)
+    write_atomic(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def join_queries(first: Path, last: Path, file: Path) -> None:
+    """Write the lines of a run with stages from those of its first and its last stage: `before` is that of the first.
+    No file is written unless both stages have theirs."""
+    if not (first.is_file() and last.is_file()):
+        return
+    starts = {line["query_id"]: line for line in map(json.loads, _lines_of(first))}
+    joined = []
+    for line in map(json.loads, _lines_of(last)):
+        start = starts[line["query_id"]]
+        for part in ("values", "documents"):
+            line[part]["before"] = start[part]["before"]
+        joined.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_atomic(file, "".join(joined))
+
+
+def _lines_of(file: Path) -> list[str]:
+    """The lines; texts may hold other characters at which `splitlines` splits."""
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def _all_queries(
+    evaluator: Evaluator, results: Mapping[str, Metrics], runs: Mapping[str, Run]
+) -> Iterator[dict[str, Any]]:
+    for query, text in evaluator.queries.items():
+        grades = evaluator.qrels[query]
+        yield {
+            "query_id": query,
+            "text": _shorten(text, STORED_LENGTH),
+            "values": {
+                name: {metric: values[query] for metric, values in result.per_query.items()}
+                for name, result in results.items()
+            },
+            "documents": {
+                name: [
+                    {
+                        "id": document,
+                        "grade": grades.get(document, 0),
+                        "text": _shorten(evaluator.documents[document], STORED_LENGTH),
+                    }
+                    for document in rank(query, run.get(query, {}))[:STORED_DOCUMENTS]
+                ]
+                for name, run in runs.items()
+            },
+        }
+
+
+def _shorten(text: str, length: int) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= TEXT_LENGTH else text[:TEXT_LENGTH].rsplit(" ", 1)[0] + " …"
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"
