@@ -78,7 +78,7 @@ def _read_evaluation(file: Path) -> StoredRun:
     if isinstance(content, dict) and "sets" in content:
         some = f"{file.stem}.{next(iter(content['sets']), 'SET')}.json"
         raise ValueError(f"{file} is a suite: give the file of one of its data sets, such as {some}")
-    if not isinstance(content, dict) or not {"metric", "metrics"} <= content.keys():
+    if not (isinstance(content, dict) and "metric" in content and {"metrics", "first_stages"} & content.keys()):
         raise ValueError(f"{file} has no results of launch/evaluate.py: {KINDS}")
     return StoredRun(file, file.stem, {}, content, {})
 
