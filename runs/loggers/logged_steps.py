@@ -39,4 +39,6 @@ class LoggedSteps:
         """Record that these values are logged. Raises OSError if the file cannot be written."""
         self._last.update(dict.fromkeys(metrics, step))
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps({"settings": self._settings, "last": self._last}) + "\n")
+        unfinished = self._file.with_name(f".{self._file.name}")
+        unfinished.write_text(json.dumps({"settings": self._settings, "last": self._last}) + "\n")
+        unfinished.replace(self._file)
