@@ -20,7 +20,7 @@ import torch
 from runs.files import read_json
 from runs.places import Contents
 from runs.redaction import redact_command
-from runs.source_tree import ROOT
+from runs.source_tree import PACKAGES, ROOT, hash_sources
 
 FILE = "environment.json"
 PLACES = "places"  # the key of the content of the files that settings name
@@ -34,6 +34,7 @@ def describe_environment(world_size: int) -> dict[str, Any]:
         "world_size": world_size,
         "launch": launch_name(),
         "git": git_revision(),
+        "code_hash": hash_sources(PACKAGES),  # also of changes that are no commit
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": describe_hardware(),
     }

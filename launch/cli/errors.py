@@ -180,7 +180,7 @@ def _print(error: BaseException, line: str | None, details: str) -> None:
     place = f" (on rank {rank})" if rank else ""
     kind = "" if isinstance(error, Preempted) else f"error{place}: "
     stopped = process.interrupted.is_set() or isinstance(error, Preempted)
-    saved = None if stopped or line is None else _save(details)
+    saved = None if stopped else _save(details)
     hint = f" (traceback: {saved})" if saved else ""
     _end_progress_bars()
     if rank:

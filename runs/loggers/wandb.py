@@ -21,7 +21,6 @@ from runs.loggers.logger import Logger, NoLogger
 from runs.loggers.wandb_artifacts import Choice
 from runs.loggers.wandb_logger import RunFiles, WandbLogger
 from runs.redaction import redact_tree
-from runs.source_tree import PACKAGES, hash_sources
 
 PROJECT = "plackett"
 JOB_TYPE = "train"
@@ -109,7 +108,7 @@ def config_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     environment = read_environment(folder)
     content = {
         **settings,
-        "code_hash": hash_sources(PACKAGES),
+        "code_hash": environment.pop("code_hash", None),
         "content_hashes": {"data": environment.pop("data", None), **environment.pop(PLACES, {})},
         "environment": environment,
     }

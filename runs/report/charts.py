@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[float, float]]  # (step, value)
 
 INK, FAINT, LINE, PALE = "#24292f", "#d8dee4", "#0b62c4", "#a9c8ec"
-DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"}
+COLOURS = (LINE, "#b3261e", "#1a7f37", "#8250df", "#9a6700", "#0e7c86", "#bf3989", "#57606a")  # of several curves
+DARK = {INK: "#e6edf3", FAINT: "#373e47", LINE: "#6cb2ff", PALE: "#2d4f78"} | dict(
+    zip(COLOURS[1:], ("#ff8a80", "#56d364", "#c297ff", "#e3b341", "#4dd0d9", "#ff80c8", "#b1bac4"), strict=True)
+)
 AXES = (
     0.15,
     0.17,
@@ -119,11 +122,18 @@ def draw_bars(
 
 
 def draw_axes(
-    title: str, paint: Callable[[Axes], None], *, height: float = 2.5, left: float = 0.15, below: float = 0.0
+    title: str,
+    paint: Callable[[Axes], None],
+    *,
+    height: float = 2.5,
+    left: float = 0.15,
+    below: float = 0.0,
+    about: str = "",
 ) -> str:
-    """Draw what `paint` puts on the axes as an HTML `<figure>`. Its colours are INK, FAINT, LINE and PALE.
+    """Draw what `paint` puts on the axes as an HTML `<figure>`. Its colours are INK, FAINT, PALE and COLOURS.
 
-    `height` in inches, `left`: the share of the width for labels, `below`: inches under the label of the x axis.
+    `height` in inches, `left`: the share of the width for labels, `below`: inches under the label of the x axis,
+    `about`: what is said after the title to those who do not see the picture.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -138,7 +148,22 @@ def draw_axes(
         axes.tick_params(which="both", colors=INK, length=0)
         axes.spines[:].set_visible(False)
         svg = _svg(figure)
-    return _as_html(title, svg, title)
+    return _as_html(title, svg, f"{title}, {about}" if about else title)
+
+
+def draw_sample(paint: Callable[[Axes], None]) -> str:
+    """Draw what `paint` puts at heights from -1 to 1 as a small HTML `<picture>` in a line of text, which says the same
+    in words."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "sample"}):
+        figure = Figure(figsize=(0.6, 0.16))
+        axes = figure.add_axes((0, 0, 1, 1))
+        paint(axes)
+        axes.set_ylim(-1, 1)
+        axes.set_axis_off()
+        return _as_picture(_svg(figure), "")
 
 
 def _svg(figure: Figure) -> str:
@@ -148,14 +173,18 @@ def _svg(figure: Figure) -> str:
 
 
 def _as_html(title: str, svg: str, description: str) -> str:
-    """The picture with its title, in the colours of a light and of a dark page."""
+    """The picture with its title."""
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{_as_picture(svg, description)}</figure>"
+
+
+def _as_picture(svg: str, description: str) -> str:
+    """The picture in the colours of a light and of a dark page."""
     dark = svg
     for colour, replacement in DARK.items():
         dark = dark.replace(colour, replacement)
     return (
-        f"<figure><figcaption>{html.escape(title)}</figcaption><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{_data_uri(dark)}">'
-        f'<img src="{_data_uri(svg)}" alt="{html.escape(description)}"></picture></figure>'
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_data_uri(dark)}">'
+        f'<img src="{_data_uri(svg)}" alt="{html.escape(description)}"></picture>'
     )
 
 

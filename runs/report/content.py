@@ -7,7 +7,7 @@ from typing import Any
 
 from data.truncation import line_of_summary
 from evaluation.significance import PairedTest
-from runs.report.costs import cost_lines, form_table
+from runs.report.costs import cost_lines, duration, form_table
 from runs.report.depths import lines_of_sweep
 from runs.report.first_stages import lines_of_first_stages, rows_of_first_stages, sweeps_of
 from runs.report.table import ORACLE, below_first_stage, below_start, format_table
@@ -55,6 +55,22 @@ def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return rows | ({ORACLE: summary["ceiling"]} if summary.get("ceiling") else {})
 
 
+def stage_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The header and the rows of the table of stages, with the start as a row; only the header if there are fewer than
+    two stages."""
+    stages, metric = summary.get("stages") or (), summary["metric"]
+    rows = [["stage", "steps", "best step", f"dev {metric}, best", f"test {metric}, after", "training"]]
+    if len(stages) < 2:
+        return rows
+    rows.append(["start", "", "", "", f"{summary['before']:.4f}", ""])
+    for stage in stages:
+        best, dev = stage["best_step"], stage["best_dev"]
+        steps = [f"{stage['steps']:,}", "" if best is None else f"{best:,}" if best > 0 else "its start"]
+        measured = ["" if dev is None else f"{dev:.4f}", f"{stage['metric']:.4f}"]
+        rows.append([stage["name"], *steps, *measured, duration(stage["seconds"])])
+    return rows
+
+
 def number_of_tests(summary: Mapping[str, Any], which: str = "test ") -> str:
     """The number of queries, or of pairs if these are scored and not ranked: "1,379 test pairs". If only a part of the
     corpus was searched, it says so."""
@@ -87,7 +103,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     recall, weight = summary.get("recall_ceiling"), summary.get("fusion_weight")
     several = bool(summary.get("first_stages"))
     own_tests = {} if several else summary.get("tests") or {}
-    tests = {_test_name(name): PairedTest(**test) for name, test in own_tests.items()}
+    tests = {test_in_words(name): PairedTest(**test) for name, test in own_tests.items()}
     first_stage = RANKERS["bm25" if "bm25" in summary else "first_stage"]
     lines = [
         number_of_tests(summary, "") if summary.get("test_queries") else "",
@@ -153,6 +169,6 @@ def _notes_on_unbeaten_starts(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _test_name(key: str) -> str:
+def test_in_words(key: str) -> str:
     """The words for a test's key: "after_vs_first_stage" -> "after vs first stage"."""
     return " vs ".join(RANKERS.get(side, side) for side in key.split("_vs_"))

@@ -16,6 +16,13 @@ def bytes_in_words(count: float) -> str:
     return f"{count:.3g} {UNITS[power]}"
 
 
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds: "6 min 52 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def cost_lines(summary: Mapping[str, Any]) -> list[str]:
     """Sentences on the cost; none if it was not measured."""
     cost = summary.get("cost")

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from runs.report.charts import Points, draw
-from runs.report.content import STORED, form_in_words, remarks, result_rows
+from runs.report.content import STORED, form_in_words, remarks, result_rows, stage_rows
+from runs.report.costs import duration
 from runs.report.table import ORACLE
 
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
@@ -79,17 +80,17 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
     return file
 
 
-def page_of(title: str, body: Iterable[str]) -> str:
-    """A page in the style of all reports, from parts that are HTML, as its `title` is."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+def page_of(title: str, body: Iterable[str], head: str = "") -> str:
+    """A page in the style of all reports, from parts that are HTML, as its `title` is. `head`: more of its head."""
+    own = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     style, content = f"<style>{STYLE}</style>", "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{head}{style}</head>\n<body>{content}</body></html>\n'
+    return f'<!doctype html>\n<html lang="en"><head>{own}{style}{head}</head>\n<body>{content}</body></html>\n'
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
     facts = [
         f"{summary['steps']:,} steps" if "steps" in summary else "",
-        _duration(summary["seconds"]) if "seconds" in summary else "",
+        duration(summary["seconds"]) if "seconds" in summary else "",
         f"{summary['rows_per_s']:,.1f} rows/s" if summary.get("rows_per_s") else "",
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB" if summary.get("peak_memory_bytes") else "",
         f"engine {summary['engine']}" if "engine" in summary else "",
@@ -126,24 +127,17 @@ def _cell(value: float | None, is_top: bool) -> str:
 
 def _stages(summary: Mapping[str, Any]) -> str:
     """A table of the stages; empty if there are fewer than two."""
-    stages, metric = summary.get("stages") or (), html.escape(summary["metric"])
-    if len(stages) < 2:
+    titles, *rows = stage_rows(summary)
+    if not rows:
         return ""
-    titles = ("stage", "steps", "best step", f"dev {metric}, best", f"test {metric}, after", "training")
-    rows = [("start", "", "", "", f"{summary['before']:.4f}", "")]
-    for stage in stages:
-        best, dev = stage["best_step"], stage["best_dev"]
-        steps = (f"{stage['steps']:,}", "" if best is None else f"{best:,}" if best > 0 else "its start")
-        measured = ("" if dev is None else f"{dev:.4f}", f"{stage['metric']:.4f}")
-        rows.append((html.escape(stage["name"]), *steps, *measured, _duration(stage["seconds"])))
-    header = "".join(f"<th>{title}</th>" for title in titles)
-    lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows]
+    header = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    lines = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows]
     return f"<h2>Stages</h2>\n{table_of(f'<tr>{header}</tr>', lines)}"
 
 
 def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     figures = []
-    if dev := _series(lines, "dev", summary["metric"]):
+    if dev := series_of(lines, "dev", summary["metric"]):
         best = max((point for points in dev.values() for point in points), key=lambda point: point[1])[0]
         figures.append(draw(f"Dev {summary['metric']} (dotted: the best)", dev, best=best, dots=True))
     names = dict.fromkeys(
@@ -152,26 +146,26 @@ def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:
     stored = [name for split, name in names if split == "dev" and name.startswith(summary["metric"] + STORED)]
     parts = {name: f"Loss, {name.partition('/')[2]}" for split, name in names if name.startswith("loss/")}
     for name in stored:
-        if dev := _series(lines, "dev", name):
+        if dev := series_of(lines, "dev", name):
             form = form_in_words(name.partition(STORED)[2])
             figures.append(draw(f"Dev {summary['metric']}, {form}", dev, dots=True))
     titles = CURVES | parts
-    if _has(lines, "reward_mean"):
+    if has_values(lines, "reward_mean"):
         titles["loss"] = "Loss (of a policy: zero in value at ratio 1, read the reward)"
     for name, title in titles.items():
-        if name == "clip_fraction" and not _has(lines, name):
+        if name == "clip_fraction" and not has_values(lines, name):
             continue  # with one update per batch no ratio can be clipped
-        if series := _series(lines, "train", name):
-            figures.append(draw(title, series, smooth=name != "learning_rate"))
+        if found := series_of(lines, "train", name):
+            figures.append(draw(title, found, smooth=name != "learning_rate"))
     return f'<h2>Training</h2>\n<div class="curves">{"".join(figures)}</div>' if figures else ""
 
 
-def _has(lines: list[dict[str, Any]], name: str) -> bool:
+def has_values(lines: list[dict[str, Any]], name: str) -> bool:
     """Whether any value of the metric is not zero."""
     return any(line.get(name) for line in lines)
 
 
-def _series(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:
+def series_of(lines: list[dict[str, Any]], split: str, name: str) -> dict[str, Points]:
     """The points of each stage ("" in a run without stages); empty if there are fewer than two points in all."""
     parts: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
@@ -222,12 +216,6 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", "null" if value is None else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _read_json(file: Path) -> Any:

@@ -75,8 +75,11 @@ def write_all_queries(
     file: Path, evaluator: Evaluator, results: Mapping[str, Metrics], runs: Mapping[str, Run]
 ) -> None:
     """Write a JSON line for each test query: {"query_id", "text", "values": {ranker: {metric: value}}, "documents":
-    {ranker: [{"id", "grade", "text"}]}}. `results` has the values of each ranker; `runs` the scores of those whose first
-    documents are stored, in which a query may be absent. Texts are cut."""
+    {ranker: [{"id", "grade", "text"}]}}.
+
+    `results` has the values of each ranker; `runs` the scores of those whose first documents are stored, in which a
+    query may be absent. Texts are cut.
+    """
     lines = _all_queries(evaluator, results, runs)
     write_atomic(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from runs.loggers.wandb import PROJECT, logged_in
-from runs.report.html import CURVES
+from runs.report.comparison.content import Table
+from runs.report.comparison.curves import TITLES
 from runs.stored_run import StoredRun
 
 WIDTH, HEIGHT = 12, 8  # of a panel; a report is 24 wide
 PACKAGE = "a W&B Report needs a package: pip install -c constraints.txt -e '.[reports]'"
-
-
-class ReportTable(Protocol):
-    """A table of texts, such as `runs.report.comparison.content.Table`."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def header(self) -> Sequence[str]: ...
-    @property
-    def rows(self) -> Sequence[Sequence[str]]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
 
 
 def wandb_report(
@@ -34,8 +21,8 @@ def wandb_report(
     entity: str | None = None,
     project: str | None = None,
     lead: str = "",
-    results: Sequence[ReportTable] = (),
-    facts: Sequence[ReportTable] = (),
+    results: Sequence[Table] = (),
+    facts: Sequence[Table] = (),
 ) -> Any:
     """Build a `wandb_workspaces.reports.v2.Report`: `lead`, the tables of `results`, the curves of each split with the
     runs over each other, the tables of `facts`. Nothing is sent.
@@ -100,7 +87,7 @@ def _panels(wr: Any, runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
     logged = {(line["split"], name) for run in runs for line in run.metrics() for name in line}
     metrics = dict.fromkeys(_metric(run) for run in runs)
     dev = [(f"dev/{name}", f"dev {name}") for name in metrics if ("dev", name) in logged]
-    train = [(f"train/{name}", title) for name, title in CURVES.items() if ("train", name) in logged]
+    train = [(f"train/{name}", title) for name, title in TITLES.items() if ("train", name) in logged]
     test = [name for name in metrics if ("test", name) in logged]
     panels = {
         "dev": [_line(wr, key, title) for key, title in dev],
@@ -125,7 +112,7 @@ def _layout(wr: Any) -> Any:
     return wr.Layout(w=WIDTH, h=HEIGHT)
 
 
-def _sections(wr: Any, title: str, tables: Sequence[ReportTable]) -> list[Any]:
+def _sections(wr: Any, title: str, tables: Sequence[Table]) -> list[Any]:
     """A heading, and each table with its heading and its notes."""
     blocks = [wr.H2(text=title)] if tables else []
     for table in tables:
@@ -133,7 +120,7 @@ def _sections(wr: Any, title: str, tables: Sequence[ReportTable]) -> list[Any]:
     return blocks
 
 
-def markdown(table: ReportTable) -> str:
+def markdown(table: Table) -> str:
     """The table and its notes in Markdown.
 
     >>> from types import SimpleNamespace as Table

@@ -28,7 +28,7 @@ SETTINGS = {
     "make_queries": "make_queries",
     "choose": "choose",
 }  # command: its configuration
-FLAGS = ["rerank", "serve", "verify", "export", "plan", "inspect_data", "cache"]
+FLAGS = ["rerank", "report", "serve", "verify", "export", "plan", "inspect_data", "cache"]
 EXPERIMENTS = [file.stem for file in sorted((CONF / "exp").glob("*.yaml"))]
 
 

@@ -1,0 +1,62 @@
+"""Write one page on several runs: results, curves, wins and losses by query, settings that differ, cost.
+
+  python launch/report.py outputs/a outputs/b --output compared.html         two runs, or twenty
+  python launch/report.py outputs/RUN --output run.html                      one run, with its stages
+  python launch/report.py outputs/RUN/stages/* --output stages.html          its stages as runs of their own
+  python launch/report.py outputs/ABLATION --output ablation.html            all jobs of an ablation
+  python launch/report.py old.json new.json --output compared.html           results of launch/evaluate.py
+  python launch/report.py outputs/a outputs/b --output compared.html --wandb    and a report in W&B
+
+The page is one file without links: it opens offline, on a phone, in light and dark. The first run is the one that the
+others are tested against. Unfinished and failed runs are shown with what they have.
+"""
+
+from __future__ import annotations
+
+try:
+    import argparse
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from launch.cli.arguments import Parser, run_command
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    file = Path(options.output).expanduser()
+    check_output(file)
+    from runs.report.comparison.page import write_page  # numpy and torch, once the arguments are known to be right
+
+    comparison = write_page([Path(run).expanduser() for run in options.runs], file)
+    for warning in comparison.warnings:
+        print(f"warning: {warning}")
+    print(f"{comparison.lead}: {file} ({file.stat().st_size / 2**20:.1f} MiB)")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__file__, __doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="outputs/RUN, a stage, an ablation, or FILE.json of launch/evaluate.py"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.html", help="the page to write")
+    parser.add_argument("--wandb", action="store_true", help="also make a W&B Report (needs wandb-workspaces, login)")
+    return parser.parse_intermixed_args(arguments)
+
+
+def check_output(file: Path) -> None:
+    """Raise ValueError, before the time is spent, if the page cannot be written."""
+    if file.suffix != ".html":
+        raise ValueError(f"--output {file}: give a name that ends in .html")
+    if not file.parent.is_dir():
+        raise ValueError(f"--output {file}: there is no folder {file.parent}: make it, or name another file")
+    if file.is_dir():
+        raise ValueError(f"--output {file}: it is a folder: name a file in it")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ValueError(f"--output {file}: it cannot be written: choose another folder")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,100 @@
+"""The wins and losses of each ranking against every other one, query by query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from runs.report.comparison.content import Pair, QueryComparison, Ranking
+from runs.report.comparison.rankings import data_of, final_of, rankings_of
+from runs.report.comparison.selection import ShownRun
+
+MAX_RANKINGS = 40  # that can be chosen
+MAX_QUERIES = 500  # that are listed
+STARTS = ("first stage", "before", "BM25")  # of one run, its final ranking is compared with the first of these
+
+
+def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
+    """Compare all stored rankings by the metric of the first run that has any; None if there are fewer than two."""
+    stored = [run for run in runs if run.queries and run.metric]
+    metric = stored[0].metric if stored else ""
+    texts: dict[str, str] = {}
+    notes, finals, found = [], [], []
+    for run in stored:
+        if _has_no_texts(run) and not set(data_of(run)) & set(data_of(stored[0])) - {""}:
+            notes.append(f"{run.label}: its texts are not stored, and its data are others: not compared by query")
+            continue
+        own = rankings_of(run, metric)
+        keys = {query: _key(texts, query, line["text"], len(stored)) for query, line in run.queries.items()}
+        if not own:
+            notes.append(f"{run.label}: no values of {metric} for single queries")
+            continue
+        labelled = [_relabel(ranking, f"{run.label}: {ranking.label}", keys) for ranking in own]
+        finals.append(labelled[own.index(final_of(own) or own[0])])
+        found.append(labelled)
+    rankings = [ranking for of_run in found for ranking in of_run]
+    if len(rankings) > MAX_RANKINGS:
+        rankings = finals[:MAX_RANKINGS]
+        notes.append(f"of the runs one ranking each can be chosen, of the first {MAX_RANKINGS} runs")
+    if len(rankings) < 2:
+        return None
+    table = np.array([[ranking.values.get(query, np.nan) for query in texts] for ranking in rankings])
+    listed = _most_different(list(texts), table)
+    first = _first_pair(rankings, finals)
+    return QueryComparison(metric, rankings, texts, listed, _pairs(table), first, notes)
+
+
+def _has_no_texts(run: ShownRun) -> bool:
+    return not any(line["text"] for line in run.queries.values())
+
+
+def _key(texts: dict[str, str], query: str, text: str, most: int) -> str:
+    """The key of a query in `texts`, to which it is added: its id, with a number if other data have another query of
+    that id."""
+    for key in (query, *(f"{query} ({number})" for number in range(2, most + 2))):
+        if not texts.get(key) or not text or texts[key] == text:
+            texts[key] = texts.get(key) or text
+            return key
+    raise AssertionError("there are no more texts than runs")
+
+
+def _relabel(ranking: Ranking, label: str, keys: Mapping[str, str]) -> Ranking:
+    values = {keys[query]: value for query, value in ranking.values.items()}
+    documents = {keys[query]: documents for query, documents in ranking.documents.items() if query in keys}
+    return replace(ranking, label=label, values=values, documents=documents)
+
+
+def _most_different(queries: Sequence[str], table: np.ndarray) -> list[str]:
+    """The queries that at least two of the rankings have, of values [rankings, queries], with the largest difference
+    first; at most MAX_QUERIES."""
+    known = ~np.isnan(table)
+    highest = np.where(known, table, -np.inf).max(axis=0)
+    lowest = np.where(known, table, np.inf).min(axis=0)
+    spread = np.where(known.sum(axis=0) > 1, highest - lowest, -1.0)
+    chosen = np.argsort(-spread, kind="stable")[:MAX_QUERIES]
+    return [queries[place] for place in chosen if spread[place] >= 0]
+
+
+def _pairs(table: np.ndarray) -> dict[tuple[int, int], Pair]:
+    pairs = {}
+    for first, second in combinations(range(len(table)), 2):
+        differences = table[second] - table[first]
+        differences = differences[~np.isnan(differences)]
+        won, lost = int((differences > 0).sum()), int((differences < 0).sum())
+        number = len(differences)
+        mean = float(differences.mean()) if number else 0.0
+        pairs[first, second] = Pair(number, won, lost, number - won - lost, mean)
+    return pairs
+
+
+def _first_pair(rankings: Sequence[Ranking], finals: Sequence[Ranking]) -> tuple[int, int]:
+    """The pair that is shown at first: the first two runs, or the start and the end of the only one."""
+    if len(finals) > 1:
+        return rankings.index(finals[0]), rankings.index(finals[1])
+    labels = [ranking.label.partition(": ")[2] for ranking in rankings]
+    second = rankings.index(finals[0])
+    first = next((labels.index(start) for start in STARTS if start in labels), 0)
+    return (first, second) if first != second else (0, 1)
