@@ -17,6 +17,7 @@ try:
     import argparse
     import os
     from collections.abc import Sequence
+    from dataclasses import replace
     from pathlib import Path
 
     from launch.cli.arguments import Parser, run_command
@@ -28,11 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     file = Path(options.output).expanduser()
     check_output(file)
-    from runs.report.comparison.compare import compare  # numpy and torch, once the arguments are known to be right
+    from runs.report.ablation.page import opening_of  # numpy and torch, once the arguments are known to be right
+    from runs.report.comparison.compare import compare
     from runs.report.comparison.page import page
     from runs.report.comparison.selection import select
 
-    comparison = compare(select([Path(run).expanduser() for run in options.runs]))
+    paths = [Path(run).expanduser() for run in options.runs]
+    comparison = replace(compare(select(paths)), opening=opening_of(paths))
     file.write_text(page(comparison), encoding="utf-8")
     for warning in comparison.warnings:
         print(f"warning: {warning}")
