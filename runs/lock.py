@@ -64,3 +64,14 @@ def _try_lock(descriptor: int, file: Path) -> bool:
 
 def _warn(file: Path, error: OSError) -> None:
     print(f"warning: no lock on {file} ({error.strerror}): do not start a second run there", file=sys.stderr)
+
+
+def holder_of(folder: Path) -> str | None:
+    """The process that holds the lock of the run directory `folder`; None if no other process does."""
+    file = folder.parent.resolve() / f".{folder.name}.lock"
+    if file in _locks or not file.exists():
+        return None
+    with file.open("r+") as opened:
+        if _try_lock(opened.fileno(), file):  # released when the file is closed
+            return None
+        return opened.read(1000).strip() or "another process"

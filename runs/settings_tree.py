@@ -1,4 +1,4 @@
-"""Convert the settings of a run from objects to plain dictionaries and lists, as config.yaml holds them."""
+"""Convert the settings of a run from objects to plain dictionaries and lists, as in config.yaml, and to text."""
 
 from __future__ import annotations
 
@@ -61,3 +61,18 @@ def options_of(settings: Any) -> list[tuple[str, Any]]:
 
 def _path_of(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
+
+
+def as_value(value: Any) -> str:
+    """Write a value of a configuration in Hydra's grammar of settings.
+
+    >>> as_value({"beta": 0.1, "dims": [8, 4], "kind": "joint", "bias": None, "soft": True})
+    "{beta: 0.1, dims: [8, 4], kind: 'joint', bias: null, soft: true}"
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {as_value(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_value, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower()

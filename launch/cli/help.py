@@ -25,7 +25,7 @@ flags:
 docs/reference.md explains the options; each also has a comment in its file below conf/."""
 
 
-def help_page(about: str, config_name: str, folders: Sequence[Path]) -> str:
+def help_page(about: str, config_name: str, folders: Sequence[Path], *, flags: str = FLAGS) -> str:
     """The page of a command whose settings are KEY=VALUE. `about`: what the command does, and examples."""
     root = _root(config_name, folders)
     text, node = (root.read_text(encoding="utf-8"), _load(root)) if root else ("", {})
@@ -35,7 +35,7 @@ def help_page(about: str, config_name: str, folders: Sequence[Path]) -> str:
         experiments_part(folders, defaults),
         _part("groups (GROUP=CHOICE, * by default):", _group_rows(node, defaults, folders)),
         _part("settings (KEY=VALUE), beside those of the groups:", _setting_rows(text)),
-        FLAGS,
+        flags,
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -46,13 +46,28 @@ def experiments_part(folders: Sequence[Path], defaults: Mapping[str, Any] | None
     if defaults is None:
         root = _root("train", folders)
         defaults = _defaults(_load(root)) if root else {}
-    files = {
-        str(file.relative_to(folder / EXPERIMENTS).with_suffix("")): file
-        for folder in folders
-        for file in sorted((folder / EXPERIMENTS).rglob("*.yaml"))
-    }
-    rows = {name: _first_sentence(file) for name, file in sorted(files.items()) if _fits_command(file, defaults)}
+    files = _files(EXPERIMENTS, folders)
+    rows = {name: _first_sentence(file) for name, file in files.items() if _fits_command(file, defaults)}
     return _part("experiments (+exp=NAME):", rows, one_line=True)
+
+
+def ablation_page(about: str, folders: Sequence[Path]) -> str:
+    """The page of launch/ablate.py, with the files of whole ablations, and the experiments that its runs may be."""
+    rows = {name: _first_sentence(file) for name, file in _files("ablation", folders).items()}
+    files = _part("ablations (+ablation=NAME):", rows, one_line=True)
+    flags = [line for line in FLAGS.splitlines() if "--cfg" not in line and "--multirun" not in line]
+    about = "\n\n".join([about.strip(), files, experiments_part(folders)])
+    return help_page(about, "ablate", folders, flags="\n".join(flags))
+
+
+def _files(group: str, folders: Sequence[Path]) -> dict[str, Path]:
+    """The files of a group by name, those in folders inside it too, in the order of their names."""
+    files = {
+        str(file.relative_to(folder / group).with_suffix("")): file
+        for folder in folders
+        for file in sorted((folder / group).rglob("*.yaml"))
+    }
+    return dict(sorted(files.items()))
 
 
 def _root(config_name: str, folders: Sequence[Path]) -> Path | None:

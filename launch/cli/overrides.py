@@ -26,6 +26,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from runs.settings_tree import as_value
 from runs.source_tree import CONF
 
 EXPERIMENTS = "exp"
@@ -153,21 +154,6 @@ def source_loss(override: Override, folders: Sequence[Path]) -> tuple[str, str] 
     with hydra_search_path(folders):
         node = hydra_compose(f"loss/{choice}").loss
     return key, as_value(OmegaConf.to_container(node))
-
-
-def as_value(value: Any) -> str:
-    """Write a value of a configuration in Hydra's grammar of settings.
-
-    >>> as_value({"beta": 0.1, "dims": [8, 4], "kind": "joint", "bias": None, "soft": True})
-    "{beta: 0.1, dims: [8, 4], kind: 'joint', bias: null, soft: true}"
-    """
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {as_value(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_value, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", "\\'") + "'"
-    return "null" if value is None else str(value).lower()
 
 
 def as_upsert(override: Override, folders: Sequence[Path]) -> str:

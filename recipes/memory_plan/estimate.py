@@ -183,8 +183,11 @@ class _Outputs(nn.Module):
         return {"score": self.linear(input_ids)}
 
 
-def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], reads_data: bool) -> dict[str, Plan]:
-    """Make the plan of each stage, by its name; a run without stages counts as one stage.
+def make_plans(
+    settings: RunConfig, machine: Machine, *, ranks: Sequence[int], reads_data: bool, only_chosen: bool = False
+) -> dict[str, Plan]:
+    """Make the plan of each stage, by its name; a run without stages counts as one stage. `only_chosen`: for the run's
+    own engine alone.
 
     Raises ValueError for the same settings as training does, before any weight is read.
     """
@@ -199,7 +202,11 @@ def make_plans(settings: RunConfig, machine: Machine, *, ranks: Sequence[int], r
         for stage, data in zip(stages, training, strict=True)
     }
     engines = comparable_engines(settings.engine)
+    if only_chosen:
+        engines = {name: engine for name, engine in engines.items() if type(engine) is type(settings.engine)}
     process_bytes = measure_processes(engines)
+    if only_chosen:
+        engines = {settings.engine.name: settings.engine}
     return {name: make_plan(workload, engines, machine, ranks, process_bytes) for name, workload in workloads.items()}
 
 
@@ -238,6 +245,6 @@ def measure_processes(engines: Mapping[str, EngineConfig]) -> dict[str, float]:
     The libraries of an engine stay loaded, so torch alone comes first.
     """
     measured: dict[type, str] = {}
-    for name in ("torch", "zero2", *engines):
+    for name in sorted(engines, key=("torch", "zero2").__contains__, reverse=True):
         measured.setdefault(type(engines[name]), name)
     return {name: measure_process(engines[name]) for name in measured.values()}

@@ -83,8 +83,8 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
 def page_of(title: str, body: Iterable[str], head: str = "") -> str:
     """A page in the style of all reports, from parts that are HTML, as its `title` is. `head`: more of its head."""
     own = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    style, content = f"<style>{STYLE}</style>", "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{own}{style}{head}</head>\n<body>{content}</body></html>\n'
+    head, content = f"<head>{own}<style>{STYLE}</style>{head}</head>", "\n".join(body)
+    return f'<!doctype html>\n<html lang="en">{head}\n<body><main>{content}</main></body></html>\n'
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -117,8 +117,8 @@ def _results(summary: Mapping[str, Any]) -> str:
 
 
 def table_of(header: str, rows: Iterable[str], style: str = "results") -> str:
-    """A table that scrolls sideways on a narrow screen, so that the page does not."""
-    return f'<div class="table"><table class="{style}">{header}\n{"".join(rows)}</table></div>'
+    """A table that scrolls sideways on a narrow screen (by keyboard too), so that the page does not."""
+    return f'<div class="table" tabindex="0"><table class="{style}">{header}\n{"".join(rows)}</table></div>'
 
 
 def _cell(value: float | None, is_top: bool) -> str:

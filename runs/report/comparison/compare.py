@@ -13,12 +13,13 @@ from runs.report.comparison.results import result_tables
 from runs.report.comparison.selection import FINISHED, ShownRun
 
 
-def compare(title: str, runs: Sequence[ShownRun]) -> Comparison:
+def compare(runs: Sequence[ShownRun]) -> Comparison:
     """Compare runs. The first one is what the others are tested against."""
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     rankings = {run.number: rankings_of(run, run.metric) for run in runs if run.queries and run.metric}
     pictures, notes = pictures_of(runs)
     unfinished = sum(run.status != FINISHED for run in runs)
-    lead = f"{len(runs)} run{'s' * (len(runs) != 1)}" + f", {unfinished} of them not finished" * bool(unfinished)
+    lead = f"{len(runs)} run{'s' * (len(runs) != 1)}" + f", {unfinished} not finished" * bool(unfinished)
     return Comparison(
         title=title,
         lead=lead,

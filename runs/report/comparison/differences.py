@@ -134,12 +134,12 @@ def _columns(title: str, runs: Sequence[ShownRun], rows: Sequence[Mapping[str, s
     own = [(run, row) for run, row in zip(runs, rows, strict=True) if row]
     cells = [[key, *(row.get(key, ABSENT) for _, row in own)] for key in keys]
     notes = [f"{run.label}: not recorded" for run, row in zip(runs, rows, strict=True) if not row]
-    return Table(title, ("", *(run.label for run, _ in own)), cells, notes)
+    return Table(title, ("key", *(run.label for run, _ in own)), cells, notes)
 
 
 def _shared(title: str, rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> Table:
     values = [[key, next(row[key] for row in rows if key in row)] for key in keys]
-    return Table(title, ("", "value"), values, is_open=False)
+    return Table(title, ("key", "value"), values, is_open=False)
 
 
 def _groups(runs: Sequence[ShownRun], key: Callable[[ShownRun], str]) -> dict[str, list[int]]:
@@ -161,7 +161,7 @@ def _runs(numbers: Sequence[int]) -> str:
 
 def _data_in_words(run: ShownRun) -> str:
     name, fingerprint = data_of(run)
-    return f"{name} {fingerprint[:SHORT_HASH]}".strip()
+    return f"{name} {fingerprint[:SHORT_HASH]}" if fingerprint else ""
 
 
 def _code_in_words(run: ShownRun) -> str:

@@ -28,12 +28,15 @@ def draw_picture(picture: Picture) -> str:
 
 def legend(runs: Mapping[int, str]) -> str:
     """The legend of all pictures: number, line and name of each run."""
-    items = "".join(
-        f"<li>{draw_sample(lambda axes, number=number: _line(axes, number, [0, 1, 2], [0, 0, 0], [1]))}"
-        f" <b>{number}</b> {html.escape(name)}</li>"
-        for number, name in runs.items()
-    )
-    return f'<ul class="legend">{items}</ul>'
+    items = (f"<li>{_sample(number)} <b>{number}</b> {html.escape(name)}</li>" for number, name in runs.items())
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _sample(number: int) -> str:
+    def paint(axes: Axes) -> None:
+        _line(axes, number, [0, 1, 2], [0, 0, 0], [1])
+
+    return draw_sample(paint)
 
 
 def _paint(axes: Axes, picture: Picture) -> None:

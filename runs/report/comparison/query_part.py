@@ -42,8 +42,9 @@ def query_part(queries: QueryComparison) -> str:
         f'<label for="ranking-b">B</label> <select id="ranking-b">{options[1]}</select></p>\n'
         f'<p>A: <b id="name-a">{label_a}</b>. B: <b id="name-b">{label_b}</b>. '
         f'<span id="counts" role="status">{html.escape(_counts(pair, first > second))}</span></p>{lines}\n'
-        f'<table class="pair" id="pair"><caption>{metric} of A and B, and the first documents of each</caption>'
-        f"<thead><tr>{header}</tr></thead>\n{rows}</table>\n"
+        f'<div class="queries" tabindex="0"><table class="pair" id="pair">'
+        f"<caption>{metric} of A and B, and the first documents of each</caption>"
+        f"<thead><tr>{header}</tr></thead>\n{rows}</table></div>\n"
         f'<script type="application/json" id="queries">{data}</script>\n<script>{SCRIPT}</script>'
     )
 

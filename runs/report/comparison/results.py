@@ -22,7 +22,7 @@ def result_tables(runs: Sequence[ShownRun], rankings: Rankings) -> list[Table]:
     metrics = list(dict.fromkeys(run.metric for run in runs if run.rows()))
     tables = [_by_metric([run for run in runs if run.metric == metric], metric, rankings) for metric in metrics]
     tables += [tests_table(runs, rankings), *(stages_table(run) for run in runs), all_metrics(runs)]
-    return [table for table in tables if table.rows]
+    return [table for table in tables if table.rows or table.notes]
 
 
 def _by_metric(runs: Sequence[ShownRun], metric: str, rankings: Rankings) -> Table:
@@ -74,7 +74,7 @@ def tests_table(runs: Sequence[ShownRun], rankings: Rankings) -> Table:
     if len(stored) > 1:
         further, more = _against_first(stored)
         rows, notes = [*rows, *further], [*notes, *more]
-    return Table("Paired tests", HEADER_OF_TESTS, rows, notes if rows else ())
+    return Table("Paired tests", HEADER_OF_TESTS, rows, notes)
 
 
 def _own_tests(run: ShownRun, rankings: Sequence[Ranking]) -> Iterator[list[str]]:
@@ -95,15 +95,16 @@ def _against_first(stored: Sequence[tuple[ShownRun, Ranking]]) -> tuple[list[lis
         common, reason = common_queries(first, run)
         if run.metric != first.metric:
             common, reason = [], f"its metric is {run.metric}, not {first.metric}"
-        name = f"{run.label}, {ranking.label} vs {first.label}, {baseline.label}"
+        name = f"{run.label} vs {first.label}: {ranking.label}"
+        name += f" vs {baseline.label}" * (ranking.label != baseline.label)
         if not common:
-            notes.append(f"{name}: not compared, {reason}")
+            notes.append(f"{name}, not compared: {reason}")
             continue
         before, after = ({query: values[query] for query in common} for values in (baseline.values, ranking.values))
         tests[name], rows[name] = paired_test(before, after), _counts(before, after, common)
         if len(common) < max(len(baseline.values), len(ranking.values)):
             own, its = len(ranking.values), len(baseline.values)
-            notes.append(f"{name}: on the {len(common):,} queries that both have, of {own:,} and {its:,}")
+            notes.append(f"{name}, on the {len(common):,} queries that both have, of {own:,} and {its:,}")
     if len(tests) > 1:
         notes.append(f"p against the first run: with Holm's correction for {len(tests)} tests")
     return [[name, *_test_cells(test), *rows[name]] for name, test in corrected(tests).items()], notes

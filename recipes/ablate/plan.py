@@ -1,0 +1,90 @@
+"""The plan of an ablation, printed before it starts: configurations, jobs, what is done, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recipes.ablate.configurations import Configuration
+from recipes.ablate.record import Record
+from recipes.memory_plan.estimate import Machine, make_plans
+from recipes.memory_plan.report import format_bytes
+
+if TYPE_CHECKING:
+    from recipes.ablate.run import Ablation
+
+SHOWN = 20  # configurations that are listed
+# Options that no memory depends on.
+_NO_MEMORY = ("max_steps", "learning_rate", "weight_decay", "betas", "schedule", "warmup_ratio", "max_grad_norm")
+
+
+def print_plan(ablation: Ablation, record: Record) -> None:
+    """Print the plan."""
+    print("\n".join(plan_lines(ablation, record)), flush=True)
+
+
+def plan_lines(ablation: Ablation, record: Record) -> list[str]:
+    """The lines of the plan: what is run, where, what is finished, and the memory of a run."""
+    options = ablation.options
+    seeds = ", ".join(map(str, options.all_seeds))
+    if ablation.space:
+        ranges = ", ".join(f"{key}={text}" for key, text in options.search.items())
+        lines = [f"{record.folder}: a search of {options.num_trials} trials, seeds {seeds}, by the metric of dev"]
+        lines.append(f"  {ranges}")
+        finished = sum(entry["status"] == "finished" for entry in (*record.jobs.values(), *record.earlier_jobs))
+    else:
+        lines = [f"{record.folder}: {len(record.configurations)} configurations, seeds {seeds}"]
+        lines += [_row(record, each) for each in record.configurations[:SHOWN]]
+        hidden = len(record.configurations) - SHOWN
+        lines += [f"  and {hidden} more"] if hidden > 0 else []
+        lines += [f"  from earlier commands, kept: {each.name}" for each in record.earlier]
+        finished = record.count("finished")
+    at_a_time = f", {options.jobs} at a time" if options.jobs > 1 else ""
+    ranks = f", each on {options.ranks} ranks" if options.ranks > 1 else ""
+    lines.append(f"{ablation.num_jobs} jobs{at_a_time}{ranks}; {finished} finished already")
+    return [*lines, memory_line(ablation)]
+
+
+def _row(record: Record, configuration: Configuration) -> str:
+    entries = [(job, entry) for job, entry in record.jobs.items() if job.configuration == configuration]
+    counts = {status: sum(entry["status"] == status for _, entry in entries) for status in ("finished", "failed")}
+    done = [f"{number} {status}" for status, number in counts.items() if number]
+    return f"  {configuration.name}" + (f" ({', '.join(done)})" if done else "")
+
+
+def memory_line(ablation: Ablation) -> str:
+    """The memory of a run, that of the largest configuration, and whether those that run at a time fit the machine."""
+    options, machine = ablation.options, Machine.detect(None, None, None)
+    peaks = {}
+    for configuration in _workloads(ablation):
+        plans = make_plans(
+            ablation.build(configuration), machine, ranks=[options.ranks], reads_data=False, only_chosen=True
+        )
+        peaks[configuration.name] = max(plan.estimates[0].peak for plan in plans.values())
+    name, peak = max(peaks.items(), key=lambda item: item[1])
+    largest = f" ({name}, the largest)" if len(peaks) > 1 else ""
+    kind = "a GPU" if machine.device == "cuda" else "this machine"
+    line = f"memory: at most {format_bytes(peak)} per rank{largest}; {kind} has {format_bytes(machine.memory_bytes)}"
+    gpus = torch.cuda.device_count() if machine.device == "cuda" else 1
+    ranks = math.ceil(options.jobs * options.ranks / max(gpus, 1))
+    if options.cluster != "slurm" and ranks * peak > machine.memory_bytes:
+        line += f": too little for {ranks} ranks at a time: lower jobs, or trainer.token_budget"
+    return line
+
+
+def _workloads(ablation: Ablation) -> list[Configuration]:
+    """The configurations that may differ in memory: one of each kind."""
+    found: dict[str, Configuration] = {}
+    for configuration in ablation.configurations or (ablation.example,):
+        found.setdefault(repr(_memory_part(ablation.tree(configuration))), configuration)
+    return list(found.values())
+
+
+def _memory_part(tree: Mapping[str, Any]) -> Any:
+    """The settings of a run that its memory may depend on."""
+    parts = {key: tree.get(key) for key in ("model", "teacher", "guide", "engine", "eval", "stages", "stage")}
+    trainer = {key: value for key, value in (tree.get("trainer") or {}).items() if key not in _NO_MEMORY}
+    return parts, trainer, (tree.get("loss") or {}).get("_target_")

@@ -1,0 +1,166 @@
+"""What the results of an ablation say and do not say, in sentences; and all of it on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evaluation.ablation import BOTH, LEVEL, QUERIES, SEEDS, best_of
+from runs.report.ablation.table import (
+    Cells,
+    in_order,
+    in_words,
+    main_table,
+    short_names,
+    shown_names,
+    test_between,
+    unfinished_table,
+)
+
+NAMED = 6  # configurations in a sentence, at most
+FEW = 3  # configurations from which choosing by the test queries is worth a warning
+
+
+def print_ablation(plan: Mapping[str, Any]) -> None:
+    """Print the results of an ablation (the content of ablation.json): the table, then sentences."""
+    if plan["results"]:
+        print("\n".join(aligned(*main_table(plan))))
+    for line in [*sentences(plan), *_unfinished(plan)]:
+        print(line)
+
+
+def aligned(header: Sequence[str], cells: Cells) -> Iterator[str]:
+    """The lines of a table of plain text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    for place, row in enumerate([header, *cells]):
+        rest = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        yield "  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip()
+        if place == 0:
+            yield "-" * (sum(widths) + 2 * len(widths) - 2)
+
+
+def sentences(plan: Mapping[str, Any]) -> list[str]:
+    """Which configuration is the best and which cannot be told apart from it, the comparison with the baseline, what
+    the tests count and what they could not see, and warnings."""
+    results = plan["results"]
+    if not results:
+        return ["no run has a result yet"]
+    lines = [_about_best(plan), *_about_baseline(plan), *_about_tests(results), _about_choice(results)]
+    lines += [f"warning: {warning}" for warning in results["warnings"]]
+    return list(filter(None, lines))
+
+
+def _about_best(plan: Mapping[str, Any]) -> str:
+    results, best = plan["results"], plan["results"]["best"]
+    if best is None:
+        return ""
+    entry, names = results["configurations"][best], _with_result(results)
+    low, high = entry["interval"]
+    value = f"{results['metric']} {entry['mean']:.4f} [{low:.4f}, {high:.4f}]"
+    if results["search"]:
+        dev = results["search"]["dev"][best]
+        return f"{best} is the best of {len(results['search']['dev'])} trials on dev, {dev:.4f}; on test {value}"
+    if len(names) == 1:
+        return f"{best}: {value}, an interval that counts {entry['counts']}"
+    worse = [name for name in names if name not in results["tied"]]
+    tied = [name for name in names if name in results["tied"] and name != best]
+    said = [f"{shown_names(results)[best]} has the highest mean of {len(names)} configurations, {value}"]
+    if worse:
+        said.append(f"better than {_named(worse, results, best, turned=True)}")
+    if tied and results["pairs"]:
+        said.append(f"not told apart from it: {_listed(tied, results)}")
+    return "; ".join(said)
+
+
+def _about_baseline(plan: Mapping[str, Any]) -> Iterator[str]:
+    results, baseline = plan["results"], plan["baseline"]
+    if results["search"] or baseline == results["best"] or baseline not in _with_result(results):
+        return
+    tests = {name: test_between(results, baseline, name) for name in _with_result(results) if name != baseline}
+    found = {name: test for name, test in tests.items() if test and test["corrected"] < LEVEL}
+    better = [name for name, test in found.items() if test["difference"] > 0]
+    worse = [name for name in found if name not in better]
+    same = [name for name, test in tests.items() if test and name not in found]
+    parts = [f"better: {_named(better, results, baseline)}"] * bool(better)
+    parts += [f"worse: {_named(worse, results, baseline)}"] * bool(worse)
+    parts += [f"not told apart from it: {_listed(same, results)}"] * bool(same)
+    if parts:
+        yield f"beside the baseline, {shown_names(results)[baseline]}: {'; '.join(parts)}"
+
+
+def _about_tests(results: Mapping[str, Any]) -> Iterator[str]:
+    pairs = results["pairs"]
+    if not pairs:
+        return
+    counts = {pair["counts"] for pair in pairs}
+    several = len(pairs) > 1
+    subject = f"p-values, corrected for {len(pairs)} comparisons (Holm)," if several else "p-value and interval"
+    alone = "; intervals are those of single pairs" * several
+    if counts == {BOTH}:
+        yield f"{subject} count queries and seeds as samples{alone}"
+    elif counts == {QUERIES}:
+        yield (
+            f"{subject} count queries alone{alone}: with one seed, a difference may be that of the seed (seeds=[1,2,3])"
+        )
+    elif counts == {SEEDS}:
+        yield f"{subject} count seeds alone{alone}: they say nothing of other queries"
+    else:
+        yield f"{subject} do not all count queries and seeds: pairs without a common seed count queries alone{alone}"
+    if results["least"]:
+        seeds = [len(entry["seeds"]) for entry in results["configurations"].values() if entry["seeds"]]
+        number = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+        queries = f" and {results['queries']:,} queries" * bool(results["queries"])
+        yield (
+            f"with {number} seed{'s' * (max(seeds) > 1)}{queries}, most differences below {results['least']:.4f} are "
+            "not found: no difference found does not mean that there is none"
+        )
+
+
+def _about_choice(results: Mapping[str, Any]) -> str:
+    names = _with_result(results)
+    if len(names) < FEW:
+        return ""
+    if search := results["search"]:
+        return f"the best value on dev is the highest of {len(search['dev'])} and so too high; the one on test is not"
+    dev = {name: results["configurations"][name]["best_dev"] for name in names}
+    known = {name: value for name, value in dev.items() if value is not None}
+    by_dev = ""
+    if known:
+        first = best_of(known)
+        by_dev = (
+            "; it is the best on dev too"
+            if first == results["best"]
+            else f", or choose by dev: {short_names(results)[first]}"
+        )
+    return (
+        f"the test queries were looked at {len(names)} times, and the highest of {len(names)} means is too high: "
+        f"confirm it on other queries{by_dev}"
+    )
+
+
+def _unfinished(plan: Mapping[str, Any]) -> list[str]:
+    _, cells = unfinished_table(plan)
+    shown = [f"{name}: {status}{f', {why}' if why != '-' else ''}" for name, status, why in cells[:NAMED]]
+    return shown + ([f"and {len(cells) - NAMED} more without a result"] if len(cells) > NAMED else [])
+
+
+def _with_result(results: Mapping[str, Any]) -> list[str]:
+    return [name for name in in_order(results) if results["configurations"][name]["mean"] is not None]
+
+
+def _named(names: Sequence[str], results: Mapping[str, Any], other: str, *, turned: bool = False) -> str:
+    """Names with their tests against `other`: `other` minus each if `turned`."""
+    parts, shown = [], short_names(results)
+    for name in names[:NAMED]:
+        test = test_between(results, name, other) if turned else test_between(results, other, name)
+        parts.append(f"{shown[name]} ({in_words(test)})" if test else shown[name])
+    return _and_more(parts, len(names))
+
+
+def _listed(names: Sequence[str], results: Mapping[str, Any]) -> str:
+    shown = short_names(results)
+    return _and_more([shown[name] for name in names[:NAMED]], len(names))
+
+
+def _and_more(parts: list[str], number: int) -> str:
+    return ", ".join(parts) + (f" and {number - NAMED} more" if number > NAMED else "")

@@ -1,0 +1,210 @@
+"""The results of an ablation from the runs on disk, and what tables and sentences say of them."""
+
+import json
+
+import numpy as np
+import pytest
+from stored_ablation import METRIC, write_ablation, write_run
+
+from benchmarks.ablation_significance import as_values
+from evaluation.ablation import compare, estimate
+from runs.files import json_safe
+from runs.report.ablation.results import ablation_results
+from runs.report.ablation.sentences import aligned, print_ablation, sentences
+from runs.report.ablation.table import in_order, main_table, pairs_table, shown_names, unfinished_table
+
+NAMES = ("list_net", "list_mle", "rank_net")
+KEYS = "loss=list_mle, trainer.learning_rate="
+
+
+def _values(effects, *, seeds=3, queries=40, names=NAMES, noise=0.02):
+    """Values of configurations that differ by `effects`, by seed and query."""
+    rng = np.random.default_rng(0)
+    table = 0.4 + 0.2 * rng.random((1, 1, queries)) + noise * rng.normal(size=(len(effects), seeds, queries))
+    drawn = as_values(table + np.array(effects)[:, None, None])
+    return {
+        name: {seed + 1: own for seed, own in values.items()}
+        for name, values in zip(names, drawn.values(), strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Three configurations, of which the last is clearly the best and one has a failed seed."""
+    values = _values([0.0, 0.003, 0.1])
+    failed_value = values["list_mle"].pop(3)
+    assert failed_value
+    folder = tmp_path_factory.mktemp("ablation")
+    plan = write_ablation(folder, values, failed=[("list_mle", 3), ("broken", 1)])
+    return {**plan, "results": json.loads(json.dumps(json_safe(ablation_results(folder, plan)))), "values": values}
+
+
+def test_results_are_the_estimates_and_tests_of_the_stored_values(plan):
+    results, values = plan["results"], plan["values"]
+    assert (results["metric"], results["queries"], results["best"]) == (METRIC, 40, "rank_net")
+    assert results["tied"] == ["rank_net"]
+    for name, seeds in values.items():
+        entry, found = results["configurations"][name], estimate(seeds)
+        assert entry["mean"] == pytest.approx(found.interval.mean)
+        assert entry["interval"] == pytest.approx([found.interval.low, found.interval.high])
+        assert [row["seed"] for row in entry["seeds"]] == list(seeds)
+        assert [row["value"] for row in entry["seeds"]] == pytest.approx(
+            [np.mean(list(v.values())) for v in seeds.values()]
+        )
+    expected = {(each.first, each.second): each for each in compare(values)}
+    assert [(pair["first"], pair["second"]) for pair in results["pairs"]] == list(expected)
+    for pair in results["pairs"]:
+        each = expected[pair["first"], pair["second"]]
+        assert pair["corrected"] == pytest.approx(each.corrected)
+        assert pair["difference"] == pytest.approx(each.test.difference)
+
+
+def test_jobs_without_a_result_are_said_and_counted(plan, capsys):
+    results = plan["results"]
+    assert results["configurations"]["broken"]["mean"] is None
+    assert results["configurations"]["list_mle"]["unfinished"] == [
+        {"seed": 3, "status": "failed", "error": "the <loss> is not finite"}
+    ]
+    header, cells = main_table(plan)
+    rows = {row[0]: dict(zip(header, row, strict=True)) for row in cells}
+    assert list(rows) == ["1 rank_net", "2 list_mle", "3 list_net", "4 broken"]
+    assert rows["2 list_mle"]["seeds"] == "2 of 3"
+    assert rows["4 broken"]["vs best"] == "no result"
+    assert unfinished_table(plan)[1][0] == ["list_mle, seed 3", "failed", "the <loss> is not finite"]
+    print_ablation(plan)
+    assert "broken, seed 1: failed, the <loss> is not finite" in capsys.readouterr().out
+
+
+def test_the_table_compares_with_the_baseline_and_the_best(plan):
+    header, cells = main_table(plan)
+    rows = {row[0]: dict(zip(header, row, strict=True)) for row in cells}
+    assert rows["3 list_net"]["vs baseline"] == "baseline"
+    assert rows["1 rank_net"]["vs baseline"] == f"{_pair(plan, 'list_net', 'rank_net')['difference']:+.4f}"
+    assert (rows["1 rank_net"]["vs best"], rows["2 list_mle"]["vs best"]) == ("best", "worse")
+    lines = list(aligned(header, cells))
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert len(pairs_table(plan["results"])[1]) == 3
+
+
+def _pair(plan, first, second):
+    return next(pair for pair in plan["results"]["pairs"] if (pair["first"], pair["second"]) == (first, second))
+
+
+def test_sentences_say_what_is_known_and_what_is_not(plan):
+    best, baseline, tests, least, choice = sentences(plan)
+    assert best.startswith("rank_net has the highest mean of 3 configurations, nDCG@10 0.")
+    assert "better than list_mle (+0." in best
+    assert "not told apart" not in best
+    assert baseline.startswith("beside the baseline, list_net: better: rank_net (+0.")
+    assert baseline.endswith("not told apart from it: list_mle")
+    assert tests.startswith("p-values, corrected for 3 comparisons (Holm), count queries and seeds as samples")
+    assert least.startswith("with 2 to 3 seeds and 40 queries, most differences below 0.0")
+    assert choice.startswith("the test queries were looked at 3 times")
+
+
+def _results(folder, values, **options):
+    plan = write_ablation(folder, values, **options)
+    return {**plan, "results": ablation_results(folder, plan)}
+
+
+def test_one_seed_counts_queries_alone(tmp_path):
+    plan = _results(tmp_path, _values([0.0, 0.0, 0.1], seeds=1))
+    assert {pair["counts"] for pair in plan["results"]["pairs"]} == {"queries"}
+    assert any("with one seed, a difference may be that of the seed" in line for line in sentences(plan))
+    assert "spread" not in main_table(plan)[0]
+
+
+def test_one_configuration_has_a_mean_and_no_test(tmp_path):
+    plan = _results(tmp_path, _values([0.0], names=["settings as given"]))
+    assert (plan["results"]["pairs"], plan["results"]["least"]) == ([], None)
+    [line] = sentences(plan)
+    assert line.endswith("an interval that counts queries and seeds")
+    assert not {"vs baseline", "vs best"} & set(main_table(plan)[0])
+
+
+def test_without_a_finished_job_there_are_no_results(tmp_path):
+    plan = write_ablation(tmp_path, {}, failed=[("a", 1)])
+    assert ablation_results(tmp_path, plan) is None
+    assert sentences(plan) == ["no run has a result yet"]
+
+
+def test_only_queries_that_all_runs_have_are_counted(tmp_path):
+    values = _values([0.0, 0.1, 0.2])
+    del values["list_mle"][2]["q0003"]
+    plan = _results(tmp_path, values)
+    assert plan["results"]["queries"] == 39
+    assert (
+        "warning: the test queries differ between runs: only the 39 of 40 that all runs have are counted"
+        in sentences(plan)
+    )
+
+
+def test_queries_of_the_same_id_with_another_text_are_others(tmp_path):
+    values = _values([0.0, 0.1], names=["a", "b"])
+    plan = write_ablation(tmp_path, values)
+    for file in tmp_path.glob("runs/2-*/runs/queries.jsonl"):
+        file.write_text(file.read_text().replace("text of", "another text of"))
+    results = ablation_results(tmp_path, plan)
+    assert (results["pairs"], results["tied"]) == ([], ["a", "b"])
+    assert results["configurations"]["a"]["mean"] is not None
+    lines = sentences({**plan, "results": results})
+    assert "warning: the runs were evaluated on different test queries: they cannot be compared" in lines
+    assert not any("not told apart" in line for line in lines)
+
+
+def test_runs_without_values_of_queries_count_seeds(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1], names=["a", "b"]))
+    for file in tmp_path.glob("runs/*/runs/queries.jsonl"):
+        file.unlink()
+    results = ablation_results(tmp_path, plan)
+    assert (results["queries"], [pair["counts"] for pair in results["pairs"]]) == (0, ["seeds"])
+    assert any("seeds alone are counted" in line for line in results["warnings"])
+
+
+def test_a_run_with_another_metric_is_left_out(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0], names=["a"]))
+    run = "runs/other-seed1"
+    write_run(tmp_path / run, {"q": 1.0}, seconds=1.0, best_dev=None, metric="MAP", metrics={"after": {"MAP": 1.0}})
+    plan["configurations"].append({"name": "other", "overrides": []})
+    plan["jobs"].append({"configuration": "other", "seed": 1, "run": run, "status": "finished", "error": None})
+    results = ablation_results(tmp_path, plan)
+    assert results["configurations"]["other"]["mean"] is None
+    assert results["warnings"] == ["other, seed 1 has not measured nDCG@10: list it in eval.metrics"]
+
+
+def test_a_search_is_ranked_by_dev(tmp_path):
+    rates = [1e-05, 3e-05, 0.0001, 0.001, 0.01]
+    names = [f"trial {number} (trainer.learning_rate={rate:.3g})" for number, rate in enumerate(rates)]
+    (tmp_path / "search.journal").write_text("")
+    overrides = {name: [f"trainer.learning_rate={rate}", "loss=bce"] for name, rate in zip(names, rates, strict=True)}
+    dev = dict(zip(names, [0.1, 0.2, 0.5, 0.4, 0.3], strict=True))
+    values = _values([0.3, 0.0, 0.1, 0.1, 0.1], seeds=1, names=names)
+    plan = _results(tmp_path, values, overrides=overrides, dev=dev)
+    results = plan["results"]
+    assert results["best"] == names[2]  # though trial 0 has the highest mean on test
+    assert results["search"]["correlations"] == {"trainer.learning_rate": pytest.approx(0.6)}
+    header, cells = main_table(plan)
+    assert header[:5] == ["trial", "learning_rate", "loss", "dev", METRIC]
+    assert [row[:4] for row in cells[:2]] == [["2", "0.0001", "bce", "0.5000"], ["3", "0.001", "bce", "0.4000"]]
+    best, *_, choice = sentences(plan)
+    assert "is the best of 5 trials on dev, 0.5000; on test nDCG@10 0.6" in best
+    assert "trial 0" not in best
+    assert "too high; the one on test is not" in choice
+
+
+def test_long_names_lose_what_all_share(tmp_path):
+    names = [f"{KEYS}{rate}, model=cross_encoder_of_twelve_layers" for rate in ("1e-05", "0.0001")]
+    plan = _results(tmp_path, _values([0.0, 0.1], names=names))
+    assert shown_names(plan["results"]) == {names[0]: "learning_rate=1e-05", names[1]: "learning_rate=0.0001"}
+    assert main_table(plan)[1][0][0] == "1 learning_rate=0.0001"
+
+
+def test_a_broken_file_is_named(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0], names=["a"]))
+    (tmp_path / "runs/1-seed2/summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"1-seed2/summary.json is broken"):
+        ablation_results(tmp_path, plan)
+
+
+def test_order(plan):
+    assert in_order(plan["results"])[-1] == "broken"
