@@ -161,7 +161,7 @@ def _runs(numbers: Sequence[int]) -> str:
 
 def _data_in_words(run: ShownRun) -> str:
     name, fingerprint = data_of(run)
-    return f"{name} {fingerprint[:SHORT_HASH]}".strip()
+    return f"{name} {fingerprint[:SHORT_HASH]}" if fingerprint else ""
 
 
 def _code_in_words(run: ShownRun) -> str:

@@ -95,15 +95,16 @@ def _against_first(stored: Sequence[tuple[ShownRun, Ranking]]) -> tuple[list[lis
         common, reason = common_queries(first, run)
         if run.metric != first.metric:
             common, reason = [], f"its metric is {run.metric}, not {first.metric}"
-        name = f"{run.label}, {ranking.label} vs {first.label}, {baseline.label}"
+        name = f"{run.label} vs {first.label}: {ranking.label}"
+        name += f" vs {baseline.label}" * (ranking.label != baseline.label)
         if not common:
-            notes.append(f"{name}: not compared, {reason}")
+            notes.append(f"{name}, not compared: {reason}")
             continue
         before, after = ({query: values[query] for query in common} for values in (baseline.values, ranking.values))
         tests[name], rows[name] = paired_test(before, after), _counts(before, after, common)
         if len(common) < max(len(baseline.values), len(ranking.values)):
             own, its = len(ranking.values), len(baseline.values)
-            notes.append(f"{name}: on the {len(common):,} queries that both have, of {own:,} and {its:,}")
+            notes.append(f"{name}, on the {len(common):,} queries that both have, of {own:,} and {its:,}")
     if len(tests) > 1:
         notes.append(f"p against the first run: with Holm's correction for {len(tests)} tests")
     return [[name, *_test_cells(test), *rows[name]] for name, test in corrected(tests).items()], notes
