@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def train_stages(
     logger = settings.logger.build(run, as_tree(settings))
     sequence = StageSequence(settings, collection, run, training, sets)
     for stage, data in zip(stages, training, strict=True):
-        summary = sequence.train(stage, data, StageLogger(logger, stage.number, stage.first_step))
+        summary = sequence.train(stage, data, StageLogger(logger, stage.number, sequence.num_steps))
         free_memory()
         report_stage(stage, len(stages), summary)
     summary = join_summaries(sequence.summaries)
@@ -77,6 +78,11 @@ class StageSequence:
     @property
     def summaries(self) -> list[dict[str, Any]]:
         return [directory.summary for _, directory in self.finished if directory.summary is not None]
+
+    @property
+    def num_steps(self) -> int:
+        """The updates of the finished stages, which depend on their data and on whether they were stopped early."""
+        return sum(summary["steps"] for summary in self.summaries)
 
     def train(self, stage: Stage, data: Data, logger: Logger) -> dict[str, Any]:
         """Train the next stage unless it is finished. Returns its summary."""
@@ -122,11 +128,12 @@ class StageSequence:
             may_differ=["model.name_or_path"] if self.finished else [],
             read_contents=lambda: contents_of(replace(stage.settings, model=self.settings.model)),
         )
-        directory.stage_lines = StageLines(self.run.metrics_file, stage.name, stage.first_step)
+        directory.stage_lines = StageLines(self.run.metrics_file, stage.name, self.num_steps)
         if is_main():
             self.run.metrics_file.unlink(missing_ok=True)
-            for past, opened in [*self.finished, (stage, directory)]:
-                StageLines(self.run.metrics_file, past.name, past.first_step).copy(opened.metrics_file)
+            first_steps = accumulate([summary["steps"] for summary in self.summaries], initial=0)
+            for (past, opened), first_step in zip([*self.finished, (stage, directory)], first_steps, strict=True):
+                StageLines(self.run.metrics_file, past.name, first_step).copy(opened.metrics_file)
             link_checkpoints(self.run.path, directory.path)
         return directory
 
