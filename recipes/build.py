@@ -94,9 +94,9 @@ def check_auxiliary_folder(role: str, options: ModelOptions) -> None:
 def check_steps_left(run: RunDirectory, num_steps: int) -> None:
     """Raise ValueError if a new run starts from a checkpoint after which `trainer.max_epochs` leaves nothing to train.
     (`trainer.max_steps` is checked when the run is opened.)"""
-    if run.starts_from is not None and run.checkpoint is not None and run.checkpoint[1].step >= num_steps:
+    if run.starts_from is not None and run.checkpoint is not None and (step := run.checkpoint[1].step) >= num_steps:
         raise ValueError(
-            f"resume={run.starts_from}: the checkpoint is at step {run.checkpoint[1].step}, and trainer.max_epochs gives "
+            f"resume={run.starts_from}: the checkpoint is at step {step}, and trainer.max_epochs gives "
             f"{num_steps} steps, those before it included, so nothing would be trained: raise trainer.max_epochs"
         )
 

@@ -160,6 +160,7 @@ def report_stage(stage: Stage, count: int, summary: Mapping[str, Any]) -> None:
     """Print one line about a finished stage."""
     if is_main():
         metric, note = summary["metric"], ", no checkpoint beat its start on dev" * (summary["best_step"] == 0)
+        note += f", ended early at step {summary['steps']} of {summary['max_steps']}" * summary["stopped_early"]
         print(
             f"stage {stage.number} of {count}, {stage.name}: test {metric} {summary['before']:.4f} -> "
             f"{summary['after']:.4f}{note}",
@@ -190,10 +191,20 @@ def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "metrics": {**last["metrics"], "before": first["metrics"]["before"]},
         "best_step": exported_step(summaries),
         "steps": steps,
+        "epochs": None,  # each stage has its own
+        "max_steps": sum(summary["max_steps"] for summary in summaries),
+        "stopped_early": any(summary["stopped_early"] for summary in summaries),
+        "advice": advice_of_stages(last["stages"]),
         "seconds": seconds,
         "truncated": {**last["truncated"], **trained_truncation(summaries)},
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
     }
+
+
+def advice_of_stages(stages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The advice of all stages that did not beat their start, each with the name of the stage."""
+    lines = [f"stage {stage['name']}: {stage['advice']}" for stage in stages if stage.get("advice")]
+    return " ".join(lines) or None
 
 
 def trained_truncation(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Every engine has the same state: float32 weights, two moments per weight (AdamW only), the number of updates, the
 schedule and, in fp16, the loss scale. Each rank writes the slices of the flattened parameters that it owns to
-rank-NNNNN.safetensors; no element is written twice. Rank 0 adds the buffers, the scales of 8-bit moments and engine.json. On loading, each rank reads the slices that it needs.
+rank-NNNNN.safetensors; no element is written twice. Rank 0 adds the buffers, the scales of 8-bit moments and
+engine.json. On loading, each rank reads the slices that it needs.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class StoredState:
 
     @torch.no_grad()
     def restore(self, fragments: Mapping[str, Fragment], model: nn.Module, optimizer: Optimizer) -> None:
-        """Write the stored values into the views of `fragments`, the buffers of `model` and the scales of 8-bit moments.
+        """Write the stored values into the views of `fragments`, the buffers of `model` and the scales of its 8-bit
+        moments.
 
         A state that was stored before the first update has no moments; those of `fragments` are then left unchanged,
         and so are buffers that it lacks: what a loss keeps with the model, in a state of a training by another loss.

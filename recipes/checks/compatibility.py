@@ -72,8 +72,8 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     check_refresh(settings, losses)
     if not settings.engine.takes_optimizer(settings.trainer.optimizer):
         raise ValueError(
-            f"trainer.optimizer={settings.trainer.optimizer} does not run on engine={settings.engine.name}, which divides "
-            "the optimizer state over the ranks: set engine=torch or zero0, or trainer.optimizer=adamw"
+            f"trainer.optimizer={settings.trainer.optimizer} does not run on engine={settings.engine.name}, which "
+            "divides the optimizer state over the ranks: set engine=torch or zero0, or trainer.optimizer=adamw"
         )
 
 

@@ -15,8 +15,8 @@ def check_length(settings: RunConfig, data: Collection | Mixture, *, has_dev: bo
     if options.early_stopping_patience is not None and not has_dev:
         raise ValueError(
             f"trainer.early_stopping_patience={options.early_stopping_patience} counts evaluations on dev, and there "
-            "is no dev split: give the data one (data.dev_fraction=0.1), choose other sets (data@dev_suite=suite), or set "
-            "it to null"
+            "is no dev split: give the data one (data.dev_fraction=0.1), choose other sets (data@dev_suite=suite), or "
+            "set it to null"
         )
     if options.max_epochs is not None:
         num_steps = options.num_steps(batches_per_epoch(data, options.batch_size))
