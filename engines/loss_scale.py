@@ -67,10 +67,10 @@ def make_loss_scale(autocast: torch.dtype | None) -> LossScale | None:
     return LossScale() if autocast is torch.float16 else None
 
 
-def unscale(gradients: Sequence[Tensor], scale: LossScale | None) -> None:
-    """Divide the gradients by the loss scale, in place."""
-    if scale is not None and gradients:
-        torch._foreach_mul_(list(gradients), 1 / scale.value)
+def unscale(gradients: Sequence[Tensor], divisor: float) -> None:
+    """Divide the gradients, in place."""
+    if divisor != 1.0 and gradients:
+        torch._foreach_mul_(list(gradients), 1 / divisor)
 
 
 def check_norm(norm: float, scale: LossScale | None) -> None:

@@ -99,7 +99,7 @@ class TorchEngine:
 
     def step(self) -> float:
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
-        unscale(gradients, self.scale)
+        unscale(gradients, self.loss_scale or 1.0)
         # The reduced gradient is the same on every rank, and so is this norm: no further collective is needed.
         total_norm = get_total_norm(gradients)
         norm = total_norm.item()

@@ -27,7 +27,6 @@ from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
 from trainers.loss_inputs import joined_int8_ranges, make_loss_inputs
 from trainers.nonfinite import nonfinite_line, stop_message
-from trainers.notes import note_idle_ranks, note_truncation
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
@@ -36,7 +35,7 @@ from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
 from trainers.step import GradientCache, Representations, gradients_of
-from trainers.step_statistics import batch_statistics, checksum, cost_statistics
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_idle_ranks, note_truncation
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 

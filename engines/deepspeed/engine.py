@@ -190,32 +190,33 @@ class DeepSpeedEngine:
             # follow each other without a forward; without this line ZeRO-3 would overwrite the gradient of the
             # previous chunk instead of adding to it.
             self.engine.optimizer.clear_backward_seen_flag()
-        if self.scale is not None and self.stage > 0:
-            # DeepSpeed multiplies the loss by it, and divides the gradients when it clips and updates.
-            self.engine.optimizer.loss_scaler.cur_scale = self.scale.value
-        elif self.scale is not None:
-            surrogate = surrogate * self.scale.value
         self.engine.set_gradient_accumulation_boundary(last)
         if self.coalesce and not self.engine.inside_no_sync_ctxt:
             self.coalescing.enter_context(self.engine.coalesce_grad_reduction())
-        self.engine.backward(surrogate * process_group.world_size(), scale_wrt_gas=False)
+        # In fp16 that factor would cost range: the gradients are divided by a smaller scale in `step` instead.
+        factor = process_group.world_size() if self.scale is None else self.scale.value
+        self.engine.backward(surrogate * factor, scale_wrt_gas=False)
         if last and self.coalesce:
             self.coalescing.close()  # reduces the gradients
             self.engine.set_gradient_accumulation_boundary(True)  # the context has restored the old value
 
     def step(self) -> float:
+        divisor = 1.0 if self.scale is None else self.scale.value / process_group.world_size()
         if self.stage == 0:
             # Stage 0 does not check the gradients before it updates. They are reduced, so all ranks get the same norm.
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            unscale(gradients, self.scale)
+            unscale(gradients, divisor)
             norm = get_total_norm(gradients).item()
             if math.isfinite(norm):
                 self.engine.step()
             else:
                 self.engine.zero_grad()
         else:
-            # Stages 1-3 compute the norm over all ranks and skip the update if it is not finite.
+            # Stages 1-3 compute the norm over all ranks and skip the update if it is not finite. They divide the
+            # gradients by their loss scale where they clip them. (It is 1 again before they multiply a loss by it.)
+            self.engine.optimizer.loss_scaler.cur_scale = divisor
             self.engine.step()
+            self.engine.optimizer.loss_scaler.cur_scale = 1.0
             norm = float(self.engine.get_global_grad_norm()) if self.engine.was_step_applied() else math.inf
         check_norm(norm, self.scale)
         return norm
