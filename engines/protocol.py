@@ -24,7 +24,7 @@ class Engine(Protocol):
 
     name: str  # "torch", "zero0" ... "zero3"
     device: torch.device
-    bf16: bool  # whether forward runs under bf16 autocast
+    autocast: torch.dtype | None  # the type of forward passes under autocast; None: float32
     model: nn.Module  # the user's module, unwrapped: model(**features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,8 +42,13 @@ class Engine(Protocol):
         """Clip the gradients, update the weights, advance the schedule, zero the gradients.
 
         Returns the global gradient norm before clipping. Raises `NotFinite` on every rank if the gradient of any rank
-        is not finite; weights and schedule are then unchanged.
+        is not finite; weights and schedule are then unchanged. In fp16 it raises `Overflow` on every rank instead, as
+        long as a smaller loss scale may help.
         """
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The loss scale of fp16; None in other precisions."""
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -64,7 +69,7 @@ class Engine(Protocol):
 class EngineConfig(ABC):
     """The options of an engine: a frozen dataclass. It declares everything that other packages use of the engine."""
 
-    precision: str  # auto, fp32 or bf16: the option that every engine has
+    precision: str  # auto, fp32, bf16 or fp16: the option that every engine has
 
     @property
     @abstractmethod
@@ -75,6 +80,10 @@ class EngineConfig(ABC):
     def partitions_state(self) -> bool:
         """Whether each rank holds only a part of the optimizer state."""
         return False
+
+    def takes_optimizer(self, name: str) -> bool:
+        """Whether the engine can run `trainer.optimizer=name` and save its state."""
+        return True
 
     @abstractmethod
     def build(self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float) -> Engine:
@@ -98,6 +107,11 @@ class NotFinite(FloatingPointError):
         self.largest_output = largest_output
 
 
-def gradient_not_finite(norm: float) -> NotFinite:
+class Overflow(ArithmeticError):
+    """The gradients of a step overflowed in fp16. Raised on every rank; only the loss scale has changed, and the same
+    step is to be run again."""
+
+
+def gradient_not_finite(norm: float, remark: str = "") -> NotFinite:
     """The error that every engine raises if the gradient norm is not finite."""
-    return NotFinite(f"the gradient of the weights is not finite (norm {norm})")
+    return NotFinite(f"the gradient of the weights is not finite (norm {norm}{remark})")

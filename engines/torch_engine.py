@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,24 +25,26 @@ from engines.checkpoint.shards import (
 )
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
-from engines.memory.state_bytes import FLOAT_BYTES, MOMENTS, Parameters, StateBytes
+from engines.loss_scale import check_norm, make_loss_scale, unscale
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
 from engines.optimizers import OptimizerOptions, Schedule
-from engines.precision import MixedPrecision, check_precision, uses_bf16
-from engines.protocol import EngineConfig, gradient_not_finite
+from engines.precision import TRAINING_PRECISIONS, MixedPrecision, autocast_dtype, check_precision
+from engines.protocol import EngineConfig
 
 BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for full bandwidth, small next to the model
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchEngineConfig(EngineConfig):
-    """`precision`: auto (bf16 autocast on GPUs that support it, else fp32), fp32 or bf16."""
+    """`precision`: auto (bf16 autocast on GPUs that support it, else fp32), fp32, bf16, or fp16 autocast with a loss
+    scale."""
 
     name = "torch"
 
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_precision(self.precision, TRAINING_PRECISIONS)
 
     def build(
         self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
@@ -54,7 +55,7 @@ class TorchEngineConfig(EngineConfig):
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         trained = FLOAT_BYTES * parameters.trainable
         bucket = min(trained, max(BUCKET_BYTES, FLOAT_BYTES * parameters.largest)) if ranks > 1 else 0
-        return StateBytes(FLOAT_BYTES * parameters.total, trained, MOMENTS[optimizer] * trained, update=bucket)
+        return StateBytes(FLOAT_BYTES * parameters.total, trained, moment_bytes(parameters, optimizer), update=bucket)
 
 
 class TorchEngine:
@@ -76,17 +77,18 @@ class TorchEngine:
         self.optimizer = options.build(model)
         self.schedule = schedule(self.optimizer)
         self.max_grad_norm = max_grad_norm
-        self.bf16 = uses_bf16(precision, self.device)
+        self.autocast = autocast_dtype(precision, self.device)
+        self.scale = make_loss_scale(self.autocast)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if world_size() > 1:
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.data, src=0)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return MixedPrecision(self.model, self.bf16).forward(features)
+        return MixedPrecision(self.model, self.autocast).forward(features)
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
-        surrogate.backward()
+        (surrogate if self.scale is None else surrogate * self.scale.value).backward()
         if last:
             # An unused parameter gets gradient 0, on one rank, on several ranks and under ZeRO alike.
             for parameter in self.trainable:
@@ -97,17 +99,22 @@ class TorchEngine:
 
     def step(self) -> float:
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
+        unscale(gradients, self.loss_scale or 1.0)
         # The reduced gradient is the same on every rank, and so is this norm: no further collective is needed.
         total_norm = get_total_norm(gradients)
         norm = total_norm.item()
-        if not math.isfinite(norm):
+        try:
+            check_norm(norm, self.scale)
+            clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
+            self.optimizer.step()
+            self.schedule.step()
+        finally:
             self.optimizer.zero_grad(set_to_none=True)
-            raise gradient_not_finite(norm)
-        clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    @property
+    def loss_scale(self) -> float | None:
+        return None if self.scale is None else self.scale.value
 
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
@@ -116,14 +123,17 @@ class TorchEngine:
         return nullcontext()
 
     def shard(self) -> Shard:
-        return make_shard(self.name, self.model, self.optimizer, self.schedule, rank_share(self._fragments()))
+        owned, scale = rank_share(self._fragments()), None if self.scale is None else self.scale.state()
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, owned, loss_scale=scale)
 
     def load(self, folder: Path) -> None:
         stored = StoredState(folder)
         stored.check(self.model)
         reset_optimizer(self.optimizer, self.trainable, stored.header["updates"])
-        stored.restore(self._fragments(), self.model)
+        stored.restore(self._fragments(), self.model, self.optimizer)
         restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
+        if self.scale is not None:
+            self.scale.load(stored.header.get("loss_scale"))
 
     def _fragments(self) -> dict[str, Fragment]:
         return full_fragments(self.model, self.optimizer)

@@ -27,6 +27,7 @@ from data.collate import Collator
 from data.words import analyzer_for
 from engines.distributed.collectives import on_main
 from engines.memory.peak import PeakMemory, watch_memory
+from engines.precision import precision_name
 from evaluation.evaluator import Prompts
 from inference.encode import tokenize_part
 from inference.runner import Runner, similarity_of
@@ -265,7 +266,8 @@ def _cost(
     device, weights = runner.device, _weights(runner.model)
     on_gpu = device.type == "cuda"
     first = next(iter(runner.model.parameters()), torch.empty(0))
-    dtype = "bf16" if getattr(runner, "bf16", False) else str(first.dtype).removeprefix("torch.")
+    autocast = getattr(runner, "autocast", None)
+    dtype = precision_name(autocast) if autocast is not None else str(first.dtype).removeprefix("torch.")
     return Cost(
         documents_per_s=documents_per_s,
         query_ms_p50=_percentile(times, 0.5),

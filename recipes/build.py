@@ -90,6 +90,16 @@ def check_auxiliary_folder(role: str, options: ModelOptions) -> None:
         raise type(error)(f"{role}: {error}{instead}") from error
 
 
+def check_steps_left(run: RunDirectory, num_steps: int) -> None:
+    """Raise ValueError if a new run starts from a checkpoint after which `trainer.max_epochs` leaves nothing to train.
+    (`trainer.max_steps` is checked when the run is opened.)"""
+    if run.starts_from is not None and run.checkpoint is not None and (step := run.checkpoint[1].step) >= num_steps:
+        raise ValueError(
+            f"resume={run.starts_from}: the checkpoint is at step {step}, and trainer.max_epochs gives "
+            f"{num_steps} steps, those before it included, so nothing would be trained: raise trainer.max_epochs"
+        )
+
+
 def build_trainer(
     settings: RunConfig,
     data: Data,
@@ -126,6 +136,7 @@ def build_trainer(
         **in_batch_negatives(losses),
         auxiliary={role: auxiliary.tokenizer for role, auxiliary in auxiliary_models.items()},
     )
+    check_steps_left(run, options.num_steps(loader.plan.batches_per_epoch))
     parts = TrainerParts(
         model=model,
         engine=settings.engine,

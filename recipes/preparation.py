@@ -10,6 +10,7 @@ from losses.contracts import reads_soft_labels
 from recipes.build import Data, check_auxiliary_folder
 from recipes.checks.compatibility import AUXILIARY_INPUTS, check_parts
 from recipes.checks.data_fit import check_data
+from recipes.checks.length import check_length
 from recipes.chosen_losses import losses_of
 from recipes.dev_suite import Sets, check_dev_suite, read_dev_suite, without_suite
 from recipes.evaluate.choice import choose_evaluation
@@ -86,6 +87,7 @@ def build_training_data(stages: Sequence[Stage], collection: Data, sets: Sets) -
     ]
     for stage, data in zip(stages, training, strict=True):
         check_data(stage.settings, data, stage.data_node)
+        check_length(stage.settings, data, has_dev=bool(sets) or "dev" in collection.splits)
         settings, prompts = stage.settings, stage_prompts(stage, collection, data)
         check_prompts(settings.model, collection, prompts, may_be_lost=settings.allow_lost_prompts)
     return training

@@ -33,6 +33,9 @@ class TrainingOutcome:
     tokens: float | None = None
     best_dev: float | None = None  # None: the last model is exported
     best_step: int | None = None
+    epochs: float | None = None  # None: not counted
+    max_steps: int | None = None  # of the whole training; None: `steps`
+    stopped_early: bool = False
     truncation: Truncation | None = None  # of the training lists; None: not counted
 
 
@@ -58,6 +61,16 @@ def source_of_first_stage(test: Evaluator) -> dict[str, str]:
 def partial_entry(partial: Mapping[str, Any] | None) -> dict[str, Any]:
     """The entries of a summary that say that only a part of the corpus was searched; nothing if all of it was."""
     return {} if partial is None else {"partial": dict(partial), "method": "retrieved from a part of the corpus"}
+
+
+def length_of(outcome: TrainingOutcome) -> dict[str, Any]:
+    """How long a training was: passes over its data, the updates that it was meant to have, and whether dev ended it
+    before."""
+    return {
+        "epochs": outcome.epochs,
+        "max_steps": outcome.steps if outcome.max_steps is None else outcome.max_steps,
+        "stopped_early": outcome.stopped_early,
+    }
 
 
 def summarise(
@@ -88,6 +101,7 @@ def summarise(
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
         "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.max_length),
         "steps": outcome.steps,
+        **length_of(outcome),
         "seconds": outcome.seconds,
         "rows_per_s": None if outcome.rows is None else outcome.rows / seconds,
         "tokens_per_s": None if outcome.tokens is None else outcome.tokens / seconds,

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def train_stages(
     """Train the stages that are not finished. Returns the summary. `sets`: those of the dev suite."""
     sequence = StageSequence(settings, collection, run, training, sets)
     for stage, data in zip(stages, training, strict=True):
-        summary = sequence.train(stage, data, StageLogger(logger, stage.number, stage.first_step))
+        summary = sequence.train(stage, data, StageLogger(logger, stage.number, sequence.num_steps))
         free_memory()
         report_stage(stage, len(stages), summary)
     summary = join_summaries(sequence.summaries)
@@ -78,6 +79,11 @@ class StageSequence:
     @property
     def summaries(self) -> list[dict[str, Any]]:
         return [directory.summary for _, directory in self.finished if directory.summary is not None]
+
+    @property
+    def num_steps(self) -> int:
+        """The updates of the finished stages, which depend on their data and on whether they were stopped early."""
+        return sum(summary["steps"] for summary in self.summaries)
 
     def train(self, stage: Stage, data: Data, logger: Logger) -> dict[str, Any]:
         """Train the next stage unless it is finished. Returns its summary."""
@@ -123,11 +129,12 @@ class StageSequence:
             may_differ=["model.name_or_path"] if self.finished else [],
             read_contents=lambda: contents_of(replace(stage.settings, model=self.settings.model)),
         )
-        directory.stage_lines = StageLines(self.run.metrics_file, stage.name, stage.first_step)
+        directory.stage_lines = StageLines(self.run.metrics_file, stage.name, self.num_steps)
         if is_main():
             self.run.metrics_file.unlink(missing_ok=True)
-            for past, opened in [*self.finished, (stage, directory)]:
-                StageLines(self.run.metrics_file, past.name, past.first_step).copy(opened.metrics_file)
+            first_steps = accumulate([summary["steps"] for summary in self.summaries], initial=0)
+            for (past, opened), first_step in zip([*self.finished, (stage, directory)], first_steps, strict=True):
+                StageLines(self.run.metrics_file, past.name, first_step).copy(opened.metrics_file)
             link_checkpoints(self.run.path, directory.path)
         return directory
 
@@ -154,6 +161,7 @@ def report_stage(stage: Stage, count: int, summary: Mapping[str, Any]) -> None:
     """Print one line about a finished stage."""
     if is_main():
         metric, note = summary["metric"], ", no checkpoint beat its start on dev" * (summary["best_step"] == 0)
+        note += f", ended early at step {summary['steps']} of {summary['max_steps']}" * summary["stopped_early"]
         print(
             f"stage {stage.number} of {count}, {stage.name}: test {metric} {summary['before']:.4f} -> "
             f"{summary['after']:.4f}{note}",
@@ -184,10 +192,20 @@ def join_summaries(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "metrics": {**last["metrics"], "before": first["metrics"]["before"]},
         "best_step": exported_step(summaries),
         "steps": steps,
+        "epochs": None,  # each stage has its own
+        "max_steps": sum(summary["max_steps"] for summary in summaries),
+        "stopped_early": any(summary["stopped_early"] for summary in summaries),
+        "advice": advice_of_stages(last["stages"]),
         "seconds": seconds,
         "truncated": {**last["truncated"], **trained_truncation(summaries)},
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
     }
+
+
+def advice_of_stages(stages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The advice of all stages that did not beat their start, each with the name of the stage."""
+    lines = [f"stage {stage['name']}: {stage['advice']}" for stage in stages if stage.get("advice")]
+    return " ".join(lines) or None
 
 
 def trained_truncation(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

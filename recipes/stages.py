@@ -27,7 +27,6 @@ class Stage:
 
     name: str
     number: int
-    first_step: int  # the number of updates in the stages before it
     settings: RunConfig
     has_own_data: bool = False  # False: it trains on the run's data
     lists: ListOptions | None = None  # how its training lists are made; None: the options of its data
@@ -45,18 +44,16 @@ class Stage:
 def stages_of(settings: RunConfig) -> list[Stage]:
     """The stages of a run in their order. A run without stages is returned as one stage."""
     if not settings.stages:
-        return [Stage(str(settings.run_name), 1, 0, settings)]
+        return [Stage(str(settings.run_name), 1, settings)]
     if settings.adapter_only and len(settings.stages) > 1:
         raise ValueError(
             "adapter_only=true: the last stage's adapter would need the merged model of the stage before as its base: "
             "leave it out, or train one stage"
         )
     stages: list[Stage] = []
-    first_step = 0
     for number, name in enumerate(settings.stages, start=1):
         options, stage_settings = settings.stage[name], _stage_settings(settings, number, name)
-        stages.append(Stage(name, number, first_step, stage_settings, options.data is not None, options.lists))
-        first_step += options.trainer.max_steps
+        stages.append(Stage(name, number, stage_settings, options.data is not None, options.lists))
     for role in AUXILIARY_INPUTS:
         if getattr(settings, role) is not None and not any(getattr(stage.settings, role) for stage in stages):
             raise ValueError(f"no stage has a loss that uses a {role}: leave model@{role} out")

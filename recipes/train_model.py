@@ -12,6 +12,7 @@ from data.collection import Collection
 from data.sampling.mixture import Mixture
 from data.truncation import Truncation, cut_line
 from engines.distributed import process_group
+from engines.distributed.collectives import broadcast_object
 from engines.protocol import Engine
 from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from evaluation.fusion import fit_weight, fuse
@@ -20,10 +21,11 @@ from evaluation.significance import paired_test
 from inference.golden import make_golden, write_golden
 from inference.interruptible import Interruptible
 from models.prompts.run_prompts import RunPrompts
+from recipes.advice import advice, measured_in
 from recipes.baseline import save_final_scores, score_baseline
 from recipes.finish import write_results
 from recipes.model_card import model_card, settings_of
-from recipes.results import Evaluate, TrainingOutcome, record, store_run, summarise
+from recipes.results import Evaluate, TrainingOutcome, length_of, record, store_run, summarise
 from runs.directory import RunDirectory
 from trainers.trainer import Trainer
 
@@ -67,6 +69,7 @@ def train_model(
     stages = [*(earlier[-1]["stages"] if earlier else ()), entry]
     summary = summarise(training, test, results, training_outcome(trainer), stages)
     summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
+    summary["advice"] = entry["advice"] = advise(trainer, run, summary, dev)
     export_model(trainer, run, summary, prompts, settings, adapter_only=adapter_only)
     if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)
@@ -130,8 +133,23 @@ def training_outcome(trainer: Trainer) -> TrainingOutcome:
         tokens=state.totals["tokens"],
         best_dev=state.best_metric,
         best_step=state.best_step,
+        epochs=state.step / trainer.updates_per_epoch,
+        max_steps=trainer.max_steps,
+        stopped_early=trainer.stopped_early,
         truncation=Truncation(**state.truncation) if state.truncation else None,
     )
+
+
+def advise(trainer: Trainer, run: RunDirectory, summary: Mapping[str, Any], dev: EvaluationResult | None) -> str | None:
+    """A line of advice if no checkpoint beat the starting model, whose result on `dev` is given; else None. Call it on
+    all ranks."""
+    if trainer.state.best_step != 0:
+        return None
+    line = None
+    if process_group.is_main():
+        skipped = len(trainer.state.skipped_batches)
+        line = advice(measured_in(run.path, summary, trainer.losses, dev, skipped), trainer.config)
+    return broadcast_object(line)
 
 
 def stage_entry(
@@ -147,6 +165,7 @@ def stage_entry(
         "best_dev": state.best_metric,
         "best_step": state.best_step,  # counted within the stage; 0: the model that the stage started from is exported
         "steps": state.step,
+        **length_of(training_outcome(trainer)),
         "seconds": state.totals["seconds"],
         "settings": dict(settings),
     }

@@ -16,7 +16,7 @@ from runs.files import cut_metrics, json_safe, read_json, write_json
 from runs.lock import lock_run
 from runs.places import Contents
 from runs.prepare import explain_write_errors, prepare
-from runs.resume import Finished, Refused, after_restart, decide, on_main, run_folder
+from runs.resume import Finished, Refused, StartFrom, after_restart, decide, on_main, run_folder
 from runs.stage_folders import StageLines
 from runs.start_from import find_source
 from trainers.record import Checkpoint
@@ -30,6 +30,7 @@ class RunDirectory:
     path: Path
     summary: dict[str, Any] | None = None  # the summary of a finished run
     checkpoint: Checkpoint | None = None  # from which an unfinished run resumes
+    starts_from: str | None = None  # resume=PATH, of a new run that starts from a copy of a checkpoint
     stage_lines: StageLines | None = None  # for a stage: its lines also go to the whole run's metrics.jsonl
 
     @classmethod
@@ -61,7 +62,9 @@ class RunDirectory:
         if isinstance(decision, Finished):
             run = cls(folder, decision.summary)
         else:
-            run = cls(folder, checkpoint=on_main(lambda: prepare(decision, settings, folder, contents)))
+            checkpoint = on_main(lambda: prepare(decision, settings, folder, contents))
+            starts_from = str(settings["resume"]) if isinstance(decision, StartFrom) else None
+            run = cls(folder, checkpoint=checkpoint, starts_from=starts_from)
         if not all_agree(folder.is_dir()):
             raise ValueError(f"{folder}, made by rank 0, is not visible to every rank: put output_dir on a shared disk")
         return run

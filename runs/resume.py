@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +136,8 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None, 
     if source is None:
         return Fresh(moved_to)
     checkpoint = (source, TrainState.from_dict(read_state(source)))
-    steps = settings.get("trainer", {}).get("max_steps", math.inf)
-    if (step := checkpoint[1].step) >= steps:
+    steps = settings.get("trainer", {}).get("max_steps")  # None: as many as `max_epochs` gives, see `left_to_train`
+    if steps is not None and (step := checkpoint[1].step) >= steps:
         return Refused(
             f"resume={settings['resume']}: the checkpoint is at step {step}, and trainer.max_steps={steps} counts "
             f"those steps too, so nothing would be trained: set it above {step}"

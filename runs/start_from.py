@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,17 @@ def start_from(source: Path, state: TrainState, folder: Path, changes: list[Chan
 
     If no settings have changed, the best checkpoint so far and its metric are kept. If some have, dev or the metric may
     be different, so the new run evaluates its start. Skipped batches stay skipped if their numbers mean the same lists.
+    Early stopping counts anew.
     """
     copied = folder / "checkpoints" / source.name
     shutil.copytree(source, copied)
     if changes == []:
         _copy_best(source, folder / "checkpoints", state)
+        state = replace(state, evaluations_since_best=0)
     else:
         same_batches = changes is not None and not any(map(_changes_batches, changes))
         state = state.for_changed_settings(same_batches=same_batches)
-        replace_state(copied, state.to_dict())
+    replace_state(copied, state.to_dict())
     metrics = source.parent.parent / "metrics.jsonl"
     if metrics.is_file():
         shutil.copy(metrics, folder / "metrics.jsonl")

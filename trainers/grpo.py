@@ -45,6 +45,10 @@ class GRPOTrainerConfig(TrainerConfig):
                 f"{self.num_iterations}: lists stay the same while a batch is used"
             )
 
+    @property
+    def updates_per_batch(self) -> int:
+        return self.num_iterations
+
     def check(self, loss: Any) -> None:
         if not is_policy(loss):
             raise ValueError(
@@ -76,7 +80,6 @@ class GRPOTrainer(Trainer):
     config: GRPOTrainerConfig
 
     def __init__(self, config: GRPOTrainerConfig, parts: TrainerParts):
-        self.steps_per_batch = config.num_iterations
         super().__init__(config, parts)
         self.old: dict[str, Tensor] | None = None
         self.old_batch: int | None = None  # the number of the batch that `old` belongs to

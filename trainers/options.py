@@ -33,6 +33,10 @@ RESUME_SAFE_OPTIONS = (
 class TrainerConfig(ABC):
     """Options shared by all trainers. `batch_size` counts queries per *global* step, for any number of ranks.
 
+    `max_epochs`: passes over the training queries (in a mixture: as many batches as one pass over each of its data sets
+    has). Training ends after `max_steps` updates or `max_epochs`, whichever is first; one of them may be None.
+    `early_stopping_patience`: evaluations on dev in a row that are not better than the best one, after which training
+    ends; None: it does not end before its last step. The learning rate follows the whole training in any case.
     `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
     before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
     with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
@@ -46,7 +50,8 @@ class TrainerConfig(ABC):
 
     runs_without_dropout: ClassVar[bool] = False  # whatever the loss
 
-    max_steps: int = 300
+    max_steps: int | None = 300
+    max_epochs: float | None = None
     batch_size: int = 4
     list_size: int = 8
     token_budget: int = 1024
@@ -60,6 +65,7 @@ class TrainerConfig(ABC):
     max_grad_norm: float = 1.0
     log_every: int = 1
     eval_every: int = 100
+    early_stopping_patience: int | None = None
     save_every: int = 50
     keep_checkpoints: int = 2
     async_save: bool = False
@@ -74,7 +80,6 @@ class TrainerConfig(ABC):
 
     def __post_init__(self) -> None:
         for name in (
-            "max_steps",
             "batch_size",
             "list_size",
             "token_budget",
@@ -85,7 +90,7 @@ class TrainerConfig(ABC):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("refresh_depth", "refresh_documents", "refresh_queries"):
+        for name in ("early_stopping_patience", "refresh_depth", "refresh_documents", "refresh_queries"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(
@@ -105,7 +110,8 @@ class TrainerConfig(ABC):
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"trainer.betas must be two numbers in [0, 1), got {self.betas}")
         self.optimizer_options()  # checks the optimizer's name
-        self.make_schedule()  # checks the schedule's name
+        self._check_length()
+        self.make_schedule(self.max_steps or 1)  # checks the schedule's name
 
     def optimizer_options(self) -> OptimizerOptions:
         return OptimizerOptions(
@@ -115,8 +121,46 @@ class TrainerConfig(ABC):
             betas=(self.betas[0], self.betas[1]),
         )
 
-    def make_schedule(self) -> Schedule:
-        return Schedule(self.schedule, self.max_steps, self.warmup_ratio)
+    def make_schedule(self, num_steps: int) -> Schedule:
+        return Schedule(self.schedule, num_steps, self.warmup_ratio)
+
+    @property
+    def updates_per_batch(self) -> int:
+        return 1
+
+    def num_steps(self, batches_per_epoch: int) -> int:
+        """The updates of the whole training, on data with that many batches per epoch. Raises ValueError if
+        `early_stopping_patience` could then not end it earlier."""
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.max_epochs is not None:
+            batches = math.ceil(round(self.max_epochs * batches_per_epoch, 6))  # 0.1 * 30 is a little above 3
+            limits.append(batches * self.updates_per_batch)
+        steps = min(limits)
+        evaluations = math.ceil(steps / self.eval_every)
+        if self.early_stopping_patience is not None and self.early_stopping_patience >= evaluations:
+            raise ValueError(
+                f"trainer.early_stopping_patience={self.early_stopping_patience} never ends training early: it has "
+                f"{evaluations} evaluation(s) on dev in {steps} steps: lower it below that, or trainer.eval_every "
+                f"({self.eval_every})"
+            )
+        return steps
+
+    def describe_length(self, num_steps: int, updates_per_epoch: int) -> str:
+        """One line about a training of `max_epochs`: how many updates they are, and what ends it."""
+        line = f"{num_steps} steps, {num_steps / updates_per_epoch:.3g} epochs of {updates_per_epoch} steps"
+        if num_steps == self.max_steps and num_steps < (self.max_epochs or 0) * updates_per_epoch:
+            return f"{line}: trainer.max_steps={self.max_steps} ends before trainer.max_epochs={self.max_epochs:g}"
+        return line
+
+    def _check_length(self) -> None:
+        if self.max_steps is None and self.max_epochs is None:
+            raise ValueError("trainer.max_steps=null: set it, or trainer.max_epochs")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"trainer.max_steps must be at least 1, got {self.max_steps}")
+        if self.max_epochs is None:
+            self.num_steps(1)  # checks the patience
+        elif not 0 < self.max_epochs < math.inf:
+            raise ValueError(f"trainer.max_epochs must be above 0 and finite, or null, got {self.max_epochs}")
 
     @abstractmethod
     def check(self, loss: Any) -> None:

@@ -121,7 +121,7 @@ class Reference:
         runner: Runner = engine
         adapters_off: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
-            runner = MixedPrecision(self.copy.to(engine.device), engine.bf16)
+            runner = MixedPrecision(self.copy.to(engine.device), engine.autocast)
         else:
             adapters_off = reference(engine.model)
         with adapters_off:

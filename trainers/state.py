@@ -21,6 +21,7 @@ class TrainState:
     step: int = 0  # optimizer updates so far
     best_metric: float | None = None  # on dev
     best_step: int | None = None
+    evaluations_since_best: int = 0  # in a row, for early stopping
     totals: dict[str, float] = field(default_factory=_no_totals)  # summed over all starts of the run
     truncation: dict[str, int] = field(default_factory=dict)  # the counts of a Truncation, summed in the same way
     source_losses: dict[str, list[float]] = field(default_factory=dict)  # see `add_loss`
@@ -79,6 +80,14 @@ class TrainState:
         """Leave the batch of this number out from now on."""
         self.skipped_batches = sorted({*self.skipped_batches, number})
 
+    def add_evaluation(self, metric: float) -> bool:
+        """Note the metric of this step on dev. Returns whether it is the best so far."""
+        if self.best_metric is None or metric > self.best_metric:
+            self.best_metric, self.best_step, self.evaluations_since_best = metric, self.step, 0
+            return True
+        self.evaluations_since_best += 1
+        return False
+
     def forget_best(self) -> None:
         """Forget the best metric, so that the next evaluation counts as the best."""
         self.best_metric = self.best_step = None
@@ -90,4 +99,5 @@ class TrainState:
         skipped = self.skipped_batches if same_batches else []
         refreshed = self.refreshed_step if same_batches else None
         evaluation: dict[str, Any] = {"best_metric": None, "best_step": None, "pending_evaluation": True}
+        evaluation["evaluations_since_best"] = 0
         return replace(self, **evaluation, teacher_scales={}, skipped_batches=skipped, refreshed_step=refreshed)

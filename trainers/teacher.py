@@ -21,12 +21,14 @@ class AuxiliaryModel:
     """A frozen model beside the trained one. Its own tokenizer makes its sequences, which every list holds under
     `name`."""
 
-    def __init__(self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, bf16: bool):
+    def __init__(
+        self, model: nn.Module, name: str, *, token_budget: int, device: torch.device, autocast: torch.dtype | None
+    ):
         self.tokenizer: Any = model.tokenizer
         self.source = str(model.source)  # the name or path that its weights came from
         self.name = name
         self.token_budget = token_budget
-        self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), bf16)
+        self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), autocast)
 
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""

@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from data.batch import ListBatch
 from data.collate import Collator
-from data.truncation import cut_line
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
 from engines.distributed.process_group import world_size
-from engines.protocol import Engine, NotFinite
+from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import int8_ranges_of, similarity_of
@@ -26,7 +26,7 @@ from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
 from trainers.loss_inputs import joined_int8_ranges, make_loss_inputs
-from trainers.nonfinite import nonfinite_line, remedy
+from trainers.nonfinite import nonfinite_line, stop_message
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
@@ -35,7 +35,7 @@ from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
 from trainers.step import GradientCache, Representations, gradients_of
-from trainers.step_statistics import batch_statistics, checksum, cost_statistics
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_idle_ranks, note_truncation
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 
@@ -43,10 +43,10 @@ from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 class Trainer(ABC):
     """Trains `engine.model` on candidate lists. Subclasses define `objective`."""
 
-    steps_per_batch = 1
-
     def __init__(self, config: TrainerConfig, parts: TrainerParts):
         self.config = config
+        self.updates_per_epoch = parts.loader.plan.batches_per_epoch * config.updates_per_batch
+        self.max_steps = config.num_steps(parts.loader.plan.batches_per_epoch)
         self.losses, self.evaluator = parts.losses, parts.evaluator
         self.run, self.logger, self.seed = parts.run, parts.logger, parts.seed
         if config.runs_without_dropout:
@@ -58,12 +58,12 @@ class Trainer(ABC):
         self.engine: Engine = parts.engine.build(
             parts.model,
             options=config.optimizer_options(),
-            schedule=config.make_schedule().build,
+            schedule=config.make_schedule(self.max_steps).build,
             max_grad_norm=config.max_grad_norm,
         )
         self.auxiliary_models = {
             name: AuxiliaryModel(
-                model, name, token_budget=config.token_budget, device=self.engine.device, bf16=self.engine.bf16
+                model, name, token_budget=config.token_budget, device=self.engine.device, autocast=self.engine.autocast
             )
             for name, model in parts.auxiliary_models.items()
         }
@@ -72,11 +72,10 @@ class Trainer(ABC):
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
         # Workers are not forked while a thread writes a checkpoint.
-        self.batches = Batches(parts.loader, self.steps_per_batch, before_workers=self.checkpoints.wait)
+        self.batches = Batches(parts.loader, config.updates_per_batch, before_workers=self.checkpoints.wait)
         self.refresher: Refresher | None = None
         if config.refresh_every:
-            options: dict[str, Any] = {"steps_per_batch": self.steps_per_batch, "seed": self.seed}
-            self.refresher = Refresher(config, parts.loader, parts.run.path, **options)
+            self.refresher = Refresher(config, parts.loader, parts.run.path, seed=self.seed)
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
         self.int8_ranges: dict[int, Tensor] = {}  # of this step; the model keeps them once it is updated
@@ -92,15 +91,27 @@ class Trainer(ABC):
         """The loss of this batch: that of the data set which all its lists come from."""
         return self.losses.of(batch.source)
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last evaluations on dev end training before `max_steps`."""
+        patience, state = self.config.early_stopping_patience, self.state
+        return patience is not None and state.evaluations_since_best >= patience and state.step < self.max_steps
+
     def fit(self) -> None:
-        """Train until `max_steps`."""
+        """Train until `max_steps`, or until it is stopped early."""
         self.resume()
         self.start()
-        while self.state.step < self.config.max_steps:
+        while self.state.step < self.max_steps and not self.stopped_early:
             self.refresh()
             self.state.step += 1
+            started = time.perf_counter()
             try:
                 statistics = self.train_step(self.next_batch())
+            except Overflow as error:  # the same batch again, with the new loss scale
+                self.progress.write(f"step {self.state.step}: {error}")
+                self.state.step -= 1
+                self.state.add_totals(seconds=time.perf_counter() - started, rows=0, tokens=0)
+                continue
             except NotFinite as error:
                 self.skip_batch(error)
                 continue
@@ -110,7 +121,7 @@ class Trainer(ABC):
                 self.save_and_exit()
             if self.due("eval"):
                 self.evaluate()
-            if self.due("save"):
+            if self.due("save") or self.stopped_early:
                 self.save()
         self.checkpoints.wait()
         self.batches.close()
@@ -140,8 +151,8 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, loss_value)
-        self.note_idle_ranks(len(plan.chunks))
-        self.note_truncation(batch)
+        note_idle_ranks(self.progress, len(plan.chunks), self.config)
+        note_truncation(self.progress, batch, self.state.step, self.max_length)
         return {
             "loss": loss_value,
             "grad_norm": grad_norm,
@@ -150,6 +161,8 @@ class Trainer(ABC):
             "learning_rate": learning_rate,
             **({} if self.refresher is None else {"refreshed_step": self.state.refreshed_step or 0}),
             **cost_statistics(plan, seconds),
+            **({} if self.engine.loss_scale is None else {"loss_scale": self.engine.loss_scale}),
+            "epoch": self.state.step / self.updates_per_epoch,
             "seconds": self.state.totals["seconds"],
         }
 
@@ -167,7 +180,7 @@ class Trainer(ABC):
             self.int8_ranges = joined_int8_ranges(self.engine.model, representations, batch)
             inputs["int8_ranges"] = self.int8_ranges
         step = self.state.step
-        progress = (step - 1) / max(self.config.max_steps - 1, 1)
+        progress = (step - 1) / max(self.max_steps - 1, 1)
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": progress}
         lists = make_loss_inputs(representations, batch, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)
@@ -208,13 +221,15 @@ class Trainer(ABC):
     def start(self) -> None:
         """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
         one."""
-        self.progress = Progress(self.state.step, self.config.max_steps)
+        self.progress = Progress(self.state.step, self.max_steps)
+        if self.config.max_epochs is not None:
+            self.progress.write(self.config.describe_length(self.max_steps, self.updates_per_epoch))
         self.measure_teacher()
         self.engine.model.train()
         state, config = self.state, self.config
         if self.reference is not None and config.reference == "precomputed":
             spare = 0 if config.on_nonfinite == "stop" else config.max_nonfinite
-            numbers = self.batches.upcoming(state.step + 1, config.max_steps, state.skipped_batches, spare)
+            numbers = self.batches.upcoming(state.step + 1, self.max_steps, state.skipped_batches, spare)
             self.reference.precompute(numbers, self.batches.read, self.run.path, self.engine)
         was_pending = state.pending_evaluation
         if state.best_metric is None or was_pending:
@@ -228,7 +243,7 @@ class Trainer(ABC):
         state = self.state
         if state.teacher_scales:
             return
-        numbers = self.batches.upcoming(1, self.config.max_steps, (), 0)
+        numbers = self.batches.upcoming(1, self.max_steps, (), 0)
         state.teacher_scales = measure_scales(self.batches.read, numbers, self.losses, self.auxiliary_models)
         if state.teacher_scales:
             mean, deviation = state.teacher_scales[POOLED]
@@ -281,10 +296,9 @@ class Trainer(ABC):
         self.progress.write(f"warning: {what}")
         self.logger.alert("a batch is not finite", what)
         if not skips:
+            fp16 = self.engine.autocast is torch.float16
             raise FloatingPointError(
-                f"{error}: nonfinite.jsonl names the batch; {num_skipped} batches were skipped before it: "
-                f"{remedy(batch, error)}, or skip more with trainer.on_nonfinite=skip or rollback and "
-                f"trainer.max_nonfinite ({config.max_nonfinite})"
+                stop_message(batch, error, num_skipped, config.max_nonfinite, fp16=fp16)
             ) from error
         if config.on_nonfinite == "rollback":
             self.rollback()
@@ -305,7 +319,7 @@ class Trainer(ABC):
     def due(self, what: str) -> bool:
         """Whether `log`, `eval` or `save` is due at this step. At the last step all are."""
         step = self.state.step
-        return step % getattr(self.config, f"{what}_every") == 0 or step == self.config.max_steps
+        return step % getattr(self.config, f"{what}_every") == 0 or step == self.max_steps
 
     def log(self, statistics: dict[str, Any]) -> None:
         """Write the statistics of a step to metrics.jsonl, the logger and the progress bar, in a mixture with the mean
@@ -316,21 +330,6 @@ class Trainer(ABC):
         self.run.append_metrics({"step": step, "split": "train", **source, **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, step)
         self.progress.move_to(step, metrics)
-
-    def note_idle_ranks(self, num_chunks: int) -> None:
-        """Print a note, once, if a step has fewer chunks than there are ranks."""
-        if num_chunks < world_size():
-            self.progress.note_once(
-                "idle ranks",
-                f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, so some are idle: lower "
-                f"trainer.token_budget ({self.config.token_budget}) or raise trainer.batch_size",
-            )
-
-    def note_truncation(self, batch: ListBatch) -> None:
-        """Print a warning, once, if many texts of a step are cut."""
-        if batch.truncation is not None and batch.truncation.is_large:
-            name = f"step {self.state.step}"
-            self.progress.note_once("truncation", cut_line({name: batch.truncation}, self.max_length))
 
     def evaluate(self, known: EvaluationResult | None = None) -> None:
         """Evaluate on dev (or take the `known` result), and save a new best checkpoint. If a preemption interrupts it,
@@ -348,8 +347,8 @@ class Trainer(ABC):
         value = metrics[self.evaluator.config.metric]
         self.progress.write(f"step {state.step}: dev {self.evaluator.config.metric} {value:.4f}")
         self.progress.skip_time()
-        if state.best_metric is None or value > state.best_metric:
-            state.best_metric, state.best_step, self.best_result = value, state.step, result
+        if state.add_evaluation(value):
+            self.best_result = result
             self.save(best=True)
 
     def save_and_exit(self, *, is_evaluated: bool = False) -> NoReturn:

@@ -29,6 +29,10 @@ class Plan(Protocol):
     be planned again. So the queries that they have drawn are kept, and the rest of the epoch is planned from there.
     """
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """The batches of one pass over the training queries; in a mixture, those of one pass over each data set."""
+
     def batch(self, number: int) -> list[Any]:
         """The keys of all lists of that global batch. Calls in order are fast; otherwise the epoch is planned again."""
 
@@ -220,6 +224,10 @@ class MixturePlan:
         self.plans, self.seed = plans, seed
         self.names, self.bounds = list(shares), np.cumsum(list(shares.values())) / sum(shares.values())
         self.number, self.counts = 0, dict.fromkeys(self.names, 0)  # batches of each source before `number`
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return sum(plan.batches_per_epoch for plan in self.plans.values())
 
     def source(self, number: int) -> str:
         """The name of the data set of that batch."""

@@ -16,7 +16,7 @@ from data.overlap import held_out_queries, without_held_out
 from data.sampling.epoch_plan import EpochPlan, MixturePlan
 from data.sampling.loader import ListLoader
 from data.sampling.never_negatives import NeverNegatives
-from data.sampling.training_lists import ListTokenizer, TrainingLists
+from data.sampling.training_lists import ListTokenizer, TrainingLists, trained_queries
 from data.source import SourceOptions
 
 logger = logging.getLogger(__name__)
@@ -222,6 +222,13 @@ def make_loader(
     plans = {name: plan_of(lists, _size_of_batches(lists, batch_size)) for name, lists in sources.items()}
     plan = MixturePlan(plans, data.shares, seed=seed)
     return ListLoader(MixtureLists(sources), plan, **ranks)
+
+
+def batches_per_epoch(data: Collection | Mixture, batch_size: int) -> int:
+    """The batches of one pass over the training queries, as the loader's plan has them; in a mixture, of one pass over
+    each data set."""
+    sizes = [len(trained_queries(collection)) for collection in data.sources.values()]
+    return sum(size // min(batch_size, size) for size in sizes if size)
 
 
 def _size_of_batches(lists: TrainingLists, batch_size: int) -> int:

@@ -36,6 +36,13 @@ class ListTokenizer(Protocol):
         """
 
 
+def trained_queries(collection: Collection) -> list[str]:
+    """The training queries that get a list: those with a relevant document, or all if the data keep the others."""
+    split, keeps_all = collection.split("train"), collection.keep_queries_without_positives
+    judged = split.judgements
+    return [query for query in split.queries if keeps_all or any(grade > 0 for grade in judged.get(query, {}).values())]
+
+
 class TrainingLists(Dataset):
     """The training lists of a collection. `lists[epoch, index]` is that of query `index` in an epoch, a function of
     (seed, epoch, query).
@@ -72,8 +79,7 @@ class TrainingLists(Dataset):
         self.queries, self.first_stage = self.split.queries, self.split.candidates
         self.candidates: Candidates = self.first_stage
         self.judgements = self.split.judgements
-        keeps_all = collection.keep_queries_without_positives
-        self.query_ids = [query for query in self.queries if keeps_all or self.relevant(query)]
+        self.query_ids = trained_queries(collection)
         self.tokenizer, self.auxiliary = tokenizer, dict(auxiliary or {})
         self.list_size, self.seed, self.options = list_size, seed, options
         self.prompts = (collection.query_prompt, collection.document_prompt)

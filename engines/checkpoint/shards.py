@@ -1,8 +1,9 @@
 """The state of a model and its optimizer on disk, in a layout that depends on no engine and no number of ranks.
 
-Every engine has the same state: float32 weights, two moments per weight (AdamW only), the number of updates and the
-schedule. Each rank writes the slices of the flattened parameters that it owns to rank-NNNNN.safetensors; no element is
-written twice. Rank 0 adds the buffers and engine.json. On loading, each rank reads the slices that it needs.
+Every engine has the same state: float32 weights, two moments per weight (AdamW only), the number of updates, the
+schedule and, in fp16, the loss scale. Each rank writes the slices of the flattened parameters that it owns to
+rank-NNNNN.safetensors; no element is written twice. Rank 0 adds the buffers, the scales of 8-bit moments and
+engine.json. On loading, each rank reads the slices that it needs.
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ class StoredState:
             raise ValueError(f"{self.folder} holds another model's weights (differing: {differing})")
 
     @torch.no_grad()
-    def restore(self, fragments: Mapping[str, Fragment], model: nn.Module) -> None:
-        """Write the stored values into the views of `fragments` and into the buffers of `model`.
+    def restore(self, fragments: Mapping[str, Fragment], model: nn.Module, optimizer: Optimizer) -> None:
+        """Write the stored values into the views of `fragments`, the buffers of `model` and the scales of its 8-bit
+        moments.
 
         A state that was stored before the first update has no moments; those of `fragments` are then left unchanged,
         and so are buffers that it lacks: what a loss keeps with the model, in a state of a training by another loss.
@@ -108,7 +110,7 @@ class StoredState:
             for key, value in fragment.values.items():
                 if key == WEIGHT or self.header["updates"] > 0:
                     self._read(f"{key}/{name}", fragment.start, value)
-        for name, buffer in persistent_buffers(model).items():
+        for name, buffer in whole_tensors(model, optimizer).items():
             for _, _, file in self._slices.get(f"buffer/{name}", []):
                 buffer.copy_(file.get_tensor(f"buffer/{name}"))
 
@@ -126,9 +128,15 @@ class StoredState:
 
 
 def make_shard(
-    engine: str, model: nn.Module, optimizer: Optimizer, schedule: Any, fragments: dict[str, Fragment]
+    engine: str,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: Any,
+    fragments: dict[str, Fragment],
+    *,
+    loss_scale: dict[str, Any] | None = None,
 ) -> Shard:
-    """Build the shard of this rank, which owns `fragments`."""
+    """Build the shard of this rank, which owns `fragments`. `loss_scale`: its state in fp16."""
     updates = schedule.last_epoch
     keys = {WEIGHT, *(moment_names(optimizer) if updates else ())}
     stored = {
@@ -141,13 +149,20 @@ def make_shard(
         "updates": updates,
         "schedule": schedule.state_dict(),
         "parameters": full_shapes(model),
+        **({} if loss_scale is None else {"loss_scale": loss_scale}),
     }
-    return Shard(stored, persistent_buffers(model), header)
+    return Shard(stored, whole_tensors(model, optimizer if updates else None), header)
 
 
 def moment_names(optimizer: Optimizer) -> tuple[str, ...]:
     """The names of the tensors that the optimizer keeps for each parameter."""
+    if _in_8bit(optimizer):
+        return ("state1", "state2")
     return ("exp_avg", "exp_avg_sq") if isinstance(optimizer, AdamW) else ()
+
+
+def _in_8bit(optimizer: Optimizer | None) -> bool:
+    return type(optimizer).__name__ == "AdamW8bit"
 
 
 def reset_optimizer(optimizer: Optimizer, tensors: Sequence[Tensor], updates: int) -> None:
@@ -158,10 +173,20 @@ def reset_optimizer(optimizer: Optimizer, tensors: Sequence[Tensor], updates: in
     optimizer.state.clear()
     if not moment_names(optimizer):
         return
+    if _in_8bit(optimizer):
+        _reset_8bit(optimizer, updates)
+        return
     for tensor in tensors:
         # Fused AdamW needs the step on the device of the weights.
         step = torch.tensor(float(updates), dtype=torch.float32, device=tensor.device)
         optimizer.state[tensor] = {"step": step, **{key: torch.zeros_like(tensor) for key in moment_names(optimizer)}}
+
+
+def _reset_8bit(optimizer: Any, updates: int) -> None:
+    for number, group in enumerate(optimizer.param_groups):
+        for position, parameter in enumerate(group["params"]):
+            optimizer.init_state(group, parameter, number, position)
+            optimizer.state[parameter]["step"] = updates
 
 
 def restore_schedule(schedule: Any, optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -217,6 +242,18 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers."""
     names = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return {name: value for name, value in model.state_dict().items() if name in names}
+
+
+def whole_tensors(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
+    """What every rank holds whole and rank 0 writes: the persistent buffers, and the scales of the blocks of 8-bit
+    moments (only engines whose ranks hold the whole optimizer take such)."""
+    scales = {
+        f"{key}/{name}": optimizer.state[parameter][key]
+        for name, parameter in trainable_parameters(model)
+        for key in ("absmax1", "absmax2")
+        if optimizer is not None and key in optimizer.state.get(parameter, {})
+    }
+    return persistent_buffers(model) | scales
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ from engines.deepspeed.options import check_overrides, deep_merge, import_deepsp
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
 from engines.distributed import process_group
+from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
-from engines.precision import check_precision, uses_bf16
-from engines.protocol import EngineConfig, gradient_not_finite
+from engines.precision import TRAINING_PRECISIONS, autocast_dtype, check_precision
+from engines.protocol import EngineConfig
 
 OFFLOADS = ("none", "optimizer", "all")
 
@@ -48,7 +49,7 @@ class DeepSpeedEngineConfig(EngineConfig):
     once. Without it they are reduced and partitioned after every chunk. This takes fewer collectives, but also the
     memory for gradients that the stage would save.
 
-    `precision`: auto, fp32 or bf16 autocast over float32 weights. `config`: further keys of DeepSpeed's own
+    `precision`: auto, fp32, or bf16 or fp16 autocast over float32 weights. `config`: further keys of DeepSpeed's own
     configuration, merged over the one built here. Keys that another option sets are refused.
     """
 
@@ -59,7 +60,7 @@ class DeepSpeedEngineConfig(EngineConfig):
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_precision(self.precision, TRAINING_PRECISIONS)
         if self.stage not in range(4):
             raise ValueError(f"engine.stage must be 0, 1, 2 or 3, got {self.stage!r}")
         if self.offload not in OFFLOADS:
@@ -84,9 +85,14 @@ class DeepSpeedEngineConfig(EngineConfig):
     def partitions_state(self) -> bool:
         return self.stage > 0
 
+    def takes_optimizer(self, name: str) -> bool:
+        # Under ZeRO 1-3 a block of 8-bit moments would span parameters and depend on the number of ranks.
+        return self.stage == 0 or name != "adamw_8bit"
+
     def options(self, max_grad_norm: float, device: torch.device) -> dict[str, Any]:
         """DeepSpeed's configuration, without the user's own keys."""
         cpu = {"device": "cpu", "pin_memory": device.type == "cuda"}
+        autocast = autocast_dtype(self.precision, device)
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": 50_000_000}
         if self.offload != "none":
             zero["offload_optimizer"] = cpu
@@ -99,8 +105,8 @@ class DeepSpeedEngineConfig(EngineConfig):
             "zero_allow_untested_optimizer": True,  # for SGD
             "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW also runs on the CPU, and needs no compiler
             "torch_autocast": {
-                "enabled": uses_bf16(self.precision, device),
-                "dtype": "bfloat16",
+                "enabled": autocast is not None,
+                "dtype": str(autocast or torch.bfloat16).removeprefix("torch."),
                 "lower_precision_safe_modules": [],  # gradients are reduced in float32, as in the torch engine
             },
         }
@@ -110,7 +116,8 @@ class DeepSpeedEngineConfig(EngineConfig):
     ) -> DeepSpeedEngine:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         settings = deep_merge(self.options(max_grad_norm, process_group.device()), self.config)
-        return DeepSpeedEngine(model, options, schedule, settings, stage=self.stage, coalesce=self.coalesce)
+        autocast = autocast_dtype(self.precision, process_group.device())
+        return DeepSpeedEngine(model, options, schedule, settings, autocast, stage=self.stage, coalesce=self.coalesce)
 
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
@@ -138,6 +145,7 @@ class DeepSpeedEngine:
         options: OptimizerOptions,
         schedule: Schedule,
         settings: dict[str, Any],
+        autocast: torch.dtype | None,
         *,
         stage: int,
         coalesce: bool = False,
@@ -159,7 +167,8 @@ class DeepSpeedEngine:
         self.coalescing = ExitStack()
         self.model = model
         self.device = process_group.device()
-        self.bf16 = settings["torch_autocast"]["enabled"]
+        self.autocast = autocast
+        self.scale = make_loss_scale(autocast)
         make_contiguous(model)
         self.optimizer = options.build(model)
         self.deepspeed = deepspeed
@@ -167,6 +176,10 @@ class DeepSpeedEngine:
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, lr_scheduler=self.schedule, config=settings
         )
+        # DeepSpeed's own scalers of autocast, which under ZeRO 1-3 clip before they unscale.
+        self.engine.torch_autocast_z0_gradscaler = None
+        if stage > 0:
+            self.engine.optimizer.torch_autocast_gradscaler = None
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.float() for name, value in self.engine(**features).items()}
@@ -180,26 +193,37 @@ class DeepSpeedEngine:
         self.engine.set_gradient_accumulation_boundary(last)
         if self.coalesce and not self.engine.inside_no_sync_ctxt:
             self.coalescing.enter_context(self.engine.coalesce_grad_reduction())
-        self.engine.backward(surrogate * process_group.world_size(), scale_wrt_gas=False)
+        # In fp16 that factor would cost range: the gradients are divided by a smaller scale in `step` instead.
+        factor = process_group.world_size() if self.scale is None else self.scale.value
+        self.engine.backward(surrogate * factor, scale_wrt_gas=False)
         if last and self.coalesce:
             self.coalescing.close()  # reduces the gradients
             self.engine.set_gradient_accumulation_boundary(True)  # the context has restored the old value
 
     def step(self) -> float:
+        divisor = 1.0 if self.scale is None else self.scale.value / process_group.world_size()
         if self.stage == 0:
             # Stage 0 does not check the gradients before it updates. They are reduced, so all ranks get the same norm.
-            norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]).item()
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            unscale(gradients, divisor)
+            norm = get_total_norm(gradients).item()
             if math.isfinite(norm):
                 self.engine.step()
             else:
                 self.engine.zero_grad()
         else:
-            # Stages 1-3 compute the norm over all ranks and skip the update if it is not finite.
+            # Stages 1-3 compute the norm over all ranks and skip the update if it is not finite. They divide the
+            # gradients by their loss scale where they clip them. (It is 1 again before they multiply a loss by it.)
+            self.engine.optimizer.loss_scaler.cur_scale = divisor
             self.engine.step()
+            self.engine.optimizer.loss_scaler.cur_scale = 1.0
             norm = float(self.engine.get_global_grad_norm()) if self.engine.was_step_applied() else math.inf
-        if not math.isfinite(norm):
-            raise gradient_not_finite(norm)
+        check_norm(norm, self.scale)
         return norm
+
+    @property
+    def loss_scale(self) -> float | None:
+        return None if self.scale is None else self.scale.value
 
     def learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
@@ -212,7 +236,8 @@ class DeepSpeedEngine:
     def shard(self) -> Shard:
         fragments = self._fragments()
         owned = rank_share(fragments) if self.stage == 0 else fragments
-        return make_shard(self.name, self.model, self.optimizer, self.schedule, owned)
+        scale = None if self.scale is None else self.scale.state()
+        return make_shard(self.name, self.model, self.optimizer, self.schedule, owned, loss_scale=scale)
 
     def load(self, folder: Path) -> None:
         stored = StoredState(folder)
@@ -221,9 +246,11 @@ class DeepSpeedEngine:
             self.engine.optimizer.checkpoint_event_prologue()
         tensors = flat_parameters(self.engine.optimizer, self.optimizer, self.stage)
         reset_optimizer(self.optimizer, tensors, stored.header["updates"])
-        stored.restore(self._fragments(), self.model)
+        stored.restore(self._fragments(), self.model, self.optimizer)
         sync_model_weights(self.engine.optimizer, self.stage)
         restore_schedule(self.schedule, self.optimizer, stored.header["schedule"])
+        if self.scale is not None:
+            self.scale.load(stored.header.get("loss_scale"))
 
     def _fragments(self) -> dict[str, Fragment]:
         if self.stage == 0:

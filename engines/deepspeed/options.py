@@ -19,7 +19,7 @@ SET_ELSEWHERE = {
     "gradient_allreduce_op": "the engine, which always sums",
     "gradient_clipping": "trainer.max_grad_norm",
     "bf16": "engine.precision",
-    "fp16": "engine.precision (fp32 and bf16 need no loss scale)",
+    "fp16": "engine.precision, whose fp16 has a loss scale",
     "amp": "engine.precision",
     "torch_autocast": "engine.precision",
     "zero_optimization.stage": "engine=zero0 ... zero3",

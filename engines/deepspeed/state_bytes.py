@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from engines.memory.state_bytes import FLOAT_BYTES, MOMENTS, Parameters, StateBytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
 
 STAGE_0_BUCKET = 500_000_000  # elements: DeepSpeed's bucket for reductions without ZeRO
 MAX_LIVE = 1_000_000_000  # elements: ZeRO-3's stage3_max_live_parameters
@@ -22,7 +22,7 @@ def zero_state_bytes(
     """The memory of each of `ranks` ranks. `zero`: the keys of DeepSpeed's `zero_optimization`."""
     stage = zero["stage"]
     whole, trained = FLOAT_BYTES * parameters.total, FLOAT_BYTES * parameters.trainable
-    moments = MOMENTS[optimizer] * trained
+    moments = moment_bytes(parameters, optimizer)
     if stage == 0:
         bucket = FLOAT_BYTES * min(parameters.trainable, STAGE_0_BUCKET) if ranks > 1 else 0
         return StateBytes(whole, trained, moments, update=bucket)

@@ -79,12 +79,12 @@ class FakeTensorModel:
     on the CPU of this machine. Without dropout that is flash attention, which saves the same tensors on a GPU.
     """
 
-    def __init__(self, model: nn.Module, *, bf16: bool) -> None:
+    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None) -> None:
         self.mode = FakeTensorMode()
         with self.mode:
             _replace_weights(model)
         self.model = model
-        self.runner = MixedPrecision(model, bf16)
+        self.runner = MixedPrecision(model, autocast)
 
     def chunk(self, features: Mapping[str, int], rows: int, tokens: int) -> ChunkBytes:
         """The memory of a chunk of `rows` rows of `tokens` tokens each, in training mode.

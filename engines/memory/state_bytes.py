@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FLOAT_BYTES = 4  # bytes: weights, gradients and optimizer state are float32 on every engine
-MOMENTS = {"adamw": 2, "sgd": 0}  # moments that the optimizer keeps per weight
+BLOCK_8BIT = 256  # 8-bit moments that share a float32 scale
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Parameters:
     total: int
     trainable: int
     largest: int  # in the largest trainable parameter
+    in_8bit: int = 0  # of the trainable ones, those whose moments have 8 bits under adamw_8bit
 
 
 @dataclass(frozen=True)
@@ -36,4 +37,12 @@ class StateBytes:
 
 def checkpoint_bytes(parameters: Parameters, *, optimizer: str) -> float:
     """The size of a checkpoint of all ranks together, on any engine: trainable weights and moments."""
-    return FLOAT_BYTES * parameters.trainable * (1 + MOMENTS[optimizer])
+    return FLOAT_BYTES * parameters.trainable + moment_bytes(parameters, optimizer)
+
+
+def moment_bytes(parameters: Parameters, optimizer: str) -> float:
+    """The bytes of all moments that the optimizer keeps: two per weight (AdamW), or none."""
+    if optimizer == "sgd":
+        return 0.0
+    in_8bit = parameters.in_8bit if optimizer == "adamw_8bit" else 0
+    return 2 * (FLOAT_BYTES * (parameters.trainable - in_8bit) + in_8bit * (1 + FLOAT_BYTES / BLOCK_8BIT))

@@ -22,6 +22,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.cli.epochs import apply_epochs
 from launch.cli.overrides import EXPERIMENTS, Sources, hydra_search_path, target_of
 from launch.cli.schema import Schema, locate, suggest_name
 from launch.cli.stages import apply_stage_overrides
@@ -52,7 +53,8 @@ def compose(
     """Compose the tree of `config_name` from conf/ (and `config_dir`) with `overrides`, checked and resolved.
 
     If `run_name` is null, it becomes the experiment's name or else `config_name`. An evaluation that the command line
-    chooses is the only one: `eval_of_degrees` becomes null. Raises ValueError with one line.
+    chooses is the only one: `eval_of_degrees` becomes null. Epochs that it sets alone are the only limit of training:
+    `max_steps` becomes null. Raises ValueError with one line.
     """
     sources = Sources.parse(overrides, config_name, config_dir)
     with one_line_errors(sources), hydra_search_path(sources.folders):
@@ -60,7 +62,7 @@ def compose(
         experiment = composed.hydra.runtime.choices.get(EXPERIMENTS)
         del composed.hydra
         tree: Any = OmegaConf.to_container(composed, resolve=True)
-        tree = fix_evaluation(apply_stage_overrides(tree, sources.keys), sources.keys)
+        tree = fix_evaluation(apply_epochs(apply_stage_overrides(tree, sources.keys), sources.keys), sources.keys)
     checked = check(tree, config_name, sources)
     if "run_name" in checked and checked["run_name"] is None:
         checked["run_name"] = (experiment or config_name).replace("/", "-")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-STEPS = "steps of batch_size queries; one epoch has (number of training queries) / trainer.batch_size of them"
 GLOBAL_BATCH = "queries of the whole step, over all GPUs"
 
 # The name as users of transformers, sentence-transformers, TRL, PEFT, FlagEmbedding and Lightning write it -> the
@@ -19,8 +18,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("lr", "max_lr", "peak_lr", "base_lr"), ("trainer.learning_rate", "")),
     **dict.fromkeys(
         ("epochs", "num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "train_epochs"),
-        ("trainer.max_steps", STEPS),
+        ("trainer.max_epochs", ""),
     ),
+    **dict.fromkeys(("patience", "early_stopping", "early_stop"), ("trainer.early_stopping_patience", "evaluations")),
     **dict.fromkeys(("steps", "num_steps", "total_steps", "num_train_steps", "train_steps"), ("trainer.max_steps", "")),
     **dict.fromkeys(
         ("per_device_train_batch_size", "train_batch_size", "per_gpu_train_batch_size", "micro_batch_size", "bs"),

@@ -70,6 +70,11 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     for role in AUXILIARY_INPUTS:
         check_auxiliary(role, getattr(settings, role), losses)
     check_refresh(settings, losses)
+    if not settings.engine.takes_optimizer(settings.trainer.optimizer):
+        raise ValueError(
+            f"trainer.optimizer={settings.trainer.optimizer} does not run on engine={settings.engine.name}, which "
+            "divides the optimizer state over the ranks: set engine=torch or zero0, or trainer.optimizer=adamw"
+        )
 
 
 def check_loss(settings: RunConfig, loss: Any) -> None:

@@ -16,11 +16,8 @@ def check_refresh(settings: RunConfig, losses: Sequence[Any]) -> None:
     if not options.refresh_every:
         return
     option = f"trainer.refresh_every={options.refresh_every}"
-    replaces_lists = getattr(options, "refresh_attempts", 0) > 0
-    if options.refresh_every >= options.max_steps and not replaces_lists:
-        raise ValueError(
-            f"{option}: nothing is refreshed in trainer.max_steps={options.max_steps} steps: set it below that, or to 0"
-        )
+    if options.max_epochs is None:
+        check_refresh_is_reached(options, options.max_steps)
     if options.list_size == 1:
         raise ValueError(f"{option}: lists of one document hold no negatives: raise trainer.list_size, or set it to 0")
     searches = "embedding" in settings.model.outputs
@@ -41,6 +38,16 @@ def check_refresh(settings: RunConfig, losses: Sequence[Any]) -> None:
                 f"{option}: loss {name} reads a teacher's scores, and the data have none for documents that the model "
                 "finds: add a teacher (model@teacher=cross_encoder), or set trainer.refresh_every=0"
             )
+
+
+def check_refresh_is_reached(options: Any, num_steps: int) -> None:
+    """Raise ValueError if a training of that many steps ends before its first refresh."""
+    replaces_lists = getattr(options, "refresh_attempts", 0) > 0
+    if 0 < num_steps <= options.refresh_every and not replaces_lists:
+        raise ValueError(
+            f"trainer.refresh_every={options.refresh_every}: nothing is refreshed in {num_steps} steps of training: "
+            "set it below that, or to 0"
+        )
 
 
 def check_refreshed_lists(settings: RunConfig, source: Any) -> None:

@@ -13,7 +13,7 @@ from data.collection import Collection, Split
 from data.store.texts import texts_of
 from engines.distributed import process_group
 from engines.distributed.collectives import on_main
-from engines.precision import MixedPrecision, uses_bf16
+from engines.precision import MixedPrecision, autocast_dtype
 from evaluation.cost import Cost, measure_embedder, measure_reranker, measure_retriever
 from evaluation.evaluator import Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.metrics import Metrics, Run, measure
@@ -84,7 +84,7 @@ def measure_model(bench: Bench, entry: Entry) -> Measurement:
     settings, device = bench.settings, process_group.device()
     model = entry.options.build(settings.seed).to(device)
     expect_prompts(model, bench.collection)
-    runner = MixedPrecision(model, uses_bf16(settings.precision, device))
+    runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
     measurement = (_embedder if embeds(entry) else _reranker)(bench, model, runner)
     measurement.figures.update(
         parameters=sum(part.size for part in model.parts()),

@@ -12,7 +12,7 @@ from data.candidates import bm25_options_of
 from data.collection import Collection, Split
 from data.truncation import summary_of
 from engines.distributed import process_group
-from engines.precision import MixedPrecision, uses_bf16
+from engines.precision import MixedPrecision, autocast_dtype
 from evaluation.evaluator import Evaluator, Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.fusion import fit_weight, fuse
 from evaluation.metrics import Metrics, Qrels, Run, measure
@@ -161,7 +161,7 @@ def correlate(settings: EvaluationConfig, collection: Collection, model: Ranking
 
 def runner_of(settings: EvaluationConfig, model: RankingModel) -> MixedPrecision:
     """The model as evaluators run it, on its device."""
-    return MixedPrecision(model, uses_bf16(settings.precision, process_group.device()))
+    return MixedPrecision(model, autocast_dtype(settings.precision, process_group.device()))
 
 
 def first_stage_key(settings: EvaluationConfig) -> str:

@@ -16,6 +16,7 @@ from engines.memory.allocator import keep_freed_memory, resident_bytes, return_f
 from engines.memory.live_bytes import ChunkBytes
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes
 from engines.optimizers import OptimizerOptions
+from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
 from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, chunk_shapes
@@ -192,13 +193,15 @@ def make_plans(
     Raises ValueError for the same settings as training does, before any weight is read.
     """
     precision = settings.engine.precision
-    bf16 = precision == "bf16" or (precision == "auto" and machine.device == "cuda")
+    if precision == "auto" and machine.device == "cuda":  # this machine may have no GPU to ask
+        precision = "bf16"
+    autocast = autocast_dtype(precision, torch.device(machine.device))
     keep_freed_memory()
     prepared = prepare(settings) if reads_data else None
     stages = prepared.stages if prepared is not None else check_settings(settings)
     training = prepared.training if prepared is not None else [None] * len(stages)
     workloads = {
-        stage.name: build_workload(stage.settings, data, bf16=bf16)
+        stage.name: build_workload(stage.settings, data, autocast=autocast)
         for stage, data in zip(stages, training, strict=True)
     }
     engines = comparable_engines(settings.engine)
@@ -226,6 +229,7 @@ def make_plan(
     estimates = [
         estimate_memory(workload, engine, number, costs, machine, bytes_by_class[type(engine)])
         for engine in engines.values()
+        if engine.takes_optimizer(settings.trainer.optimizer)
         for number in ranks
     ]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
 from torch import nn
 
@@ -18,6 +19,7 @@ from data.sampling.mixture import Mixture, make_loader
 from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
+from engines.optimizers import parameters_in_8bit
 from losses.contracts import input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
@@ -53,9 +55,9 @@ class Workload:
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
 
 
-def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf16: bool) -> Workload:
+def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, autocast: torch.dtype | None) -> Workload:
     """Build the workload of a run without stages on its training data. Without them every row has the model's maximum
-    length.
+    length. `autocast`: the type of forward passes.
 
     Raises ValueError, before any weight is read, if a part of the model is frozen that its options ask to train.
     """
@@ -81,7 +83,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, bf
     reading = peak_memory_bytes()
     return Workload(
         settings,
-        FakeTensorModel(model, bf16=bf16),
+        FakeTensorModel(model, autocast=autocast),
         dict.fromkeys(example.features, 0) | {"attention_mask": 1},
         parameters,
         frozen_bytes,
@@ -107,10 +109,12 @@ def search_bytes(settings: RunConfig, data: Collection | Mixture | None, dimensi
 
 
 def count_parameters(model: nn.Module) -> Parameters:
-    """The number of parameters: all, those that are trained, and the largest of these."""
+    """The number of parameters: all, those that are trained, the largest of these, and those that have moments in 8
+    bits under trainer.optimizer=adamw_8bit."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained = [size for size, trains in sizes if trains]
-    return Parameters(sum(size for size, _ in sizes), sum(trained), max(trained, default=0))
+    in_8bit = sum(parameter.numel() for parameter in parameters_in_8bit(model))
+    return Parameters(sum(size for size, _ in sizes), sum(trained), max(trained, default=0), in_8bit)
 
 
 def simplify(model: RankingModel, settings: RunConfig) -> None:

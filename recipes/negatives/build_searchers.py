@@ -13,7 +13,7 @@ from data.collection import Collection, Split, content_hash
 from data.sampling.never_rows import CorpusTexts
 from data.store.texts import texts_digest
 from engines.distributed import process_group
-from engines.precision import MixedPrecision, uses_bf16
+from engines.precision import MixedPrecision, autocast_dtype
 from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
 from inference.interruptible import Interruptible
@@ -56,9 +56,8 @@ class Parts:
         device = process_group.device()
         model = options.build(self.seed).to(device)
         expect_prompts(model, self.collection)
-        bf16 = uses_bf16(self.precision, device)
-        runner = MixedPrecision(model, bf16)
-        key = model_key(model, precision="bf16" if bf16 else "fp32")
+        runner = MixedPrecision(model, autocast_dtype(self.precision, device))
+        key = model_key(model, precision=runner.precision)
         return Interruptible(runner) if self.may_be_interrupted else runner, key
 
 

@@ -12,7 +12,7 @@ from data.candidates import bm25_options_of
 from data.collection import Collection
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
-from engines.precision import MixedPrecision, check_precision, uses_bf16
+from engines.precision import MixedPrecision, autocast_dtype, check_precision
 from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
 from inference.quantize import Precision
@@ -79,9 +79,9 @@ def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) ->
     check_dimension(settings.encode.dim, model.dimension)
     expect_prompts(model, collection)
     texts, prompts = chosen_texts(settings, collection)
-    bf16 = uses_bf16(settings.precision, device)
+    runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
     stored = encode_texts(
-        MixedPrecision(model, bf16),
+        runner,
         model.tokenizer,
         texts,
         Path(settings.output),
@@ -89,7 +89,7 @@ def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) ->
         prompts=prompts,
         precision=settings.encode.precision,
         token_budget=settings.encode.token_budget,
-        key=model_key(model, precision="bf16" if bf16 else "fp32"),
+        key=model_key(model, precision=runner.precision),
         dim=settings.encode.dim,
         calibration=settings.encode.calibration,
         replace=False,

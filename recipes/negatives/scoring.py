@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from data.collection import Collection, Split, content_hash
 from engines.distributed import process_group
-from engines.precision import MixedPrecision, check_precision, uses_bf16
+from engines.precision import MixedPrecision, autocast_dtype, check_precision
 from inference.fingerprint import model_key
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.prompts import expect_prompts
@@ -92,9 +92,9 @@ def build_scorer(
     device = process_group.device()
     model = options.build(settings.seed).to(device)
     expect_prompts(model, collection)
-    bf16 = uses_bf16(settings.precision, device)
-    parts = model_key(model, precision="bf16" if bf16 else "fp32")
+    runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
+    parts = model_key(model, precision=runner.precision)
     prompts = content_hash([collection.query_prompt, collection.document_prompt])  # the fingerprint has those of rows
     key = {f"model {name}": value for name, value in parts.items()}
     key |= {"data": collection.fingerprint, "prompts of the data": prompts}
-    return MixedPrecision(model, bf16), model.tokenizer, key
+    return runner, model.tokenizer, key

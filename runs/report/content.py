@@ -114,6 +114,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         *(f"{summary['metric']}, {name}: {test}" for name, test in tests.items()),
         *(lines_of_first_stages(summary) if several else ()),
         *_against(summary),
+        *_notes_on_early_ends(summary),
         *_notes_on_unbeaten_starts(summary),
         below_start(result_rows(summary), summary["metric"]) or "",
         "" if several else below_first_stage(result_rows(summary), summary["metric"]) or "",
@@ -161,11 +162,27 @@ def _notes_on_unbeaten_starts(summary: Mapping[str, Any]) -> list[str]:
     stages = summary.get("stages") or ()
     if len(stages) < 2:
         note = "note: no checkpoint beat the starting model on dev, so the starting model is exported"
-        return [note] if summary.get("best_step") == 0 else []
+        return [note, summary.get("advice") or ""] if summary.get("best_step") == 0 else []
     return [
-        f"note: in stage {stage['name']} no checkpoint beat its start on dev, so it passes on its starting model"
+        line
         for stage in stages
         if stage["best_step"] == 0
+        for line in (
+            f"note: in stage {stage['name']} no checkpoint beat its start on dev, so it passes on its starting model",
+            f"stage {stage['name']}: {stage['advice']}" if stage.get("advice") else "",
+        )
+    ]
+
+
+def _notes_on_early_ends(summary: Mapping[str, Any]) -> list[str]:
+    """A note for every training (of the run or of a stage) that evaluations on dev have ended."""
+    stages = summary.get("stages") or ()
+    trainings = {f" of stage {stage['name']}": stage for stage in stages} if len(stages) > 1 else {"": summary}
+    return [
+        f"note: training{name} ended early, at step {own['steps']} of {own['max_steps']}: "
+        f"trainer.early_stopping_patience evaluations on dev were not better than that of step {own['best_step']}"
+        for name, own in trainings.items()
+        if own.get("stopped_early")
     ]
 
 

@@ -90,6 +90,7 @@ def page_of(title: str, body: Iterable[str], head: str = "") -> str:
 def _lead(summary: Mapping[str, Any]) -> str:
     facts = [
         f"{summary['steps']:,} steps" if "steps" in summary else "",
+        f"{summary['epochs']:.3g} epochs" if summary.get("epochs") else "",
         duration(summary["seconds"]) if "seconds" in summary else "",
         f"{summary['rows_per_s']:,.1f} rows/s" if summary.get("rows_per_s") else "",
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB" if summary.get("peak_memory_bytes") else "",

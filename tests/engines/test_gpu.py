@@ -62,7 +62,7 @@ def test_rows_are_gathered_on_the_device(group: None) -> None:
     assert _gather_ragged(packed).equal(packed)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_training_step_of_two_chunks(kind: str, precision: str, group: None) -> None:
     options = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.0)
@@ -75,7 +75,8 @@ def test_a_training_step_of_two_chunks(kind: str, precision: str, group: None) -
     engine = ENGINES[kind](precision=precision).build(
         Scorer(), options, lambda optimizer: LambdaLR(optimizer, lambda _: 1.0), max_grad_norm=math.inf
     )
-    assert (engine.device.type, engine.bf16) == ("cuda", precision == "bf16")
+    dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert (engine.device.type, engine.autocast) == ("cuda", dtypes[precision])
     for index, chunk in enumerate(chunks):
         score = engine.forward({"values": chunk.to(engine.device)})["score"]
         assert score.dtype == torch.float32

@@ -45,5 +45,5 @@ def test_a_model_without_trainable_parameters_is_refused() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"trainer.optimizer must be one of adamw, sgd, got 'adam'"):
+    with pytest.raises(ValueError, match=r"trainer.optimizer must be one of adamw, adamw_8bit, sgd, got 'adam'"):
         OptimizerOptions(name="adam")

@@ -77,7 +77,7 @@ def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
 
     options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
     settings = load(["+exp=llm_reranker_sft", *tiny_run, *options])
-    subject = build_workload(settings, settings.data.build(), bf16=False)
+    subject = build_workload(settings, settings.data.build(), autocast=None)
     assert set(subject.features) == {"input_ids", "attention_mask"}
     assert subject.model.chunk(subject.features, 2, 150).held > 0
 

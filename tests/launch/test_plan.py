@@ -46,7 +46,7 @@ def test_zero_2_holds_its_share_and_a_bucket() -> None:
 
 def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]) -> None:
     settings = load(["+exp=reranker_contrastive", *tiny_run])
-    workload = build_workload(settings, None, bf16=False)
+    workload = build_workload(settings, None, autocast=None)
     costs = ChunkCosts(workload, [(2, 40), (3, 30), (4, 24), (6, 16), (5, 20), (8, 12), (3, 35)])
     for shape in ((3, 33), (7, 14)):
         found, exact = costs(shape), workload.model.chunk(workload.features, *shape)
@@ -56,10 +56,10 @@ def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]
 
 def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
     settings = load(["+exp=reranker_contrastive", *tiny_run])
-    workload = build_workload(settings, settings.data.build(), bf16=False)
+    workload = build_workload(settings, settings.data.build(), autocast=None)
     assert len(workload.batches) == 8
     assert all(0 < length <= 48 for lengths in workload.batches for length in lengths)
-    longest = build_workload(settings, None, bf16=False)
+    longest = build_workload(settings, None, autocast=None)
     assert longest.batches == [[48] * 21]
     assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
 
@@ -69,7 +69,7 @@ def test_a_language_model_has_a_plan(experiment: str, tiny_run: list[str], tiny_
     folder = tiny_models.write_tiny_causal(tmp_path / "llm")
     model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3"]
     settings = load([f"+exp={experiment}", *tiny_run, *model])
-    workload = build_workload(settings, settings.data.build(), bf16=False)
+    workload = build_workload(settings, settings.data.build(), autocast=None)
     assert workload.model.chunk(workload.features, 2, 100).held > 0
 
 
@@ -78,7 +78,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
 
     def found(ranks: int, *options: str) -> Estimate:
         settings = load([options[0], *tiny_run, *options[1:], f"model.name_or_path={tiny_reranker_dir}"])
-        workload = build_workload(settings, None, bf16=False)
+        workload = build_workload(settings, None, autocast=None)
         assert isinstance(workload.model, FakeTensorModel)
         costs = ChunkCosts(workload, [(3, 48), (2, 40)])
         return estimate_memory(workload, TorchEngineConfig(), ranks, costs, machine, 0.0)
@@ -87,7 +87,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
     alone = found(1, "+exp=reranker_preference", "trainer.reference=precomputed").peak
     assert 6 * found(8, *kept).activations < found(1, *kept).activations
     copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
-    parameters = build_workload(load([*kept, *tiny_run]), None, bf16=False).parameters
+    parameters = build_workload(load([*kept, *tiny_run]), None, autocast=None).parameters
     assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)
 
 
@@ -167,7 +167,7 @@ def test_sizes() -> None:
 def test_a_refresh_holds_the_embeddings_of_all_queries_and_of_a_block(tiny_run: list[str]) -> None:
     def searched(*options: str) -> float:
         settings = load([*tiny_run, *options])
-        return build_workload(settings, settings.data.build(), bf16=False).search_bytes
+        return build_workload(settings, settings.data.build(), autocast=None).search_bytes
 
     embedder = ["+exp=embedder_infonce", "eval.depth=100"]
     assert searched(*embedder) == 0

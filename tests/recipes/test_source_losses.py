@@ -192,5 +192,5 @@ def test_a_run_and_its_plan(mixture: list[str], tiny_run: list[str], tmp_path: P
     assert len(plan.workload.batches) == 8
     start = next(option for option in kept if option.startswith("model.name_or_path"))
     compared = [*RERANKER, *mixture, f"{B}=dpo", "trainer.reference=frozen", start]
-    workload = build_workload(load(compared), None, bf16=False)
+    workload = build_workload(load(compared), None, autocast=None)
     assert workload.frozen_bytes > 0, "the copy that one of the losses compares with"

@@ -301,7 +301,7 @@ def test_a_language_model_goes_through_the_stages_on_adapters(
     settings = load([*command, f"model.name_or_path={run / 'stages' / '1-grpo' / 'model'}"])
     loaded, collection = settings.model.build(settings.seed), settings.data.build()
     evaluator = build_test_evaluator(settings, collection, loaded)
-    scores = evaluator.evaluate(MixedPrecision(loaded, bf16=False)).run
+    scores = evaluator.evaluate(MixedPrecision(loaded, None)).run
     known = read_trec_run(run / "stages" / "2-contrastive" / "runs" / "before.run")
     for query, documents in known.items():
         assert scores[query] == pytest.approx(documents, abs=1e-4), "a stage starts from what the one before has become"

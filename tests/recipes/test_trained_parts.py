@@ -153,7 +153,7 @@ def test_a_run_is_refused_before_anything_is_evaluated(
     monkeypatch.setattr(BiEncoderConfig, "build", frozen)
     learned = ["model=bi_encoder_learned", "loss.temperature=null", "eval.depth=100"]
     settings = load(["+exp=embedder_infonce", *tiny_run, *learned, "run_name=run"])
-    for start in (train, lambda settings: build_workload(settings, None, bf16=False)):
+    for start in (train, lambda settings: build_workload(settings, None, autocast=None)):
         with pytest.raises(ValueError, match=r"its part backbone is frozen .* and model.lora=null asks to train it"):
             start(settings)
     assert not (tmp_path / "outputs" / "run" / "metrics.jsonl").exists()

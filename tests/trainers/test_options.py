@@ -12,7 +12,7 @@ from trainers.supervised import SupervisedTrainerConfig
 def rates(**options: object) -> list[float]:
     config = SupervisedTrainerConfig(learning_rate=1.0, **options)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = config.make_schedule().build(optimizer)
+    schedule = config.make_schedule(config.max_steps).build(optimizer)
     found = []
     for _ in range(config.max_steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -45,7 +45,7 @@ def test_constant_schedule() -> None:
         ({"reference": "live"}, "trainer.reference must be one of frozen, precomputed, got .live."),
         ({"max_grad_norm": 0.0}, r"trainer.max_grad_norm must be positive \(.inf: no clipping\), got 0.0"),
         ({"schedule": "step"}, "trainer.schedule must be one of linear, cosine, constant, got 'step'"),
-        ({"optimizer": "lion"}, "trainer.optimizer must be one of adamw, sgd, got 'lion'"),
+        ({"optimizer": "lion"}, "trainer.optimizer must be one of adamw, adamw_8bit, sgd, got 'lion'"),
         ({"warmup_ratio": 2.0}, r"trainer.warmup_ratio must lie in \[0, 1\], got 2.0"),
         ({"betas": [0.9]}, r"trainer.betas must be two numbers in \[0, 1\), got \[0.9\]"),
     ],

@@ -16,6 +16,7 @@ def make_state() -> TrainState:
         step=7,
         best_metric=0.5,
         best_step=4,
+        evaluations_since_best=2,
         totals={"seconds": 1.5, "rows": 20, "tokens": 300},
         truncation={"queries": 4, "cut_queries": 0, "documents": 8, "cut_documents": 3},
         source_losses={"a": [1.5, 2.0]},

@@ -34,10 +34,10 @@ class Refresher:
     searched: nothing is known to be no negative of them.
     """
 
-    def __init__(self, config: TrainerConfig, loader: ListLoader, folder: Path, *, steps_per_batch: int, seed: int):
+    def __init__(self, config: TrainerConfig, loader: ListLoader, folder: Path, *, seed: int):
         self.config, self.loader, self.folder = config, loader, folder / REFRESH_FOLDER
         self.sources = loader.lists.sources
-        self.steps_per_batch, self.seed = steps_per_batch, seed
+        self.seed = seed
         self.in_use: Refresh | None = None
 
     def is_due(self, step: int) -> bool:
@@ -45,7 +45,7 @@ class Refresher:
         passed one without a refresh, since it started from a checkpoint of other settings, makes it at once."""
         last = step - step % self.config.refresh_every
         refreshed = self.in_use.step if self.in_use is not None else 0
-        return refreshed < last and step % self.steps_per_batch == 0
+        return refreshed < last and step % self.config.updates_per_batch == 0
 
     def refresh(self, runner: Runner, *, step: int, batch: int) -> int:
         """Refresh the candidates with the weights after `step`, for the batches from `batch` on. Returns the number of

@@ -31,7 +31,7 @@ class Layers(nn.Module):
 
 def test_bytes_by_hand() -> None:
     model = Layers()
-    found = FakeTensorModel(model, bf16=False).chunk({"x": 0}, rows=2, tokens=16)
+    found = FakeTensorModel(model, autocast=None).chunk({"x": 0}, rows=2, tokens=16)
     ids, row, output = 2 * 16 * 8, 2 * 16 * 8 * FLOAT, 2 * FLOAT
     # Held: x as ids and as floats, the first layer's input (expanded again by matmul), three sigmoids, the score.
     held_at_least = 3 * row + output
@@ -76,26 +76,27 @@ def test_without_weights_it_is_what_real_tensors_take(case: str, tiny_bert_dir) 
     with without_weights():
         empty = config.build(seed=0)
     assert empty.get_parameter(next(name for name, _ in empty.named_parameters())).is_meta
-    found = FakeTensorModel(empty, bf16=False).chunk(BERT, 3, 40)
+    found = FakeTensorModel(empty, autocast=None).chunk(BERT, 3, 40)
     assert found.held == pytest.approx(held, rel=0.01)
     assert found.forward == pytest.approx(forward, rel=0.01)
     assert found.first_backward == pytest.approx(backward, rel=0.05)
 
 
-def test_bf16_holds_about_half(tiny_bert_dir) -> None:
-    def held(bf16: bool) -> float:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_holds_about_half(half, tiny_bert_dir) -> None:
+    def held(autocast: torch.dtype | None) -> float:
         with without_weights():
             model = CrossEncoderConfig(str(tiny_bert_dir), max_length=48, dropout=0.0).build(seed=0)
-        return FakeTensorModel(model, bf16=bf16).chunk(BERT, 16, 48).held
+        return FakeTensorModel(model, autocast=autocast).chunk(BERT, 16, 48).held
 
-    assert 0.4 < held(True) / held(False) < 0.8
+    assert 0.4 < held(half) / held(None) < 0.8
 
 
 def test_a_decoder_and_its_evaluation(tiny_models, tmp_path) -> None:
     folder = tiny_models.write_tiny_decoder(tmp_path / "decoder")
     with without_weights():
         model = BiEncoderConfig(str(folder), max_length=48).build(seed=0)
-    empty = FakeTensorModel(model, bf16=False)
+    empty = FakeTensorModel(model, autocast=None)
     features = {"input_ids": 5, "attention_mask": 1}
     small, large = empty.evaluation(features, 2, 16), empty.evaluation(features, 4, 16)
     assert 0 < small < large <= 2 * small
