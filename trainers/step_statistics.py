@@ -12,7 +12,7 @@ from data.truncation import cut_line
 from engines.distributed.process_group import world_size
 from losses.contracts import has_in_batch_negatives
 from trainers.options import TrainerConfig
-from trainers.progress import Progress
+from trainers.training_progress import TrainingProgress
 from trainers.step import StepPlan
 
 
@@ -59,7 +59,7 @@ def checksum(scores: Tensor) -> Tensor:
     return (scores.double() * weights).sum()
 
 
-def note_idle_ranks(progress: Progress, num_chunks: int, config: TrainerConfig) -> None:
+def note_idle_ranks(progress: TrainingProgress, num_chunks: int, config: TrainerConfig) -> None:
     """Print a note if a step has fewer chunks than there are ranks."""
     if num_chunks < world_size():
         progress.note_once(
@@ -69,7 +69,7 @@ def note_idle_ranks(progress: Progress, num_chunks: int, config: TrainerConfig) 
         )
 
 
-def note_truncation(progress: Progress, batch: ListBatch, step: int, max_length: int) -> None:
+def note_truncation(progress: TrainingProgress, batch: ListBatch, step: int, max_length: int) -> None:
     """Print a warning if many texts of a step are cut to `max_length` tokens."""
     if batch.truncation is not None and batch.truncation.is_large:
         progress.note_once("truncation", cut_line({f"step {step}": batch.truncation}, max_length))

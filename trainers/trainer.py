@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from data.collate import Collator
+from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
 from engines.distributed.process_group import world_size
@@ -30,7 +31,6 @@ from trainers.nonfinite import nonfinite_line, stop_message
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
-from trainers.progress import Progress
 from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
@@ -38,6 +38,7 @@ from trainers.step import GradientCache, Representations, gradients_of
 from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_idle_ranks, note_truncation
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
+from trainers.training_progress import TrainingProgress
 
 
 class Trainer(ABC):
@@ -101,31 +102,34 @@ class Trainer(ABC):
         """Train until `max_steps`, or until it is stopped early."""
         self.resume()
         self.start()
-        while self.state.step < self.max_steps and not self.stopped_early:
-            self.refresh()
-            self.state.step += 1
-            started = time.perf_counter()
-            try:
-                statistics = self.train_step(self.next_batch())
-            except Overflow as error:  # the same batch again, with the new loss scale
-                self.progress.write(f"step {self.state.step}: {error}")
-                self.state.step -= 1
-                self.state.add_totals(seconds=time.perf_counter() - started, rows=0, tokens=0)
-                continue
-            except NotFinite as error:
-                self.skip_batch(error)
-                continue
-            if self.due("log"):
-                self.log(statistics)
-            if preemption.agreed():
-                self.save_and_exit()
-            if self.due("eval"):
-                self.evaluate()
-            if self.due("save") or self.stopped_early:
-                self.save()
+        with self.progress:
+            while self.state.step < self.max_steps and not self.stopped_early:
+                with self.progress.paused():
+                    self.refresh()
+                self.state.step += 1
+                started = time.perf_counter()
+                try:
+                    statistics = self.train_step(self.next_batch())
+                except Overflow as error:  # the same batch again, with the new loss scale
+                    self.progress.write(f"step {self.state.step}: {error}")
+                    self.state.step -= 1
+                    self.state.add_totals(seconds=time.perf_counter() - started, rows=0, tokens=0)
+                    continue
+                except NotFinite as error:
+                    self.skip_batch(error)
+                    continue
+                self.progress.move_to(self.state.step)
+                if self.due("log"):
+                    self.log(statistics)
+                if preemption.agreed():
+                    self.save_and_exit()
+                with self.progress.paused():
+                    if self.due("eval"):
+                        self.evaluate()
+                    if self.due("save") or self.stopped_early:
+                        self.save()
         self.checkpoints.wait()
         self.batches.close()
-        self.progress.close()
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Make one update. Returns what to log. Its tensors are read only if logging is due."""
@@ -221,9 +225,14 @@ class Trainer(ABC):
     def start(self) -> None:
         """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
         one."""
-        self.progress = Progress(self.state.step, self.max_steps)
+        self.progress = TrainingProgress(self.state.step, self.max_steps)
         if self.config.max_epochs is not None:
             self.progress.write(self.config.describe_length(self.max_steps, self.updates_per_epoch))
+        with self.progress.paused():
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Do what comes before the first step."""
         self.measure_teacher()
         self.engine.model.train()
         state, config = self.state, self.config
@@ -278,7 +287,6 @@ class Trainer(ABC):
         self.progress.write(
             f"step {state.step}: refreshed the candidates of {num_queries:,} queries in {seconds:.0f} s"
         )
-        self.progress.skip_time()
 
     def next_batch(self) -> ListBatch:
         """Load the batch of this step, the same on all ranks."""
@@ -329,7 +337,7 @@ class Trainer(ABC):
         source = {"source": batch.source} if batch is not None and batch.source else {}
         self.run.append_metrics({"step": step, "split": "train", **source, **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, step)
-        self.progress.move_to(step, metrics)
+        self.progress.show(metrics)
 
     def evaluate(self, known: EvaluationResult | None = None) -> None:
         """Evaluate on dev (or take the `known` result), and save a new best checkpoint. If a preemption interrupts it,
@@ -337,7 +345,8 @@ class Trainer(ABC):
         if self.evaluator is None:
             return
         try:
-            result = known or self.evaluator.evaluate(Interruptible(self.engine))
+            with Progress(f"dev at step {self.state.step}"):
+                result = known or self.evaluator.evaluate(Interruptible(self.engine))
         except preemption.Preempted:
             self.save_and_exit()
         state, metrics = self.state, result.metrics.mean
@@ -346,7 +355,6 @@ class Trainer(ABC):
         self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, state.step)
         value = metrics[self.evaluator.config.metric]
         self.progress.write(f"step {state.step}: dev {self.evaluator.config.metric} {value:.4f}")
-        self.progress.skip_time()
         if state.add_evaluation(value):
             self.best_result = result
             self.save(best=True)
@@ -359,7 +367,6 @@ class Trainer(ABC):
             state.pending_evaluation = self.evaluator is not None and owes
             self.save()
             self.checkpoints.wait()
-        self.progress.close()
         raise preemption.Preempted(f"at step {state.step}")
 
     def save(self, *, best: bool = False) -> None:

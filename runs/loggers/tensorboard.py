@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.progress import write_above
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
 from runs.loggers.logged_steps import FILE, LoggedSteps, SavedSteps
@@ -65,7 +65,7 @@ class TensorBoardLogger:
                 write(self.writer)
         except Exception as error:
             self.writer = None
-            print(f"warning: the run continues without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
+            write_above(f"warning: the run continues without TensorBoard: {type(error).__name__}: {error}")
 
 
 def write_hparams(writer: Any, settings: Mapping[str, Any], summary: Mapping[str, Any]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.progress import write_above
 from engines.distributed.preemption import INTERRUPTED, Preempted
 from runs.loggers.logged_steps import LoggedSteps
 from runs.loggers.wandb_artifacts import Choice, declare_inputs, log_outputs
@@ -164,7 +164,7 @@ class WandbLogger:
     def _give_up(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            print(f"warning: the run continues without W&B: {reason}", file=sys.stderr)
+            write_above(f"warning: the run continues without W&B: {reason}")
 
 
 def define_metrics(run: Any) -> None:
