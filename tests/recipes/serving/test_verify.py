@@ -257,6 +257,7 @@ def test_golden_texts_that_cannot_be_read_say_so(content, message, exports, tmp_
         ({"max_length": "x"}, "length"),
         ({"layout": "texts"}, "rows"),
         ({"rows": []}, "rows"),
+        ({"similarities": [[1.0]]}, "similarities"),
     ],
 )
 def test_golden_texts_with_a_wrong_field_are_refused(changes, message, exports, tmp_path):
@@ -297,6 +298,22 @@ def test_vectors_that_are_cut_to_the_values_of_the_golden_texts_differ(exports, 
     (finding,) = verify(exports["lora"], ["transformers"])
     assert finding.status == DIFFERS
     assert finding.causes[0].startswith("shape: 32 dimensions, not 64")
+
+
+def test_values_beyond_those_of_the_golden_texts_are_compared_by_similarity(exports, monkeypatch):
+    golden, kept = read_golden(exports["lora"]), 16
+    rows = tuple(replace(row, values=row.values[:kept]) for row in golden.rows)
+    monkeypatch.setattr("recipes.serving.verify.read_golden", lambda folder: replace(golden, rows=rows))
+    monkeypatch.setattr("recipes.serving.verify.KEPT_VALUES", kept)
+    replays(monkeypatch, golden.values)
+    assert verify(exports["lora"], ["transformers"])[0].status == EQUAL
+    other = golden.values.clone()
+    other[:, kept:] = other[:, kept:].flip(1)
+    other[0, kept:] *= -1
+    replays(monkeypatch, other)
+    (finding,) = verify(exports["lora"], ["transformers"])
+    assert finding.status == DIFFERS
+    assert finding.causes[0] == "values beyond the first 16 of an embedding: similarities differ"
 
 
 def test_a_run_is_no_model(exports, tmp_path):
