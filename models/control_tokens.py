@@ -1,8 +1,9 @@
 """Read texts as text: a control token that a user's text spells ("[SEP]", "<|im_end|>") is not read as that token.
 
 transformers' `split_special_tokens` does so for a whole input, prompts included, and a vocabulary may still hold the
-token: Unigram models find "</s>" in any text. Here the tokenizer is copied with names of its control tokens that no text
-spells. Then texts stay as they are, and prompts name the tokens by their new names. All else is tokenised as before.
+token: Unigram models find "</s>" in any text. Here the tokenizer is copied with names of its control tokens that no
+text spells. Then texts stay as they are, and prompts name the tokens by their new names. All else is tokenised as
+before.
 Exports of LLM rerankers have those names in their files, for other libraries; `with_plain_names` reads such a folder.
 """
 

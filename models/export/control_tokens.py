@@ -21,8 +21,8 @@ SPLIT = (
     f"Servers that read tokenizer.json alone (text-embeddings-inference) do not. {REMEDY}"
 )
 UNSPELLABLE = (
-    "So do sentence-transformers, transformers and servers: in the tokenizer of this folder these tokens have names that "
-    "no text spells (between two noncharacters, U+FDD0), which its chat template writes. Their ids are those of before."
+    "So do sentence-transformers, transformers and servers: in the tokenizer of this folder these tokens have names "
+    "that no text spells (between two noncharacters, U+FDD0), which its chat template writes. Their ids are as before."
 )
 BY_US_ALONE = f"Only plackett does so. {REMEDY}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from collections.abc import Iterable
 
 from models.control_tokens import MARK, REPLACEMENT, TextReader

@@ -12,7 +12,7 @@ from recipes.serving.contract import READS_CONTROL_TOKENS, Export, Replay, Unava
 from recipes.serving.prompt_ids import PromptIds
 
 # Transformer._restore_chat_template_suffix: it derives that end from short texts, and puts it over the last tokens.
-CUTS_OTHERWISE = {"truncated": "puts the end of a short prompt, tokenised without the document, behind one that it cuts"}
+CUTS_OTHERWISE = {"truncated": "puts the end of a short prompt, tokenised without this document, behind what it cuts"}
 
 
 def replay(export: Export) -> Mapping[str, Replay]:

@@ -20,6 +20,8 @@ from models.lora import LoRAConfig, reference
 from models.prompts.template import PromptTemplate
 from recipes.serving.prompt_ids import PromptIds
 
+pytestmark = pytest.mark.parity
+
 OWN = PromptTemplate(
     pieces=['{instruction}Query \\ "{query}" 🙂 {{ x }}\nDocument: {document}.\nRelevant (yes or no):\n'],
     true_answer="yes",
