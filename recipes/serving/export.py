@@ -108,5 +108,5 @@ def export_classifier(name_or_path: str, output: Path | None) -> Written:
     difference = classifier_difference(target, golden, source)
     line = f"{target}: a sequence classifier; largest difference from the golden scores {difference:.1e}"
     if math.isnan(difference):
-        line = f"{target}: a sequence classifier; not compared, every golden text is longer than the model reads"
+        line = f"{target}: a sequence classifier; not compared, every golden text is one that its prompt reads otherwise"
     return Written([line], [], difference)

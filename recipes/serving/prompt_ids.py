@@ -26,7 +26,7 @@ class PromptIds:
 
     @classmethod
     def of(cls, folder: Path, max_length: int, template: Path | None = None) -> PromptIds:
-        """Those of the tokenizer in `folder`. `template`: the export with the prompt template, if that is another."""
+        """Read the tokenizer in `folder`. `template`: the export with the prompt template, if that is another."""
         tokenizer = AutoTokenizer.from_pretrained(folder)
         found = read_template(ModelFolder.read(template or folder), tokenizer)
         if found is None or not found.query_first:
