@@ -24,12 +24,11 @@ smollm: $(VENV)/installed  ## SmolLM2-135M-Instruct, the language model of +exp=
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# It changes .venv: `make install` puts the tested versions back once $(VENV)/installed-dev is removed.
-canary: $(VENV)/installed-dev  ## the scores of exports in the newest transformers and sentence-transformers
-	rm -f $(VENV)/installed-dev
-	$(BIN)/python -m pip install --upgrade transformers sentence-transformers
-	$(BIN)/python -m pip freeze | grep --ignore-case transformers
-	$(BIN)/python -m pytest -m parity tests/recipes/serving tests/models/export
+canary:  ## the scores of exports in the newest transformers and sentence-transformers, in an environment of their own
+	$(MAKE) install VENV=$(VENV)/canary
+	$(VENV)/canary/bin/python -m pip install --upgrade transformers sentence-transformers
+	$(VENV)/canary/bin/python -m pip freeze | grep --ignore-case transformers
+	$(VENV)/canary/bin/python -m pytest -m parity tests/recipes/serving tests/models/export
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

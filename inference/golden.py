@@ -239,6 +239,9 @@ def _check(golden: Golden) -> None:
         raise ValueError("its prompts are not those of query and document")
     if not isinstance(golden.max_length, int) or not isinstance(golden.activation, str):
         raise ValueError("its length or activation is none")
+    sizes = [len(golden.texts_of(role)) for role in ("query", "document")] if golden.layout == "texts" else [0, 0]
+    if [len(golden.similarities), *map(len, golden.similarities)] != [sizes[0], *[sizes[1]] * sizes[0]]:
+        raise ValueError("its similarities are not those of its queries and documents")
     if any(len(sums) != 2 for sums in golden.tensors.values()) or not dict(golden.files):
         raise ValueError("it has no sums and hashes of the files")
 

@@ -20,7 +20,7 @@ from models.export.bi_encoder import export_bi_encoder
 from models.int8_ranges import Int8Ranges
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
-from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
+from models.loading.checks import check_attends_to_all, check_ignores_padding, is_classifier, probe_padding
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
@@ -210,6 +210,11 @@ class BiEncoderConfig(PretrainedOptions):
         base = adapter.base if adapter else folder
         config = load_config(base, embeds=True)
         check_ignores_padding(folder, config, classifies=False)
+        if not folder.modules and is_classifier(config):
+            logger.warning(
+                "model %s is a sequence classifier: its score head is left out, and texts are embedded by %s pooling",
+                *(self.name_or_path, self.pooling or head.modes[0]),
+            )
         request_dropout(config, self.dropout)
         backbone, _ = load_backbone(embedding_class(config), base, config, self.attention, quantization)
         if adapter:

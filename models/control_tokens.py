@@ -1,8 +1,10 @@
 """Read texts as text: a control token that a user's text spells ("[SEP]", "<|im_end|>") is not read as that token.
 
 transformers' `split_special_tokens` does so for a whole input, prompts included, and a vocabulary may still hold the
-token: Unigram models find "</s>" in any text. Here the tokenizer is copied with other names of its control tokens. Then
-texts stay as they are, and prompts name the tokens by their new names. All else is tokenised as before.
+token: Unigram models find "</s>" in any text. Here the tokenizer is copied with names of its control tokens that no
+text spells. Then texts stay as they are, and prompts name the tokens by their new names. All else is tokenised as
+before.
+Exports of LLM rerankers have those names in their files, for other libraries; `with_plain_names` reads such a folder.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,9 +20,10 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-# It opens the new names: a noncharacter of Unicode, which stands for nothing in any text.
+# It opens and closes the new names: a noncharacter of Unicode, which stands for nothing in any text.
 MARK = "\ufdd0"
 REPLACEMENT = "\ufffd"
+NORMALIZED = "normalized_control_tokens"  # in tokenizer_config.json: those that are looked for in the normalised text
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,9 @@ def text_reader(tokenizer: PreTrainedTokenizerBase, template: str) -> TextReader
 
 @lru_cache(maxsize=8)
 def _reader_of(tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...]) -> TextReader:
-    names = {token: f"{MARK}{number}{MARK}" for number, token in enumerate(tokens)}
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    _rename(content, names)
+    names = {token: f"{MARK}{token}{MARK}" for token in tokens}
     renamed: Any = copy.copy(tokenizer)
-    renamed._tokenizer = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    renamed._tokenizer = _backend(tokenizer, names)
     renamed.split_special_tokens = False
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
     ignoring = {token.content for token in added if _ignores_case(tokenizer, token)}
@@ -110,8 +111,51 @@ def read_by_others(tokenizer: PreTrainedTokenizerBase, template: str = "") -> li
     return found
 
 
-def _rename(content: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename tokens in the content of a tokenizer.json, wherever they are looked up by name."""
+def has_unspellable_names(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the control tokens of a folder's tokenizer have names that no text spells."""
+    return bool(_plain_names(tokenizer))
+
+
+def with_plain_names(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer of an export with the names that its control tokens had in training; another one as it is."""
+    names = _plain_names(tokenizer)
+    if not names:
+        return tokenizer
+    plain: Any = copy.copy(tokenizer)
+    plain.init_kwargs = rename_strings(tokenizer.init_kwargs, names)
+    plain._tokenizer = _backend(tokenizer, names, plain.init_kwargs.pop(NORMALIZED, ()))
+    plain._special_tokens_map = rename_strings(plain._special_tokens_map, names)
+    plain._extra_special_tokens = rename_strings(plain._extra_special_tokens, names)
+    for name, token in names.items():
+        plain.chat_template = (plain.chat_template or "").replace(name, token) or None
+    return plain
+
+
+def _plain_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The plain name of each token whose name no text spells."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # one in Python has none
+    added = [] if backend is None else [token.content for token in backend.get_added_tokens_decoder().values()]
+    return {name: name[1:-1] for name in added if len(name) > 2 and name[0] == name[-1] == MARK}
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str], normalized: Sequence[str] = ()) -> Tokenizer:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    rename_tokens(content, names, normalized)
+    return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+
+
+def rename_strings(content: Any, names: Mapping[str, str]) -> Any:
+    """Rename tokens in settings of any depth: strings that are a name, not those that hold one."""
+    if isinstance(content, str | AddedToken):
+        return names.get(str(content), content)
+    if isinstance(content, Mapping):
+        return {key: rename_strings(value, names) for key, value in content.items()}
+    return [rename_strings(value, names) for value in content] if isinstance(content, list | tuple) else content
+
+
+def rename_tokens(content: dict[str, Any], names: Mapping[str, str], normalized: Sequence[str] = ()) -> None:
+    """Rename tokens in the content of a tokenizer.json, wherever they are looked up by name. Those that are
+    `normalized`, by their new name, are looked for in the normalised text."""
     model = content["model"]
     if isinstance(model["vocab"], dict):
         model["vocab"] = {names.get(token, token): number for token, number in model["vocab"].items()}
@@ -126,4 +170,5 @@ def _rename(content: dict[str, Any], names: Mapping[str, str]) -> None:
         model["merges"] = [merge for merge, keeps in zip(model["merges"], kept, strict=True) if keeps]
     for token in content["added_tokens"]:
         if token["content"] in names:
-            token.update(content=names[token["content"]], normalized=False)
+            name = names[token["content"]]
+            token.update(content=name, normalized=name in normalized)

@@ -20,7 +20,7 @@ from models.export.cross_encoder import export_cross_encoder
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
-from models.loading.checks import check_attends_to_all, check_ignores_padding, is_encoder, probe_padding
+from models.loading.checks import check_attends_to_all, check_ignores_padding, is_classifier, is_encoder, probe_padding
 from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
 from models.loading.resolve import DEFAULT_MODEL
@@ -130,8 +130,7 @@ class CrossEncoderConfig(PretrainedOptions):
                 f"model {folder.path} is the sequence classifier of an LLM reranker, for servers: it reads whole "
                 "prompts, not pairs; give the reranker that it was written from"
             )
-        is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-        if not is_classifier or force_one_label:
+        if not is_classifier(config) or force_one_label:
             config.num_labels = 1
         elif config.num_labels != 1:
             raise ValueError(

@@ -29,7 +29,7 @@ from models.generation.generator import GeneratorConfig
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
-from models.loading.checks import is_encoder
+from models.loading.checks import is_classifier, is_encoder
 from models.loading.folder import ModelFolder, read_json
 from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
@@ -291,7 +291,7 @@ def _check_is_language_model(folder: ModelFolder, config: PretrainedConfig) -> N
     """Raise ValueError if the model does not generate tokens: an encoder, a classifier, an embedding model."""
     if is_encoder(config):
         raise ValueError(f"model {folder.path}: {config.model_type} is an encoder, not a causal language model")
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+    if is_classifier(config):
         raise ValueError(
             f"model {folder.path} is a sequence classifier, read without a prompt template: choose model=cross_encoder"
         )

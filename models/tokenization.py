@@ -13,7 +13,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.capabilities import Layout
-from models.control_tokens import TextReader, control_tokens, text_reader
+from models.control_tokens import TextReader, control_tokens, text_reader, with_plain_names
 from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.checks import check_embeddings, settle_padding
@@ -245,14 +245,16 @@ class TextTokenizer(ModelTokenizer):
 
 
 def load_plain_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
-    """Load the folder's tokenizer as transformers does. An adapter's folder without one has that of the base."""
+    """Load the folder's tokenizer as transformers does, with plain names of its control tokens. An adapter's folder
+    without one has that of the base."""
     base = None if has_tokenizer(folder.backbone) else base_folder(folder)
     source = (base or folder).backbone
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=folder.trusted, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=folder.trusted, local_files_only=True)
     except (ValueError, ImportError, OSError, KeyError) as error:
         raise loading_error(folder, error) from error
+    return with_plain_names(tokenizer)
 
 
 def load_tokenizer(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 
 from models.loading.backbone import load_config
@@ -9,6 +13,10 @@ from models.loading.folder import ModelFolder
 from models.loading.resolve import resolve
 from plackett.arguments import names_of_arguments
 from plackett.reranker import Reranker, load_reranker
+
+if TYPE_CHECKING:
+    from models.cross_encoder import CrossEncoder
+    from models.llm_reranker import LLMReranker
 
 TEMPLATE = "mxbai_joined"  # the token ids of mixedbread's package
 MAX_LENGTH = 8192
@@ -34,9 +42,34 @@ class MxbaiRerankV2(Reranker):
         device: str | torch.device | None = None,
         max_length: int | None = None,
     ) -> None:
-        with names_of_arguments():
-            if max_length is None:
-                config = load_config(ModelFolder.read(resolve(model_name_or_path)))
-                max_length = min(MAX_LENGTH, getattr(config, "max_position_embeddings", MAX_LENGTH))
-            model = load_reranker(model_name_or_path, max_length, TEMPLATE)
-        super().__init__(model, device)
+        super().__init__(_load(model_name_or_path, max_length, trust_remote_code=False), device)
+
+    @staticmethod
+    def load(
+        name_or_path: str | Path,
+        *,
+        max_length: int | None = None,
+        template: str | None = None,
+        device: str | torch.device | None = None,
+        special_tokens: bool = False,
+        trust_remote_code: bool = False,
+    ) -> MxbaiRerankV2:
+        """Load the reranker of a folder or hub id. The options are those of `plackett.load`; the template is always
+        that of mixedbread's package, another is refused."""
+        if template not in (None, TEMPLATE):
+            raise ValueError(f"template={template!r}: MxbaiRerankV2 has its own, {TEMPLATE!r}: plackett.load takes any")
+        found = MxbaiRerankV2.__new__(MxbaiRerankV2)
+        model = _load(name_or_path, max_length, trust_remote_code=trust_remote_code)
+        if special_tokens:
+            model.tokenizer = replace(model.tokenizer, split_special_tokens=False)
+        Reranker.__init__(found, model, device)
+        return found
+
+
+def _load(name_or_path: str | Path, max_length: int | None, *, trust_remote_code: bool) -> CrossEncoder | LLMReranker:
+    name = str(name_or_path)
+    with names_of_arguments():
+        if max_length is None:
+            folder = ModelFolder.read(resolve(name, code=trust_remote_code), trusted=trust_remote_code)
+            max_length = min(MAX_LENGTH, getattr(load_config(folder), "max_position_embeddings", MAX_LENGTH))
+        return load_reranker(name, max_length, TEMPLATE, trust_remote_code=trust_remote_code)

@@ -26,7 +26,7 @@ def reranking(reranker: Reranker) -> Callable[[Sequence[RerankRequest]], list[An
         answers = []
         for request, part in zip(requests, parts([request.size for request in requests]), strict=True):
             raw, cut = found.raw[part], found.cut[part]
-            refused = refusal(request.truncate, cut.sum(axis=1), raw, reranker.max_length)
+            refused = refusal(request.truncate, cut[:, 1], raw, reranker.max_length, cut[:, 0])
             scores = (raw if request.raw_scores else found.scores[part]).tolist()
             order = np.argsort(-raw, kind="stable").tolist()
             texts = [{"text": text} if request.return_text else {} for text in request.texts]
@@ -85,8 +85,13 @@ def parts(sizes: Sequence[int]) -> list[slice]:
     return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
-def refusal(truncate: bool | None, cut: np.ndarray, values: np.ndarray, max_length: int) -> Refused | None:
-    """The error of a request whose texts are too long and may not be cut, or whose results are no numbers."""
+def refusal(
+    truncate: bool | None, cut: np.ndarray, values: np.ndarray, max_length: int, query_cut: np.ndarray | None = None
+) -> Refused | None:
+    """The error of a request whose query or texts are too long and may not be cut, or whose results are no numbers.
+    `cut` and `query_cut` [texts]: the tokens that were cut."""
+    if not truncate and query_cut is not None and (query_cut > 0).any():
+        return invalid(f"the query is too long for a pair of {max_length} tokens: set truncate", 413)
     if not truncate and (cut > 0).any():
         return invalid(f"text {int((cut > 0).argmax())} is longer than {max_length} tokens: set truncate", 413)
     return None if np.isfinite(values).all() else backend_error()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from models.control_tokens import control_tokens, read_by_others
-from models.loading.folder import SPLIT_SPECIAL_TOKENS
+from transformers import PreTrainedTokenizerBase
+
+from models.control_tokens import NORMALIZED, control_tokens, read_by_others, rename_strings, rename_tokens
+from models.loading.folder import SPLIT_SPECIAL_TOKENS, read_json
 from models.tokenization import ModelTokenizer
 
 LISTED_TOKENS = 12  # control tokens in a model card: some tokenizers have hundreds
@@ -16,9 +20,9 @@ SPLIT = (
     "sentence-transformers and transformers do so too, by `split_special_tokens` in tokenizer_config.json{but}. "
     f"Servers that read tokenizer.json alone (text-embeddings-inference) do not. {REMEDY}"
 )
-SANITIZED = (
-    "transformers 5.23 does so too, with `sanitize_control_tokens` as below; sentence-transformers and servers do not, "
-    f"since a chat template gives them one text. {REMEDY}"
+UNSPELLABLE = (
+    "So do sentence-transformers, transformers and servers: in the tokenizer of this folder these tokens have names "
+    "that no text spells (between two noncharacters, U+FDD0), which its chat template writes. Their ids are as before."
 )
 BY_US_ALONE = f"Only plackett does so. {REMEDY}"
 
@@ -30,10 +34,17 @@ def splits_for_others(tokenizer: ModelTokenizer) -> bool:
     return tokenizer.split_special_tokens and not any(token in prompt for prompt in prompts for token in special)
 
 
-def can_sanitize(tokenizer: ModelTokenizer) -> bool:
-    """Whether `sanitize_control_tokens` of transformers' chat templates works: it fails at a token that it cannot
-    split."""
-    return tokenizer.split_special_tokens and not read_by_others(tokenizer.tokenizer)
+def write_unspellable_names(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str], folder: Path) -> None:
+    """Give the control tokens of `tokenizer`, whose files are in `folder`, other `names` there: then no library reads
+    one in a text."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+    normalized = [token.content for token in added if token.content in names and token.normalized]
+    content = read_json(folder / "tokenizer.json")
+    rename_tokens(content, names)
+    settings = rename_strings(read_json(folder / "tokenizer_config.json"), names)
+    settings |= {NORMALIZED: normalized} if normalized else {}
+    for name, value in (("tokenizer.json", content), ("tokenizer_config.json", settings)):
+        (folder / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def own_settings(tokenizer: ModelTokenizer) -> dict[str, bool]:
@@ -47,7 +58,7 @@ def note(tokenizer: ModelTokenizer, *, has_template: bool = False) -> str:
     if not tokenizer.split_special_tokens:
         return f"\n{AS_TOKENS.format(tokens=_listed(tokens))}\n"
     if has_template:
-        others = SANITIZED if can_sanitize(tokenizer) else BY_US_ALONE
+        others = UNSPELLABLE
     elif splits_for_others(tokenizer):
         stay = read_by_others(tokenizer.tokenizer, tokenizer.template_text)
         others = SPLIT.format(but=f", except {_listed(stay)}" if stay else "")

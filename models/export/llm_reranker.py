@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.answer_head import LogitTransform
-from models.export.control_tokens import can_sanitize, note, own_settings
+from models.export.control_tokens import note, own_settings, write_unspellable_names
 from models.export.folder import (
     list_prompts,
     new_folder,
@@ -60,9 +60,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
 messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
-inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True{sanitized})
+ids = tokenizer.apply_chat_template(messages, return_dict=False){cut}
 with torch.no_grad():
-    logits = model(**inputs).logits[0, -1]
+    logits = model(torch.tensor([ids])).logits[0, -1]
 score = logits[{yes}] - logits[{no}]
 ```
 """
@@ -90,7 +90,11 @@ AutoTokenizer.from_pretrained("{folder}").save_pretrained("classifier")
 ```
 
 Its input is the whole prompt, `tokenizer.apply_chat_template(messages, tokenize=False)`: `inputs` of `POST /predict`.
+Both servers cut a prompt that is too long at its end: shorten long documents before.
 """
+CUT = """
+if len(ids) > {max_length}:  # the document is cut, the {count} tokens behind it are not
+    ids = ids[:{kept}] + ids[len(ids) - {count} :]"""
 JOINED = """
 It was trained on prompts whose parts are tokenised one by one (`prompt_template.json`). Other libraries tokenise the
 prompt as one text, so their scores differ a little if a query or document ends in punctuation.
@@ -118,10 +122,12 @@ def export_llm_reranker(
 
 def _write_tokenizer(model: LLMReranker, work: Path) -> None:
     """Write the tokenizer with the chat template. It pads on the left: the last position is a row's last token."""
-    template, tokenizer = model.tokenizer.prompt_template, copy.deepcopy(model.tokenizer.tokenizer)
+    own, tokenizer = model.tokenizer, copy.deepcopy(model.tokenizer.tokenizer)
     tokenizer.padding_side = "left"
-    tokenizer.chat_template = chat_template(template)
-    write_tokenizer(tokenizer, model.tokenizer.max_length, work)
+    tokenizer.chat_template = chat_template(own.prompt_template, own.reader, own.prompts.values())
+    write_tokenizer(tokenizer, own.max_length, work)
+    if own.reader.names:
+        write_unspellable_names(own.tokenizer, own.reader.names, work)
 
 
 def _write_settings(model: LLMReranker, work: Path) -> None:
@@ -155,7 +161,7 @@ def _prompts(tokenizer: PromptTokenizer) -> dict[str, str]:
 
 def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> None:
     template, (yes, no) = model.tokenizer.prompt_template, model.tokenizer.answer_ids()
-    sanitized = ", sanitize_control_tokens=True" if can_sanitize(model.tokenizer) else ""
+    cut = cut_code(model.tokenizer)
     usage = USAGE.format(
         folder=name,
         yes=yes,
@@ -167,10 +173,10 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         max_length=model.tokenizer.max_length,
         query=model.tokenizer.query_limit,
         joined=(JOINED if len(template.pieces) > 1 else "") + note(model.tokenizer, has_template=True),
-        sanitized=sanitized,
+        cut=cut,
         prompts=list_prompts(_prompts(model.tokenizer), "Its instructions, of which `query` is the default:"),
     )
-    usage += serve_llm_reranker(name, sanitized=sanitized)
+    usage += serve_llm_reranker(name, cut=cut)
     if is_linear(model):
         usage += SERVERS.format(folder=name, yes=yes, no=no, overrides=vllm_overrides(model))
     write_card(
@@ -182,6 +188,13 @@ def _write_card(model: LLMReranker, work: Path, name: str, card: str | None) -> 
         body=card,
         usage=usage,
     )
+
+
+def cut_code(tokenizer: PromptTokenizer) -> str:
+    """Python code that cuts the document in the `ids` of a prompt that is too long; empty if no plain code does."""
+    if (end := tokenizer.end) is None:
+        return ""
+    return CUT.format(max_length=tokenizer.max_length, kept=tokenizer.max_length - len(end), count=len(end))
 
 
 def is_linear(model: LLMReranker) -> bool:

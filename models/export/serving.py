@@ -77,6 +77,7 @@ POOLED = {"mean": "tokens.mean(1)", "cls": "tokens[:, 0]", "lasttoken": "tokens[
 NO_PLAIN_CODE = """
 transformers alone gives token embeddings; pooling and what follows are in the modules that sentence-transformers reads.
 """
+RUNTIME = "import onnxruntime"
 ONNX = """
 ONNX Runtime, on CPUs (`--int8`: also a file of a quarter of the size, less exact):
 
@@ -85,7 +86,7 @@ python launch/export.py "{folder}" --onnx --int8 --output with_onnx
 ```
 
 ```python
-import onnxruntime
+{imports}
 from transformers import AutoTokenizer
 
 session = onnxruntime.InferenceSession("with_onnx/onnx/model.onnx")
@@ -128,7 +129,7 @@ def serve_bi_encoder(model: BiEncoder, folder: str) -> str:
     else:
         text += NO_PLAIN_CODE
     inputs = f'inputs = tokenizer([{query!r} + "a query"], truncation=True, max_length={length}, return_tensors="np")'
-    text += ONNX.format(folder=folder, inputs=inputs, output="tokens", kind="SentenceTransformer")
+    text += ONNX.format(folder=folder, inputs=inputs, output="tokens", kind="SentenceTransformer", imports=RUNTIME)
     return text + SERVERS.format(
         folder=folder,
         path="/embed",
@@ -149,7 +150,7 @@ def serve_cross_encoder(model: CrossEncoder, folder: str) -> str:
         f'    [{query!r} + "a query"], [{document!r} + "a document"], truncation=True, max_length={length}, '
         'return_tensors="np"\n)'
     )
-    text += ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder")
+    text += ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=RUNTIME)
     before = {"query": query + "a query"}
     return text + SERVERS.format(
         folder=folder,
@@ -160,15 +161,17 @@ def serve_cross_encoder(model: CrossEncoder, folder: str) -> str:
     )
 
 
-def serve_llm_reranker(folder: str, *, sanitized: str) -> str:
-    """Markdown on serving an LLM reranker of this `folder` by plackett and by ONNX Runtime. `sanitized`: the argument
-    by which its chat template reads control tokens in texts as text."""
+def serve_llm_reranker(folder: str, *, cut: str) -> str:
+    """Markdown on serving an LLM reranker of this `folder` by plackett and by ONNX Runtime. `cut`: code that cuts the
+    document of a prompt that is too long."""
     text = OPENING.format(what="scores", folder=folder) + RANK.format(folder=folder)
     inputs = (
         'messages = [{"role": "query", "content": "a query"}, {"role": "document", "content": "a document"}]\n'
-        f'inputs = tokenizer.apply_chat_template(messages, return_tensors="np", return_dict=True{sanitized})'
+        f"ids = tokenizer.apply_chat_template(messages, return_dict=False){cut}\n"
+        'inputs = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), dtype=np.int64)}'
     )
-    return text + ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder")
+    imports = f"import numpy as np\n{RUNTIME}"
+    return text + ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=imports)
 
 
 def _json(content: Any) -> str:

@@ -45,6 +45,11 @@ def is_encoder(config: PretrainedConfig) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether the weights are those of a sequence classifier, as their configuration says."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
 def is_language_model(config: PretrainedConfig) -> bool:
     """Whether the weights are those of a causal language model, as its configuration says."""
     names = config.architectures or []

@@ -11,7 +11,7 @@ from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.adapter import CONFIG, base_folder
 from models.loading.backbone import load_config
-from models.loading.checks import is_language_model
+from models.loading.checks import is_classifier, is_language_model
 from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import resolve
 from models.prompts.template import PUBLISHED
@@ -40,7 +40,7 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
     if (task := adapter.get("task_type")) in OF_TASK:
         return OF_TASK[task]
     config = load_config(base_folder(folder) or folder, embeds=True)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+    if is_classifier(config):
         return "cross_encoder"
     return "language_model" if is_language_model(config) else "encoder"
 

@@ -11,6 +11,7 @@ from models.prompts.template import PromptTemplate
 from models.tokenization import ModelTokenizer, TokenIds
 
 MIN_TEXT_TOKENS = 16  # the fewest tokens that must be left for query and document together
+FILLERS = ("0", "1 2 3 4")  # documents of which no token joins with another's or with the prompt's
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ class PromptTokenizer(ModelTokenizer):
     def query_limit(self) -> int:
         """The most tokens of a query that is not cut, with the template's own instruction."""
         return self._max_query_tokens(self._available_tokens(self._pieces(None), None, self._before(None)))
+
+    @property
+    def end(self) -> list[int] | None:
+        """The tokens behind the document, which a cut leaves; None if the query or the instruction is among them."""
+        if not self.prompt_template.query_first:
+            return None
+        first, second = (self(["0"], [text])["input_ids"][0] for text in FILLERS)
+        return common_end(first, second)
 
     def check(self) -> None:
         """Raise ValueError if the template does not fit the tokenizer or the length."""
@@ -188,6 +197,14 @@ class PromptTokenizer(ModelTokenizer):
     def _batch_ids(self, texts: list[str]) -> list[list[int]]:
         tokenizer = self.reader.tokenizer
         return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+
+
+def common_end(first: list[int], second: list[int]) -> list[int]:
+    """The tokens at the end of both rows."""
+    count = 0
+    while count < min(len(first), len(second)) and first[-1 - count] == second[-1 - count]:
+        count += 1
+    return first[len(first) - count :]
 
 
 def _fill_slots(piece: list[str], query: str, document: str) -> str:

@@ -11,11 +11,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from inference.golden import Golden
 from models.cross_encoder import READS_PROMPTS
 from models.export.folder import new_folder
-from models.export.llm_reranker import is_linear
+from models.export.llm_reranker import cut_code, is_linear
 from models.llm_reranker import LLMReranker
 from models.loading.backbone import quiet
 from models.loading.folder import ModelFolder, first_line
 from models.prompts.template_folder import has_template
+from recipes.serving.prompt_ids import PromptIds
 
 CARD = """---
 library_name: transformers
@@ -31,17 +32,20 @@ Its logit is the raw score of the LLM reranker: the logit of the true answer min
 the whole prompt as one text, which the chat template of its tokenizer makes:
 
 ```python
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+model = AutoModelForSequenceClassification.from_pretrained("{folder}").eval()
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 messages = [{{"role": "query", "content": "a query"}}, {{"role": "document", "content": "a document"}}]
-prompt = tokenizer.apply_chat_template(messages, tokenize=False)
-score = model(**tokenizer(prompt, return_tensors="pt")).logits[0, 0]
+ids = tokenizer.apply_chat_template(messages, return_dict=False){cut}
+with torch.no_grad():
+    score = model(torch.tensor([ids])).logits[0, 0]
 ```
 
-text-embeddings-inference (not run here) takes that prompt as `inputs` of `POST /predict` with `"raw_scores": true`, for
-whichever of its backends has the architecture:
+text-embeddings-inference (not run here) takes the prompt as a text, `tokenizer.apply_chat_template(messages,
+tokenize=False)`, as `inputs` of `POST /predict` with `"raw_scores": true`, for whichever of its backends has the
+architecture. It cuts a prompt that is too long at its end: shorten long documents before.
 
 ```sh
 text-embeddings-router --model-id "{folder}"
@@ -67,7 +71,7 @@ def write_classifier(source: Path, folder: Path) -> None:
     reranker = LLMReranker.load(source)
     if not is_linear(reranker):
         raise ValueError(f"model {source}: its logits are scaled, capped or have a bias: no linear classifier has them")
-    yes, no = reranker.tokenizer.answer_ids()
+    yes, no, cut = *reranker.tokenizer.answer_ids(), cut_code(reranker.tokenizer)
     head = reranker.language_model.get_output_embeddings()
     weight: torch.Tensor = head.weight.detach().float()
     score = (weight[yes] - weight[no]).unsqueeze(0).clone()
@@ -82,7 +86,7 @@ def write_classifier(source: Path, folder: Path) -> None:
         setattr(classifier.config, READS_PROMPTS, True)  # read as a cross-encoder it would score pairs without a prompt
         classifier.save_pretrained(work)
         adds_nothing(tokenizer).save_pretrained(work)
-        (work / "README.md").write_text(CARD.format(source=source.name, folder=folder), encoding="utf-8")
+        (work / "README.md").write_text(CARD.format(source=source.name, folder=folder, cut=cut), encoding="utf-8")
 
 
 def adds_nothing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -92,20 +96,18 @@ def adds_nothing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def classifier_difference(folder: Path, golden: Golden) -> float:
-    """The largest difference of the classifier from the golden scores, of prompts that are not cut. Prompts are
-    rendered and tokenised as a server's client and a server do."""
+def classifier_difference(folder: Path, golden: Golden, source: Path) -> float:
+    """The largest difference of the classifier from the golden scores of the export in `source`, by the code of its
+    card. Rows of which the prompt is known to differ are left out."""
     with quiet(), torch.no_grad():
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompt_ids = PromptIds.of(folder, golden.max_length, source)
+        limits = set(prompt_ids.limits) - ({"control_tokens"} if not golden.splits_control_tokens else set())
         differences = []
         for row in golden.rows:
-            if row.truncated or row.control_tokens:
+            if any(getattr(row, kind) for kind in limits):
                 continue
-            messages = [
-                {"role": role, "content": text} for role, text in zip(("query", "document"), row.texts, strict=True)
-            ]
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False)
-            found = model(**tokenizer(prompt, return_tensors="pt")).logits[0, 0]
+            query, document = row.texts
+            found = model(torch.tensor([prompt_ids(query, document)])).logits[0, 0]
             differences.append(abs(float(found) - row.values[0]))
     return max(differences, default=float("nan"))

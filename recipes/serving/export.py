@@ -105,8 +105,8 @@ def export_classifier(name_or_path: str, output: Path | None) -> Written:
     target = _target(name_or_path, source, output or own.with_name(f"{own.name}-classifier"))
     golden = read_golden(source) if (source / FILE).is_file() else _golden_now(source)
     write_classifier(source, target)
-    difference = classifier_difference(target, golden)
+    difference = classifier_difference(target, golden, source)
     line = f"{target}: a sequence classifier; largest difference from the golden scores {difference:.1e}"
     if math.isnan(difference):
-        line = f"{target}: a sequence classifier; not compared, every golden text is longer than the model reads"
+        line = f"{target}: a sequence classifier; not compared, every golden text is one that its prompt reads otherwise"
     return Written([line], [], difference)

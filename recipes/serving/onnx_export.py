@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from models.loading.backbone import embedding_class, quiet
 from models.loading.folder import ModelFolder, first_line
 from models.prompts.template_folder import has_template
-from recipes.serving.onnx_files import FILE, int8_file, onnx_file
+from recipes.serving.onnx_files import FILE, int8_file, onnx_file, outdated_files
 
 EXAMPLE = ("a query of some words", "a longer text, which another row has")
 LARGEST_FILE = 2**31 - 2**27  # bytes of weights in the file itself; protobuf ends at 2 GiB
@@ -74,7 +74,7 @@ def check_onnx_packages() -> None:
 
 def write_onnx(folder: Path, target: Path) -> list[Path]:
     """Write model.onnx of every transformer of the export in `folder` to the same place below `target`. Axes of rows
-    and tokens are dynamic. Returns the files.
+    and tokens are dynamic. Files of 8 bits that were made of an older one are removed. Returns the files.
 
     Raises ValueError, in one line, if the architecture cannot be exported.
     """
@@ -85,6 +85,8 @@ def write_onnx(folder: Path, target: Path) -> list[Path]:
         place = onnx_file(target / route.backbone.relative_to(folder), FILE)
         with _new_file(place) as work:
             _export(_wrapped(description, route), route.backbone, work, folder)
+        for outdated in outdated_files(place.parent.parent):
+            outdated.unlink()
         files.append(place)
     return files
 

@@ -17,6 +17,13 @@ def int8_file() -> str:
     return f"model_qint8_{ARCHITECTURES.get(platform.machine(), 'avx2')}.onnx"
 
 
+def outdated_files(backbone: Path) -> list[Path]:
+    """The files that were made of an earlier model.onnx: those of 8 bits, and weights that lay beside."""
+    names = [f"model_qint8_{architecture}.onnx" for architecture in sorted({*ARCHITECTURES.values()})]
+    files = [onnx_file(backbone, file) for name in names for file in (name, f"{name}_data", f"{name}.data")]
+    return [file for file in files if file.is_file()]
+
+
 def onnx_files(folder: ModelFolder) -> list[str]:
     """The names of the ONNX files that every transformer of the export has: model.onnx, then those of fewer bits."""
     found = [{file.name for file in (route.backbone / FOLDER).glob("*.onnx")} for route in folder.routes().values()]

@@ -190,7 +190,7 @@ def _of_template(reference: Reference) -> Iterator[Variant]:
 
 
 def _without_template(reference: Reference) -> Iterator[Variant]:
-    tokenizer, limit = reference.tokenizer.tokenizer, reference.tokenizer.max_length
+    tokenizer, limit = reference.tokenizer.reader.tokenizer, reference.tokenizer.max_length
     texts = [row.texts for row in reference.export.golden.rows]
     joined = {join: [query + join + document for query, document in texts] for join in ("", " ", "\n")}
     ways: Mapping[str, tuple[Any, ...]] = {

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from models.bi_encoder import BiEncoder, BiEncoderConfig
-from models.control_tokens import control_tokens, read_by_others, text_reader
+from models.control_tokens import control_tokens, read_by_others, text_reader, with_plain_names
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
+from models.export.control_tokens import write_unspellable_names
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.prompts.template import QWEN3
 from models.tokenization import ModelTokenizer, PairTokenizer, TextTokenizer
@@ -157,6 +158,24 @@ def test_a_vocabulary_that_holds_the_token_does_not_give_it(make: Any, text: str
     assert 2 in read.tokenizer(read.prompt("a </s>")).input_ids
     # transformers' own option does not suffice for these
     assert "</s>" in read_by_others(tokenizer)
+
+
+@pytest.mark.parametrize("make", [unigram, word_level, merged])
+def test_the_files_of_a_tokenizer_have_names_that_no_text_spells(make: Any, tmp_path: Path):
+    """As an LLM reranker's export has them: read by transformers alone, and read back by plackett."""
+    tokenizer = make()
+    names = text_reader(tokenizer, "").names
+    tokenizer.save_pretrained(tmp_path)
+    write_unspellable_names(tokenizer, names, tmp_path)
+    served = AutoTokenizer.from_pretrained(tmp_path)
+    assert not set(served("a </s> a</s> <s> <pad>").input_ids) & set(range(3))
+    assert served(names["</s>"], add_special_tokens=False).input_ids[-1] == served.eos_token_id == 2
+    assert len(served) == len(tokenizer)
+    plain = with_plain_names(served)
+    assert plain.special_tokens_map == tokenizer.special_tokens_map
+    for text in ("a </s> a", "a</s>a <s>"):
+        assert plain(text).input_ids == tokenizer(text).input_ids
+    assert with_plain_names(tokenizer) is tokenizer
 
 
 def test_added_words_stay_words(tiny_causal_dir: Path):

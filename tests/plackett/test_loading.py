@@ -57,6 +57,11 @@ def test_a_plain_encoder_is_warned_of(folders, caplog):
     assert caplog.text == ""
 
 
+def test_a_classifier_that_embeds_is_warned_of(folders, caplog):
+    plackett.load(folders["plain_classifier"], kind="embedder")
+    assert "is a sequence classifier: its score head is left out, and texts are embedded by mean pooling" in caplog.text
+
+
 def test_options_reach_the_model(folders):
     assert plackett.load(folders["reranker"], max_length=16).max_length == 16
     assert plackett.load(folders["embedder"], max_length=16).max_length == 16

@@ -89,3 +89,17 @@ def test_errors_name_the_arguments(folder):
         plackett.MxbaiRerankV2(folder, max_length=40)
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         plackett.MxbaiRerankV2("./nowhere")
+
+
+def test_load_gives_the_class_itself(folder):
+    model = plackett.MxbaiRerankV2.load(folder, special_tokens=True)
+    assert type(model) is plackett.MxbaiRerankV2
+    assert model.max_length == 1024
+    assert not model.model.tokenizer.split_special_tokens
+    expected = plackett.MxbaiRerankV2(folder, max_length=512).predict([(QUERY, DOCUMENTS[0])])
+    found = plackett.MxbaiRerankV2.load(folder, max_length=512, template="mxbai_joined").predict(
+        [(QUERY, DOCUMENTS[0])]
+    )
+    assert found.tolist() == expected.tolist()
+    with pytest.raises(ValueError, match=r"template='qwen3': MxbaiRerankV2 has its own, 'mxbai_joined'"):
+        plackett.MxbaiRerankV2.load(folder, template="qwen3")

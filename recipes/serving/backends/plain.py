@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer
 
-from models.export.control_tokens import can_sanitize
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder, read_json
-from models.loading.reranker import load_reranker
 from models.pooling import pool
 from models.towers import Dense
-from recipes.serving.contract import CUTS_NOTHING, READS_CONTROL_TOKENS, Export, Replay
+from recipes.serving.contract import READS_CONTROL_TOKENS, Export, Replay
+from recipes.serving.prompt_ids import PromptIds
 
 # (features of a batch of rows) -> token embeddings or logits. It is made for one transformer of the export.
 Forward = Callable[[Mapping[str, Tensor]], Tensor]
@@ -69,20 +68,14 @@ def score_pairs(export: Export, forward: Forward) -> Replay:
 def score_prompts(export: Export, forward: Forward) -> Replay:
     """Score the golden pairs by a language model that gives logits [rows, tokens, vocabulary], of the last token at
     least."""
-    tokenizer = AutoTokenizer.from_pretrained(export.path)
+    prompt_ids = PromptIds.of(export.path, export.golden.max_length)
     yes, no = answers_of(export.folder)
-    options: dict[str, Any] = {"sanitize_control_tokens": True} if can_sanitize(_own_tokenizer(export)) else {}
     scores = []
     for query, document in export.pairs:
-        messages = [{"role": "query", "content": query}, {"role": "document", "content": document}]
-        inputs: Any = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True, **options)
-        logits = forward(inputs)[:, -1]
+        ids = torch.tensor([prompt_ids(query, document)])
+        logits = forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[:, -1]
         scores.append(logits[:, yes] - logits[:, no])
-    return Replay(torch.cat(scores), limits=CUTS_NOTHING | READS_CONTROL_TOKENS)
-
-
-def _own_tokenizer(export: Export) -> Any:
-    return load_reranker(str(export.path)).tokenizer
+    return Replay(torch.cat(scores), limits=prompt_ids.limits)
 
 
 def answers_of(folder: ModelFolder) -> tuple[int, int]:

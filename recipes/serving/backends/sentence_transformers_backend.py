@@ -9,6 +9,10 @@ import torch
 
 from models.loading.backbone import quiet
 from recipes.serving.contract import READS_CONTROL_TOKENS, Export, Replay, Unavailable
+from recipes.serving.prompt_ids import PromptIds
+
+# Transformer._restore_chat_template_suffix: it derives that end from short texts, and puts it over the last tokens.
+CUTS_OTHERWISE = {"truncated": "puts the end of a short prompt, tokenised without this document, behind what it cuts"}
 
 
 def replay(export: Export) -> Mapping[str, Replay]:
@@ -22,9 +26,19 @@ def replay(export: Export) -> Mapping[str, Replay]:
         if export.golden.layout == "pairs":
             reranker = sentence_transformers.CrossEncoder(str(export.path), device="cpu")
             scores = reranker.predict(export.pairs, **options).float()
-            return {"": Replay(scores, through="own", limits=READS_CONTROL_TOKENS)}
+            return {"": Replay(scores, through="own", limits=_limits(export))}
         model = sentence_transformers.SentenceTransformer(str(export.path), device="cpu")
         queries = model.encode_query(export.golden.texts_of("query"), **options)
         documents = model.encode_document(export.golden.texts_of("document"), **options)
     vectors = torch.cat([queries, documents])
     return {"": Replay(vectors.float(), limits=READS_CONTROL_TOKENS)}
+
+
+def _limits(export: Export) -> Mapping[str, str]:
+    if not export.is_prompted:
+        return READS_CONTROL_TOKENS
+    prompt_ids = PromptIds.of(export.path, export.golden.max_length)
+    end = prompt_ids.end
+    ends = [list(row.input_ids[len(row.input_ids) - len(end or ()) :]) for row in export.golden.rows if row.truncated]
+    limits = {name: reason for name, reason in prompt_ids.limits.items() if name != "truncated"}
+    return limits | (CUTS_OTHERWISE if any(found != end for found in ends) else {})

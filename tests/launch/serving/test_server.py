@@ -166,6 +166,7 @@ GOOD = {"query": "apple", "texts": ["a"]}
         ({**GOOD, "texts": []}, 400, "Empty", "there are no texts"),
         ({**GOOD, "texts": ["a"] * 9}, 413, "Validation", "batch size 9 > maximum allowed batch size 8"),
         ({**GOOD, "texts": ["a", "a " * 300]}, 413, "Validation", "text 1 is longer than 128 tokens: set truncate"),
+        ({**GOOD, "query": "a " * 300}, 413, "Validation", "the query is too long for a pair of 128 tokens: set"),
         ({**GOOD, "texts": ["a" * 6000]}, 413, "Validation", "the request has more than 5000 bytes"),
     ],
 )

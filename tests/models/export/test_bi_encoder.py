@@ -15,6 +15,8 @@ from models.export.hub import push_to_hub
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig
 
+pytestmark = pytest.mark.parity
+
 PROMPTS = {"query": "what is the ", "document": "value: "}
 
 

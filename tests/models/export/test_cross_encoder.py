@@ -16,6 +16,8 @@ from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.dropout import disable_dropout
 from models.lora import LoRAConfig
 
+pytestmark = pytest.mark.parity
+
 QUERIES = ["what is python?", "green apple", "rank the list of documents " * 9, "value"]
 DOCUMENTS = ["a red apple", "python returns the value of a list " * 12, "x" * 50, "train to rank documents in python"]
 PAIRS = list(zip(QUERIES, DOCUMENTS, strict=True))

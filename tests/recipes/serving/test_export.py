@@ -14,11 +14,11 @@ from golden_exports import copied
 from inference.golden import read_golden
 from launch import export as command
 from models.bi_encoder import BiEncoder
-from models.loading.folder import content_files
+from models.loading.folder import ModelFolder, content_files
 from models.loading.reranker import load_reranker
 from recipes.serving import onnx_export
 from recipes.serving.export import export_classifier, export_onnx
-from recipes.serving.onnx_files import int8_file
+from recipes.serving.onnx_files import int8_file, onnx_files
 from recipes.serving.verify import EQUAL, TOLD, UNAVAILABLE, verify
 
 pytestmark = pytest.mark.parity
@@ -117,8 +117,10 @@ def test_a_classifier_of_which_nothing_can_be_compared_is_not_right(exports, tmp
     from golden_exports import change_json
 
     source = copied(exports["llm"], tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # an older export: texts can spell its control tokens
+        (source / name).write_text((source / name).read_text().replace("\ufdd0", ""))
     change_json(
-        source / "golden.json", lambda content: [row.update(truncated=True) for row in content["rows"]] and None
+        source / "golden.json", lambda content: [row.update(control_tokens=True) for row in content["rows"]] and None
     )
     written = export_classifier(str(source), tmp_path / "classifier")
     assert not written.is_right
@@ -148,6 +150,15 @@ def test_golden_texts_are_added_to_an_export_without_them(exports, tmp_path, cap
         found, expected = read_golden(folder), read_golden(exports[kind])
         torch.testing.assert_close(found.values, expected.values, atol=1e-5, rtol=0)
         assert (found.files, found.max_length, found.prompts) == (expected.files, expected.max_length, expected.prompts)
+
+
+def test_a_new_onnx_file_leaves_none_of_the_old_weights(onnx_copy, tmp_path):
+    folder = copied(onnx_copy, tmp_path / "again")
+    (folder / "onnx" / "model_qint8_arm64.onnx").write_bytes(b"old")
+    (folder / "onnx" / "model_O2.onnx").write_bytes(b"not ours")
+    assert {int8_file(), "model_qint8_arm64.onnx"} <= set(onnx_files(ModelFolder.read(folder)))
+    onnx_export.write_onnx(folder, folder)
+    assert onnx_files(ModelFolder.read(folder)) == ["model.onnx", "model_O2.onnx"]
 
 
 def test_onnx_is_not_checked_without_files(exports):

@@ -29,7 +29,7 @@ def test_a_good_export_is_equal_everywhere(kind, exports):
     assert [finding.status for finding in findings] == [EQUAL] * 3, findings
     assert max(finding.difference for finding in findings) < 1e-5
     assert {finding.order for finding in findings} == {1.0}
-    assert all(finding.rows >= len(read_golden(exports[kind]).rows) - 2 for finding in findings)
+    assert {finding.rows for finding in findings} == {len(read_golden(exports[kind]).rows)}, "no text is left out"
     assert is_right(findings)
 
 
@@ -162,6 +162,28 @@ def test_a_prompt_of_parts_is_named(tiny_causal_dir, tmp_path):
     assert finding.causes == ["tokens: the prompt is tokenised as one text, in training its parts were one by one"]
 
 
+def test_a_cut_that_joins_tokens_is_noted(tiny_causal_dir, tmp_path, monkeypatch):
+    """sentence-transformers puts the end of another prompt behind a document that it cuts."""
+    monkeypatch.setattr("inference.golden.LONG", "The history of France goes on for many centuries.")
+    folder = export(LLMRerankerConfig(str(tiny_causal_dir), template="mxbai", max_length=300), tmp_path / "x")
+    theirs, plain = verify(folder, ["sentence-transformers", "transformers"])
+    count = len(read_golden(folder).rows)
+    assert [(finding.status, finding.rows) for finding in (theirs, plain)] == [(EQUAL, count - 1), (EQUAL, count)]
+    assert "puts the end of a short prompt" in theirs.notes[0]
+    assert not plain.notes
+
+
+def test_an_older_export_is_noted(tiny_causal_dir, tmp_path):
+    """Its tokenizer calls control tokens by names that texts can spell."""
+    folder = export(LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=300), tmp_path / "x")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        text = (folder / name).read_text().replace(' | replace("\ufdd0", "\ufffd")', "")
+        (folder / name).write_text(text.replace("\ufdd0", ""))
+    for finding in verify(folder, ["sentence-transformers", "transformers"]):
+        assert finding.status == EQUAL
+        assert "reads the control tokens that texts spell in another way" in finding.notes[0]
+
+
 def test_an_unknown_difference_is_said_to_be_unknown(exports, monkeypatch):
     golden = read_golden(exports["cross_encoder"])
     replays(monkeypatch, golden.values * 3 + 1)
@@ -235,6 +257,7 @@ def test_golden_texts_that_cannot_be_read_say_so(content, message, exports, tmp_
         ({"max_length": "x"}, "length"),
         ({"layout": "texts"}, "rows"),
         ({"rows": []}, "rows"),
+        ({"similarities": [[1.0]]}, "similarities"),
     ],
 )
 def test_golden_texts_with_a_wrong_field_are_refused(changes, message, exports, tmp_path):
@@ -275,6 +298,22 @@ def test_vectors_that_are_cut_to_the_values_of_the_golden_texts_differ(exports, 
     (finding,) = verify(exports["lora"], ["transformers"])
     assert finding.status == DIFFERS
     assert finding.causes[0].startswith("shape: 32 dimensions, not 64")
+
+
+def test_values_beyond_those_of_the_golden_texts_are_compared_by_similarity(exports, monkeypatch):
+    golden, kept = read_golden(exports["lora"]), 16
+    rows = tuple(replace(row, values=row.values[:kept]) for row in golden.rows)
+    monkeypatch.setattr("recipes.serving.verify.read_golden", lambda folder: replace(golden, rows=rows))
+    monkeypatch.setattr("recipes.serving.verify.KEPT_VALUES", kept)
+    replays(monkeypatch, golden.values)
+    assert verify(exports["lora"], ["transformers"])[0].status == EQUAL
+    other = golden.values.clone()
+    other[:, kept:] = other[:, kept:].flip(1)
+    other[0, kept:] *= -1
+    replays(monkeypatch, other)
+    (finding,) = verify(exports["lora"], ["transformers"])
+    assert finding.status == DIFFERS
+    assert finding.causes[0] == "values beyond the first 16 of an embedding: similarities differ"
 
 
 def test_a_run_is_no_model(exports, tmp_path):
