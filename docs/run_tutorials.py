@@ -149,7 +149,7 @@ def run_block(block: Block, workspace: Path, variables: dict[str, str]) -> tuple
 def run_page(text: str, workspace: Path, variables: dict[str, str]) -> Iterator[tuple[Block, list[str]]]:
     """Run the blocks of a page and yield each output block with what its code printed.
 
-    Raises RuntimeError with the code and the end of its output if it fails.
+    Raises RuntimeError with the code and the end of its output if it fails, and for a file in a folder of the repository.
     """
     printed: list[str] = []
     for block in read_blocks(text):
@@ -157,6 +157,8 @@ def run_page(text: str, workspace: Path, variables: dict[str, str]) -> Iterator[
             yield block, printed
         elif block.is_file:
             file = workspace / block.title
+            if not file.resolve().is_relative_to(workspace.resolve()):
+                raise RuntimeError(f"line {block.first + 1}: {block.title} would be written into the repository")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.content, encoding="utf-8")
         elif block.is_run:

@@ -79,6 +79,14 @@ def test_a_command_that_fails_is_named(tmp_path):
         run_tutorials.check(page, tmp_path)
 
 
+def test_a_file_in_a_folder_of_the_repository_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text('```python title="losses/mine.py"\n```\n')
+    with pytest.raises(RuntimeError, match="line 2: losses/mine.py would be written into the repository"):
+        run_tutorials.check(page, tmp_path)
+    assert not (ROOT / "losses" / "mine.py").exists()
+
+
 @pytest.mark.parametrize(
     ("page", "printed", "expected"),
     [
