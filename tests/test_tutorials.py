@@ -67,7 +67,7 @@ def test_a_page_is_run_from_top_to_bottom(tmp_path):
     assert run_tutorials.check(page, tmp_path) == []
     page.write_text(PAGE.replace("2.01", "3"))
     [problem] = run_tutorials.check(page, tmp_path)
-    assert problem.startswith("page.md, line 16:\nthe page shows   values 1 3 in 7 s")
+    assert problem.startswith("page.md, line 17:\nthe page shows   values 1 3 in 7 s")
     run_tutorials.check(page, tmp_path, write=True)
     assert "\nvalues 1 2 in 0.5 s\n...\n" in page.read_text()
 
