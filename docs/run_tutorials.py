@@ -2,6 +2,7 @@
 
   python docs/run_tutorials.py docs/tutorials/embedder.md            run and compare
   python docs/run_tutorials.py docs/tutorials/embedder.md --write    run, and put what was printed into the page
+  python docs/run_tutorials.py docs/tutorials/embedder.md --keep DIR    run in DIR, and leave there what the runs wrote
 
 A fenced block of `bash` or `python` is run in a new folder that has the repository's packages, docs and conf; the next block
 `text title="Output"` is what it printed, or some lines of it. A block whose title is a file name is written to that file,
@@ -117,7 +118,8 @@ def lines_of(output: str) -> list[str]:
 
 
 def make_workspace(folder: Path) -> Path:
-    """A folder that looks like a clone and is empty otherwise."""
+    """A folder that looks like a clone and is empty otherwise. It is made; FileExistsError if it was used before."""
+    folder.mkdir(parents=True, exist_ok=True)
     for entry in ROOT.iterdir():
         if not entry.name.startswith(".") and entry.name not in ("outputs", "build", "wandb"):
             (folder / entry.name).symlink_to(entry)
@@ -168,12 +170,13 @@ def run_page(text: str, workspace: Path, variables: dict[str, str]) -> Iterator[
                 raise RuntimeError(f"line {block.first + 1}: exit status {status} of\n{block.content}\n{end}")
 
 
-def check(page: Path, home: Path, write: bool = False) -> list[str]:
-    """Run a page and return what differs; with `write`, put what was printed into the page instead."""
+def check(page: Path, home: Path, write: bool = False, keep: Path | None = None) -> list[str]:
+    """Run a page and return what differs; with `write`, put what was printed into the page instead. `keep` is the folder
+    to run in, a temporary one if it is None."""
     lines = page.read_text(encoding="utf-8").split("\n")
     problems, changes = [], []
     with tempfile.TemporaryDirectory() as folder:
-        workspace = make_workspace(Path(folder))
+        workspace = make_workspace(Path(folder) if keep is None else keep)
         for block, printed in run_page("\n".join(lines), workspace, environment(home)):
             shown = block.content.split("\n")
             if found := difference(shown, printed):
@@ -190,9 +193,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="of one page")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        problems = [problem for page in options.pages for problem in check(page, Path(home), options.write)]
+        problems = [problem for page in options.pages for problem in check(page, Path(home), options.write, options.keep)]
     print("\n\n".join(problems))
     sys.exit(1 if problems and not options.write else 0)
 

@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COMMANDS = "commands.md"
+OPTIONS = "options.md"
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+[^)]+\)")
 MENTION = re.compile(r"(?<![\w/(\[.`-])(`?)(?:docs/((?:[\w-]+/)*[\w-]+\.md)|(CONTRIBUTING\.md|CHANGELOG\.md))\1(?![\w/`\]])")
@@ -44,6 +45,8 @@ def commands() -> str:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Rewrite the links of a page, outside its code."""
+    if page.file.src_uri == OPTIONS:
+        page.meta["search"] = {"boost": 4}  # who types the name of an option looks for its row first
     here = posixpath.dirname(page.file.src_uri)
     known = {file.src_uri for file in files}
 
