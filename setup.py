@@ -68,7 +68,11 @@ setup(
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.22"],  # launch/export.py --onnx
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
         "sweeps": ["hydra-optuna-sweeper>=1.2", "hydra-submitit-launcher>=1.2"],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # make docs (pinned for Python 3.11.5 and newer)
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.7",
+            "mkdocstrings[python]>=1.0",
+        ],  # make docs (pinned for Python 3.11.5 and newer)
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

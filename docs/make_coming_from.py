@@ -10,9 +10,7 @@ from pathlib import Path
 from launch.cli.foreign_names import OPTIONS
 
 PAGE = Path(__file__).parent / "coming_from.md"
-BEGIN = (
-    "<!-- Written by `python docs/make_coming_from.py` from launch/cli/foreign_names.py; a test compares it. -->\n"
-)
+BEGIN = "<!-- Written by `python docs/make_coming_from.py` from launch/cli/foreign_names.py; a test compares it. -->\n"
 END = "<!-- The end of what docs/make_coming_from.py writes. -->\n"
 
 

@@ -1,7 +1,8 @@
 """Writes docs/options.md, all options of all commands and groups, from the files of conf/: python docs/make_options.py
 
-A row is a key of a YAML file, with its default and its comment. A file that builds on another (its defaults list) states
-only its differences; a key without a comment has that of the file below it, or of the same class elsewhere in the group.
+A row is a key of a YAML file, with its default and its comment. A file that builds on another (its defaults list)
+states only its differences; a key without a comment has that of the file below it, or of the same class elsewhere in
+the group.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ HIDDEN = ("_target_", "defaults", "hydra")
 HEAD = """\
 # All options
 
-Written by `python docs/make_options.py` from the files of `conf/`; a test compares them. The search finds an option by its
-name. On the command line an option is `KEY=VALUE`: those of a group stand below the name of the group (`trainer.max_steps=500`,
-`loss.temperature=0.02`, `data.path=FOLDER`), and `GROUP=FILE` chooses a file (`loss=info_nce`). `???` must be given.
-`--cfg job` after any command prints every setting with its value. How options work together is in docs/reference.md, what the
-losses compute in docs/losses.md.
+Written by `python docs/make_options.py` from the files of `conf/`; a test compares them. The search finds an option by
+its name. On the command line an option is `KEY=VALUE`: those of a group stand below the name of the group
+(`trainer.max_steps=500`, `loss.temperature=0.02`, `data.path=FOLDER`), and `GROUP=FILE` chooses a file
+(`loss=info_nce`). `???` must be given. `--cfg job` after any command prints every setting with its value. How options
+work together is in docs/reference.md, what the losses compute in docs/losses.md.
 """
 
 
@@ -69,7 +70,7 @@ class ConfFile:
         own = [each for each in tree.get("defaults", []) if isinstance(each, str) and each != "_self_"]
         builds_on = tuple(each.partition("@")[0] for each in own)
         folder = "" if path.parent == CONF else str(path.parent.relative_to(CONF))
-        options = tuple([*choices(root, text, folder), *walk(root, "", text)]) if root else ()
+        options = (*choices(root, text, folder), *walk(root, "", text)) if root else ()
         return cls(name, comment, str(tree.get("_target_", "")), builds_on, options)
 
 
@@ -143,8 +144,8 @@ GROUPS = sorted(
 
 
 def meanings(files: list[ConfFile]) -> dict[tuple[str, str], str]:
-    """The comment of each (file, option) of a group: its own, else that of the file that it builds on, else that of another
-    file of the same class."""
+    """The comment of each (file, option) of a group: its own, else that of the file that it builds on, else that of
+    another file of the same class."""
     of_class: dict[tuple[str, str], str] = {}
     own = {(file.name, option.name): option.meaning for file in files for option in file.options if option.meaning}
     for file in files:

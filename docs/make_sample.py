@@ -1,4 +1,4 @@
-"""Writes docs/tutorials/sample, the small collection of the tutorials, from the installed networkx: python docs/make_sample.py
+"""Writes docs/tutorials/sample, the small collection of the tutorials, from networkx: python docs/make_sample.py
 
 It is committed, so that a tutorial prints the same with any version of networkx.
 """
@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parent / "tutorials" / "sample"
 DOCUMENTS = 600
 CONFIG = DocstringsConfig(packages=("networkx",), max_train_queries=300, max_dev_queries=40, max_test_queries=80)
 NOTICE = """\
-600 documents and 420 queries: the docstrings of {name} {version}, shortened (a query is the summary sentence, a document the
-name of the function and up to 40 words of the rest), in BEIR's layout. Written by `python docs/make_sample.py`.
+600 documents and 420 queries in BEIR's layout: the docstrings of {name} {version}, shortened. A query is the summary
+sentence, a document the function's name and up to 40 words of the rest. Written by `python docs/make_sample.py`.
 
 {licence}"""
 

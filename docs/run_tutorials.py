@@ -4,10 +4,10 @@
   python docs/run_tutorials.py docs/tutorials/embedder.md --write    run, and put what was printed into the page
   python docs/run_tutorials.py docs/tutorials/embedder.md --keep DIR    run in DIR, and leave there what the runs wrote
 
-A fenced block of `bash` or `python` is run in a new folder that has the repository's packages, docs and conf; the next block
-`text title="Output"` is what it printed, or some lines of it. A block whose title is a file name is written to that file,
-one whose title begins with "Not run" is shown only. Numbers may differ a little (`alike`), times, memory, p-values and paths
-altogether; lines `...` stand for any others.
+A fenced block of `bash` or `python` is run in a new folder that has the repository's packages, docs and conf; the next
+block `text title="Output"` is what it printed, or some lines of it. A block whose title is a file name is written to
+that file, one whose title begins with "Not run" is shown only. Numbers may differ a little (`alike`), times, memory and
+p-values altogether; lines `...` stand for any others.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def make_workspace(folder: Path) -> Path:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of a reader who has activated the virtual environment, without a network and with fresh caches."""
+    """The environment of a reader who has activated .venv, without a network and with fresh caches."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "110"}
     return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -151,7 +151,8 @@ def run_block(block: Block, workspace: Path, variables: dict[str, str]) -> tuple
 def run_page(text: str, workspace: Path, variables: dict[str, str]) -> Iterator[tuple[Block, list[str]]]:
     """Run the blocks of a page and yield each output block with what its code printed.
 
-    Raises RuntimeError with the code and the end of its output if it fails, and for a file in a folder of the repository.
+    Raises RuntimeError with the code and the end of its output if it fails, and for a file in a folder of the
+    repository.
     """
     printed: list[str] = []
     for block in read_blocks(text):
@@ -171,8 +172,8 @@ def run_page(text: str, workspace: Path, variables: dict[str, str]) -> Iterator[
 
 
 def check(page: Path, home: Path, write: bool = False, keep: Path | None = None) -> list[str]:
-    """Run a page and return what differs; with `write`, put what was printed into the page instead. `keep` is the folder
-    to run in, a temporary one if it is None."""
+    """Run a page and return what differs; with `write`, put what was printed into the page instead. `keep` is the
+    folder to run in, a temporary one if it is None."""
     lines = page.read_text(encoding="utf-8").split("\n")
     problems, changes = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -196,7 +197,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="of one page")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        problems = [problem for page in options.pages for problem in check(page, Path(home), options.write, options.keep)]
+        problems = [
+            problem for page in options.pages for problem in check(page, Path(home), options.write, options.keep)
+        ]
     print("\n\n".join(problems))
     sys.exit(1 if problems and not options.write else 0)
 

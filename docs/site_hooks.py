@@ -1,7 +1,7 @@
 """What the site changes in the pages, which are written to be read in the repository: called by mkdocs (mkdocs.yml).
 
-Files of the repository's root become pages, paths of pages in the text become links, and links to source files, which are
-not part of the site, become the name of the file.
+Files of the repository's root become pages, paths of pages in the text become links, and links to source files, which
+are not part of the site, become the name of the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ COMMANDS = "commands.md"
 OPTIONS = "options.md"
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+[^)]+\)")
-MENTION = re.compile(r"(?<![\w/(\[.`-])(`?)(?:docs/((?:[\w-]+/)*[\w-]+\.md)|(CONTRIBUTING\.md|CHANGELOG\.md))\1(?![\w/`\]])")
+MENTION = re.compile(
+    r"(?<!\]\()(?<![\w/\[.`-])(`?)(?:docs/((?:[\w-]+/)*[\w-]+\.md)|(CONTRIBUTING\.md|CHANGELOG\.md))\1(?![\w/`\]])"
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -91,7 +91,7 @@ SKILL = ROOT / "skills" / "train-retrieval-models" / "SKILL.md"
 
 
 def fenced_commands(text: str) -> list[tuple[str, list[str]]]:
-    """(configuration, settings) of every command in the fenced blocks that needs no file of the page and no variable."""
+    """(configuration, settings) of every command in fenced blocks that needs no file of the page and no variable."""
     found = []
     for block in FENCED.findall(text):
         lines = [PIPED.sub("", line) for line in re.sub(r"\\\n\s*", "", block).splitlines()]
@@ -103,7 +103,12 @@ def fenced_commands(text: str) -> list[tuple[str, list[str]]]:
     ]
 
 
-TAUGHT = [each for page in PAGES if page.parent.name in ("tutorials", SKILL.parent.name) for each in fenced_commands(page.read_text())]
+TAUGHT = [
+    each
+    for page in PAGES
+    if page.parent.name in ("tutorials", SKILL.parent.name)
+    for each in fenced_commands(page.read_text())
+]
 
 
 @pytest.mark.parametrize(("config_name", "settings"), [*README, *RESULTS, *TAUGHT], ids=str)

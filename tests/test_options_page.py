@@ -38,7 +38,8 @@ def test_every_key_of_a_file_has_a_row_in_its_section(file):
 
 
 def test_comments_go_with_their_keys():
-    text = "# First.\n_target_: a.B\none: 1 # of them\n       # and more\ntwo: # inside\n  three: '#4' # a | b\nfive: [1, 2]\n"
+    text = "# First.\n_target_: a.B\none: 1 # of them\n       # and more\n"
+    text += "two: # inside\n  three: '#4' # a | b\nfive: [1, 2]\n"
     options = list(make_options.walk(yaml.compose(text), "", text))
     assert [(each.name, each.default, each.meaning) for each in options] == [
         ("one", "`1`", "of them and more"),
