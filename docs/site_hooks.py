@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,7 @@ COMMANDS = "commands.md"
 OPTIONS = "options.md"
 FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+[^)]+\)")
+LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)""")
 MENTION = re.compile(
     r"(?<!\]\()(?<![\w/\[.`-])(`?)(?:docs/((?:[\w-]+/)*[\w-]+\.md)|(CONTRIBUTING\.md|CHANGELOG\.md))\1(?![\w/`\]])"
 )
@@ -66,3 +68,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             line = MENTION.sub(link, line)
         lines.append(line)
     return "\n".join(lines)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Refuse a page that would load something from a network. Raises PluginError, which ends the build."""
+    if loaded := sorted(set(LOADED.findall(output))):
+        raise PluginError(f"{page.file.src_uri} loads {', '.join(loaded)}: the site works without a network")
+    return output

@@ -59,3 +59,16 @@ def test_examples_of_docstrings_are_blocks_of_code():
     text = "Whether it is.\n\n>>> a = [1,\n...      2]\n>>> a\n[1, 2]\n\nMore."
     expected = "Whether it is.\n\n\n```pycon\n>>> a = [1,\n...      2]\n>>> a\n[1, 2]\n```\n\nMore."
     assert site_docstrings.EXAMPLE.sub(site_docstrings.fenced, text) == expected
+
+
+def test_a_page_that_loads_from_a_network_ends_the_build():
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
+    text = '<a href="https://x.org">x</a><script src="assets/a.js"></script>'
+    assert site_hooks.on_post_page(text, page, None) == text
+    for loaded in (
+        '<link href="https://x.org/a.css">',
+        "<script src=//x.org/a.js>",
+        '<img alt="" src="http://x.org/a.png">',
+    ):
+        with pytest.raises(site_hooks.PluginError, match=r"^a\.md loads \S*//x\.org/a\.\w+: "):
+            site_hooks.on_post_page(text + loaded, page, None)
