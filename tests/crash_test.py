@@ -8,10 +8,10 @@ visible checkpoint must be intact, and the same command resumes. The metrics, su
 equal those of the uninterrupted run bit for bit. Then the next run starts.
 
 Runs alternate between GRPO (two updates per batch, so that some kills fall between them), a mixture of data sets with
-dropout, and three stages. --kinds has two more: an embedder whose negatives are refreshed ("refreshed", no text twice
-in a batch), and GRPO whose candidates are refreshed and whose solved lists are replaced ("solved"). They use a data
-worker per rank, several chunks per step, and `trainer.async_save` in every second launch. The exit status is 1 if
-anything differs.
+dropout, and three stages. --kinds has three more: an embedder whose negatives are refreshed ("refreshed", no text twice
+in a batch), GRPO whose candidates are refreshed and whose solved lists are replaced ("solved"), and GRPO in fp16 for an
+epoch that evaluations on dev may end ("early"). They use a data worker per rank, several chunks per step, and
+`trainer.async_save` in every second launch. The exit status is 1 if anything differs.
 
 Launches are forked from this process, which has already imported everything, so they start within a second.
 """
@@ -70,7 +70,16 @@ def options(folder: Path) -> dict[str, list[str]]:
     refresh = ["trainer.refresh_every=4", "data.lists.hard_depth=4"]
     refreshed = ["+exp=embedder_infonce", "data=beir", "data.candidates.depth=12", "trainer.list_size=3", *refresh]
     solved = [*grpo, *refresh, "loss.temperature=0.02", "loss.num_generations=4", "trainer.reference=frozen"]
+    early = [
+        *grpo,
+        *common,
+        *(f"trainer.{option}" for option in trainer),
+        "trainer.max_epochs=1",
+        "trainer.eval_every=2",
+    ]
+    early += ["trainer.early_stopping_patience=2", "engine.precision=fp16", "trainer.batch_size=3", "eval.depth=8"]
     return {
+        "early": [*early, *(f"data.{key}" for key in beir)],
         "refreshed": [*refreshed, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=5"],
         "solved": [*solved, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=3", "eval.depth=8"],
         "grpo": [*grpo, *(f"data.{key}" for key in beir), *one, "trainer.batch_size=3", "eval.depth=8"],

@@ -23,6 +23,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     rows = [asdict(estimate) | {"fits": plan.machine.fits(estimate)} for estimate in plan.estimates]
     return {
         "parameters": asdict(plan.workload.parameters),
+        "batches_per_epoch": plan.workload.batches_per_epoch,
         "device": plan.machine.device,
         "memory_bytes": plan.machine.memory_bytes,
         "process_bytes": plan.process_bytes,
@@ -51,6 +52,9 @@ def _workload_lines(plan: Plan) -> Iterator[str]:
         f"a step: {len(longest):,} rows of up to {max(longest)} tokens, {len(chunks)} chunks of up to "
         f"{options.token_budget:,} tokens; {format_bytes(plan.token_bytes)} of activations per token of a kept chunk"
     )
+    if workload.batches_per_epoch is not None:
+        num_steps = options.num_steps(workload.batches_per_epoch)
+        yield f"training: {options.describe_length(num_steps, workload.batches_per_epoch * options.updates_per_batch)}"
     memory = format_bytes(plan.machine.memory_bytes)
     if plan.machine.device == "cpu":
         engines = ", ".join(f"{format_bytes(count)} with {name}" for name, count in plan.process_bytes.items())

@@ -15,7 +15,7 @@ from torch import nn
 from data.batch import TokenSequences
 from data.collate import Collator
 from data.collection import Collection
-from data.sampling.mixture import Mixture, make_loader
+from data.sampling.mixture import Mixture, batches_per_epoch, make_loader
 from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
@@ -52,6 +52,7 @@ class Workload:
     batches: list[list[int]]  # for some steps: the number of tokens of each row
     max_length: int
     reading_bytes: int  # peak memory of the process while it read the data
+    batches_per_epoch: int | None = None  # None: without the data
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
 
 
@@ -90,6 +91,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         batches,
         tokenizer.max_length,
         reading,
+        None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
         search_bytes(settings, data, model.dimension),
     )
 

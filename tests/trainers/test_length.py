@@ -77,7 +77,7 @@ def test_epochs_of_the_command_line_alone_replace_the_steps_of_files() -> None:
     assert limits([*staged, "trainer.max_epochs=3"], "stage", "grpo") == (None, 3)
     own = [*staged, "stage.grpo.trainer.max_epochs=2"]
     assert limits(own, "stage", "grpo") == (None, 2)
-    assert limits(own, "stage", "preference") == (60, None)
+    assert limits(own, "stage", "preference") == (40, None)
     assert limits([*own, "stage.grpo.trainer.max_steps=5"], "stage", "grpo") == (5, 2)
 
 

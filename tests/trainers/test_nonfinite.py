@@ -169,3 +169,74 @@ def test_every_engine_leaves_out_what_breaks_on_one_rank(
     for engine, found, expected in run_ranks(run_engines, 2, tmp_path, tiny_overrides(tmp_path), timeout_s=280)[0]:
         assert found == expected, engine
         assert len({line["loss"] for line in found if line["split"] == "train"}) == 6
+
+
+FP16 = [*SUPERVISED, "engine.precision=fp16"]
+
+
+def test_fp16_repeats_a_step_and_trains_as_float32(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The gradient of one step overflows once: no batch is skipped, and metrics and schedule are near float32's."""
+    trainer = make_trainer([*FP16, *tiny_run, "run_name=fp16"])
+    backward, broken = trainer.engine.backward, []
+
+    def overflows_once(surrogate: Any, *, last: bool) -> None:
+        first = trainer.state.step == 3 and not broken
+        broken.extend([3] * first)
+        backward(surrogate * float("inf") if first else surrogate, last=last)
+
+    trainer.engine.backward = overflows_once
+    trainer.fit()
+    printed = capsys.readouterr().err
+    assert printed.count("step 3: gradients overflow in fp16: the step is repeated with a loss scale of 32768") == 1
+    exact = run([*SUPERVISED, *tiny_run, "run_name=fp32"])
+    assert not trainer.state.skipped_batches
+    assert not (trainer.run.path / "nonfinite.jsonl").exists()
+    assert trainer.engine.learning_rate() == exact.engine.learning_rate()
+    assert [line.get("loss_scale") for line in metrics_of(trainer) if line["split"] == "train"] == [65536.0] * 2 + [
+        32768.0
+    ] * 4
+    for line, other in zip(metrics_of(trainer), metrics_of(exact), strict=True):
+        assert "loss_scale" not in other
+        for name in {"loss", "grad_norm"} & line.keys():
+            assert line[name] == pytest.approx(other[name], rel=0.02), name
+            assert line[name] != other[name], name
+
+
+def test_fp16_resumes_bit_by_bit_between_updates_of_a_batch(tiny_run: list[str]) -> None:
+    settings = [*GRPO, *tiny_run, "engine.precision=fp16", "trainer.save_every=1"]
+
+    def breaks(trainer: Any, stop: bool = False) -> None:
+        """Steps 2 and 4, each the second update of a batch, overflow once; after step 4 the run stops."""
+        step, seen = trainer.engine.step, set()
+
+        def broken() -> float:
+            number = trainer.state.step
+            if number in (2, 4) and number not in seen:
+                seen.add(number)
+                for parameter in trainer.engine.trainable:
+                    parameter.grad.fill_(float("inf"))
+            if stop and number == 5:
+                raise KeyboardInterrupt
+            return step()
+
+        trainer.engine.step = broken
+
+    whole = run([*settings, "run_name=whole"], breaks)
+    assert whole.engine.loss_scale == 2.0**14
+    stopped = make_trainer([*settings, "run_name=stopped"])
+    breaks(stopped, stop=True)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    resumed = run([*settings, "run_name=stopped"])
+    assert metrics_of(resumed) == metrics_of(whole)
+
+
+def test_an_output_that_is_not_finite_in_fp16_names_the_precision(tiny_run: list[str]) -> None:
+    trainer = make_trainer([*FP16, *tiny_run])
+    forward = trainer.engine.forward
+    trainer.engine.forward = lambda features: {name: value / 0 for name, value in forward(features).items()}
+    trainer.evaluator = None
+    with pytest.raises(
+        FloatingPointError, match=r"set engine.precision=fp32 or bf16 \(fp16 ends at 65,504\), or lower"
+    ):
+        trainer.fit()
