@@ -108,5 +108,5 @@ def export_classifier(name_or_path: str, output: Path | None) -> Written:
     difference = classifier_difference(target, golden, source)
     line = f"{target}: a sequence classifier; largest difference from the golden scores {difference:.1e}"
     if math.isnan(difference):
-        line = f"{target}: a sequence classifier; not compared, every golden text is one that its prompt reads otherwise"
+        line = f"{target}: a sequence classifier; not compared, its prompt is known to differ in every golden text"
     return Written([line], [], difference)
