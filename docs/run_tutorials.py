@@ -27,7 +27,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 900
+TIMEOUT_S = 1500
 SKIPPED = "..."
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 VOLATILE = re.compile(

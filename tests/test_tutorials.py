@@ -9,7 +9,7 @@ from run_tutorials import alike, difference, read_blocks, refreshed
 from runs.source_tree import ROOT
 
 PAGES = [page for page in sorted((ROOT / "docs" / "tutorials").glob("*.md")) if page.stem != "index"]
-TIMEOUT_S = 1500
+TIMEOUT_S = 2400
 
 
 @pytest.fixture(scope="session")
