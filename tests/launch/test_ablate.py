@@ -213,14 +213,15 @@ def test_the_same_command_runs_only_what_is_not_finished(finished: Path, capfd):
     assert len(summaries) == 2
     with pytest.raises(ValueError, match=r"trainer\.max_steps 4 -> 5 \(in good\)"):
         run(finished, "experiments.broken=[loss=hinge]", "trainer.max_steps=5")
-    run(finished, "experiments.broken=[loss=hinge]")
+    with pytest.raises(ValueError, match=r"learning_rate 1e\+30 -> 0\.05 \(in broken\).* or remove .*/broken-seed\*"):
+        run(finished, "experiments.broken=[loss=hinge]")
+    capfd.readouterr()
+    run(finished)  # without the broken one
     printed = capfd.readouterr()
-    assert "4 jobs, 2 at a time; 2 finished already" in printed.out
-    assert printed.err.count(": started") == 2
-    assert [job["status"] for job in content(finished)["jobs"]] == ["finished"] * 4
+    assert "2 jobs, 2 at a time; 2 finished already" in printed.out
+    assert ": started" not in printed.err
+    assert [(job["configuration"], job["status"]) for job in content(finished)["jobs"]] == [("good", "finished")] * 2
     assert {file: file.stat().st_mtime_ns for file in summaries} == summaries
-    run(finished, "experiments.broken=[loss=hinge]")
-    assert "4 finished already" in capfd.readouterr().out
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, tiny_run: list[str], capsys):

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-submitit = pytest.importorskip("submitit", reason="the extra `ablate` is not installed")
-
 from recipes.ablate import cluster
 from recipes.ablate.cluster import Cluster, ClusterTask, rendezvous
 from recipes.ablate.configurations import Configuration, Job
+
+submitit = pytest.importorskip("submitit", reason="the extra `ablate` is not installed")
 
 NODE = SimpleNamespace(node=0, num_nodes=1, job_id="7", hostnames=["here"])
 SLEEPER = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('ready', flush=True)"
@@ -99,7 +99,7 @@ def test_a_job_of_the_local_executor_fails_with_the_line_of_its_error(task, tmp_
 
 
 def test_what_the_cluster_refuses_is_one_line(task, tmp_path: Path):
-    with pytest.raises(ValueError, match="cluster=slurm: .*slurm"):
+    with pytest.raises(ValueError, match=r"cluster=slurm: .*slurm"):
         made(tmp_path, task, kind="slurm")
     with pytest.raises(ValueError, match=r"cluster=local: .*nonsense"):
         made(tmp_path, task, nonsense=1)
