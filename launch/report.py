@@ -19,10 +19,15 @@ try:
     from collections.abc import Sequence
     from dataclasses import replace
     from pathlib import Path
+    from typing import TYPE_CHECKING
 
     from launch.cli.arguments import Parser, run_command
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}: run `pip install -e .` in the repository first") from None
+
+if TYPE_CHECKING:
+    from runs.report.comparison.content import Comparison
+    from runs.report.comparison.selection import ShownRun
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,11 +40,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from runs.report.comparison.selection import select
 
     paths = [Path(run).expanduser() for run in options.runs]
-    comparison = replace(compare(select(paths)), opening=opening_of(paths))
+    runs = select(paths)
+    comparison = replace(compare(runs), opening=opening_of(paths))
     file.write_text(page(comparison), encoding="utf-8")
     for warning in comparison.warnings:
         print(f"warning: {warning}")
     print(f"{comparison.lead}: {file} ({file.stat().st_size / 2**20:.1f} MiB)")
+    if options.wandb:
+        print(f"W&B Report: {send_to_wandb(comparison, runs, paths)}")
+
+
+def send_to_wandb(comparison: Comparison, runs: Sequence[ShownRun], paths: Sequence[Path]) -> str:
+    """Make a W&B Report with the same content. Returns its address."""
+    from runs.report.ablation.page import tables_of
+    from runs.report.comparison.queries import extremes_table
+    from runs.report.wandb_report import save, wandb_report
+
+    queries = [extremes_table(comparison.queries)] if comparison.queries else []
+    report = wandb_report(
+        [replace(run.stored, name=run.name) for run in runs],
+        comparison.title,
+        lead=". ".join([comparison.lead, *(f"Warning: {warning}" for warning in comparison.warnings)]),
+        results=[*tables_of(paths), *comparison.results, *queries],
+        facts=comparison.facts,
+    )
+    return save(report)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

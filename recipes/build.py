@@ -17,18 +17,17 @@ from recipes.run_config import RunConfig
 from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
-from runs.settings_tree import as_tree
 from trainers.parts import TrainerParts
 from trainers.source_losses import SourceLosses
 from trainers.trainer import Trainer
 
 
-def make_trainer(settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel, sets: Sets) -> Trainer:
+def make_trainer(
+    settings: RunConfig, collection: Data, run: RunDirectory, model: RankingModel, sets: Sets, logger: Logger
+) -> Trainer:
     """Build the trainer of a run without stages. `sets`: those of its dev suite."""
     evaluator = dev_evaluator(settings, collection, model, sets)
-    return build_trainer(
-        settings, collection, run, model, evaluator=evaluator, logger=settings.logger.build(run, as_tree(settings))
-    )
+    return build_trainer(settings, collection, run, model, evaluator=evaluator, logger=logger)
 
 
 def dev_evaluator(settings: RunConfig, collection: Data, model: RankingModel, sets: Sets) -> DevEvaluator | None:

@@ -34,7 +34,7 @@ from recipes.model_card import model_card
 from recipes.prompts import check_prompts, expect_prompts, lost_in_words, run_prompts
 from recipes.results import TrainingOutcome, record, store_run, summarise
 from recipes.run_config import RunSettings
-from recipes.start import join_ranks, open_run
+from recipes.start import join_ranks, open_run, tracked
 from recipes.trained_parts import announce_trained_parts
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
@@ -103,8 +103,9 @@ def reason(
     if run.finished:
         summary = show_finished(run)
     else:
-        logger, summary = train_reasoner(settings, collection, run, arguments, checkpoint)
-        print_results(run, summary)
+        with tracked(settings, run) as logger:
+            summary = train_reasoner(settings, collection, run, logger, arguments, checkpoint)
+            print_results(run, summary)
         logger.finish(summary)
     process_group.stop()
     return summary["after"]
@@ -158,12 +159,16 @@ def _step(checkpoint: Path) -> int:
 
 
 def train_reasoner(
-    settings: ReasonConfig, collection: Collection, run: RunDirectory, arguments: Any, checkpoint: Path | None
-) -> tuple[Logger, dict[str, Any]]:
+    settings: ReasonConfig,
+    collection: Collection,
+    run: RunDirectory,
+    logger: Logger,
+    arguments: Any,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
     """Evaluate, train, evaluate, export and report, like `recipes.train_model.train_model`.
 
-    `arguments` are TRL's options; training resumes from `checkpoint`. Returns the logger, which is still open, and the
-    summary.
+    `arguments` are TRL's options; training resumes from `checkpoint`. Returns the summary.
     """
     model, reasoner = build_reasoner(settings)
     expect_prompts(model, collection)
@@ -176,7 +181,6 @@ def train_reasoner(
     test = settings.eval.build(
         collection.split("test"), collection.documents, tokenizer, prompts=Prompts.of(collection)
     )
-    logger = settings.logger.build(run, as_tree(settings))
     baseline = score_baseline(test, evaluate, run, logger)
     seconds = fit(settings, collection, run, logger, model, arguments, checkpoint)
     after = evaluate(test)
@@ -192,7 +196,7 @@ def train_reasoner(
     summary = summarise(collection, test, results, outcome, stages)
     export_reasoner(model, settings, run, summary, run_prompts(collection, collection))
     write_results(run, test, results, after, summary)
-    return logger, summary
+    return summary
 
 
 def build_reasoner(settings: ReasonConfig) -> tuple[LLMReranker, Reasoner]:

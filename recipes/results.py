@@ -37,9 +37,10 @@ class TrainingOutcome:
 
 
 def record(run: RunDirectory, logger: Logger, step: int, name: str, metrics: Metrics) -> None:
-    """Write test metrics as a line of metrics.jsonl and log them."""
+    """Write test metrics as a line of metrics.jsonl and log them. `before` and `after` are one curve of the logger."""
     run.append_metrics({"step": step, "split": "test", "name": name, **metrics.mean})
-    logger.log({f"test/{metric}": value for metric, value in metrics.mean.items()}, step)
+    prefix = "test" if name in ("before", "after") else f"test/{name}"
+    logger.log({f"{prefix}/{metric}": value for metric, value in metrics.mean.items()}, step)
 
 
 def store_run(run: RunDirectory, name: str, scores: Run) -> None:

@@ -44,10 +44,9 @@ def train_stages(
     collection: Data,
     run: RunDirectory,
     sets: Sets,
-) -> tuple[Logger, dict[str, Any]]:
-    """Train the stages that are not finished. Returns the logger, which is still open, and the summary. `sets`:
-    those of the dev suite."""
-    logger = settings.logger.build(run, as_tree(settings))
+    logger: Logger,
+) -> dict[str, Any]:
+    """Train the stages that are not finished. Returns the summary. `sets`: those of the dev suite."""
     sequence = StageSequence(settings, collection, run, training, sets)
     for stage, data in zip(stages, training, strict=True):
         summary = sequence.train(stage, data, StageLogger(logger, stage.number, stage.first_step))
@@ -60,7 +59,7 @@ def train_stages(
         link_results(run.path, sequence.folders, source=source, card=card)
         write_report(run.path, summary)
     run.write_summary(summary)
-    return logger, summary
+    return summary
 
 
 class StageSequence:

@@ -1,8 +1,9 @@
-"""The start of every run: join the process group and open the run directory."""
+"""The start of every run: join the process group, open the run directory and start its logger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from data.collection import Collection
 from data.sampling.mixture import Mixture
@@ -10,6 +11,7 @@ from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from recipes.run_config import RunSettings
 from runs.directory import RunDirectory
+from runs.loggers.logger import Logger
 from runs.places import contents_of
 from runs.settings_tree import as_tree
 
@@ -34,3 +36,14 @@ def open_run(settings: RunSettings, data: Collection | Mixture, on_start: Callab
     if not run.finished:
         run.describe_data(data.name, data.fingerprint, data.skipped, data.made)
     return run
+
+
+@contextmanager
+def tracked(settings: RunSettings, run: RunDirectory) -> Iterator[Logger]:
+    """The logger of a run. An error inside, or a preemption, is told to it and raised again."""
+    logger = settings.logger.build(run, as_tree(settings))
+    try:
+        yield logger
+    except BaseException as error:
+        logger.stop(error)
+        raise

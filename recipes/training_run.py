@@ -18,7 +18,7 @@ from recipes.preparation import prepare
 from recipes.prompts import expect_prompts, lost_in_words, run_prompts
 from recipes.run_config import RunConfig
 from recipes.stage_sequence import train_stages
-from recipes.start import join_ranks, open_run
+from recipes.start import join_ranks, open_run, tracked
 from recipes.train_model import train_model
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger
@@ -44,31 +44,33 @@ def train(
     if run.finished:
         summary = show_finished(run)
     else:
-        if settings.stages:
-            logger, summary = train_stages(
-                settings, prepared.stages, prepared.training, collection, run, prepared.dev_sets
-            )
-        else:
-            mined = with_mined_negatives(settings, collection, run.path)
-            logger, summary = train_once(settings, mined, run, prepared.dev_sets)
-        print_results(run, summary)
+        with tracked(settings, run) as logger:
+            if settings.stages:
+                summary = train_stages(
+                    settings, prepared.stages, prepared.training, collection, run, prepared.dev_sets, logger
+                )
+            else:
+                mined = with_mined_negatives(settings, collection, run.path)
+                summary = train_once(settings, mined, run, prepared.dev_sets, logger)
+            print_results(run, summary)
         logger.finish(summary)
     upload(run.path / "model", settings.push_to_hub)
     process_group.stop()
     return summary["best_dev"]
 
 
-def train_once(settings: RunConfig, collection: Data, run: RunDirectory, sets: Sets) -> tuple[Logger, dict[str, Any]]:
-    """Train a run without stages. Returns the logger, which is still open, and the summary. `sets`: those of the dev
-    suite."""
+def train_once(
+    settings: RunConfig, collection: Data, run: RunDirectory, sets: Sets, logger: Logger
+) -> dict[str, Any]:
+    """Train a run without stages. Returns the summary. `sets`: those of the dev suite."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)
     expect_prompts(model, collection)
     shared_baseline = baseline_folder(settings, collection, model)
     prompts = run_prompts(collection, collection)
-    trainer = make_trainer(settings, collection, run, model, sets)
+    trainer = make_trainer(settings, collection, run, model, sets, logger)
     test = test_evaluator(settings, collection, model)
-    summary = train_model(
+    return train_model(
         trainer,
         test,
         run,
@@ -78,4 +80,3 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory, sets: S
         shared_baseline=shared_baseline,
         adapter_only=settings.adapter_only,
     )
-    return trainer.logger, summary

@@ -72,6 +72,11 @@ def differences(
     )
 
 
+def settings_of_result(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of settings, by dotted key, that change the result: without those of RESUME_SAFE."""
+    return {key: value for key, value in flatten(tree).items() if not _matches(key, RESUME_SAFE)}
+
+
 def texts_of(changes: Sequence[Change]) -> list[str]:
     """The texts of the changes, each once."""
     return list(dict.fromkeys(change.text for change in changes))

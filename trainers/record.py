@@ -46,5 +46,11 @@ class Logger(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log named values of one step. The names are "split/name"."""
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell the user, where the tracker can, of something that should be looked at while the run goes on."""
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """End the run, with the content of summary.json."""
+
+    def stop(self, error: BaseException) -> None:
+        """End the run because of `error`: it has failed, or a signal has stopped it."""

@@ -277,7 +277,9 @@ class Trainer(ABC):
         skips = config.on_nonfinite != "stop" and num_skipped < config.max_nonfinite
         action = config.on_nonfinite if skips else "stop"
         self.run.append_nonfinite(nonfinite_line(batch, error, step=self.state.step, action=action))
-        self.progress.write(f"warning: step {self.state.step}, batch {batch.number}: {action}: {error}")
+        what = f"step {self.state.step}, batch {batch.number}: {action}: {error}"
+        self.progress.write(f"warning: {what}")
+        self.logger.alert("a batch is not finite", what)
         if not skips:
             raise FloatingPointError(
                 f"{error}: nonfinite.jsonl names the batch; {num_skipped} batches were skipped before it: "

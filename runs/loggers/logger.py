@@ -16,7 +16,13 @@ class NoLogger:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         pass
 
+    def alert(self, title: str, text: str) -> None:
+        pass
+
     def finish(self, summary: Mapping[str, Any]) -> None:
+        pass
+
+    def stop(self, error: BaseException) -> None:
         pass
 
 
@@ -31,8 +37,14 @@ class StageLogger:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.logger.log({**metrics, "stage": self.number}, self.first_step + step)
 
+    def alert(self, title: str, text: str) -> None:
+        self.logger.alert(title, f"stage {self.number}: {text}")
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Do nothing: the run's logger stays open for the next stage."""
+
+    def stop(self, error: BaseException) -> None:
+        """Do nothing: the run's logger is told by the run."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
-"""Logging to Weights & Biases in a separate thread. It never prompts, and never stops or delays a run."""
+"""Weights & Biases: its options, and how a run of it is started. It never prompts."""
 
 from __future__ import annotations
 
 import netrc
 import os
-import queue
 import secrets
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +14,18 @@ from urllib.parse import urlsplit
 
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
+from runs.environment import PLACES, read_environment
 from runs.files import write_atomic
+from runs.loggers.logged_steps import FILE, LoggedSteps
 from runs.loggers.logger import Logger, NoLogger
+from runs.loggers.wandb_artifacts import Choice
+from runs.loggers.wandb_logger import RunFiles, WandbLogger
 from runs.redaction import redact_tree
 
 PROJECT = "plackett"
+JOB_TYPE = "train"
 OFFLINE = ("offline", "dryrun")  # modes; the second is W&B's earlier name of the first
 START_TIMEOUT_S = 60.0
-FINISH_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,12 @@ class WandbConfig:
     project: str | None = None  # None: WANDB_PROJECT, else "plackett"
     entity: str | None = None  # None: WANDB_ENTITY, else that of the login
     group: str | None = None  # None: WANDB_RUN_GROUP
+    job_type: str | None = None  # None: WANDB_JOB_TYPE, else "train"
     tags: list[str] | None = None  # None: WANDB_TAGS, with commas
     name: str | None = None  # of the run in W&B; None: WANDB_NAME, else run_name
+    notes: str | None = None  # None: WANDB_NOTES
     mode: Literal["auto", "online", "offline"] = "auto"  # auto: WANDB_MODE, else online if logged in
+    artifacts: Choice = "none"  # what is uploaded when the run is finished
 
     def build(self, run: RunDirectory, settings: Mapping[str, Any]) -> Logger:
         if not is_main():
@@ -52,12 +57,18 @@ class WandbConfig:
             folder = files_folder(run) / "wandb"
             print(
                 f"W&B is offline: `wandb login` before a run, or `wandb sync {folder}/offline-run-*` after it, "
-                "puts it online",
+                "puts it online (a run that was resumed has several folders, which become one run)",
                 file=sys.stderr,
             )
         # The other ranks wait for this one, at most timeout_s.
-        limit_s = min(START_TIMEOUT_S, settings.get("timeout_s", float("inf")) / 3)
-        return WandbLogger(lambda: self.start(run, settings, mode, limit_s), limit_s)
+        timeout_s = settings.get("timeout_s", float("inf"))
+        return WandbLogger(
+            lambda: self.start(run, settings, mode, min(START_TIMEOUT_S, timeout_s / 3)),
+            RunFiles(run.path, settings, self.artifacts),
+            LoggedSteps(run.wandb_id_file.with_name(FILE), settings),
+            start_timeout_s=min(START_TIMEOUT_S, timeout_s / 3),
+            upload_timeout_s=timeout_s / 2,
+        )
 
     def start(self, run: RunDirectory, settings: Mapping[str, Any], mode: str, limit_s: float) -> Any:
         """Start the W&B run. This takes seconds (imports, a background process) and may raise any exception."""
@@ -68,13 +79,15 @@ class WandbConfig:
             project=self.project or os.environ.get("WANDB_PROJECT") or PROJECT,
             entity=self.entity,
             group=redact_tree(self.group),
+            job_type=self.job_type or os.environ.get("WANDB_JOB_TYPE") or JOB_TYPE,
             tags=redact_tree(self.tags),
             name=self.name or os.environ.get("WANDB_NAME") or run.name,
+            notes=redact_tree(self.notes),
             id=run_id(run.wandb_id_file),
-            resume="allow" if mode == "online" else None,
+            resume="allow",  # offline, `wandb sync` then appends to what it has sent of this id
             dir=files_folder(run),
             mode=mode,  # type: ignore[arg-type]
-            config=redact_tree(settings),
+            config=config_of(run.path, settings),
             # W&B's metadata contain the command line and the URLs of packages, which may hold secrets. Ours are in
             # environment.json, redacted.
             settings=wandb.Settings(
@@ -89,55 +102,18 @@ class WandbConfig:
         )
 
 
-class WandbLogger:
-    """Logs to W&B from a separate thread. An error or a delay there is reported once and does not slow down
-    training."""
-
-    def __init__(self, start: Callable[[], Any], start_timeout_s: float = START_TIMEOUT_S):
-        self._jobs: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
-        self._started = threading.Event()
-        self._failed = False
-        self._thread = threading.Thread(target=self._work, args=(start,), name="wandb", daemon=True)
-        self._thread.start()
-        # Wait, so that the data loader's workers are not forked while W&B is imported.
-        if not self._started.wait(start_timeout_s):
-            self._give_up(f"it did not start in {start_timeout_s:.0f} s")
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if not self._failed:
-            values = {**metrics, "step": step}
-            self._jobs.put(lambda run: run.log(values))
-
-    def finish(self, summary: Mapping[str, Any], timeout_s: float = FINISH_TIMEOUT_S) -> None:
-        if self._failed:
-            return
-
-        def end(run: Any) -> None:
-            run.summary.update(dict(summary))
-            run.finish()
-
-        self._jobs.put(end)
-        self._jobs.put(None)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            self._give_up(f"it did not finish in {timeout_s:.0f} s")
-
-    def _work(self, start: Callable[[], Any]) -> None:
-        try:
-            run = start()
-            # Use the trainer's step: W&B's own step cannot go back, and a resumed run's does.
-            run.define_metric("*", step_metric="step")
-            self._started.set()
-            while (job := self._jobs.get()) is not None and not self._failed:
-                job(run)
-        except BaseException as error:  # no exception of a tracker, SystemExit included, may end the run
-            self._give_up(" ".join(f"{type(error).__name__}: {error}".split()))
-            self._started.set()
-
-    def _give_up(self, reason: str) -> None:
-        if not self._failed:
-            self._failed = True
-            print(f"warning: the run continues without W&B: {reason}", file=sys.stderr)
+def config_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """W&B's config of a run: its settings, the hash of the code, the hashes of data and models, and the environment,
+    without secrets."""
+    environment = read_environment(folder)
+    content = {
+        **settings,
+        "code_hash": environment.pop("code_hash", None),
+        "content_hashes": {"data": environment.pop("data", None), **environment.pop(PLACES, {})},
+        "environment": environment,
+    }
+    redacted: dict[str, Any] = redact_tree(content)
+    return redacted
 
 
 def logged_in() -> bool:

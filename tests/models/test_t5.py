@@ -23,6 +23,7 @@ from recipes.build import make_trainer
 from recipes.memory_plan.estimate import Machine, make_plans
 from recipes.training_run import train
 from runs.directory import RunDirectory
+from runs.loggers.logger import NoLogger
 from runs.settings_tree import as_tree
 
 KINDS = ("t5", "mt5", "umt5")
@@ -135,7 +136,7 @@ def test_a_run_trains_it_and_the_export_has_its_scores(
     options += ["model=bi_encoder_lora", "model.lora.r=4"] if lora else []
     settings = load([*options, "trainer.max_steps=3", "trainer.learning_rate=0.5"])
     run, model = RunDirectory.open(as_tree(settings)), settings.model.build(settings.seed)
-    trainer = make_trainer(settings, settings.data.build(), run, model, sets={})
+    trainer = make_trainer(settings, settings.data.build(), run, model, sets={}, logger=NoLogger())
     trainer.evaluator = None  # the last weights are exported, not the best on dev
     trainer.fit()
     folder = tmp_path / "export"

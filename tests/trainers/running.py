@@ -16,12 +16,13 @@ def make_trainer(overrides: list[str]) -> Any:
     from recipes.build import make_trainer
     from recipes.checks.compatibility import check_parts
     from runs.directory import RunDirectory
+    from runs.loggers.logger import NoLogger
     from runs.settings_tree import as_tree
 
     settings = load(overrides)
     check_parts(settings)
     data, model = settings.data.build(), settings.model.build(settings.seed)
-    return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model, sets={})
+    return make_trainer(settings, data, RunDirectory.open(as_tree(settings)), model, sets={}, logger=NoLogger())
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

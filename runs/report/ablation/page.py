@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from runs.report.ablation.results import ablation_results
 from runs.report.ablation.sentences import sentences
 from runs.report.ablation.table import Cells, main_table, pairs_table, unfinished_table
 from runs.report.comparison.compare import compare
+from runs.report.comparison.content import Table
 from runs.report.comparison.page import page
 from runs.report.comparison.selection import ABLATION, select
 from runs.report.html import table_of
@@ -32,12 +33,24 @@ def write_ablation_page(folder: Path, plan: Mapping[str, Any]) -> None:
 
 def opening_of(paths: Sequence[Path]) -> list[str]:
     """The parts about the ablations among the `paths` of a report, with the results of what has finished by now."""
-    parts = []
+    return [part for plan in _plans(paths) for part in ablation_part(plan)]
+
+
+def tables_of(paths: Sequence[Path]) -> list[Table]:
+    """What `opening_of` says as tables of texts, for a report that has no HTML."""
+    plans = list(_plans(paths))
+    return [
+        Table(f"Ablation {plan['name']}", *(main_table(plan) if plan["results"] else ((), ())), notes=sentences(plan))
+        for plan in plans
+    ]
+
+
+def _plans(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The content of ablation.json of the ablations among `paths`, with the results of what has finished by now."""
     for folder in paths:
         if (folder / ABLATION).is_file():
             plan = read_json(folder / ABLATION)
-            parts += ablation_part({**plan, "results": ablation_results(folder, plan)})
-    return parts
+            yield {**plan, "results": ablation_results(folder, plan)}
 
 
 def ablation_part(plan: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 from runs.report.comparison.content import Comparison, Table
@@ -12,22 +13,30 @@ from runs.report.html import page_of, table_of
 
 # Nothing may be loaded: a browser refuses what this page does not hold.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+LONG = 40  # characters of a cell that is broken into lines
+INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])")  # a mean and its interval
 STYLE = """
 h2 small, th small { font-weight: 400; color: var(--dim) }
 .legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3rem 1.25rem; font-size: .9rem }
 .legend img { width: 3rem; height: .8rem; vertical-align: middle }
 .warnings li { color: var(--bad); font-weight: 600; margin: .3rem 0 }
 .runs td { text-align: left } .runs th { text-align: left }
-.runs td:not(:first-child) { white-space: nowrap }
-.pair { width: 100%; table-layout: fixed } .pair caption { text-align: left; color: var(--dim); font-size: .9rem }
+@media (min-width: 40rem) {
+  .runs td:first-child { white-space: normal; min-width: 13rem; max-width: 20rem; overflow-wrap: anywhere } }
+.runs td, .runs th { padding: .35rem .5rem } .runs td:first-child, .runs th:first-child { padding-left: 0 }
+td.long { white-space: normal; min-width: 18rem; overflow-wrap: anywhere }
+.pair { width: 100%; table-layout: fixed }
+.pair caption { text-align: left; padding: .3rem; color: var(--dim); font-size: .9rem }
 .pair th:first-child, .pair td:first-child { position: static; max-width: none; white-space: normal;
   overflow-wrap: anywhere; text-align: left }
+.pair thead th:first-child { width: 52% }
+@media (max-width: 40rem) { .pair tbody td { font-size: .88rem } .pair thead th:first-child { width: 46% } }
 .queries { max-height: min(36rem, 85vh); overflow-y: auto; border: 1px solid var(--line); border-radius: .3rem }
 .pair thead th { position: sticky; top: 0; background: var(--page); z-index: 1 }
-.pair thead th:first-child { width: 52%; position: sticky } .pair tbody th { color: var(--ink); font-weight: 400 }
+.pair thead th:first-child { position: sticky } .pair tbody th { color: var(--ink); font-weight: 400 }
 .pair tbody tr:first-child > * { border-bottom: 0; padding-bottom: 0 } .pair td { vertical-align: top }
-.pair td[colspan] { padding: 0 0 .5rem } .pair td[colspan] details { font-size: .92rem }
-.pair th, .pair td { padding-left: .3rem; padding-right: .3rem }
+.pair tbody td[colspan] { padding: 0 .3rem .5rem } .pair td[colspan] details { font-size: .92rem }
+.pair th, .pair td, .pair th:first-child { padding-left: .3rem; padding-right: .3rem }
 .pair button { font-family: inherit; font-size: .85rem; font-weight: 600; white-space: normal; color: inherit;
   background: none; border: 1px solid var(--line); border-radius: .3rem; padding: .3rem; min-height: 2rem;
   cursor: pointer }
@@ -61,7 +70,7 @@ def table_part(table: Table) -> str:
     rows = (
         "<tr>"
         + "".join(
-            f"<td{' class=top' if (line, place) in table.top else ''}>{html.escape(cell)}</td>"
+            f'<td class="{_style(cell, (line, place) in table.top)}">{_cell(cell)}</td>'
             for place, cell in enumerate(row)
         )
         + "</tr>\n"
@@ -72,6 +81,16 @@ def table_part(table: Table) -> str:
     if not table.is_open:
         content = f"<details><summary>show all</summary>{content}</details>"
     return f"<h2>{html.escape(table.title)}</h2>\n{content}"
+
+
+def _style(text: str, is_top: bool) -> str:
+    return "top" if is_top else "long" if len(text) > LONG else ""
+
+
+def _cell(text: str) -> str:
+    """The content of a cell; an interval stands below its mean."""
+    mean, interval = match.groups() if (match := INTERVAL.fullmatch(text)) else (text, "")
+    return html.escape(mean) + (f"<br><small>{interval}</small>" if interval else "")
 
 
 def _warnings(warnings: Sequence[str]) -> str:

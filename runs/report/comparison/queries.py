@@ -8,12 +8,13 @@ from itertools import combinations
 
 import numpy as np
 
-from runs.report.comparison.content import Pair, QueryComparison, Ranking
+from runs.report.comparison.content import Pair, QueryComparison, Ranking, Table
 from runs.report.comparison.rankings import data_of, final_of, rankings_of
 from runs.report.comparison.selection import ShownRun
 
-MAX_RANKINGS = 40  # that can be chosen
+MAX_RANKINGS = 80  # that can be chosen
 MAX_QUERIES = 500  # that are listed
+SHOWN = 10  # largest gains, and as many largest losses, in a report that is not interactive
 STARTS = ("first stage", "before", "BM25")  # of one run, its final ranking is compared with the first of these
 
 
@@ -37,14 +38,34 @@ def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
         found.append(labelled)
     rankings = [ranking for of_run in found for ranking in of_run]
     if len(rankings) > MAX_RANKINGS:
+        some = f"the first {MAX_RANKINGS} runs" if len(finals) > MAX_RANKINGS else "each run"
+        notes.append(f"only the final ranking of {some} can be chosen: there are {len(rankings):,} in all")
         rankings = finals[:MAX_RANKINGS]
-        notes.append(f"of the runs one ranking each can be chosen, of the first {MAX_RANKINGS} runs")
     if len(rankings) < 2:
         return None
     table = np.array([[ranking.values.get(query, np.nan) for query in texts] for ranking in rankings])
     listed = _most_different(list(texts), table)
     first = _first_pair(rankings, finals)
     return QueryComparison(metric, rankings, texts, listed, _pairs(table), first, notes)
+
+
+def extremes_table(queries: QueryComparison) -> Table:
+    """The queries of the first pair with the largest gains and losses, for a report that is not interactive."""
+    before, after = (queries.rankings[place] for place in queries.first)
+    both = [query for query in queries.listed if query in before.values and query in after.values]
+    both.sort(key=lambda query: before.values[query] - after.values[query])
+    chosen = both[:SHOWN] + both[max(SHOWN, len(both) - SHOWN) :]
+    rows = [
+        [
+            queries.texts[query] or query,
+            f"{before.values[query]:.3f}",
+            f"{after.values[query]:.3f}",
+            f"{after.values[query] - before.values[query]:+.3f}",
+        ]
+        for query in chosen
+    ]
+    header = ("query", before.label, after.label, "difference")
+    return Table(f"Wins and losses by query: {queries.metric}", header, rows, queries.notes)
 
 
 def _has_no_texts(run: ShownRun) -> bool:

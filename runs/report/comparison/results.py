@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
@@ -28,16 +29,17 @@ def result_tables(runs: Sequence[ShownRun], rankings: Rankings) -> list[Table]:
 def _by_metric(runs: Sequence[ShownRun], metric: str, rankings: Rankings) -> Table:
     """A row for each run, a column for each ranker, of one metric."""
     values = {run.number: {name: row[metric] for name, row in run.rows().items() if metric in row} for run in runs}
-    columns = [name for name in dict.fromkeys(name for row in values.values() for name in row) if name != ORACLE]
-    columns += [ORACLE] if any(ORACLE in row for row in values.values()) else []
+    in_order = sorted(values.values(), key=len, reverse=True)  # a run with stages names them in their place
+    columns = list(dict.fromkeys(name for row in in_order for name in row))
     rows, top = [], set()
     for place, run in enumerate(runs):
         intervals = intervals_of(run, metric, rankings.get(run.number, ()))
         own = values[run.number]
         cells = [str(intervals.get(name) or f"{own[name]:.4f}") if name in own else "" for name in columns]
         rows.append([run.label, *cells, _number(run)])
-        best = max((own[name] for name in columns if name in own and name != ORACLE), default=None)
-        top |= {(place, 1 + column) for column, name in enumerate(columns) if name != ORACLE and own.get(name) == best}
+        ranked = {name: value for name, value in own.items() if name != ORACLE}
+        best = max(ranked.values()) if len(ranked) > 1 else math.inf
+        top |= {(place, 1 + column) for column, name in enumerate(columns) if ranked.get(name) == best}
     notes = ["in brackets: 95% interval of the mean over queries (percentile bootstrap)"] * ("[" in str(rows))
     return Table(f"Results: {metric} on test", ("run", *columns, "test"), rows, notes, frozenset(top))
 
@@ -95,15 +97,16 @@ def _against_first(stored: Sequence[tuple[ShownRun, Ranking]]) -> tuple[list[lis
         common, reason = common_queries(first, run)
         if run.metric != first.metric:
             common, reason = [], f"its metric is {run.metric}, not {first.metric}"
-        name = f"{run.label}, {ranking.label} vs {first.label}, {baseline.label}"
+        name = f"{run.label} vs {first.label}: {ranking.label}"
+        name += f" vs {baseline.label}" * (ranking.label != baseline.label)
         if not common:
-            notes.append(f"{name}: not compared, {reason}")
+            notes.append(f"{name}, not compared: {reason}")
             continue
         before, after = ({query: values[query] for query in common} for values in (baseline.values, ranking.values))
         tests[name], rows[name] = paired_test(before, after), _counts(before, after, common)
         if len(common) < max(len(baseline.values), len(ranking.values)):
             own, its = len(ranking.values), len(baseline.values)
-            notes.append(f"{name}: on the {len(common):,} queries that both have, of {own:,} and {its:,}")
+            notes.append(f"{name}, on the {len(common):,} queries that both have, of {own:,} and {its:,}")
     if len(tests) > 1:
         notes.append(f"p against the first run: with Holm's correction for {len(tests)} tests")
     return [[name, *_test_cells(test), *rows[name]] for name, test in corrected(tests).items()], notes

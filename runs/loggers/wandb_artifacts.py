@@ -1,0 +1,118 @@
+"""W&B artifacts of a run: what it starts from and what it leaves, so that W&B shows which model came from which.
+
+An artifact of the same name and files is the same version, wherever it is logged. So a run that starts from a model
+folder declares the folder's files as its input, and W&B finds the run that made them, online or after `wandb sync`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from runs.environment import PLACES, read_environment
+from runs.files import write_json
+
+Choice = Literal["none", "model", "checkpoints"]
+RECORD = Path("wandb/artifacts.json")  # below a run: {folder: {"name", "type", "project"}}
+MODELS = ("model", "teacher", "guide")  # settings whose name_or_path may be the folder of another run
+MAX_NAME = 128  # W&B's limit
+
+
+def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Declare the data, by their hash, and the models of other runs that this run reads. Their files are hashed."""
+    import wandb
+
+    environment = read_environment(folder)
+    if "data" in environment:
+        data = wandb.Artifact(artifact_name("data", environment["data"]["name"]), "dataset", metadata=environment["data"])
+        with data.new_file("data.json") as file:
+            json.dump({"data": environment["data"], PLACES: environment.get(PLACES, {})}, file, indent=2)
+        _use(wandb_run, data)
+    for node in MODELS:
+        source = (settings.get(node) or {}).get("name_or_path")
+        if source and (recorded := recorded_artifact(Path(source))) and recorded["project"] == wandb_run.project:
+            _use(wandb_run, _of_folder(Path(source), recorded["name"], recorded["type"], {}))
+
+
+def log_outputs(wandb_run: Any, folder: Path, choice: Choice) -> None:
+    """Log the model of every stage and of the run, and with `checkpoints` the best and the newest checkpoint. A stage
+    starts from the model of the one before, which is declared as its input."""
+    recorded = {}
+    earlier = None
+    for place in _models(folder):
+        name = artifact_name("model", folder.name, *place.parts[1:-1])
+        metadata = {"folder": str(place), "started_from": earlier}
+        artifact = _of_folder(folder / place, name, "model", metadata)
+        wandb_run.log_artifact(artifact)
+        recorded[str(place)] = {"name": name, "type": "model", "project": wandb_run.project}
+        write_json(folder / RECORD, recorded)
+        is_stage = len(place.parts) > 1
+        if is_stage and earlier is not None:
+            previous = _of_folder(folder / earlier, recorded[earlier]["name"], "model", {})
+            _use(wandb_run, previous)
+        earlier = str(place) if is_stage else None
+    if choice == "checkpoints":
+        for name, aliases in _checkpoints(folder).items():
+            artifact = _of_folder(
+                folder / "checkpoints" / name, artifact_name("checkpoint", folder.name), "checkpoint", {"folder": name}
+            )
+            wandb_run.log_artifact(artifact, aliases=aliases)
+
+
+def recorded_artifact(model: Path) -> dict[str, str] | None:
+    """The artifact of a model folder that a run has logged; None if there is none."""
+    model = model.resolve()
+    for run in model.parents:
+        if (run / RECORD).is_file():
+            record: dict[str, dict[str, str]] = json.loads((run / RECORD).read_text())
+            return record.get(str(model.relative_to(run)))
+    return None
+
+
+def artifact_name(kind: str, *parts: str) -> str:
+    """A name in the characters that W&B allows.
+
+    >>> artifact_name("model", "grpo-loss.beta=0.1", "1-warm")
+    'model-grpo-loss.beta-0.1-1-warm'
+    """
+    return re.sub(r"[^\w.-]", "-", "-".join((kind, *parts)), flags=re.ASCII)[:MAX_NAME]
+
+
+def _models(folder: Path) -> Iterator[Path]:
+    """The model folders of a run below its own: of its stages, in order, then its own."""
+    stages = [path for path in folder.glob("stages/*/model") if path.is_dir()]
+    yield from sorted((path.relative_to(folder) for path in stages), key=lambda path: int(path.parts[1].split("-")[0]))
+    if (folder / "model").is_dir():
+        yield Path("model")
+
+
+def _checkpoints(folder: Path) -> dict[str, list[str]]:
+    """The names of the newest and the best checkpoint, each with its aliases."""
+    found: dict[str, list[str]] = {}
+    for alias in ("best", "latest"):  # the last one that is logged is W&B's "latest"
+        pointer = folder / "checkpoints" / alias
+        if pointer.is_file():
+            found.setdefault(pointer.read_text().strip(), []).append(alias)
+    return found
+
+
+def _of_folder(folder: Path, name: str, kind: str, metadata: Mapping[str, Any]) -> Any:
+    """An artifact of the files of a folder. They are read where they lie, not copied: nobody changes them."""
+    import wandb
+
+    artifact = wandb.Artifact(name, kind, metadata=dict(metadata))
+    artifact.add_dir(os.fspath(folder), policy="immutable", skip_cache=True)
+    return artifact
+
+
+def _use(wandb_run: Any, artifact: Any) -> None:
+    """Declare an artifact as an input of the run."""
+    if wandb_run.offline:
+        # `use_artifact` refuses to work offline, because it waits for the server. This is what it does before it waits.
+        wandb_run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+    else:
+        wandb_run.use_artifact(artifact)
