@@ -235,6 +235,21 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, tiny_run: 
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--multirun", "+exp=reranker_bce"], {}, "has no --multirun, --cfg and --info: dry_run=true"),
+        (["+exp=reranker_bce"], {"TORCHELASTIC_RUN_ID": "x"}, "by python: ranks=N starts torchrun"),
+    ],
+)
+def test_it_is_started_by_python_and_has_flags_of_its_own(monkeypatch, arguments, variables, message):
+    monkeypatch.setattr("sys.argv", ["launch/ablate.py", *arguments])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        command.main()
+
+
 def test_a_run_of_a_killed_command_is_seen_by_its_lock(tmp_path: Path):
     import subprocess
     import sys
