@@ -28,7 +28,9 @@ def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) ->
 
     environment = read_environment(folder)
     if "data" in environment:
-        data = wandb.Artifact(artifact_name("data", environment["data"]["name"]), "dataset", metadata=environment["data"])
+        data = wandb.Artifact(
+            artifact_name("data", environment["data"]["name"]), "dataset", metadata=environment["data"]
+        )
         with data.new_file("data.json") as file:
             json.dump({"data": environment["data"], PLACES: environment.get(PLACES, {})}, file, indent=2)
         _use(wandb_run, data)

@@ -68,7 +68,9 @@ def save(report: Any) -> str:
         report.save()
     except Exception as error:  # of the network or the server; any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"W&B has not taken the report ({reason}): are entity and project those of the runs?") from error
+        raise ValueError(
+            f"W&B has not taken the report ({reason}): are entity and project those of the runs?"
+        ) from error
     return str(report.url)
 
 
@@ -92,7 +94,8 @@ def _panels(wr: Any, runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
     panels = {
         "dev": [_line(wr, key, title) for key, title in dev],
         "test": [
-            wr.BarPlot(title=f"test {name}", metrics=[wr.SummaryMetric(f"test/{name}")], layout=_layout(wr)) for name in test
+            wr.BarPlot(title=f"test {name}", metrics=[wr.SummaryMetric(f"test/{name}")], layout=_layout(wr))
+            for name in test
         ],
         "train": [_line(wr, key, title) for key, title in train],
     }
