@@ -43,11 +43,20 @@ def warnings_about(runs: Sequence[ShownRun]) -> list[str]:
         found.append(f"the runs are judged by different metrics: {_in_words(metrics)}")
     if len(parts := _groups(runs, _part_in_words)) > 1:
         found.append(f"different parts of the corpus were searched, so values cannot be compared: {_in_words(parts)}")
+    return [*found, *_unfinished(runs)]
+
+
+def _unfinished(runs: Sequence[ShownRun]) -> list[str]:
+    """The runs that are not finished, with their last step: those without a known error together, by their status."""
+    found: list[str] = []
+    waiting: dict[str, list[str]] = {}
     for run in runs:
-        if run.status != FINISHED:
-            step = "before its first step" if run.last_step is None else f"last step {run.last_step:,}"
-            found.append(f"{run.label} is {run.status}, {step}" + (f": {run.error}" if run.error else ""))
-    return found
+        step = "before its first step" if run.last_step is None else f"last step {run.last_step:,}"
+        if run.error:
+            found.append(f"{run.label}: {run.status}, {step}: {run.error}")
+        elif run.status != FINISHED:
+            waiting.setdefault(run.status, []).append(f"{run.label} ({step})")
+    return [*found, *(f"{status}: {'; '.join(names)}" for status, names in waiting.items())]
 
 
 def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:

@@ -13,6 +13,7 @@ from runs.report.html import page_of, table_of
 
 # Nothing may be loaded: a browser refuses what this page does not hold.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+MAX_OPEN = 40  # rows of a table that is shown before a click
 LONG = 40  # characters of a cell that is broken into lines
 INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])")  # a mean and its interval
 STYLE = """
@@ -24,7 +25,7 @@ h2 small, th small { font-weight: 400; color: var(--dim) }
 @media (min-width: 40rem) {
   .runs td:first-child { white-space: normal; min-width: 13rem; max-width: 20rem; overflow-wrap: anywhere } }
 .runs td, .runs th { padding: .35rem .5rem } .runs td:first-child, .runs th:first-child { padding-left: 0 }
-td.long { white-space: normal; min-width: 18rem; overflow-wrap: anywhere }
+td.long:not(:first-child) { white-space: normal; min-width: 18rem; overflow-wrap: anywhere }
 .pair { width: 100%; table-layout: fixed }
 .pair caption { text-align: left; padding: .3rem; color: var(--dim); font-size: .9rem }
 .pair th:first-child, .pair td:first-child { position: static; max-width: none; white-space: normal;
@@ -65,7 +66,7 @@ def page(comparison: Comparison) -> str:
 
 
 def table_part(table: Table) -> str:
-    """A table below its title; one that is not open opens at a click."""
+    """A table below its title; one that is long or not open opens at a click."""
     header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
     rows = (
         "<tr>"
@@ -78,8 +79,8 @@ def table_part(table: Table) -> str:
     )
     notes = "".join(f'<p class="lead">{html.escape(note)}</p>' for note in table.notes)
     content = table_of(f"<tr>{header}</tr>", rows, "runs") + notes if table.rows else notes
-    if not table.is_open:
-        content = f"<details><summary>show all</summary>{content}</details>"
+    if not table.is_open or len(table.rows) > MAX_OPEN:
+        content = f"<details><summary>show all ({len(table.rows):,})</summary>{content}</details>"
     return f"<h2>{html.escape(table.title)}</h2>\n{content}"
 
 
