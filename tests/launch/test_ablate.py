@@ -103,6 +103,7 @@ def test_the_settings_of_a_job():
         "output_dir='some dir/mine/runs'",
         "resume=auto",
         "logger.group=mine",
+        "logger.job_type=ablation",
     ]
     quiet = read("+exp=reranker_bce", "grid.loss=[bce,hinge]", "logger=none")
     assert quiet.overrides(Job(quiet.configurations[0], 1))[-1] == "resume=auto"
