@@ -147,13 +147,19 @@ def test_every_value_is_there_once(story):
         + [("dev/MAP", 20, 0.25), ("dev/MAP", 40, 0.5)]
     )
     metrics = {record.get("glob_name") or record["name"]: record for record in of_type(story.killed, "metric")}
-    assert {name for name, record in metrics.items() if record.get("step_metric") == "step"} >= {"train/*", "dev/*", "test/*"}
+    assert {name for name, record in metrics.items() if record.get("step_metric") == "step"} >= {
+        "train/*",
+        "dev/*",
+        "test/*",
+    }
     assert metrics["dev/*"]["summary"]["max"] is True
 
 
 def test_the_summary_and_the_tables_are_there(story):
     (final,) = [item["item"] for item in of_type(story.resumed, "history") if "best_dev" in item["item"]]
-    tables = {name: value for name, value in final.items() if isinstance(value, dict) and value.get("_type") == "table-file"}
+    tables = {
+        name: value for name, value in final.items() if isinstance(value, dict) and value.get("_type") == "table-file"
+    }
     assert sorted(tables) == ["queries/best", "queries/values", "results/metrics", "results/tests"]
     best = json.loads((story.folder / "files" / tables["queries/best"]["path"]).read_text())
     assert dict(zip(best["columns"], best["data"][0], strict=True))["after text"] == "a document"
@@ -176,7 +182,9 @@ def test_artifacts_lead_from_what_a_run_starts_from_to_what_it_leaves(story):
         ("checkpoint-a", ["latest"]),
     ]
     used = next(record for record in records if record["name"] == "model-a-1-warm" and record.get("use_after_commit"))
-    made = next(record for record in records if record["name"] == "model-a-1-warm" and not record.get("use_after_commit"))
+    made = next(
+        record for record in records if record["name"] == "model-a-1-warm" and not record.get("use_after_commit")
+    )
     assert used["digest"] == made["digest"]  # so W&B takes them for one version
     recorded = json.loads((story.run.path / "wandb" / "artifacts.json").read_text())
     assert recorded["model"] == {"name": "model-a", "type": "model", "project": "plackett"}

@@ -71,7 +71,9 @@ def test_a_run_that_is_not_finite_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("received", "preempting", "exit_code"), [(signal.SIGTERM, True, 75), (signal.SIGINT, False, 130)]
 )
-def test_a_preempted_run_is_marked_and_an_interrupted_one_is_not(received, preempting, exit_code, tmp_path, monkeypatch):
+def test_a_preempted_run_is_marked_and_an_interrupted_one_is_not(
+    received, preempting, exit_code, tmp_path, monkeypatch
+):
     monkeypatch.setattr(preemption, "_state", preemption.State(received=received.name))
     tracker = Tracker()
     make_logger(lambda: tracker, tmp_path).stop(Preempted("at step 3"))
