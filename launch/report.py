@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = [Path(run).expanduser() for run in options.runs]
     runs = select(paths)
     comparison = replace(compare(runs), opening=opening_of(paths))
+    if len(paths) == 1 and len(runs) != 1:  # an ablation
+        comparison = replace(comparison, title=paths[0].resolve().name)
     file.write_text(page(comparison), encoding="utf-8")
     for warning in comparison.warnings:
         print(f"warning: {warning}")

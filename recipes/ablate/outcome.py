@@ -9,11 +9,20 @@ from runs.report.ablation.results import ablation_results
 from runs.report.ablation.sentences import print_ablation
 
 
+def update_results(record: Record) -> None:
+    """Write ablation.json with the results of the jobs that are finished so far.
+
+    Raises ValueError if files of a run are broken; how the jobs have ended is written then.
+    """
+    try:
+        record.results = ablation_results(record.folder, record.as_dict())
+    finally:
+        record.write()
+
+
 def write_outcome(record: Record, search: Search | None) -> None:
     """Write the results of the finished jobs into ablation.json, print them, and write ablation.html."""
-    record.write()  # how the jobs have ended, if a broken run keeps the results from being read
-    record.results = ablation_results(record.folder, record.as_dict())
-    record.write()
+    update_results(record)
     plan = record.as_dict()
     print_ablation(plan)
     if search is not None and (best := search.best) is not None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from engines.distributed import preemption
 from engines.distributed.preemption import Preempted
 from recipes.ablate.cluster import Cluster, ClusterTask
 from recipes.ablate.config import AblateConfig
-from recipes.ablate.configurations import Configuration, Job, merged
+from recipes.ablate.configurations import Configuration, Job, as_setting, merged
 from recipes.ablate.estimate import Estimate, duration, steps_of
-from recipes.ablate.outcome import write_outcome
+from recipes.ablate.outcome import update_results, write_outcome
 from recipes.ablate.plan import print_plan
 from recipes.ablate.processes import LocalProcess, command_of, environment_of
 from recipes.ablate.record import Compose, Record, take_over
@@ -62,10 +63,11 @@ class Ablation:
 
     def overrides(self, job: Job) -> list[str]:
         """The settings of a job's run, as on the command line of launch/train.py."""
-        own = [f"seed={job.seed}", f"run_name={job.name}", f"output_dir='{self.folder / 'runs'}'", "resume=auto"]
+        place = as_setting("output_dir", str(self.folder / "runs"))
+        own = [f"seed={job.seed}", f"run_name={job.name}", place, "resume=auto"]
         logger = self.tree(job.configuration).get("logger") or {}
-        if "group" in logger and logger["group"] is None:
-            own.append(f"logger.group='{self.folder.name}'")
+        tracked = {"group": self.folder.name, "job_type": "ablation"}  # of W&B
+        own += [as_setting(f"logger.{key}", value) for key, value in tracked.items() if logger.get(key, "") is None]
         return [*merged(self.common, job.configuration.overrides), *own]
 
 
@@ -103,12 +105,13 @@ def ablate(ablation: Ablation) -> None:
     search = _search(ablation, record) if ablation.space else None
     take_over(record, ablation.compose)
     print_plan(ablation, record)
-    record.write()
+    _update(record)
     source: Source = search or Listed(record, [job for job in record.jobs if not record.is_finished(job)])
     _run(ablation, record, source)
     write_outcome(record, search)
     if preemption.requested():
-        raise Preempted(f"with {record.count('finished')} of {ablation.num_jobs} jobs finished")
+        done = f"{record.count('finished')} of {ablation.num_jobs} jobs finished"
+        raise Preempted(f"with {done}, the others go on from their checkpoints")
     if failed := [job for job, entry in record.jobs.items() if entry["status"] in ("failed", "stopped")]:
         raise ValueError(
             f"{len(failed)} of {ablation.num_jobs} jobs failed: {failed[0].label}: {record.jobs[failed[0]]['error']} "
@@ -157,7 +160,7 @@ class _Shown:
     def ended(self, job: Job, outcome: Outcome) -> None:
         self._running.pop(job)
         self.source.ended(job, outcome)
-        self.record.write()
+        _update(self.record)
         if outcome.status == "failed":
             self._say(f"{job.label}: failed: {outcome.error} (log {self.record.log(job)})")
         elif outcome.status == "stopped":
@@ -178,6 +181,12 @@ class _Shown:
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _update(record: Record) -> None:
+    """Write ablation.json, with the results so far. Broken files of a run are an error at the end alone."""
+    with suppress(ValueError):
+        update_results(record)
 
 
 def _launcher(ablation: Ablation, record: Record) -> Callable[[Job, int], Process]:

@@ -96,6 +96,7 @@ def test_a_run_with_stages(tmp_path: Path, settings: Callable[..., list[str]]):
     assert config["eval"]["metric"] == summary["metric"] == "Spearman"
     assert [stage["metric"] for stage in summary["stages"]][-1] == summary["after"]
     assert not (tmp_path / "outputs" / "run" / "queries.json").exists()
+    assert not (tmp_path / "outputs" / "run" / "runs" / "queries.jsonl").exists()
 
 
 def test_a_chosen_ranking_of_degrees_is_refused(tmp_path: Path, settings: Callable[..., list[str]]):

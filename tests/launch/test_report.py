@@ -11,6 +11,7 @@ import pytest
 from stored_runs import write_run
 
 from launch.report import main
+from runs.report import wandb_report
 from runs.report.comparison import query_part
 from runs.report.comparison.page import POLICY
 
@@ -118,6 +119,33 @@ def test_secrets_of_settings_are_hidden(tmp_path: Path) -> None:
     assert secret not in text
     assert "abc12345" not in text
     assert "hub.note" in text
+
+
+def test_wandb_gets_the_same_content(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in runs:
+        (Path(run) / "wandb").mkdir()
+        (Path(run) / "wandb" / "run_id").write_text(f"id_of_{Path(run).name}")
+    reports = []
+    monkeypatch.setattr(wandb_report, "save", lambda report: reports.append(report) or "https://wandb.ai/it")
+    main([*runs, "--output", str(tmp_path / "page.html"), "--wandb"])
+    assert "W&B Report: https://wandb.ai/it" in capsys.readouterr().out
+    text = reports[0]._to_model().model_dump_json(by_alias=True)
+    for expected in ("2 runs", "id_of_one", "id_of_two", "2 two vs 1 one: after", "what is q1", "-0.800", "Cost"):
+        assert expected in text, expected
+
+
+def test_without_a_login_the_page_is_written_and_one_line_says_so(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(runs[0]) / "wandb").mkdir()
+    (Path(runs[0]) / "wandb" / "run_id").write_text("id")
+    monkeypatch.setattr(wandb_report, "logged_in", lambda: False)
+    with pytest.raises(ValueError, match="a W&B Report needs a login: `wandb login`") as error:
+        main([*runs, "--output", str(tmp_path / "page.html"), "--wandb"])
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_errors_are_one_line_and_nothing_is_written(runs: list[str], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from recipes.build import test_evaluator as build_test_evaluator
 from recipes.stage_sequence import exported_step
 from recipes.stages import stage_seed, stages_of, training_data
 from recipes.training_run import train
+from runs.stored_run import StoredRun
 
 THREE = ["+exp=reranker_three_stage", "trainer.max_steps=2", "trainer.eval_every=2", "trainer.learning_rate=0.2"]
 TIMES = ("seconds", "rows_per_s", "tokens_per_s", "peak_memory_bytes")
@@ -52,6 +53,7 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     assert lines_of(one) == lines_of(other)
+    assert StoredRun.read(one).queries() == StoredRun.read(other).queries() != {}
     assert summary_of(one) == summary_of(other)
     torch.testing.assert_close(weights_of(one), weights_of(other), rtol=0, atol=0)
 
@@ -91,6 +93,12 @@ def test_a_run_of_three_stages_is_one_run_measured_once(
     assert read_trec_run(run / "runs" / "after.run") == read_trec_run(
         run / "stages" / "3-preference" / "runs" / "after.run"
     )
+    first, last, joined = (
+        StoredRun.read(folder).queries() for folder in (run / "stages" / "1-grpo", run / "stages" / "3-preference", run)
+    )
+    for query, line in joined.items():
+        assert line["documents"] == {**last[query]["documents"], "before": first[query]["documents"]["before"]}
+        assert line["values"] == {**last[query]["values"], "before": first[query]["values"]["before"]}
     assert (run / "checkpoints" / "latest").read_text() == "step-000002\n"
     assert not CrossEncoder.load(run / "model").fresh_head
     page = (run / "report.html").read_text()

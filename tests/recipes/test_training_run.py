@@ -18,6 +18,7 @@ from launch.cli.compose import load
 from models.cross_encoder import CrossEncoder
 from models.export.folder import card_on_hub
 from recipes.training_run import train
+from runs.stored_run import StoredRun
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "exp").glob("*.yaml"))
 EXPERIMENTS = [file.stem for file in FILES if "\nstages:" not in file.read_text()]  # the others: test_stages.py
@@ -86,6 +87,12 @@ def test_every_experiment_leaves_a_complete_run_directory(
         *(("test", 0), ("dev", 0), ("train", 1), ("train", 2), ("dev", 2), ("test", 2), ("test", 2))
     ]
     assert all(line["grad_norm"] > 0 for line in lines if line["split"] == "train")
+    queries = StoredRun.read(run).queries()
+    assert len(queries) == summary["test_queries"]
+    for name in ("before", "after"):
+        values = [line["values"][name][summary["metric"]] for line in queries.values()]
+        assert sum(values) / len(values) == pytest.approx(summary[name])
+        assert all(len(line["documents"][name]) == 3 for line in queries.values())
     assert "data:image" in (run / "report.html").read_text()
     printed = capsys.readouterr().out
     assert f"{summary['after']:.4f}" in printed

@@ -43,11 +43,20 @@ def warnings_about(runs: Sequence[ShownRun]) -> list[str]:
         found.append(f"the runs are judged by different metrics: {_in_words(metrics)}")
     if len(parts := _groups(runs, _part_in_words)) > 1:
         found.append(f"different parts of the corpus were searched, so values cannot be compared: {_in_words(parts)}")
+    return [*found, *_unfinished(runs)]
+
+
+def _unfinished(runs: Sequence[ShownRun]) -> list[str]:
+    """The runs that are not finished, with their last step: those without a known error together, by their status."""
+    found: list[str] = []
+    waiting: dict[str, list[str]] = {}
     for run in runs:
-        if run.status != FINISHED:
-            step = "before its first step" if run.last_step is None else f"last step {run.last_step:,}"
-            found.append(f"{run.label} is {run.status}, {step}" + (f": {run.error}" if run.error else ""))
-    return found
+        step = "before its first step" if run.last_step is None else f"last step {run.last_step:,}"
+        if run.error:
+            found.append(f"{run.label}: {run.status}, {step}: {run.error}")
+        elif run.status != FINISHED:
+            waiting.setdefault(run.status, []).append(f"{run.label} ({step})")
+    return [*found, *(f"{status}: {'; '.join(names)}" for status, names in waiting.items())]
 
 
 def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:
@@ -55,7 +64,9 @@ def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:
     configs = [_config(run) for run in runs]
     environments = [_environment(run) for run in runs]
     differing, changed = _differing(configs), _differing(environments)
-    shared = [key for key in _keys(configs) if key not in differing]
+    partly = [key for key in differing if len({row[key] for row in configs if key in row}) == 1]
+    differing = [key for key in differing if key not in partly]
+    shared = [key for key in _keys(configs) if key not in (*differing, *partly)]
     shown = [key for key in SHOWN_ALWAYS if any(key in row for row in environments)]
     shown += [key for key in changed if key not in shown]
     rest = [key for key in _keys(environments) if key not in shown]
@@ -63,6 +74,7 @@ def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:
     tables = [
         cost_table(runs),
         _columns("Settings that differ", runs, configs, differing) if several else None,
+        _columns("Settings that only some runs have", runs, configs, partly, is_open=False) if several else None,
         _shared("Settings that all runs share" if several else "Settings", configs, shared),
         _columns("Environment" + ", and what differs in it" * several, runs, environments, shown),
         _shared("Environment that all runs share" if several else "All of the environment", environments, rest),
@@ -72,7 +84,7 @@ def fact_tables(runs: Sequence[ShownRun]) -> list[Table]:
 
 def cost_table(runs: Sequence[ShownRun]) -> Table:
     """What each run has cost, and whether it is finished."""
-    header = ("run", "status", "last step", "time", "rows/s", "tokens/s", "peak memory", "processes", "engine", "error")
+    header = ("run", "status", "last step", "time", "rows/s", "tokens/s", "peak memory", "processes", "engine")
     return Table("Cost", header, [_cost_row(run) for run in runs])
 
 
@@ -92,7 +104,6 @@ def _cost_row(run: ShownRun) -> list[str]:
         bytes_in_words(memory) if memory else "",
         str(ranks or ""),
         str(summary.get("engine") or ""),
-        run.error or "",
     ]
 
 
@@ -129,12 +140,19 @@ def _differing(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [key for key in _keys(known) if len({row.get(key, ABSENT) for row in known}) > 1]
 
 
-def _columns(title: str, runs: Sequence[ShownRun], rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> Table:
+def _columns(
+    title: str,
+    runs: Sequence[ShownRun],
+    rows: Sequence[Mapping[str, str]],
+    keys: Sequence[str],
+    *,
+    is_open: bool = True,
+) -> Table:
     """A row for each key, a column for each run that has any."""
     own = [(run, row) for run, row in zip(runs, rows, strict=True) if row]
     cells = [[key, *(row.get(key, ABSENT) for _, row in own)] for key in keys]
-    notes = [f"{run.label}: not recorded" for run, row in zip(runs, rows, strict=True) if not row]
-    return Table(title, ("key", *(run.label for run, _ in own)), cells, notes)
+    notes = [f"{run.label}: not recorded" for run, row in zip(runs, rows, strict=True) if not row and is_open]
+    return Table(title, ("key", *(run.label for run, _ in own)), cells, notes, is_open=is_open)
 
 
 def _shared(title: str, rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> Table:

@@ -13,6 +13,8 @@ from runs.report.html import page_of, table_of
 
 # Nothing may be loaded: a browser refuses what this page does not hold.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+MAX_OPEN = 40  # rows of a table that is shown before a click
+LONG = 40  # characters of a cell that is broken into lines
 INTERVAL = re.compile(r"([-+]?[\d.]+) (\[[-+\d., ]+\])")  # a mean and its interval
 STYLE = """
 h2 small, th small { font-weight: 400; color: var(--dim) }
@@ -20,15 +22,19 @@ h2 small, th small { font-weight: 400; color: var(--dim) }
 .legend img { width: 3rem; height: .8rem; vertical-align: middle }
 .warnings li { color: var(--bad); font-weight: 600; margin: .3rem 0 }
 .runs td { text-align: left } .runs th { text-align: left }
-.runs td:first-child { white-space: normal; min-width: 8rem; max-width: 20rem; overflow-wrap: anywhere }
+@media (min-width: 40rem) {
+  .runs td:first-child { white-space: normal; min-width: 13rem; max-width: 20rem; overflow-wrap: anywhere } }
 .runs td, .runs th { padding: .35rem .5rem } .runs td:first-child, .runs th:first-child { padding-left: 0 }
+td.long:not(:first-child) { white-space: normal; min-width: 18rem; overflow-wrap: anywhere }
 .pair { width: 100%; table-layout: fixed }
 .pair caption { text-align: left; padding: .3rem; color: var(--dim); font-size: .9rem }
 .pair th:first-child, .pair td:first-child { position: static; max-width: none; white-space: normal;
   overflow-wrap: anywhere; text-align: left }
+.pair thead th:first-child { width: 52% }
+@media (max-width: 40rem) { .pair tbody td { font-size: .88rem } .pair thead th:first-child { width: 46% } }
 .queries { max-height: min(36rem, 85vh); overflow-y: auto; border: 1px solid var(--line); border-radius: .3rem }
 .pair thead th { position: sticky; top: 0; background: var(--page); z-index: 1 }
-.pair thead th:first-child { width: 52%; position: sticky } .pair tbody th { color: var(--ink); font-weight: 400 }
+.pair thead th:first-child { position: sticky } .pair tbody th { color: var(--ink); font-weight: 400 }
 .pair tbody tr:first-child > * { border-bottom: 0; padding-bottom: 0 } .pair td { vertical-align: top }
 .pair tbody td[colspan] { padding: 0 .3rem .5rem } .pair td[colspan] details { font-size: .92rem }
 .pair th, .pair td, .pair th:first-child { padding-left: .3rem; padding-right: .3rem }
@@ -60,12 +66,12 @@ def page(comparison: Comparison) -> str:
 
 
 def table_part(table: Table) -> str:
-    """A table below its title; one that is not open opens at a click."""
+    """A table below its title; one that is long or not open opens at a click."""
     header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
     rows = (
         "<tr>"
         + "".join(
-            f"<td{' class=top' if (line, place) in table.top else ''}>{_cell(cell)}</td>"
+            f'<td class="{_style(cell, (line, place) in table.top)}">{_cell(cell)}</td>'
             for place, cell in enumerate(row)
         )
         + "</tr>\n"
@@ -73,9 +79,13 @@ def table_part(table: Table) -> str:
     )
     notes = "".join(f'<p class="lead">{html.escape(note)}</p>' for note in table.notes)
     content = table_of(f"<tr>{header}</tr>", rows, "runs") + notes if table.rows else notes
-    if not table.is_open:
-        content = f"<details><summary>show all</summary>{content}</details>"
+    if not table.is_open or len(table.rows) > MAX_OPEN:
+        content = f"<details><summary>show all ({len(table.rows):,})</summary>{content}</details>"
     return f"<h2>{html.escape(table.title)}</h2>\n{content}"
+
+
+def _style(text: str, is_top: bool) -> str:
+    return "top" if is_top else "long" if len(text) > LONG else ""
 
 
 def _cell(text: str) -> str:

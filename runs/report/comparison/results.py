@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
@@ -28,16 +29,17 @@ def result_tables(runs: Sequence[ShownRun], rankings: Rankings) -> list[Table]:
 def _by_metric(runs: Sequence[ShownRun], metric: str, rankings: Rankings) -> Table:
     """A row for each run, a column for each ranker, of one metric."""
     values = {run.number: {name: row[metric] for name, row in run.rows().items() if metric in row} for run in runs}
-    columns = [name for name in dict.fromkeys(name for row in values.values() for name in row) if name != ORACLE]
-    columns += [ORACLE] if any(ORACLE in row for row in values.values()) else []
+    in_order = sorted(values.values(), key=len, reverse=True)  # a run with stages names them in their place
+    columns = list(dict.fromkeys(name for row in in_order for name in row))
     rows, top = [], set()
     for place, run in enumerate(runs):
         intervals = intervals_of(run, metric, rankings.get(run.number, ()))
         own = values[run.number]
         cells = [str(intervals.get(name) or f"{own[name]:.4f}") if name in own else "" for name in columns]
         rows.append([run.label, *cells, _number(run)])
-        best = max((own[name] for name in columns if name in own and name != ORACLE), default=None)
-        top |= {(place, 1 + column) for column, name in enumerate(columns) if name != ORACLE and own.get(name) == best}
+        ranked = {name: value for name, value in own.items() if name != ORACLE}
+        best = max(ranked.values()) if len(ranked) > 1 else math.inf
+        top |= {(place, 1 + column) for column, name in enumerate(columns) if ranked.get(name) == best}
     notes = ["in brackets: 95% interval of the mean over queries (percentile bootstrap)"] * ("[" in str(rows))
     return Table(f"Results: {metric} on test", ("run", *columns, "test"), rows, notes, frozenset(top))
 

@@ -141,6 +141,7 @@ def test_a_bug_keeps_its_traceback(stand_in_folder, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("KeyError: 'a bug'\n")
+    assert (tmp_path / "outputs" / "job" / "traceback.txt").read_text().endswith("KeyError: 'a bug'\n")
 
 
 def test_ctrl_c_says_how_to_resume(stand_in_folder, tmp_path):

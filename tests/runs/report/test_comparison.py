@@ -130,8 +130,8 @@ def test_an_unfinished_and_a_failed_run_are_shown_with_what_they_have(tmp_path: 
     (tmp_path / "failed" / "traceback.txt").write_text("...\nValueError: token=hf_abcdefghijklmnopqrst is wrong\n")
     comparison = compared(tmp_path / "one", tmp_path / "stopped", tmp_path / "failed")
     assert comparison.lead == "3 runs, 2 not finished"
-    assert "2 stopped is not finished, last step 4" in comparison.warnings
-    assert "3 failed is failed, last step 2: ValueError: token=*** is wrong" in comparison.warnings
+    assert "not finished: 2 stopped (last step 4)" in comparison.warnings
+    assert "3 failed: failed, last step 2: ValueError: token=*** is wrong" in comparison.warnings
     assert rows_of(comparison, "Results: nDCG@10 on test")["2 stopped"] == ["", "0.2000", "", "", "not finished"]
     loss = next(picture for picture in comparison.pictures if picture.title == "Loss")
     assert [curve.number for curve in loss.curves] == [1, 2, 3]
