@@ -59,9 +59,7 @@ def train(
     return summary["best_dev"]
 
 
-def train_once(
-    settings: RunConfig, collection: Data, run: RunDirectory, sets: Sets, logger: Logger
-) -> dict[str, Any]:
+def train_once(settings: RunConfig, collection: Data, run: RunDirectory, sets: Sets, logger: Logger) -> dict[str, Any]:
     """Train a run without stages. Returns the summary. `sets`: those of the dev suite."""
     model = settings.model.build(settings.seed)
     check_model(settings, model)

@@ -73,8 +73,8 @@ def differences(
 
 
 def settings_of_result(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree of settings, by dotted key, that change the result: without those of RESUME_SAFE."""
-    return {key: value for key, value in flatten(tree).items() if not _matches(key, RESUME_SAFE)}
+    """The leaves of a tree of settings, by dotted key, that change the result: without the name and RESUME_SAFE."""
+    return {key: value for key, value in flatten(tree).items() if not _matches(key, (*RESUME_SAFE, "run_name"))}
 
 
 def texts_of(changes: Sequence[Change]) -> list[str]:

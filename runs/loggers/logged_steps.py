@@ -15,30 +15,37 @@ FILE = "logged_steps.json"
 
 
 class LoggedSteps:
-    """The last step at which each value was logged, kept in a file beside the tracker's own.
+    """The last step at which each value was logged. A run that goes back repeats steps, and each is logged once."""
 
-    A resumed run repeats the steps after its checkpoint with the same values, so each is logged once. If a setting that
-    changes the result differs (a run that starts from scratch), nothing counts as logged.
-    """
-
-    def __init__(self, file: Path, settings: Mapping[str, Any]):
-        self._file = file
-        leaves = json.dumps(settings_of_result(settings), sort_keys=True, default=str)
-        self._settings = hashlib.sha256(leaves.encode()).hexdigest()[:16]
-        self._last: dict[str, int] = {}
-        with suppress(OSError, ValueError, KeyError, TypeError):  # no file, or one that was being written
-            content = json.loads(file.read_text())
-            if content["settings"] == self._settings:
-                self._last = {str(name): int(step) for name, step in content["last"].items()}
+    def __init__(self, last: Mapping[str, int] | None = None):
+        self.last = dict(last or {})
 
     def new(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The values that were not logged at this step or a later one."""
-        return {name: value for name, value in metrics.items() if step > self._last.get(name, -1)}
+        return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
 
     def add(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record that these values are logged. Raises OSError if the file cannot be written."""
-        self._last.update(dict.fromkeys(metrics, step))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        """Note that these values are logged."""
+        self.last.update(dict.fromkeys(metrics, step))
+
+
+class SavedSteps(LoggedSteps):
+    """Logged steps in a file beside the tracker's own, for a resumed run. If a setting that changes the result differs
+    (a run that starts from scratch), nothing counts as logged."""
+
+    def __init__(self, file: Path, settings: Mapping[str, Any]):
+        super().__init__()
+        self._file = file
+        leaves = json.dumps(settings_of_result(settings), sort_keys=True, default=str)
+        self._settings = hashlib.sha256(leaves.encode()).hexdigest()[:16]
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a broken one
+            content = json.loads(file.read_text())
+            if content["settings"] == self._settings:
+                self.last = {str(name): int(step) for name, step in content["last"].items()}
+
+    def add(self, metrics: Mapping[str, float], step: int) -> None:
+        """Note that these values are logged. Raises OSError if the file cannot be written."""
+        super().add(metrics, step)
         unfinished = self._file.with_name(f".{self._file.name}")
-        unfinished.write_text(json.dumps({"settings": self._settings, "last": self._last}) + "\n")
+        unfinished.write_text(json.dumps({"settings": self._settings, "last": self.last}) + "\n")
         unfinished.replace(self._file)

@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
-from runs.loggers.logged_steps import FILE, LoggedSteps
+from runs.loggers.logged_steps import FILE, LoggedSteps, SavedSteps
 from runs.loggers.logger import Logger, NoLogger
 from runs.redaction import redact_tree
 from runs.settings_diff import settings_of_result
@@ -27,7 +27,7 @@ class TensorBoardConfig:
         if not is_main():
             return NoLogger()
         folder = run.path / "tensorboard"
-        return TensorBoardLogger(SummaryWriter(str(folder)), LoggedSteps(folder / FILE, settings), settings)
+        return TensorBoardLogger(SummaryWriter(str(folder)), SavedSteps(folder / FILE, settings), settings)
 
 
 class TensorBoardLogger:

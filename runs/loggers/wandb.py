@@ -16,7 +16,6 @@ from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
 from runs.environment import PLACES, read_environment
 from runs.files import write_atomic
-from runs.loggers.logged_steps import FILE, LoggedSteps
 from runs.loggers.logger import Logger, NoLogger
 from runs.loggers.wandb_artifacts import Choice
 from runs.loggers.wandb_logger import RunFiles, WandbLogger
@@ -26,6 +25,8 @@ PROJECT = "plackett"
 JOB_TYPE = "train"
 OFFLINE = ("offline", "dryrun")  # modes; the second is W&B's earlier name of the first
 START_TIMEOUT_S = 60.0
+FLUSH_S = 1.0  # a run that is killed loses what was logged so shortly before; resumed, it logs it again
+TIMEOUT_S = 1800.0  # timeout_s of settings that have none
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,10 @@ class WandbConfig:
                 file=sys.stderr,
             )
         # The other ranks wait for this one, at most timeout_s.
-        timeout_s = settings.get("timeout_s", float("inf"))
+        timeout_s = settings.get("timeout_s", TIMEOUT_S)
         return WandbLogger(
             lambda: self.start(run, settings, mode, min(START_TIMEOUT_S, timeout_s / 3)),
-            RunFiles(run.path, settings, self.artifacts),
-            LoggedSteps(run.wandb_id_file.with_name(FILE), settings),
+            RunFiles(run.path, settings, self.artifacts, files_folder(run) / "wandb"),
             start_timeout_s=min(START_TIMEOUT_S, timeout_s / 3),
             upload_timeout_s=timeout_s / 2,
         )
@@ -94,6 +94,7 @@ class WandbConfig:
                 silent=True,
                 console="off",
                 init_timeout=limit_s,
+                x_transaction_log_flush_interval=FLUSH_S,
                 x_disable_meta=True,
                 x_save_requirements=False,
                 disable_git=True,

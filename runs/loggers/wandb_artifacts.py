@@ -18,6 +18,7 @@ from runs.files import write_json
 
 Choice = Literal["none", "model", "checkpoints"]
 RECORD = Path("wandb/artifacts.json")  # below a run: {folder: {"name", "type", "project"}}
+DATA = Path("wandb/data.json")  # below a run: the hashes of its data, which stand for them
 MODELS = ("model", "teacher", "guide")  # settings whose name_or_path may be the folder of another run
 MAX_NAME = 128  # W&B's limit
 
@@ -27,13 +28,11 @@ def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) ->
     import wandb
 
     environment = read_environment(folder)
-    if "data" in environment:
-        data = wandb.Artifact(
-            artifact_name("data", environment["data"]["name"]), "dataset", metadata=environment["data"]
-        )
-        with data.new_file("data.json") as file:
-            json.dump({"data": environment["data"], PLACES: environment.get(PLACES, {})}, file, indent=2)
-        _use(wandb_run, data)
+    if data := environment.get("data"):
+        artifact = wandb.Artifact(artifact_name("data", data["name"]), "dataset", metadata=data)
+        write_json(folder / DATA, {"data": data, PLACES: environment.get(PLACES, {})})
+        artifact.add_file(os.fspath(folder / DATA), policy="immutable", skip_cache=True)
+        _use(wandb_run, artifact)
     for node in MODELS:
         source = (settings.get(node) or {}).get("name_or_path")
         if source and (recorded := recorded_artifact(Path(source))) and recorded["project"] == wandb_run.project:
@@ -95,7 +94,7 @@ def _models(folder: Path) -> Iterator[Path]:
 def _checkpoints(folder: Path) -> dict[str, list[str]]:
     """The names of the newest and the best checkpoint, each with its aliases."""
     found: dict[str, list[str]] = {}
-    for alias in ("best", "latest"):  # the last one that is logged is W&B's "latest"
+    for alias in ("best", "latest"):  # W&B calls the one that is logged last "latest" in any case
         pointer = folder / "checkpoints" / alias
         if pointer.is_file():
             found.setdefault(pointer.read_text().strip(), []).append(alias)
@@ -107,7 +106,8 @@ def _of_folder(folder: Path, name: str, kind: str, metadata: Mapping[str, Any]) 
     import wandb
 
     artifact = wandb.Artifact(name, kind, metadata=dict(metadata))
-    artifact.add_dir(os.fspath(folder), policy="immutable", skip_cache=True)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # `add_dir` prints
+        artifact.add_file(os.fspath(file), str(file.relative_to(folder)), policy="immutable", skip_cache=True)
     return artifact
 
 

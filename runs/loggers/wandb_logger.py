@@ -13,6 +13,7 @@ from typing import Any
 from engines.distributed.preemption import INTERRUPTED, Preempted
 from runs.loggers.logged_steps import LoggedSteps
 from runs.loggers.wandb_artifacts import Choice, declare_inputs, log_outputs
+from runs.loggers.wandb_history import logged_before
 from runs.loggers.wandb_tables import tables_of
 from runs.redaction import redact
 from runs.stored_run import StoredRun
@@ -37,11 +38,13 @@ SUMMARIES = {
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a logger reads of a run beside its metrics: its folder, its settings, and which files become artifacts."""
+    """What a logger reads of a run beside its metrics: its folder, its settings, which files become artifacts, and the
+    folder of W&B's own files (None: there are no earlier ones)."""
 
     folder: Path
     settings: Mapping[str, Any]
     artifacts: Choice = "none"
+    wandb: Path | None = None
 
 
 class WandbLogger:
@@ -52,12 +55,11 @@ class WandbLogger:
         self,
         start: Callable[[], Any],
         files: RunFiles,
-        steps: LoggedSteps,
         *,
         start_timeout_s: float = START_TIMEOUT_S,
         upload_timeout_s: float = FINISH_TIMEOUT_S,
     ):
-        self._files, self._steps = files, steps
+        self._files, self._steps = files, LoggedSteps()
         self._finish_timeout_s = FINISH_TIMEOUT_S
         if files.artifacts != "none":
             self._finish_timeout_s = max(upload_timeout_s, FINISH_TIMEOUT_S)
@@ -151,6 +153,8 @@ class WandbLogger:
             run = start()
             define_metrics(run)
             self._started.set()
+            if self._files.wandb is not None:
+                self._steps = LoggedSteps(logged_before(self._files.wandb, run.id, self._files.settings))
             while (job := self._jobs.get()) is not None and not self._failed:
                 job(run)
         except BaseException as error:  # no exception of a tracker, SystemExit included, may end the run

@@ -64,8 +64,8 @@ def _extremes(queries: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[li
 def _change(line: Mapping[str, Any], metric: str) -> float | None:
     values = line["values"]
     other = values.get("first_stage") or values.get("before") or {}
-    pair = (values.get("after") or {}).get(metric), other.get(metric)
-    return None if None in pair else pair[0] - pair[1]
+    after, before = (values.get("after") or {}).get(metric), other.get(metric)
+    return None if after is None or before is None else float(after - before)
 
 
 def _with_documents(queries: Mapping[str, Mapping[str, Any]], chosen: Sequence[str], metric: str) -> TableRows:

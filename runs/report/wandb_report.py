@@ -68,9 +68,7 @@ def save(report: Any) -> str:
         report.save()
     except Exception as error:  # of the network or the server; any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"W&B has not taken the report ({reason}): are entity and project those of the runs?"
-        ) from error
+        raise ValueError(f"W&B has not taken the report ({reason}): are entity and project right?") from error
     return str(report.url)
 
 
@@ -84,8 +82,8 @@ def wandb_id(run: StoredRun) -> str | None:
 
 
 def _panels(wr: Any, runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
-    """The panels of each split: a picture for each metric on dev and each value of training that is drawn in report.html,
-    and bars of the final values on test."""
+    """The panels of each split: a picture for each metric on dev and for each value of training that report.html
+    draws, and bars of the final values on test."""
     logged = {(line["split"], name) for run in runs for line in run.metrics() for name in line}
     metrics = dict.fromkeys(_metric(run) for run in runs)
     dev = [(f"dev/{name}", f"dev {name}") for name in metrics if ("dev", name) in logged]
@@ -93,10 +91,7 @@ def _panels(wr: Any, runs: Sequence[StoredRun]) -> dict[str, list[Any]]:
     test = [name for name in metrics if ("test", name) in logged]
     panels = {
         "dev": [_line(wr, key, title) for key, title in dev],
-        "test": [
-            wr.BarPlot(title=f"test {name}", metrics=[wr.SummaryMetric(f"test/{name}")], layout=_layout(wr))
-            for name in test
-        ],
+        "test": [_bars(wr, f"test/{name}", f"test {name}") for name in test],
         "train": [_line(wr, key, title) for key, title in train],
     }
     return {split: own for split, own in panels.items() if own}
@@ -109,6 +104,10 @@ def _metric(run: StoredRun) -> str:
 
 def _line(wr: Any, key: str, title: str) -> Any:
     return wr.LinePlot(title=title, x="step", y=[key], title_x="step", layout=_layout(wr))
+
+
+def _bars(wr: Any, key: str, title: str) -> Any:
+    return wr.BarPlot(title=title, metrics=[wr.SummaryMetric(key)], layout=_layout(wr))
 
 
 def _layout(wr: Any) -> Any:

@@ -114,9 +114,15 @@ def test_too_many_stop_the_run(tiny_run: list[str]) -> None:
     settings = [*SUPERVISED, *tiny_run, "trainer.on_nonfinite=skip", "trainer.max_nonfinite=2"]
     trainer = make_trainer(settings)
     break_loss(trainer, tuple(range(100)))
+    alerts: list[str] = []
+    trainer.logger.alert = lambda title, text: alerts.append(f"{title}: {text}")
     with pytest.raises(FloatingPointError, match=r"2 batches were skipped before it: .*trainer.max_nonfinite \(2\)"):
         trainer.fit()
     assert [record["action"] for record in records_of(trainer)] == ["skip", "skip", "stop"]
+    assert [text.split(":")[:3] for text in alerts] == [
+        ["a batch is not finite", f" step 1, batch {number}", f" {action}"]
+        for number, action in enumerate(("skip", "skip", "stop"))
+    ]
 
 
 def test_rows_that_are_not_finite_are_named(tiny_run: list[str]) -> None:

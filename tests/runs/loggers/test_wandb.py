@@ -87,7 +87,11 @@ def test_the_config_holds_hashes_and_the_environment_and_no_secret(run, module, 
     assert config["content_hashes"]["data"] == {"name": "docs", "fingerprint": "f1n9e4"}
     assert len(config["code_hash"]) == 32
     assert {"command", "versions", "hardware", "git"} <= config["environment"].keys()
-    assert (config["data"]["path"], config["hub_token"], module.given["notes"]) == ("https://***@example.org", "***", "***")
+    assert (config["data"]["path"], config["hub_token"], module.given["notes"]) == (
+        "https://***@example.org",
+        "***",
+        "***",
+    )
 
 
 def test_a_login_is_found_without_asking(tmp_path, monkeypatch):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wandb.util import get_core_path
-
-from runs.loggers.logged_steps import LoggedSteps
+from runs.loggers.wandb_history import read_records
 from runs.loggers.wandb_logger import RunFiles, WandbLogger
+
+TYPES = ("run", "metric", "history", "summary", "artifact", "alert", "preempting", "exit")
 
 
 class Tracker:
     """Stands in for a W&B run: keeps what it is told."""
 
     def __init__(self, fails: bool = False):
-        self.fails = fails
+        self.fails, self.id = fails, "ab12cd34"
         self.lines: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
         self.defined: dict[str, dict[str, Any]] = {}
@@ -48,15 +46,13 @@ class Tracker:
 def make_logger(start: Callable[[], Any], folder: Path, **options: Any) -> WandbLogger:
     """A logger of the run in `folder`, whose W&B run is what `start` returns."""
     (folder / "metrics.jsonl").touch()  # a run folder
-    return WandbLogger(start, RunFiles(folder, {}), LoggedSteps(folder / "wandb" / "logged_steps.json", {}), **options)
+    return WandbLogger(start, RunFiles(folder, {}), **options)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of an offline run's folder, by W&B's own reader (`wandb leet inspect --json`)."""
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """All records of an offline run's folder, by W&B's own reader."""
     (file,) = folder.glob("*.wandb")
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", file, folder.parent]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return list(read_records(file, TYPES))
 
 
 def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
