@@ -28,21 +28,11 @@ def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) ->
     import wandb
 
     environment = read_environment(folder)
-<<<<<<< HEAD
     if data := environment.get("data"):
         artifact = wandb.Artifact(artifact_name("data", data["name"]), "dataset", metadata=data)
         write_json(folder / DATA, {"data": data, PLACES: environment.get(PLACES, {})})
         artifact.add_file(os.fspath(folder / DATA), policy="immutable", skip_cache=True)
         _use(wandb_run, artifact)
-=======
-    if "data" in environment:
-        data = wandb.Artifact(
-            artifact_name("data", environment["data"]["name"]), "dataset", metadata=environment["data"]
-        )
-        with data.new_file("data.json") as file:
-            json.dump({"data": environment["data"], PLACES: environment.get(PLACES, {})}, file, indent=2)
-        _use(wandb_run, data)
->>>>>>> B/main
     for node in MODELS:
         source = (settings.get(node) or {}).get("name_or_path")
         if source and (recorded := recorded_artifact(Path(source))) and recorded["project"] == wandb_run.project:
