@@ -55,8 +55,11 @@ class StoredRun:
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """The test queries by id: {"query_id", "text", "values": {ranker: {metric: value}}, "documents": {ranker:
-        [{"id", "grade", "text"}]}}. Empty if the run has not stored them, or is not finished: a resumed run may have those
-        of before. An evaluation stores no texts."""
+        [{"id", "grade", "text"}]}}.
+
+        Empty if the run has not stored them, or is not finished: a resumed run may have those of before. An evaluation
+        stores no texts.
+        """
         if not self.finished:
             return {}
         if self.path.is_dir():
