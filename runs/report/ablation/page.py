@@ -38,11 +38,11 @@ def opening_of(paths: Sequence[Path]) -> list[str]:
 
 def tables_of(paths: Sequence[Path]) -> list[Table]:
     """What `opening_of` says as tables of texts, for a report that has no HTML."""
-    plans = list(_plans(paths))
-    return [
-        Table(f"Ablation {plan['name']}", *(main_table(plan) if plan["results"] else ((), ())), notes=sentences(plan))
-        for plan in plans
-    ]
+    tables = []
+    for plan in _plans(paths):
+        header, rows = main_table(plan) if plan["results"] else ([], [])
+        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
+    return tables
 
 
 def _plans(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
