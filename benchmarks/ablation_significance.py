@@ -5,9 +5,10 @@
 Values are drawn like those of nDCG@10: bounded, with many 0 and 1. A value is the sum of the difficulty of its query,
 of what a configuration does to a query, of what a seed does to all queries and to one (in all configurations, and in
 one alone) and of noise, cut to [0, 1]. False findings: the share of simulations in which any pair of configurations
-that are equal in expectation differs after Holm's correction. Found: the share of the pairs with a true difference that
-are found. Beside it are the tests that count queries alone (paired t over queries of the seeds' means), seeds alone
-(paired t over the seeds' means), and both with the seeds of the pair alone, not pooled.
+that are equal in expectation differs after Holm's correction. Beside it is how often 95% intervals hold the truth.
+Found: the share of the pairs with a true difference that are found. The other tests count queries alone (paired t over
+queries of the seeds' means), seeds alone (paired t over the seeds' means), and both with the seeds of the pair alone,
+not pooled.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scipy.stats import ttest_rel
 
-from evaluation.ablation import compare
+from evaluation.ablation import compare, estimate
 
 LEVEL = 0.05
 QUERY, CONFIGURATION_QUERY, SEED_QUERY, NOISE = 0.6, 0.15, 0.1, 0.2  # standard deviations
@@ -67,6 +68,7 @@ NULL = {
     "2 configurations, seed effect .08": Scenario(configurations=2, seed=0.08),
     "2 configurations, 5 seeds, seed effect .08": Scenario(configurations=2, seeds=5, seed=0.08),
 }
+COVERED = [name for name, scenario in NULL.items() if not scenario.collapse]
 TRUE = {
     "10 configurations, 3 seeds, 100 queries": Scenario(difference=0.1),
     "5 seeds": Scenario(difference=0.1, seeds=5),
@@ -145,6 +147,18 @@ def false_findings(
     return {name: float(np.mean([test(table).min() < LEVEL for table in tables])) for name, test in methods.items()}
 
 
+def coverage(scenario: Scenario, simulations: int) -> dict[str, float]:
+    """The share of 95% intervals that hold the true mean of a configuration (.5 by symmetry), and the true difference
+    of two configurations (0), from the first ones of each simulation."""
+    tables = [drawn(np.random.default_rng(seed), scenario) for seed in range(simulations)]
+    means = [estimate(as_values(table[:1])["c00"]).interval for table in tables]
+    differences = [compare(as_values(table))[0].test for table in tables]
+    return {
+        "mean": float(np.mean([each.low <= 0.5 <= each.high for each in means])),
+        "difference": float(np.mean([each.low <= 0.0 <= each.high for each in differences])),
+    }
+
+
 def power(scenario: Scenario, simulations: int) -> dict[str, float]:
     """The share of the pairs with a true difference that are found, by test, and that difference."""
     half = scenario.configurations // 2
@@ -160,6 +174,9 @@ def main() -> None:
     simulations = parser.parse_args().simulations
     print(f"| false findings | {' | '.join(METHODS)} |\n{'|---' * (len(METHODS) + 1)}|")
     for line in lines(NULL, false_findings, simulations):
+        print(line, flush=True)
+    print("\n| 95% intervals that hold the truth | mean | difference |\n|---|---|---|")
+    for line in lines({name: NULL[name] for name in COVERED}, coverage, simulations):
         print(line, flush=True)
     print(f"\n| found | {' | '.join(METHODS)} | difference |\n{'|---' * (len(METHODS) + 2)}|")
     for line in lines(TRUE, power, simulations):

@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 try:
+    import os
+
     from launch.cli.entry import exit_quietly_on_closed_pipe, parse_arguments, prepare_process
     from launch.cli.errors import report_errors
     from launch.cli.help import ablation_page
@@ -36,6 +38,8 @@ def main() -> None:
         return
     if arguments.multirun or arguments.cfg or arguments.info:
         raise ValueError("launch/ablate.py has no --multirun, --cfg and --info: dry_run=true prints the plan")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError("start launch/ablate.py by python: ranks=N starts torchrun for each of its runs")
     prepare_process(arguments.config_dir)
     check_launcher("launch/ablate.py")
     from launch.cli.ablation import read_ablation  # torch, only once the flags are known to be right

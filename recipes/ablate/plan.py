@@ -56,7 +56,8 @@ def _row(record: Record, configuration: Configuration) -> str:
 
 
 def memory_line(ablation: Ablation) -> str:
-    """The memory of a run, that of the largest configuration, and whether those that run at a time fit the machine."""
+    """The memory of a run, that of the largest configuration, and whether those that run at a time fit the machine: the
+    prediction of launch/plan.py without the data, for rows of the model's maximum length."""
     options, machine = ablation.options, Machine.detect(None, None, None)
     peaks = {}
     for configuration in _workloads(ablation):
@@ -67,7 +68,7 @@ def memory_line(ablation: Ablation) -> str:
     name, peak = max(peaks.items(), key=lambda item: item[1])
     largest = f" ({name}, the largest)" if len(peaks) > 1 else ""
     kind = "a GPU" if machine.device == "cuda" else "this machine"
-    line = f"memory: at most {format_bytes(peak)} per rank{largest}; {kind} has {format_bytes(machine.memory_bytes)}"
+    line = f"memory: about {format_bytes(peak)} per rank{largest}; {kind} has {format_bytes(machine.memory_bytes)}"
     gpus = torch.cuda.device_count() if machine.device == "cuda" else 1
     ranks = math.ceil(options.jobs * options.ranks / max(gpus, 1))
     if options.cluster != "slurm" and ranks * peak > machine.memory_bytes:

@@ -110,7 +110,8 @@ def ablate(ablation: Ablation) -> None:
     _run(ablation, record, source)
     write_outcome(record, search)
     if preemption.requested():
-        raise Preempted(f"with {record.count('finished')} of {ablation.num_jobs} jobs finished")
+        done = f"{record.count('finished')} of {ablation.num_jobs} jobs finished"
+        raise Preempted(f"with {done}, the others go on from their checkpoints")
     if failed := [job for job, entry in record.jobs.items() if entry["status"] in ("failed", "stopped")]:
         raise ValueError(
             f"{len(failed)} of {ablation.num_jobs} jobs failed: {failed[0].label}: {record.jobs[failed[0]]['error']} "

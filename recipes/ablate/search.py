@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data.hashing import stable_hash
 from recipes.ablate.configurations import Configuration, Job, as_setting
 from recipes.ablate.schedule import Outcome
 
@@ -87,7 +88,8 @@ class Search:
     def next_job(self) -> Job | None:
         if not self._queue and len(self._study.trials) < self.trials:
             number = len(self._study.trials)
-            self._study.sampler = self._optuna.samplers.TPESampler(seed=number)
+            seed = stable_hash("trial", number) % 2**32  # the first draws of small seeds resemble each other
+            self._study.sampler = self._optuna.samplers.TPESampler(seed=seed)
             trial = self._study.ask(self._distributions)
             self._begin(trial.number, trial.params)
         return self._queue.pop(0) if self._queue else None

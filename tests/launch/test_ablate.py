@@ -103,6 +103,7 @@ def test_the_settings_of_a_job():
         "output_dir='some dir/mine/runs'",
         "resume=auto",
         "logger.group=mine",
+        "logger.job_type=ablation",
     ]
     quiet = read("+exp=reranker_bce", "grid.loss=[bce,hinge]", "logger=none")
     assert quiet.overrides(Job(quiet.configurations[0], 1))[-1] == "resume=auto"
@@ -213,14 +214,15 @@ def test_the_same_command_runs_only_what_is_not_finished(finished: Path, capfd):
     assert len(summaries) == 2
     with pytest.raises(ValueError, match=r"trainer\.max_steps 4 -> 5 \(in good\)"):
         run(finished, "experiments.broken=[loss=hinge]", "trainer.max_steps=5")
-    run(finished, "experiments.broken=[loss=hinge]")
+    with pytest.raises(ValueError, match=r"learning_rate 1e\+30 -> 0\.05 \(in broken\).* or remove .*/broken-seed\*"):
+        run(finished, "experiments.broken=[loss=hinge]")
+    capfd.readouterr()
+    run(finished)  # without the broken one
     printed = capfd.readouterr()
-    assert "4 jobs, 2 at a time; 2 finished already" in printed.out
-    assert printed.err.count(": started") == 2
-    assert [job["status"] for job in content(finished)["jobs"]] == ["finished"] * 4
+    assert "2 jobs, 2 at a time; 2 finished already" in printed.out
+    assert ": started" not in printed.err
+    assert [(job["configuration"], job["status"]) for job in content(finished)["jobs"]] == [("good", "finished")] * 2
     assert {file: file.stat().st_mtime_ns for file in summaries} == summaries
-    run(finished, "experiments.broken=[loss=hinge]")
-    assert "4 finished already" in capfd.readouterr().out
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, tiny_run: list[str], capsys):
@@ -230,8 +232,23 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, tiny_run: 
     assert "2 configurations, seeds 1, 2, 3" in printed
     assert "  loss=bce\n  loss=hinge\n" in printed
     assert "6 jobs; 0 finished already" in printed
-    assert "memory: at most " in printed
+    assert "memory: about " in printed
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--multirun", "+exp=reranker_bce"], {}, "has no --multirun, --cfg and --info: dry_run=true"),
+        (["+exp=reranker_bce"], {"TORCHELASTIC_RUN_ID": "x"}, "by python: ranks=N starts torchrun"),
+    ],
+)
+def test_it_is_started_by_python_and_has_flags_of_its_own(monkeypatch, arguments, variables, message):
+    monkeypatch.setattr("sys.argv", ["launch/ablate.py", *arguments])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        command.main()
 
 
 def test_a_run_of_a_killed_command_is_seen_by_its_lock(tmp_path: Path):

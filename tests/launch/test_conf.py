@@ -20,8 +20,9 @@ SWAPPABLE = {"model", "data", "loss", "engine", "logger", "eval"}
 
 EXPERIMENT_FILES = sorted((CONF / EXPERIMENTS).rglob("*.yaml"))
 ROOT_FILES = sorted(CONF.glob("*.yaml"))
+NO_GROUPS = (EXPERIMENTS, "ablation", "shared")  # tests/launch/test_ablate.py reads the ablations
 GROUP_FILES = sorted(
-    file for file in CONF.rglob("*.yaml") if file.parent.name not in (EXPERIMENTS, "shared") and file not in ROOT_FILES
+    file for file in CONF.rglob("*.yaml") if file.parent.name not in NO_GROUPS and file not in ROOT_FILES
 )
 
 

@@ -17,6 +17,7 @@ from runs.report.ablation.table import (
 )
 
 NAMED = 6  # configurations in a sentence, at most
+FEW_SEEDS = 3  # of two configurations, whose variance nothing else tells
 FEW = 3  # configurations from which choosing by the test queries is worth a warning
 
 
@@ -105,6 +106,9 @@ def _about_tests(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"{subject} count seeds alone{alone}: they say nothing of other queries"
     else:
         yield f"{subject} do not all count queries and seeds: pairs without a common seed count queries alone{alone}"
+    if not several and pairs[0]["counts"] == BOTH and pairs[0]["seeds"] <= FEW_SEEDS:
+        few = f"two configurations and {pairs[0]['seeds']} seed{'s' * (pairs[0]['seeds'] > 1)}"
+        yield f"with {few} the p-value may be half of what it should be: train 5"
     if results["least"]:
         seeds = [len(entry["seeds"]) for entry in results["configurations"].values() if entry["seeds"]]
         number = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"

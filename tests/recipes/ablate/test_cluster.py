@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -10,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-submitit = pytest.importorskip("submitit", reason="the extra `ablate` is not installed")
-
 from recipes.ablate import cluster
 from recipes.ablate.cluster import Cluster, ClusterTask, rendezvous
 from recipes.ablate.configurations import Configuration, Job
+
+submitit = pytest.importorskip("submitit", reason="the extra `ablate` is not installed")
 
 NODE = SimpleNamespace(node=0, num_nodes=1, job_id="7", hostnames=["here"])
 SLEEPER = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('ready', flush=True)"
@@ -98,8 +99,56 @@ def test_a_job_of_the_local_executor_fails_with_the_line_of_its_error(task, tmp_
     assert process.error().startswith("loss=nothing is not a choice")
 
 
+SLURM = {
+    # It waits for the file `go`, and runs the script then, on this machine.
+    "sbatch": """
+echo submitted >> $SLURM_STAND_IN/log; id=$((100 + $(wc -l < $SLURM_STAND_IN/log)))
+export SLURM_JOB_ID=$id SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1
+(for _ in {1..2000}; do [[ -e $SLURM_STAND_IN/go ]] && break; sleep 0.05; done
+bash "${@: -1}") > /dev/null 2>&1 < /dev/null &
+echo "Submitted batch job $id"
+""",
+    "srun": 'while [[ $1 == --* ]]; do [[ $1 == *=* || $1 == --unbuffered ]] || shift; shift; done; exec "$@"\n',
+    "sacct": 'echo "JobID|State|NodeList"; for id in 101 102; do echo "$id|RUNNING|here"; done\n',
+    "scancel": 'echo "cancelled $@" >> $SLURM_STAND_IN/log\n',
+}  # the commands of Slurm that submitit calls
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a stand-in for Slurm, whose `log` has a line for each submission and cancellation."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, text in SLURM.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_STAND_IN", str(folder))
+    return folder
+
+
+def test_a_job_of_slurm_is_taken_over_by_the_command_that_follows_a_killed_one(task, tmp_path: Path, slurm: Path):
+    first = made(tmp_path, task, kind="slurm", slurm_partition="gpu").start(JOB, 0)
+    assert first.poll() is None
+    again = made(tmp_path, task, kind="slurm", slurm_partition="gpu").start(JOB, 0)
+    assert again.poll() is None
+    assert (slurm / "log").read_text() == "submitted\n"
+    script = next((tmp_path / "submitit").glob("*.sh")).read_text()
+    assert "--partition=gpu" in script
+    assert f"--time={cluster.TIMEOUT_MIN}" in script
+    (slurm / "go").touch()
+    deadline = time.monotonic() + 120
+    while (status := again.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert status == 1
+    assert again.error().startswith("loss=nothing is not a choice")
+    made(tmp_path, task, kind="slurm").start(JOB, 0)
+    assert (slurm / "log").read_text() == "submitted\nsubmitted\n", "that job has ended"
+
+
 def test_what_the_cluster_refuses_is_one_line(task, tmp_path: Path):
-    with pytest.raises(ValueError, match="cluster=slurm: .*slurm"):
+    with pytest.raises(ValueError, match=r"cluster=slurm: .*slurm"):
         made(tmp_path, task, kind="slurm")
     with pytest.raises(ValueError, match=r"cluster=local: .*nonsense"):
         made(tmp_path, task, nonsense=1)

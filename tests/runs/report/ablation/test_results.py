@@ -114,6 +114,15 @@ def test_one_seed_counts_queries_alone(tmp_path):
     assert "spread" not in main_table(plan)[0]
 
 
+def test_two_configurations_with_few_seeds_are_warned(tmp_path):
+    few = _results(tmp_path / "few", _values([0.0, 0.1], names=["a", "b"]))
+    many = _results(tmp_path / "many", _values([0.0, 0.1], names=["a", "b"], seeds=5))
+    warning = "with two configurations and 3 seeds the p-value may be half of what it should be: train 5"
+    assert warning in sentences(few)
+    assert not any("two configurations" in line for line in sentences(many))
+    assert "p-value and interval count queries and seeds as samples" in sentences(many)
+
+
 def test_one_configuration_has_a_mean_and_no_test(tmp_path):
     plan = _results(tmp_path, _values([0.0], names=["settings as given"]))
     assert (plan["results"]["pairs"], plan["results"]["least"]) == ([], None)
