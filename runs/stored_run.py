@@ -55,7 +55,13 @@ class StoredRun:
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """The test queries by id: {"query_id", "text", "values": {ranker: {metric: value}}, "documents": {ranker:
-        [{"id", "grade", "text"}]}}. Empty if the run has not stored them. An evaluation stores no texts."""
+        [{"id", "grade", "text"}]}}.
+
+        Empty if the run has not stored them, or is not finished: a resumed run may have those of before. An evaluation
+        stores no texts.
+        """
+        if not self.finished:
+            return {}
         if self.path.is_dir():
             return {str(line["query_id"]): line for line in _lines(self.path / QUERIES) if "query_id" in line}
         found = {}

@@ -19,6 +19,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # How long torchrun waits for the checkpoint of its ranks after SIGTERM (its default: 30 s), as launch/cluster/node.sh.
 SHUTDOWN_TIMEOUT_S = "240"
 _ERROR_LINE = re.compile(r"error(?: \(on rank \d+\))?: ")
+_TRACEBACK = re.compile(r" \(traceback: [^)]*\)$")  # the file is in the run's folder
 _EXCEPTION_LINE = re.compile(r"[A-Za-z_.]*(?:Error|Exception|Interrupt)\b")
 
 
@@ -116,7 +117,7 @@ def error_line(log: Path, offset: int = 0) -> str:
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     for pattern in (_ERROR_LINE, _EXCEPTION_LINE):
         if found := [line for line in lines if pattern.match(line)]:
-            return _ERROR_LINE.sub("", found[-1], count=1)
+            return _TRACEBACK.sub("", _ERROR_LINE.sub("", found[-1], count=1))
     return lines[-1] if lines else "it wrote nothing"
 
 

@@ -31,7 +31,10 @@ def test_a_killed_run_has_what_it_wrote(tmp_path: Path) -> None:
     assert max(line["step"] for line in run.metrics()) == 2
     assert run.queries() == {}
     assert run.error() == "ValueError: loss is not finite"
+    (folder / "runs" / "queries.jsonl").write_text('{"query_id": "q"}\n')  # killed before it wrote its summary
+    assert StoredRun.read(folder).queries() == {}
     (folder / "summary.json").write_text("{}")
+    assert StoredRun.read(folder).queries() == {"q": {"query_id": "q"}}
     assert StoredRun.read(folder).error() is None, "it has been resumed to its end"
 
 

@@ -38,11 +38,11 @@ def opening_of(paths: Sequence[Path]) -> list[str]:
 
 def tables_of(paths: Sequence[Path]) -> list[Table]:
     """What `opening_of` says as tables of texts, for a report that has no HTML."""
-    plans = list(_plans(paths))
-    return [
-        Table(f"Ablation {plan['name']}", *(main_table(plan) if plan["results"] else ((), ())), notes=sentences(plan))
-        for plan in plans
-    ]
+    tables = []
+    for plan in _plans(paths):
+        header, rows = main_table(plan) if plan["results"] else ([], [])
+        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
+    return tables
 
 
 def _plans(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -66,7 +66,8 @@ def ablation_part(plan: Mapping[str, Any]) -> list[str]:
         parts.append(_section("Trials" if results["search"] else "Configurations", *main_table(plan)))
         first, *others = figures_of(results) or [""]
         parts.append(f'<h2>Pictures</h2>\n<div style="max-width: 40rem">{first}</div>')
-        parts.append(f'<div class="curves" style="margin-top: 1.5rem">{"".join(others)}</div>' if others else "")
+        width = "; max-width: 34rem" if len(others) == 1 else ""
+        parts.append(f'<div class="curves" style="margin-top: 1.5rem{width}">{"".join(others)}</div>' if others else "")
         parts.append(_section("All pairs", *pairs_table(results), is_open=False))
     parts.append(_section("Runs without a result", *unfinished_table(plan), style="findings"))
     configurations = [[each["name"], " ".join(each["overrides"])] for each in plan["configurations"]]

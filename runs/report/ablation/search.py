@@ -27,7 +27,7 @@ def search_results(
     """
     if not (folder / JOURNAL).is_file():
         return None
-    trials = {}
+    trials: dict[str, dict[str, Any]] = {}
     for place, configuration in enumerate(plan["configurations"]):
         found = _NUMBER.match(configuration["name"])
         values = dict(map(_setting, configuration["overrides"]))

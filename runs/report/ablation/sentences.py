@@ -14,7 +14,6 @@ from runs.report.ablation.table import (
     short_names,
     shown_names,
     test_between,
-    unfinished_table,
 )
 
 NAMED = 6  # configurations in a sentence, at most
@@ -139,9 +138,18 @@ def _about_choice(results: Mapping[str, Any]) -> str:
 
 
 def _unfinished(plan: Mapping[str, Any]) -> list[str]:
-    _, cells = unfinished_table(plan)
-    shown = [f"{name}: {status}{f', {why}' if why != '-' else ''}" for name, status, why in cells[:NAMED]]
-    return shown + ([f"and {len(cells) - NAMED} more without a result"] if len(cells) > NAMED else [])
+    """The jobs without a result, those of a configuration that ended alike in one line."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for job in plan["jobs"]:
+        if job["status"] != "finished":
+            alike = (job["configuration"], job["status"], job["error"] or "")
+            groups.setdefault(alike, []).append(str(job["seed"]))
+    lines = [
+        f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {status}{f', {why}' if why else ''}"
+        for (name, status, why), seeds in groups.items()
+    ]
+    more = len(lines) - NAMED
+    return lines[:NAMED] + [f"and {more} more configurations without a result, in ablation.json"] * (more > 0)
 
 
 def _with_result(results: Mapping[str, Any]) -> list[str]:

@@ -83,7 +83,7 @@ def _marked(count: int, place: int) -> range:
 
 
 def _starts(curve: Curve) -> list[tuple[float, str]]:
-    """Where each stage begins, with its name; empty for a run without stages."""
+    """The first step and the name of each stage; empty for a run without stages."""
     return [(points[0][0], name) for name, points in curve.parts.items() if name]
 
 

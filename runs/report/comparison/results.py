@@ -71,7 +71,9 @@ def tests_table(runs: Sequence[ShownRun], rankings: Rankings) -> Table:
     finals = [(run, final_of(rankings.get(run.number, ()))) for run in runs]
     stored = [(run, ranking) for run, ranking in finals if ranking is not None]
     notes = [
-        f"{run.label}: values of single queries are not stored" for run, ranking in finals if not ranking and run.rows()
+        f"{run.label}: values of single queries are not stored"
+        for run, ranking in finals
+        if not ranking and run.summary
     ]
     if len(stored) > 1:
         further, more = _against_first(stored)

@@ -77,7 +77,8 @@ def test_jobs_that_run_together_share_cores_and_gpus(monkeypatch, slot, jobs, ra
 def test_the_line_of_an_error_is_that_of_the_last_start(tmp_path: Path):
     log = tmp_path / "log"
     first = "error: an old one\n"
-    log.write_text(first + "loading\rerror (on rank 1): data x: no train split\nE1 torch: Root Cause\n")
+    said = "loading\rerror (on rank 1): data x: no train split (traceback: outputs/a/traceback.txt)\n"
+    log.write_text(first + said + "E1 torch: Root Cause\n")
     assert error_line(log, len(first)) == "data x: no train split"
     log.write_text("Traceback:\n  File x\nKeyError: 'a'\nsome words at the end\n")
     assert error_line(log) == "KeyError: 'a'"
