@@ -22,11 +22,20 @@ class LoggedSteps:
 
     def new(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The values that were not logged at this step or a later one."""
-        return {name: value for name, value in metrics.items() if step > self.last.get(name, -1)}
+        new = {name: value for name, value in metrics.items() if step > self.last.get(_key(name, metrics), -1)}
+        return new if new.keys() - {"stage"} else {}
 
-    def add(self, metrics: Mapping[str, float], step: int) -> None:
+    def add(self, metrics: Mapping[str, Any], step: int) -> None:
         """Note that these values are logged."""
-        self.last.update(dict.fromkeys(metrics, step))
+        for key in (_key(name, metrics) for name in metrics):
+            self.last[key] = max(step, self.last.get(key, -1))
+
+
+def _key(name: str, metrics: Mapping[str, Any]) -> str:
+    """A stage starts at the step at which the one before has ended, with its best model: so its first value on dev is
+    another one at that step. That on test is the one that was logged."""
+    stage = "" if name.startswith("test/") else metrics.get("stage", "")
+    return f"{stage} {name}".strip()
 
 
 class SavedSteps(LoggedSteps):
@@ -43,7 +52,7 @@ class SavedSteps(LoggedSteps):
             if content["settings"] == self._settings:
                 self.last = {str(name): int(step) for name, step in content["last"].items()}
 
-    def add(self, metrics: Mapping[str, float], step: int) -> None:
+    def add(self, metrics: Mapping[str, Any], step: int) -> None:
         """Note that these values are logged. Raises OSError if the file cannot be written."""
         super().add(metrics, step)
         unfinished = self._file.with_name(f".{self._file.name}")

@@ -13,6 +13,7 @@ from runs.loggers.logged_steps import FILE, LoggedSteps, SavedSteps
 from runs.loggers.logger import Logger, NoLogger
 from runs.redaction import redact_tree
 from runs.settings_diff import settings_of_result
+from runs.stage_folders import started_settings
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ def write_hparams(writer: Any, settings: Mapping[str, Any], summary: Mapping[str
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """The settings that change the result, by dotted key: classes by their names, lists as text, without secrets."""
-    leaves = settings_of_result(redact_tree(settings))
+    """The settings that change the result, by dotted key: classes by their names, lists as text, without secrets, and
+    without those of stages that are not trained."""
+    used = started_settings(settings, settings.get("stages") or [])
+    leaves = settings_of_result(redact_tree(used))
     values: dict[str, bool | int | float | str] = {}
     for key, value in leaves.items():
         if key.endswith("_target_"):

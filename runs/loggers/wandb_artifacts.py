@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from runs.environment import PLACES, read_environment
+from runs.environment import read_environment
 from runs.files import write_json
 
 Choice = Literal["none", "model", "checkpoints"]
 RECORD = Path("wandb/artifacts.json")  # below a run: {folder: {"name", "type", "project"}}
-DATA = Path("wandb/data.json")  # below a run: the hashes of its data, which stand for them
+DATA = Path("wandb/data.json")  # below a run: the hash of its data, which stands for them
 MODELS = ("model", "teacher", "guide")  # settings whose name_or_path may be the folder of another run
 MAX_NAME = 128  # W&B's limit
 
@@ -27,10 +27,9 @@ def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) ->
     """Declare the data, by their hash, and the models of other runs that this run reads. Their files are hashed."""
     import wandb
 
-    environment = read_environment(folder)
-    if data := environment.get("data"):
+    if data := read_environment(folder).get("data"):
         artifact = wandb.Artifact(artifact_name("data", data["name"]), "dataset", metadata=data)
-        write_json(folder / DATA, {"data": data, PLACES: environment.get(PLACES, {})})
+        write_json(folder / DATA, data)
         artifact.add_file(os.fspath(folder / DATA), policy="immutable", skip_cache=True)
         _use(wandb_run, artifact)
     for node in MODELS:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runs.loggers.logged_steps import LoggedSteps
 from runs.redaction import redact_tree
 from runs.settings_diff import settings_of_result
 
@@ -17,32 +18,33 @@ UNSENT_S = 30.0  # what an online run that was killed has logged so shortly befo
 NOT_METRICS = ("step", "_step", "_runtime", "_timestamp")
 
 
-def logged_before(folder: Path, run_id: str, settings: Mapping[str, Any]) -> dict[str, int]:
-    """The last step of each value that earlier starts of the W&B run `run_id` have logged, below W&B's `folder`.
+def logged_before(folder: Path, run_id: str, settings: Mapping[str, Any]) -> LoggedSteps:
+    """What earlier starts of the W&B run `run_id` have logged, by their files below W&B's `folder`.
 
     A start with other settings, of those that change the result, does not count: its values are of another training.
     """
-    last: dict[str, int] = {}
+    steps = LoggedSteps()
     for file in sorted(folder.glob(f"*run-*-{run_id}/*.wandb")):
         with suppress(OSError, subprocess.SubprocessError, ValueError, KeyError):  # a broken file: logged again
-            for name, step in _steps_of(file, settings).items():
-                last[name] = max(step, last.get(name, -1))
-    return last
+            for row in _rows_of(file, settings):
+                if "step" in row:
+                    steps.add({name: value for name, value in row.items() if name not in NOT_METRICS}, int(row["step"]))
+    return steps
 
 
-def _steps_of(file: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+def _rows_of(file: Path, settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     is_ended = False
     for record in read_records(file, ("run", "history", "exit")):
         if record["type"] == "run" and not _same_training(record["run"]["config"]["update"], settings):
-            return {}
+            return []
         if record["type"] == "history":
             rows.append(record["history"]["item"])
         is_ended |= record["type"] == "exit"
     if rows and not is_ended and not file.parent.name.startswith("offline"):
         end = rows[-1]["_timestamp"] - UNSENT_S
         rows = [row for row in rows if row["_timestamp"] < end]
-    return {name: int(row["step"]) for row in rows if "step" in row for name in row if name not in NOT_METRICS}
+    return rows
 
 
 def _same_training(config: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:

@@ -154,7 +154,7 @@ class WandbLogger:
             define_metrics(run)
             self._started.set()
             if self._files.wandb is not None:
-                self._steps = LoggedSteps(logged_before(self._files.wandb, run.id, self._files.settings))
+                self._steps = logged_before(self._files.wandb, run.id, self._files.settings)
             while (job := self._jobs.get()) is not None and not self._failed:
                 job(run)
         except BaseException as error:  # no exception of a tracker, SystemExit included, may end the run

@@ -65,6 +65,10 @@ def save(report: Any) -> str:
     if not logged_in():
         raise ValueError("a W&B Report needs a login: `wandb login`, or WANDB_API_KEY")
     try:
+        if not report.entity:
+            import wandb
+
+            report.entity = wandb.Api().default_entity
         report.save()
     except Exception as error:  # of the network or the server; any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runs.loggers.logged_steps import SavedSteps
+from runs.loggers.logged_steps import LoggedSteps, SavedSteps
 
 SETTINGS = {"run_name": "a", "seed": 1, "trainer": {"learning_rate": 0.1, "log_every": 10}, "logger": {"group": None}}
 
@@ -30,3 +30,12 @@ def test_a_broken_file_counts_as_none(tmp_path):
     for text in ("", '{"settings"', "[]", '{"settings": 1, "last": null}'):
         file.write_text(text)
         assert SavedSteps(file, SETTINGS).new({"train/loss": 1.0}, 1) == {"train/loss": 1.0}
+
+
+def test_a_stage_starts_at_the_last_step_of_the_one_before():
+    steps = LoggedSteps()
+    steps.add({"dev/MAP": 0.5, "stage": 1}, 20)
+    steps.add({"test/MAP": 0.6, "stage": 1}, 20)
+    assert steps.new({"dev/MAP": 0.7, "stage": 2}, 20) == {"dev/MAP": 0.7, "stage": 2}
+    assert steps.new({"dev/MAP": 0.5, "stage": 1}, 20) == {}
+    assert steps.new({"test/MAP": 0.6, "stage": 2}, 20) == {}

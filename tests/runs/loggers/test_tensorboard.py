@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from runs.directory import RunDirectory
 from runs.loggers.logger import NoLogger
-from runs.loggers.tensorboard import TensorBoardConfig
+from runs.loggers.tensorboard import TensorBoardConfig, hyperparameters
 
 SETTINGS = {
     "run_name": "a",
@@ -66,6 +66,11 @@ def test_hparams_hold_the_settings_of_the_result_and_the_final_metrics(run):
     metrics = [info.name.tag for info in content["_hparams_/experiment"].experiment.metric_infos]
     assert metrics == ["best_dev", "final/before/MAP", "final/after/MAP"]
     assert [points(reader, tag) for tag in metrics] == [[(20, 0.7)], [(20, 0.1)], [(20, 0.6)]]
+
+
+def test_stages_that_are_not_trained_are_no_hparams():
+    stage = {name: {"loss": {"_target_": f"losses.{name}.Loss"}} for name in ("grpo", "preference")}
+    assert hyperparameters({"stages": ["grpo"], "stage": stage}) == {"stages": "['grpo']", "stage.grpo.loss": "Loss"}
 
 
 def test_a_run_that_fails_keeps_what_it_has_logged(run):

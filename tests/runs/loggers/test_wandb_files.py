@@ -180,6 +180,8 @@ def test_artifacts_lead_from_what_a_run_starts_from_to_what_it_leaves(story):
     ]
     made, used = (record for record in records if record["name"] == "model-a-1-warm")
     assert used["digest"] == made["digest"]  # so W&B takes them for one version
+    data = [record for record in of_type(story.killed, "artifact") + records if record["name"] == "data-docs"]
+    assert [record["digest"] for record in data] == [data[0]["digest"]] * 2
     recorded = json.loads((story.run.path / "wandb" / "artifacts.json").read_text())
     assert recorded["model"] == {"name": "model-a", "type": "model", "project": "plackett"}
 

@@ -111,5 +111,7 @@ def test_saving_needs_a_login_and_tells_why_it_failed(runs, monkeypatch):
 
     monkeypatch.setattr(module, "logged_in", lambda: True)
     with pytest.raises(ValueError, match=r"W&B has not taken the report \(ConnectionError: no network\)"):
-        save(SimpleNamespace(save=fail))
-    assert save(SimpleNamespace(save=lambda: None, url="https://wandb.ai/r")) == "https://wandb.ai/r"
+        save(SimpleNamespace(save=fail, entity="team"))
+    monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(default_entity="me"))
+    sent = SimpleNamespace(save=lambda: None, url="https://wandb.ai/r", entity="")
+    assert (save(sent), sent.entity) == ("https://wandb.ai/r", "me")
