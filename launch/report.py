@@ -15,7 +15,6 @@ from __future__ import annotations
 
 try:
     import argparse
-    import os
     from collections.abc import Sequence
     from dataclasses import replace
     from pathlib import Path
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison = replace(compare(runs), opening=opening_of(paths))
     if len(paths) == 1 and len(runs) != 1:  # an ablation
         comparison = replace(comparison, title=paths[0].resolve().name)
-    file.write_text(page(comparison), encoding="utf-8")
+    write(file, page(comparison))
     for warning in comparison.warnings:
         print(f"warning: {warning}")
     print(f"{comparison.lead}: {file} ({file.stat().st_size / 2**20:.1f} MiB)")
@@ -79,6 +78,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_intermixed_args(arguments)
 
 
+def write(file: Path, text: str) -> None:
+    """Write the page. Raises ValueError, which names the option, if that fails."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--output {file}: it cannot be written ({error.strerror}): choose another folder") from None
+
+
 def check_output(file: Path) -> None:
     """Raise ValueError, before the time is spent, if the page cannot be written."""
     if file.suffix != ".html":
@@ -87,8 +94,6 @@ def check_output(file: Path) -> None:
         raise ValueError(f"--output {file}: there is no folder {file.parent}: make it, or name another file")
     if file.is_dir():
         raise ValueError(f"--output {file}: it is a folder: name a file in it")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise ValueError(f"--output {file}: it cannot be written: choose another folder")
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ def main(job):
     rank = int(os.environ.get("RANK", "0"))
     print(f"run_name={job.run_name} size={job.tool.size}", flush=True)
     what = job.tool.path
-    if what in ("mistake", "refusal"):
+    if what in ("mistake", "refusal", "bug"):
         Path(job.output_dir, job.run_name, "checkpoints", "step-000002").mkdir(parents=True, exist_ok=True)
-        if what == "mistake":
+        if what != "refusal":
             from launch.cli.errors import run_started
             run_started()
+        if what == "bug":
+            raise KeyError("a bug")
         raise ValueError("corpus.jsonl:7\\nis not JSON")
-    if what == "bug":
-        raise KeyError("a bug")
     if what == "memory":
         raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB.")
     if what in ("tracker", "tracker fails"):

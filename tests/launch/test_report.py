@@ -158,6 +158,7 @@ def test_errors_are_one_line_and_nothing_is_written(runs: list[str], tmp_path: P
         ([*runs, "--output", str(tmp_path / "page.txt")], "page.txt: give a name that ends in .html"),
         ([*runs, "--output", str(tmp_path / "none" / "page.html")], "there is no folder"),
         ([*runs, "--output", str(tmp_path / "folder.html")], "it is a folder"),
+        ([*runs, "--output", f"/proc/self/{tmp_path.name}.html"], "it cannot be written (No such file or directory)"),
         (runs, "--output"),
         (["--output", page], "RUN"),
     ):

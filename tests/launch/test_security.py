@@ -247,7 +247,7 @@ def test_ids_and_texts_of_the_data_neither_leave_the_run_directory_nor_run_in_it
         *("reranker_contrastive", ".before", ".reranker_contrastive.lock")
     }
     assert {path.name for path in (tmp_path / "outputs" / "reranker_contrastive" / "runs").iterdir()} <= {
-        *("before.run", "before.json", "after.run", "fused.run")
+        *("before.run", "before.json", "after.run", "fused.run", "queries.jsonl")
     }
     page = (tmp_path / "outputs" / "reranker_contrastive" / "report.html").read_text()
     assert "<script" not in page

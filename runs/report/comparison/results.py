@@ -29,19 +29,25 @@ def result_tables(runs: Sequence[ShownRun], rankings: Rankings) -> list[Table]:
 def _by_metric(runs: Sequence[ShownRun], metric: str, rankings: Rankings) -> Table:
     """A row for each run, a column for each ranker, of one metric."""
     values = {run.number: {name: row[metric] for name, row in run.rows().items() if metric in row} for run in runs}
-    in_order = sorted(values.values(), key=len, reverse=True)  # a run with stages names them in their place
-    columns = list(dict.fromkeys(name for row in in_order for name in row))
+    columns = sorted(dict.fromkeys(name for row in values.values() for name in row), key=_place)
     rows, top = [], set()
     for place, run in enumerate(runs):
         intervals = intervals_of(run, metric, rankings.get(run.number, ()))
         own = values[run.number]
         cells = [str(intervals.get(name) or f"{own[name]:.4f}") if name in own else "" for name in columns]
         rows.append([run.label, *cells, _number(run)])
-        ranked = {name: value for name, value in own.items() if name != ORACLE}
+        ranked = {name: value for name, value in own.items() if not name.endswith(ORACLE)}
         best = max(ranked.values()) if len(ranked) > 1 else math.inf
         top |= {(place, 1 + column) for column, name in enumerate(columns) if ranked.get(name) == best}
     notes = ["in brackets: 95% interval of the mean over queries (percentile bootstrap)"] * ("[" in str(rows))
     return Table(f"Results: {metric} on test", ("run", *columns, "test"), rows, notes, frozenset(top))
+
+
+def _place(name: str) -> float:
+    """The place of a ranker among the columns: each stage before the end, others last."""
+    known = [*RANKERS.values(), ORACLE]
+    after = name.startswith("after ")
+    return known.index("after") - 0.5 if after else known.index(name) if name in known else len(known)
 
 
 def intervals_of(run: ShownRun, metric: str, rankings: Sequence[Ranking]) -> dict[str, Interval]:
