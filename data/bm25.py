@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ from data.bm25_index import open_index, write_index
 from data.cache import cached
 from data.languages import Tokenizer, check_language
 from data.pool import map_in_processes
-from data.store.texts import PROGRESS_SECONDS, ids_of, progress, texts_of
+from data.progress import Progress
+from data.store.texts import ids_of, texts_of
 from data.words import TextAnalyzer, analyzer_for
 
 AT_ONCE = 200  # queries of one piece of work
@@ -108,12 +108,10 @@ def search_index(index: Path, queries: Sequence[Asked], depth: int, *, in_proces
     else:
         searched = map(searcher(index, depth), parts)
     found: list[Found] = []
-    last = monotonic()
-    for results in searched:
-        found += results
-        if monotonic() - last > PROGRESS_SECONDS:
-            last = monotonic()
-            progress.warning("BM25: %s of %s queries searched", f"{len(found):,}", f"{len(queries):,}")
+    with Progress("BM25, searching", len(queries), "queries") as progress:
+        for results in searched:
+            found += results
+            progress.move_to(len(found))
     return found
 
 

@@ -8,14 +8,13 @@ from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import NamedTuple
 
 import bm25s
 import numpy as np
 
 from data.pool import map_in_processes
-from data.store.texts import PROGRESS_SECONDS, progress
+from data.progress import Progress, show_progress
 from data.words import TextAnalyzer
 
 AT_ONCE = 20_000  # documents that are Python objects at once
@@ -53,7 +52,7 @@ def write_index(
     idf = np.array([math.log(1 + (total - n + 0.5) / (n + 0.5)) for n in frequencies.tolist()], dtype=np.float32)
     mean = lengths.mean()
     next_places = ends[:-1].copy()
-    for number in range(num_pieces):
+    for number in show_progress(range(num_pieces), "BM25, joining the index", num_pieces, "pieces"):
         rows, terms, counts = _read(folder, number)
         tf = counts.astype(np.float32)
         scores = idf[terms] * (tf / (k1 * ((1 - b) + b * lengths[rows] / mean) + tf))
@@ -88,23 +87,23 @@ def _count(
     terms, and the number of pieces."""
     vocabulary: dict[str, int] = {}
     lengths: list[np.ndarray] = []
-    done, number, last = 0, 0, monotonic()
+    number = 0
     starts = range(0, len(documents), AT_ONCE)
     if in_processes:
         analyzed = map_in_processes(_analyze, starts, _Given, documents, analyzer, AT_ONCE)
     else:
         analyzed = map(partial(_analyze, _Given(documents, analyzer, AT_ONCE)), starts)
-    for words, local, sizes in analyzed:
-        numbers = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64)
-        lengths.append(sizes)
-        pairs = np.repeat(np.arange(len(sizes)), sizes) * len(vocabulary) + numbers[local]
-        distinct, counts = np.unique(pairs, return_counts=True)
-        rows, terms = np.divmod(distinct, max(len(vocabulary), 1))
-        _write(folder, number, ((rows + done).astype(np.int32), terms.astype(np.int32), counts.astype(np.int32)))
-        done, number = done + len(sizes), number + 1
-        if monotonic() - last > PROGRESS_SECONDS:
-            last = monotonic()
-            progress.warning("BM25: %s of %s documents indexed", f"{done:,}", f"{len(documents):,}")
+    with Progress("BM25, indexing", len(documents), "documents") as progress:
+        for words, local, sizes in analyzed:
+            numbers = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64)
+            lengths.append(sizes)
+            pairs = np.repeat(np.arange(len(sizes)), sizes) * len(vocabulary) + numbers[local]
+            distinct, counts = np.unique(pairs, return_counts=True)
+            rows, terms = np.divmod(distinct, max(len(vocabulary), 1))
+            rows += progress.done
+            _write(folder, number, (rows.astype(np.int32), terms.astype(np.int32), counts.astype(np.int32)))
+            number += 1
+            progress.advance(len(sizes))
     return vocabulary, np.concatenate(lengths), number
 
 

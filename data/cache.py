@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from data.progress import making
+
 UNFINISHED = ".making-"  # begins the names of what is not finished
 FOLDERS = ("bm25", "candidates", "collections", "mined", "texts", "vectors", "written")  # of a cache
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,7 +47,8 @@ def cached(path: Path, make: Callable[[Path], None], *, resumable: bool = False)
             if not resumable:
                 shutil.rmtree(workspace, ignore_errors=True)  # of a process that was killed
             try:
-                _make(path, workspace / path.name, make)
+                with making():
+                    _make(path, workspace / path.name, make)
             finally:
                 if not resumable:
                     shutil.rmtree(workspace, ignore_errors=True)

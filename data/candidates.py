@@ -20,7 +20,8 @@ from data.collection import Candidates, content_hash
 from data.formats.trec import Run, read_run
 from data.languages import Tokenizer, check_language
 from data.option_names import in_node
-from data.store.texts import StoredTexts, ids_of, progress, rows_of, texts_digest, texts_of
+from data.progress import write
+from data.store.texts import StoredTexts, ids_of, rows_of, texts_digest, texts_of
 from data.views import Derived
 from data.words import TextAnalyzer, analyzer_for
 
@@ -84,7 +85,7 @@ class BM25Candidates:
 
         def make(path: Path) -> None:
             if len(documents) >= LARGE_CORPUS:
-                progress.warning("BM25: searching %d documents for %d queries, once", len(documents), len(texts))
+                write(f"BM25: searching {len(documents)} documents for {len(texts)} queries, once")
             rows = {query_id: row for row, query_id in enumerate(texts)}
             found = bm25_top(
                 texts_of(documents),

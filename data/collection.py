@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass, field, fields, replace
 from itertools import zip_longest
@@ -15,6 +15,7 @@ import numpy as np
 
 from data.hashing import text_hash
 from data.option_names import ROOT
+from data.progress import show_progress
 from data.sampling.list_options import ListOptions
 
 SPLITS = ("train", "dev", "test")
@@ -216,7 +217,8 @@ def content_hash(*parts: Mapping[str, object] | Iterable[object]) -> str:
     """A hex digest of mappings and sequences of JSON types, which depends on their order."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        for item in part.items() if isinstance(part, Mapping) else part:
+        items = part.items() if isinstance(part, Mapping) else part
+        for item in show_progress(items, "hashing", len(part) if isinstance(part, Sized) else None, "items"):
             digest.update(json.dumps(item).encode())
         digest.update(b"\x1d")
     return digest.hexdigest()

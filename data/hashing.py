@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.progress import Progress
+
 
 def stable_hash(*parts: int | str) -> int:
     """A 63-bit hash of `parts`, equal on every rank, platform and Python version.
@@ -32,5 +34,9 @@ def among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def file_digest(file: Path) -> str:
     """A hash of the content of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream, Progress(f"hashing {file.name}", file.stat().st_size >> 20, "MiB") as progress:
+        while block := stream.read(2**20):
+            digest.update(block)
+            progress.advance()
+    return digest.hexdigest()

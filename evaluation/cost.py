@@ -24,6 +24,7 @@ from data.batch import TokenSequences
 from data.bm25 import BM25, Asked, searcher
 from data.bm25_index import write_index
 from data.collate import Collator
+from data.progress import show_progress
 from data.words import analyzer_for
 from engines.distributed.collectives import on_main
 from engines.memory.peak import PeakMemory, watch_memory
@@ -241,7 +242,7 @@ def _times(items: Sequence[Any], answer: Callable[[Any], Any]) -> list[float]:
     for item in items[:WARM_UP]:
         answer(item)
     found = []
-    for item in items:
+    for item in show_progress(items, "timing queries", len(items), "queries"):
         start = time.perf_counter()
         answer(item)
         found.append(time.perf_counter() - start)

@@ -12,6 +12,7 @@ from functools import cached_property
 import ir_measures
 
 from data.hashing import stable_hash
+from data.progress import show_progress
 
 Qrels = Mapping[str, Mapping[str, int]]  # query -> document -> grade
 Run = Mapping[str, Mapping[str, float]]  # query -> document -> score
@@ -95,7 +96,8 @@ def measure(qrels: Qrels, run: Run, metrics: Iterable[str]) -> Metrics:
     parsed = list({metric.name: metric for metric in map(parse_metric, metrics)}.values())
     per_query = {metric.name: dict.fromkeys(qrels, 0.0) for metric in parsed}
     names = {metric.measure: metric.name for metric in parsed}
-    ranks = {query: rank_scores(query, run[query]) for query in qrels if query in run}
+    queries = show_progress(qrels, "ranking", len(qrels), "queries")
+    ranks = {query: rank_scores(query, run[query]) for query in queries if query in run}
     for value in ir_measures.iter_calc(list(names), {query: dict(grades) for query, grades in qrels.items()}, ranks):
         per_query[names[value.measure]][value.query_id] = float(value.value)
     return Metrics({name: math.fsum(v.values()) / len(v) for name, v in per_query.items()}, per_query)

@@ -15,6 +15,7 @@ from torch import Tensor
 from data.batch import TokenSequences
 from data.collection import Split, content_hash
 from data.hashing import stable_hash
+from data.progress import show_progress
 from data.truncation import Truncation
 from evaluation.evaluator import (
     EvaluationResult,
@@ -179,9 +180,9 @@ class RetrievalEvaluator:
     def document_sequences(self) -> list[TokenSequences]:
         """The tokenised documents, block by block."""
         texts, size = list(self.documents.values()), self.config.document_block
-        blocks = (texts[start : start + size] for start in range(0, len(texts), size))
-        prompt = [self.document_prompt]
-        return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in blocks]
+        blocks = [texts[start : start + size] for start in range(0, len(texts), size)]
+        prompt, shown = [self.document_prompt], show_progress(blocks, "documents", len(blocks), "blocks")
+        return [tokenize_texts(self.tokenizer, block, "document", prompt * len(block)) for block in shown]
 
     def truncation(self, queries: Container[str] | None = None) -> Truncation | None:
         """How many of these queries (None: of all) and of the documents were cut."""
@@ -215,7 +216,8 @@ class RetrievalEvaluator:
         for form in self.config.forms:
             asked = form if self.config.quantize_queries else StoredForm(form.dim)
             searches[form] = self._search(asked.values(queries, similarity, ranges.get(form)), similarity)
-        for block in self.document_sequences:
+        blocks = self.document_sequences
+        for block in show_progress(blocks, "searching", len(blocks), "blocks of documents"):
             documents = self._embed(runner, block) if embedded is None else embedded
             for form, search in searches.items():
                 search.add(form.values(documents, similarity, ranges.get(form)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TypeVar
 
+from data.progress import show_progress
 from evaluation.evaluator import EvaluationResult, Evaluator, EvaluatorConfig
 from evaluation.metrics import Metrics, Qrels, Run
 from inference.runner import Runner
@@ -42,7 +43,8 @@ class SuiteEvaluator:
 
     def evaluate(self, runner: Runner) -> EvaluationResult:
         """Evaluate the model on each data set. Call it on all ranks; all get the same result."""
-        results = {name: evaluator.evaluate(runner) for name, evaluator in self.evaluators.items()}
+        sets = show_progress(self.evaluators.items(), "data set", len(self.evaluators), "data sets")
+        results = {name: evaluator.evaluate(runner) for name, evaluator in sets}
         means = {name: result.metrics.mean for name, result in results.items()}
         metrics = list(next(iter(means.values())))
         mean = {metric: math.fsum(own[metric] for own in means.values()) / len(means) for metric in metrics}

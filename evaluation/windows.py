@@ -15,6 +15,7 @@ import torch
 
 from data.documents.chunks import SPACED_WORD
 from data.inspection.unspaced import WORD, is_unspaced
+from data.progress import show_progress
 from evaluation.evaluator import most_own_documents
 from evaluation.list_scorer import ListScorer
 from evaluation.metrics import Run
@@ -102,7 +103,8 @@ def search_windows(evaluator: RetrievalEvaluator, runner: Runner, windows: Mappi
     depth = config.depth + most_own_documents(evaluator.own_documents, evaluator.queries)
     names = list(windows)
     scores, places = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for block in _blocks([len(windows[name]) for name in names]):
+    blocks = list(_blocks([len(windows[name]) for name in names]))
+    for block in show_progress(blocks, "searching windows", len(blocks), "blocks"):
         texts = [text for place in block for text in windows[names[place]]]
         owner = torch.tensor([place - block.start for place in block for _ in windows[names[place]]])
         sequences = tokenize_texts(tokenizer, texts, "document", [evaluator.document_prompt] * len(texts))

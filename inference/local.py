@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collate import Collator
-from inference.progress_lines import show_progress
+from data.progress import show_progress
 from inference.runner import Runner
 from inference.score import run_chunks
 from inference.shared_prefix import PACK_TOKENS, list_collator
@@ -103,7 +103,8 @@ def _run(
     if batch_size is not None:
         starts = [(chunk, start) for chunk in chunks for start in range(0, len(chunk), batch_size)]
         chunks = [chunk[start : start + batch_size] for chunk, start in starts]
-    shown: Iterable[list[int]] = show_progress(chunks, "scoring", len(chunks)) if progress else chunks
+    what = "encoding" if name == "embedding" else "scoring"
+    shown: Iterable[list[int]] = show_progress(chunks, what, len(chunks)) if progress else chunks
     outputs = [output[name] for output in run_chunks(runner, sequences, collator, shown, [name])]
     values = torch.cat(outputs).cpu()
     ordered = torch.empty_like(values)

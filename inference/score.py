@@ -10,10 +10,10 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collate import Collator, chunks_of_rank
+from data.progress import Progress, show_progress
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
-from inference.progress_lines import show_progress
 from inference.runner import Runner, evaluation_mode
 
 TOKENIZER_BATCH = 1024  # sequences per call
@@ -23,11 +23,18 @@ def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]],
     """Tokenise `total` sequences: each rank calls `tokenize(part)` for its share, and all ranks get all sequences."""
     begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
     starts = range(begin, end, TOKENIZER_BATCH)
-    own = [
-        TokenSequences.from_encoding(tokenize(slice(start, min(start + TOKENIZER_BATCH, end))))
-        for start in show_progress(starts, "tokenising", len(starts))
-    ]
+    own = []
+    with Progress(share_of("tokenising"), end - begin, "texts") as progress:
+        for start in starts:
+            part = slice(start, min(start + TOKENIZER_BATCH, end))
+            own.append(TokenSequences.from_encoding(tokenize(part)))
+            progress.advance(part.stop - start)
     return TokenSequences.concatenate([part for share in gather_objects(own) for part in share])
+
+
+def share_of(what: str) -> str:
+    """The title of a step of which rank 0 shows its own share."""
+    return what if world_size() == 1 else f"{what} (rank 0 of {world_size()})"
 
 
 def score_sequences(runner: Runner, sequences: TokenSequences, collator: Collator, name: str = "score") -> Tensor:
@@ -46,7 +53,8 @@ def represent_sequences(
     """
     assert len(sequences), "nothing to score"
     own = chunks_of_rank(collator.plan(sequences.lengths.tolist()), rank(), world_size())
-    outputs = list(run_chunks(runner, sequences, collator, show_progress(own, "scoring", len(own)), names))
+    what = share_of("encoding" if names == ["embedding"] else "scoring")
+    outputs = list(run_chunks(runner, sequences, collator, show_progress(own, what, len(own)), names))
     indices = [index for chunk in own for index in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
     return gather_rows(local, indices, len(sequences))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from data.progress import show_progress
 from engines.distributed.collectives import gather_rows
 from engines.distributed.process_group import rank, world_size
 from inference.search import BlockSearch, ExactIndex, Index, pack, unpack
@@ -36,7 +37,8 @@ def search_stored(
     queries = similarity_named(stored.similarity).comparable(queries, stored.dim)
     first = torch.where(queries > 0, 1.0, -1.0) if hamming or rescore else queries
     search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=DOT, index=index)
-    for block in stored.blocks(DOCUMENT_BLOCK):
+    num_blocks = -(-len(stored) // DOCUMENT_BLOCK)
+    for block in show_progress(stored.blocks(DOCUMENT_BLOCK), "searching", num_blocks, "blocks of vectors"):
         block = torch.where(block > 0, 1.0, -1.0) if first is not queries and stored.precision != "binary" else block
         search.add(block.to(queries.device))
     scores, rows = search.result()

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collection import content_hash
+from data.progress import Progress
 from data.store.texts import ids_of, texts_digest
 from engines.distributed.collectives import all_agree, broadcast_object, gather_objects, on_main
 from engines.distributed.process_group import barrier, is_main, rank, world_size
 from engines.memory.allocator import return_freed_memory
-from inference.progress_lines import Progress
 from inference.quantize import DTYPES, check_vector_precision, dequantize, ranges_of, stored_width
 from inference.runner import Runner, int8_ranges_of, similarity_of
 from inference.score import run_chunks

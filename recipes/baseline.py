@@ -15,6 +15,7 @@ from torch import nn
 
 from data.collection import Collection
 from data.formats.trec import write_trec_run
+from data.progress import Progress
 from data.sampling.mixture import Mixture
 from engines.checkpoint.manifest import flush
 from engines.distributed.collectives import broadcast_object
@@ -89,7 +90,8 @@ def score_baseline(
             pairs, queries = test.num_pairs, len(test.queries)
             work = f"ranking {queries} test queries" if pairs is None else f"scoring {pairs} test pairs"
             print(f"{work} before training", file=sys.stderr, flush=True)
-        result = evaluate(test)
+        with Progress("test before training"):
+            result = evaluate(test)
         metrics = result.metrics
         if is_main():
             save_baseline(folder, shared, result)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.collection import Collection
+from data.progress import Progress
 from data.sampling.mixture import Mixture
 from data.truncation import Truncation, cut_line
 from engines.distributed import process_group
@@ -51,7 +52,8 @@ def train_model(
     warn_if_cut(test)
     trainer.fit()
     load_best(trainer)
-    after = evaluate(test)
+    with Progress("test after training"):
+        after = evaluate(test)
     dev = best_on_dev(trainer, evaluate)
     runs, results, weight = {"after": after.run}, {"before": baseline, "after": after.metrics}, None
     if test.has_first_stage:

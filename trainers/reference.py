@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from data.batch import ListBatch, ListExample
 from data.cache import read_arrays
 from data.collate import Collator
+from data.progress import show_progress
 from engines.checkpoint.manifest import flush
 from engines.distributed import preemption
 from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
-from inference.progress_lines import show_progress
 from inference.runner import Runner, similarity_of
 from inference.score import represent_sequences
 from losses.contracts import input_names

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data.batch import ListBatch
+from data.progress import show_progress
 from losses.contracts import standardizes_teacher
 from trainers.source_losses import SourceLosses
 from trainers.teacher import AuxiliaryModel
@@ -40,7 +41,7 @@ def measure_scales(
         return {}
     found: dict[str, list[Tensor]] = {}
     with closing(iter(read(numbers))) as batches:  # type: ignore[type-var]
-        for batch in batches:
+        for batch in show_progress(batches, "measuring the teacher's scores"):
             scores = found.setdefault(batch.source if losses.by_source else "", [])
             if standardizes_teacher(losses.of(batch.source)) and sum(map(len, scores)) < SAMPLE:
                 scores.append(_finite_scores(batch, models.get("teacher")))

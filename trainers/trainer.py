@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.batch import ListBatch
 from data.collate import Collator
+from data.progress import Progress
 from data.truncation import cut_line
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
@@ -30,7 +31,6 @@ from trainers.nonfinite import nonfinite_line, remedy
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
-from trainers.progress import Progress
 from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
@@ -38,6 +38,7 @@ from trainers.step import GradientCache, Representations, gradients_of
 from trainers.step_statistics import batch_statistics, checksum, cost_statistics
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
+from trainers.training_progress import TrainingProgress
 
 
 class Trainer(ABC):
@@ -96,25 +97,28 @@ class Trainer(ABC):
         """Train until `max_steps`."""
         self.resume()
         self.start()
-        while self.state.step < self.config.max_steps:
-            self.refresh()
-            self.state.step += 1
-            try:
-                statistics = self.train_step(self.next_batch())
-            except NotFinite as error:
-                self.skip_batch(error)
-                continue
-            if self.due("log"):
-                self.log(statistics)
-            if preemption.agreed():
-                self.save_and_exit()
-            if self.due("eval"):
-                self.evaluate()
-            if self.due("save"):
-                self.save()
+        with self.progress:
+            while self.state.step < self.config.max_steps:
+                with self.progress.paused():
+                    self.refresh()
+                self.state.step += 1
+                try:
+                    statistics = self.train_step(self.next_batch())
+                except NotFinite as error:
+                    self.skip_batch(error)
+                    continue
+                self.progress.move_to(self.state.step)
+                if self.due("log"):
+                    self.log(statistics)
+                if preemption.agreed():
+                    self.save_and_exit()
+                with self.progress.paused():
+                    if self.due("eval"):
+                        self.evaluate()
+                    if self.due("save"):
+                        self.save()
         self.checkpoints.wait()
         self.batches.close()
-        self.progress.close()
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Make one update. Returns what to log. Its tensors are read only if logging is due."""
@@ -208,7 +212,12 @@ class Trainer(ABC):
     def start(self) -> None:
         """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
         one."""
-        self.progress = Progress(self.state.step, self.config.max_steps)
+        self.progress = TrainingProgress(self.state.step, self.config.max_steps)
+        with self.progress.paused():
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Do what comes before the first step."""
         self.measure_teacher()
         self.engine.model.train()
         state, config = self.state, self.config
@@ -263,7 +272,6 @@ class Trainer(ABC):
         self.progress.write(
             f"step {state.step}: refreshed the candidates of {num_queries:,} queries in {seconds:.0f} s"
         )
-        self.progress.skip_time()
 
     def next_batch(self) -> ListBatch:
         """Load the batch of this step, the same on all ranks."""
@@ -313,7 +321,7 @@ class Trainer(ABC):
         source = {"source": batch.source} if batch is not None and batch.source else {}
         self.run.append_metrics({"step": step, "split": "train", **source, **metrics})
         self.logger.log({f"train/{name}": value for name, value in metrics.items()}, step)
-        self.progress.move_to(step, metrics)
+        self.progress.show(metrics)
 
     def note_idle_ranks(self, num_chunks: int) -> None:
         """Print a note, once, if a step has fewer chunks than there are ranks."""
@@ -336,7 +344,8 @@ class Trainer(ABC):
         if self.evaluator is None:
             return
         try:
-            result = known or self.evaluator.evaluate(Interruptible(self.engine))
+            with Progress(f"dev at step {self.state.step}"):
+                result = known or self.evaluator.evaluate(Interruptible(self.engine))
         except preemption.Preempted:
             self.save_and_exit()
         state, metrics = self.state, result.metrics.mean
@@ -345,7 +354,6 @@ class Trainer(ABC):
         self.logger.log({f"dev/{name}": value for name, value in metrics.items()}, state.step)
         value = metrics[self.evaluator.config.metric]
         self.progress.write(f"step {state.step}: dev {self.evaluator.config.metric} {value:.4f}")
-        self.progress.skip_time()
         if state.best_metric is None or value > state.best_metric:
             state.best_metric, state.best_step, self.best_result = value, state.step, result
             self.save(best=True)
@@ -358,7 +366,6 @@ class Trainer(ABC):
             state.pending_evaluation = self.evaluator is not None and owes
             self.save()
             self.checkpoints.wait()
-        self.progress.close()
         raise preemption.Preempted(f"at step {state.step}")
 
     def save(self, *, best: bool = False) -> None:

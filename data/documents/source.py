@@ -140,6 +140,7 @@ class DocumentsConfig(SourceOptions):
             PairMaker(self.pairs, self.seed),
             PairLedger(self.pairs.kinds, self.seed),
             near,
+            len(self._wanted(SkippedRows("skip"))),
         )
         limits = {split: getattr(self, f"max_{split}_queries") for split in SPLITS}
         try:

@@ -22,6 +22,7 @@ from data.documents.readers import DocumentReader
 from data.formats.qrels import COLUMNS
 from data.formats.skipped import SkippedRows
 from data.inspection.near_duplicates import MAX_CHARACTERS, NearDuplicates
+from data.progress import show_progress
 
 CORPUS, QUERIES, MADE, NEVER = "corpus.jsonl", "queries.jsonl", "made.json", "qrels/same_document.tsv"
 SKIPPED = "skipped.jsonl"  # for the user of a command that has no folder of its own
@@ -39,6 +40,7 @@ class FolderWriter:
     maker: PairMaker
     ledger: PairLedger
     near: NearDuplicates | None
+    num_files: int | None = None  # for the time left
     counts: Counter[str] = field(default_factory=Counter)
     guessed: dict[str, list[str]] = field(default_factory=dict)  # encodings that were guessed, with their files
     _known: set[int] = field(default_factory=set)  # keys of the texts of chunks
@@ -77,9 +79,8 @@ class FolderWriter:
 
     def _documents(self) -> Iterator[tuple[str, Document]]:
         """The documents of all files with their ids. A file without one is noted."""
-        for file in self.walk.files():
-            if not self.reader.is_wanted(file.path):
-                continue
+        wanted = (file for file in self.walk.files() if self.reader.is_wanted(file.path))
+        for file in show_progress(wanted, "reading documents", self.num_files, "files"):
             self.counts["files"] += 1
             try:
                 documents = self.reader.read(file.path)

@@ -19,6 +19,7 @@ from data.formats.qrels import COLUMNS, SPLIT_NAMES, Row, find_file, find_qrels,
 from data.formats.row_error import RowError
 from data.formats.skipped import SkippedRows, check_on_error, readable
 from data.hashing import file_digest, text_hash
+from data.progress import show_progress
 from data.source import SourceOptions, Texts
 from data.store.build import STORED_FROM_ROWS, open_stored, stored_if_large
 from data.store.texts import Entry, StoredTexts, write_rows
@@ -239,7 +240,7 @@ def _by_id(records: Iterable[Record], read: Reader, skipped: SkippedRows) -> dic
     """The texts {id: text}. Raises ValueError if an id occurs twice, unless `skipped` notes the later row."""
     first: dict[str, str] = {}
     texts: dict[str, str] = {}
-    for where, key, text in _entries(records, read, skipped):
+    for where, key, text in show_progress(_entries(records, read, skipped), "reading texts", unit="texts"):
         if key in first:
             error = ValueError(f"{where}: duplicate id {key!r} (first at {first[key]}); ids must be unique")
             skipped.leave_out(where, error)

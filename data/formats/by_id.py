@@ -12,6 +12,7 @@ from data.formats.file_format import Record
 from data.formats.layouts import field_of_column, plain_name
 from data.formats.skipped import SkippedRows, readable
 from data.formats.text_store import TextStore, id_of
+from data.progress import show_progress
 
 _DOCUMENT = r"(doc|docs|document|passage|corpus)_?ids?|docnos?|pids?|dids?"
 _KIND = r"(document_|doc_?|passage_|p)?ids?"
@@ -69,7 +70,7 @@ class ById:
         """The rows with texts. Raises ValueError, which names file and line, for an id that has no text, unless
         `skipped` notes such rows."""
         known: dict[tuple[str, ...], Ids] = {}
-        for where, row in readable(iter(rows), skipped):
+        for where, row in show_progress(readable(iter(rows), skipped), "reading rows", unit="rows"):
             names = tuple(row)
             if names not in known:
                 known[names] = ids = Ids.of(names, self.mapping, self.ignored)

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ import numpy as np
 from data.formats.columns import ListRecord
 from data.formats.grouping import START, Grouping, Noted, QueryGroup, query_id_of
 from data.formats.skipped import SkippedRows
+from data.progress import show_progress
 from data.store.text_pool import TextPool
-from data.store.texts import PROGRESS_SECONDS, StoredTexts, progress, write_texts
+from data.store.texts import StoredTexts, write_texts
 from data.views import View
 
 NUM_PARTS = 256  # files among which rows are divided
@@ -85,9 +85,10 @@ class GroupingOnDisk:
         noted, dropped = Noted(), set[int]()
         is_listed = np.zeros(len(self._pool.hashes), dtype=bool)
         conflicts: list[tuple[int, ListRecord, ValueError]] = []
+        files = sorted(self._folder.glob(f"{split}-*.rows"))
         parts = [
             self._group_part(rows, noted, dropped, is_listed, conflicts)
-            for rows in sorted(self._folder.glob(f"{split}-*.rows"))
+            for rows in show_progress(files, "grouping rows by query", len(files), "parts")
         ]
         self._leave_out(before, places, conflicts)
         if unreadable is not None:
@@ -108,7 +109,7 @@ class GroupingOnDisk:
         self, records: Iterable[ListRecord], before: int, places: list[int]
     ) -> Iterator[tuple[int, ListRecord]]:
         """The rows with the numbers of their first documents. `places` is filled."""
-        skipped, last = self._skipped.rows, monotonic()
+        skipped = self._skipped.rows
         remaining = iter(records)
         while True:
             record = next(remaining, None)
@@ -117,9 +118,6 @@ class GroupingOnDisk:
                 return
             yield self._next, record
             self._next += len(record.documents)
-            if monotonic() - last > PROGRESS_SECONDS:
-                last = monotonic()
-                progress.warning("%s documents of rows read", f"{self._next:,}")
 
     def _divide(self, split: str, batch: Sequence[tuple[int, ListRecord]]) -> None:
         """Write rows to the files of their queries. Of their documents, only the start is kept, for messages."""

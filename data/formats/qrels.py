@@ -14,6 +14,7 @@ from data.collection import SPLITS, Judgements
 from data.formats.jsonl import read_lines
 from data.formats.row_error import RowError
 from data.formats.skipped import SkippedRows, readable
+from data.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def read_qrels(
     skipped = SkippedRows() if skipped is None else skipped
     qrels: dict[str, dict[str, int]] = {}
     total, dangling, first = 0, 0, ""
-    for where, query_id, document_id, value in readable(iter(rows), skipped):
+    known = readable(iter(rows), skipped)
+    for where, query_id, document_id, value in show_progress(known, "reading judgements", unit="rows"):
         total += 1
         if query_id not in queries or document_id not in documents:
             dangling += 1

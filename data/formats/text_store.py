@@ -11,6 +11,7 @@ from typing import Any
 from data.formats.file_format import Record
 from data.formats.layouts import plain_name
 from data.formats.skipped import SkippedRows, readable
+from data.progress import show_progress
 
 BATCH = 10_000  # rows that are inserted at once
 CACHE_KIB = 16 * 1024  # of the database, in memory
@@ -65,7 +66,7 @@ class TextStore:
 
     def _rows(self, source: Iterable[Record]) -> Iterator[tuple[str, str, str]]:
         columns: dict[tuple[str, ...], tuple[str, str]] = {}
-        for where, row in readable(iter(source), self._skipped):
+        for where, row in show_progress(readable(iter(source), self._skipped), f"reading {self.what}", unit="rows"):
             try:
                 names = tuple(row)
                 if names not in columns:

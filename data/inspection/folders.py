@@ -16,6 +16,7 @@ from data.formats.qrels import find_qrels, read_qrels, read_tsv
 from data.formats.skipped import SkippedRows, readable
 from data.inspection.content import Content, EvenSample, Judgement, Limits, Text
 from data.inspection.finding import Finding, Severity, counted, first_few, have, skipped_rows
+from data.progress import show_progress
 from data.source import unit_labels
 
 MAX_RECORDS = 1000  # queries that are shown and counted as lists
@@ -127,7 +128,7 @@ def _check_is_filled(file: Path, found: Collection[Any], skipped: SkippedRows) -
 def _by_id(rows: Iterator[Record], read: Any, problems: Problems) -> dict[str, Text]:
     """The texts by id. Of an id that occurs twice the first text is kept."""
     found: dict[str, Text] = {}
-    for where, row in readable(rows, problems.skipped):
+    for where, row in show_progress(readable(rows, problems.skipped), "reading queries", unit="rows"):
         for key, text in read([(where, row)], problems.skipped).items():
             if key in found:
                 problems.repeated.append(f"{where}: {key!r}, first at {found[key].where}")
@@ -142,7 +143,7 @@ def _judgements(paths: Mapping[str, Path], limits: Limits, skipped: SkippedRows)
     left = []
     for split, path in paths.items():
         own: set[str] = set()
-        for row in readable(read_tsv(path), skipped):
+        for row in show_progress(readable(read_tsv(path), skipped), "reading judgements", unit="rows"):
             where, query, document, _ = row
             own.add(split)
             if len(found) >= limits.judgements:
@@ -163,7 +164,8 @@ def _corpus(file: Path, judged: set[str], limits: Limits, problems: Problems) ->
     others: EvenSample[tuple[str, Text]] = EvenSample(limits.rows, limits.characters)
     ids: set[str] = set()
     characters = 0
-    for where, row in readable(read_json_lines(file), problems.skipped):
+    rows = readable(read_json_lines(file), problems.skipped)
+    for where, row in show_progress(rows, "reading documents", unit="rows"):
         if len(ids) >= limits.rows * limits.scanned:
             return Corpus(kept | dict(others.kept), ids, len(ids), False)
         for key, text in read_documents([(where, row)], problems.skipped).items():

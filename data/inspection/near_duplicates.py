@@ -16,6 +16,7 @@ from data.inspection.finding import Finding, counted, first_few, shorten
 from data.inspection.texts import equal
 from data.inspection.unspaced import WORD as LETTER_OR_WORD
 from data.inspection.unspaced import is_unspaced
+from data.progress import show_progress
 
 SIMILAR = 0.8  # least Jaccard similarity of near-duplicates
 CANDIDATES = 0.7  # of candidates for it, which MinHash only estimates
@@ -60,7 +61,7 @@ def near_pairs(texts: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
     [('a', 'b', 0.97)]
     """
     known = NearDuplicates()
-    for key, text in texts.items():
+    for key, text in show_progress(texts.items(), "comparing documents", len(texts), "documents"):
         if (near := known.add(key, text)) is not None:
             yield near[0], key, near[1]
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from data.batch import TokenSequences
 from data.inspection.content import Content, Limits, spread_evenly
+from data.progress import show_progress
 from data.sampling.training_lists import ListTokenizer
 from data.truncation import Truncation
 
@@ -95,7 +96,9 @@ def _cut(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _counted(tokenizer: CountingTokenizer, texts: list[str]) -> list[tuple[int, int]]:
-    return [each for i in range(0, len(texts), BATCH) for each in tokenizer.count_tokens(texts[i : i + BATCH])]
+    starts = range(0, len(texts), BATCH)
+    shown = show_progress(starts, "counting tokens", len(starts))
+    return [each for i in shown for each in tokenizer.count_tokens(texts[i : i + BATCH])]
 
 
 def _truncation(
@@ -103,7 +106,7 @@ def _truncation(
 ) -> Truncation | None:
     """How many queries and documents the tokenizer cuts; None if it does not count them."""
     total = Truncation()
-    for each in lists:
+    for each in show_progress(lists, "counting tokens", len(lists), "lists"):
         prompts = {"query_prompt": query_prompt if each.prompt is None else each.prompt}
         prompts["document_prompt"] = document_prompt
         given = {name: prompt for name, prompt in prompts.items() if prompt is not None}

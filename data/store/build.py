@@ -23,6 +23,7 @@ from data.collection import Collection, content_hash
 from data.hashing import file_digest
 from data.option_names import ROOT, building, current_node, in_node
 from data.pool import end_with_parent
+from data.progress import making
 from data.store.collection import documents_of, is_whole, open_collection, write_collection
 
 if TYPE_CHECKING:
@@ -170,11 +171,8 @@ def _build_apart(options: SourceOptions, path: Path) -> None:
 def _build(options: SourceOptions, path: Path, node: str, sender: Connection) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    progress = logging.getLogger("data.progress")
-    progress.propagate = False
-    progress.addHandler(logging.StreamHandler())
     try:
-        with nullcontext() if node == ROOT else building(node, options):
+        with making(), nullcontext() if node == ROOT else building(node, options):
             build_here(options, path)
     except (ValueError, OSError) as error:
         sender.send(error)

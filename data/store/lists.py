@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from data.progress import show_progress
 from data.store.texts import StoredTexts, ids_of
 
 Listed = TypeVar("Listed", dict[str, int], dict[str, float], list[tuple[str, float]])
@@ -117,7 +118,7 @@ def write_lists(
     find = QueryRows(queries)
     owners, sizes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     rows, values = [np.empty(0, dtype=np.uint32)], [np.empty(0, dtype=np.int64)]
-    remaining = iter(lists.items())
+    remaining = show_progress(lists.items(), f"storing {folder.name}", len(lists), "lists")
     while some := list(islice(remaining, AT_ONCE)):
         pairs = [list(listed.items() if isinstance(listed, Mapping) else listed) for _, listed in some]
         names = [name for listed in pairs for name, _ in listed]

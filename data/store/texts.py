@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from time import monotonic
 from typing import Any, overload
 
 import numpy as np
@@ -17,11 +15,9 @@ import pyarrow as pa
 import xxhash
 
 from data.collection import content_hash
-
-progress = logging.getLogger("data.progress")
+from data.progress import show_progress
 
 Entry = tuple[str, str, str]  # the place of a row, an id and a text
-PROGRESS_SECONDS = 30.0
 PART_ROWS = 100_000  # rows of one file, at most: what a killed build loses
 PART_BYTES = 2**28  # of text in one file, so that long documents do not fill the memory
 SCHEMA = pa.schema({"id": pa.large_string(), "text": pa.large_string()})
@@ -222,12 +218,10 @@ def write_rows(folder: Path, entries: Callable[[], Iterator[Entry]]) -> None:
 
     Raises ValueError, which names both places, if an id occurs twice.
     """
-    writer, last = TextsWriter(folder), monotonic()
-    for _, name, text in islice(entries(), writer.num_written, None):
+    writer = TextsWriter(folder)
+    new = islice(entries(), writer.num_written, None)
+    for _, name, text in show_progress(new, "reading documents", unit="documents"):
         writer.add(name, text)
-        if monotonic() - last > PROGRESS_SECONDS:
-            last = monotonic()
-            progress.warning("%s documents read", f"{writer.num_written:,}")
     if (twice := writer.finish()) is not None:
         shutil.rmtree(folder)
         first, second, *_ = (where for where, name, _ in entries() if name == twice)
@@ -237,7 +231,7 @@ def write_rows(folder: Path, entries: Callable[[], Iterator[Entry]]) -> None:
 def write_texts(folder: Path, texts: Iterable[tuple[str, str]]) -> StoredTexts:
     """Write texts with different ids, and open them."""
     writer = TextsWriter(folder)
-    for name, text in texts:
+    for name, text in show_progress(texts, f"storing {folder.name}", unit="texts"):
         writer.add(name, text)
     twice = writer.finish()
     assert twice is None, twice

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from data.hashing import stable_hash
+from data.progress import show_progress
 from models.generation.generator import Generator, Written
 from models.generation.sampling import SamplingOptions
 
@@ -59,7 +60,8 @@ class Writer:
         }
         rows.sort(key=lambda row: -len(filled[row[:2]].ids))  # stable: the longest first
         written: dict[tuple[int, str, int], Written] = {}
-        for start in range(0, len(rows), self.options.batch_size):
+        starts = range(0, len(rows), self.options.batch_size)
+        for start in show_progress(starts, "generating", len(starts)):
             batch = rows[start : start + self.options.batch_size]
             keys = [(requests[index].name, kind, number) for index, kind, number in batch]
             numbers = torch.from_numpy(np.stack([self._numbers(*key) for key in keys]))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from data.progress import LogHandler, terminal
 from engines.distributed import heartbeat
 from engines.distributed.preemption import INTERRUPTED, SIGNALS, Preempted
 from runs.redaction import redact
@@ -71,6 +72,7 @@ def report_errors(option_names: Mapping[str, str] | None = None) -> Iterator[Non
     process.option_names = option_names or {}
     is_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGINT, _interrupt) if is_main_thread else None
+    log_handler, logging.lastResort = logging.lastResort, LogHandler(logging.WARNING)
     try:
         yield
     except SystemExit:
@@ -79,6 +81,7 @@ def report_errors(option_names: Mapping[str, str] | None = None) -> Iterator[Non
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail(error)
     finally:
+        logging.lastResort = log_handler
         if previous is not None and signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, previous)
 
@@ -258,7 +261,8 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def _end_progress_bars() -> None:
-    """Close tqdm's progress bars, so that the message starts on a new line."""
+    """Remove the bar and close those of libraries (tqdm), so that the message starts on a new line."""
+    terminal.clear()
     tqdm = sys.modules.get("tqdm")
     for bar in list(getattr(getattr(tqdm, "tqdm", None), "_instances", ())):
         bar.close()

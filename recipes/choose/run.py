@@ -14,6 +14,7 @@ import transformers
 from data.bm25 import BM25
 from data.collection import content_hash
 from data.hashing import file_digest
+from data.progress import show_progress
 from data.store.texts import texts_of
 from engines.distributed import process_group
 from engines.distributed.collectives import broadcast_object, on_main
@@ -52,7 +53,7 @@ def choose(settings: ChooseConfig, *, on_lost_rank: OnLostRank | None = None) ->
     bench = Bench(settings, collection)
     first = Entry(BM25.name, BM25.name)
     rows, per_query = [], {}
-    for entry in [first, *entries]:
+    for entry in show_progress([first, *entries], "model", len(entries) + 1, "models"):
         outcome = _measured(bench, entry, retrieves=embeds(entries[0]))
         if isinstance(outcome, str):
             rows.append({"name": entry.name, "label": entry.label, "kind": _kind(entry), "error": outcome})

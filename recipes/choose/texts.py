@@ -15,6 +15,7 @@ from data.inspection.content import spread_evenly
 from data.inspection.tokens import BATCH, MAX_CHARACTERS
 from data.inspection.unspaced import LETTER, count_words
 from data.languages import stop_words
+from data.progress import show_progress
 
 SAMPLE = 20_000  # documents whose tokens are counted
 TERMS = 1000  # characteristic words of the documents
@@ -47,7 +48,7 @@ def characteristic_terms(documents: Sequence[str]) -> dict[str, int]:
     """The words that most documents have, but for function words, words of more than a quarter of the documents, and
     words of a single one. In scripts without spaces they are pairs of neighbouring letters."""
     counts: Counter[str] = Counter()
-    for text in documents:
+    for text in show_progress(documents, "counting words", len(documents), "documents"):
         counts.update({term for word in WORDS.findall(text) for term in _terms(word)})
     common = {word for languages in FUNCTION_WORDS.values() for text in languages.values() for word in text.split()}
     common |= stop_words("english")
@@ -92,7 +93,8 @@ def _rows(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, set[int]]:
     """The numbers of tokens and of unknown ones of each text [texts, 2], and the tokens that occur."""
     unknown, counts = tokenizer.tokenizer.unk_token_id, []
     used: set[int] = set()
-    for start in range(0, len(texts), BATCH):
+    starts = range(0, len(texts), BATCH)
+    for start in show_progress(starts, "counting tokens", len(starts)):
         for row in tokenizer.token_ids(list(texts[start : start + BATCH])):
             counts.append((len(row), 0 if unknown is None else row.count(unknown)))
             used.update(row)

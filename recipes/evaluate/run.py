@@ -11,6 +11,7 @@ from typing import Any
 
 from data.collection import Collection, content_hash
 from data.formats.suite import in_suite
+from data.progress import show_progress
 from data.store.texts import texts_digest
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
@@ -56,7 +57,7 @@ def evaluate_suite(settings: EvaluationConfig, sets: Mapping[str, Any]) -> dict[
         Path(settings.output).unlink(missing_ok=True)  # of an earlier run, whose sets are replaced now
     model = build_model(settings)
     measured: dict[str, MeasuredSet] = {}
-    for name, options in sets.items():
+    for name, options in show_progress(sets.items(), "data set", len(sets), "data sets"):
         with in_suite(name, settings.data, options):
             own, collection = prepare(of_set(settings, name, options))
         result = measure_set(own, collection, model)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from data.collection import Collection, Split
+from data.progress import show_progress
 from data.sampling.never_negatives import NeverNegatives
 from data.sampling.never_rows import CorpusTexts, NeverRows, NeverRowsOfQueries
 from data.store.texts import ids_of
@@ -18,7 +19,6 @@ from engines.distributed.process_group import rank, world_size
 from inference.mine import Window, draw_random, select, window_of
 from inference.mine_options import MineOptions
 from inference.mining_audit import MinedQuery, suspects_of
-from inference.progress_lines import show_progress
 from recipes.negatives.corpus import MiningCorpus
 from recipes.negatives.rescoring import Rescorer
 from recipes.negatives.searchers import Found, Searcher
@@ -76,7 +76,7 @@ class Miner:
 
     def __iter__(self) -> Iterator[MinedQuery]:
         """What each query got, in their order, on every rank."""
-        for number, group in enumerate(show_progress(self.groups, "mining", len(self.groups), "group")):
+        for number, group in enumerate(show_progress(self.groups, "mining", len(self.groups), "groups")):
             yield from self._mine(number, group)
 
     def _mine(self, number: int, group: range) -> list[MinedQuery]:

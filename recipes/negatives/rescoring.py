@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from data.progress import show_progress
 from data.store.texts import ids_of
 from evaluation.list_scorer import ListScorer
-from inference.progress_lines import show_progress
 from inference.runner import Runner
 from recipes.negatives.stored import StoredParts, ragged, unragged
 
@@ -55,7 +55,7 @@ class Rescorer:
         and get the same."""
         starts = range(0, len(lists), BLOCK)
         found: list[np.ndarray] = []
-        for start in show_progress(starts, "rescoring", len(starts), "block"):
+        for start in show_progress(starts, "rescoring", len(starts), "blocks"):
             block = partial(self._scored, lists[start : start + BLOCK])
             arrays = self.parts.get((first + start) // BLOCK, block)
             found += unragged(arrays["scores"], arrays["ends"])

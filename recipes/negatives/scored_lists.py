@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from data.progress import show_progress
 from data.truncation import Truncation
 from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import is_main
 from evaluation.evaluator import Prompts
 from evaluation.list_scorer import ListScorer
-from inference.progress_lines import show_progress
 from inference.runner import Runner
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from data.cache import read_arrays
+from data.progress import show_progress
 from engines.distributed.collectives import broadcast_object, gather_objects
 from engines.distributed.process_group import is_main, rank, world_size
-from inference.progress_lines import show_progress
 from inference.questions.writer import Texts, Writer
 from models.generation.generator import Written
 from recipes.negatives.stored import write_arrays
@@ -30,7 +30,7 @@ def write_blocks(task: Task, writer: Writer, folder: Path) -> None:
     total = -(-len(task.ids) // BLOCK)
     missing = broadcast_object([n for n in range(total) if not _file(folder, n).is_file()] if is_main() else [])
     rounds = [missing[start : start + world_size()] for start in range(0, len(missing), world_size())]
-    for numbers in show_progress(rounds, "writing texts", len(rounds), "round"):
+    for numbers in show_progress(rounds, "writing texts", len(rounds), "rounds"):
         outcome: tuple[str | None, Exception | None] = (None, None)
         try:
             if rank() < len(numbers):

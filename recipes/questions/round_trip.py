@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data.collection import Collection, Split
+from data.progress import show_progress
 from data.sampling.never_rows import CorpusTexts
 from inference.mine_options import MineOptions
-from inference.progress_lines import show_progress
 from recipes.negatives.build_searchers import Parts, build_searcher
 from recipes.negatives.corpus import corpus_of
 from recipes.questions.config import MakeQueriesConfig
@@ -33,7 +33,7 @@ def ranks_of(
     searcher = build_searcher(_parts(settings, collection, split, keys), settings.retriever, None)
     ranks: list[int] = []
     starts = range(0, len(texts), GROUP)
-    for start in show_progress(starts, "round trip", len(starts), "group"):
+    for start in show_progress(starts, "round trip", len(starts), "groups"):
         group = wanted[start : start + GROUP]
         found = searcher.search(slice(start, start + len(group)), [np.empty(0, dtype=np.int64)] * len(group), depth)
         for rows, names in zip(found.rows, group, strict=True):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.progress import write_above
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger, NoLogger
@@ -46,4 +46,4 @@ class TensorBoardLogger:
 
     def _give_up(self, error: Exception) -> None:
         self.writer = None
-        print(f"warning: the run continues without TensorBoard: {type(error).__name__}: {error}", file=sys.stderr)
+        write_above(f"warning: the run continues without TensorBoard: {type(error).__name__}: {error}")

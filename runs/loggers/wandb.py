@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from data.progress import write_above
 from engines.distributed.process_group import is_main
 from runs.directory import RunDirectory
 from runs.files import write_atomic
@@ -137,7 +138,7 @@ class WandbLogger:
     def _give_up(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            print(f"warning: the run continues without W&B: {reason}", file=sys.stderr)
+            write_above(f"warning: the run continues without W&B: {reason}")
 
 
 def logged_in() -> bool:

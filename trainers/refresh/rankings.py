@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from data.progress import show_progress
 from data.sampling.training_lists import TrainingLists
 from data.store.lists import QueryRows
 from data.store.texts import texts_of
 from evaluation.list_scorer import ListScorer
 from evaluation.metrics import Run
 from inference.encode import embed, tokenize_texts
-from inference.progress_lines import show_progress
 from inference.runner import Runner, similarity_of
 from inference.search import BlockSearch, index_for
 
@@ -48,7 +48,7 @@ def search_corpus(
     index = index_for("exact", similarity)
     search = BlockSearch(embedded, depth, query_block=QUERY_BLOCK, similarity=similarity, index=index)
     texts, starts = texts_of(lists.documents), range(0, len(rows), DOCUMENT_BLOCK)
-    for start in show_progress(starts, "refreshing candidates", len(starts), "block"):
+    for start in show_progress(starts, "refreshing candidates", len(starts), "blocks"):
         block = [texts[row] for row in rows[start : start + DOCUMENT_BLOCK]]
         sequences = tokenize_texts(tokenizer, block, "document", [document_prompt] * len(block))
         search.add(similarity.comparable(embed(runner, sequences, tokenizer, token_budget)))
@@ -64,7 +64,7 @@ def rescore_candidates(
     find = QueryRows(lists.documents).find
     ranked: list[Ranked] = []
     blocks = list(_blocks(lists, query_ids, depth))
-    for block in show_progress(blocks, "refreshing candidates", len(blocks), "block"):
+    for block in show_progress(blocks, "refreshing candidates", len(blocks), "blocks"):
         run = Window.of(lists, block).score(runner, token_budget) if any(map(len, block.values())) else block
         for scores in run.values():
             best = sorted(scores, key=lambda document: -scores[document])
