@@ -16,8 +16,6 @@ from functools import cached_property
 from time import monotonic
 from typing import TypeVar
 
-from tqdm import tqdm
-
 AFTER_S = 3.0
 REDRAW_S = 0.2  # between two states of a bar
 LINE_EVERY_S = 30.0
@@ -162,6 +160,8 @@ class Progress:
 
     def bar(self) -> str:
         """The bar, as wide as the terminal."""
+        from tqdm import tqdm  # here, since every command imports this file, also for its --help
+
         counts = f"{self.done:,} {self.unit}" if self.total is None else f"{self.done:,}/{self.total:,} {self.unit}"
         end = ", ".join(part for part in (rate(self.seconds_each), self.note) if part)
         left = "" if self.total is None else "<{remaining}"

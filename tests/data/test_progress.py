@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
+import os
 import re
+import struct
+import termios
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -187,6 +191,22 @@ def test_a_log_record_stands_above_the_bar(wait: Clock, screen: FakeTerminal) ->
         LogHandler().emit(logging.makeLogRecord({"msg": "note: %d texts", "args": (3,)}))
         assert screen.screen[0] == "note: 3 texts"
         assert screen.screen[1].startswith("mining:  10%")
+
+
+def test_the_bar_is_as_wide_as_a_pseudo_terminal(wait: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 61, 0, 0))
+    with os.fdopen(there, "w", encoding="utf-8") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        monkeypatch.delenv("TERM", raising=False)
+        with Progress("encoding", 100, "texts") as step:
+            wait(5)
+            step.advance()
+        shown = os.read(here, 10_000).decode()
+    os.close(here)
+    bar, end, after = shown.partition("\x1b[K")
+    assert (len(bar), end, after) == (1 + 60, "\x1b[K", "\r\x1b[K")
+    assert bar.startswith("\rencoding:   1%|")
 
 
 def test_a_narrow_terminal_is_not_overrun(wait: Clock, screen: FakeTerminal, monkeypatch: pytest.MonkeyPatch) -> None:

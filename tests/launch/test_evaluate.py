@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import candidates
+from data import candidates, progress
 from inference.search import BlockSearch
 from launch.cli.compose import compose, load
 from models.bi_encoder import BiEncoder
@@ -265,3 +266,19 @@ def test_a_loss_of_a_data_set_is_refused(beir):
     sources += [f"data.sources.{name}.path={beir}" for name in "ab"]
     with pytest.raises(ValueError, match=r"^data.sources.a.loss is read in training only: leave it out"):
         _evaluate(["data=mixture", "data.evaluate_on=a", *sources, "data.sources.a.loss=cosent", "model=bm25"])
+
+
+def test_long_steps_are_shown_on_stderr_and_results_alone_on_stdout(beir, tiny_reranker_dir, monkeypatch, capsys):
+    arguments = _arguments(beir, f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5")
+    arguments.append("eval.token_budget=64")
+    _evaluate(arguments)
+    quick = capsys.readouterr()
+    assert " left" not in quick.err
+    monkeypatch.setattr(progress, "AFTER_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    _evaluate(arguments)
+    shown = capsys.readouterr()
+    assert shown.out == quick.out
+    lines = [line for line in shown.err.splitlines() if line not in quick.err.splitlines()]
+    assert re.match(r"scoring: 1 of \d+ batches, .+, about \d+ s left$", next(line for line in lines if "scor" in line))
+    assert {re.split(r": \d", line)[0] for line in lines} >= {"scoring", "ranking", "reading texts"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data import progress
 from data.formats.trec import read_trec_run
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
@@ -236,3 +238,25 @@ def test_a_hub_that_refuses_leaves_the_run_finished(tiny_run: list[str], monkeyp
     assert "is not uploaded (the same command tries again): hub me/reranker: not logged in" in caplog.text
     train(load(options))
     assert len(asked) == 2
+
+
+def test_the_steps_of_a_run_are_shown_and_evaluations_are_no_steps_of_the_training(
+    tiny_run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "AFTER_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    train(load(["+exp=reranker_listwise", *tiny_run, "trainer.max_steps=4", "trainer.eval_every=2"]))
+    lines = capsys.readouterr().err.splitlines()
+    titles = [line.partition(":")[0] for line in lines if re.search(r": \d+ of \d+ ", line)]
+    parts = list(dict.fromkeys(title for title in titles if "scoring" in title or title == "training"))
+    assert parts == [
+        "test before training, scoring",
+        "dev at step 0, scoring",
+        "training",
+        "dev at step 2, scoring",
+        "dev at step 4, scoring",
+        "test after training, scoring",
+    ]
+    steps = [line for line in lines if line.startswith("training: ")]
+    assert [line.split(",")[0] for line in steps] == [f"training: {number} of 4 steps" for number in (1, 2, 3)]
+    assert "step 0: dev nDCG@10" in "\n".join(lines)
