@@ -10,6 +10,7 @@ import re
 import struct
 import termios
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +60,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
     terminal = FakeTerminal()
-    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=terminal))  # pytest sets sys.stderr before a test
     monkeypatch.delenv("TERM", raising=False)
     return terminal
 
@@ -202,9 +203,11 @@ def test_the_bar_is_as_wide_as_a_pseudo_terminal(wait: Clock, monkeypatch: pytes
         with Progress("encoding", 100, "texts") as step:
             wait(5)
             step.advance()
-        shown = os.read(here, 10_000).decode()
+        shown = b""
+        while not shown.endswith(b"\r\x1b[K"):  # what is written arrives in parts
+            shown += os.read(here, 10_000)
     os.close(here)
-    bar, end, after = shown.partition("\x1b[K")
+    bar, end, after = shown.decode().partition("\x1b[K")
     assert (len(bar), end, after) == (1 + 60, "\x1b[K", "\r\x1b[K")
     assert bar.startswith("\rencoding:   1%|")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.formats.documents import read_documents
+from launch.cli import errors
 from launch.rerank import OPTION_NAMES, Row, main, table
 
 QUERY = "how are tokens counted"
@@ -136,34 +137,34 @@ def test_a_wrong_argument_is_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_ends_with_one_line_where_it_fails(tmp_path):
+def test_the_command_ends_with_one_line_that_names_its_own_flags(tmp_path, tiny_reranker_dir):
     script = Path(__file__).parents[2] / "launch" / "rerank.py"
-    command = [sys.executable, str(script), "./nowhere", "text", "--query", "q"]
+    command = [sys.executable, str(script), str(tiny_reranker_dir), "text", "--query", QUERY, "--max-length", "4000"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: model ./nowhere: no such folder")
+    assert done.stderr.startswith("error: --max-length=4000: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def run_rerank(tmp_path: Path, *arguments: str) -> str:
-    """The one line in which the command fails."""
-    script = Path(__file__).parents[2] / "launch" / "rerank.py"
-    command = [sys.executable, str(script), *arguments, "--query", QUERY]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done.stderr
+def test_messages_about_models_name_the_flags_of_this_command(
+    tmp_path, tiny_bert_dir, tiny_models, monkeypatch, capfd, caplog
+):
+    monkeypatch.setattr(errors.process, "option_names", OPTION_NAMES)
 
+    def message(*arguments: str) -> str:
+        """The one line that the command says."""
+        with pytest.raises(ValueError) as caught:
+            main([*arguments, "--query", QUERY])
+        assert (capfd.readouterr(), caplog.messages) == (("", ""), [])
+        return errors.explain(caught.value)
 
-def test_messages_about_models_name_the_flags_of_this_command(tmp_path, tiny_reranker_dir, tiny_bert_dir, tiny_models):
-    line = run_rerank(tmp_path, str(tiny_reranker_dir), "text", "--max-length", "4000")
-    assert line.startswith("error: --max-length=4000: ")
     causal = str(tiny_models.write_tiny_causal(tmp_path / "causal"))
-    line = run_rerank(tmp_path, causal, "text", "--template", "mxbai", "--max-length", "40")
-    assert line.startswith("error: --max-length=40: the prompt takes ")
-    line = run_rerank(tmp_path, causal, "text")  # and no line on its padding, by which it would not be read
+    capfd.readouterr()
+    line = message(causal, "text", "--template", "mxbai", "--max-length", "40")
+    assert line.startswith("--max-length=40: the prompt takes ")
+    line = message(causal, "text")  # and no line on its padding, by which it would not be read
     assert "it has no score head: name the template that it was trained with, --template NAME, one of" in line
-    line = run_rerank(tmp_path, str(tiny_bert_dir), "text")
+    line = message(str(tiny_bert_dir), "text")
     assert f"`python launch/evaluate.py model=bi_encoder model.name_or_path={tiny_bert_dir}`" in line
     assert "model.max_length" not in line
 

@@ -245,7 +245,8 @@ def test_the_steps_of_a_run_are_shown_and_evaluations_are_no_steps_of_the_traini
 ) -> None:
     monkeypatch.setattr(progress, "AFTER_S", 0.0)
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    train(load(["+exp=reranker_listwise", *tiny_run, "trainer.max_steps=4", "trainer.eval_every=2"]))
+    options = ["trainer.max_steps=4", "trainer.eval_every=2", "eval.token_budget=64"]
+    train(load(["+exp=reranker_listwise", *tiny_run, *options]))
     lines = capsys.readouterr().err.splitlines()
     titles = [line.partition(":")[0] for line in lines if re.search(r": \d+ of \d+ ", line)]
     parts = list(dict.fromkeys(title for title in titles if "scoring" in title or title == "training"))
