@@ -93,11 +93,12 @@ class Progress:
         now = monotonic()
         if now - self.started < AFTER_S or now - self.shown < self.every_s or not self.is_shown:
             return
+        is_done = self.done == self.total
         self.shown = now
-        if self.on_terminal:
+        if self.on_terminal and (self.is_drawn or not is_done):
             self.is_drawn = True
             terminal.draw(self.bar())
-        elif self.done != self.total:
+        elif not self.on_terminal and not is_done:
             print(self.line(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
