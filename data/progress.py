@@ -52,9 +52,11 @@ class Terminal:
 
     def redraw(self) -> None:
         """Draw the bar of the innermost step that has one, after a line or the end of a step within it."""
-        drawn = [step for step in self.steps if step.has_bar]
-        if drawn and not self.is_drawn:
-            self.draw(drawn[-1].bar())
+        if not self.is_drawn:
+            for step in reversed(self.steps):
+                if step.has_bar:
+                    self.draw(step.bar())
+                    return
 
 
 terminal = Terminal()
@@ -209,7 +211,10 @@ class LogHandler(logging.Handler):
     """Prints what is logged above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        write_above(self.format(record))
+        try:
+            write_above(self.format(record))
+        except Exception:  # as logging's own handlers do: what is logged never ends a run
+            self.handleError(record)
 
 
 @contextmanager
