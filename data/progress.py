@@ -52,9 +52,11 @@ class Terminal:
 
     def redraw(self) -> None:
         """Draw the bar of the innermost step that has one, after a line or the end of a step within it."""
-        drawn = [step for step in self.steps if step.has_bar]
-        if drawn and not self.is_drawn:
-            self.draw(drawn[-1].bar())
+        if not self.is_drawn:
+            for step in reversed(self.steps):
+                if step.has_bar:
+                    self.draw(step.bar())
+                    return
 
 
 terminal = Terminal()
@@ -93,11 +95,12 @@ class Progress:
         now = monotonic()
         if now - self.started < AFTER_S or now - self.shown < self.every_s or not self.is_shown:
             return
+        is_done = self.done == self.total
         self.shown = now
-        if self.on_terminal:
+        if self.on_terminal and (self.is_drawn or not is_done):
             self.is_drawn = True
             terminal.draw(self.bar())
-        elif self.done != self.total:
+        elif not self.on_terminal and not is_done:
             print(self.line(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -208,7 +211,10 @@ class LogHandler(logging.Handler):
     """Prints what is logged above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        write_above(self.format(record))
+        try:
+            write_above(self.format(record))
+        except Exception:  # as logging's own handlers do: what is logged never ends a run
+            self.handleError(record)
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from engines.distributed.testing import run_ranks
 from evaluation.list_scorer import ListScorer
 from launch.cli.compose import load
 from recipes.evaluate.first_stage_names import names_of
@@ -195,13 +194,14 @@ def test_training_compares_no_depths():
         load(["+exp=reranker_grpo", "eval.depths=[5]"])
 
 
+def evaluate_here(arguments: list[str]) -> None:
+    evaluate(load(arguments, "evaluate"))
+
+
 def test_two_ranks_have_the_results_of_one(three, arguments, dense_run, tiny_bert_dir, tmp_path):
     output = tmp_path / "ranks.json"
     stages = f"first_stages=[bm25,{dense_run},{tiny_bert_dir}]"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["launch/evaluate.py", *arguments, stages, "eval.depths=[2,6]", f"output={output}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_ranks(evaluate_here, 2, [*arguments, stages, "eval.depths=[2,6]", f"output={output}"])
     results = json.loads(output.read_text())
     for name, own in three["first_stages"].items():
         for ranker, metrics in own["metrics"].items():

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data.formats.trec import read_run
+from engines.distributed.testing import run_ranks
 from evaluation.significance import corrected, interval_of, paired_test, paired_test_of_sets
 from launch.cli.compose import load
 from recipes.evaluate.run import evaluate
 
 WORDS = "red green blue apple pear train rank list".split()  # noqa: SIM905
-ROOT = Path(__file__).parents[2]
 SETS = ("first", "second", "third")
 
 
@@ -297,16 +297,21 @@ def test_what_is_evaluated_stays_if_a_later_set_fails(beir, run, tiny_bert_dir, 
     assert not (tmp_path / "results.json").exists()
 
 
+def printed_here(arguments: list[str]) -> str:
+    """What the evaluation prints on this rank."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate(load(arguments, "evaluate"))
+    return printed.getvalue()
+
+
 def test_two_ranks_agree_with_one_process(beir, run, tiny_reranker_dir, tmp_path):
     arguments = [f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5"]
     expected = run([beir], *arguments)
     output = tmp_path / "two.json"
     settings = ["data=suite", f"data.sources=[{beir}]", f"data.cache_dir={tmp_path / 'cache'}", f"output={output}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(ROOT / "launch" / "evaluate.py"), *settings, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mean over 3 sets") == 1  # one rank prints
+    printed = run_ranks(printed_here, 2, [*settings, *arguments])
+    assert [text.count("mean over 3 sets") for text in printed] == [1, 0]
+    assert not printed[1]
     table = json.loads(output.read_text())["table"]
     assert [line["mean"] for line in table] == pytest.approx([line["mean"] for line in expected["table"]], abs=1e-6)
 
