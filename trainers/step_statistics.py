@@ -12,8 +12,8 @@ from data.truncation import cut_line
 from engines.distributed.process_group import world_size
 from losses.contracts import has_in_batch_negatives
 from trainers.options import TrainerConfig
-from trainers.training_progress import TrainingProgress
 from trainers.step import StepPlan
+from trainers.training_progress import TrainingProgress
 
 
 def batch_statistics(batch: ListBatch, loss: Any) -> dict[str, float]:
