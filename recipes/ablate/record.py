@@ -72,11 +72,12 @@ class Record:
         shown = [*self.earlier, *self.configurations]
         jobs = [{**_names(job), **entry} for job, entry in self.jobs.items()]
         seeds = sorted({*self.seeds, *(entry["seed"] for entry in self.earlier_jobs)})
+        first = next((each.name for each in (*self.configurations, *self.earlier)), None)
         content = {
             "name": self.folder.name,
             "settings": list(self.common),
             "metric": (self.results or {}).get("metric"),
-            "baseline": self.baseline or (shown[0].name if shown else None),
+            "baseline": self.baseline or first,
             "seeds": seeds,
             "configurations": [{"name": each.name, "overrides": list(each.overrides)} for each in shown],
             "jobs": [*self.earlier_jobs, *jobs],

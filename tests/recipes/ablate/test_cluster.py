@@ -104,8 +104,8 @@ SLURM = {
     "sbatch": """
 echo submitted >> $SLURM_STAND_IN/log; id=$((100 + $(wc -l < $SLURM_STAND_IN/log)))
 export SLURM_JOB_ID=$id SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1
-(for _ in {1..2000}; do [[ -e $SLURM_STAND_IN/go ]] && break; sleep 0.05; done
-bash "${@: -1}") > /dev/null 2>&1 < /dev/null &
+wait_and_run() { for _ in {1..2000}; do [[ -e $SLURM_STAND_IN/go ]] && break; sleep 0.05; done; bash "$1"; }
+wait_and_run "${@: -1}" > /dev/null 2>&1 < /dev/null &
 echo "Submitted batch job $id"
 """,
     "srun": 'while [[ $1 == --* ]]; do [[ $1 == *=* || $1 == --unbuffered ]] || shift; shift; done; exec "$@"\n',

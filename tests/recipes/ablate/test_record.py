@@ -100,6 +100,7 @@ def test_a_grid_that_has_changed_keeps_what_is_finished(tmp_path: Path):
     kept = [(job["configuration"], job["seed"]) for job in content["jobs"] if job["status"] == "finished"]
     assert kept == [("loss=bce", 1), ("loss=hinge", 1)]
     assert content["seeds"] == [1, 2, 3]
+    assert content["baseline"] == "loss=bce", "the first that the command names"
     third = record(tmp_path, ["hinge"])
     assert statuses(third)["loss_hinge-seed1"] == "finished"
 
