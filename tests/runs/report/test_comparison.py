@@ -167,7 +167,7 @@ def test_evaluations_and_old_runs_have_what_their_files_say(tmp_path: Path) -> N
     (tmp_path / "new.queries.jsonl").write_text(json.dumps(values) + "\n")
     comparison = compared(run, tmp_path / "new.json", write_run(tmp_path / "mine", ONE))
     results = rows_of(comparison, "Results: nDCG@10 on test")
-    assert results["2 new"][-2:] == ["0.7000 [0.6000, 0.8000]", "1 queries"]
+    assert "0.7000 [0.6000, 0.8000]" in results["2 new"]
     notes = table_of(comparison, "Paired tests").notes
     assert "1 old: values of single queries are not stored" in notes
     assert "3 mine vs 2 new: after vs model" in rows_of(comparison, "Paired tests")
