@@ -4,6 +4,7 @@ preempted."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def settings_of(outputs: Path, name: str) -> dict[str, Any]:
 
 
 def write_run(run: Path) -> None:
-    """What a finished run has left: queries, two stages' models, its own, and checkpoints."""
+    """What a finished run has left: results, two stages' models, its own, and checkpoints."""
+    write_json(run / "summary.json", SUMMARY)
     documents = [{"id": "d1", "grade": 1, "text": "a document"}]
     line = {"query_id": "q1", "text": "a query", "values": {"before": {"MAP": 0.25}, "after": {"MAP": 0.75}}}
     (run / "runs").mkdir()
@@ -104,7 +106,8 @@ def story(outputs: Path) -> Story:
     settings = settings_of(outputs, "a")
     options = {**CONFIG.__dict__}
     command = [sys.executable, "-c", KILLED, json.dumps(settings), json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # this process may have one
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=own)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (first,) = outputs.glob("a/wandb/offline-run-*")
     run = RunDirectory.open(settings)
