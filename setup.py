@@ -65,7 +65,7 @@ setup(
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],  # launch/serve.py
         "tensorboard": ["tensorboard>=2.18"],
         "reports": ["wandb-workspaces>=0.4"],  # a W&B Report of several runs
-        "eight-bit": ["bitsandbytes>=0.49"],  # trainer.optimizer=adamw_8bit, model.quantization=4bit
+        "eight-bit": ["bitsandbytes>=0.50"],  # trainer.optimizer=adamw_8bit, model.quantization=4bit
         "faiss": ["faiss-cpu>=1.9"],  # eval.search=faiss
         "onnx": ["onnx>=1.19", "onnxscript>=0.6", "onnxruntime>=1.22"],  # launch/export.py --onnx
         "reasoning": ["trl>=1.14,<1.17"],  # launch/reason.py

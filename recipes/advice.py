@@ -18,7 +18,7 @@ from runs.files import read_json
 from trainers.options import TrainerConfig
 from trainers.source_losses import SourceLosses
 
-FEWEST_STEPS = 8  # logged, to compare the first and the last quarter of them
+FEWEST_STEPS = 4  # logged, to compare the first and the last quarter of them, at least two each
 MOST_FINDINGS = 2  # in the line
 MOVED, STILL = 0.05, 0.01  # shares of the loss at the start by which it counts as moved, and as not moved
 SOLVED = 0.05  # a loss whose minimum is 0
@@ -41,7 +41,7 @@ class Trend:
         """None if there are too few values."""
         if len(values) < FEWEST_STEPS:
             return None
-        quarter = len(values) // 4
+        quarter = max(len(values) // 4, 2)
         first, last = np.array(values[:quarter]), np.array(values[-quarter:])
         noise = 2 * float(np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / quarter))
         return cls(name, float(first.mean()), float(last.mean()), noise)
@@ -172,6 +172,19 @@ def _learned_something_else(measured: Measured, options: TrainerConfig) -> str |
     )
 
 
+def _fell_on_dev(measured: Measured, options: TrainerConfig) -> str | None:
+    trend = measured.trend
+    if measured.dev_margin is None or len(measured.dev) < 2 or (trend is not None and trend.has_moved):
+        return None
+    start, later = measured.dev[0], max(measured.dev[1:])
+    if start - later <= measured.dev_margin:
+        return None
+    return (
+        f"{measured.metric} on dev fell from {start:.4f} to {later:.4f} at best, beyond its 95% interval (± "
+        f"{measured.dev_margin:.4f}): lower trainer.learning_rate ({options.learning_rate:g})"
+    )
+
+
 def _near_the_limit(measured: Measured, options: TrainerConfig) -> str | None:
     limit = 1.0 if measured.limit is None else measured.limit
     if measured.start < NEAR_LIMIT * limit:
@@ -203,6 +216,7 @@ RULES: tuple[Callable[[Measured, TrainerConfig], str | None], ...] = (
     _stayed,
     _suspected,
     _learned_something_else,
+    _fell_on_dev,
     _near_the_limit,
     _dev_is_small,
 )

@@ -71,7 +71,9 @@ def train_model(
     stages = [*(earlier[-1]["stages"] if earlier else ()), entry]
     summary = summarise(training, test, results, training_outcome(trainer), stages)
     summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
-    summary["advice"] = entry["advice"] = advise(trainer, run, summary, dev)
+    summary["advice"] = advise(trainer, run, summary, dev)
+    if run.stage_lines is not None:
+        entry["advice"] = summary["advice"]
     export_model(trainer, run, summary, prompts, settings, adapter_only=adapter_only)
     if run.stage_lines is not None and process_group.is_main():
         save_final_scores(run.path / "runs", after, dev)

@@ -20,7 +20,7 @@ from trainers.source_losses import SourceLosses
 from trainers.supervised import SupervisedTrainerConfig
 
 OPTIONS = SupervisedTrainerConfig(learning_rate=1e-3)
-# A loss that fell, a dev that fell less than its interval is wide, a start far from the best value.
+# A loss that fell a little, a dev whose interval is not known, a start far from the best value.
 NOTHING = Measured(
     metric="nDCG@10",
     trend=Trend("loss", 1.0, 0.97, noise=0.01),
@@ -29,7 +29,7 @@ NOTHING = Measured(
     idle_share=0.0,
     dev=[0.5, 0.4],
     dev_queries=100,
-    dev_margin=0.05,
+    dev_margin=None,
     num_skipped=0,
     epochs=0.5,
     start=0.5,
@@ -70,12 +70,16 @@ def advised(**changes: Any) -> str:
             "fell from 0.5000 to 0.4000 in 4 epochs: train fewer (trainer.max_epochs=1)",
         ),
         (
+            {"dev_margin": 0.05, "trend": None},
+            "nDCG@10 on dev fell from 0.5000 to 0.4000 at best, beyond its 95% interval (± 0.0500): lower",
+        ),
+        (
             {"start": 0.88, "recall": 0.6},
             "the start has nDCG@10 0.8800 of at most 0.9000 on test, as 60% of the relevant documents are candidates",
         ),
         ({"start": 0.97, "limit": None}, "the start has nDCG@10 0.9700 of at most 1.0000 on test: measure what it can"),
         (
-            {"dev": [0.5, 0.4, 0.48]},
+            {"dev": [0.5, 0.4, 0.48], "dev_margin": 0.05},
             "the best later nDCG@10 on dev (0.4800) is inside the 95% interval of the start (0.5000 ± 0.0500, 100",
         ),
     ],
@@ -93,7 +97,7 @@ def test_what_is_not_measured_is_not_said() -> None:
     assert "nothing stands out" in advised(suspected=(1, 100))
     assert "rose" not in (line := advised(trend=Trend("loss", 1.0, 1.1, noise=0.2)))
     assert "did not move beyond its noise" in line
-    assert Trend.of("loss", [1.0] * 7) is None
+    assert Trend.of("loss", [1.0] * 3) is None
 
 
 def test_the_most_important_two_findings_are_one_line() -> None:
@@ -123,7 +127,8 @@ def test_what_a_run_has_measured_is_read_from_its_folder(tmp_path: Path) -> None
     summary = {"metric": "nDCG@10", "epochs": 2.0, "before": 0.4, "ceiling": {"nDCG@10": 0.8}, "recall_ceiling": 0.7}
     start = EvaluationResult(Metrics({"nDCG@10": 0.5}, {"nDCG@10": {"a": 0.0, "b": 1.0, "c": 0.5}}), {})
     found = measured_in(tmp_path, summary, SourceLosses(SoftmaxCrossEntropy()), start, skipped=1)
-    assert found.trend is None  # 7 losses
+    assert found.trend is not None
+    assert (found.trend.first, found.trend.last) == (2.5, 8.5)  # of 7 losses, the first and the last two
     assert (found.dev, found.dev_queries, found.suspected) == ([0.5, 0.25, 0.25], 3, (3, 9))
     assert 0 < found.dev_margin <= 0.5
     assert (found.limit, found.recall, found.num_skipped, found.has_zero_minimum) == (0.8, 0.7, 1, True)
