@@ -76,9 +76,9 @@ class Progress:
         self.started = self.shown = monotonic()
         self.paused_at: float | None = None
         self.is_drawn = False  # a bar of it has been
-        terminal.steps.append(self)
 
     def __enter__(self) -> Progress:
+        terminal.steps.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -251,8 +251,7 @@ def _encode_missing(files: VectorFiles, source: TextSource, ranges: np.ndarray |
     layout, problem = files.layout, None
     missing = broadcast_object(files.missing() if is_main() else [])
     left = sum(len(range(layout.rows)[layout.block(number)]) for number in missing)
-    progress = Progress("encoding", layout.rows, "texts", done=layout.rows - left)
-    try:
+    with Progress("encoding", layout.rows, "texts", done=layout.rows - left) as progress:
         for start in range(0, len(missing), world_size()):
             number = missing[start + rank()] if start + rank() < len(missing) else None
             sequences = source.tokens(slice(0, 1) if number is None else layout.block(number))
@@ -266,8 +265,6 @@ def _encode_missing(files: VectorFiles, source: TextSource, ranges: np.ndarray |
             del sequences, found
             return_freed_memory()  # else the heap grows with every block, as its chunks have other shapes
         _agree(0, problem)
-    finally:
-        progress.close()
 
 
 def _write(

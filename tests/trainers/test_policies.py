@@ -20,7 +20,7 @@ def test_a_run_goes_on_in_the_middle_of_a_batch(loss: str, tiny_run: list[str]) 
     whole = make_trainer([*options, "run_name=whole"])
     whole.fit()
     begun = make_trainer([*options, "run_name=interrupted"])
-    begun.config.__dict__["max_steps"] = 3  # stopped after the first update of the second batch
+    begun.max_steps = 3  # stopped after the first update of the second batch
     begun.fit()
     going_on = make_trainer([*options, "run_name=interrupted"])
     going_on.resume()
