@@ -292,7 +292,7 @@ def test_the_first_ctrl_c_is_recorded_and_the_second_acts_at_once(
     [
         ("trainer.lr=1e-5", "trainer.learning_rate"),
         ("lr=1e-5", "trainer.learning_rate"),
-        ("trainer.epochs=3", "trainer.max_steps"),
+        ("trainer.epochs=3", "trainer.max_epochs"),
         ("num_train_epochs=3", "trainer.max_epochs"),
         ("trainer.per_device_train_batch_size=8", "trainer.batch_size"),
         ("gradient_accumulation_steps=8", "trainer.token_budget"),
