@@ -26,6 +26,7 @@ COMMANDS = {  # file of conf/ -> the command whose settings it holds
     "score": "launch/score.py",
     "relabel": "launch/relabel.py",
     "encode": "launch/encode.py",
+    "ablate": "launch/ablate.py",
     "reason": "launch/reason.py",
 }
 HIDDEN = ("_target_", "defaults", "hydra")

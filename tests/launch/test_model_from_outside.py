@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on(outside: Path, options: list[str], monkeypat
 
 def test_its_memory_is_planned(outside: Path, options: list[str]) -> None:
     settings = configured(outside, options)
-    subject = build_workload(settings, settings.data.build(), bf16=False)
+    subject = build_workload(settings, settings.data.build(), autocast=None)
     assert subject.parameters.total == 512 * 16
     assert subject.model.chunk(subject.features, 4, 16).held > 0
 
