@@ -140,7 +140,7 @@ def test_sources_of_a_mixture(seed: int, evaluated: str, tmp_path: Path):
 
 
 def own_data(config: object) -> Stage:
-    return Stage("late", 2, 10, SimpleNamespace(data=config), has_own_data=True)
+    return Stage("late", 2, SimpleNamespace(data=config), has_own_data=True)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
