@@ -37,10 +37,14 @@ class StoredRun:
         path = Path(path)
         if path.is_file() and path.suffix == ".json":
             return _read_evaluation(path)
+        if path.is_file():
+            raise ValueError(f"{path} is a file that is not a .json: {KINDS}")
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder ({path.absolute()}): {KINDS}")
-        if not any((path / name).is_file() for name in _FILES):
-            raise ValueError(f"{path} is no run: it has no {_FILES[0]}: {KINDS}")
+        if not _is_run(path):
+            runs = [other for other in sorted(path.iterdir()) if _is_run(other)]
+            kinds = f"give the runs in it, such as {runs[0]}" if runs else KINDS
+            raise ValueError(f"{path} is no run: it has no {_FILES[0]}: {kinds}")
         config = read_config(path) if (path / "config.yaml").is_file() else {}
         summary = read_json(path / "summary.json") if (path / "summary.json").is_file() else None
         return cls(path, path.resolve().name, config or {}, summary, read_environment(path))
@@ -79,8 +83,15 @@ class StoredRun:
         return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _FILES)
+
+
 def _read_evaluation(file: Path) -> StoredRun:
-    content = read_json(file)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of no run: there is nothing that `resume=none` could start from scratch
+        raise ValueError(f"{file} is broken ({error}): {KINDS}") from None
     if isinstance(content, dict) and "sets" in content:
         some = f"{file.stem}.{next(iter(content['sets']), 'SET')}.json"
         raise ValueError(f"{file} is a suite: give the file of one of its data sets, such as {some}")

@@ -72,3 +72,16 @@ def test_what_is_no_run_is_refused_in_one_line(content: object, message: str, tm
     with pytest.raises(ValueError, match=message) as error:
         StoredRun.read(path)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_given_in_the_place_of_a_run_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs" / "b", {"q": 1.0})
+    (page := tmp_path / "report.html").write_text("<html>")
+    (broken := tmp_path / "x.json").write_text("nonsense")
+    for path, message in (
+        (tmp_path / "outputs", r"outputs is no run: .* give the runs in it, such as .*outputs/b$"),
+        (page, r"report.html is a file that is not a .json: give outputs/RUN"),
+        (broken, r"x.json is broken \(.*\): give outputs/RUN"),  # not `resume=none`: it is no run
+    ):
+        with pytest.raises(ValueError, match=message):
+            StoredRun.read(path)
