@@ -95,3 +95,14 @@ def test_a_search_shows_each_setting(tmp_path):
     assert said[3] == "Dev nDCG@10 by trainer.learning_rate (blue: the best; rank correlation +1.00), 6 trials"
     assert said[4] == "Dev nDCG@10 by loss (blue: the best), 6 trials"
     assert "Trials" in "".join(ablation_part(plan))
+
+
+@pytest.mark.parametrize("name", [r"p=$\foo$", "a $x, b y$", "模型 größe"])
+def test_names_are_drawn_as_they_are(tmp_path, name, recwarn):
+    """`$` begins no formula, and letters that matplotlib's font lacks are left to the browser."""
+    values = {each: {1: {"q1": 0.1 + place / 10, "q2": 0.3}} for place, each in enumerate([name, "plain"])}
+    plan = write_ablation(tmp_path, values)
+    seeds, *_ = figures_of(ablation_results(tmp_path, plan))
+    assert (f">2 {name}</text>" in _svg(seeds)) == ("模" in name)
+    assert f"2 {name}: 0.2" in ALT.findall(seeds)[0]
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
