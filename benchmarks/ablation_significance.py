@@ -32,14 +32,16 @@ from evaluation.ablation import compare, estimate
 
 LEVEL = 0.05
 QUERY, CONFIGURATION_QUERY, SEED_QUERY, NOISE = 0.6, 0.15, 0.1, 0.2  # standard deviations
+DIVERGING = 0.15  # that of the seeds of a configuration that diverges
 Method = Callable[[np.ndarray], np.ndarray]  # values [configurations, seeds, queries] -> p-value of each pair
 
 
 @dataclass(frozen=True)
 class Scenario:
     """What is drawn. `seed`: the standard deviation of a run's seed, `shared`: of a seed in all configurations,
-    `noisy`: how many times as much the last configuration varies, `collapse`: the share of runs that lose 0.4
-    everywhere, `difference`: of the second half of the configurations."""
+    `noisy`: how many times as much the last configuration varies, `diverging`: how many of the last configurations are
+    0.2 worse, with seeds that vary by .15 (their pairs are not counted), `collapse`: the share of runs that lose 0.4
+    everywhere, `difference`: of the second half of the other configurations."""
 
     configurations: int = 10
     seeds: int = 3
@@ -47,8 +49,14 @@ class Scenario:
     seed: float = 0.03
     shared: float = 0.03
     noisy: float = 1.0
+    diverging: int = 0
     collapse: float = 0.0
     difference: float = 0.0
+
+    @property
+    def sane(self) -> int:
+        """How many configurations do not diverge."""
+        return self.configurations - self.diverging
 
 
 NULL = {
@@ -63,6 +71,9 @@ NULL = {
     "one configuration varies 3 times as much": Scenario(noisy=3.0),
     "the same, seed effect .08": Scenario(noisy=3.0, seed=0.08),
     "1 run in 20 collapses": Scenario(collapse=0.05),
+    "1 of 10 diverges": Scenario(diverging=1),
+    "3 of 10 diverge": Scenario(diverging=3),
+    "1 of 4 diverges, seed effect .01, 300 queries": Scenario(4, diverging=1, seed=0.01, queries=300),
     "3 configurations, seed effect .08": Scenario(configurations=3, seed=0.08),
     "2 configurations": Scenario(configurations=2),
     "2 configurations, seed effect .08": Scenario(configurations=2, seed=0.08),
@@ -74,7 +85,10 @@ TRUE = {
     "5 seeds": Scenario(difference=0.1, seeds=5),
     "300 queries": Scenario(difference=0.1, queries=300),
     "large seed effect (.08), difference .2": Scenario(difference=0.2, seed=0.08),
+    "1 of 10 diverges": Scenario(difference=0.1, diverging=1),
+    "3 of 10 diverge": Scenario(difference=0.1, diverging=3),
     "4 configurations": Scenario(difference=0.1, configurations=4),
+    "5 configurations, of which 1 diverges": Scenario(5, difference=0.1, diverging=1),
     "2 configurations": Scenario(difference=0.1, configurations=2),
 }
 
@@ -82,12 +96,14 @@ TRUE = {
 def drawn(rng: np.random.Generator, of: Scenario) -> np.ndarray:
     """Values [configurations, seeds, queries]."""
     c, s, q = of.configurations, of.seeds, of.queries
-    scale = np.ones((c, 1, 1))
+    scale, of_seed = np.ones((c, 1, 1)), np.full((c, 1, 1), of.seed)
     scale[-1] = of.noisy
+    of_seed[of.sane :] = DIVERGING
     values = 0.5 + QUERY * rng.normal(size=(1, 1, q)) + CONFIGURATION_QUERY * rng.normal(size=(c, 1, q))
     values = values + SEED_QUERY * rng.normal(size=(1, s, q)) + scale * NOISE * rng.normal(size=(c, s, q))
-    values = values + of.shared * rng.normal(size=(1, s, 1)) + scale * of.seed * rng.normal(size=(c, s, 1))
-    values[c // 2 :] += of.difference
+    values = values + of.shared * rng.normal(size=(1, s, 1)) + scale * of_seed * rng.normal(size=(c, s, 1))
+    values[of.sane // 2 : of.sane] += of.difference
+    values[of.sane :] -= 0.2
     return np.clip(values - 0.4 * (rng.random((c, s, 1)) < of.collapse), 0.0, 1.0)
 
 
@@ -144,7 +160,9 @@ def false_findings(
 ) -> dict[str, float]:
     """The share of simulations with any finding, by test."""
     tables = [drawn(np.random.default_rng(seed), scenario) for seed in range(simulations)]
-    return {name: float(np.mean([test(table).min() < LEVEL for table in tables])) for name, test in methods.items()}
+    sane = np.array([b < scenario.sane for _, b in pairs_of(tables[0])])
+    shares = {name: [test(table)[sane].min() < LEVEL for table in tables] for name, test in methods.items()}
+    return {name: float(np.mean(found)) for name, found in shares.items()}
 
 
 def coverage(scenario: Scenario, simulations: int) -> dict[str, float]:
@@ -161,11 +179,11 @@ def coverage(scenario: Scenario, simulations: int) -> dict[str, float]:
 
 def power(scenario: Scenario, simulations: int) -> dict[str, float]:
     """The share of the pairs with a true difference that are found, by test, and that difference."""
-    half = scenario.configurations // 2
+    half, sane = scenario.sane // 2, scenario.sane
     tables = [drawn(np.random.default_rng(seed), scenario) for seed in range(simulations)]
-    truly = np.array([(a < half) != (b < half) for a, b in pairs_of(tables[0])])
+    truly = np.array([a < half <= b < sane for a, b in pairs_of(tables[0])])
     shares = {name: float(np.mean([test(each)[truly] < LEVEL for each in tables])) for name, test in METHODS.items()}
-    return shares | {"difference": float(np.mean([table[half:].mean() - table[:half].mean() for table in tables]))}
+    return shares | {"difference": float(np.mean([table[half:sane].mean() - table[:half].mean() for table in tables]))}
 
 
 def main() -> None:

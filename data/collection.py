@@ -99,6 +99,7 @@ class Collection:
     keep_queries_without_positives: bool = False  # in training lists: for BCE, KTO, distillation
     in_batch: bool = True  # False: a training list is compared with no other (no in-batch negatives)
     skipped: Sequence[Mapping[str, str]] = ()  # rows of the data that are left out: {"where", "error"}
+    whole: str = ""  # the fingerprint before a share of the training queries was taken; empty if all are there
     made: Mapping[str, Any] = field(default_factory=dict)  # counts of what its queries were made from, in JSON types
     node: str = ROOT  # of its options in the run's settings, for messages
     is_checked: InitVar[bool] = False  # its splits were checked when it was stored
@@ -110,6 +111,11 @@ class Collection:
             _check_candidates(self.name, name, split)
         if len(self.splits) > 1 and _share_queries(self.splits):
             _refuse_shared(self.name, self.splits)
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """The fingerprint of the data that a share of the training queries was taken from."""
+        return self.whole or self.fingerprint
 
     @property
     def sources(self) -> Mapping[str, Collection]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluation.seed_variance import NOT_POOLED, SeedVariance, SeedVariances
 from evaluation.significance import Interval, PairedTest, PerQuery, corrected, interval_of, paired_test
 
 Seeds = Mapping[int, PerQuery]  # seed -> query -> value
@@ -40,7 +41,8 @@ class Estimate:
 @dataclass(frozen=True)
 class Difference:
     """The test of `second - first`: its p-value alone (`test`) and `corrected` for all pairs, what it `counts`, the
-    number of seeds and queries that both have, and the smallest difference that it could tell after correction."""
+    number of seeds and queries that both have, and the smallest difference that it could tell after correction.
+    `left_out`: the configurations that vary far more, whose seeds it does not pool."""
 
     first: str
     second: str
@@ -50,22 +52,11 @@ class Difference:
     seeds: int
     queries: int
     least: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
         return self.corrected < LEVEL
-
-
-@dataclass(frozen=True)
-class _SeedVariance:
-    """The variance of a seed's mean within its configuration once what all configurations have in common at that seed
-    is taken out, with its degrees of freedom (0: it cannot be known)."""
-
-    variance: float
-    freedom: int
-
-
-NOT_POOLED = _SeedVariance(0.0, 0)
 
 
 def shared_queries(values: Mapping[str, Seeds]) -> list[str]:
@@ -109,7 +100,9 @@ def compare(values: Mapping[str, Seeds]) -> list[Difference]:
     the queries is the pair's own. The part of the seeds is, as in that analysis, pooled over all configurations, with
     df = (configurations - 1)(S - 1): the few seeds of one pair do not tell how seeds vary, and by their 2 degrees of
     freedom the smallest of many p-values is far too small. Since configurations may vary unequally, the largest of the
-    pooled MS_seed, the pair's own one and MS_residual counts.
+    pooled MS_seed, the pair's own one and MS_residual counts. A configuration that varies far more than the others
+    (training that diverges; `SeedVariances.outlying`) counts in its own pairs alone: it would hide the differences of
+    all others.
 
     Seeds are paired: a seed gives its runs the same order of data and the same fresh weights, so what it does to all
     configurations cancels (Bouthillier et al. 2021, arXiv:2103.03098, pair runs by what they share). If the seeds
@@ -126,8 +119,8 @@ def compare(values: Mapping[str, Seeds]) -> list[Difference]:
     queries = shared_queries(values)
     if not queries:
         raise ValueError("the runs share no query: compare runs that were evaluated on the same data")
-    pooled = _pooled(values, queries)
-    found = [_difference(pair, values, queries, pooled) for pair in itertools.combinations(values, 2)]
+    pools = _Pools(values, queries)
+    found = [_difference(pair, values, queries, pools) for pair in itertools.combinations(values, 2)]
     tests = corrected({str(place): each.test for place, each in enumerate(found)})
     return [replace(each, corrected=tests[str(place)].p_value) for place, each in enumerate(found)]
 
@@ -144,23 +137,22 @@ def tied_with(best: str, names: Sequence[str], differences: Sequence[Difference]
     return [name for name in names if name not in apart]
 
 
-def _difference(
-    pair: tuple[str, str], values: Mapping[str, Seeds], queries: list[str], pooled: _SeedVariance
-) -> Difference:
+def _difference(pair: tuple[str, str], values: Mapping[str, Seeds], queries: list[str], pools: _Pools) -> Difference:
     first, second = (values[name] for name in pair)
     seeds = sorted(first.keys() & second.keys())
+    pooled, left_out = pools.of(pair)
     if seeds:
         table = _table(second, seeds, queries) - _table(first, seeds, queries)
     else:
         means = [_table(own, sorted(own), queries).mean(axis=0, keepdims=True) for own in (first, second)]
-        table, pooled = means[1] - means[0], NOT_POOLED
+        table, pooled, left_out = means[1] - means[0], NOT_POOLED, ()
     of_queries = len(queries) > 1
     counts = (BOTH if of_queries else SEEDS) if pooled.freedom else QUERIES if of_queries else NEITHER
     test, least = _test(table, pooled, len(values) * (len(values) - 1) // 2)
-    return Difference(*pair, test, test.p_value, counts, len(seeds), len(queries), least)
+    return Difference(*pair, test, test.p_value, counts, len(seeds), len(queries), least, left_out)
 
 
-def _test(table: np.ndarray, pooled: _SeedVariance, pairs: int) -> tuple[PairedTest, float]:
+def _test(table: np.ndarray, pooled: SeedVariance, pairs: int) -> tuple[PairedTest, float]:
     """The test of the mean of differences [seeds, queries], and the least difference that is told among so many
     pairs."""
     from scipy.special import stdtr
@@ -175,7 +167,7 @@ def _test(table: np.ndarray, pooled: _SeedVariance, pairs: int) -> tuple[PairedT
     return PairedTest(mean, mean - half, mean + half, p_value), error * _quantile(1 - LEVEL / 2 / pairs, freedom)
 
 
-def _variance_of_mean(table: np.ndarray, pooled: _SeedVariance) -> tuple[float, float]:
+def _variance_of_mean(table: np.ndarray, pooled: SeedVariance) -> tuple[float, float]:
     """The variance of the mean of values [seeds, queries] whose seeds and queries are both random, and its degrees of
     freedom (`compare` has the formula)."""
     num_seeds, num_queries = table.shape
@@ -196,19 +188,25 @@ def _variance_of_mean(table: np.ndarray, pooled: _SeedVariance) -> tuple[float, 
     return total / (num_seeds * num_queries), total**2 / spread
 
 
-def _pooled(values: Mapping[str, Seeds], queries: list[str]) -> _SeedVariance:
-    """The residual variance of the additive model of the runs' means, configuration + seed, by least squares: runs may
-    be missing."""
-    seeds = sorted({seed for own in values.values() for seed in own})
-    cells = [(row, seeds.index(seed), own[seed]) for row, own in enumerate(values.values()) for seed in own]
-    design = np.zeros((len(cells), len(values) + len(seeds)))
-    for place, (row, column, _) in enumerate(cells):
-        design[place, [row, len(values) + column]] = 1.0
-    means = np.array([np.mean([own[query] for query in queries]) for *_, own in cells])
-    solution, _, rank, _ = np.linalg.lstsq(design, means, rcond=None)
-    freedom = len(cells) - int(rank)
-    residual = means - design @ solution
-    return _SeedVariance(float((residual**2).sum() / freedom) if freedom else 0.0, freedom)
+class _Pools:
+    """The variance of seeds that counts for a pair: pooled over all configurations but those outside the pair whose
+    seeds vary far more than those of the others."""
+
+    def __init__(self, values: Mapping[str, Seeds], queries: list[str]) -> None:
+        means = {
+            name: {seed: float(np.mean([one[query] for query in queries])) for seed, one in own.items()}
+            for name, own in values.items()
+        }
+        self._variances = SeedVariances(means)
+        self._outlying = self._variances.outlying()
+        self._known: dict[tuple[str, ...], SeedVariance] = {}
+
+    def of(self, pair: tuple[str, str]) -> tuple[SeedVariance, tuple[str, ...]]:
+        """The pooled variance, and the configurations that it leaves out."""
+        left_out = tuple(name for name in self._outlying if name not in pair)
+        if left_out not in self._known:
+            self._known[left_out] = self._variances.pooled(left_out)
+        return self._known[left_out], left_out
 
 
 def _quantile(level: float, freedom: float) -> float:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 try:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from dataclasses import replace
     from pathlib import Path
-    from typing import TYPE_CHECKING
+    from typing import TYPE_CHECKING, Any
 
     from launch.cli.arguments import Parser, run_command
 except ModuleNotFoundError as error:
@@ -33,14 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     file = Path(options.output).expanduser()
     check_output(file)
-    from runs.report.ablation.page import opening_of  # numpy and torch, once the arguments are known to be right
+    from runs.report.ablation.page import (  # numpy and torch, once the arguments are known to be right
+        ablation_part,
+        first_pair,
+        plans_of,
+    )
     from runs.report.comparison.compare import compare
     from runs.report.comparison.page import page
     from runs.report.comparison.selection import select
 
     paths = [Path(run).expanduser() for run in options.runs]
-    runs = select(paths)
-    comparison = replace(compare(runs), opening=opening_of(paths))
+    runs, plans = select(paths), plans_of(paths)
+    opening = [part for plan in plans for part in ablation_part(plan)]
+    comparison = replace(compare(runs, first_pair(plans)), opening=opening)
     if len(paths) == 1 and len(runs) != 1:  # an ablation
         comparison = replace(comparison, title=paths[0].resolve().name)
     write(file, page(comparison))
@@ -48,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"warning: {warning}")
     print(f"{comparison.lead}: {file} ({file.stat().st_size / 2**20:.1f} MiB)")
     if options.wandb:
-        print(f"W&B Report: {send_to_wandb(comparison, runs, paths)}")
+        print(f"W&B Report: {send_to_wandb(comparison, runs, plans)}")
 
 
-def send_to_wandb(comparison: Comparison, runs: Sequence[ShownRun], paths: Sequence[Path]) -> str:
+def send_to_wandb(comparison: Comparison, runs: Sequence[ShownRun], plans: Sequence[Mapping[str, Any]]) -> str:
     """Make a W&B Report with the same content. Returns its address."""
     from runs.report.ablation.page import tables_of
     from runs.report.comparison.queries import extremes_table
@@ -62,7 +67,7 @@ def send_to_wandb(comparison: Comparison, runs: Sequence[ShownRun], paths: Seque
         [replace(run.stored, name=run.name) for run in runs],
         comparison.title,
         lead=". ".join([comparison.lead, *(f"Warning: {warning}" for warning in comparison.warnings)]),
-        results=[*tables_of(paths), *comparison.results, *queries],
+        results=[*tables_of(plans), *comparison.results, *queries],
         facts=comparison.facts,
     )
     return save(report)

@@ -87,6 +87,7 @@ def summarise(
     return {
         "data": data.name,
         "data_hash": data.fingerprint,
+        "whole_data_hash": data.whole_fingerprint,  # before train_share
         "metric": metric,
         **{name: results[name].mean[metric] if name in results else None for name in RANKERS},
         "best_dev": outcome.best_dev,

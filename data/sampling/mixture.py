@@ -63,6 +63,12 @@ class Mixture:
         return content_hash(parts, self.shares)
 
     @property
+    def whole_fingerprint(self) -> str:
+        """The fingerprint of the data that shares of the training queries were taken from."""
+        parts = {name: collection.whole_fingerprint for name, collection in self.sources.items()}
+        return content_hash(parts, self.shares)
+
+    @property
     def documents(self) -> Mapping[str, str]:
         """The documents of the evaluated collection."""
         return self.evaluated.documents

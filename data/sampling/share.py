@@ -25,4 +25,6 @@ def with_training_share(collection: Collection, share: float, seed: int) -> Coll
     split = train.without(set(order[number:]))
     logger.warning("%s: train_share=%g: %d of %d training queries", collection.name, share, number, len(order))
     fingerprint = content_hash([collection.fingerprint, *split.queries])
-    return replace(collection, splits={**collection.splits, "train": split}, fingerprint=fingerprint)
+    return replace(
+        collection, splits={**collection.splits, "train": split}, fingerprint=fingerprint, whole=collection.fingerprint
+    )

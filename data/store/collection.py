@@ -109,8 +109,8 @@ def _as_sets(lists: Mapping[str, list[str]]) -> dict[str, set[str]]:
 
 
 assert {field.name for field in fields(Collection)} == {
-    *COLLECTION_VALUES, "documents", "splits", "excluded", "available", "lists",
-}  # fmt: skip  # a new field must be stored too
+    *COLLECTION_VALUES, "documents", "splits", "excluded", "available", "lists", "whole",
+}  # fmt: skip  # a new field must be stored too (`whole` is that of a share, which is taken of an opened collection)
 assert {field.name for field in fields(Split)} == {
     *SPLIT_VALUES, "queries", "qrels", "candidates", "labels", "prompts", "weights", "own_documents",
 }  # fmt: skip

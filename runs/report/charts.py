@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,10 +37,9 @@ def draw(
 
     `smooth` adds a running mean over 10% of a part's points, `dots` shows the points, `best` marks a step.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+    with _style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)  # fixed axes: a layout computed from the labels would draw everything three times
         for number, (name, points) in enumerate(parts.items()):
@@ -69,10 +70,9 @@ def draw(
 def draw_intervals(title: str, points: Sequence[tuple[float, float, float, float]], x_label: str) -> str:
     """Draw means with their intervals as an HTML `<figure>`, from (place, mean, low, high); the first mean is a dashed
     line to compare with."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+    with _style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)
         places, means = [point[0] for point in points], [point[1] for point in points]
@@ -98,10 +98,9 @@ def draw_bars(
 ) -> str:
     """Draw bars as an HTML `<figure>`: one for each name, or at places (their left ends) of that `width`, as a
     histogram. `mark` is a place of a dotted line."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+    with _style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)
         if isinstance(heights, Mapping):
@@ -135,10 +134,9 @@ def draw_axes(
     `height` in inches, `left`: the share of the width for labels, `below`: inches under the label of the x axis,
     `about`: what is said after the title to those who do not see the picture.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title, "font.size": 9, "axes.formatter.useoffset": False}):
+    with _style(title):
         figure = Figure(figsize=(4.6, height))
         bottom = (0.45 + below) / height
         axes = figure.add_axes((left, bottom, 0.98 - left, 0.98 - bottom - 0.1 / height))
@@ -154,10 +152,9 @@ def draw_axes(
 def draw_sample(paint: Callable[[Axes], None]) -> str:
     """Draw what `paint` puts at heights from -1 to 1 as a small HTML `<picture>` in a line of text, which says the same
     in words."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.hashsalt": "sample"}):
+    with _style("sample"):
         figure = Figure(figsize=(0.6, 0.16))
         axes = figure.add_axes((0, 0, 1, 1))
         paint(axes)
@@ -166,9 +163,35 @@ def draw_sample(paint: Callable[[Axes], None]) -> str:
         return _as_picture(_svg(figure), "")
 
 
+def _style(salt: str) -> AbstractContextManager[None]:
+    """The settings of all pictures. `salt` makes their ids; names are plain text, also those with `$`."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "svg.fonttype": "path",
+            "svg.hashsalt": salt,
+            "font.size": 9,
+            "axes.formatter.useoffset": False,
+            "text.parse_math": False,
+        }
+    )
+
+
 def _svg(figure: Figure) -> str:
+    """The picture. Letters are drawn as curves; if matplotlib's font lacks one (Chinese), as text in the fonts of the
+    browser."""
+    from matplotlib import rc_context
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.text import Text
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    letters = {letter for text in figure.findobj(Text) for letter in text.get_text()}
+    in_browser = any(letter.isprintable() and ord(letter) not in known for letter in letters)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with rc_context({"svg.fonttype": "none"} if in_browser else {}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the widths of such letters are guessed
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 

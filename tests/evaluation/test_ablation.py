@@ -9,6 +9,7 @@ from scipy import stats
 
 from benchmarks.ablation_significance import METHODS, NULL, Scenario, as_values, drawn, false_findings
 from evaluation.ablation import BOTH, NEITHER, QUERIES, SEEDS, best_of, compare, estimate, tied_with
+from evaluation.seed_variance import SeedVariances
 
 RNG = np.random.default_rng(0)
 
@@ -107,6 +108,39 @@ def test_the_variance_of_seeds_is_pooled_over_all_runs(lost):
         assert astuple(each.test) == pytest.approx(expected)
     smallest = min(got.values(), key=lambda each: each.test.p_value)
     assert smallest.corrected == pytest.approx(min(1.0, 6 * smallest.test.p_value))
+
+
+def _varying(spreads, *, seeds=3, queries=300):
+    """Values of configurations whose seeds vary by `spreads`; the second one is 0.025 better."""
+    rng = np.random.default_rng(4)
+    table = 0.4 + 0.25 * rng.normal(size=(1, 1, queries)) + 0.02 * rng.normal(size=(len(spreads), seeds, queries))
+    table += np.array(spreads)[:, None, None] * np.array([1.0, -1.0, 0.2, -0.4, 0.6])[None, :seeds, None]
+    table[1] += 0.025
+    return as_values(table)
+
+
+@pytest.mark.parametrize(("spreads", "expected"), [([0.1], ["c03"]), ([0.1, 0.002, -0.002, 0.2], ["c03", "c06"])])
+def test_configurations_that_diverge_do_not_hide_other_differences(spreads, expected):
+    values = _varying([0.002, -0.002, 0.001, *spreads])
+    del values["c02"][1]
+    found = {(each.first, each.second): each for each in compare(values)}
+    sane = {name: own for name, own in values.items() if name not in expected}
+    alone = {(each.first, each.second): each for each in compare(sane)}
+    assert sorted(found["c00", "c01"].left_out) == expected
+    for pair, each in alone.items():
+        assert astuple(found[pair].test) == pytest.approx(astuple(each.test))
+    assert found["c00", "c01"].corrected < 0.05
+    assert expected[0] not in found["c00", expected[0]].left_out
+    assert not any(each.left_out for each in alone.values())
+
+
+def test_of_equal_configurations_few_are_left_out():
+    """Each of three steps has a level of at most .05. Values without any variance are none."""
+    rng = np.random.default_rng(5)
+    drawn_means = rng.normal(size=(200, 6, 3))
+    found = [SeedVariances({f"{c}": dict(enumerate(own)) for c, own in enumerate(each)}) for each in drawn_means]
+    assert np.mean([bool(each.outlying()) for each in found]) <= 0.1
+    assert SeedVariances({"a": {1: 0.3, 2: 0.3}, "b": {1: 0.5, 2: 0.5}, "c": {1: 0.1}}).outlying() == []
 
 
 def test_seeds_without_a_partner_are_not_counted():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from runs.files import read_json, write_atomic
 from runs.report.ablation.pictures import figures_of
 from runs.report.ablation.results import ablation_results
 from runs.report.ablation.sentences import sentences
-from runs.report.ablation.table import Cells, main_table, pairs_table, unfinished_table
+from runs.report.ablation.table import Cells, in_order, main_table, pairs_table, unfinished_table
 from runs.report.comparison.compare import compare
 from runs.report.comparison.content import Table
 from runs.report.comparison.page import page
@@ -27,30 +27,41 @@ STYLES = {"best": "relevant", "tied": "", "worse": "down", "failed": "error"}  #
 def write_ablation_page(folder: Path, plan: Mapping[str, Any]) -> None:
     """Write ablation.html into the folder of an ablation: what was found, then all runs as in a report of several runs.
     Raises ValueError if a run's files are broken, OSError if the page cannot be written."""
-    comparison = replace(compare(select([folder])), title=plan["name"], opening=ablation_part(plan))
+    comparison = compare(select([folder]), first_pair([plan]))
+    comparison = replace(comparison, title=plan["name"], opening=ablation_part(plan))
     write_atomic(folder / PAGE, page(comparison))
 
 
-def opening_of(paths: Sequence[Path]) -> list[str]:
-    """The parts about the ablations among the `paths` of a report, with the results of what has finished by now."""
-    return [part for plan in _plans(paths) for part in ablation_part(plan)]
-
-
-def tables_of(paths: Sequence[Path]) -> list[Table]:
-    """What `opening_of` says as tables of texts, for a report that has no HTML."""
-    tables = []
-    for plan in _plans(paths):
-        header, rows = main_table(plan) if plan["results"] else ([], [])
-        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
-    return tables
-
-
-def _plans(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The content of ablation.json of the ablations among `paths`, with the results of what has finished by now."""
+def plans_of(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The content of ablation.json of the ablations among `paths`, with the results of what has finished by now. Raises
+    ValueError if one has no jobs."""
+    plans = []
     for folder in paths:
         if (folder / ABLATION).is_file():
             plan = read_json(folder / ABLATION)
-            yield {**plan, "results": ablation_results(folder, plan)}
+            if not plan["jobs"]:
+                raise ValueError(f"{folder}: the ablation has no jobs yet: wait until its first run has started")
+            plans.append({**plan, "results": ablation_results(folder, plan)})
+    return plans
+
+
+def first_pair(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The configurations whose wins and losses are shown at first: the baseline and the best one, or the best two."""
+    if not plans or not (results := plans[0]["results"]) or results["best"] is None:
+        return []
+    baseline, best = plans[0]["baseline"], results["best"]
+    second = next((name for name in in_order(results) if name != best), best)
+    is_pair = baseline != best and baseline in results["configurations"]
+    return [baseline, best] if is_pair else [best, second]
+
+
+def tables_of(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """What the parts say as tables of texts, for a report that has no HTML."""
+    tables = []
+    for plan in plans:
+        header, rows = main_table(plan) if plan["results"] else ([], [])
+        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
+    return tables
 
 
 def ablation_part(plan: Mapping[str, Any]) -> list[str]:

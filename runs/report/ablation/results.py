@@ -13,10 +13,13 @@ from evaluation.ablation import Difference, Estimate, Seeds, best_of, compare, e
 from runs.report.ablation.search import search_results
 from runs.stored_run import StoredRun
 
+Job = Mapping[str, Any]  # of ablation.json
 RANKER = "after"  # the trained model alone
 COSTS = ("seconds", "tokens_per_s", "peak_memory_bytes")
-KEPT = ("before", "first_stage", "best_dev", "best_step", *COSTS)  # of a run's summary
-ALL = ""  # the name of the one "query" of runs that have no values of single queries
+OF_METRIC = ("before", "first_stage", "best_dev")  # of a run's summary, by the run's own metric
+KEPT = (*OF_METRIC, "best_step", *COSTS)
+ALL = "all "  # the beginning of the name of the one "query" of runs that have no values of single queries
+NAMED = 6  # configurations in a warning, at most
 
 
 def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -26,7 +29,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     seed, the cost, and the jobs that are not finished. "pairs" are the tests of all pairs
     (`evaluation.ablation.compare`), "best" the configuration with the highest mean (of a search: the highest value on
     dev), "tied" those that no test tells apart from it, "least" the median over pairs of the smallest difference that
-    could be told.
+    could be told, "left_out" the configurations whose seeds count in their own pairs alone, since they vary far more.
 
     Raises ValueError, in one line, if a run's files are broken.
     """
@@ -35,14 +38,16 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     names = [configuration["name"] for configuration in plan["configurations"]]
     runs = {job["run"]: StoredRun.read(folder / job["run"]) for job in finished}
-    summaries = {run: stored.summary or {} for run, stored in runs.items()}
+    summaries: dict[str, Mapping[str, Any]] = {run: stored.summary or {} for run, stored in runs.items()}
     metric = str(next(iter(summaries.values()))["metric"])
-    measured = [job for job in finished if _value(summaries[job["run"]], metric) is not None]
-    values, warnings = _values(measured, runs, summaries, metric)
+    measured: Sequence[Job] = [job for job in finished if _value(summaries[job["run"]], metric) is not None]
+    warnings = [_other_metric(job, metric) for job in finished if job not in measured]
+    warnings += _about_dev(measured, summaries, metric)
+    summaries = {run: _of_metric(summary, metric) for run, summary in summaries.items()}
+    values, measured, about_values = _values(measured, runs, summaries, metric)
     values = {name: values[name] for name in names if name in values}
     shared, total = _queries(values)
-    warnings += [_other_metric(job, metric) for job in finished if job not in measured]
-    warnings += _about_queries(len(shared), total)
+    warnings += [*about_values, *_about_queries(len(shared), total)]
     common = _on(values, shared) if shared else values
     estimates = {name: estimate(seeds) for name, seeds in common.items() if shared_queries({name: seeds})}
     differences = compare(common) if shared else []
@@ -56,39 +61,76 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     best = best_of(scores) if scores else None
     return {
         "metric": metric,
-        "queries": 0 if shared == [ALL] else len(shared),
+        "queries": 0 if shared and shared[0].startswith(ALL) else len(shared),
         "best": best,
         "tied": tied_with(best, list(estimates), differences) if best else [],
         "first_stage": _mean(summaries[job["run"]].get("first_stage") for job in measured),
         "least": median(each.least for each in differences) if differences else None,
         "configurations": entries,
         "pairs": [_pair(each) for each in differences],
+        "left_out": list(dict.fromkeys(name for each in differences for name in each.left_out)),
         "search": search,
         "warnings": warnings,
     }
 
 
 def _values(
-    jobs: Sequence[Mapping[str, Any]], runs: Mapping[str, StoredRun], summaries: Mapping[str, Any], metric: str
-) -> tuple[dict[str, dict[int, dict[str, float]]], list[str]]:
-    """The values of each configuration by seed and query. A query is its id with its text, since other data have other
-    queries of the same id. If a run has stored no queries, the mean of every run is its only value."""
+    jobs: Sequence[Job], runs: Mapping[str, StoredRun], summaries: Mapping[str, Any], metric: str
+) -> tuple[dict[str, dict[int, dict[str, float]]], Sequence[Job], list[str]]:
+    """The values of each configuration by seed and query, the jobs that have them, and what is to be said. A query is
+    its id with its text, since other data have other queries of the same id. If no run has stored queries, the mean of
+    each is its only value, else those without are left out."""
+    known = {job["run"]: _of_queries(runs[job["run"]], metric) for job in jobs}
+    kept = [job for job in jobs if known[job["run"]]]
+    said = [f"{_label(job)} has no values of single queries: it is left out" for job in jobs if job not in kept]
+    if not kept:
+        kept, said = list(jobs), _about_means(jobs, summaries)
+        for job in kept:
+            summary = summaries[job["run"]]
+            known[job["run"]] = {f"{ALL}{summary.get('test_pairs')}": _value(summary, metric) or 0.0}
     found: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-    without = []
+    for job in kept:
+        found[job["configuration"]][job["seed"]] = known[job["run"]]
+    return dict(found), kept, said
+
+
+def _of_queries(run: StoredRun, metric: str) -> dict[str, float]:
+    own = {
+        f"{query} {line['text']}": line["values"].get(RANKER, {}).get(metric) for query, line in run.queries().items()
+    }
+    return {query: float(value) for query, value in own.items() if value is not None}
+
+
+def _about_means(jobs: Sequence[Job], summaries: Mapping[str, Any]) -> list[str]:
+    """What is to be said of runs that have no values of single queries."""
+    said = ["the runs have no values of single queries: seeds alone are counted"] if jobs else []
+    data: dict[str, str] = {}
     for job in jobs:
-        lines = runs[job["run"]].queries().items()
-        own = {f"{query} {line['text']}": line["values"].get(RANKER, {}).get(metric) for query, line in lines}
-        known = {query: float(value) for query, value in own.items() if value is not None}
-        found[job["configuration"]][job["seed"]] = known
-        without += [] if known else [job]
-    if not without:
-        return dict(found), []
-    for job in jobs:
-        found[job["configuration"]][job["seed"]] = {ALL: _value(summaries[job["run"]], metric) or 0.0}
-    if len(without) == len(jobs):
-        return dict(found), ["the runs have no values of single queries: seeds alone are counted"]
-    label = f"{without[0]['configuration']}, seed {without[0]['seed']}"
-    return dict(found), [f"{label} has no values of single queries: seeds alone are counted"]
+        summary = summaries[job["run"]]
+        data.setdefault(str(summary.get("whole_data_hash") or summary.get("data_hash")), _label(job))
+    if len(data) > 1:
+        first, second = list(data.values())[:2]
+        said.append(
+            f"the data differ ({first}; {second}): they are compared only if their test pairs are the same ones"
+        )
+    return said
+
+
+def _label(job: Job) -> str:
+    return f"{job['configuration']}, seed {job['seed']}"
+
+
+def _of_metric(summary: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """The summary without the values of another metric."""
+    return summary if summary.get("metric") == metric else {**summary, **dict.fromkeys(OF_METRIC)}
+
+
+def _about_dev(jobs: Sequence[Job], summaries: Mapping[str, Any], metric: str) -> list[str]:
+    others = {job["configuration"]: str(summaries[job["run"]].get("metric")) for job in jobs}
+    named = [f"{name} ({other})" for name, other in others.items() if other != metric]
+    more = f" and {len(named) - NAMED} more" * (len(named) > NAMED)
+    said = f"dev values of another metric than {metric} are left out: {', '.join(named[:NAMED])}{more}"
+    return [said] if named else []
 
 
 def _queries(values: Mapping[str, Seeds]) -> tuple[list[str], int]:
@@ -112,8 +154,8 @@ def _about_queries(shared: int, total: int) -> list[str]:
     return [f"the test queries differ between runs: only the {shared:,} of {total:,} that all runs have are counted"]
 
 
-def _other_metric(job: Mapping[str, Any], metric: str) -> str:
-    return f"{job['configuration']}, seed {job['seed']} has not measured {metric}: list it in eval.metrics"
+def _other_metric(job: Job, metric: str) -> str:
+    return f"{_label(job)} has not measured {metric}: list it in eval.metrics"
 
 
 def _value(summary: Mapping[str, Any], metric: str) -> float | None:
@@ -124,8 +166,8 @@ def _value(summary: Mapping[str, Any], metric: str) -> float | None:
 def _entry(
     name: str,
     found: Estimate | None,
-    jobs: Sequence[Mapping[str, Any]],
-    measured: Sequence[Mapping[str, Any]],
+    jobs: Sequence[Job],
+    measured: Sequence[Job],
     summaries: Mapping[str, Any],
     metric: str,
 ) -> dict[str, Any]:
@@ -134,6 +176,7 @@ def _entry(
     rows = [
         {"seed": job["seed"], "run": job["run"], "value": _value(summaries[job["run"]], metric)}
         | {key: summaries[job["run"]].get(key) for key in KEPT}
+        | {"stopped_at": summaries[job["run"]]["steps"] if summaries[job["run"]].get("stopped_early") else None}
         for job in own
         if job in measured
     ]

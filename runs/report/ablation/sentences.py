@@ -109,6 +109,7 @@ def _about_tests(results: Mapping[str, Any]) -> Iterator[str]:
     if not several and pairs[0]["counts"] == BOTH and pairs[0]["seeds"] <= FEW_SEEDS:
         few = f"two configurations and {pairs[0]['seeds']} seed{'s' * (pairs[0]['seeds'] > 1)}"
         yield f"with {few} the p-value may be half of what it should be: train 5"
+    yield from _about_left_out(results)
     if results["least"]:
         seeds = [len(entry["seeds"]) for entry in results["configurations"].values() if entry["seeds"]]
         number = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
@@ -116,6 +117,20 @@ def _about_tests(results: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"with {number} seed{'s' * (max(seeds) > 1)}{queries}, most differences below {results['least']:.4f} are "
             "not found: no difference found does not mean that there is none"
+        )
+
+
+def _about_left_out(results: Mapping[str, Any]) -> Iterator[str]:
+    names = sorted(results["left_out"], key=in_order(results).index)
+    if names:
+        spreads = [results["configurations"][name]["spread"] for name in names]
+        shown = [
+            f"{short_names(results)[name]} (spread {spread:.4f})" if spread is not None else short_names(results)[name]
+            for name, spread in zip(names[:NAMED], spreads, strict=False)
+        ]
+        yield (
+            f"seeds vary far more than elsewhere in {_and_more(shown, len(names))}: they are not counted in the tests "
+            "of the other configurations"
         )
 
 

@@ -13,7 +13,7 @@ Results = Mapping[str, Any]  # "results" of ablation.json
 Cells = list[list[str]]
 NONE = "-"
 LONG = 40  # characters of a name that a sentence does not repeat
-COSTS = ("train s", "tokens/s", "memory")
+COSTS = ("train s", "tokens/s", "memory", "stopped early")
 
 
 def in_order(results: Results) -> list[str]:
@@ -144,7 +144,17 @@ def _costs(entry: Mapping[str, Any]) -> list[str]:
         NONE if seconds is None else f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}",
         NONE if tokens is None else f"{tokens:,.0f}",
         NONE if memory is None else bytes_in_words(memory),
+        _stopped_early(entry),
     ]
+
+
+def _stopped_early(entry: Mapping[str, Any]) -> str:
+    """The steps at which seeds have stopped early: "step 40", "2 of 3, step 40-60"."""
+    steps = [seed["stopped_at"] for seed in entry["seeds"] if seed["stopped_at"] is not None]
+    if not steps:
+        return NONE
+    few = f"{len(steps)} of {len(entry['seeds'])}, " * (len(steps) < len(entry["seeds"]))
+    return f"{few}step {min(steps):,}" + f"-{max(steps):,}" * (max(steps) > min(steps))
 
 
 def verdict(results: Results, name: str) -> str:

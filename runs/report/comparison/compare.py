@@ -13,8 +13,9 @@ from runs.report.comparison.results import result_tables
 from runs.report.comparison.selection import FINISHED, ShownRun
 
 
-def compare(runs: Sequence[ShownRun]) -> Comparison:
-    """Compare runs. The first one is what the others are tested against."""
+def compare(runs: Sequence[ShownRun], pair: Sequence[str] = ()) -> Comparison:
+    """Compare runs. The first one is what the others are tested against. `pair`: the configurations of an ablation
+    whose wins and losses are shown at first."""
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     rankings = {run.number: rankings_of(run, run.metric) for run in runs if run.queries and run.metric}
     pictures, notes = pictures_of(runs)
@@ -28,6 +29,6 @@ def compare(runs: Sequence[ShownRun]) -> Comparison:
         results=result_tables(runs, rankings),
         pictures=pictures,
         picture_notes=notes,
-        queries=compare_queries(runs),
+        queries=compare_queries(runs, pair),
         facts=fact_tables(runs),
     )

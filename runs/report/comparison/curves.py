@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from runs.report.comparison.content import Curve, Picture
 from runs.report.comparison.selection import ShownRun
@@ -16,11 +18,15 @@ AS_THEY_ARE = ("learning_rate", "loss_scale")  # the others are drawn as running
 
 def pictures_of(runs: Sequence[ShownRun]) -> tuple[list[Picture], list[str]]:
     """A picture for each value that any run has logged twice or more, and what is to be said about them."""
-    shown = [run for run in runs if run.lines][:MAX_CURVES]
-    left_out = [run.label for run in runs if run.lines][MAX_CURVES:]
-    notes = (
-        [f"the curves are those of the first {MAX_CURVES} runs; left out: {', '.join(left_out)}"] if left_out else []
+    drawn = [run for run in runs if run.lines]
+    shown = _chosen(drawn)
+    left_out = [run.label for run in drawn if all(run is not other for other in shown)]
+    which = (
+        f"{MAX_CURVES} runs, one of each configuration first"
+        if any(run.job for run in drawn)
+        else f"the first {MAX_CURVES} runs"
     )
+    notes = [f"the curves are those of {which}; left out: {', '.join(left_out)}"] if left_out else []
     pictures = [_picture(shown, "dev", name, title) for name, title in _dev_titles(shown).items()]
     titles = dict(TITLES)
     if any(has_values(run.lines, "reward_mean") for run in shown):
@@ -31,6 +37,18 @@ def pictures_of(runs: Sequence[ShownRun]) -> tuple[list[Picture], list[str]]:
         titles.pop("clip_fraction")  # with one update per batch no ratio can be clipped
     pictures += [_picture(shown, "train", name, title) for name, title in titles.items()]
     return [picture for picture in pictures if picture.curves], notes
+
+
+def _chosen(runs: Sequence[ShownRun]) -> list[ShownRun]:
+    """The runs that are drawn: the first ones; of an ablation, the first run of each configuration, then the second."""
+    before: Counter[Any] = Counter()
+    turns = []
+    for run in runs:
+        key = run.job or run.number
+        turns.append((before[key], run.number))
+        before[key] += 1
+    chosen = {number for _, number in sorted(turns)[:MAX_CURVES]}
+    return [run for run in runs if run.number in chosen]
 
 
 def _dev_titles(runs: Sequence[ShownRun]) -> dict[str, str]:

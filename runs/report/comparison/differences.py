@@ -178,7 +178,12 @@ def _runs(numbers: Sequence[int]) -> str:
 
 
 def _data_in_words(run: ShownRun) -> str:
+    """The name and the hash of the data. A share of the training queries is another one by seed: then the share, and
+    the hash of the whole."""
     name, fingerprint = data_of(run)
+    share, whole = run.stored.config.get("train_share") or 1.0, run.summary.get("whole_data_hash")
+    if whole and share < 1:
+        return f"{share:g} of the training queries of {name} {str(whole)[:SHORT_HASH]}"
     return f"{name} {fingerprint[:SHORT_HASH]}" if fingerprint else ""
 
 

@@ -18,12 +18,13 @@ SHOWN = 10  # largest gains, and as many largest losses, in a report that is not
 STARTS = ("first stage", "before", "BM25")  # of one run, its final ranking is compared with the first of these
 
 
-def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
-    """Compare all stored rankings by the metric of the first run that has any; None if there are fewer than two."""
+def compare_queries(runs: Sequence[ShownRun], pair: Sequence[str] = ()) -> QueryComparison | None:
+    """Compare all stored rankings by the metric of the first run that has any; None if there are fewer than two.
+    `pair`: two configurations of an ablation that are shown at first, if they have rankings."""
     stored = [run for run in runs if run.queries and run.metric]
     metric = stored[0].metric if stored else ""
     texts: dict[str, str] = {}
-    notes, finals, found = [], [], []
+    notes, finals, found, owners = [], [], [], []
     for run in stored:
         if _has_no_texts(run) and not set(data_of(run)) & set(data_of(stored[0])) - {""}:
             notes.append(f"{run.label}: its texts are not stored, and its data are others: not compared by query")
@@ -36,6 +37,7 @@ def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
         labelled = [_relabel(ranking, f"{run.label}: {ranking.label}", keys) for ranking in own]
         finals.append(labelled[own.index(final_of(own) or own[0])])
         found.append(labelled)
+        owners.append(run)
     rankings = [ranking for of_run in found for ranking in of_run]
     if len(rankings) > MAX_RANKINGS:
         some = f"the first {MAX_RANKINGS} runs" if len(finals) > MAX_RANKINGS else "each run"
@@ -45,7 +47,7 @@ def compare_queries(runs: Sequence[ShownRun]) -> QueryComparison | None:
         return None
     table = np.array([[ranking.values.get(query, np.nan) for query in texts] for ranking in rankings])
     listed = _most_different(list(texts), table)
-    first = _first_pair(rankings, finals)
+    first = _first_pair(rankings, finals, owners, pair)
     return QueryComparison(metric, rankings, texts, listed, _pairs(table), first, notes)
 
 
@@ -111,10 +113,20 @@ def _pairs(table: np.ndarray) -> dict[tuple[int, int], Pair]:
     return pairs
 
 
-def _first_pair(rankings: Sequence[Ranking], finals: Sequence[Ranking]) -> tuple[int, int]:
-    """The pair that is shown at first: the first two runs, or the start and the end of the only one."""
+def _first_pair(
+    rankings: Sequence[Ranking], finals: Sequence[Ranking], runs: Sequence[ShownRun], pair: Sequence[str]
+) -> tuple[int, int]:
+    """The pair that is shown at first: the first two runs (of an ablation, not of one configuration), or the start and
+    the end of the only one. `finals` are the final rankings of `runs`."""
     if len(finals) > 1:
-        return rankings.index(finals[0]), rankings.index(finals[1])
+        configurations = [run.job[1] if run.job else "" for run in runs]
+        first, *others = [configurations.index(name) for name in pair if name in configurations] or [0]
+        own = configurations[first]
+        further = [place for place in range(len(runs)) if place != first and (not own or configurations[place] != own)]
+        second = next(iter([*others, *further]), 1 - first if first < 2 else 0)
+        # a large ablation has fewer rankings that can be chosen than runs
+        places = [rankings.index(finals[place]) for place in (first, second) if finals[place] in rankings]
+        return (places[0], places[1]) if len(places) > 1 else (0, 1)
     labels = [ranking.label.partition(": ")[2] for ranking in rankings]
     second = rankings.index(finals[0])
     first = next((labels.index(start) for start in STARTS if start in labels), 0)

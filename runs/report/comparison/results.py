@@ -72,7 +72,9 @@ def _number(run: ShownRun) -> str:
 
 
 def tests_table(runs: Sequence[ShownRun], rankings: Rankings) -> Table:
-    """The paired tests that each run has made, and those of every run against the first one."""
+    """The paired tests that each run has made, and those of every run against the first one. Jobs of an ablation are
+    left out: its own tests count seeds too."""
+    runs = [run for run in runs if not run.job]
     rows = [row for run in runs for row in _own_tests(run, rankings.get(run.number, ()))]
     finals = [(run, final_of(rankings.get(run.number, ()))) for run in runs]
     stored = [(run, ranking) for run, ranking in finals if ranking is not None]

@@ -20,13 +20,15 @@ FINISHED, UNFINISHED, FAILED = "finished", "not finished", "failed"
 
 @dataclass(frozen=True)
 class ShownRun:
-    """A run of the page. `status` says whether it is finished; `error` why it is not, in one line, if that is known."""
+    """A run of the page. `status` says whether it is finished; `error` why it is not, in one line, if that is known.
+    `job`: the folder of the ablation whose job it is, and its configuration there; empty for any other run."""
 
     stored: StoredRun
     name: str
     number: int = 0
     status: str = FINISHED
     error: str | None = None
+    job: tuple[str, str] | tuple[()] = ()
 
     @property
     def label(self) -> str:
@@ -94,7 +96,8 @@ def jobs_of(ablation: Path) -> list[ShownRun]:
         stored = StoredRun.read(folder) if folder.is_dir() else StoredRun(folder, folder.name, {}, None, {})
         error = job.get("error") or stored.error()
         name = f"{job['configuration']}, seed {job['seed']}"
-        shown.append(ShownRun(stored, name, status=job["status"], error=error and redact(str(error))))
+        own = (str(ablation), job["configuration"])
+        shown.append(ShownRun(stored, name, status=job["status"], error=error and redact(str(error)), job=own))
     return shown
 
 

@@ -28,7 +28,7 @@ def test_a_share_is_keyed_by_seed_and_part_of_a_larger_one(collection):
     assert set(queries(quarter)) < set(queries(half))
     assert set(queries(half)) != set(queries(with_training_share(collection, 0.5, 2)))
     assert queries(half) == [query for query in queries(collection) if query in set(queries(half))], "their order stays"
-    assert half.fingerprint != collection.fingerprint
+    assert half.fingerprint != collection.fingerprint == half.whole_fingerprint == collection.whole_fingerprint
     assert half.splits["train"].candidates.keys() == half.splits["train"].queries.keys()
 
 

@@ -117,6 +117,17 @@ def test_other_data_code_and_queries_are_said_loudly(tmp_path: Path) -> None:
     assert environment_rows["code_hash"] == ["c0de", "beef"]
 
 
+def test_shares_of_the_same_data_by_seed_are_no_other_data(tmp_path: Path) -> None:
+    shares = {"one": (0.2, "whole"), "two": (0.2, "whole"), "three": (0.2, "other")}
+    for name, (share, whole) in shares.items():
+        write_run(tmp_path / name, ONE, data=f"of {name}", settings={"train_share": share})
+        file = tmp_path / name / "summary.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "whole_data_hash": whole}))
+    assert not [line for line in compared(tmp_path / "one", tmp_path / "two").warnings if "the data differ" in line]
+    [line] = [line for line in compared(*(tmp_path / name for name in shares)).warnings if "the data differ" in line]
+    assert "0.2 of the training queries of docs whole (runs 1, 2)" in line
+
+
 def test_runs_without_a_common_query_are_not_compared(tmp_path: Path) -> None:
     comparison = compared(write_run(tmp_path / "one", {"q1": 0.5}), write_run(tmp_path / "two", {"q2": 0.5}))
     notes = table_of(comparison, "Paired tests").notes

@@ -1,14 +1,19 @@
 """The pictures and the part of the page about an ablation."""
 
 import base64
+import json
 import re
 
 import pytest
 from stored_ablation import write_ablation
 
-from runs.report.ablation.page import ablation_part
+from runs.files import write_json
+from runs.report.ablation.page import ablation_part, first_pair, plans_of
 from runs.report.ablation.pictures import figures_of
 from runs.report.ablation.results import ablation_results
+from runs.report.comparison.compare import compare
+from runs.report.comparison.curves import pictures_of
+from runs.report.comparison.selection import select
 
 ALT = re.compile(r'alt="([^"]*)"')
 
@@ -95,3 +100,44 @@ def test_a_search_shows_each_setting(tmp_path):
     assert said[3] == "Dev nDCG@10 by trainer.learning_rate (blue: the best; rank correlation +1.00), 6 trials"
     assert said[4] == "Dev nDCG@10 by loss (blue: the best), 6 trials"
     assert "Trials" in "".join(ablation_part(plan))
+
+
+@pytest.mark.parametrize("name", [r"p=$\foo$", "a $x, b y$", "模型 größe"])
+def test_names_are_drawn_as_they_are(tmp_path, name, recwarn):
+    """`$` begins no formula, and letters that matplotlib's font lacks are left to the browser."""
+    values = {each: {1: {"q1": 0.1 + place / 10, "q2": 0.3}} for place, each in enumerate([name, "plain"])}
+    plan = write_ablation(tmp_path, values)
+    seeds, *_ = figures_of(ablation_results(tmp_path, plan))
+    assert (f">2 {name}</text>" in _svg(seeds)) == ("模" in name)
+    assert f"2 {name}: 0.2" in ALT.findall(seeds)[0]
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_the_page_shows_the_tests_of_the_ablation_alone_and_the_best_beside_the_baseline(tmp_path):
+    plan = _plan(tmp_path, 3)
+    write_json(tmp_path / "ablation.json", plan)
+    comparison = compare(select([tmp_path]), first_pair([plan]))
+    assert "Paired tests" not in [table.title for table in comparison.results]
+    shown = [comparison.queries.rankings[place].label for place in comparison.queries.first]
+    assert shown == ["1 lr=1e-05, seed 0: after", "5 lr=3e-05, seed 0: after"]
+    without = compare(select([tmp_path])).queries
+    assert [without.rankings[place].label for place in without.first] == [shown[0], "3 lr=2e-05, seed 0: after"]
+
+
+def test_curves_are_those_of_each_configuration_first(tmp_path):
+    plan = _plan(tmp_path, 15)
+    write_json(tmp_path / "ablation.json", plan)
+    for job in plan["jobs"]:
+        lines = [{"step": step, "split": "train", "loss": 0.5} for step in (1, 2)]
+        if job["status"] == "finished":
+            (tmp_path / job["run"] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pictures, [note] = pictures_of(select([tmp_path]))
+    assert {curve.name.partition(",")[0] for curve in pictures[0].curves} == {f"lr={n}e-05" for n in range(1, 16)}
+    assert len(pictures[0].curves) == 20
+    assert note.startswith("the curves are those of 20 runs, one of each configuration first; left out: 12 lr=6e-05")
+
+
+def test_an_ablation_without_jobs_is_said(tmp_path):
+    write_json(tmp_path / "ablation.json", {**write_ablation(tmp_path / "x", {}, failed=[("a", 1)]), "jobs": []})
+    with pytest.raises(ValueError, match="the ablation has no jobs yet"):
+        plans_of([tmp_path])

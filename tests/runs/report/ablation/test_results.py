@@ -217,3 +217,65 @@ def test_a_broken_file_is_named(tmp_path):
 
 def test_order(plan):
     assert in_order(plan["results"])[-1] == "broken"
+
+
+def test_a_run_without_values_of_queries_is_left_out_alone(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1], names=["a", "b"]))
+    (tmp_path / "runs/1-seed2/runs/queries.jsonl").unlink()
+    results = ablation_results(tmp_path, plan)
+    assert results["warnings"] == ["a, seed 2 has no values of single queries: it is left out"]
+    assert (results["queries"], results["pairs"][0]["seeds"]) == (40, 2)
+    assert [row["seed"] for row in results["configurations"]["a"]["seeds"]] == [1, 3]
+
+
+def _rewrite(folder, name, **changed):
+    """Change the summaries of the runs of a configuration, and remove their values of single queries."""
+    for file in folder.glob(f"runs/{name}-*/summary.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+        (file.parent / "runs/queries.jsonl").unlink()
+
+
+def test_pairs_of_other_data_are_not_compared_in_silence(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1], names=["a", "b"]))
+    _rewrite(tmp_path, 1, data_hash="abc", test_pairs=7)
+    _rewrite(tmp_path, 2, data_hash="def", test_pairs=7)
+    about = "the data differ (a, seed 1; b, seed 1): they are compared only if their test pairs are the same ones"
+    results = ablation_results(tmp_path, plan)
+    assert about in results["warnings"]
+    assert len(results["pairs"]) == 1
+    for file in tmp_path.glob("runs/2-*/summary.json"):
+        file.write_text(file.read_text().replace('"test_pairs": 7', '"test_pairs": 8'))
+    assert ablation_results(tmp_path, plan)["pairs"] == []
+
+
+def test_dev_values_of_another_metric_are_left_out(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1, 0.0]), dev={"list_net": 0.3, "list_mle": 0.2, "rank_net": 0.9})
+    for file in tmp_path.glob("runs/3-*/summary.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "metric": "R@100"}))
+    plan["results"] = ablation_results(tmp_path, plan)
+    assert plan["results"]["configurations"]["rank_net"]["best_dev"] is None
+    warning = "warning: dev values of another metric than nDCG@10 are left out: rank_net (R@100)"
+    assert warning in sentences(plan)
+    assert "or choose by dev: list_net" in "".join(sentences(plan))
+
+
+def test_a_configuration_that_diverges_is_said_and_hides_nothing(tmp_path):
+    names = ["a", "b", "c", "d"]
+    values = _values([0.0, 0.05, 0.0, 0.0], names=names, noise=0.01)
+    values["d"] = {
+        seed: {query: value - 0.3 * (seed == 2) for query, value in own.items()} for seed, own in values["d"].items()
+    }
+    plan = _results(tmp_path, values)
+    assert plan["results"]["left_out"] == ["d"]
+    assert _pair(plan, "a", "b")["corrected"] < 0.01
+    said = [line for line in sentences(plan) if line.startswith("seeds vary far more than elsewhere in d (spread 0.1")]
+    assert len(said) == 1
+
+
+def test_runs_that_stopped_early_are_in_the_table(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1], names=["a", "b"]))
+    for run, steps in (("1-seed1", 20), ("1-seed2", 40)):
+        file = tmp_path / "runs" / run / "summary.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "stopped_early": True, "steps": steps}))
+    header, cells = main_table({**plan, "results": ablation_results(tmp_path, plan)})
+    assert [row[header.index("stopped early")] for row in cells] == ["-", "2 of 3, step 20-40"]
