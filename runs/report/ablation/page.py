@@ -41,7 +41,8 @@ def tables_of(paths: Sequence[Path]) -> list[Table]:
     tables = []
     for plan in _plans(paths):
         header, rows = main_table(plan) if plan["results"] else ([], [])
-        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
+        pictures = [f"Its pictures (seeds with intervals, a search by setting) are in {PAGE}."] if rows else []
+        tables.append(Table(f"Ablation {plan['name']}", header, rows, [*sentences(plan), *pictures]))
     return tables
 
 
