@@ -217,8 +217,8 @@ class RunFileCandidates:
             elif len(missing) < len(split):
                 raise ValueError(
                     f"{path}: no candidates of the corpus for query {missing[0]!r} ({len(missing)} of the {len(split)} "
-                    f"{name} queries have none); add them to the file (a .jsonl may have empty lists) or use "
-                    "data/candidates=bm25"
+                    f"{name} queries have none); add them to the file (a .jsonl may have empty lists: launch/mine.py "
+                    "writes them with output=NAME.jsonl) or use data/candidates=bm25"
                 )
             else:
                 without.append(name)

@@ -58,8 +58,13 @@ class Terminal:
                     self.draw(step.bar())
                     return
 
+    def forget(self) -> None:
+        """Forget the steps of the process that this one was forked from: they move there alone."""
+        self.steps = []
+
 
 terminal = Terminal()
+os.register_at_fork(after_in_child=terminal.forget)
 
 
 class Progress:

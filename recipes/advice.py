@@ -223,11 +223,18 @@ RULES: tuple[Callable[[Measured, TrainerConfig], str | None], ...] = (
 
 
 def measured_in(
-    folder: Path, summary: Mapping[str, Any], losses: SourceLosses, start_on_dev: EvaluationResult | None, skipped: int
+    folder: Path,
+    summary: Mapping[str, Any],
+    losses: SourceLosses,
+    start_on_dev: EvaluationResult | None,
+    skipped: int,
+    *,
+    best_step: int = 0,
 ) -> Measured:
-    """Read what the run in `folder` has measured. `start_on_dev`: the starting model's result."""
+    """Read what the run in `folder` has measured. `start_on_dev`: the starting model's result. `best_step`: the step of
+    what was to beat, of a run that started from the checkpoint of another; the steps before it are not read."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    train = [line for line in lines if line["split"] == "train"]
+    train = [line for line in lines if line["split"] == "train" and line["step"] > best_step]
     metric, policy = summary["metric"], any(map(is_policy, losses.used))
     name, key = ("reward", "reward_mean") if policy else ("loss", "loss")
     values = [line[key] for line in train if line.get(key) is not None] if len(losses.used) == 1 else []
@@ -241,7 +248,7 @@ def measured_in(
         has_zero_minimum=not policy and not reads_teacher,
         gradient_norms=[line["grad_norm"] for line in train if line.get("grad_norm") is not None],
         idle_share=float(np.mean(idle)) if idle else 0.0,
-        dev=[line[metric] for line in lines if line["split"] == "dev" and line.get(metric) is not None],
+        dev=[line[metric] for line in lines if _is_later_dev(line, best_step) and line.get(metric) is not None],
         dev_queries=len(per_query),
         dev_margin=None if interval is None else (interval.high - interval.low) / 2,
         num_skipped=skipped,
@@ -251,6 +258,10 @@ def measured_in(
         recall=summary.get("recall_ceiling"),
         suspected=_mined(folder / f"{FILE}.audit.json"),
     )
+
+
+def _is_later_dev(line: Mapping[str, Any], best_step: int) -> bool:
+    return line["split"] == "dev" and line["step"] >= best_step
 
 
 def _mined(audit: Path) -> tuple[int, int] | None:

@@ -145,14 +145,13 @@ def training_outcome(trainer: Trainer) -> TrainingOutcome:
 
 
 def advise(trainer: Trainer, run: RunDirectory, summary: Mapping[str, Any], dev: EvaluationResult | None) -> str | None:
-    """A line of advice if no checkpoint beat the starting model, whose result on `dev` is given; else None. Call it on
-    all ranks."""
-    if trainer.state.best_step != 0:
-        return None
-    line = None
-    if process_group.is_main():
+    """A line of advice if no checkpoint beat the start (with resume=PATH the best until there), whose result on `dev`
+    is given; else None. Call it on all ranks."""
+    best, line = trainer.state.best_step, None
+    if process_group.is_main() and best is not None and best <= run.start_step():
         skipped = len(trainer.state.skipped_batches)
-        line = advice(measured_in(run.path, summary, trainer.losses, dev, skipped), trainer.config)
+        measured = measured_in(run.path, summary, trainer.losses, dev, skipped, best_step=best)
+        line = advice(measured, trainer.config)
     return broadcast_object(line)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from engines.checkpoint.manifest import flush
 from engines.distributed.collectives import all_agree, broadcast_object, gather_objects
 from engines.distributed.process_group import is_main
+from runs.environment import START_STEP, read_environment
 from runs.files import cut_metrics, json_safe, read_json, write_json
 from runs.lock import lock_run
 from runs.places import Contents
@@ -156,6 +157,11 @@ class RunDirectory:
         if is_main():
             file = self.path / "environment.json"
             write_json(file, {**read_json(file), "parameters": parameters})
+
+    def start_step(self) -> int:
+        """The step of the checkpoint that the run started from (resume=PATH), also after it was resumed; else 0."""
+        step: int = read_environment(self.path).get(START_STEP, 0)
+        return step
 
     def has_line(self, split: str, step: int) -> bool:
         """Whether metrics.jsonl has a line of that split and step."""

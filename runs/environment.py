@@ -24,6 +24,7 @@ from runs.source_tree import PACKAGES, ROOT, hash_sources
 
 FILE = "environment.json"
 PLACES = "places"  # the key of the content of the files that settings name
+START_STEP = "start_step"  # the key of the step at which the run started: of the checkpoint of resume=PATH, else 0
 
 
 def describe_environment(world_size: int) -> dict[str, Any]:

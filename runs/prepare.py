@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from engines.checkpoint.store import clean_up
 from engines.distributed.process_group import world_size
-from runs.environment import FILE, PLACES, describe_environment
+from runs.environment import FILE, PLACES, START_STEP, describe_environment
 from runs.files import cut_metrics, write_atomic, write_json
 from runs.places import Contents
 from runs.redaction import redact_tree
@@ -45,8 +45,9 @@ def prepare(decision: Preparable, settings: Mapping[str, Any], folder: Path, con
         case ResumeStages():
             resume_stages(decision, folder)
     environment = {} if isinstance(decision, Fresh | StartFrom) else decision.environment
+    start_step = decision.source[1].step if isinstance(decision, StartFrom) else environment.get(START_STEP, 0)
     write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(redact_tree(settings)))))
-    write_environment(folder / FILE, environment, contents)
+    write_environment(folder / FILE, environment, contents, 0 if isinstance(decision, Restart) else start_step)
     return checkpoint
 
 
@@ -104,12 +105,13 @@ def resume_stages(decision: ResumeStages, folder: Path) -> None:
     report(f"{folder} resumes; started stages: {', '.join(decision.started)}")
 
 
-def write_environment(file: Path, earlier: Mapping[str, Any], contents: Contents) -> None:
-    """Write environment.json: a description of this start, or `earlier` with this start added under "resumed"."""
+def write_environment(file: Path, earlier: Mapping[str, Any], contents: Contents, start_step: int) -> None:
+    """Write environment.json: a description of this start, or `earlier` with this start added under "resumed".
+    `start_step`: that of the checkpoint from which the run started."""
     now = describe_environment(world_size())
     start = {key: now[key] for key in ("time", "command", "world_size", "git")}
     description = {**earlier, "resumed": [*earlier.get("resumed", []), start]} if earlier else now
-    write_json(file, {**description, PLACES: contents})
+    write_json(file, {**description, START_STEP: start_step, PLACES: contents})
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def _decide_new(settings: Mapping[str, Any], folder: Path, source: Path | None, 
     if source is None:
         return Fresh(moved_to)
     checkpoint = (source, TrainState.from_dict(read_state(source)))
-    steps = settings.get("trainer", {}).get("max_steps")  # None: as many as `max_epochs` gives, see `left_to_train`
+    steps = settings.get("trainer", {}).get("max_steps")  # None: as many as `max_epochs` gives, see `check_steps_left`
     if steps is not None and (step := checkpoint[1].step) >= steps:
         return Refused(
             f"resume={settings['resume']}: the checkpoint is at step {step}, and trainer.max_steps={steps} counts "
@@ -158,7 +158,8 @@ def _decide_existing(
     if changed and (newest or existing.finished or stages):
         latest = newest[0] if newest else folder / "checkpoints" / "latest"
         may_start = not stages and not settings.get("stages") and latest.exists()
-        return Refused(refusal(folder, changed, latest if may_start else None, stages))
+        by_epochs = settings.get("trainer", {}).get("max_epochs") is not None
+        return Refused(refusal(folder, changed, latest if may_start else None, stages, by_epochs=by_epochs))
     if existing.finished and len(stages) == len(settings.get("stages") or ()):
         return Finished(read_json(folder / "summary.json"))
     if changed:
@@ -196,9 +197,16 @@ def _rounding_changes(rounding: Sequence[Change], state: TrainState) -> list[str
     return texts
 
 
-def refusal(folder: Path, changed: Sequence[Change], checkpoint: Path | None, stages: Sequence[str] = ()) -> str:
+def refusal(
+    folder: Path,
+    changed: Sequence[Change],
+    checkpoint: Path | None,
+    stages: Sequence[str] = (),
+    *,
+    by_epochs: bool = False,
+) -> str:
     """The message of a run that is not resumed because of these changes. `checkpoint`: one from which a run of
-    another name can train on."""
+    another name can train on. `by_epochs`: its length is set by `trainer.max_epochs`."""
     texts = texts_of(changed)
     shown = ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
     kept = ", remove the folders below stages/ that are to be trained again" if stages else ""
@@ -206,9 +214,11 @@ def refusal(folder: Path, changed: Sequence[Change], checkpoint: Path | None, st
     if checkpoint is not None:
         name = checkpoint.read_text().strip() if checkpoint.is_file() else checkpoint.name  # `latest` names a folder
         step = name.removeprefix("step-").lstrip("0")
+        length = f"trainer.max_steps, which counts those steps too, above {step}"
+        if by_epochs:
+            length = "trainer.max_epochs, which counts the epochs before it too, above those"
         longer = (
-            f" (with resume={checkpoint} it trains on from step {step}, longer or with other settings: set "
-            f"trainer.max_steps, which counts those steps too, above {step})"
+            f" (with resume={checkpoint} it trains on from step {step}, longer or with other settings: set {length})"
         )
     contents, settings = any(c.is_content for c in changed), any(not c.is_content for c in changed)
     other = " and ".join(["settings"] * settings + ["files"] * contents)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from data.hashing import stable_hash
 from runs.environment import read_environment
 from runs.files import write_json
 
@@ -25,13 +26,8 @@ MAX_NAME = 128  # W&B's limit
 
 def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) -> None:
     """Declare the data, by their hash, and the models of other runs that this run reads. Their files are hashed."""
-    import wandb
-
     if data := read_environment(folder).get("data"):
-        artifact = wandb.Artifact(artifact_name("data", data["name"]), "dataset", metadata=data)
-        write_json(folder / DATA, data)
-        artifact.add_file(os.fspath(folder / DATA), policy="immutable", skip_cache=True)
-        _use(wandb_run, artifact)
+        _use_data(wandb_run, folder, data)
     for node in MODELS:
         source = (settings.get(node) or {}).get("name_or_path")
         if source and (recorded := recorded_artifact(Path(source))) and recorded["project"] == wandb_run.project:
@@ -40,12 +36,13 @@ def declare_inputs(wandb_run: Any, folder: Path, settings: Mapping[str, Any]) ->
 
 def log_outputs(wandb_run: Any, folder: Path, choice: Choice) -> None:
     """Log the model of every stage and of the run, and with `checkpoints` the best and the newest checkpoint. A stage
-    starts from the model of the one before, which is declared as its input."""
+    starts from the model of the one before, which is declared as its input, as are data of its own."""
+    own = [part for part in (wandb_run.group, folder.name) if part]  # jobs of two ablations may have the same name
     recorded = {}
     earlier = None
     for place in _models(folder):
-        name = artifact_name("model", folder.name, *place.parts[1:-1])
-        metadata = {"folder": str(place), "started_from": earlier}
+        name = artifact_name("model", *own, *place.parts[1:-1])
+        metadata = {"folder": str(place), "started_from": earlier, "data": _use_stage_data(wandb_run, folder, place)}
         artifact = _of_folder(folder / place, name, "model", metadata)
         wandb_run.log_artifact(artifact)
         recorded[str(place)] = {"name": name, "type": "model", "project": wandb_run.project}
@@ -57,9 +54,8 @@ def log_outputs(wandb_run: Any, folder: Path, choice: Choice) -> None:
         earlier = str(place) if is_stage else None
     if choice == "checkpoints":
         for name, aliases in _checkpoints(folder).items():
-            artifact = _of_folder(
-                folder / "checkpoints" / name, artifact_name("checkpoint", folder.name), "checkpoint", {"folder": name}
-            )
+            checkpoint = folder / "checkpoints" / name
+            artifact = _of_folder(checkpoint, artifact_name("checkpoint", *own), "checkpoint", {"folder": name})
             wandb_run.log_artifact(artifact, aliases=aliases)
 
 
@@ -74,12 +70,13 @@ def recorded_artifact(model: Path) -> dict[str, str] | None:
 
 
 def artifact_name(kind: str, *parts: str) -> str:
-    """A name in the characters that W&B allows.
+    """A name in the characters that W&B allows; the end of a long one is a hash of the whole.
 
     >>> artifact_name("model", "grpo-loss.beta=0.1", "1-warm")
     'model-grpo-loss.beta-0.1-1-warm'
     """
-    return re.sub(r"[^\w.-]", "-", "-".join((kind, *parts)), flags=re.ASCII)[:MAX_NAME]
+    name = re.sub(r"[^\w.-]", "-", "-".join((kind, *parts)), flags=re.ASCII)
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 17]}-{stable_hash(name):016x}"
 
 
 def _models(folder: Path) -> Iterator[Path]:
@@ -108,6 +105,26 @@ def _of_folder(folder: Path, name: str, kind: str, metadata: Mapping[str, Any]) 
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):  # `add_dir` prints
         artifact.add_file(os.fspath(file), str(file.relative_to(folder)), policy="immutable", skip_cache=True)
     return artifact
+
+
+def _use_stage_data(wandb_run: Any, folder: Path, model: Path) -> str | None:
+    """Declare the data of the stage that made a model, if they are not the run's. Returns the name of the data."""
+    of_run = read_environment(folder).get("data")
+    data = read_environment(folder / model.parent).get("data")
+    if data and data != of_run:
+        _use_data(wandb_run, folder / model.parent, data)
+    return data["name"] if data else None
+
+
+def _use_data(wandb_run: Any, folder: Path, data: Mapping[str, Any]) -> None:
+    """Declare data by a file in `folder` that holds their hash."""
+    import wandb
+
+    artifact = wandb.Artifact(artifact_name("data", data["name"]), "dataset", metadata=dict(data))
+    (folder / DATA).parent.mkdir(exist_ok=True)
+    write_json(folder / DATA, data)
+    artifact.add_file(os.fspath(folder / DATA), policy="immutable", skip_cache=True)
+    _use(wandb_run, artifact)
 
 
 def _use(wandb_run: Any, artifact: Any) -> None:

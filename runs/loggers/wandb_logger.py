@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class WandbLogger:
         self._jobs: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._started = threading.Event()
         self._failed = False
+        self._exit_code = 1  # of a run that is left because W&B failed, unless training has ended well
         self._thread = threading.Thread(target=self._work, args=(start,), name="wandb", daemon=True)
         self._thread.start()
         # Wait, so that the data loader's workers are not forked while W&B is imported.
@@ -91,11 +93,10 @@ class WandbLogger:
         content = dict(summary)
 
         def end(run: Any) -> None:
-            try:
-                self._log_results(run, content)
-            finally:
-                run.finish()
+            self._log_results(run, content)
+            run.finish()
 
+        self._exit_code = 0
         self._end(end, self._finish_timeout_s if timeout_s is None else timeout_s)
 
     def stop(self, error: BaseException, timeout_s: float = STOP_TIMEOUT_S) -> None:
@@ -149,6 +150,7 @@ class WandbLogger:
             self._give_up(f"it did not finish in {timeout_s:.0f} s")
 
     def _work(self, start: Callable[[], Any]) -> None:
+        run = None
         try:
             run = start()
             define_metrics(run)
@@ -160,10 +162,14 @@ class WandbLogger:
         except BaseException as error:  # no exception of a tracker, SystemExit included, may end the run
             self._give_up(" ".join(f"{type(error).__name__}: {error}".split()))
             self._started.set()
+        if run is not None and self._failed:  # else it stays "running" there; nobody waits for this thread
+            with suppress(BaseException):
+                run.finish(exit_code=self._exit_code)
 
     def _give_up(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
+            self._jobs.put(None)  # the thread may wait for a job
             write_above(f"warning: the run continues without W&B: {reason}")
 
 

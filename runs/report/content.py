@@ -162,7 +162,9 @@ def _notes_on_unbeaten_starts(summary: Mapping[str, Any]) -> list[str]:
     stages = summary.get("stages") or ()
     if len(stages) < 2:
         note = "note: no checkpoint beat the starting model on dev, so the starting model is exported"
-        return [note, summary.get("advice") or ""] if summary.get("best_step") == 0 else []
+        if best := summary.get("best_step"):  # not 0: with advice, the run started from a checkpoint
+            note = f"note: no checkpoint after the one that it started from beat step {best} on dev, which is exported"
+        return [note, summary.get("advice") or ""] if best == 0 or summary.get("advice") else []
     return [
         line
         for stage in stages

@@ -103,7 +103,8 @@ def test_a_query_without_candidates_is_an_error(tmp_path: Path):
     config = run_file(tmp_path / "x.run", ("q1", "a", 1.0), ("q2", "unknown", 1.0), ("q3", "a", 1.0))
     message = (
         f"{tmp_path / 'x.run'}: no candidates of the corpus for query 'q2' (1 of the 2 train queries have none); "
-        "add them to the file (a .jsonl may have empty lists) or use data/candidates=bm25"
+        "add them to the file (a .jsonl may have empty lists: launch/mine.py writes them with output=NAME.jsonl) "
+        "or use data/candidates=bm25"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         config.build(DOCUMENTS, QUERIES, tmp_path)

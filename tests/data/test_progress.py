@@ -244,3 +244,12 @@ def test_a_step_that_fails_leaves_no_bar(wait: Clock, screen: FakeTerminal) -> N
     assert "scoring:  30%" in screen.getvalue()
     assert screen.screen == [""]
     assert progress.terminal.steps == []
+
+
+def test_a_forked_process_has_no_steps():
+    with Progress("training", 10):
+        child = os.fork()
+        if child == 0:
+            os._exit(len(progress.terminal.steps))
+        assert os.waitpid(child, 0)[1] == 0
+        assert len(progress.terminal.steps) == 1

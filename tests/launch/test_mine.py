@@ -222,6 +222,21 @@ def test_a_run_is_trained_on_as_candidates(mined, tiny_beir_dir, tmp_path):
     assert all(collection.splits["test"].candidates.values())
 
 
+def test_a_query_without_a_negative_needs_jsonl_and_each_side_says_so(mined, tiny_beir_dir, tmp_path, capsys):
+    options = ("model=bm25", "mine.output=run")  # one query has no word of three documents
+    trec = mined("mined.run", *options)
+    assert len(read_run(trec)) == 23
+    assert "training needs a list for every query: mine again with output=NAME.jsonl" in capsys.readouterr().out
+    jsonl = mined("mined.jsonl", *options)
+    assert len(read_run(jsonl)) == 24
+    settings = ["+exp=reranker_bce", "data=beir", f"data.path={tiny_beir_dir}", f"data.cache_dir={tmp_path}"]
+    settings += ["data/candidates=run", "data.candidates.others=bm25"]
+    with pytest.raises(ValueError, match=r"1 of the 24 train queries have none.*launch/mine.py .* output=NAME.jsonl"):
+        load([*settings, f"data.candidates.path={trec}"]).data.build()
+    collection = load([*settings, f"data.candidates.path={jsonl}"]).data.build()
+    assert sorted(map(len, collection.splits["train"].candidates.values()))[0] == 0
+
+
 def test_a_model_is_trained_on_the_file_as_it_is(mined, tiny_run, tmp_path):
     from recipes.training_run import train
 

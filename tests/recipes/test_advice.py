@@ -144,4 +144,19 @@ def test_it_stands_beside_the_note() -> None:
     note = next(index for index, line in enumerate(lines) if "no checkpoint beat the starting model" in line)
     assert lines[note + 1] == "advice: lower it"
     assert any("training ended early, at step 3 of 9" in line for line in lines)
-    assert "advice: lower it" not in remarks({**summary, "best_step": 2})
+    lines = remarks({**summary, "best_step": 2})
+    note = lines.index("note: no checkpoint after the one that it started from beat step 2 on dev, which is exported")
+    assert lines[note + 1] == "advice: lower it"
+    assert not [line for line in remarks({**summary, "best_step": 2, "advice": None}) if "no checkpoint" in line]
+
+
+def test_of_a_run_from_a_checkpoint_the_steps_after_it_count(tmp_path: Path) -> None:
+    lines = [{"step": n, "split": "train", "loss": float(n)} for n in range(1, 21)]
+    lines += [{"step": step, "split": "dev", "nDCG@10": 0.01 * step} for step in (0, 10)]
+    lines += [{"step": 20, "split": "dev", "nDCG@10": 0.05}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = {"metric": "nDCG@10", "epochs": 2.0, "before": 0.4}
+    found = measured_in(tmp_path, summary, SourceLosses(SoftmaxCrossEntropy()), None, 0, best_step=10)
+    assert found.dev == [0.1, 0.05]
+    assert found.trend is not None
+    assert found.trend.first == 11.5

@@ -220,7 +220,10 @@ def test_a_restart_goes_on_with_what_began_from_another_runs_checkpoint(tmp_path
     run = RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second"))
     CheckpointStore(run.checkpoints).save(7, write, {"step": 7, "best_step": 3})
     launched_again(monkeypatch, 1, "none")
-    assert RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second")).checkpoint[1].step == 7
+    again = RunDirectory.open(settings(tmp_path, resume=str(path), run_name="second"))
+    assert again.checkpoint[1].step == 7
+    assert (run.start_step(), again.start_step()) == (3, 3)
+    assert RunDirectory(tmp_path / "first").start_step() == 0
 
 
 @pytest.mark.parametrize("name", ["first", "second"])

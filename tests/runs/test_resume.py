@@ -178,6 +178,14 @@ def test_a_refusal_says_how_to_train_on(tmp_path: Path, finished: bool) -> None:
     assert decision.message.count("above 30)") == 1
 
 
+def test_a_refusal_of_a_run_by_epochs_names_the_setting_of_its_length(tmp_path: Path) -> None:
+    save(RunDirectory.open(settings(tmp_path, trainer={"max_steps": None, "max_epochs": 1})), 30)
+    decision = decide_only(tmp_path, trainer={"max_steps": None, "max_epochs": 2})
+    assert isinstance(decision, Refused)
+    assert "set trainer.max_epochs, which counts the epochs before it too, above those)" in decision.message
+    assert "max_steps, which" not in decision.message
+
+
 def test_changed_files_are_to_be_restored() -> None:
     setting = Change("seed", "seed 1 -> 2")
     file = Change("data.path", "data.path=x.jsonl: the file has other content than at the start", is_content=True)

@@ -60,7 +60,8 @@ def tables_of(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
     tables = []
     for plan in plans:
         header, rows = main_table(plan) if plan["results"] else ([], [])
-        tables.append(Table(f"Ablation {plan['name']}", header, rows, sentences(plan)))
+        pictures = [f"Its pictures (seeds with intervals, a search by setting) are in {PAGE}."] if rows else []
+        tables.append(Table(f"Ablation {plan['name']}", header, rows, [*sentences(plan), *pictures]))
     return tables
 
 

@@ -67,7 +67,8 @@ def extremes_table(queries: QueryComparison) -> Table:
         for query in chosen
     ]
     header = ("query", before.label, after.label, "difference")
-    return Table(f"Wins and losses by query: {queries.metric}", header, rows, queries.notes)
+    note = f"The {len(rows)} queries with the largest gains and losses; the page lists up to {MAX_QUERIES}."
+    return Table(f"Wins and losses by query: {queries.metric}", header, rows, [note, *queries.notes])
 
 
 def _has_no_texts(run: ShownRun) -> bool:

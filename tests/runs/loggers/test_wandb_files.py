@@ -89,6 +89,9 @@ def write_run(run: Path) -> None:
     for number, folder in enumerate(("stages/1-warm/model", "stages/2-grpo/model", "model")):
         (run / folder).mkdir(parents=True)
         (run / folder / "model.safetensors").write_bytes(bytes([number]))
+    own = {"name": "chats", "fingerprint": "0wn"}
+    for stage, data in (("1-warm", own), ("2-grpo", {"name": "docs", "fingerprint": "f1n9e4"})):
+        write_json(run / "stages" / stage / "environment.json", {"data": data})
     for step in (10, 40):
         (run / "checkpoints" / f"step-{step:06}").mkdir()
         (run / "checkpoints" / f"step-{step:06}" / "engine.json").write_text(f"{step}")
@@ -173,20 +176,20 @@ def test_artifacts_lead_from_what_a_run_starts_from_to_what_it_leaves(story):
     records = of_type(story.resumed, "artifact")
     inputs = [record["name"] for record in records if record.get("use_after_commit")]
     outputs = [(record["name"], sorted(record["aliases"])) for record in records if not record.get("use_after_commit")]
-    assert inputs == ["data-docs", "model-warm", "model-a-1-warm"]
+    assert inputs == ["data-docs", "model-warm", "data-chats", "model-ablation-a-1-warm"]
     assert [output for output in outputs if output[0].startswith(("model", "checkpoint"))] == [
-        ("model-a-1-warm", ["latest"]),
-        ("model-a-2-grpo", ["latest"]),
-        ("model-a", ["latest"]),
-        ("checkpoint-a", ["best", "latest"]),
-        ("checkpoint-a", ["latest"]),
+        ("model-ablation-a-1-warm", ["latest"]),
+        ("model-ablation-a-2-grpo", ["latest"]),
+        ("model-ablation-a", ["latest"]),
+        ("checkpoint-ablation-a", ["best", "latest"]),
+        ("checkpoint-ablation-a", ["latest"]),
     ]
-    made, used = (record for record in records if record["name"] == "model-a-1-warm")
+    made, used = (record for record in records if record["name"] == "model-ablation-a-1-warm")
     assert used["digest"] == made["digest"]  # so W&B takes them for one version
     data = [record for record in of_type(story.killed, "artifact") + records if record["name"] == "data-docs"]
     assert [record["digest"] for record in data] == [data[0]["digest"]] * 2
     recorded = json.loads((story.run.path / "wandb" / "artifacts.json").read_text())
-    assert recorded["model"] == {"name": "model-a", "type": "model", "project": "plackett"}
+    assert recorded["model"] == {"name": "model-ablation-a", "type": "model", "project": "plackett"}
 
 
 @pytest.mark.parametrize(("kind", "exit_code"), [("failed", 1), ("preempted", 75)])

@@ -89,9 +89,12 @@ def test_a_tracker_that_does_not_start_is_told_once(tmp_path, capsys):
 
 
 def test_a_tracker_that_fails_later_is_told_once(tmp_path, capsys):
-    logger = make_logger(lambda: Tracker(fails=True), tmp_path)
+    tracker = Tracker(fails=True)
+    logger = make_logger(lambda: tracker, tmp_path)
     for step in range(5):
         logger.log({"train/loss": 1.0}, step)
+    logger._thread.join(5)
+    assert (tracker.finished, tracker.exit_code) == (True, 1), "else it stays running in W&B"
     logger.finish({}, timeout_s=5)
     assert capsys.readouterr().err == "warning: the run continues without W&B: OSError: disk full\n"
 
@@ -99,8 +102,17 @@ def test_a_tracker_that_fails_later_is_told_once(tmp_path, capsys):
 def test_results_that_cannot_be_logged_end_the_run_all_the_same(tmp_path, capsys):
     tracker = Tracker(fails=True)
     make_logger(lambda: tracker, tmp_path).finish({"best_dev": 0.5})
-    assert tracker.finished
+    assert (tracker.finished, tracker.exit_code) == (True, 0)
     assert "W&B: OSError: disk full" in capsys.readouterr().err
+
+
+def test_a_tracker_that_starts_too_late_is_ended(tmp_path, capsys):
+    tracker = Tracker()
+    logger = make_logger(lambda: time.sleep(0.5) or tracker, tmp_path, start_timeout_s=0.1)
+    assert not tracker.finished
+    logger._thread.join(5)
+    assert (tracker.finished, tracker.exit_code) == (True, 1)
+    assert "W&B: it did not start in 0 s" in capsys.readouterr().err
 
 
 def test_a_tracker_that_hangs_does_not_hold_the_run(tmp_path, capsys):

@@ -66,13 +66,13 @@ def test_the_report_serialises_with_these_runs_alone(runs):
 def test_there_is_a_panel_for_each_value_of_each_split(runs):
     report = wandb_report(runs, "Three runs")
     panels = {
-        before.text: [panel.y if type(panel) is wr.LinePlot else panel.metrics for panel in grid.panels]
+        before.text: [panel.metrics if type(panel) is wr.BarPlot else panel.y for panel in grid.panels]
         for before, grid in zip(report.blocks, report.blocks[1:], strict=False)
         if type(grid) is wr.PanelGrid
     }
     assert panels == {
         "dev": [["dev/MAP"]],
-        "test": [[wr.SummaryMetric("test/MAP")]],
+        "test": [[wr.SummaryMetric("test/MAP")], wr.SummaryMetric("test/MAP")],
         "train": [["train/loss"], ["train/kl"]],
     }
     lines = [panel for grid in report.blocks if type(grid) is wr.PanelGrid for panel in grid.panels]
@@ -86,6 +86,28 @@ def test_tables_become_markdown(runs):
         "| run | after |\n|---|---|\n| 1 a\\|b | 0.5000 [0.4, 0.6] |\n\nover queries",
         "| setting | 1 a |\n|---|---|\n| seed | 3 |",
     ]
+
+
+def test_each_project_has_a_runset_and_a_null_is_that_of_the_environment(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "others")
+    other = write_run(tmp_path, "d", "dddddddd")
+    config = (other.path / "config.yaml").read_text().replace("project: mine, entity: team", "project: null")
+    (other.path / "config.yaml").write_text(config)
+    other = StoredRun.read(other.path)
+    report = wandb_report([*runs, other], "Runs")
+    grid = next(block for block in report.blocks if type(block) is wr.PanelGrid)
+    assert [(each.entity, each.project, each.name) for each in grid.runsets] == [
+        ("", "", "Runs: team/mine"),  # the report's own
+        ("others", "theirs", "Runs: others/theirs"),
+    ]
+    assert [each.filters for each in grid.runsets] == [
+        "Metric(\"ID\") in ['aaaaaaaa', 'bbbbbbbb']",
+        "Metric(\"ID\") in ['dddddddd']",
+    ]
+    assert (report.entity, report.project) == ("team", "mine")
+    alone = wandb_report([other], "Run")
+    assert (alone.entity, alone.project) == ("others", "theirs")
 
 
 def test_runs_that_w_and_b_does_not_know_are_refused(runs):
@@ -111,7 +133,9 @@ def test_saving_needs_a_login_and_tells_why_it_failed(runs, monkeypatch):
 
     monkeypatch.setattr(module, "logged_in", lambda: True)
     with pytest.raises(ValueError, match=r"W&B has not taken the report \(ConnectionError: no network\)"):
-        save(SimpleNamespace(save=fail, entity="team"))
+        save(SimpleNamespace(save=fail, entity="team", blocks=[]))
     monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(default_entity="me"))
-    sent = SimpleNamespace(save=lambda: None, url="https://wandb.ai/r", entity="")
-    assert (save(sent), sent.entity) == ("https://wandb.ai/r", "me")
+    own, other = (SimpleNamespace(project=project, entity="") for project in ("", "theirs"))
+    grid = SimpleNamespace(runsets=[own, other])
+    sent = SimpleNamespace(save=lambda: None, url="https://wandb.ai/r", entity="", blocks=[grid])
+    assert (save(sent), sent.entity, own.entity, other.entity) == ("https://wandb.ai/r", "me", "", "me")
