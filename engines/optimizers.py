@@ -34,7 +34,10 @@ class OptimizerOptions:
         if self.name not in OPTIMIZERS:
             raise ValueError(f"trainer.optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.name!r}")
         if self.name == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError("trainer.optimizer=adamw_8bit needs bitsandbytes: pip install it, or set adamw")
+            raise ValueError(
+                "trainer.optimizer=adamw_8bit needs bitsandbytes: pip install -c constraints.txt -e '.[eight-bit]' in "
+                "the repository, or set adamw"
+            )
 
     def build(self, model: nn.Module) -> Optimizer:
         """Build the optimizer of the trainable parameters of `model`. Raises ValueError if there are none."""

@@ -140,8 +140,8 @@ class TrainerConfig(ABC):
         if self.early_stopping_patience is not None and self.early_stopping_patience >= evaluations:
             raise ValueError(
                 f"trainer.early_stopping_patience={self.early_stopping_patience} never ends training early: it has "
-                f"{evaluations} evaluation(s) on dev in {steps} steps: lower it below that, or trainer.eval_every "
-                f"({self.eval_every})"
+                f"{evaluations} evaluation(s) on dev in {steps} steps: "
+                f"{'lower it below that, or ' if evaluations > 1 else ''}lower trainer.eval_every ({self.eval_every})"
             )
         return steps
 

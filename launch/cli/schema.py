@@ -42,6 +42,10 @@ def suggest_name(word: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]}? " if close else ""
 
 
+def _valid(names: Sequence[str]) -> str:
+    return f"valid: {', '.join(names)}" if names else "there are no options here"
+
+
 @dataclass(frozen=True)
 class Schema:
     """Checks a tree of settings and converts its values to the types of their fields (1 -> 1.0, 3 -> "3").
@@ -157,12 +161,12 @@ class Schema:
         """The message for a key that is not an option."""
         name = key.rpartition(".")[2]
         if found := foreign_names.hint(key, self.root):
-            return f"{key}{self.set_in(key)} is not an option: {found}valid: {', '.join(names) or 'none'}"
+            return f"{key}{self.set_in(key)} is not an option: {found}{_valid(names)}"
         elsewhere = [other for other in leaf_keys(self.root) if other.rpartition(".")[2] == name and other != key]
         suggestion = suggest_name(name, [*names, *(() if "." in key else self.extra_keys)]) or (
             f"did you mean {elsewhere[0]}? " if elsewhere else ""
         )
-        return f"{key}{self.set_in(key)} is not an option: {suggestion}valid: {', '.join(names) or 'none'}"
+        return f"{key}{self.set_in(key)} is not an option: {suggestion}{_valid(names)}"
 
     def missing_key(self, key: str, hint: Any) -> str:
         """The message for a required key that is not set."""

@@ -182,7 +182,7 @@ def _notes_on_early_ends(summary: Mapping[str, Any]) -> list[str]:
     trainings = {f" of stage {stage['name']}": stage for stage in stages} if len(stages) > 1 else {"": summary}
     return [
         f"note: training{name} ended early, at step {own['steps']} of {own['max_steps']}: "
-        f"trainer.early_stopping_patience evaluations on dev were not better than that of step {own['best_step']}"
+        f"no evaluation on dev after that of step {own['best_step']} was better (trainer.early_stopping_patience)"
         for name, own in trainings.items()
         if own.get("stopped_early")
     ]

@@ -141,7 +141,7 @@ MISTAKES = [
     ),
     (["tool.path=x", "tool.rewards=[{_target_:stand_in.reward,kk:5}]"], "did you mean k? valid: k"),
     (["tool.path=x", "tool.rewards=[{_target_:stand_in.reward,labels:5}]"], "labels is not an option: valid: k"),
-    (["tool.path=x", "tool.rewards=[{_target_:stand_in.grade,k:5}]"], "k is not an option: valid: none"),
+    (["tool.path=x", "tool.rewards=[{_target_:stand_in.grade,k:5}]"], "k is not an option: there are no options here"),
     (["tool.path=x", "tool.weight=infinite"], "tool.weight='infinite' is not a number"),
     (["tool.path=[1"], "tool.path=[1 is not a setting: write KEY=VALUE"),
     (["bare"], "bare is not a setting: write KEY=VALUE or GROUP=CHOICE"),
