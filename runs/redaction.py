@@ -18,6 +18,7 @@ _NAME = rf"(?:secrets?|password|passwd|passphrase|credentials?|{_SEPARATE_WORD})
 _SECRET_NAME = re.compile(rf"{_NAME}$", re.IGNORECASE)
 # No pattern starts with an unbounded repetition, which would be slow: a traceback may hold a line of any length.
 _BEFORE_VALUE = rf"(?P<kept>{_NAME}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
+_BEFORE_QUOTE = rf"(?P<kept>{_NAME}['\"]?\s{{0,3}}[=:]\s{{0,3}}(?P<quote>['\"]))"
 _PATTERNS = (
     # user:password@ in a URL, then tokens and signatures in its query
     (re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@'\"]+@", re.I), rf"\g<kept>{HIDDEN}@"),
@@ -30,7 +31,11 @@ _PATTERNS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}|\bwandb_v1_\w{16,}"), HIDDEN),
     (re.compile(r"\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"), HIDDEN),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{16,}|\bxox[abprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),
-    # key=value, --key value, "key": "value"
+    # key='several words', key=value, --key value, "key": "value"
+    (
+        re.compile(_BEFORE_QUOTE + r"(?:\\.|(?!(?P=quote))[^\\\n])+(?=(?P=quote))", re.I),
+        rf"\g<kept>{HIDDEN}",
+    ),
     (re.compile(_BEFORE_VALUE + r"(?!\s|null\b|None\b)[^\s'\",}\]]+", re.I), rf"\g<kept>{HIDDEN}"),
     (re.compile(rf"(?P<kept>(?<!\S)--?(?:[\w-]{{0,40}}[_-])?{_NAME}\s{{1,3}})(?!-)\S+", re.I), rf"\g<kept>{HIDDEN}"),
 )
@@ -50,17 +55,19 @@ def redact(text: str) -> str:
     return text
 
 
+def redact_setting(setting: str) -> str:
+    """A setting KEY=VALUE without secrets: all of the value if the key is a secret's."""
+    name, separator, _ = setting.partition("=")
+    return f"{name}={HIDDEN}" if separator and is_secret(name.lstrip("+~-")) else redact(setting)
+
+
 def redact_command(arguments: Sequence[str]) -> str:
     """The command line, quoted for a shell, without secrets."""
     redacted: list[str] = []
     for argument in arguments:
-        name, separator, _ = argument.partition("=")
         flag = redacted[-1] if redacted else ""
-        if separator and is_secret(name.lstrip("+~-")):
-            argument = f"{name}={HIDDEN}"
-        elif flag.startswith("--") and "=" not in flag and is_secret(flag.lstrip("-")):
-            argument = HIDDEN
-        redacted.append(redact(argument))
+        is_value = flag.startswith("--") and "=" not in flag and is_secret(flag.lstrip("-"))
+        redacted.append(HIDDEN if is_value and "=" not in argument else redact_setting(argument))
     return shlex.join(redacted).replace(f"'{HIDDEN}'", HIDDEN)
 
 

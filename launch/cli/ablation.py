@@ -18,6 +18,7 @@ from recipes.ablate.config import AblateConfig
 from recipes.ablate.configurations import Configuration, configurations_of, key_of, merged
 from recipes.ablate.run import Ablation
 from recipes.ablate.search import example_point, import_optuna, parse_range
+from runs.redaction import is_secret
 from runs.resume import run_folder
 from runs.source_tree import CONF
 
@@ -25,6 +26,8 @@ FILES = "ablation"  # the folder of conf/ with whole ablations
 OF_THE_ABLATION = {
     "seed": "seeds=[1,2,3] names the seeds of all runs",
     "resume": "finished runs are kept and others resumed; run_name=NAME starts another ablation",
+    "run_name": "it names the folder of all runs, on the command line or beside settings in a file",
+    "output_dir": "it is the place of all runs, on the command line or beside settings in a file",
 }
 Check = Callable[[Any], object]  # raises ValueError if the settings of a run cannot be trained
 
@@ -37,11 +40,7 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     """
     options, typed = read_options(overrides, config_dir)
     common = tuple(merged(options.settings, typed))
-    for key in map(key_of, common):
-        if key in OF_THE_ABLATION:
-            raise ValueError(f"{key} is not a setting of an ablation: {OF_THE_ABLATION[key]}")
-        if key in options.grid or key in options.search:
-            raise ValueError(f"{key} is set for all runs and varied: leave one out")
+    _check_keys(options, common)
 
     @cache
     def tree_of(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     _check_all(configurations, common, options.all_seeds[0], tree_of, check)
     if options.baseline is not None:
         options = _with_baseline(options, configurations)
-    name = options.run_name or _default_name(overrides, common)
+    name = options.run_name or _default_name(overrides, common, "search" if space else "ablation")
     return Ablation(
         options=options,
         folder=run_folder({"output_dir": options.output_dir, "run_name": name}),
@@ -68,6 +67,20 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
         example=configurations[0],
         config_dir=config_dir,
     )
+
+
+def _check_keys(options: AblateConfig, common: Sequence[str]) -> None:
+    """Raise ValueError if a setting is one that no run has of its own, a secret that is varied, or set twice."""
+    varied = [*options.grid, *options.search]
+    in_experiments = [key_of(setting) for settings in options.experiments.values() for setting in settings]
+    for key in (*map(key_of, common), *varied, *in_experiments):
+        if key in OF_THE_ABLATION:
+            raise ValueError(f"{key} is not a setting of an ablation's runs: {OF_THE_ABLATION[key]}")
+    for key in varied:
+        if key in map(key_of, common):
+            raise ValueError(f"{key} is set for all runs and varied: leave one out")
+        if is_secret(key):
+            raise ValueError(f"{key} is a secret, and values that are varied name the runs: set it for all runs")
 
 
 def read_options(overrides: Sequence[str], config_dir: str | None) -> tuple[AblateConfig, list[str]]:
@@ -199,8 +212,8 @@ def _with_baseline(options: AblateConfig, configurations: Sequence[Configuration
     return replace(options, baseline=found[0])
 
 
-def _default_name(overrides: Sequence[str], common: Sequence[str]) -> str:
-    """The name of the ablation's file, else ablation_NAME of the experiment."""
+def _default_name(overrides: Sequence[str], common: Sequence[str], kind: str) -> str:
+    """The name of the ablation's file, else ablation_NAME or search_NAME of the experiment."""
     chosen = {key_of(setting): setting.partition("=")[2] for setting in (*common, *overrides)}
-    name = chosen.get(FILES) or f"ablation_{chosen.get(EXPERIMENTS, 'train')}"
+    name = chosen.get(FILES) or f"{kind}_{chosen.get(EXPERIMENTS, 'train')}"
     return name.replace("/", "-")

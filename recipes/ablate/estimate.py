@@ -23,6 +23,7 @@ class Estimate:
     def __init__(self, record: Record, max_steps: Callable[[Job], int | None], *, slots: int, num_jobs: int) -> None:
         self.record, self.max_steps, self.slots, self.num_jobs = record, max_steps, slots, num_jobs
         self._from_steps: dict[Job, float] = {}
+        self._failed_before = {job: entry for job, entry in record.jobs.items() if entry["status"] == "failed"}
 
     def read_steps(self, running: Mapping[Job, float]) -> bool:
         """Read the first steps of the jobs that run, by their starting times. Returns whether this has given the first
@@ -41,7 +42,11 @@ class Estimate:
         """The seconds until all jobs are finished; None if nothing is known of them."""
         if self.of(None) is None:
             return None
-        waiting = [job for job, entry in self.record.jobs.items() if entry["status"] not in ("finished", "failed")]
+        waiting = [
+            job
+            for job, entry in self.record.jobs.items()  # one that failed in an earlier command keeps that entry
+            if entry["status"] not in ("finished", "failed") or entry is self._failed_before.get(job)
+        ]
         unnamed = self.num_jobs - len(self.record.jobs)  # trials that a search has not drawn
         total = sum(self.of(job) or 0.0 for job in waiting) + unnamed * (self.of(None) or 0.0)
         spent = sum(min(time.monotonic() - started, self.of(job) or 0.0) for job, started in running.items())

@@ -18,6 +18,8 @@ from runs.source_tree import ROOT
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # How long torchrun waits for the checkpoint of its ranks after SIGTERM (its default: 30 s), as launch/cluster/node.sh.
 SHUTDOWN_TIMEOUT_S = "240"
+_ROOT_CAUSE = re.compile(rb"Root Cause \(first observed failure\):.{0,1000}?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME")  # variables that all runs would share: W&B would make one run of them
 _ERROR_LINE = re.compile(r"error(?: \(on rank \d+\))?: ")
 _TRACEBACK = re.compile(r" \(traceback: [^)]*\)$")  # the file is in the run's folder
 _EXCEPTION_LINE = re.compile(r"[A-Za-z_.]*(?:Error|Exception|Interrupt)\b")
@@ -72,7 +74,8 @@ class LocalProcess:
         self._marker = log.with_name(f".{log.stem}.preempted")  # torchrun's own exit status says nothing of it
         self._marker.unlink(missing_ok=True)
         self._offset = log.stat().st_size if log.exists() else 0
-        environment = {**os.environ, **variables, "PLACKETT_PREEMPTED_FILE": str(self._marker.absolute())}
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_ONE_RUN}
+        environment = {**inherited, **variables, "PLACKETT_PREEMPTED_FILE": str(self._marker.absolute())}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 list(command),
@@ -85,12 +88,13 @@ class LocalProcess:
             )
 
     def poll(self) -> int | None:
-        """The exit status once it has ended, REQUEUE if its ranks were preempted; None while it runs."""
+        """The exit status once it has ended, negative also if a signal has killed one of torchrun's ranks, REQUEUE if
+        they were preempted; None while it runs."""
         status = self._process.poll()
         if status is not None and self._marker.exists():
             self._marker.unlink()
             return REQUEUE
-        return status
+        return killing_signal(self.log, self._offset) or status if status else status
 
     def stop(self) -> None:
         """Ask it to write a checkpoint and end. Call it once: at a second signal torchrun leaves its ranks alone."""
@@ -106,6 +110,15 @@ class LocalProcess:
     def error(self) -> str:
         """The line of its output that says why it has failed."""
         return error_line(self.log, self._offset)
+
+
+def killing_signal(log: Path, offset: int = 0) -> int:
+    """The negative number of the signal that has killed a rank, by torchrun's report in a log from the byte `offset`
+    on; 0 if it reports none. Only the first failure counts: torchrun itself ends the other ranks then."""
+    with log.open("rb") as file:
+        file.seek(offset)
+        found = _ROOT_CAUSE.findall(file.read())
+    return min(int(found[-1]), 0) if found else 0
 
 
 def error_line(log: Path, offset: int = 0) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 from recipes.ablate.configurations import Configuration, Job, merged
 from recipes.ablate.schedule import Outcome
+from recipes.ablate.unchanged import StoredJob, check_unchanged
 from runs.files import read_json, write_json
-from runs.redaction import redact_tree
-from runs.settings_diff import differences, texts_of
+from runs.redaction import redact_setting, redact_tree
 
 FILE = "ablation.json"
-Compose = Callable[[Sequence[str]], Mapping[str, Any]]  # settings of a run -> its checked tree
+Compose = Callable[[Sequence[str]], Mapping[str, Any]]  # settings of a run -> its tree
 
 
 @dataclass
@@ -75,11 +75,13 @@ class Record:
         first = next((each.name for each in (*self.configurations, *self.earlier)), None)
         content = {
             "name": self.folder.name,
-            "settings": list(self.common),
+            "settings": list(map(redact_setting, self.common)),
             "metric": (self.results or {}).get("metric"),
             "baseline": self.baseline or first,
             "seeds": seeds,
-            "configurations": [{"name": each.name, "overrides": list(each.overrides)} for each in shown],
+            "configurations": [
+                {"name": each.name, "overrides": list(map(redact_setting, each.overrides))} for each in shown
+            ],
             "jobs": [*self.earlier_jobs, *jobs],
         }
         return {**redact_tree(content), "results": self.results}
@@ -97,12 +99,13 @@ def take_over(record: Record, compose: Compose) -> None:
     """Read what an earlier command has left in the folder into `record`, which has its own configurations and jobs.
 
     Jobs of the same name keep their seconds and errors. Other configurations stay if they have finished jobs. Raises
-    ValueError if settings differ from those of runs that are finished or have a checkpoint.
+    ValueError if settings differ from those of runs that are finished or have a checkpoint, also of other seeds and of
+    configurations that are not named any more.
     """
-    if not record.file.is_file():
-        return
-    stored = read_json(record.file)
-    overrides = {each["name"]: each["overrides"] for each in stored["configurations"]}
+    stored = read_json(record.file) if record.file.is_file() else {"configurations": [], "jobs": []}
+    configurations = {
+        each["name"]: Configuration.of(each["name"], each["overrides"]) for each in stored["configurations"]
+    }
     entries = {entry["run"]: entry for entry in stored["jobs"]}
     for job, entry in record.jobs.items():
         if earlier := entries.pop(f"runs/{job.name}", None):
@@ -111,44 +114,16 @@ def take_over(record: Record, compose: Compose) -> None:
                 entry |= {"status": earlier["status"], "error": earlier["error"]}
             if entry["status"] == "finished" and not record.is_finished(job):  # its folder was removed
                 entry |= {"status": "waiting", "seconds": None}
-    for configuration in record.configurations:
-        if configuration.name in overrides and any(map(_has_trained(record), _jobs_of(record, configuration))):
-            _check_unchanged(record, configuration, stored["settings"], overrides[configuration.name], compose)
-    named = {configuration.name for configuration in record.configurations}
+    named = {configuration.name: configuration for configuration in record.configurations}
+    jobs = [StoredJob(job.configuration, job.seed, record.run_folder(job)) for job in record.jobs]
+    for entry in entries.values():
+        configuration = {**configurations, **named}[entry["configuration"]]
+        jobs.append(StoredJob(configuration, entry["seed"], record.folder / entry["run"]))
+    check_unchanged(record.folder, jobs, lambda each: compose(merged(record.common, each.overrides)))
     record.earlier_jobs = [
         entry
         for entry in entries.values()
         if entry["status"] == "finished" and (record.folder / entry["run"] / "summary.json").is_file()
     ]
-    kept = {entry["configuration"] for entry in record.earlier_jobs} - named
-    record.earlier = [Configuration.of(name, overrides[name]) for name in overrides if name in kept]
-
-
-def _jobs_of(record: Record, configuration: Configuration) -> list[Job]:
-    return [job for job in record.jobs if job.configuration == configuration]
-
-
-def _has_trained(record: Record) -> Callable[[Job], bool]:
-    patterns = ("summary.json", "checkpoints/step-*", "stages/*/checkpoints/step-*")
-    return lambda job: any(any(record.run_folder(job).glob(pattern)) for pattern in patterns)
-
-
-def _check_unchanged(
-    record: Record, configuration: Configuration, settings: Sequence[str], own: Sequence[str], compose: Compose
-) -> None:
-    """Raise ValueError if the settings of a configuration are others than those that its runs were started with."""
-    try:
-        before = compose(merged(settings, own))
-    except ValueError as error:
-        raise ValueError(
-            f"{record.file}: the settings of {configuration.name} are not valid any more ({error}): choose another "
-            "run_name"
-        ) from None
-    now = compose(merged(record.common, configuration.overrides))
-    changed, _ = differences(redact_tree(before), redact_tree(now))
-    if changed:
-        shown = ", ".join(texts_of(changed)[:5])
-        raise ValueError(
-            f"{record.folder} was started with other settings: {shown} (in {configuration.name}). Repeat them, choose "
-            f"another run_name, or remove {record.folder / 'runs'}/{configuration.folder}-seed*"
-        )
+    kept = {entry["configuration"] for entry in record.earlier_jobs} - named.keys()
+    record.earlier = [configuration for name, configuration in configurations.items() if name in kept]

@@ -25,10 +25,11 @@ from recipes.ablate.plan import print_plan
 from recipes.ablate.processes import LocalProcess, command_of, environment_of
 from recipes.ablate.record import Compose, Record, take_over
 from recipes.ablate.schedule import Outcome, Process, Scheduler, Source
-from recipes.ablate.search import Search
+from recipes.ablate.search import Search, check_kind
 from recipes.run_config import RunConfig
 from runs.files import read_json
 from runs.lock import holder_of, lock_run
+from runs.settings_tree import as_tree
 
 LEFTOVER_S = 300.0  # wait for jobs of a killed command, which write their checkpoints
 
@@ -60,6 +61,11 @@ class Ablation:
     def build(self, configuration: Configuration) -> RunConfig:
         """The settings of a configuration's runs as objects."""
         return self.build_run(merged(self.common, configuration.overrides))
+
+    def stored_tree(self, settings: Sequence[str]) -> Mapping[str, Any]:
+        """The settings of a run as its config.yaml has them."""
+        tree: Mapping[str, Any] = as_tree(self.build_run(settings))
+        return tree
 
     def overrides(self, job: Job) -> list[str]:
         """The settings of a job's run, as on the command line of launch/train.py."""
@@ -95,15 +101,16 @@ def ablate(ablation: Ablation) -> None:
     record = Record(folder, ablation.common, [], options.all_seeds, options.baseline)
     for configuration in ablation.configurations:
         record.add(configuration)
+    check_kind(folder, is_search=bool(ablation.space))
     if options.dry_run:
-        take_over(record, ablation.compose)
+        take_over(record, ablation.stored_tree)
         print_plan(ablation, record)
         return
     lock_run(folder)
     if options.cluster != "slurm":  # there they are taken over
         _wait_for_leftovers(folder / "runs")
     search = _search(ablation, record) if ablation.space else None
-    take_over(record, ablation.compose)
+    take_over(record, ablation.stored_tree)
     print_plan(ablation, record)
     _update(record)
     source: Source = search or Listed(record, [job for job in record.jobs if not record.is_finished(job)])
@@ -229,6 +236,7 @@ def _search(ablation: Ablation, record: Record) -> Search:
         record.folder,
         ablation.space,
         ablation.options.num_trials,
+        seeds=ablation.options.all_seeds,
         add=record.add,
         dev_value=dev_value,
         is_finished=record.is_finished,

@@ -11,12 +11,13 @@ from typing import Any
 
 from data.hashing import stable_hash
 from recipes.ablate.configurations import Configuration, Job, as_setting
+from recipes.ablate.record import FILE
 from recipes.ablate.schedule import Outcome
 
 RANGES = ("log", "uniform", "integer", "choice")
 JOURNAL = "search.journal"
 _RANGE = re.compile(rf"\s*({'|'.join(RANGES)})\s*\((.*)\)\s*", re.DOTALL)
-_SPACE = "space"  # the user attribute of the study that holds its ranges
+_SPACE, _SEEDS = "space", "seeds"  # the user attributes of the study that hold its ranges and its seeds
 
 
 def parse_range(key: str, text: Any, read_list: Callable[[str], list[Any]]) -> tuple[str, list[Any]]:
@@ -70,13 +71,14 @@ class Search:
         space: Mapping[str, tuple[str, list[Any]]],
         trials: int,
         *,
+        seeds: Sequence[int],
         add: Callable[[Configuration], list[Job]],
         dev_value: Callable[[Job], float | None],
         is_finished: Callable[[Job], bool],
         note: Callable[[Job, Outcome], None],
     ) -> None:
         self._optuna = import_optuna()
-        self.space, self.trials = space, trials
+        self.space, self.trials, self.seeds = space, trials, sorted(seeds)
         self._add, self._dev_value, self._is_finished, self._note = add, dev_value, is_finished, note
         self._distributions = {key: self._distribution(*part) for key, part in space.items()}
         self._study = self._open(folder)
@@ -164,6 +166,12 @@ class Search:
                 f"{folder} was started with another search: {_describe(earlier)}, now {_describe(space)}: repeat it, "
                 "or choose another run_name"
             )
+        if (seeds := study.user_attrs.get(_SEEDS, self.seeds)) != self.seeds:
+            raise ValueError(
+                f"{folder} is a search with seeds={seeds}, whose trials are judged by their mean, now {self.seeds}: "
+                "repeat them, choose another run_name, or compare its best trials by experiments.NAME=[...]"
+            )
+        study.set_user_attr(_SEEDS, seeds)
         return study
 
     def _distribution(self, kind: str, arguments: Sequence[Any]) -> Any:
@@ -173,6 +181,15 @@ class Search:
         if kind == "integer":
             return distributions.IntDistribution(int(arguments[0]), int(arguments[1]))
         return distributions.FloatDistribution(float(arguments[0]), float(arguments[1]), log=kind == "log")
+
+
+def check_kind(folder: Path, *, is_search: bool) -> None:
+    """Raise ValueError if the folder holds an ablation of the other kind."""
+    was_search = (folder / JOURNAL).is_file()
+    if was_search and not is_search:
+        raise ValueError(f"{folder} holds a search: choose another run_name for a grid or experiments")
+    if is_search and not was_search and (folder / FILE).is_file():
+        raise ValueError(f"{folder} holds a grid or experiments: choose another run_name for a search")
 
 
 def _describe(space: Mapping[str, Sequence[Any]]) -> str:

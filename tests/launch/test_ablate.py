@@ -88,6 +88,10 @@ def test_a_file_is_changed_on_the_command_line(tmp_path: Path):
     assert found.common == ("+exp=reranker_bce", "trainer.max_steps=9")
     assert len(read("+ablation=own", "grid.trainer.batch_size=null", config_dir=str(tmp_path)).configurations) == 2
     assert found.folder == Path("outputs/own")
+    content["settings"].append("output_dir=elsewhere")
+    (tmp_path / "ablation" / "own.yaml").write_text("# @package _global_\n" + yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="output_dir is not a setting of an ablation's runs"):
+        read("+ablation=own", config_dir=str(tmp_path))
 
 
 def test_the_settings_of_a_job():
@@ -112,8 +116,14 @@ def test_the_settings_of_a_job():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["seed=3"], r"seed is not a setting of an ablation: seeds="),
+        (["seed=3"], r"seed is not a setting of an ablation's runs: seeds="),
         (["resume=none"], r"resume is not a setting of an ablation"),
+        (["grid.seed=[1,2]"], r"seed is not a setting of an ablation's runs: seeds="),
+        (["search.seed=integer(1,2)"], r"seed is not a setting of an ablation's runs: seeds="),
+        (["grid.run_name=[x,y]"], r"run_name is not a setting of an ablation's runs: it names the folder"),
+        (["experiments.a=[loss=bce,resume=none]"], r"resume is not a setting of an ablation's runs"),
+        (["experiments.a=[output_dir=x]"], r"output_dir is not a setting of an ablation's runs"),
+        (["grid.hub.token=['a b',c]"], r"hub\.token is a secret"),
         (["grid.loss=bce"], r"grid\.loss=bce is not a list of values: grid\.loss=\[A,B\]"),
         (["grid.loss=[]"], r"grid\.loss=\[\] is not a list"),
         (["grid.loss=[bce,bce]"], r"loss=bce is in the ablation twice"),
@@ -212,9 +222,9 @@ def test_a_job_that_breaks_fails_alone(finished: Path):
 def test_the_same_command_runs_only_what_is_not_finished(finished: Path, capfd):
     summaries = {file: file.stat().st_mtime_ns for file in (finished / "a" / "runs").glob("*/summary.json")}
     assert len(summaries) == 2
-    with pytest.raises(ValueError, match=r"trainer\.max_steps 4 -> 5 \(in good\)"):
+    with pytest.raises(ValueError, match=r"trainer\.max_steps 4 -> 5 \(in good, seed 1 and \d more runs\)"):
         run(finished, "experiments.broken=[loss=hinge]", "trainer.max_steps=5")
-    with pytest.raises(ValueError, match=r"learning_rate 1e\+30 -> 0\.05 \(in broken\).* or remove .*/broken-seed\*"):
+    with pytest.raises(ValueError, match=r"1e\+30 -> 0\.05, .* \(in broken, seed 1 .* or remove .*/broken-seed\*"):
         run(finished, "experiments.broken=[loss=hinge]")
     capfd.readouterr()
     run(finished)  # without the broken one

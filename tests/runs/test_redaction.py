@@ -61,6 +61,8 @@ def test_tokens_are_known_by_their_form(secret: str, around: str) -> None:
         ("{'api_key': 'abc', 'k': 1}", f"{{'api_key': '{HIDDEN}', 'k': 1}}"),
         ("hub.token=abc trainer.max_steps=3", f"hub.token={HIDDEN} trainer.max_steps=3"),
         ("--api-key abc --steps 3", f"--api-key {HIDDEN} --steps 3"),
+        ("data.password='correct horse' x='a b'", f"data.password='{HIDDEN}' x='a b'"),
+        ("{'password': \"it's, two\", 'k': 1}", f"{{'password': \"{HIDDEN}\", 'k': 1}}"),
         ("password: hunter2", f"password: {HIDDEN}"),
     ],
 )
@@ -84,7 +86,22 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "a.b-", "x_", "token", "token_", "a://", "&k_", "--k-", "token: ", "hf_", "secret =  "]
+    "piece",
+    [
+        "a",
+        "a.b-",
+        "x_",
+        "token",
+        "token_",
+        "a://",
+        "&k_",
+        "--k-",
+        "token: ",
+        "hf_",
+        "secret =  ",
+        "token='",
+        "token='a=\"",
+    ],
 )
 def test_a_long_line_takes_no_time(piece: str) -> None:
     started = time.perf_counter()

@@ -47,7 +47,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     values, measured, about_values = _values(measured, runs, summaries, metric)
     values = {name: values[name] for name in names if name in values}
     shared, total = _queries(values)
-    warnings += [*about_values, *_about_queries(len(shared), total)]
+    warnings += [*about_values, *_about_queries(len(shared), total), *_about_sources(list(runs.values()))]
     common = _on(values, shared) if shared else values
     estimates = {name: estimate(seeds) for name, seeds in common.items() if shared_queries({name: seeds})}
     differences = compare(common) if shared else []
@@ -152,6 +152,22 @@ def _about_queries(shared: int, total: int) -> list[str]:
     if not shared:
         return ["the runs were evaluated on different test queries: they cannot be compared"]
     return [f"the test queries differ between runs: only the {shared:,} of {total:,} that all runs have are counted"]
+
+
+def _about_sources(runs: Sequence[StoredRun]) -> list[str]:
+    """Whether the runs were trained by different code, or on data that differ by more than the share of the seed."""
+    found = []
+    if len({run.environment["code_hash"] for run in runs if run.environment.get("code_hash")}) > 1:
+        found.append("the code differs between runs (environment.json, code_hash): a difference may come from it")
+    hashes: dict[Any, set[str]] = defaultdict(set)
+    for run in runs:
+        share = run.config.get("train_share", 1)
+        part = None if share == 1 else (share, run.config.get("seed"))
+        if data := (run.summary or {}).get("data_hash"):
+            hashes[part].add(data)
+    if any(len(of_part) > 1 for of_part in hashes.values()):
+        found.append("the data differ between runs (summary.json, data_hash): a difference may come from them")
+    return found
 
 
 def _other_metric(job: Job, metric: str) -> str:

@@ -54,6 +54,17 @@ def test_finished_jobs_replace_it_and_those_of_the_configuration_go_first(record
     assert estimate.remaining_s({}) == 10.0
 
 
+def test_jobs_that_failed_in_an_earlier_command_are_waiting(record: Record):
+    jobs = list(record.jobs)
+    for job in jobs[:3]:
+        record.ended(job, Outcome("finished", None, 10.0))
+    record.ended(jobs[3], Outcome("failed", "x", 5.0))
+    estimate = Estimate(record, lambda job: None, slots=1, num_jobs=4)
+    assert estimate.remaining_s({}) == 10.0
+    record.ended(jobs[3], Outcome("failed", "x", 5.0))
+    assert estimate.remaining_s({}) == 0.0
+
+
 def test_trials_that_are_not_drawn_yet_count(record: Record):
     record.ended(next(iter(record.jobs)), Outcome("finished", None, 10.0))
     assert Estimate(record, lambda job: None, slots=1, num_jobs=10).remaining_s({}) == 90.0

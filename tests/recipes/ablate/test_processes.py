@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipes.ablate import processes
-from recipes.ablate.processes import LocalProcess, command_of, environment_of, error_line
+from recipes.ablate.processes import LocalProcess, command_of, environment_of, error_line, killing_signal
 from runs.source_tree import ROOT
 
 REPORTS_SIGTERM = """
@@ -99,6 +99,31 @@ def test_a_process_is_asked_to_stop_and_its_output_is_appended(tmp_path: Path):
     wait_for(lambda: process.poll() is not None)
     assert (process.poll(), note.read_text()) == (75, "stopped")
     assert log.read_text() == "from before\nready\n"
+
+
+def test_variables_of_one_run_are_not_passed_on(tmp_path: Path, monkeypatch):
+    for name in ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "x")
+    code = "import os; print(sorted(name for name in os.environ if name.startswith('WANDB_')))"
+    process = LocalProcess([sys.executable, "-c", code], tmp_path / "a.log", {"A": "b"})
+    wait_for(lambda: process.poll() is not None)
+    assert (tmp_path / "a.log").read_text() == "['WANDB_PROJECT']\n"
+
+
+KILLED_RANK = "import os, signal; os.environ['RANK'] == '1' and os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_a_rank_that_is_killed_is_told_from_one_that_fails(tmp_path: Path):
+    (tmp_path / "rank.py").write_text(KILLED_RANK)
+    command = command_of([], ranks=2, config_dir=None)
+    log = tmp_path / "a.log"
+    failed = "Root Cause (first observed failure):\n  rank : 0\n  exitcode  : 1 (pid: 1)\n"
+    log.write_text(failed)  # of an earlier start
+    process = LocalProcess([*command[:-1], str(tmp_path / "rank.py")], log, {})
+    wait_for(lambda: process.poll() is not None, 60)
+    assert process.poll() == -signal.SIGKILL
+    log.write_text(log.read_text() + failed)
+    assert killing_signal(log) == 0
 
 
 def test_a_marker_says_that_torchruns_ranks_were_preempted(tmp_path: Path):

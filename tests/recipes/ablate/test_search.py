@@ -12,7 +12,7 @@ pytest.importorskip("optuna", reason="the extra `ablate` is not installed")
 from launch.cli.ablation import _read_list
 from recipes.ablate.record import Record
 from recipes.ablate.schedule import Outcome
-from recipes.ablate.search import Search, example_point, parse_range
+from recipes.ablate.search import Search, check_kind, example_point, parse_range
 
 SPACE = {"rate": ("log", [1e-6, 1e-2]), "size": ("integer", [1, 4]), "kind": ("choice", ["a", "b", None])}
 
@@ -68,6 +68,7 @@ class Folder:
             path,
             space,
             trials,
+            seeds=seeds,
             add=self.record.add,
             dev_value=value_of,
             is_finished=self.record.is_finished,
@@ -133,6 +134,26 @@ def test_another_space_in_the_same_folder_is_refused(tmp_path: Path):
     Folder(tmp_path, 1)
     with pytest.raises(ValueError, match=r"rate=log\(1e-06,0.01\).* now rate=uniform\(0,1\): repeat it, or"):
         Folder(tmp_path, 1, space={"rate": ("uniform", [0, 1])})
+
+
+def test_other_seeds_in_the_same_folder_are_refused(tmp_path: Path):
+    Folder(tmp_path, 2).run()
+    with pytest.raises(ValueError, match=r"is a search with seeds=\[1\], .* now \[1, 2\]: repeat them"):
+        Folder(tmp_path, 2, seeds=(1, 2))
+    Folder(tmp_path / "two", 1, seeds=(2, 1))
+    Folder(tmp_path / "two", 1, seeds=(1, 2))
+
+
+def test_a_search_and_a_grid_do_not_share_a_folder(tmp_path: Path):
+    check_kind(tmp_path / "new", is_search=True)
+    Folder(tmp_path / "search", 1).record.write()
+    check_kind(tmp_path / "search", is_search=True)
+    with pytest.raises(ValueError, match="holds a search: choose another run_name"):
+        check_kind(tmp_path / "search", is_search=False)
+    Record(tmp_path / "grid", (), [], (1,)).write()
+    check_kind(tmp_path / "grid", is_search=False)
+    with pytest.raises(ValueError, match="holds a grid or experiments: choose another run_name"):
+        check_kind(tmp_path / "grid", is_search=True)
 
 
 def test_data_without_dev_are_refused(tmp_path: Path):

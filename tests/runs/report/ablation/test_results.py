@@ -279,3 +279,21 @@ def test_runs_that_stopped_early_are_in_the_table(tmp_path):
         file.write_text(json.dumps({**json.loads(file.read_text()), "stopped_early": True, "steps": steps}))
     header, cells = main_table({**plan, "results": ablation_results(tmp_path, plan)})
     assert [row[header.index("stopped early")] for row in cells] == ["-", "2 of 3, step 20-40"]
+def test_other_code_and_other_data_are_warned_of_but_not_shares_by_the_seed(tmp_path):
+    plan = write_ablation(tmp_path, {name: {seed: {"q": 0.3, "r": 0.4} for seed in (1, 2)} for name in ("a", "b")})
+
+    def warned(share: float, *, data: list[str], code: list[str]) -> list[str]:
+        for job, of_data, of_code in zip(plan["jobs"], data, code, strict=True):
+            run = tmp_path / job["run"]
+            (run / "config.yaml").write_text(f"seed: {job['seed']}\ntrain_share: {share}\n")
+            (run / "environment.json").write_text(json.dumps({"code_hash": of_code}))
+            summary = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps({**summary, "data_hash": of_data}))
+        found = ablation_results(tmp_path, plan)["warnings"]
+        return [" ".join(line.split()[:3]) for line in found if "differ" in line]
+
+    one = ["x"] * 4
+    assert warned(1.0, data=one, code=one) == []
+    assert warned(0.5, data=["1", "2", "1", "2"], code=one) == []
+    assert warned(0.5, data=["1", "2", "1", "3"], code=one) == ["the data differ"]
+    assert warned(1.0, data=["1", "2", "1", "2"], code=["x", "x", "y", "x"]) == ["the code differs", "the data differ"]
