@@ -25,6 +25,8 @@ FILES = "ablation"  # the folder of conf/ with whole ablations
 OF_THE_ABLATION = {
     "seed": "seeds=[1,2,3] names the seeds of all runs",
     "resume": "finished runs are kept and others resumed; run_name=NAME starts another ablation",
+    "run_name": "each run is named after its configuration and its seed",
+    "output_dir": "all runs are in the folder of the ablation",
 }
 Check = Callable[[Any], object]  # raises ValueError if the settings of a run cannot be trained
 
@@ -37,9 +39,11 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     """
     options, typed = read_options(overrides, config_dir)
     common = tuple(merged(options.settings, typed))
-    for key in map(key_of, common):
+    of_experiments = (key_of(setting) for settings in options.experiments.values() for setting in settings)
+    for key in (*map(key_of, common), *options.grid, *options.search, *of_experiments):
         if key in OF_THE_ABLATION:
             raise ValueError(f"{key} is not a setting of an ablation: {OF_THE_ABLATION[key]}")
+    for key in map(key_of, common):
         if key in options.grid or key in options.search:
             raise ValueError(f"{key} is set for all runs and varied: leave one out")
 

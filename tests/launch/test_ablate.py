@@ -113,6 +113,11 @@ def test_the_settings_of_a_job():
     ("given", "message"),
     [
         (["seed=3"], r"seed is not a setting of an ablation: seeds="),
+        (["grid.seed=[1,2]"], r"seed is not a setting of an ablation: seeds="),
+        (["search.seed=integer(1,2)"], r"seed is not a setting of an ablation: seeds="),
+        (["experiments.a=[seed=5,loss=bce]"], r"seed is not a setting of an ablation: seeds="),
+        (["experiments.a=[run_name=mine]"], r"run_name is not a setting of an ablation: each run is named"),
+        (["grid.output_dir=[a,b]"], r"output_dir is not a setting of an ablation: all runs are in"),
         (["resume=none"], r"resume is not a setting of an ablation"),
         (["grid.loss=bce"], r"grid\.loss=bce is not a list of values: grid\.loss=\[A,B\]"),
         (["grid.loss=bce,hinge"], r"grid\.loss=bce,hinge is not a list of values: grid\.loss=\[A,B\]"),
