@@ -132,7 +132,8 @@ def _varied(kind: str, override: str, folders: Sequence[Path]) -> Any:
         return text.strip("'\"")
     if kind == "experiments":
         return split_settings(text)
-    return parse_override(override.lstrip("+").removeprefix("grid."), folders).value()
+    parsed = parse_override(override.lstrip("+").removeprefix("grid."), folders)
+    return text if parsed.is_sweep_override() else parsed.value()  # A,B: refused by the words that were typed
 
 
 def split_settings(text: str) -> list[str]:

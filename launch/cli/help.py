@@ -134,9 +134,10 @@ def _group_rows(
 
 def _setting_rows(text: str) -> Iterator[tuple[str, str]]:
     """The settings at the top level of a configuration file, with their comments."""
-    for key, value, comment in re.findall(r"^(\w+):[ ]*([^#\n]*?)[ ]*(?:#[ ]*(.+))?$", text, re.MULTILINE):
+    row = r"^(\w+):[ ]*([^#\n]*?)[ ]*(?:#[ ]*(.+(?:\n[ ]+#.*)*))?$"  # a comment may go on in the next lines
+    for key, value, comment in re.findall(row, text, re.MULTILINE):
         if key not in ("_target_", "defaults", "hydra"):
-            yield f"{key}={value}" if value else key, comment
+            yield f"{key}={value}" if value else key, re.sub(r"\s*\n[ ]+#[ ]*", " ", comment)
 
 
 def _part(title: str, rows: Mapping[str, str] | Iterable[tuple[str, str]], *, one_line: bool = False) -> str:

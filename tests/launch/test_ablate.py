@@ -125,6 +125,7 @@ def test_the_settings_of_a_job():
         (["experiments.a=[output_dir=x]"], r"output_dir is not a setting of an ablation's runs"),
         (["grid.hub.token=['a b',c]"], r"hub\.token is a secret"),
         (["grid.loss=bce"], r"grid\.loss=bce is not a list of values: grid\.loss=\[A,B\]"),
+        (["grid.loss=bce,hinge"], r"grid\.loss=bce,hinge is not a list of values: grid\.loss=\[A,B\]"),
         (["grid.loss=[]"], r"grid\.loss=\[\] is not a list"),
         (["grid.loss=[bce,bce]"], r"loss=bce is in the ablation twice"),
         (["loss=bce", "grid.loss=[bce,hinge]"], r"loss is set for all runs and varied"),

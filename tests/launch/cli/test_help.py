@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli.compose import compose
-from launch.cli.help import experiments_part, help_page
+from launch.cli.help import ablation_page, experiments_part, help_page
 from launch.cli.overrides import config_folders, groups
 from runs.source_tree import CONF, ROOT
 
@@ -49,6 +49,11 @@ def printed(command: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
     done = subprocess.run(entry, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_a_comment_that_goes_on_in_the_next_line_is_whole():
+    page = " ".join(ablation_page(about("ablate"), config_folders(None)).split())
+    assert "grid.loss=[bce,rank_net], 'grid.model@teacher=[A,B]', 'grid.loss@stage.NAME.loss=[A,B]'" in page
 
 
 def test_every_command_is_tried_here():
