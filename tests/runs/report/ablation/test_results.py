@@ -279,6 +279,8 @@ def test_runs_that_stopped_early_are_in_the_table(tmp_path):
         file.write_text(json.dumps({**json.loads(file.read_text()), "stopped_early": True, "steps": steps}))
     header, cells = main_table({**plan, "results": ablation_results(tmp_path, plan)})
     assert [row[header.index("stopped early")] for row in cells] == ["-", "2 of 3, step 20-40"]
+
+
 def test_other_code_and_other_data_are_warned_of_but_not_shares_by_the_seed(tmp_path):
     plan = write_ablation(tmp_path, {name: {seed: {"q": 0.3, "r": 0.4} for seed in (1, 2)} for name in ("a", "b")})
 
