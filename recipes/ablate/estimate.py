@@ -48,9 +48,15 @@ class Estimate:
             if entry["status"] not in ("finished", "failed") or entry is self._failed_before.get(job)
         ]
         unnamed = self.num_jobs - len(self.record.jobs)  # trials that a search has not drawn
-        total = sum(self.of(job) or 0.0 for job in waiting) + unnamed * (self.of(None) or 0.0)
-        spent = sum(min(time.monotonic() - started, self.of(job) or 0.0) for job, started in running.items())
-        return max(total - spent, 0.0) / min(self.slots, max(len(waiting) + unnamed, 1))
+        total = unnamed * (self.of(None) or 0.0)
+        total += sum(max((self.of(job) or 0.0) - self._spent(job, running), 0.0) for job in waiting)
+        return total / min(self.slots, max(len(waiting) + unnamed, 1))
+
+    def _spent(self, job: Job, running: Mapping[Job, float]) -> float:
+        """The seconds that a job has run: since its start, or those of its steps if it was resumed."""
+        line = last_train_line(self.record.run_folder(job))
+        elapsed = time.monotonic() - running[job] if job in running else 0.0
+        return max(elapsed, line["seconds"] if line else 0.0)
 
     def of(self, job: Job | None) -> float | None:
         """The seconds of a job (None: of any); None if nothing is known."""

@@ -183,7 +183,9 @@ class _Shown:
 
     def _rest(self) -> str:
         done, seconds = self.record.count("finished"), self.estimate.remaining_s(self._running)
-        left = f", about {duration(seconds)} left" if seconds else ""
+        trainer = self.ablation.tree(self.ablation.example).get("trainer") or {}
+        about = "at most about" if trainer.get("early_stopping_patience") else "about"
+        left = f", {about} {duration(seconds)} left" if seconds else ""
         return f"; {done} of {self.ablation.num_jobs} jobs finished{left}"
 
     def _say(self, text: str) -> None:

@@ -54,6 +54,15 @@ def test_finished_jobs_replace_it_and_those_of_the_configuration_go_first(record
     assert estimate.remaining_s({}) == 10.0
 
 
+def test_a_resumed_job_counts_the_steps_that_are_left(record: Record):
+    jobs = list(record.jobs)
+    for job in jobs[:3]:
+        record.ended(job, Outcome("finished", None, 100.0))
+    write(record, jobs[3], {"step": 90, "split": "train", "seconds": 90.0})
+    estimate = Estimate(record, lambda job: 100, slots=1, num_jobs=4)
+    assert estimate.remaining_s({jobs[3]: time.monotonic()}) == pytest.approx(10.0)
+
+
 def test_jobs_that_failed_in_an_earlier_command_are_waiting(record: Record):
     jobs = list(record.jobs)
     for job in jobs[:3]:
