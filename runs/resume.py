@@ -158,7 +158,7 @@ def _decide_existing(
     if changed and (newest or existing.finished or stages):
         latest = newest[0] if newest else folder / "checkpoints" / "latest"
         may_start = not stages and not settings.get("stages") and latest.exists()
-        by_epochs = settings.get("trainer", {}).get("max_epochs") is not None
+        by_epochs = (settings.get("trainer") or {}).get("max_epochs") is not None
         return Refused(refusal(folder, changed, latest if may_start else None, stages, by_epochs=by_epochs))
     if existing.finished and len(stages) == len(settings.get("stages") or ()):
         return Finished(read_json(folder / "summary.json"))

@@ -19,7 +19,8 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # How long torchrun waits for the checkpoint of its ranks after SIGTERM (its default: 30 s), as launch/cluster/node.sh.
 SHUTDOWN_TIMEOUT_S = "240"
 _ROOT_CAUSE = re.compile(rb"Root Cause \(first observed failure\):.{0,1000}?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME")  # variables that all runs would share: W&B would make one run of them
+# Variables that all runs would share: W&B would make one run of them, or log by the service of the parent's run.
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_SERVICE")
 _ERROR_LINE = re.compile(r"error(?: \(on rank \d+\))?: ")
 _TRACEBACK = re.compile(r" \(traceback: [^)]*\)$")  # the file is in the run's folder
 _EXCEPTION_LINE = re.compile(r"[A-Za-z_.]*(?:Error|Exception|Interrupt)\b")

@@ -50,9 +50,9 @@ def first_pair(plans: Sequence[Mapping[str, Any]]) -> list[str]:
     if not plans or not (results := plans[0]["results"]) or results["best"] is None:
         return []
     baseline, best = plans[0]["baseline"], results["best"]
-    second = next((name for name in in_order(results) if name != best), best)
-    is_pair = baseline != best and baseline in results["configurations"]
-    return [baseline, best] if is_pair else [best, second]
+    if baseline != best and baseline in results["configurations"]:
+        return [baseline, best]
+    return [best, *[name for name in in_order(results) if name != best][:1]]
 
 
 def tables_of(plans: Sequence[Mapping[str, Any]]) -> list[Table]:

@@ -141,3 +141,10 @@ def test_an_ablation_without_jobs_is_said(tmp_path):
     write_json(tmp_path / "ablation.json", {**write_ablation(tmp_path / "x", {}, failed=[("a", 1)]), "jobs": []})
     with pytest.raises(ValueError, match="the ablation has no jobs yet"):
         plans_of([tmp_path])
+
+
+def test_of_one_configuration_the_page_shows_a_pair_of_its_runs(tmp_path):
+    plan = _plan(tmp_path, 1)
+    assert first_pair([plan])[0] == "lr=1e-05"
+    first, second = compare(select([tmp_path]), first_pair([plan])).queries.first
+    assert first != second
