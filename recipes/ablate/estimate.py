@@ -90,14 +90,3 @@ def steps_of(tree: Mapping[str, Any]) -> int | None:
     trainer = tree.get("trainer") or {}
     steps = trainer.get("max_steps")
     return steps if isinstance(steps, int) and trainer.get("max_epochs") is None else None
-
-
-def duration(seconds: float) -> str:
-    """A time in words.
-
-    >>> duration(42), duration(600), duration(9000)
-    ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

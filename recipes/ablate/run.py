@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from data.progress import duration
 from engines.distributed import preemption
 from engines.distributed.preemption import Preempted
 from recipes.ablate.cluster import Cluster, ClusterTask
 from recipes.ablate.config import AblateConfig
 from recipes.ablate.configurations import Configuration, Job, as_setting, merged
-from recipes.ablate.estimate import Estimate, duration, steps_of
+from recipes.ablate.estimate import Estimate, steps_of
 from recipes.ablate.outcome import update_results, write_outcome
 from recipes.ablate.plan import print_plan
 from recipes.ablate.processes import LocalProcess, command_of, environment_of
