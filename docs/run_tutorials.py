@@ -7,7 +7,7 @@
 A fenced block of `bash` or `python` is run in a new folder that has the repository's packages, docs and conf; the next
 block `text title="Output"` is what it printed, or some lines of it. A block whose title is a file name is written to
 that file, one whose title begins with "Not run" is shown only. Numbers may differ a little (`alike`), times, memory and
-p-values altogether; lines `...` stand for any others.
+p-values altogether; lines `...` stand for any others, and at the end of a line `...` for the rest of it.
 """
 
 from __future__ import annotations
@@ -72,13 +72,27 @@ def read_blocks(text: str) -> list[Block]:
 
 
 def alike(expected: str, actual: str) -> bool:
-    """Whether two lines are the same text, with numbers that differ by at most .03 and a twentieth of their size."""
+    """Whether two lines are the same text, with numbers that differ by at most .03 and a twentieth of their size. Of a
+    line of the page that ends in `...` only its beginning counts."""
     expected, actual = (" ".join(VOLATILE.sub("~", line).split()) for line in (expected, actual))
-    if NUMBER.sub("#", expected) != NUMBER.sub("#", actual):
+    if is_cut := expected.endswith(f" {SKIPPED}"):
+        expected = expected.removesuffix(SKIPPED).rstrip()
+    same, found = (NUMBER.sub("#", line) for line in (expected, actual))
+    if not (found.startswith(same) if is_cut else found == same):
         return False
-    pairs = zip(NUMBER.findall(expected), NUMBER.findall(actual), strict=True)
+    pairs = zip(NUMBER.findall(expected), NUMBER.findall(actual), strict=not is_cut)
     values = [[float(number.replace(",", "")) for number in pair] for pair in pairs]
     return all(abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b)) for a, b in values)
+
+
+def cut_like(line: str, printed: str) -> str | None:
+    """The printed line, cut where a line of the page is cut by `...`; None if that is another line, or not cut."""
+    begin = line.removesuffix(f" {SKIPPED}")
+    if begin == line:
+        return None
+    text = [r"\s+".join(map(re.escape, part.split(" "))) for part in NUMBER.split(re.sub(" +", " ", begin))]
+    found = re.match(NUMBER.pattern.join(text), printed)
+    return f"{found[0]} {SKIPPED}" if found else None
 
 
 def difference(expected: Sequence[str], actual: Sequence[str]) -> str:
@@ -102,12 +116,16 @@ def refreshed(expected: Sequence[str], actual: Sequence[str]) -> list[str]:
     position, lines = 0, []
     for line in expected:
         near: list[str] = []
+        shown = line
         if line.strip() and line.strip() != SKIPPED:
-            same = [each for each in actual[position:] if NUMBER.sub("#", each) == NUMBER.sub("#", line)]
-            near = same[:1] or difflib.get_close_matches(line, actual[position:], n=1, cutoff=0.5)
+            rest = list(actual[position:])
+            same = [each for each in rest if NUMBER.sub("#", each) == NUMBER.sub("#", line)]
+            cut = [each for each in rest if cut_like(line, each)]
+            near = same[:1] or cut[:1] or difflib.get_close_matches(line, rest, n=1, cutoff=0.5)
         if near:
             position = list(actual).index(near[0], position) + 1
-        lines.append(near[0] if near else line)
+            shown = cut_like(line, near[0]) or near[0]
+        lines.append(shown)
     return lines
 
 

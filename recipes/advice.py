@@ -136,6 +136,8 @@ def _stayed(measured: Measured, options: TrainerConfig) -> str | None:
     trend = measured.trend
     if trend is None or not trend.has_stayed or (measured.has_zero_minimum and trend.first <= SOLVED):
         return None
+    if _fell_on_dev(measured, options) is not None:  # it has moved, too far: a higher rate is no remedy
+        return None
     return (
         f"the {trend.name} did not move beyond its noise ({trend}, {measured.epochs:.2g} epochs): raise "
         f"trainer.learning_rate ({options.learning_rate:g}), or train longer"

@@ -98,6 +98,9 @@ def test_a_file_in_a_folder_of_the_repository_is_refused(tmp_path):
         ("+0.12 [-0.01, +0.2], p = .003", "+0.11 [-0.02, +0.2], p < .001", True),
         ("took 12.5 s, 1,201 MiB", "took 3 s, 900 MiB", True),
         ("step 20", "step 20 of 40", False),
+        ("row 1  0.81  ...", "row 1 0.82   12.5 s  1,201", True),
+        ("row 1  0.81  ...", "row 1 0.92   12.5 s  1,201", False),
+        ("row 1  0.81  best ...", "row 1 0.81 tied  1,201", False),
     ],
 )
 def test_lines_are_alike_up_to_rounding_times_and_p_values(page, printed, expected):
@@ -117,6 +120,7 @@ def test_an_empty_block_takes_all_and_others_their_lines():
         "...",
         "loss 0.2 at the end",
     ]
+    assert refreshed(["row 7  0.11 best ..."], ["row 1   0.25 best  12 s", "end"]) == ["row 1   0.25 best ..."]
 
 
 def test_progress_bars_show_their_last_state():

@@ -100,6 +100,12 @@ def test_what_is_not_measured_is_not_said() -> None:
     assert Trend.of("loss", [1.0] * 3) is None
 
 
+def test_a_rate_is_not_to_be_raised_and_lowered() -> None:
+    line = advised(trend=Trend("loss", 2.8, 3.4, noise=1.2), dev_margin=0.05)
+    assert "on dev fell from 0.5000 to 0.4000" in line
+    assert "raise trainer.learning_rate" not in line
+
+
 def test_the_most_important_two_findings_are_one_line() -> None:
     line = advised(num_skipped=1, idle_share=0.9, suspected=(50, 100), start=0.9)
     assert line.count(";") == 1
