@@ -51,7 +51,7 @@ class CrossEncoderConfig(PretrainedOptions):
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: where that is faster
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes

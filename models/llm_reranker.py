@@ -65,7 +65,7 @@ class LLMRerankerConfig(PretrainedOptions):
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: where that is faster
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)

@@ -10,8 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import groupby
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,6 +20,9 @@ from transformers import AttentionInterface
 
 ATTENTIONS = ("sdpa", "flash_attention_2")  # implementations that packed rows run under
 LARGEST_HEAD = 256  # dimension of a head: the limit of the varlen kernels
+# How much a group of segments may grow by padding where SDPA runs. On a CPU a call costs little and padding much
+# (docs/performance.md); on a GPU few calls count.
+CPU_PADDING, GPU_PADDING = 1.0, 1.25
 
 
 class PackedMask(Tensor):
@@ -134,8 +136,7 @@ def attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    by_segment = _attend_padded if query.is_cuda else _attend_by_length
-    return by_segment(query, key, value, mask, rule, bias)
+    return _attend_in_groups(query, key, value, mask, rule, bias)
 
 
 def _in_one_type(*tensors: Tensor) -> list[Tensor]:
@@ -182,53 +183,73 @@ def _attend_by_flash_attention(query: Tensor, key: Tensor, value: Tensor, mask: 
     return output
 
 
-def _attend_padded(
+def _attend_in_groups(
     query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule, bias: Tensor | None
 ) -> Tensor:
-    """One call for all segments, padded to the longest: for GPUs, where the number of calls counts."""
-    longest, device, ends = mask.longest, query.device, mask.boundaries
-    lengths, number = ends.diff(), len(mask.lengths)
-    segment = torch.repeat_interleave(torch.arange(number, device=device), lengths, output_size=len(query))
-    place = segment * longest + torch.arange(len(query), device=device) - ends[segment]
-    rows = [
-        each.new_zeros(number * longest, *each.shape[1:]).index_copy(0, place, each).unflatten(0, (number, longest))
-        for each in (query, key, value)
-    ]
-    keys = (torch.arange(longest, device=device) < lengths.unsqueeze(1))[:, None, None, :]
-    visible = rule.visible(longest, device)
-    # Padding attends to itself: a query that attends to nothing would be NaN.
-    seen = keys if visible is None else (visible & keys) | torch.eye(longest, dtype=torch.bool, device=device)
-    output = scaled_dot_product_attention(
-        *(each.transpose(1, 2) for each in rows),
-        attn_mask=_joined(seen, bias, query.dtype),
-        dropout_p=rule.dropout,
-        scale=rule.scale,
-    )
-    return output.transpose(1, 2).flatten(0, 1)[place]
-
-
-def _attend_by_length(
-    query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule, bias: Tensor | None
-) -> Tensor:
-    """One call for every run of segments of equal length: for CPUs, where padded keys cost time and a call little."""
-    runs = [(length, len(list(same))) for length, same in groupby(mask.lengths)]
-    sizes = [length * count for length, count in runs]
-    outputs = []
+    """SDPA, one call for every group of segments of similar length, padded to the longest of them."""
+    groups = grouped(mask.lengths, GPU_PADDING if query.is_cuda else CPU_PADDING)
+    sizes = [sum(group) for group in groups]
+    outputs, first = [], 0
     # `split` and not slices: the backward of a slice writes a tensor of the whole row.
-    for (length, count), *parts in zip(runs, *(each.split(sizes) for each in (query, key, value)), strict=True):
-        rows = [part.unflatten(0, (count, length)).transpose(1, 2) for part in parts]
-        visible = rule.visible(length, query.device)
-        added = None if bias is None else bias[:, :, :length, :length]
-        plainly_causal = rule.causal and bias is None and (rule.window is None or rule.window >= length)
-        output = scaled_dot_product_attention(
-            *rows,
-            attn_mask=None if plainly_causal else _joined(visible, added, query.dtype),
-            dropout_p=rule.dropout,
-            is_causal=plainly_causal,
-            scale=rule.scale,
+    for group, *parts in zip(groups, *(each.split(sizes) for each in (query, key, value)), strict=True):
+        number, longest = len(group), max(group)
+        lengths = mask.boundaries.diff()[first : first + number] if min(group) < longest else None
+        place = None if lengths is None else _places(lengths, longest, len(parts[0]))
+        rows = [_rows(part, place, number, longest).transpose(1, 2) for part in parts]
+        attended = scaled_dot_product_attention(
+            *rows, **_sdpa_options(rule, longest, lengths, bias, rows[0]), dropout_p=rule.dropout, scale=rule.scale
         )
-        outputs.append(output.transpose(1, 2).flatten(0, 1))
+        flat = attended.transpose(1, 2).flatten(0, 1)
+        outputs.append(flat if place is None else flat[place])
+        first += number
     return torch.cat(outputs)
+
+
+@lru_cache(maxsize=1024)
+def grouped(lengths: tuple[int, ...], padding: float) -> list[tuple[int, ...]]:
+    """Divide lengths, in their order, into groups that grow at most by the factor `padding` if each is padded to its
+    longest."""
+    groups: list[list[int]] = []
+    for length in lengths:
+        group = [*groups[-1], length] if groups else []
+        if group and len(group) * max(group) <= padding * sum(group):
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    return [tuple(group) for group in groups]
+
+
+def _places(lengths: Tensor, longest: int, tokens: int) -> Tensor:
+    """[tokens]: where the tokens of segments belong in their padded rows, which are flattened."""
+    numbers = torch.arange(len(lengths), device=lengths.device)
+    segment = torch.repeat_interleave(numbers, lengths, output_size=tokens)
+    before = lengths.cumsum(0) - lengths
+    return segment * longest + torch.arange(tokens, device=lengths.device) - before[segment]
+
+
+def _rows(packed: Tensor, place: Tensor | None, number: int, longest: int) -> Tensor:
+    """[tokens, heads, dim] -> [number, longest, heads, dim], 0 at padding; `place` None: there is none."""
+    if place is None:
+        return packed.unflatten(0, (number, longest))
+    empty = packed.new_zeros(number * longest, *packed.shape[1:])
+    return empty.index_copy(0, place, packed).unflatten(0, (number, longest))
+
+
+def _sdpa_options(
+    rule: Rule, longest: int, lengths: Tensor | None, bias: Tensor | None, query: Tensor
+) -> dict[str, Any]:
+    """The mask of a group for SDPA; or the flag of plain causal attention, which also hides the padding on the
+    right."""
+    if rule.causal and bias is None and (rule.window is None or rule.window >= longest):
+        return {"is_causal": True}
+    seen = rule.visible(longest, query.device)
+    if lengths is not None:
+        tokens = torch.arange(longest, device=query.device)
+        keys = (tokens < lengths.unsqueeze(1))[:, None, None, :]
+        # Padding attends to itself: a query that attends to nothing would be NaN.
+        seen = keys if seen is None else (seen & keys) | (tokens == tokens.unsqueeze(1))
+    added = None if bias is None else bias[:, :, :longest, :longest]
+    return {"attn_mask": _joined(seen, added, query.dtype)}
 
 
 def _joined(seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -120,8 +120,8 @@ def _attention_packs(config: PretrainedConfig) -> bool:
 
 
 def request_packing(option: bool | None, models: Sequence[PreTrainedModel | PeftModel], source: str) -> list[Packing]:
-    """Pack the rows of `models` as `model.packing` says; None: if it is faster on this machine, and possible. Returns
-    nothing if rows stay padded. `source`: the model's name, for messages.
+    """Pack the rows of `models` as `model.packing` says; None: if all of them can be packed. Returns nothing if rows
+    stay padded. `source`: the model's name, for messages.
 
     Raises ValueError, in one line, if packing is asked for and impossible.
     """
@@ -129,9 +129,9 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
     reason = next(filter(None, map(reason_against, plain)), None)
     if option and reason:
         raise ValueError(f"model.packing=true: {source}: {reason}: leave it out (null), and rows are padded")
-    if option or (option is None and packing_pays() and reason is None):
+    if option is not False and reason is None:
         return [pack_rows(model) for model in plain]
-    if reason and option is None and packing_pays():
+    if option is None:
         logger.info("model %s: rows are padded, not packed: %s", source, reason)
     if any(model.config._attn_implementation == "flash_attention_2" for model in plain):
         logger.warning(
@@ -140,11 +140,6 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
             "" if reason is None else " (not possible here)",
         )
     return []
-
-
-def packing_pays() -> bool:
-    """Whether packed rows are faster than padded ones of similar length on this machine (docs/performance.md)."""
-    return torch.cuda.is_available()
 
 
 def pack_rows(model: PreTrainedModel) -> Packing:

@@ -79,11 +79,12 @@ def write_tiny(folder: Path, architecture: str, *, seed: int = 0, **options: Any
     options = ARCHITECTURES[architecture] | options
     pad_id = options.get("pad_token_id", 0)
     write_tokenizer(folder, pad_id=pad_id)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)  # BERT's class would be another for some of them
-    tokenizer.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if architecture != "bert":
+        tokenizer.save_pretrained(folder)  # as one of no class, which has no token types
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     ids = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": pad_id}
-    limits = {"max_position_embeddings": 130, "initializer_range": 0.2, "vocab_size": len(tokenizer)}
+    limits = {"max_position_embeddings": 130, "initializer_range": 0.2, "vocab_size": len(tokenizer) + 3}
     config = AutoConfig.for_model(architecture, **(sizes | ids | limits | options))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -33,7 +33,7 @@ DOCUMENTS = [
     "",
 ]
 CAUSAL = ("llama", "mistral", "qwen2", "qwen3")
-DECODERS = {"llama": "smollm2", "qwen3": "qwen3"}  # the template of a reranker
+DECODERS = ("llama", "qwen3")  # of the LLM rerankers
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "lora": {"lora": LoRAConfig(r=4)},
@@ -44,7 +44,8 @@ KINDS = (*POOLINGS, "cross-encoder", "llm-reranker")
 ALL = [
     (architecture, kind, variant)
     for architecture, kind, variant in product(sorted(PACKABLE), KINDS, VARIANTS)
-    if kind != "llm-reranker" or architecture in DECODERS
+    if (kind != "llm-reranker" or architecture in DECODERS)
+    and not (architecture == "mpnet" and "checkpointing" in variant)  # it has none
 ]
 # Every architecture with a pooling and with a score head, every pooling, both rerankers, every variant.
 SOME = [
@@ -52,7 +53,7 @@ SOME = [
         (architecture, (*POOLINGS,)[index % len(POOLINGS)], (*VARIANTS,)[index % 4])
         for index, architecture in enumerate(sorted(PACKABLE))
     ),
-    *((architecture, "cross-encoder", (*VARIANTS,)[index % 3]) for index, architecture in enumerate(sorted(PACKABLE))),
+    *((architecture, "cross-encoder", (*VARIANTS,)[index % 2]) for index, architecture in enumerate(sorted(PACKABLE))),
     ("llama", "llm-reranker", "lora and checkpointing"),
     ("qwen3", "llm-reranker", "plain"),
 ]
@@ -75,7 +76,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_models) -> Callable[[
 def build(folders: Callable[[str, bool], Path], architecture: str, kind: str, **options: Any) -> RankingModel:
     if kind == "llm-reranker":
         path = str(folders(architecture, True))
-        return LLMRerankerConfig(path, template=DECODERS[architecture], packing=False, **options).build(seed=0)
+        return LLMRerankerConfig(path, template="qwen3", packing=False, **options).build(seed=0)
     path = str(folders(architecture, False))
     options |= {} if architecture in CAUSAL else {"dropout": 0.0}
     if kind == "cross-encoder":
@@ -178,20 +179,22 @@ def test_padding_on_the_left(folders) -> None:
     assert_packed_equals_padded(model, features)
 
 
-def test_dropout_is_drawn_and_its_mean_is_right(folders) -> None:
-    """Attention's dropout, in the varied layers of BERT, changes rows and keeps their expectation."""
-    options = BiEncoderConfig(str(folders("bert", False)), similarity="dot", packing=True, dropout=0.1)
-    model = options.build(seed=0)
-    features = rows_of(model)
+def test_dropout_is_drawn_with_the_probability_of_padded_rows(folders) -> None:
+    path = str(folders("bert", False))
+    packing, padded = (
+        BiEncoderConfig(path, similarity="dot", packing=packs, dropout=0.1).build(seed=0) for packs in (True, False)
+    )
+    features = rows_of(packing)
     with torch.no_grad():
         torch.manual_seed(0)
-        first, second = model(**features)["embedding"], model(**features)["embedding"]
+        first, second = packing(**features)["embedding"], packing(**features)["embedding"]
         torch.manual_seed(0)
-        assert model(**features)["embedding"].equal(first)
+        assert packing(**features)["embedding"].equal(first)
         assert not first.equal(second)
-        mean = torch.stack([model(**features)["embedding"] for _ in range(300)]).mean(0)
-        plain = model.eval()(**features)["embedding"]
-    assert (mean - plain).norm() < 0.2 * (first - plain).norm()
+        draws = [torch.stack([model(**features)["embedding"] for _ in range(200)]) for model in (packing, padded)]
+    (mean, expected), (deviation, same) = ([draw.mean(0) for draw in draws], [draw.std(0) for draw in draws])
+    assert ((mean - expected) / same).square().mean() < 4 / 200  # 2 / 200 is expected
+    assert (deviation / same).mean().item() == pytest.approx(1, abs=0.05)
 
 
 def test_a_copy_of_a_packed_model_packs_by_itself(folders) -> None:

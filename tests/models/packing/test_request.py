@@ -41,7 +41,7 @@ def test_an_architecture_that_cannot_be_packed_is_padded_and_says_so_once(electr
 def test_packing_that_is_asked_for_and_impossible_is_refused(electra: Path, tiny_bert_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"^model.packing=true: .*: electra is not among .*: leave it out \(null\)"):
         CrossEncoderConfig(str(electra), packing=True).check()
-    with pytest.raises(ValueError, match="model.packing=true: .*: attention=eager cannot be packed"):
+    with pytest.raises(ValueError, match=r"model.packing=true: .*: attention=eager cannot be packed"):
         BiEncoderConfig(str(tiny_bert_dir), packing=True, attention="eager").check()
 
 
