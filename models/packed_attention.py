@@ -150,7 +150,8 @@ def _has_varlen(query: Tensor) -> bool:
     """Whether kernels for segments of different length take this tensor."""
     dimension = query.shape[-1]
     fits = query.dtype in (torch.bfloat16, torch.float16) and dimension % 8 == 0 and dimension <= LARGEST_HEAD
-    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    built = query.is_cuda and torch.backends.cuda.is_flash_attention_available()
+    return built and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 @cache

@@ -66,6 +66,13 @@ def test_a_packed_chunk_holds_as_many_tokens_as_the_budget() -> None:
     assert len(plan_chunks(LENGTHS, 60)) > len(chunks)
 
 
+def test_a_packed_chunk_mixes_no_long_and_short_rows_without_limit() -> None:
+    lengths = [50, *[1] * 100]
+    chunks = PackedCollator({}, token_budget=60).plan(lengths)
+    assert [len(chunk) for chunk in chunks] == [2, 60, 39]
+    assert sorted(index for chunk in chunks for index in chunk) == list(range(101))
+
+
 def test_its_tensors_are_padded_as_ever() -> None:
     sequences = TokenSequences.from_encoding({"input_ids": [[1] * length for length in LENGTHS]})
     packed, padded = (kind({}, 60).collate(sequences, [1, 4]) for kind in (PackedCollator, Collator))
