@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 ATTENTIONS = ("sdpa", "flash_attention_2")  # implementations that packed rows run under
@@ -32,15 +31,22 @@ class PackedMask(Tensor):
     would make, and a layer that is recomputed in the backward gets it again.
     """
 
-    lengths: tuple[int, ...]  # the tokens of each segment, at least one
+    known_lengths: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> PackedMask:
         """The mask of segments of these lengths."""
         ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
         mask = ends.view(1, 1, 1, -1).as_subclass(cls)
-        mask.lengths = tuple(lengths)
+        mask.known_lengths = tuple(lengths)
         return mask
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The tokens of each segment, at least one."""
+        if self.known_lengths is None:  # a copy, as DeepSpeed makes them of a layer's inputs
+            self.known_lengths = tuple(self.boundaries.diff().tolist())
+        return self.known_lengths
 
     @property
     def longest(self) -> int:
@@ -108,22 +114,29 @@ def attention_forward(
         scale=options.get("scaling"),
     )
     rows = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    return attend(*rows, attention_mask, rule).unsqueeze(0), None
+    return attend(module, *rows, attention_mask, rule).unsqueeze(0), None
 
 
-@cache
 def register() -> None:
-    """Let transformers' attention functions read a `PackedMask`. Every other mask has the same result as before."""
+    """Let transformers' attention functions read a `PackedMask`, whoever has set them. Every other mask is left to
+    them."""
     functions = AttentionInterface()
     for name in ATTENTIONS:
-        AttentionInterface.register(name, partial(attention_forward, functions[name]))
+        if getattr(functions[name], "func", None) is not attention_forward:
+            AttentionInterface.register(name, partial(attention_forward, functions[name]))
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule, bias: Tensor | None = None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PackedMask,
+    rule: Rule,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of packed rows: query [tokens, heads, dim], key and value [tokens, key heads, dim] -> [tokens, heads,
-    dim].
+    dim]. `module`: the attention layer.
 
     `bias` [1, heads, longest, longest]: added to the logits of two tokens by their places in their segment.
     """
@@ -133,10 +146,7 @@ def attend(
             return _attend_by_torch(query, key, value, mask, rule)
         if _has_flash_attention():
             return _attend_by_flash_attention(query, key, value, mask, rule)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return _attend_in_groups(query, key, value, mask, rule, bias)
+    return _attend_in_groups(module, query, key, value, mask, rule, bias)
 
 
 def _in_one_type(*tensors: Tensor) -> list[Tensor]:
@@ -185,9 +195,11 @@ def _attend_by_flash_attention(query: Tensor, key: Tensor, value: Tensor, mask: 
 
 
 def _attend_in_groups(
-    query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule, bias: Tensor | None
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule, bias: Tensor | None
 ) -> Tensor:
-    """SDPA, one call for every group of segments of similar length, padded to the longest of them."""
+    """The attention "sdpa" of transformers, one call for every group of segments of similar length, padded to the
+    longest of them."""
+    sdpa = AttentionInterface()["sdpa"]
     groups = grouped(mask.lengths, GPU_PADDING if query.is_cuda else CPU_PADDING)
     sizes = [sum(group) for group in groups]
     outputs, first = [], 0
@@ -197,10 +209,9 @@ def _attend_in_groups(
         lengths = mask.boundaries.diff()[first : first + number] if min(group) < longest else None
         place = None if lengths is None else _places(lengths, longest, len(parts[0]))
         rows = [_rows(part, place, number, longest).transpose(1, 2) for part in parts]
-        attended = scaled_dot_product_attention(
-            *rows, **_sdpa_options(rule, longest, lengths, bias, rows[0]), dropout_p=rule.dropout, scale=rule.scale
-        )
-        flat = attended.transpose(1, 2).flatten(0, 1)
+        seen, causal = _visible(rule, longest, lengths, bias, query)
+        attended, _ = sdpa(module, *rows, seen, dropout=rule.dropout, scaling=rule.scale, is_causal=causal)
+        flat = attended.flatten(0, 1)
         outputs.append(flat if place is None else flat[place])
         first += number
     return torch.cat(outputs)
@@ -236,13 +247,12 @@ def _rows(packed: Tensor, place: Tensor | None, number: int, longest: int) -> Te
     return empty.index_copy(0, place, packed).unflatten(0, (number, longest))
 
 
-def _sdpa_options(
+def _visible(
     rule: Rule, longest: int, lengths: Tensor | None, bias: Tensor | None, query: Tensor
-) -> dict[str, Any]:
-    """The mask of a group for SDPA; or the flag of plain causal attention, which also hides the padding on the
-    right."""
+) -> tuple[Tensor | None, bool]:
+    """The mask of a group, and whether attention is plainly causal; that also hides the padding on the right."""
     if rule.causal and bias is None and (rule.window is None or rule.window >= longest):
-        return {"is_causal": True}
+        return None, True
     seen = rule.visible(longest, query.device)
     if lengths is not None:
         tokens = torch.arange(longest, device=query.device)
@@ -250,7 +260,7 @@ def _sdpa_options(
         # Padding attends to itself: a query that attends to nothing would be NaN.
         seen = keys if seen is None else (seen & keys) | (tokens == tokens.unsqueeze(1))
     added = None if bias is None else bias[:, :, :longest, :longest]
-    return {"attn_mask": _joined(seen, added, query.dtype)}
+    return _joined(seen, added, query.dtype), False
 
 
 def _joined(seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -75,6 +75,7 @@ class Packing:
         is_padded = ids is not None and mask is not None and mask.ndim == 2 and inputs.get("past_key_values") is None
         if not (self.enabled and is_padded and _attention_packs(base.config)):
             return None
+        register()  # again, if another has replaced the attention functions since
         lengths = mask.sum(1).tolist()
         if min(lengths) == 0:
             return None
@@ -145,7 +146,6 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
 def pack_rows(model: PreTrainedModel) -> Packing:
     """Let the base model of `model` run padded rows as one packed row. Weights and configuration do not change; a deep
     copy packs too."""
-    register()
     base, packing = model.base_model, Packing()
     base.register_forward_pre_hook(packing.pack, with_kwargs=True)
     base.register_forward_hook(packing.unpack)
@@ -197,4 +197,4 @@ def _mpnet_attention(
     heads = (module.num_attention_heads, module.attention_head_size)
     rows = (layer(hidden).squeeze(0).unflatten(-1, heads) for layer in (module.q, module.k, module.v))
     rule = Rule(dropout=module.dropout.p if module.training else 0.0)
-    return (module.o(attend(*rows, attention_mask, rule, position_bias).flatten(1).unsqueeze(0)),)
+    return (module.o(attend(module, *rows, attention_mask, rule, position_bias).flatten(1).unsqueeze(0)),)

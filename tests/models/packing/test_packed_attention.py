@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from models import packed_attention
-from models.packed_attention import PackedMask, Rule, attend, grouped
+from models.packed_attention import PackedMask, Rule, grouped
 
 LENGTHS = (9, 9, 9, 8, 7, 3, 1, 1)
 RULES = [
@@ -43,6 +44,12 @@ def expected(rows: list[Tensor], rule: Rule, bias: Tensor | None = None) -> Tens
     return (logits.masked_fill(~seen, -torch.inf).softmax(-1) @ value).transpose(0, 1)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any) -> Tensor:
+    layer = nn.Module()
+    layer.num_key_value_groups = query.shape[1] // key.shape[1]
+    return packed_attention.attend(layer, query, key, value, *arguments)
+
+
 def assert_equal(rows: list[Tensor], rule: Rule, bias: Tensor | None = None, tolerance: float = 1e-5) -> None:
     mask = PackedMask.of(LENGTHS, rows[0].device)
     weights = torch.randn(sum(LENGTHS), 4, 16, generator=torch.Generator().manual_seed(1)).to(rows[0].device)
@@ -63,6 +70,25 @@ def test_attention_stays_in_the_segment(rule: Rule, padding: float, monkeypatch:
     for key_heads in (4, 2, 1):
         assert_equal(tensors(key_heads), rule)
     assert_equal(tensors(), rule, torch.randn(1, 4, 9, 9, requires_grad=True))
+
+
+def test_a_copy_of_the_mask_has_its_lengths() -> None:
+    mask = PackedMask.of(LENGTHS, torch.device("cpu"))
+    assert mask.detach().lengths == mask.clone().lengths == LENGTHS
+
+
+def test_an_attention_that_another_library_sets_later_is_wrapped_too() -> None:
+    called = []
+    packed_attention.register()
+    before = AttentionInterface()["sdpa"]
+    try:
+        AttentionInterface.register("sdpa", lambda *rows, **options: called.append(1) or before(*rows, **options))
+        packed_attention.register()
+        packed_attention.register()
+        assert_equal(tensors(), Rule())
+        assert len(called) == len(grouped(LENGTHS, 1.0))
+    finally:
+        AttentionInterface.register("sdpa", before)
 
 
 def test_groups_hold_little_padding() -> None:
