@@ -25,7 +25,7 @@ FILE = "golden.json"
 FORMAT = 1
 KEPT_VALUES = 256  # of a vector; the similarities are of whole vectors
 LONG_TEXT_TOKENS = 512  # the long document is at least so long, or longer than the model reads
-TOKEN_BUDGET = 4096  # padded tokens per forward pass
+TOKEN_BUDGET = 4096  # tokens per forward pass
 PACKAGES = ("torch", "transformers", "tokenizers")
 
 QUERY = "what is the capital of France?"

@@ -30,7 +30,7 @@ Pair = tuple[str, str]  # a query and a document
 
 
 def token_budget(device: torch.device) -> int:
-    """The padded tokens of a forward pass."""
+    """The tokens of a forward pass."""
     return CPU_TOKEN_BUDGET if device.type == "cpu" else GPU_TOKEN_BUDGET
 
 
