@@ -36,7 +36,8 @@ class PackedMask(Tensor):
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> PackedMask:
         """The mask of segments of these lengths."""
-        ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32, non_blocking=True)
+        ends = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+        ends = (ends.pin_memory() if device.type == "cuda" else ends).to(device, non_blocking=True)
         mask = ends.view(1, 1, 1, -1).as_subclass(cls)
         mask.known_lengths = tuple(lengths)
         return mask

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from models.packed_attention import ATTENTIONS, PackedMask, Rule, attend, register
+from models.row_lengths import row_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +77,13 @@ class Packing:
         if not (self.enabled and is_padded and _attention_packs(base.config)):
             return None
         register()  # again, if another has replaced the attention functions since
-        lengths = mask.sum(1).tolist()
+        lengths = row_lengths(mask)
         if min(lengths) == 0:
             return None
         if inputs.get("position_ids") is None:
             inputs["position_ids"] = _positions(base, ids)
         packed_mask = PackedMask.of(lengths, ids.device)
-        places = torch.nonzero_static(mask.flatten(), size=sum(lengths)).squeeze(1)
+        places = torch.nonzero_static(mask.flatten().bool(), size=sum(lengths)).squeeze(1)
         layout = Layout((ids.shape[0], ids.shape[1]), places, packed_mask.boundaries[:-1])
         for name in ROW_FEATURES:
             if inputs.get(name) is not None:

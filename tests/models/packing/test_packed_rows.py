@@ -22,6 +22,7 @@ from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
 from models.packing import PACKABLE, pack_rows
 from models.pooling import POOLINGS
+from models.row_lengths import lengths_are_known
 
 # Texts of different and of equal length; some are longer than every sliding window.
 QUERIES = ["what is the rank of a pear?", "red", "apple", "what is the rank of a pear?", ""]
@@ -210,6 +211,18 @@ def test_a_copy_of_a_packed_model_packs_by_itself(folders) -> None:
         for parameter in model.parameters():
             parameter.zero_()
     assert twin(**features)["embedding"].abs().min() > 0
+
+
+def test_lengths_that_are_known_are_not_read(folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = packed(build(folders, "bert", "mean"))
+    features = rows_of(model)
+    lengths = features["attention_mask"].sum(1).tolist()
+    expected = model(**features)["embedding"]
+    with lengths_are_known([1, 2]):  # of other rows
+        assert model(**features)["embedding"].equal(expected)
+    monkeypatch.setattr(Tensor, "sum", lambda *_: pytest.fail("the mask was read"))
+    with lengths_are_known(lengths):
+        model.tower.backbone(**features)
 
 
 def test_separate_towers_pack_each_their_rows(folders) -> None:
