@@ -108,8 +108,11 @@ class Packing:
 def reason_against(model: PreTrainedModel) -> str | None:
     """Why the rows of `model` cannot be packed, in words; None: they can."""
     config = model.config
-    own_code = not type(model).__module__.startswith("transformers.")
-    if config.model_type not in PACKABLE or own_code or getattr(config, "is_decoder", False):
+    if not type(model).__module__.startswith("transformers."):
+        return "it runs Python files of its folder"
+    if getattr(config, "is_decoder", False):
+        return "its configuration says is_decoder"
+    if config.model_type not in PACKABLE:
         return f"{config.model_type} is not among the architectures that are packed ({', '.join(sorted(PACKABLE))})"
     if not _attention_packs(config):
         return f"attention={config._attn_implementation} cannot be packed ({' and '.join(ATTENTIONS)} can)"
