@@ -45,7 +45,9 @@ def test_packing_that_is_asked_for_and_impossible_is_refused(electra: Path, tiny
         BiEncoderConfig(str(tiny_bert_dir), packing=True, attention="eager").check()
 
 
-def test_no_packing_is_asked_for(tiny_bert_dir: Path) -> None:
+def test_rows_are_packed_unless_the_option_says_otherwise(tiny_bert_dir: Path) -> None:
+    assert BiEncoderConfig(str(tiny_bert_dir)).build(seed=0).packs_rows
+    assert CrossEncoderConfig(str(tiny_bert_dir)).build(seed=0).packs_rows
     assert not BiEncoderConfig(str(tiny_bert_dir), packing=False).build(seed=0).packings
 
 
