@@ -203,9 +203,10 @@ def _attend_in_groups(
     sdpa = AttentionInterface()["sdpa"]
     groups = grouped(mask.lengths, GPU_PADDING if query.is_cuda else CPU_PADDING)
     sizes = [sum(group) for group in groups]
-    outputs, first = [], 0
     # `split` and not slices: the backward of a slice writes a tensor of the whole row.
-    for group, *parts in zip(groups, *(each.split(sizes) for each in (query, key, value)), strict=True):
+    of_groups = list(zip(*(each.split(sizes) for each in (query, key, value)), strict=True))
+    outputs, first = [], 0
+    for group, parts in zip(groups, of_groups, strict=True):
         number, longest = len(group), max(group)
         lengths = mask.boundaries.diff()[first : first + number] if min(group) < longest else None
         place = None if lengths is None else _places(lengths, longest, len(parts[0]))

@@ -130,7 +130,7 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
 
     Raises ValueError, in one line, if packing is asked for and impossible.
     """
-    plain = [model.get_base_model() if isinstance(model, PeftModel) else model for model in models]
+    plain: list[Any] = [model.get_base_model() if isinstance(model, PeftModel) else model for model in models]
     reason = next(filter(None, map(reason_against, plain)), None)
     if option and reason:
         raise ValueError(f"model.packing=true: {source}: {reason}: leave it out (null), and rows are padded")
@@ -152,7 +152,8 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
 def pack_rows(model: PreTrainedModel) -> Packing:
     """Let the base model of `model` run padded rows as one packed row. Weights and configuration do not change; a deep
     copy packs too."""
-    base, packing = model.base_model, Packing()
+    base: Any = model.base_model
+    packing = Packing()
     base.register_forward_pre_hook(packing.pack, with_kwargs=True)
     base.register_forward_hook(packing.unpack)
     if isinstance(pooler := getattr(base, "pooler", None), nn.Module):
