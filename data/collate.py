@@ -14,6 +14,8 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 
+UNPACKED = 2  # how much larger than the token budget a packed chunk may be with its padding
+
 
 @dataclass(frozen=True)
 class Collator:
@@ -21,7 +23,7 @@ class Collator:
 
     `padding`: the padding value of each feature, 0 if it has none. `token_budget`: tokens of a chunk, padding included.
     A subclass may use another layout: `inference.shared_prefix.SharedPrefixCollator` packs several sequences into
-    one.
+    one. `inference.runner.collator_for` makes the one that fits a model.
     """
 
     padding: Mapping[str, int]
@@ -49,6 +51,21 @@ class Collator:
         return values
 
 
+class PackedCollator(Collator):
+    """A collator for models that run the rows of a chunk as one, without padding (`models/packing.py`): a chunk holds
+    `token_budget` tokens of its sequences. Its tensors are the same, since the model packs them itself.
+
+    What is made of the last layer is padded again, so rows times longest sequence are at most twice the budget.
+    """
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        return plan_chunks(lengths, self.token_budget, UNPACKED * self.token_budget)
+
+    def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
+        """One row of all tokens, as the model runs it."""
+        return int(bool(chunk)), sum(int(lengths[index]) for index in chunk)
+
+
 def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:
     """Make int64 tensors [chosen, longest] of the chosen sequences, right-padded with `padding[name]` (default 0), and
     their `attention_mask`."""
@@ -63,20 +80,26 @@ def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, 
     return batch
 
 
-def plan_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Divide sequences into chunks, longest first, so that rows times longest sequence is at most `token_budget`.
+def plan_chunks(lengths: Sequence[int], token_budget: int, padded_budget: int | None = None) -> list[list[int]]:
+    """Divide sequences into chunks, longest first, so that their tokens are at most `token_budget`, and rows times
+    longest sequence at most `padded_budget` (None: `token_budget`).
 
     A sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
     on the number of ranks, and sequences of similar length share a chunk, so that there is little padding.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
+    padded_budget = padded_budget or token_budget
     chunks: list[list[int]] = []
+    tokens = 0  # of the last chunk
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if chunks and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= token_budget:
+        tokens += lengths[index]
+        fits = chunks and tokens <= token_budget and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= padded_budget
+        if fits:
             chunks[-1].append(index)
         else:
             chunks.append([index])
+            tokens = lengths[index]
     return chunks
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collate import Collator
-from inference.runner import Runner
+from inference.runner import Runner, collator_for
 from inference.score import score_sequences, tokenize_sharded
 
 
@@ -38,4 +37,5 @@ def tokenize_part(
 def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
     """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
     `Similarity.comparable`."""
-    return score_sequences(runner, sequences, Collator(tokenizer.padding, token_budget), name="embedding")
+    collator = collator_for(runner.model, tokenizer.padding, token_budget)
+    return score_sequences(runner, sequences, collator, name="embedding")

@@ -31,7 +31,8 @@ WITHOUT_EFFECT = frozenset((*NAMES, *OF_TRAINING, "transformers_version", "peft_
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")  # their modules are described by their configuration
 REMOTE = "transformers_modules"  # the package of a model's own Python files
 VERSIONS = ("torch", "transformers", "tokenizers")
-NO_SETTINGS = frozenset((*WITHOUT_EFFECT, "tokenizer", "int8_ranges"))  # of a module: they are hashed on their own
+# Of a module: tokenizer and ranges are hashed on their own; packed rows give the same outputs up to rounding.
+NO_SETTINGS = frozenset((*WITHOUT_EFFECT, "tokenizer", "int8_ranges", "packings"))
 RANGES = "int8_ranges."  # of the names in a model's state
 TRUNCATION = ("truncation", "padding")  # of a fast tokenizer: what its last call has set
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collate import Collator
 from inference.export_files import file_hashes, tensor_sums
-from inference.runner import ModuleRunner, similarity_of
+from inference.runner import ModuleRunner, collator_for, similarity_of
 from inference.score import score_sequences
 from models.capabilities import Layout, RankingModel
 from models.control_tokens import control_tokens
@@ -26,7 +25,7 @@ FILE = "golden.json"
 FORMAT = 1
 KEPT_VALUES = 256  # of a vector; the similarities are of whole vectors
 LONG_TEXT_TOKENS = 512  # the long document is at least so long, or longer than the model reads
-TOKEN_BUDGET = 4096  # padded tokens per forward pass
+TOKEN_BUDGET = 4096  # tokens per forward pass
 PACKAGES = ("torch", "transformers", "tokenizers")
 
 QUERY = "what is the capital of France?"
@@ -101,7 +100,7 @@ def make_golden(model: RankingModel, device: torch.device) -> Golden:
     roles = [role for _, role, _ in rows]
     sequences = TokenSequences.concatenate([encoded for _, _, encoded in rows])
     name = "score" if tokenizer.layout == "pairs" else "embedding"
-    collator = Collator(tokenizer.padding, TOKEN_BUDGET)
+    collator = collator_for(model, tokenizer.padding, TOKEN_BUDGET)
     output = score_sequences(ModuleRunner(model, device), sequences, collator, name).cpu()
     return _golden(model, sequences, output, texts, roles, spelled)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from data.collate import Collator, PackedCollator
 from losses.math.similarity import Similarity, similarity_named
 from models.int8_ranges import Int8Ranges
 
@@ -38,6 +39,13 @@ class ModuleRunner:
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.model(**features)
+
+
+def collator_for(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
+    """The collator of sequences that `model` runs. Its chunks hold `token_budget` tokens: those of the sequences if the
+    model packs its rows, else with their padding. `padding`: that of the model's tokenizer."""
+    kind = PackedCollator if getattr(model, "packs_rows", False) else Collator
+    return kind(padding, token_budget)
 
 
 def similarity_of(model: nn.Module) -> Similarity:

@@ -15,6 +15,7 @@ from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.runner import Runner, evaluation_mode
+from models.row_lengths import lengths_are_known
 
 TOKENIZER_BATCH = 1024  # sequences per call
 
@@ -73,9 +74,11 @@ def run_chunks(
     """
     with evaluation_mode(runner.model):
         for chunk in chunks:
-            features = collator.collate(sequences, chunk or [0])
+            chosen = chunk or [0]
+            features = collator.collate(sequences, chosen)
             features = {name: values.to(runner.device) for name, values in features.items()}
-            with torch.no_grad(), _explain_out_of_memory(features):
+            known = lengths_are_known(sequences.lengths[chosen].tolist())
+            with torch.no_grad(), known, _explain_out_of_memory(features):
                 output = runner.forward(features)
             representations = {name: collator.per_sequence(output[name], features) for name in names or output}
             yield {name: values[: len(chunk)].float() for name, values in representations.items()}

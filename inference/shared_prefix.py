@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.batch import TokenSequences
 from data.collate import Collator, plan_chunks
-from inference.runner import Runner
+from inference.runner import Runner, collator_for
 from inference.score import score_sequences
 
 PACK_TOKENS = 2048  # most tokens of a pack: longer ones share more, but compute more attention that is masked
@@ -37,10 +37,11 @@ def list_collator(
     padding: Mapping[str, int],
     token_budget: int,
 ) -> Collator:
-    """Make a collator that packs the lists if the model can read packs (`model.reads_packs`), else one that pads."""
+    """Make a collator that packs the lists if the model can read packs (`model.reads_packs`), else that of
+    `collator_for`."""
     assert sum(sizes) == len(sequences), "the lists hold all sequences"
     if not getattr(model, "reads_packs", False):
-        return Collator(padding, token_budget)
+        return collator_for(model, padding, token_budget)
     packs = tuple(plan_packs(sequences, sizes, min(PACK_TOKENS, token_budget)))
     return SharedPrefixCollator(padding, token_budget, packs)
 

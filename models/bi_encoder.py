@@ -27,6 +27,7 @@ from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
+from models.packing import request_packing
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
@@ -65,6 +66,7 @@ class BiEncoderConfig(PretrainedOptions):
     learn_bias: bool = False
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
@@ -131,6 +133,8 @@ class BiEncoderConfig(PretrainedOptions):
         )
         model.requested_dropout = self.requested_dropout
         model.int8_ranges = self._int8_ranges(folder, heads[0], model.dimension)
+        backbones = [one.backbone for one in towers_of(tower).values()]
+        model.packings = request_packing(self.packing, backbones, self.name_or_path)
         return model.train()
 
     def starting_from(self, folder: Path) -> BiEncoderConfig:
@@ -335,6 +339,7 @@ class BiEncoder(RankingModel):
         self.tokenizer = replace(tokenizer, prompts=merge_prompts(tokenizer.prompts, named, roles))
 
     def simplify_for_tracing(self) -> None:
+        super().simplify_for_tracing()
         if isinstance(self.tower, SeparateTowers):
             self.tower = self.tower.query  # both towers are of equal size, and each row runs through one
             self.tokenizer = replace(self.tokenizer, marks_queries=False)

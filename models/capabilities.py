@@ -23,6 +23,8 @@ from models.prompts.run_prompts import RunPrompts, in_words
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
+    from models.packing import Packing
+
 logger = logging.getLogger(__name__)
 
 Layout = Literal["pairs", "texts"]
@@ -102,6 +104,7 @@ class RankingModel(nn.Module, ABC):
     fresh_head: bool = False  # whether its score head is untrained
     scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
+    packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing.py)
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 
     wanted_outputs: frozenset[str] = frozenset()  # those passed to `prepare`
@@ -158,9 +161,16 @@ class RankingModel(nn.Module, ABC):
         """Make the data's prompts the model's own, for the export; where one is None, the model keeps its prompt. A
         model without prompts of its own may ignore them: its options list them as lost."""
 
+    @property
+    def packs_rows(self) -> bool:
+        """Whether the rows of a chunk run as one row without padding, so that a chunk may hold rows of any length."""
+        return any(packing.enabled for packing in self.packings)
+
     def simplify_for_tracing(self) -> None:
         """Remove data-dependent control flow, without changing the memory of a row: the memory plan runs the model on
-        tensors without data. Most models need no change."""
+        tensors without data. Rows are padded."""
+        for packing in self.packings:
+            packing.enabled = False
 
     @abstractmethod
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:

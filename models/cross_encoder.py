@@ -25,6 +25,7 @@ from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
+from models.packing import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.tokenization import PairTokenizer, load_tokenizer
@@ -50,6 +51,7 @@ class CrossEncoderConfig(PretrainedOptions):
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
@@ -110,6 +112,7 @@ class CrossEncoderConfig(PretrainedOptions):
         model.activation_is_chosen = self.activation is not None
         model.requested_dropout = self.requested_dropout
         _probe(model, folder)
+        model.packings = request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
 
     def parts_to_train(self) -> Mapping[str, str]:

@@ -34,6 +34,7 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.lora import LoRAConfig, parts_of
+from models.packing import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate
@@ -64,6 +65,7 @@ class LLMRerankerConfig(PretrainedOptions):
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
@@ -120,6 +122,7 @@ class LLMRerankerConfig(PretrainedOptions):
         model.activation_is_chosen = self.activation is not None
         model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
         model.requested_dropout = self.requested_dropout
+        model.packings = request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
 
     def check_machine(self) -> None:

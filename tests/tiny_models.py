@@ -15,10 +15,12 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 WORDS = "what is the a of to in red green blue apple pear train rank list query document python returns value".split()  # noqa: SIM905
 
 
-def write_tokenizer(folder: Path, *, max_length: int = 128) -> None:
-    """Write an uncased WordPiece tokenizer with a few words and all single characters."""
+def write_tokenizer(folder: Path, *, max_length: int = 128, pad_id: int = 0) -> None:
+    """Write an uncased WordPiece tokenizer with a few words and all single characters. `pad_id`: 0, or 1 as that of
+    RoBERTa and MPNet."""
     characters = list(string.ascii_lowercase + string.digits + string.punctuation)
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *WORDS]
+    first = ["[PAD]", "[UNK]"] if pad_id == 0 else ["[UNK]", "[PAD]"]
+    tokens = [*first, "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *WORDS]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(dict.fromkeys(tokens)) + "\n", encoding="utf-8")
@@ -51,6 +53,42 @@ def write_tiny_bert(folder: Path, *, reranker: bool = False, seed: int = 0, **op
             model = BertModel(tiny_config(**options))
     write_tokenizer(folder)
     model.save_pretrained(folder)
+    return folder
+
+
+# What an architecture needs beside the sizes of `write_tiny`. Windows are shorter than the texts of tests.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "camembert": {"pad_token_id": 1},
+    "mpnet": {"pad_token_id": 1, "relative_attention_num_buckets": 32},
+    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "classifier_pooling": "mean"},
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 2, "sliding_window": 5},
+    "qwen2": {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 16},
+}
+
+
+def write_tiny(folder: Path, architecture: str, *, seed: int = 0, **options: Any) -> Path:
+    """Write a tiny encoder or decoder without a head, with random weights, whose tokenizer is that of
+    `write_tokenizer`."""
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    options = ARCHITECTURES[architecture] | options
+    pad_id = options.get("pad_token_id", 0)
+    write_tokenizer(folder, pad_id=pad_id)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if architecture != "bert":
+        tokenizer.save_pretrained(folder)  # as one of no class, which has no token types
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    ids = {"bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": pad_id}
+    limits = {"max_position_embeddings": 130, "initializer_range": 0.2, "vocab_size": len(tokenizer) + 3}
+    config = AutoConfig.for_model(architecture, **(sizes | ids | limits | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        AutoModel.from_config(config).save_pretrained(folder)
     return folder
 
 

@@ -20,6 +20,7 @@ from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
 from engines.protocol import Engine, NotFinite
+from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
 
 Representations = dict[str, Tensor]
@@ -106,7 +107,8 @@ class GradientCache:
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features = self.collator.collate(plan.sequences, chunk)
-        with detect_out_of_memory(plan.sequences, chunk):
+        lengths = plan.sequences.lengths[chunk].tolist()
+        with detect_out_of_memory(plan.sequences, chunk), lengths_are_known(lengths):
             return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
 
 

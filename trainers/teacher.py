@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import ListBatch
-from data.collate import Collator
 from engines.precision import MixedPrecision
-from inference.runner import similarity_of
+from inference.runner import collator_for, similarity_of
 from inference.score import represent_sequences
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
@@ -32,7 +31,7 @@ class AuxiliaryModel:
 
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""
-        collator = Collator(self.tokenizer.padding, self.token_budget)
+        collator = collator_for(self.model.model, self.tokenizer.padding, self.token_budget)
         representations = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
         return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
 

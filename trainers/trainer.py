@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data.batch import ListBatch
-from data.collate import Collator
 from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
@@ -21,7 +20,7 @@ from engines.distributed.process_group import world_size
 from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
-from inference.runner import int8_ranges_of, similarity_of
+from inference.runner import collator_for, int8_ranges_of, similarity_of
 from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
@@ -54,7 +53,7 @@ class Trainer(ABC):
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         self.max_length = tokenizer.max_length
-        collator = Collator(tokenizer.padding, config.token_budget)
+        collator = collator_for(parts.model, tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
             parts.model,

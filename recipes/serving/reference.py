@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collate import Collator
 from inference.golden import TOKEN_BUDGET
-from inference.runner import ModuleRunner
+from inference.runner import ModuleRunner, collator_for
 from inference.score import score_sequences
 from models.bi_encoder import BiEncoder
 from models.loading.reranker import load_reranker
@@ -64,6 +63,6 @@ class Reference:
     def outputs(self, rows: Rows) -> Tensor:
         """[rows] raw scores or [rows, dimensions] embeddings, float32."""
         sequences = TokenSequences.from_encoding(rows)
-        collator = Collator(self.tokenizer.padding, TOKEN_BUDGET)
+        collator = collator_for(self.model, self.tokenizer.padding, TOKEN_BUDGET)
         name = "score" if self.pairs else "embedding"
         return score_sequences(ModuleRunner(self.model, torch.device("cpu")), sequences, collator, name)

@@ -71,7 +71,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_without_weights_it_is_what_real_tensors_take(case: str, tiny_bert_dir) -> None:
     kind, options = CASES[case]
-    config = kind(str(tiny_bert_dir), max_length=48, **options)
+    config = kind(str(tiny_bert_dir), max_length=48, packing=False, **options)
     held, forward, backward = measured(config.build(seed=0), BERT, 3, 40)
     with without_weights():
         empty = config.build(seed=0)
@@ -80,6 +80,19 @@ def test_without_weights_it_is_what_real_tensors_take(case: str, tiny_bert_dir) 
     assert found.held == pytest.approx(held, rel=0.01)
     assert found.forward == pytest.approx(forward, rel=0.01)
     assert found.first_backward == pytest.approx(backward, rel=0.05)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_packed_rows_take_about_as_much_as_padded_ones_of_as_many_tokens(dropout: float, tiny_bert_dir) -> None:
+    held, forward, backward = measured(
+        CrossEncoderConfig(str(tiny_bert_dir), max_length=48, dropout=dropout).build(seed=0), BERT, 6, 40
+    )
+    with without_weights():
+        empty = CrossEncoderConfig(str(tiny_bert_dir), max_length=48, dropout=dropout).build(seed=0)
+    found = FakeTensorModel(empty, autocast=None).chunk(BERT, 6, 40)
+    assert found.held == pytest.approx(held, rel=0.1)
+    assert found.forward == pytest.approx(forward, rel=0.1)
+    assert found.first_backward == pytest.approx(backward, rel=0.1)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
