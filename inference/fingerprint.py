@@ -22,6 +22,7 @@ import models
 from data.collection import content_hash
 from data.hashing import file_digest
 from inference.runner import int8_ranges_of
+from models.cpu.kernels import plain_class  # linear layers are of another class where oneDNN runs them
 from models.int8_ranges import Int8Ranges
 
 # Keys of configurations, and attributes of modules, that say where a model came from or how it is trained.
@@ -99,7 +100,7 @@ def _architecture(model: nn.Module) -> Iterator[Any]:
             settings = {key: describe(value) for key, value in vars(module).items() if key[0] != "_"}
             settings = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
         configurations = [describe(getattr(module, key, None)) for key in ("config", "peft_config")]
-        yield [name, type(module).__qualname__, settings, configurations]
+        yield [name, plain_class(module).__qualname__, settings, configurations]
 
 
 def describe(value: Any) -> Any:
@@ -138,7 +139,7 @@ def _describe_tokenizer(tokenizer: Any) -> list[Any]:
 
 
 def _is_of(module: nn.Module, packages: Sequence[str]) -> bool:
-    return type(module).__module__.split(".")[0] in packages
+    return plain_class(module).__module__.split(".")[0] in packages
 
 
 def _code_digest(model: nn.Module) -> str:

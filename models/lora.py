@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
 
 from models.capabilities import Part
+from models.cpu.kernels import use_cpu_kernels
 from models.loading.backbone import quiet
 from models.loading.quantization import dequantized
 
@@ -75,6 +76,7 @@ class LoRAConfig:
         with quiet():
             wrapped = get_peft_model(backbone, config)
         assert isinstance(wrapped, PeftModel)
+        use_cpu_kernels(wrapped)  # the adapters' dropout
         return wrapped
 
 

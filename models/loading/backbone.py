@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from models.cpu.kernels import use_cpu_kernels
 from models.loading.folder import ModelFolder, first_line
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def load_backbone(
     prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
     if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
         raise ValueError(f"model {folder.path}: the weights lack {len(lost)} tensors of the backbone, as {lost[0]}")
+    use_cpu_kernels(model)
     return model, missing
 
 

@@ -1,0 +1,69 @@
+"""Puts the CPU's own dropout, attention and linear layers into models of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+from models.cpu.attention import attention_with_dropout
+from models.cpu.linear import OneDnnLinear, prefers_onednn
+from models.cpu.word_dropout import WordDropout, uses_words
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {WordDropout: nn.Dropout, OneDnnLinear: nn.Linear}
+
+
+def use_cpu_kernels(model: nn.Module) -> None:
+    """Let dropout, attention with dropout and linear layers of `model` run fast on the CPU. Only the classes of its
+    modules change, so weights, configuration and exports do not; on a GPU the modules do what they did."""
+    AttentionInterface.register("sdpa", sdpa_attention)
+    changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout}
+    if prefers_onednn():
+        changed[nn.Linear] = OneDnnLinear
+    for module in model.modules():
+        module.__class__ = changed.get(type(module), type(module))
+
+
+def use_torch_kernels(model: nn.Module) -> None:
+    """Undo `use_cpu_kernels`, for comparison."""
+    AttentionInterface.register("sdpa", sdpa_attention_forward)
+    for module in model.modules():
+        module.__class__ = plain_class(module)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module as it was loaded."""
+    return PLAIN.get(type(module), type(module))
+
+
+def sdpa_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """transformers' "sdpa" attention, with `attention_with_dropout` in the place of torch's slow one on the CPU."""
+    special = any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    special = special or (attention_mask is not None and attention_mask.requires_grad)  # as T5's of learned distances
+    special = special or key.shape != value.shape
+    if dropout in (0.0, 1.0) or special or not uses_words(query):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
+    groups = getattr(module, "num_key_value_groups", 1)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    output = attention_with_dropout(
+        query,
+        repeat_kv(key, groups),
+        repeat_kv(value, groups),
+        attention_mask,
+        dropout,
+        scale=scaling,
+        is_causal=bool(causal) and attention_mask is None and query.shape[2] > 1,
+    )
+    return output.transpose(1, 2).contiguous(), None
