@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batch import TokenSequences
 from data.collate import Collator
 from inference.runner import Runner
-from inference.score import score_sequences, tokenize_sharded
+from inference.score import represent_distinct, tokenize_sharded
 
 
 def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
@@ -38,4 +38,5 @@ def tokenize_part(
 def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
     """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
     `Similarity.comparable`."""
-    return score_sequences(runner, sequences, Collator(tokenizer.padding, token_budget), name="embedding")
+    collator = Collator(tokenizer.padding, token_budget)
+    return represent_distinct(runner, sequences, collator, ["embedding"])["embedding"]

@@ -12,7 +12,7 @@ from data.batch import ListBatch
 from data.collate import Collator
 from engines.precision import MixedPrecision
 from inference.runner import similarity_of
-from inference.score import represent_sequences
+from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -33,7 +33,7 @@ class AuxiliaryModel:
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""
         collator = Collator(self.tokenizer.padding, self.token_budget)
-        representations = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
+        representations = represent_distinct(self.model, batch.auxiliary_sequences(self.name), collator)
         return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
 
 
