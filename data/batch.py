@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from xxhash import xxh3_128_digest
 
 from data.truncation import Truncation
 
@@ -50,6 +51,52 @@ class TokenSequences:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def select(self, chosen: np.ndarray) -> TokenSequences:
+        """The sequences of these indices [any], in their order."""
+        lengths = self.lengths[chosen]
+        starts = (np.cumsum(self.lengths) - self.lengths)[chosen]
+        before = np.cumsum(lengths) - lengths
+        tokens = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+        features = {name: values[tokens] for name, values in self.features.items()}
+        return TokenSequences(features, lengths, None if self.truncated is None else self.truncated[chosen])
+
+    def repeats(self, kinds: np.ndarray | None = None) -> Repeats | None:
+        """Which sequences are equal, in every feature of every token; None if all differ. `kinds` [sequences]: those
+        of two kinds count as different."""
+        tokens = np.stack(list(self.features.values()), axis=1)
+        content = memoryview(tokens.tobytes())
+        ends = (np.cumsum(self.lengths, dtype=np.int64) * tokens.itemsize * tokens.shape[1]).tolist()
+        of_kind = [0] * len(self) if kinds is None else kinds.tolist()
+        known: dict[bytes, int] = {}  # 128-bit hashes: no two sequences of any run share one
+        place, first, start = [], [], 0
+        for index, (kind, end) in enumerate(zip(of_kind, ends, strict=True)):
+            place.append(known.setdefault(xxh3_128_digest(content[start:end], kind), len(first)))
+            if place[-1] == len(first):
+                first.append(index)
+            start = end
+        return None if len(first) == len(self) else Repeats(np.array(first), np.array(place))
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Sequences of which some are equal. The first of equal ones stands for all of them.
+
+    `first` [distinct]: the index of the first of each. `place` [sequences]: the number of each sequence's own among
+    these.
+    """
+
+    first: np.ndarray
+    place: np.ndarray
+
+    def expand(self, values: Tensor) -> Tensor:
+        """The values [distinct, ...] of all sequences [sequences, ...]."""
+        return values[torch.from_numpy(self.place).to(values.device)]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sums over equal sequences: [sequences, ...] -> [distinct, ...]."""
+        place = torch.from_numpy(self.place).to(values.device)
+        return values.new_zeros(len(self.first), *values.shape[1:]).index_add(0, place, values)
 
 
 @dataclass(frozen=True)
@@ -104,6 +151,14 @@ class ListBatch:
     def sequences(self) -> TokenSequences:
         """The sequences of all lists, one list after the other."""
         return TokenSequences.concatenate([example.sequences for example in self.examples])
+
+    @cached_property
+    def repeats(self) -> Repeats | None:
+        """Which of the sequences are equal; None if none is. A query counts as different from every document: with
+        dropout, a query and a document of the same text have two masks, which is what SimCSE trains on."""
+        sizes = [(len(example.sequences), len(example.document_ids)) for example in self.examples]
+        is_query = [index < rows - documents for rows, documents in sizes for index in range(rows)]
+        return self.sequences.repeats(np.array(is_query))
 
     def sequence_ids(self, index: int) -> tuple[str, str | None]:
         """The ids of the query and of the document that a sequence holds; the document is None for the

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from inference.runner import Runner, collator_for
-from inference.score import score_sequences, tokenize_sharded
+from inference.score import represent_distinct, tokenize_sharded
 
 
 def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
@@ -38,4 +38,4 @@ def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budge
     """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
     `Similarity.comparable`."""
     collator = collator_for(runner.model, tokenizer.padding, token_budget)
-    return score_sequences(runner, sequences, collator, name="embedding")
+    return represent_distinct(runner, sequences, collator, ["embedding"])["embedding"]

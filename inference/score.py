@@ -61,6 +61,17 @@ def represent_sequences(
     return gather_rows(local, indices, len(sequences))
 
 
+def represent_distinct(
+    runner: Runner, sequences: TokenSequences, collator: Collator, names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences."""
+    repeats = sequences.repeats()
+    if repeats is None:
+        return represent_sequences(runner, sequences, collator, names)
+    found = represent_sequences(runner, sequences.select(repeats.first), collator, names)
+    return {name: repeats.expand(values) for name, values in found.items()}
+
+
 def run_chunks(
     runner: Runner,
     sequences: TokenSequences,

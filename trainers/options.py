@@ -37,6 +37,7 @@ class TrainerConfig(ABC):
     has). Training ends after `max_steps` updates or `max_epochs`, whichever is first; one of them may be None.
     `early_stopping_patience`: evaluations on dev in a row that are not better than the best one, after which training
     ends; None: it does not end before its last step. The learning rate follows the whole training in any case.
+    `merge_repeats`: equal rows of a step (a text of several lists, or an equal pair) run once, with one dropout mask.
     `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
     before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
     with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
@@ -56,6 +57,7 @@ class TrainerConfig(ABC):
     list_size: int = 8
     token_budget: int = 1024
     kept_chunks: int = 4
+    merge_repeats: bool = True
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from data.batch import ListBatch, TokenSequences
+from data.batch import ListBatch
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from trainers.options import TrainerConfig
 
@@ -19,14 +19,14 @@ class ChunkOutOfMemory(MemoryError):
 
 
 @contextmanager
-def detect_out_of_memory(sequences: TokenSequences, chunk: Sequence[int]) -> Iterator[None]:
-    """Raise `ChunkOutOfMemory` if memory runs out inside."""
+def detect_out_of_memory(rows: Sequence[int], longest: int) -> Iterator[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside. `rows`: those of the chunk, `longest`: its tokens a row."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ChunkOutOfMemory(chunk, int(sequences.lengths[list(chunk)].max())) from error
+        raise ChunkOutOfMemory(rows, longest) from error
 
 
 @contextmanager

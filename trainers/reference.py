@@ -25,7 +25,7 @@ from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
 from inference.runner import Runner, similarity_of
-from inference.score import represent_sequences
+from inference.score import represent_distinct
 from losses.contracts import input_names
 from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
@@ -125,7 +125,7 @@ class Reference:
         else:
             adapters_off = reference(engine.model)
         with adapters_off:
-            representations = represent_sequences(runner, batch.sequences, self.collator)
+            representations = represent_distinct(runner, batch.sequences, self.collator)
         lists = make_loss_inputs(representations, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1

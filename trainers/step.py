@@ -3,17 +3,20 @@
 This is GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
 arXiv:2101.06983): forward without graph, the loss on the cached representations, then one forward and backward per
 chunk with the cached gradients. Here it works for any representation, can keep the graphs of some chunks, and is exact
-with dropout: a chunk's random seed is set before its forward and again before its recomputation.
+with dropout: a chunk's random seed is set before its forward and again before its recomputation. Equal sequences run
+once: all of them get the representation of the first, and their gradients are summed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from data.batch import TokenSequences
+from data.batch import Repeats, TokenSequences
 from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
 from engines.distributed.collectives import all_agree, gather_rows
@@ -28,18 +31,34 @@ Representations = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The chunks of one global step. A chunk is a list of indices of sequences."""
+    """The chunks of one global step. A chunk is a list of indices of `sequences`."""
 
     step: int
-    sequences: TokenSequences
+    sequences: TokenSequences  # those that run: equal ones once
     chunks: list[list[int]]  # the chunks of all ranks
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
     padded_tokens: int  # tokens of all chunks, padding included
+    repeats: Repeats | None = None  # which rows of the step each of them stands for; None: one for one
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of the step, equal ones included."""
+        return len(self.sequences) if self.repeats is None else len(self.repeats.place)
 
     @property
     def num_tokens(self) -> int:
-        """The tokens of all sequences, without padding."""
+        """The tokens of all rows of the step, equal ones included, without padding."""
+        lengths = self.sequences.lengths
+        return int((lengths if self.repeats is None else lengths[self.repeats.place]).sum())
+
+    @property
+    def computed_tokens(self) -> int:
+        """The tokens of the sequences that run, without padding."""
         return int(self.sequences.lengths.sum())
+
+    def rows(self, chunk: Sequence[int]) -> list[int]:
+        """The rows of the step that hold a chunk's sequences: of equal ones the first."""
+        return list(chunk) if self.repeats is None else self.repeats.first[list(chunk)].tolist()
 
 
 class GradientCache:
@@ -51,12 +70,15 @@ class GradientCache:
         self.kept_chunks = kept_chunks
         self.seed = seed
 
-    def plan(self, sequences: TokenSequences, step: int) -> StepPlan:
-        """Cut the step into chunks, in the same way on every number of ranks."""
+    def plan(self, sequences: TokenSequences, step: int, repeats: Repeats | None = None) -> StepPlan:
+        """Cut the step into chunks, in the same way on every number of ranks. `repeats`: which of the sequences are
+        equal, and run once."""
+        sequences = sequences if repeats is None else sequences.select(repeats.first)
         lengths = sequences.lengths.tolist()
         chunks = self.collator.plan(lengths)
         padded_tokens = sum(self.collator.cost(lengths, chunk) for chunk in chunks)
-        return StepPlan(step, sequences, chunks, chunks_of_rank(chunks, rank(), world_size()), padded_tokens)
+        own = chunks_of_rank(chunks, rank(), world_size())
+        return StepPlan(step, sequences, chunks, own, padded_tokens, repeats)
 
     def forward(self, plan: StepPlan) -> list[Representations]:
         """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
@@ -70,7 +92,7 @@ class GradientCache:
         return outputs
 
     def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
-        """Gather the representations of the whole global step on every rank, as leaves that require a gradient.
+        """Gather the representations of all rows of the global step on every rank, as leaves that require a gradient.
 
         Raises `NotFinite`, on every rank, if one of them is not finite.
         """
@@ -79,17 +101,21 @@ class GradientCache:
             name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
         }
-        total = len(plan.sequences)
-        leaves = {name: value.requires_grad_() for name, value in gather_rows(local, own, total).items()}
+        gathered = gather_rows(local, own, len(plan.sequences))
+        if plan.repeats is not None:
+            gathered = {name: plan.repeats.expand(value) for name, value in gathered.items()}
+        leaves = {name: value.requires_grad_() for name, value in gathered.items()}
         if broken := _broken_rows(leaves):
             raise NotFinite(
-                f"step {plan.step}: the model's output is not finite in {len(broken)} of {total} rows", broken
+                f"step {plan.step}: the model's output is not finite in {len(broken)} of {plan.num_rows} rows", broken
             )
         return leaves
 
     def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
         """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
         others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
+        if plan.repeats is not None:
+            gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
         first_kept = len(plan.own) - self.kept_chunks
         kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
         for position, index in enumerate(kept_first):
@@ -97,7 +123,7 @@ class GradientCache:
             output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
             surrogate = _surrogate(output, gradients, chunk)
             outputs[index] = {}
-            with detect_out_of_memory(plan.sequences, chunk or [0]):
+            with self._detect_out_of_memory(plan, chunk or [0]):
                 self.engine.backward(surrogate, last=position == len(plan.own) - 1)
             if first_kept > 0:
                 return_freed_memory()  # the step does not fit in memory as a whole
@@ -108,8 +134,12 @@ class GradientCache:
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features = self.collator.collate(plan.sequences, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
-        with detect_out_of_memory(plan.sequences, chunk), lengths_are_known(lengths):
+        with self._detect_out_of_memory(plan, chunk), lengths_are_known(lengths):
             return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
+
+    @staticmethod
+    def _detect_out_of_memory(plan: StepPlan, chunk: Sequence[int]) -> AbstractContextManager[None]:
+        return detect_out_of_memory(plan.rows(chunk), int(plan.sequences.lengths[list(chunk)].max()))
 
 
 def gradients_of(loss: Tensor, representations: Representations, step: int) -> Representations:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.batch import ListBatch
 from engines.precision import MixedPrecision
 from inference.runner import collator_for, similarity_of
-from inference.score import represent_sequences
+from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -32,7 +32,7 @@ class AuxiliaryModel:
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""
         collator = collator_for(self.model.model, self.tokenizer.padding, self.token_budget)
-        representations = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
+        representations = represent_distinct(self.model, batch.auxiliary_sequences(self.name), collator)
         return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
 
 

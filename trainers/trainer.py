@@ -73,9 +73,8 @@ class Trainer(ABC):
         )
         # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, config.updates_per_batch, before_workers=self.checkpoints.wait)
-        self.refresher: Refresher | None = None
-        if config.refresh_every:
-            self.refresher = Refresher(config, parts.loader, parts.run.path, seed=self.seed)
+        refresher = Refresher(config, parts.loader, parts.run.path, seed=self.seed) if config.refresh_every else None
+        self.refresher = refresher
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
         self.int8_ranges: dict[int, Tensor] = {}  # of this step; the model keeps them once it is updated
@@ -134,7 +133,8 @@ class Trainer(ABC):
         """Make one update. Returns what to log. Its tensors are read only if logging is due."""
         started = time.perf_counter()
         with explain_out_of_memory(batch, self.config):
-            plan = self.gradient_cache.plan(batch.sequences, self.state.step)
+            repeats = batch.repeats if self.config.merge_repeats else None
+            plan = self.gradient_cache.plan(batch.sequences, self.state.step, repeats)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
             loss, statistics = self.loss_and_statistics(representations, batch)

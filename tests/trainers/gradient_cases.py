@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
-from data.batch import ListBatch, ListExample, TokenSequences
+from data.batch import ListBatch, ListExample, Repeats, TokenSequences
 from data.collate import Collator, pad, plan_chunks
 from data.hashing import stable_hash
 from engines.deepspeed.engine import DeepSpeedEngineConfig
@@ -204,10 +204,11 @@ def run_chunks(
     kept_chunks: int,
     sequences: TokenSequences,
     objective: Callable[[Representations], tuple[Tensor, dict[str, Tensor]]],
+    repeats: Repeats | None = None,
 ) -> float:
     """Forward and backward of a step, as `Trainer.train_step` makes them. Returns the loss."""
     cache = GradientCache(engine, collator, kept_chunks=kept_chunks, seed=SEED)
-    plan = cache.plan(sequences, STEP)
+    plan = cache.plan(sequences, STEP, repeats)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
     loss, _ = objective(representations)

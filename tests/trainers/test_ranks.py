@@ -67,4 +67,5 @@ def test_the_runs_compared_are_not_trivial(one_process: Runs) -> None:
     for run in (supervised, embedder):
         assert len({line["loss"] for line in run if line["split"] == "train"}) == STEPS
     assert min(line["num_chunks"] for line in embedder if line["split"] == "train") > 2
+    assert max(line["repeated_share"] for line in embedder if line["split"] == "train") > 0, "texts that run once"
     assert weights["scale.log_scale"].exp().item() != pytest.approx(20.0, rel=1e-4)

@@ -17,7 +17,7 @@ from engines.distributed.collectives import broadcast_object
 from engines.distributed.process_group import rank, world_size
 from engines.protocol import Engine
 from inference.runner import similarity_of
-from inference.score import represent_sequences
+from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from trainers.batches import gather_batch
 from trainers.loss_inputs import make_loss_inputs
@@ -103,7 +103,7 @@ class SolvedLists:
     def _equal_rewards(self, batch: ListBatch, places: Sequence[int], loss: Any) -> list[int] | None:
         """The lists of `batch` whose rewards are all equal under the actions that a step samples at these `places`.
         None if a score is not finite: of the step's own lists, the step says so."""
-        representations = represent_sequences(self.engine, batch.sequences, self.collator)
+        representations = represent_distinct(self.engine, batch.sequences, self.collator)
         lists = make_loss_inputs(representations, batch, similarity=similarity_of(self.engine.model))
         policy = old_policy(loss, lists)
         if not all(bool(value[lists.mask].isfinite().all()) for value in policy.values()):
