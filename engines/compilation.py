@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
 
 
 def compile_in_place(model: nn.Module) -> None:
@@ -21,6 +20,8 @@ def compile_in_place(model: nn.Module) -> None:
 @contextmanager
 def explain_compiler_errors() -> Iterator[None]:
     """Raise ValueError, which names the remedy, if the model cannot be compiled on this machine."""
+    from torch._dynamo.exc import BackendCompilerFailed  # takes seconds, and only a compiled model needs it
+
     try:
         yield
     except BackendCompilerFailed as error:
