@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,16 @@ from torch import Tensor
 from xxhash import xxh3_128_digest
 
 from data.truncation import Truncation
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to `device`. The host does not wait: neither for the copy nor for what the device
+    does before it. The copy keeps the original as its attribute `on_host` (`losses.math.masking.on_host`)."""
+    pinned = values.pin_memory() if device.type == "cuda" and values.device.type == "cpu" else values
+    moved: Any = pinned.to(device, non_blocking=True)
+    if moved is not values:
+        moved.on_host = values
+    return moved
 
 
 @dataclass(frozen=True)
@@ -91,11 +102,11 @@ class Repeats:
 
     def expand(self, values: Tensor) -> Tensor:
         """The values [distinct, ...] of all sequences [sequences, ...]."""
-        return values[torch.from_numpy(self.place).to(values.device)]
+        return values[to_device(torch.from_numpy(self.place), values.device)]
 
     def sum(self, values: Tensor) -> Tensor:
         """The sums over equal sequences: [sequences, ...] -> [distinct, ...]."""
-        place = torch.from_numpy(self.place).to(values.device)
+        place = to_device(torch.from_numpy(self.place), values.device)
         return values.new_zeros(len(self.first), *values.shape[1:]).index_add(0, place, values)
 
 
@@ -240,15 +251,18 @@ class ListBatch:
     def to_lists(self, values: Tensor) -> Tensor:
         """Arrange values [documents, ...] as [lists, longest list, ...], 0 for padding (differentiable)."""
         lists = values.new_zeros(*self.mask.shape, *values.shape[1:])
-        return lists.index_put(self.mask.to(values.device).nonzero(as_tuple=True), values)
+        # Found on the host: of a mask on a GPU the host would have to wait for the number of documents.
+        lists_and_places = [to_device(index, values.device) for index in self.mask.nonzero(as_tuple=True)]
+        return lists.index_put(lists_and_places, values)
 
     def split_texts(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Split values of layout "texts": [sequences, ...] -> queries [lists, ...], documents [lists, longest list,
         ...]."""
-        first = torch.cat([torch.zeros(1, dtype=torch.int64), (self.sizes + 1).cumsum(0)])[:-1].to(values.device)
-        is_document = torch.ones(len(values), dtype=torch.bool, device=values.device)
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), (self.sizes + 1).cumsum(0)])[:-1]
+        is_document = torch.ones(len(values), dtype=torch.bool)
         is_document[first] = False
-        return values[first], self.to_lists(values[is_document])
+        documents = to_device(is_document.nonzero().squeeze(1), values.device)
+        return values[to_device(first, values.device)], self.to_lists(values[documents])
 
     def _documents(self, name: str) -> Tensor:
         return self.to_lists(torch.from_numpy(np.concatenate([getattr(example, name) for example in self.examples])))

@@ -73,8 +73,11 @@ def unscale(gradients: Sequence[Tensor], divisor: float) -> None:
         torch._foreach_mul_(list(gradients), 1 / divisor)
 
 
-def check_norm(norm: float, scale: LossScale | None) -> None:
-    """Raise `Overflow` or `NotFinite`, on every rank, if the gradient norm is not finite."""
+def check_norm(norm: float, scale: LossScale | None, *, finite: bool = True) -> None:
+    """Raise `Overflow` or `NotFinite`, on every rank, if the gradient norm is not finite, or if what the gradient was
+    made of is not `finite`: then no loss scale would help."""
+    if not finite:
+        raise gradient_not_finite(norm)
     if scale is not None:
         scale.check(norm)
     elif not math.isfinite(norm):

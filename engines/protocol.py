@@ -25,6 +25,7 @@ class Engine(Protocol):
     name: str  # "torch", "zero0" ... "zero3"
     device: torch.device
     autocast: torch.dtype | None  # the type of forward passes under autocast; None: float32
+    compiled: bool  # whether forward passes run through torch.compile
     model: nn.Module  # the user's module, unwrapped: model(**features) -> dict of tensors with a leading row axis
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -34,16 +35,22 @@ class Engine(Protocol):
         number of calls on every rank, in training and in evaluation.
         """
 
+    def unchanged_weights(self) -> AbstractContextManager[None]:
+        """A context in which the weights do not change, and gradients are recorded in all forwards or in none: what is
+        made of the weights alone, such as their copies in bf16, is made once."""
+
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         """Accumulate the gradient of one chunk. `last` marks the last chunk of the step, after which the gradients are
         summed over the ranks."""
 
-    def step(self) -> float:
+    def step(self, finite: Tensor | None = None) -> float:
         """Clip the gradients, update the weights, advance the schedule, zero the gradients.
 
-        Returns the global gradient norm before clipping. Raises `NotFinite` on every rank if the gradient of any rank
-        is not finite; weights and schedule are then unchanged. In fp16 it raises `Overflow` on every rank instead, as
-        long as a smaller loss scale may help.
+        `finite`: a flag on the device, the same on every rank: whether what the gradients were made of is finite (if it
+        is not, they are NaN). None: it is. Returns the global gradient norm before clipping, the one number of a step
+        that the host waits for. Raises `NotFinite` on every rank if that or the gradient of any rank is not finite;
+        weights and schedule are then unchanged. In fp16 it raises `Overflow` on every rank instead, as long as a
+        smaller loss scale may help.
         """
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,25 +25,30 @@ from engines.checkpoint.shards import (
     reset_optimizer,
     restore_schedule,
 )
+from engines.compilation import compile_in_place, explain_compiler_errors
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
+from engines.host_copy import HostCopy
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, MixedPrecision, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
-
-BUCKET_BYTES = 100 * 2**20  # of gradients per all-reduce: large enough for full bandwidth, small next to the model
+from engines.reduction import GradientSum
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchEngineConfig(EngineConfig):
     """`precision`: auto (bf16 autocast on GPUs that support it, else fp32), fp32, bf16, or fp16 autocast with a loss
-    scale."""
+    scale.
+
+    `compile`: run the model through torch.compile. Its first steps take minutes: docs/performance.md says when it pays.
+    """
 
     name = "torch"
 
     precision: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_precision(self.precision, TRAINING_PRECISIONS)
@@ -50,12 +57,11 @@ class TorchEngineConfig(EngineConfig):
         self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
     ) -> TorchEngine:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
-        return TorchEngine(model, options, schedule, max_grad_norm, self.precision)
+        return TorchEngine(model, options, schedule, max_grad_norm, self.precision, compiled=self.compile)
 
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         trained = FLOAT_BYTES * parameters.trainable
-        bucket = min(trained, max(BUCKET_BYTES, FLOAT_BYTES * parameters.largest)) if ranks > 1 else 0
-        return StateBytes(FLOAT_BYTES * parameters.total, trained, moment_bytes(parameters, optimizer), update=bucket)
+        return StateBytes(FLOAT_BYTES * parameters.total, trained, moment_bytes(parameters, optimizer))
 
 
 class TorchEngine:
@@ -63,54 +69,91 @@ class TorchEngine:
 
     The model is not wrapped in DistributedDataParallel. DDP decides in the *forward* whether the backward will reduce,
     and allows only one such graph at a time. Here several graphs are alive and others are recomputed. So the gradients
-    are summed in flat buckets after the last backward: exact in every order of calls, and a sum, where DDP averages.
+    are summed in flat buckets during the last backward (`GradientSum`): exact in every order of calls, and a sum, where
+    DDP averages.
     """
 
     name = "torch"
 
     def __init__(
-        self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float, precision: str
+        self,
+        model: nn.Module,
+        options: OptimizerOptions,
+        schedule: Schedule,
+        max_grad_norm: float,
+        precision: str,
+        *,
+        compiled: bool = False,
     ):
         self.device = rank_device()
         self.model = model.to(self.device)
+        self.compiled = compiled
+        if compiled:
+            compile_in_place(self.model)
         make_contiguous(model)
-        self.optimizer = options.build(model)
+        self.optimizer: Any = options.build(model)
+        # The fused kernels of torch read a flag of the device and then leave the update out.
+        self.updates_on_device = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         self.schedule = schedule(self.optimizer)
         self.max_grad_norm = max_grad_norm
         self.autocast = autocast_dtype(precision, self.device)
         self.scale = make_loss_scale(self.autocast)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.gradient_sum = GradientSum(self.trainable) if world_size() > 1 else None
         if world_size() > 1:
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.data, src=0)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return MixedPrecision(self.model, self.autocast).forward(features)
+        if not self.compiled:
+            return MixedPrecision(self.model, self.autocast).forward(features)
+        with explain_compiler_errors():
+            return MixedPrecision(self.model, self.autocast).forward(features)
+
+    def unchanged_weights(self) -> AbstractContextManager[None]:
+        # Autocast keeps its casts of weights until the outermost of its contexts ends, also one that casts nothing.
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, enabled=False)
 
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
+        if self.gradient_sum is not None:
+            self.gradient_sum.begin_backward(last=last)
         (surrogate if self.scale is None else surrogate * self.scale.value).backward()
-        if last:
+        if last and self.gradient_sum is not None:
+            self.gradient_sum.finish()
+        elif last:
             # An unused parameter gets gradient 0, on one rank, on several ranks and under ZeRO alike.
             for parameter in self.trainable:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            if world_size() > 1:
-                _sum_over_ranks([parameter.grad for parameter in self.trainable if parameter.grad is not None])
 
-    def step(self) -> float:
+    def step(self, finite: Tensor | None = None) -> float:
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
         unscale(gradients, self.loss_scale or 1.0)
         # The reduced gradient is the same on every rank, and so is this norm: no further collective is needed.
         total_norm = get_total_norm(gradients)
-        norm = total_norm.item()
+        finite = torch.ones((), dtype=torch.bool, device=self.device) if finite is None else finite
+        known = HostCopy({"norm": total_norm, "finite": finite})
         try:
-            check_norm(norm, self.scale)
-            clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
-            self.optimizer.step()
+            if self.updates_on_device:
+                # Queued before the host knows the norm, and left out by the kernels if it is not finite. While the host
+                # waits and prepares the next step, the device updates the weights.
+                self.optimizer.found_inf = (~(finite & total_norm.isfinite())).float()
+                self._update(total_norm)
+            numbers = known.read()
+            check_norm(numbers["norm"], self.scale, finite=bool(numbers["finite"]))
+            if not self.updates_on_device:
+                self._update(total_norm)
             self.schedule.step()
         finally:
             self.optimizer.zero_grad(set_to_none=True)
-        return norm
+            if self.gradient_sum is not None:
+                self.gradient_sum.release()
+        return numbers["norm"]
+
+    def _update(self, total_norm: Tensor) -> None:
+        if not math.isinf(self.max_grad_norm):
+            clip_grads_with_norm_(self.trainable, self.max_grad_norm, total_norm)
+        self.optimizer.step()
 
     @property
     def loss_scale(self) -> float | None:
@@ -137,26 +180,3 @@ class TorchEngine:
 
     def _fragments(self) -> dict[str, Fragment]:
         return full_fragments(self.model, self.optimizer)
-
-
-def _sum_over_ranks(gradients: list[Tensor]) -> None:
-    """Sum each gradient over the ranks in place, in flat buckets."""
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        dist.all_reduce(flat)
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(old) for part, old in zip(parts, bucket, strict=True)])
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive gradients of one dtype, up to BUCKET_BYTES together."""
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        if bucket and (gradient.dtype != bucket[0].dtype or size + gradient.nbytes > BUCKET_BYTES):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += gradient.nbytes
-    if bucket:
-        yield bucket

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_positive
-from losses.math.masking import at_least_float32
+from losses.math.masking import at_least_float32, on_host, rows_where
 from losses.math.similarity import DOT, Similarity
 
 
@@ -54,14 +54,14 @@ class CoSENT(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        list_index = mask.nonzero()[:, 0]
-        queries, documents = at_least_float32(queries)[list_index], at_least_float32(documents[mask])
+        list_index = on_host(mask).nonzero()[:, 0].to(mask.device, non_blocking=True)
+        queries, documents = at_least_float32(queries)[list_index], at_least_float32(rows_where(documents, mask))
         similarities = self.compare(queries, documents, similarity) * scale
         log_weights = torch.zeros_like(similarities)
         if weights is not None:
             weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny)
             log_weights = weights.log()[list_index]
-        return log_misordered(similarities, labels[mask], log_weights)
+        return log_misordered(similarities, rows_where(labels, mask), log_weights)
 
     def compare(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
         """queries, documents: [M, dim], the two sides of M pairs -> [M], their similarities."""
@@ -101,5 +101,6 @@ def log_misordered(scores: Tensor, labels: Tensor, log_weights: Tensor) -> Tenso
     # log_sums: log sum_a w_a exp(-s_a) over the first k in order; num_higher: for each b, how many are above it.
     log_sums = (log_weights - scores).logcumsumexp(dim=0)
     num_higher = torch.searchsorted(-labels, -labels)
-    terms = (scores + log_weights + log_sums[num_higher - 1])[num_higher > 0]
+    terms = scores + log_weights + log_sums[num_higher - 1]
+    terms = terms.masked_fill(num_higher == 0, torch.finfo(terms.dtype).min)  # the highest label is below none
     return torch.cat([scores.new_zeros(1), terms]).logsumexp(dim=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
 from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
+from losses.math.masking import rows_where
 from losses.math.similarity import COSINE, DOT, Similarity
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
@@ -169,7 +170,7 @@ class InfoNCE(MatrixLoss):
         if self.guide_margin is not None:
             guide = (
                 COSINE.comparable(inputs["guide_queries"].float()),
-                COSINE.comparable(inputs["guide_documents"][mask].float()),
+                COSINE.comparable(rows_where(inputs["guide_documents"], mask).float()),
             )
         sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
         num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
@@ -208,7 +209,7 @@ class InfoNCE(MatrixLoss):
             any_negative.append(negative.any(dim=1))
         sums, found = torch.stack(log_sums), torch.stack(any_negative)
         values = self._combine(sums, found)
-        if not batch.isolated.any() or "query_to_doc" not in self.directions:
+        if not batch.any_isolated or "query_to_doc" not in self.directions:
             return values
         # The other directions compare with other lists: an isolated list has none of them in its softmax or mean.
         first = [self.directions.index("query_to_doc")]

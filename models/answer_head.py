@@ -94,7 +94,7 @@ def _answer(
 ) -> tuple[Tensor, Tensor | None]:
     with torch.autocast(hidden.device.type, enabled=False):
         hidden = hidden.float()
-        answers = torch.tensor([yes, no], device=hidden.device)
+        answers = torch.tensor([yes, no]).to(hidden.device, non_blocking=True)
         weight = head.weight[answers].float()
         bias = None if head.bias is None else head.bias[answers].float()
         if transform.cap is None:

@@ -25,6 +25,7 @@ class Batches:
         self.wait_s = 0.0  # the time that the last call of `for_step` took
         self._shares: Iterator[list[ListExample]] = iter(())
         self._next_number: int | None = None  # the number of the next batch of `_shares`
+        self._ahead: ListBatch | None = None  # loaded for a later step
 
     def number(self, step: int, skipped: Collection[int] = ()) -> int:
         """The number of a step's batch (steps count from 1, batches from 0)."""
@@ -38,13 +39,26 @@ class Batches:
         started = time.perf_counter()
         number = self.number(step, skipped)
         if self.current is None or self.current.number != number:
-            if self._next_number != number:
-                self.before_workers()
-                self._shares = self.loader.iterate(number)
-            self.current = gather_batch(number, next(self._shares))
-            self._next_number = number + 1
+            if self._ahead is None or self._ahead.number != number:
+                if self._next_number != number:
+                    self.before_workers()
+                    self._shares, self._next_number = self.loader.iterate(number), number
+                self._ahead = self._load_next()
+            self.current, self._ahead = self._ahead, None
         self.wait_s = time.perf_counter() - started
         return self.current
+
+    def ahead(self, step: int, skipped: Collection[int] = ()) -> ListBatch | None:
+        """Load the batch of a later step, if it is the one that comes next; None if it is another, or `current`."""
+        number = self.number(step, skipped)
+        if self._next_number == number:
+            self._ahead = self._load_next()
+        return self._ahead if self._ahead is not None and self._ahead.number == number else None
+
+    def _load_next(self) -> ListBatch:
+        assert self._next_number is not None
+        number, self._next_number = self._next_number, self._next_number + 1
+        return gather_batch(number, next(self._shares))
 
     def restart(self) -> None:
         """Drop what was loaded in advance: the lists have changed."""
@@ -53,7 +67,7 @@ class Batches:
 
     def close(self) -> None:
         """Stop the loader's processes."""
-        self._shares, self._next_number = iter(()), None
+        self._shares, self._next_number, self._ahead = iter(()), None, None
 
     def upcoming(self, step: int, last_step: int, skipped: Collection[int], spare: int) -> range:
         """The numbers of all batches from one step to another, and of `spare` more that replace batches skipped

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from data.batch import ListBatch
+from data.batch import ListBatch, to_device
 from inference.runner import int8_ranges_of, similarity_of
 from losses.contracts import LossInputs
 from trainers.step import Representations
@@ -22,15 +22,16 @@ def make_loss_inputs(representations: Representations, batch: ListBatch, **input
     """
     device = next(iter(representations.values())).device
     of_batch: dict[str, Any] = {
-        "labels": batch.labels.to(device),
-        "mask": batch.mask.to(device),
-        "query_hashes": batch.query_hashes.to(device),
-        "document_hashes": batch.document_hashes.to(device),
-        "never_negatives": batch.never_negatives.to(device),
-        "isolated": None if batch.isolated is None else batch.isolated.to(device),
-        "teacher_scores": batch.teacher_scores.to(device),
-        "weights": None if batch.weights is None else batch.weights.to(device),
+        "labels": batch.labels,
+        "mask": batch.mask,
+        "query_hashes": batch.query_hashes,
+        "document_hashes": batch.document_hashes,
+        "never_negatives": batch.never_negatives,
+        "isolated": batch.isolated,
+        "teacher_scores": batch.teacher_scores,
+        "weights": batch.weights,
     }
+    of_batch = {name: None if value is None else to_device(value, device) for name, value in of_batch.items()}
     return LossInputs(**(of_batch | _outputs(representations, batch) | inputs))
 
 
@@ -44,7 +45,7 @@ def joined_int8_ranges(model: nn.Module, representations: Representations, batch
     if ranges is None:
         return {}
     embedding = representations["embedding"].detach()
-    documents = batch.split_texts(embedding)[1][batch.mask.to(embedding.device)]
+    documents = batch.split_texts(embedding)[1][to_device(batch.mask, embedding.device)]
     return ranges.joined({dim: similarity.comparable(documents, dim) for dim in ranges.dims})
 
 

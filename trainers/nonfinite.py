@@ -1,13 +1,68 @@
-"""Batches whose loss or gradient is not finite: what is written about them. `Trainer.skip_batch` acts."""
+"""Batches whose loss or gradient is not finite: how they are found, and what is written about them.
+`Trainer.skip_batch` acts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from data.batch import ListBatch
+from engines.distributed.collectives import agree_on_device
 from engines.protocol import NotFinite
 
 LARGE_OUTPUT = 1e6  # scores and embeddings of a model that trains are far below
+
+
+class FiniteCheck:
+    """Whether the outputs and the loss of a step are finite, found on the device without waiting for it.
+
+    The step goes on as if they were: with 0 in the place of outputs that are not finite, since a kernel that meets NaN
+    as an index or a probability may end the process. If something was not finite, every gradient of the weights becomes
+    NaN (`spread`), so no engine updates with it, and `engine.step(finite)` raises `NotFinite`, which `explain` makes
+    precise. Only then are the rows read.
+    """
+
+    def __init__(self, step: int, representations: Mapping[str, Tensor]):
+        self.step = step
+        self.rows = _finite_rows(representations)
+        with torch.no_grad():
+            for value in representations.values():
+                value.copy_(torch.where(value.isfinite(), value, 0.0))
+            sizes = [value.abs().max() for value in representations.values() if value.numel()]
+            self.largest = torch.stack(sizes).max()
+
+    def spread(self, loss: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of the representations, all of them NaN if anything is not finite on any rank."""
+        self.loss, self.gradient_rows = loss.detach(), _finite_rows(gradients)
+        self.finite, self.no_signal = agree_on_device(
+            torch.stack([self.rows.all(), self.loss.isfinite(), self.gradient_rows.all()]).all()
+        )
+        factor = torch.where(self.finite, 1.0, float("nan"))
+        return {name: gradient * factor.to(gradient.dtype) for name, gradient in gradients.items()}
+
+    def explain(self, error: NotFinite) -> NotFinite:
+        """The error with what is not finite, and in which rows; `error` itself if it is the gradient of the weights
+        alone."""
+        if broken := _false_rows(self.rows):
+            reason = f"the model's output is not finite in {len(broken)} of {len(self.rows)} rows"
+            return NotFinite(f"step {self.step}: {reason}", broken)
+        if bool(self.finite):
+            return error
+        reason = f"step {self.step}: the loss or its gradient is not finite (loss {self.loss.item()})"
+        return NotFinite(reason, _false_rows(self.gradient_rows), self.largest.item())
+
+
+def _finite_rows(values: Mapping[str, Tensor]) -> Tensor:
+    """Whether all values of a row are finite [rows]."""
+    finite = [value.detach().isfinite() for value in values.values()]
+    return torch.stack([value if value.ndim == 1 else value.flatten(1).all(dim=1) for value in finite]).all(dim=0)
+
+
+def _false_rows(rows: Tensor) -> list[int]:
+    return (~rows).nonzero().flatten().tolist()
 
 
 def nonfinite_line(batch: ListBatch, error: NotFinite, *, step: int, action: str) -> dict[str, Any]:

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from data.truncation import Truncation
+from engines.protocol import Engine
+
+
+def load_engine(engine: Engine, folder: Path) -> None:
+    """Load the weights, optimizer and schedule of a checkpoint. Raises ValueError, which names the remedy, if a file is
+    broken."""
+    try:
+        engine.load(folder)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder} cannot be read ({reason}): remove that folder, and the same command resumes from the "
+            "checkpoint before it"
+        ) from error
 
 
 def _no_totals() -> dict[str, float]:

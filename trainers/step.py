@@ -10,19 +10,20 @@ once: all of them get the representation of the first, and their gradients are s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from data.batch import Repeats, TokenSequences
+from data.batch import Repeats, TokenSequences, to_device
 from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
-from engines.distributed.collectives import all_agree, gather_rows
+from engines.distributed.collectives import RowsOfRanks, gather_planned_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
-from engines.protocol import Engine, NotFinite
+from engines.protocol import Engine
+from models.padding_masks import padding_is_known
 from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
 
@@ -39,6 +40,8 @@ class StepPlan:
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
     padded_tokens: int  # tokens of all chunks, padding included
     repeats: Repeats | None = None  # which rows of the step each of them stands for; None: one for one
+    # Tensors of chunks on the device, by first sequence and size: a chunk that runs again needs no second copy.
+    features: dict[tuple[int, int], dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -69,10 +72,21 @@ class GradientCache:
         self.collator = collator
         self.kept_chunks = kept_chunks
         self.seed = seed
+        self._planned: tuple[TokenSequences, StepPlan] | None = None  # the last sequences, and their plan
 
     def plan(self, sequences: TokenSequences, step: int, repeats: Repeats | None = None) -> StepPlan:
         """Cut the step into chunks, in the same way on every number of ranks. `repeats`: which of the sequences are
         equal, and run once."""
+        if self._planned is None or self._planned[0] is not sequences:
+            self._planned = sequences, self._make_plan(sequences, step, repeats)
+        return replace(self._planned[1], step=step)
+
+    def prefetch(self, sequences: TokenSequences, step: int, repeats: Repeats | None = None) -> None:
+        """Plan a later step and copy the tensors of its first chunk to the device, which computes meanwhile."""
+        plan = self.plan(sequences, step, repeats)
+        self._features(plan, plan.own[0])
+
+    def _make_plan(self, sequences: TokenSequences, step: int, repeats: Repeats | None) -> StepPlan:
         sequences = sequences if repeats is None else sequences.select(repeats.first)
         lengths = sequences.lengths.tolist()
         chunks = self.collator.plan(lengths)
@@ -82,34 +96,28 @@ class GradientCache:
 
     def forward(self, plan: StepPlan) -> list[Representations]:
         """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
-        first_kept = len(plan.own) - self.kept_chunks
+        first_kept = max(len(plan.own) - self.kept_chunks, 0)
         outputs = []
-        for index, chunk in enumerate(plan.own):
-            with torch.set_grad_enabled(index >= first_kept):
-                outputs.append(self._forward_chunk(plan, chunk))
-            if 0 <= index < first_kept:
-                return_freed_memory()
+        for has_graph, chunks in ((False, plan.own[:first_kept]), (True, plan.own[first_kept:])):
+            with torch.set_grad_enabled(has_graph), self.engine.unchanged_weights():
+                for chunk in chunks:
+                    outputs.append(self._forward_chunk(plan, chunk))
+                    if not has_graph:
+                        return_freed_memory()
         return outputs
 
     def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
-        """Gather the representations of all rows of the global step on every rank, as leaves that require a gradient.
-
-        Raises `NotFinite`, on every rank, if one of them is not finite.
-        """
-        own = [index for chunk in plan.own for index in chunk]
+        """Gather the representations of all rows of the global step on every rank, as leaves that require a gradient."""
         local = {
             name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
         }
-        gathered = gather_rows(local, own, len(plan.sequences))
+        of_ranks = [chunks_of_rank(plan.chunks, number, world_size()) for number in range(world_size())]
+        planned = RowsOfRanks([[index for chunk in own for index in chunk] for own in of_ranks])
+        gathered = gather_planned_rows(local, planned)
         if plan.repeats is not None:
             gathered = {name: plan.repeats.expand(value) for name, value in gathered.items()}
-        leaves = {name: value.requires_grad_() for name, value in gathered.items()}
-        if broken := _broken_rows(leaves):
-            raise NotFinite(
-                f"step {plan.step}: the model's output is not finite in {len(broken)} of {plan.num_rows} rows", broken
-            )
-        return leaves
+        return {name: value.requires_grad_() for name, value in gathered.items()}
 
     def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
         """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
@@ -118,42 +126,48 @@ class GradientCache:
             gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
         first_kept = len(plan.own) - self.kept_chunks
         kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
-        for position, index in enumerate(kept_first):
-            chunk = plan.own[index]
-            output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
-            surrogate = _surrogate(output, gradients, chunk)
-            outputs[index] = {}
-            with self._detect_out_of_memory(plan, chunk or [0]):
-                self.engine.backward(surrogate, last=position == len(plan.own) - 1)
-            if first_kept > 0:
-                return_freed_memory()  # the step does not fit in memory as a whole
+        with self.engine.unchanged_weights():
+            for position, index in enumerate(kept_first):
+                chunk = plan.own[index]
+                output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
+                surrogate = _surrogate(output, gradients, chunk)
+                outputs[index] = {}
+                with self._detect_out_of_memory(plan, chunk or [0]):
+                    self.engine.backward(surrogate, last=position == len(plan.own) - 1)
+                if first_kept > 0:
+                    return_freed_memory()  # the step does not fit in memory as a whole
 
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
         """Run one chunk. An empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
-        features = self.collator.collate(plan.sequences, chunk)
+        features = self._features(plan, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
-        with self._detect_out_of_memory(plan, chunk), lengths_are_known(lengths):
-            return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
+        is_padded = self.collator.cost(plan.sequences.lengths, chunk) > sum(lengths)
+        # A compiled model reads no masks.
+        known = nullcontext() if self.engine.compiled else padding_is_known(is_padded)
+        with self._detect_out_of_memory(plan, chunk), known, lengths_are_known(lengths):
+            return self.engine.forward(features)
+
+    def _features(self, plan: StepPlan, chunk: list[int]) -> dict[str, Tensor]:
+        """The tensors of a chunk on the device: a few bytes per token, so those of a step are kept until its end."""
+        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        key = (chunk[0], len(chunk))
+        if key not in plan.features:
+            features = self.collator.collate(plan.sequences, chunk)
+            plan.features[key] = {name: to_device(value, self.engine.device) for name, value in features.items()}
+        return plan.features[key]
 
     @staticmethod
     def _detect_out_of_memory(plan: StepPlan, chunk: Sequence[int]) -> AbstractContextManager[None]:
         return detect_out_of_memory(plan.rows(chunk), int(plan.sequences.lengths[list(chunk)].max()))
 
 
-def gradients_of(loss: Tensor, representations: Representations, step: int) -> Representations:
-    """The gradient of the loss for each representation, by name. Raises `NotFinite`, on every rank, if the loss or a
-    gradient is not finite on any rank."""
+def gradients_of(loss: Tensor, representations: Representations) -> Representations:
+    """The gradient of the loss for each representation, by name."""
     # The gradient is 0 for a representation that the loss does not read (a fixed scale).
     values = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
-    gradients = dict(zip(representations, values, strict=True))
-    finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients.values())]).all()
-    if not all_agree(bool(finite)):
-        reason = f"step {step}: the loss or its gradient is not finite (loss {loss.item()})"
-        largest = max(float(value.detach().abs().max()) for value in representations.values())
-        raise NotFinite(reason, _broken_rows(gradients), largest)
-    return gradients
+    return dict(zip(representations, values, strict=True))
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
@@ -161,11 +175,5 @@ def _surrogate(output: Representations, gradients: Representations, chunk: list[
     loss."""
     if not chunk:
         return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
-    return sum((value * gradients[name][chunk]).sum() for name, value in output.items())  # type: ignore[return-value]
-
-
-def _broken_rows(values: Representations) -> list[int]:
-    """The rows in which any of the values is not finite."""
-    broken = [~value.detach().isfinite().flatten(1).all(dim=1) for value in values.values() if value.ndim > 1]
-    broken += [~value.detach().isfinite() for value in values.values() if value.ndim == 1]
-    return torch.stack(broken).any(dim=0).nonzero().flatten().tolist()
+    rows = to_device(torch.tensor(chunk), next(iter(gradients.values())).device)
+    return sum((value * gradients[name][rows]).sum() for name, value in output.items())  # type: ignore[return-value]

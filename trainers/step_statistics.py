@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from data.batch import ListBatch
@@ -54,24 +53,24 @@ def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
     }
 
 
-def checksum(scores: Tensor) -> Tensor:
-    """The float64 sum of the scores times fixed weights cos(1), cos(2), ... Engines can be compared by it even if the
-    value of the loss is always 0."""
-    weights = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).cos()
-    return (scores.double() * weights).sum()
+def checksum(scores: Tensor, mask: Tensor) -> Tensor:
+    """The float64 sum of the scores of documents times fixed weights cos(1), cos(2), ... scores, mask: [lists, n].
+    Engines can be compared by it even if the value of the loss is always 0."""
+    # Numbered through without cutting padding out, for which the host would have to know the size.
+    weights = mask.flatten().cumsum(0).double().cos().view_as(scores)
+    return (scores.double() * weights).masked_fill(~mask, 0.0).sum()
 
 
-def note_idle_ranks(progress: TrainingProgress, num_chunks: int, config: TrainerConfig) -> None:
-    """Print a note if a step has fewer chunks than there are ranks."""
-    if num_chunks < world_size():
+def note_once(
+    progress: TrainingProgress, plan: StepPlan, batch: ListBatch, config: TrainerConfig, max_length: int
+) -> None:
+    """Print a note if a step has fewer chunks than there are ranks, and a warning if many of its texts are cut to
+    `max_length` tokens; each once in a run."""
+    if len(plan.chunks) < world_size():
         progress.note_once(
             "idle ranks",
-            f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, so some are idle: lower "
+            f"note: a step has {len(plan.chunks)} chunk(s) for {world_size()} ranks, so some are idle: lower "
             f"trainer.token_budget ({config.token_budget}) or raise trainer.batch_size",
         )
-
-
-def note_truncation(progress: TrainingProgress, batch: ListBatch, step: int, max_length: int) -> None:
-    """Print a warning if many texts of a step are cut to `max_length` tokens."""
     if batch.truncation is not None and batch.truncation.is_large:
-        progress.note_once("truncation", cut_line({f"step {step}": batch.truncation}, max_length))
+        progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, max_length))

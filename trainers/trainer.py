@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from data.batch import ListBatch
+from data.batch import ListBatch, Repeats
 from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
+from engines.distributed.collectives import note_signal
 from engines.distributed.process_group import world_size
+from engines.host_copy import HostCopy
 from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
@@ -26,15 +27,15 @@ from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
 from trainers.loss_inputs import joined_int8_ranges, make_loss_inputs
-from trainers.nonfinite import nonfinite_line, stop_message
+from trainers.nonfinite import FiniteCheck, nonfinite_line, stop_message
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
 from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
-from trainers.state import TrainState
+from trainers.state import TrainState, load_engine
 from trainers.step import GradientCache, Representations, gradients_of
-from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_idle_ranks, note_truncation
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_once
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 from trainers.training_progress import TrainingProgress
@@ -61,12 +62,9 @@ class Trainer(ABC):
             schedule=config.make_schedule(self.max_steps).build,
             max_grad_norm=config.max_grad_norm,
         )
-        self.auxiliary_models = {
-            name: AuxiliaryModel(
-                model, name, token_budget=config.token_budget, device=self.engine.device, autocast=self.engine.autocast
-            )
-            for name, model in parts.auxiliary_models.items()
-        }
+        options = {"device": self.engine.device, "autocast": self.engine.autocast, "token_budget": config.token_budget}
+        models = parts.auxiliary_models.items()
+        self.auxiliary_models = {name: AuxiliaryModel(model, name, **options) for name, model in models}
         self.gradient_cache = GradientCache(self.engine, collator, kept_chunks=config.kept_chunks, seed=self.seed)
         self.checkpoints = CheckpointStore(
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
@@ -130,20 +128,30 @@ class Trainer(ABC):
         self.batches.close()
 
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
-        """Make one update. Returns what to log. Its tensors are read only if logging is due."""
+        """Make one update. Returns what to log.
+
+        The host waits for the device once, in `engine.step`. What it must know is copied to it before, by HostCopy.
+        """
         started = time.perf_counter()
         with explain_out_of_memory(batch, self.config):
-            repeats = batch.repeats if self.config.merge_repeats else None
-            plan = self.gradient_cache.plan(batch.sequences, self.state.step, repeats)
+            plan = self.gradient_cache.plan(batch.sequences, self.state.step, self.repeats(batch))
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
+            check = FiniteCheck(self.state.step, representations)
             loss, statistics = self.loss_and_statistics(representations, batch)
-            gradients = gradients_of(loss, representations, self.state.step)
+            gradients = check.spread(loss, gradients_of(loss, representations))
             self.gradient_cache.backward(plan, outputs, gradients)
-        loss_value = loss.item()
-        del loss, representations, gradients  # frees memory for the optimizer
+        copied = HostCopy({"loss": loss, "no_signal": check.no_signal, **(statistics if self.due("log") else {})})
+        del loss, statistics, representations, gradients  # frees memory for the optimizer
+        self.prefetch()
         learning_rate = self.engine.learning_rate()
-        grad_norm = self.engine.step()
+        try:
+            grad_norm = self.engine.step(check.finite)
+        except NotFinite as error:
+            raise check.explain(error) from error
+        finally:
+            numbers = copied.read()
+            note_signal(numbers.pop("no_signal"))
         if (ranges := int8_ranges_of(self.engine.model)) is not None:
             ranges.keep(self.int8_ranges)
         if not self.has_updated and learning_rate > 0 and grad_norm > 0:
@@ -153,13 +161,12 @@ class Trainer(ABC):
         self.state.add_totals(seconds=seconds, rows=len(batch.sequences), tokens=plan.num_tokens)
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
-            self.state.add_loss(batch.source, loss_value)
-        note_idle_ranks(self.progress, len(plan.chunks), self.config)
-        note_truncation(self.progress, batch, self.state.step, self.max_length)
+            self.state.add_loss(batch.source, numbers["loss"])
+        note_once(self.progress, plan, batch, self.config, self.max_length)
         return {
-            "loss": loss_value,
+            "loss": numbers.pop("loss"),
             "grad_norm": grad_norm,
-            **statistics,
+            **numbers,
             **batch_statistics(batch, self.loss_of(batch)),
             "learning_rate": learning_rate,
             **({} if self.refresher is None else {"refreshed_step": self.state.refreshed_step or 0}),
@@ -187,7 +194,7 @@ class Trainer(ABC):
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": progress}
         lists = make_loss_inputs(representations, batch, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)
-        return loss, {"score_checksum": checksum(lists.list_scores().detach()[lists.mask]), **statistics}
+        return loss, {"score_checksum": checksum(lists.list_scores().detach(), lists.mask), **statistics}
 
     def resume(self) -> None:
         """Continue from the checkpoint that the run was opened with, if there is one."""
@@ -196,7 +203,7 @@ class Trainer(ABC):
 
     def restore(self, folder: Path, state: TrainState) -> None:
         """Load a checkpoint and its state, and continue from there."""
-        self.load(folder)
+        load_engine(self.engine, folder)
         self.state = replace(state)
         self.saved_step = self.best_result = None
         if not self.checkpoints.set_pointers(state.step, state.best_step):
@@ -208,18 +215,6 @@ class Trainer(ABC):
         else:
             self.refresher.restore(folder, state.refreshed_step)
             self.batches.restart()
-
-    def load(self, folder: Path) -> None:
-        """Load the weights, optimizer and schedule of a checkpoint. Raises ValueError, which names the remedy, if a
-        file is broken."""
-        try:
-            self.engine.load(folder)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{folder} cannot be read ({reason}): remove that folder, and the same command resumes from the "
-                "checkpoint before it"
-            ) from error
 
     def start(self) -> None:
         """Precompute the reference's scores, and evaluate the starting model on dev: its metric is the first best
@@ -292,6 +287,16 @@ class Trainer(ABC):
         heartbeat.set_step(self.state.step)
         return self.batches.for_step(self.state.step, self.state.skipped_batches)
 
+    def prefetch(self) -> None:
+        """Load the next step's batch, and copy its first tensors, while the device computes this step."""
+        step = self.state.step + 1
+        if step <= self.max_steps and (ahead := self.batches.ahead(step, self.state.skipped_batches)) is not None:
+            self.gradient_cache.prefetch(ahead.sequences, step, self.repeats(ahead))
+
+    def repeats(self, batch: ListBatch) -> Repeats | None:
+        """Which rows of a batch are equal, and run once."""
+        return batch.repeats if self.config.merge_repeats else None
+
     def skip_batch(self, error: NotFinite) -> None:
         """Record the batch that is not finite. Then leave it out or raise, according to `trainer.on_nonfinite`."""
         batch, num_skipped, config = self.batches.current, len(self.state.skipped_batches), self.config
@@ -303,10 +308,8 @@ class Trainer(ABC):
         self.progress.write(f"warning: {what}")
         self.logger.alert("a batch is not finite", what)
         if not skips:
-            fp16 = self.engine.autocast is torch.float16
-            raise FloatingPointError(
-                stop_message(batch, error, num_skipped, config.max_nonfinite, fp16=fp16)
-            ) from error
+            options = {"max_skipped": config.max_nonfinite, "fp16": self.engine.autocast is torch.float16}
+            raise FloatingPointError(stop_message(batch, error, num_skipped, **options)) from error
         if config.on_nonfinite == "rollback":
             self.rollback()
         else:

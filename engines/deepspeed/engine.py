@@ -161,6 +161,7 @@ class DeepSpeedEngine:
             process_group.start_single()
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it, even for one process
         self.name = f"zero{stage}"
+        self.compiled = False
         self.stage = stage
         self.coalesce = coalesce
         # Holds DeepSpeed's `coalesce_grad_reduction` context during the backwards of a step.
@@ -184,6 +185,9 @@ class DeepSpeedEngine:
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.float() for name, value in self.engine(**features).items()}
 
+    def unchanged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext()  # under ZeRO-3 copies would hold the whole model
+
     def backward(self, surrogate: Tensor, *, last: bool) -> None:
         if self.stage > 0:
             # DeepSpeed clears this flag in a forward, to tell one backward from the next. Here several backwards may
@@ -200,7 +204,7 @@ class DeepSpeedEngine:
             self.coalescing.close()  # reduces the gradients
             self.engine.set_gradient_accumulation_boundary(True)  # the context has restored the old value
 
-    def step(self) -> float:
+    def step(self, finite: Tensor | None = None) -> float:
         divisor = 1.0 if self.scale is None else self.scale.value / process_group.world_size()
         if self.stage == 0:
             # Stage 0 does not check the gradients before it updates. They are reduced, so all ranks get the same norm.
@@ -218,7 +222,8 @@ class DeepSpeedEngine:
             self.engine.step()
             self.engine.optimizer.loss_scaler.cur_scale = 1.0
             norm = float(self.engine.get_global_grad_norm()) if self.engine.was_step_applied() else math.inf
-        check_norm(norm, self.scale)
+        # DeepSpeed has waited for the device already.
+        check_norm(norm, self.scale, finite=finite is None or bool(finite))
         return norm
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -34,13 +35,51 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     ordered = torch.empty_like(packed)
     ordered[index] = packed
 
-    gathered, start = {}, 8
-    for name in names:
+    return _unpack(ordered, values, start=8)
+
+
+@dataclass(frozen=True)
+class RowsOfRanks:
+    """Which rows of a step each rank has, known on every rank beforehand. Over all ranks they cover range(total)."""
+
+    rows: Sequence[Sequence[int]]  # of each rank, in the order in which it has them
+
+    @property
+    def longest(self) -> int:
+        """The number of rows of the rank that has most."""
+        return max(len(own) for own in self.rows)
+
+    def places(self) -> Tensor:
+        """Where row i is if the rows of all ranks follow each other, those of each padded to `longest` [total]."""
+        place = {row: number * self.longest + i for number, own in enumerate(self.rows) for i, row in enumerate(own)}
+        assert len(place) == sum(map(len, self.rows)), "a row belongs to two ranks"
+        return torch.tensor([place[row] for row in range(len(place))], dtype=torch.int64)
+
+
+def gather_planned_rows(values: Mapping[str, Tensor], planned: RowsOfRanks) -> dict[str, Tensor]:
+    """Gather rows like `gather_rows`, bit by bit, where every rank knows the rows of all: nobody tells the others how
+    many it has, so the host waits for nothing, and on a GPU all is only queued."""
+    places = planned.places()
+    device = next(iter(values.values())).device
+    places = (places.pin_memory() if device.type == "cuda" else places).to(device, non_blocking=True)
+    if world_size() == 1:
+        return {name: value.detach()[places] for name, value in values.items()}
+    packed = torch.cat([_as_bytes(values[name].detach()) for name in sorted(values)], dim=1)
+    padded = packed.new_zeros(planned.longest, packed.shape[1])
+    padded[: len(packed)] = packed
+    return _unpack(_gather_equal(padded).flatten(0, 1)[places], values, start=0)
+
+
+def _unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
+    """Cut packed rows [rows, bytes], from byte `start` on, into tensors like `values`, which lie in the order of their
+    names."""
+    unpacked = {}
+    for name in sorted(values):
         shape, dtype = values[name].shape[1:], values[name].dtype
         stop = start + shape.numel() * dtype.itemsize
-        gathered[name] = _from_bytes(ordered[:, start:stop], shape, dtype)
+        unpacked[name] = _from_bytes(packed[:, start:stop], shape, dtype)
         start = stop
-    return {name: gathered[name] for name in values}
+    return {name: unpacked[name] for name in values}
 
 
 def _as_bytes(values: Tensor) -> Tensor:
@@ -121,3 +160,21 @@ def all_agree(flag: bool) -> bool:
     if not no_signal:
         preemption.set_agreed()
     return bool(agreed)
+
+
+def agree_on_device(flag: Tensor) -> tuple[Tensor, Tensor]:
+    """Two flags of the device, the same on every rank: whether `flag` (a bool scalar) is true on all of them, and
+    whether none has received a signal. Nothing waits: read them with `HostCopy`, and hand the second to
+    `note_signal`."""
+    no_signal = torch.full((), not preemption.requested(), dtype=torch.bool, device=flag.device)
+    flags = torch.stack([flag, no_signal]).to(torch.uint8)
+    if world_size() > 1:
+        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+    agreed, unsignalled = flags.bool().unbind()
+    return agreed, unsignalled
+
+
+def note_signal(no_signal: float) -> None:
+    """Note, on every rank at once, what `agree_on_device` has found of signals."""
+    if not no_signal:
+        preemption.set_agreed()

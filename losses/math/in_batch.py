@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from losses.contracts import mean_over_lists
-from losses.math.masking import at_least_float32
+from losses.math.masking import at_least_float32, on_host, rows_where
 from losses.math.similarity import Similarity
 
 IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
@@ -31,23 +31,25 @@ class Relation:
     starts: Tensor  # [R + 1] int64
     columns: Tensor  # [pairs] int64
     num_columns: int
+    longest: int  # the largest number of columns of a row
 
     @classmethod
-    def of_pairs(cls, rows: Tensor, columns: Tensor, num_rows: int, num_columns: int) -> Relation:
-        """rows, columns: [pairs] int64, in any order and with repetitions."""
+    def of_pairs(cls, rows: Tensor, columns: Tensor, num_rows: int, num_columns: int, device: torch.device) -> Relation:
+        """rows, columns: [pairs] int64 of the host, in any order and with repetitions. `device`: of `matrix`."""
         pairs = (rows * num_columns + columns).unique()
-        starts = torch.searchsorted(pairs, torch.arange(num_rows + 1, device=rows.device) * num_columns)
-        return cls(starts, pairs % max(1, num_columns), num_columns)
+        starts = torch.searchsorted(pairs, torch.arange(num_rows + 1) * num_columns)
+        longest = int(starts.diff().max()) if num_rows else 0
+        # A column more, which belongs to none: where a row with fewer columns than the longest has none.
+        columns = torch.cat([pairs % max(1, num_columns), torch.tensor([num_columns])])
+        moved = [values.to(device, non_blocking=True) for values in (starts, columns)]
+        return cls(moved[0], moved[1], num_columns, longest)
 
     def matrix(self, rows: Tensor) -> Tensor:
         """rows [B] int64 -> [B, C] bool: the column belongs to the row."""
-        first, counts = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
-        row = torch.arange(len(rows), device=rows.device).repeat_interleave(counts)
-        number = torch.arange(len(row), device=rows.device)  # of the pair, among those of all these rows
-        place = number + (first - counts.cumsum(0) + counts)[row]
-        found = rows.new_zeros(len(rows), self.num_columns, dtype=torch.bool)
-        found[row, self.columns[place]] = True
-        return found
+        place = self.starts[rows].unsqueeze(1) + torch.arange(self.longest, device=rows.device)
+        place = place.where(place < self.starts[rows + 1].unsqueeze(1), len(self.columns) - 1)
+        found = rows.new_zeros(len(rows), self.num_columns + 1, dtype=torch.bool)
+        return found.scatter_(1, self.columns[place], True)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,10 @@ class InBatch:
     pair_documents: Tensor  # [P] int64
     query_ids: Tensor  # [Q] int64, 0 to their number - 1: equal for equal texts
     document_ids: Tensor  # [D] int64
-    never_queries: Tensor  # [pairs] int64, query ids
-    never_documents: Tensor  # [pairs] int64, document ids
+    never_queries: Tensor  # [pairs] int64, query ids; on the host
+    never_documents: Tensor  # [pairs] int64, document ids; on the host
     isolated: Tensor  # [Q] bool
+    any_isolated: bool
     similarity: Similarity
 
     @classmethod
@@ -91,33 +94,39 @@ class InBatch:
         never_negatives: [any, 2] int64, pairs of a list and the hash of a text, or None; it needs the hashes. isolated:
         [Q] bool, or None if no list is.
         """
-        relevant = labels[mask] > 0
-        list_index = mask.nonzero()[:, 0]
+        # Which texts are compared is worked out on the host: it would wait for a GPU to learn each number of texts.
+        device, on_cpu = queries.device, on_host(mask)
+        relevant = on_host(labels)[on_cpu] > 0
+        list_index = on_cpu.nonzero()[:, 0]
         pair_documents = relevant.nonzero()[:, 0]
         pair_queries = list_index[pair_documents]
-        query_ids, _ = _ids(query_hashes, len(queries), mask.device)
-        document_ids, texts = _ids(
-            None if document_hashes is None else document_hashes[mask], len(relevant), mask.device
-        )
+        query_ids, _ = _ids(None if query_hashes is None else on_host(query_hashes), len(queries))
+        document_ids, texts = _ids(None if document_hashes is None else on_host(document_hashes)[on_cpu], len(relevant))
         never_queries, never_documents = query_ids[pair_queries], document_ids[pair_documents]
         if never_negatives is not None:
-            of_list, hashes = never_negatives[torch.isin(never_negatives[:, 1], texts)].unbind(1)
+            excluded = on_host(never_negatives)
+            of_list, hashes = excluded[torch.isin(excluded[:, 1], texts)].unbind(1)
             never_queries = torch.cat([never_queries, query_ids[of_list]])
             never_documents = torch.cat([never_documents, torch.searchsorted(texts, hashes.contiguous())])
+        alone = torch.zeros(len(queries), dtype=torch.bool) if isolated is None else on_host(isolated)
+        known = {
+            "has_documents": on_cpu.any(dim=1),
+            "list_index": list_index,
+            "relevant": relevant,
+            "pair_queries": pair_queries,
+            "pair_documents": pair_documents,
+            "query_ids": query_ids,
+            "document_ids": document_ids,
+            "isolated": alone,
+        }
         return cls(
             queries=at_least_float32(queries),
-            has_documents=mask.any(dim=1),
-            documents=at_least_float32(documents[mask]),
-            list_index=list_index,
-            relevant=relevant,
-            pair_queries=pair_queries,
-            pair_documents=pair_documents,
-            query_ids=query_ids,
-            document_ids=document_ids,
+            documents=at_least_float32(rows_where(documents, mask)),
             never_queries=never_queries,
             never_documents=never_documents,
-            isolated=torch.zeros(len(queries), dtype=torch.bool, device=mask.device) if isolated is None else isolated,
+            any_isolated=bool(alone.any()),
             similarity=similarity,
+            **{name: value.to(device, non_blocking=True) for name, value in known.items()},
         )
 
     def similarities(self, queries: Tensor) -> Tensor:
@@ -154,12 +163,12 @@ class InBatch:
     @cached_property
     def _documents_of_queries(self) -> Relation:
         sizes = len(self.query_ids), len(self.document_ids)
-        return Relation.of_pairs(self.never_queries, self.never_documents, *sizes)
+        return Relation.of_pairs(self.never_queries, self.never_documents, *sizes, self.queries.device)
 
     @cached_property
     def _queries_of_documents(self) -> Relation:
         sizes = len(self.document_ids), len(self.query_ids)
-        return Relation.of_pairs(self.never_documents, self.never_queries, *sizes)
+        return Relation.of_pairs(self.never_documents, self.never_queries, *sizes, self.queries.device)
 
     def compute_in_blocks(self, function: Callable[[Tensor], Tensor], num_rows: int, num_columns: int) -> Tensor:
         """Call `function(rows [B] int64) -> [B]` block by block for rows 0 to num_rows - 1, and return [num_rows].
@@ -175,14 +184,15 @@ class InBatch:
 
     def mean_over_queries(self, values: Tensor, weights: Tensor | None) -> Tensor:
         """values [P] -> scalar: the mean over each query's pairs, then the (weighted) mean over queries with a pair."""
-        counts = torch.bincount(self.pair_queries, minlength=len(self.queries))
+        ones = torch.ones_like(self.pair_queries)
+        counts = ones.new_zeros(len(self.queries)).index_add(0, self.pair_queries, ones)
         sums = values.new_zeros(len(self.queries)).index_add(0, self.pair_queries, values)
         return mean_over_lists(sums / counts.clamp(min=1), counts > 0, weights)
 
 
-def _ids(hashes: Tensor | None, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _ids(hashes: Tensor | None, number: int) -> tuple[Tensor, Tensor]:
     """The ids of texts and, by id, their hashes in ascending order; without hashes, every text has its own."""
     if hashes is None:
-        hashes = torch.arange(number, device=device)
+        hashes = torch.arange(number)
     texts, ids = hashes.unique(return_inverse=True)
     return ids, texts

@@ -11,6 +11,19 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def on_host(values: Tensor) -> Tensor:
+    """The values on the CPU. What a step copied to a GPU keeps the original as its attribute `on_host`, so that the
+    host does not wait for the GPU only to learn what it has sent there."""
+    known: Tensor | None = getattr(values, "on_host", None)
+    return values.cpu() if known is None else known
+
+
+def rows_where(values: Tensor, mask: Tensor) -> Tensor:
+    """values[mask] of values [lists, n, ...] and mask [lists, n]: [rows, ...]. The host knows the number of rows."""
+    places = on_host(mask).flatten().nonzero().squeeze(1)
+    return values.flatten(0, 1)[places.to(values.device, non_blocking=True)]
+
+
 def masked_logits(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """(scores - their maximum) / temperature, `finfo.min` at padding. scores, mask (bool): [..., n] -> [..., n].
 

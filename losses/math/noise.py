@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from losses.math.masking import on_host
+
 
 def uniform_noise(seeds: Sequence[int], num_generations: int, mask: Tensor) -> Tensor:
     """Return uniform draws in (0, 1), [lists, G, n] float64, 1/2 at padding. mask: [lists, n] bool.
@@ -18,11 +20,11 @@ def uniform_noise(seeds: Sequence[int], num_generations: int, mask: Tensor) -> T
     """
     if len(seeds) != len(mask):
         raise ValueError(f"{len(mask)} lists need as many seeds, got {len(seeds)}")
-    on_cpu = mask.cpu()
+    on_cpu = on_host(mask)
     noise = torch.full((len(mask), num_generations, mask.shape[-1]), 0.5, dtype=torch.float64)
     for row, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
         num_documents = int(on_cpu[row].sum())
         uniform = torch.rand(num_generations, num_documents, generator=generator, dtype=torch.float64)
         noise[row, :, on_cpu[row]] = uniform.clamp(min=torch.finfo(torch.float64).tiny)
-    return noise.to(mask.device)
+    return noise.to(mask.device, non_blocking=True)

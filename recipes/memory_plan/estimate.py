@@ -13,8 +13,8 @@ from torch import nn
 from data.collate import chunks_of_rank
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.memory.allocator import keep_freed_memory, resident_bytes, return_freed_memory
-from engines.memory.live_bytes import ChunkBytes
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes
+from engines.memory.step_peak import step_peak
 from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
@@ -128,28 +128,6 @@ def estimate_memory(
 
 _NO_STATES = StateBytes(0.0, 0.0, 0.0)
 _NO_PARAMETERS = Parameters(0, 0, 0)
-
-
-def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes, parameters: Parameters) -> float:
-    """The peak memory of one step beside weights and optimizer. It follows the order of events in trainers/step.py."""
-    first_kept = max(len(chunks) - kept_chunks, 0)
-    live = peak = 0.0
-    for index, chunk in enumerate(chunks):
-        peak = max(peak, live + (chunk.forward if index >= first_kept else chunk.no_graph))
-        live += chunk.held if index >= first_kept else 0.0
-    # ZeRO 2 and 3 pass each gradient on when it is computed; other engines allocate all of them in the first backward.
-    whole = parameters.trainable > 0 and states.gradients >= FLOAT_BYTES * parameters.trainable
-    gradients = 0.0 if whole else states.gradients
-    for index in [*range(first_kept, len(chunks)), *range(first_kept)]:
-        chunk = chunks[index]
-        if index < first_kept:
-            peak = max(peak, live + gradients + chunk.forward)
-        else:
-            live -= chunk.held
-        backward = chunk.first_backward if whole and gradients == 0.0 else chunk.backward
-        peak = max(peak, live + gradients + states.reduction + backward)
-        gradients = states.gradients
-    return max(peak, gradients + states.update)
 
 
 def measure_process(engine: EngineConfig) -> float:

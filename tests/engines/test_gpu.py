@@ -16,6 +16,7 @@ from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed import process_group
 from engines.distributed.collectives import _gather_ragged, all_agree, gather_rows
 from engines.optimizers import OptimizerOptions
+from engines.protocol import NotFinite
 from engines.torch_engine import TorchEngineConfig
 
 pytestmark = pytest.mark.gpu
@@ -65,6 +66,8 @@ def test_rows_are_gathered_on_the_device(group: None) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_training_step_of_two_chunks(kind: str, precision: str, group: None) -> None:
+    if kind != "torch":
+        pytest.importorskip("deepspeed")
     options = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.0)
     chunks = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1))
     plain = Scorer()
@@ -86,3 +89,56 @@ def test_a_training_step_of_two_chunks(kind: str, precision: str, group: None) -
     with engine.full_weights():
         for name, value in engine.model.named_parameters():
             torch.testing.assert_close(value.cpu(), plain.get_parameter(name), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_update_that_is_queued_before_the_host_knows_of_nan_changes_nothing(optimizer: str) -> None:
+    options = OptimizerOptions(name=optimizer, learning_rate=0.1)
+    engine = TorchEngineConfig(precision="bf16").build(
+        Scorer(), options, lambda each: LambdaLR(each, lambda update: 1.0 / (1 + update)), max_grad_norm=1.0
+    )
+    values = torch.randn(4, 8, device="cuda")
+
+    def step(factor: float, finite: bool) -> float:
+        engine.backward(engine.forward({"values": values})["score"].sum() * factor, last=True)
+        return engine.step(torch.tensor(finite, device="cuda"))
+
+    assert step(1.0, True) > 0
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    for factor, finite in ((math.nan, True), (math.inf, True), (1.0, False)):
+        with pytest.raises(NotFinite):
+            step(factor, finite)
+    assert all(old.equal(new) for old, new in zip(before, engine.model.parameters(), strict=True))
+    assert engine.learning_rate() == pytest.approx(0.05), "one update"
+    if optimizer == "adamw":
+        assert {float(state["step"]) for state in engine.optimizer.state.values()} == {1.0}
+    assert step(1.0, True) > 0
+
+
+def test_a_step_of_adamw_queues_without_waiting() -> None:
+    """Only `HostCopy.read` waits, which torch's debug mode does not count."""
+    engine = TorchEngineConfig(precision="bf16").build(
+        Scorer(), OptimizerOptions(), lambda each: LambdaLR(each, lambda _: 1.0), max_grad_norm=1.0
+    )
+    values, finite = torch.randn(4, 8, device="cuda"), torch.ones((), dtype=torch.bool, device="cuda")
+    for mode in ("default", "error"):
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            engine.backward(engine.forward({"values": values})["score"].sum(), last=True)
+            engine.step(finite)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_compilation_gives_the_gradients_of_the_model_without_it() -> None:
+    found = []
+    for compiled in (False, True):
+        engine = TorchEngineConfig(precision="fp32", compile=compiled).build(
+            Scorer(), OptimizerOptions(), lambda each: LambdaLR(each, lambda _: 1.0), max_grad_norm=1.0
+        )
+        for rows in (4, 7):
+            values = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows)).cuda()
+            engine.backward(engine.forward({"values": values})["score"].square().sum(), last=rows == 7)
+        found.append([parameter.grad.clone() for parameter in engine.model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

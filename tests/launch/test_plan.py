@@ -12,10 +12,11 @@ import pytest
 
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import Parameters, StateBytes
+from engines.memory.step_peak import step_peak
 from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
 from launch.plan import main
-from recipes.memory_plan.estimate import Estimate, Machine, estimate_memory, measure_process, step_peak
+from recipes.memory_plan.estimate import Estimate, Machine, estimate_memory, measure_process
 from recipes.memory_plan.report import format_bytes
 from recipes.memory_plan.workload import ChunkCosts, build_workload, chunk_shapes
 from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK

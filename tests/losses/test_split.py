@@ -134,7 +134,7 @@ def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
     value, _ = objective(loss, kind, representations)
-    cache.backward(plan, outputs, gradients_of(value, representations, step=3))
+    cache.backward(plan, outputs, gradients_of(value, representations))
     return gradient(engine(kind).model)
 
 

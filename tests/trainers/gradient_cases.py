@@ -212,7 +212,7 @@ def run_chunks(
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
     loss, _ = objective(representations)
-    cache.backward(plan, outputs, gradients_of(loss, representations, STEP))
+    cache.backward(plan, outputs, gradients_of(loss, representations))
     return loss.item()
 
 

@@ -52,3 +52,37 @@ def test_the_remaining_batches_cover_those_that_may_take_the_place_of_others() -
     assert batches.upcoming(3, 6, [1], 2) == range(2, 6)
     assert [batch.number for batch in batches.read(range(2, 4))] == [2, 3]
     assert batches.current is None
+
+
+def test_the_next_batch_is_loaded_ahead_and_current_stays() -> None:
+    batches = make_batches()
+    assert batches.ahead(1) is None, "nothing has been started"
+    first = batches.for_step(1)
+    ahead = batches.ahead(2)
+    assert ahead is not None
+    assert ahead.number == 1
+    assert batches.current is first
+    assert batches.ahead(2) is ahead, "it is loaded once"
+    assert batches.for_step(2) is ahead
+    assert batches.loader.starts == [0]
+
+
+def test_a_batch_ahead_takes_the_place_of_a_skipped_one_or_is_dropped() -> None:
+    batches = make_batches()
+    batches.for_step(1)
+    ahead = batches.ahead(2)
+    assert batches.for_step(1, skipped=[0]) is ahead  # batch 0 was not finite
+    batches.ahead(2, skipped=[0])
+    assert batches.for_step(1, skipped=[1]).number == 0  # back to the beginning
+    assert batches.for_step(2, skipped=[1]).number == 2
+    assert batches.loader.starts == [0, 0, 2]
+
+
+def test_nothing_is_ahead_of_further_updates_on_a_batch() -> None:
+    batches = make_batches(steps_per_batch=2)
+    batches.for_step(1)
+    assert batches.ahead(2) is None
+    batches.for_step(2)
+    assert batches.ahead(3).number == 1
+    batches.restart()
+    assert batches.ahead(3) is None

@@ -209,7 +209,7 @@ def test_fp16_resumes_bit_by_bit_between_updates_of_a_batch(tiny_run: list[str])
         """Steps 2 and 4, each the second update of a batch, overflow once; after step 4 the run stops."""
         step, seen = trainer.engine.step, set()
 
-        def broken() -> float:
+        def broken(finite: torch.Tensor) -> float:
             number = trainer.state.step
             if number in (2, 4) and number not in seen:
                 seen.add(number)
@@ -217,7 +217,7 @@ def test_fp16_resumes_bit_by_bit_between_updates_of_a_batch(tiny_run: list[str])
                     parameter.grad.fill_(float("inf"))
             if stop and number == 5:
                 raise KeyboardInterrupt
-            return step()
+            return step(finite)
 
         trainer.engine.step = broken
 

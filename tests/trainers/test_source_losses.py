@@ -126,7 +126,7 @@ def _steps_of(overrides: list[str], expected: dict[str, Any] | None) -> list[Ste
     trainer.evaluator, gradients, found = None, [], []
     trainer.start()
     update = trainer.engine.step
-    trainer.engine.step = lambda: gradients.append(accumulated_gradients(trainer.engine)) or update()
+    trainer.engine.step = lambda finite: gradients.append(accumulated_gradients(trainer.engine)) or update(finite)
     for step in range(1, STEPS + 1):
         trainer.state.step = step
         batch = trainer.next_batch()

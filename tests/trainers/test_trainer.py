@@ -208,9 +208,9 @@ def test_training_moves_every_weight_but_not_frozen_ones(tiny_run: list[str]) ->
 
 
 def test_checksum_weighs_each_row() -> None:
-    scores = torch.tensor([1.0, 2.0, 3.0])
-    assert checksum(scores) == pytest.approx(0.5403023 - 2 * 0.4161468 - 3 * 0.9899925)
-    assert checksum(scores.flip(0)) != pytest.approx(checksum(scores))
+    scores, mask = torch.tensor([[1.0, 2.0], [3.0, float("nan")]]), torch.tensor([[True, True], [True, False]])
+    assert checksum(scores, mask) == pytest.approx(0.5403023 - 2 * 0.4161468 - 3 * 0.9899925)
+    assert checksum(scores.flip(1), mask.flip(1)) != pytest.approx(checksum(scores, mask))
 
 
 def test_wrong_loss_for_the_trainer_is_refused(tiny_run: list[str], tmp_path: Path) -> None:

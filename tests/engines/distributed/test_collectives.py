@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
 
-from engines.distributed.collectives import all_agree, broadcast_object, gather_objects, gather_rows
+from engines.distributed import preemption
+from engines.distributed.collectives import (
+    RowsOfRanks,
+    agree_on_device,
+    all_agree,
+    broadcast_object,
+    gather_objects,
+    gather_planned_rows,
+    gather_rows,
+    note_signal,
+)
 from engines.distributed.process_group import rank
 from engines.distributed.testing import run_ranks
 
@@ -51,8 +63,37 @@ def gather_shares(name: str) -> dict[str, Tensor]:
     # A column-major copy: its storage is not in the order of its elements.
     own["embedding"] = own["embedding"].T.contiguous().T
     gathered = gather_rows(own, rows, total)
-    assert not gathered["score"].requires_grad
+    planned = gather_planned_rows(own, RowsOfRanks(SHARES[name]))
+    for found in (gathered, planned):
+        assert list(found) == list(own)
+        assert not found["score"].requires_grad
+    for key, value in gathered.items():
+        assert planned[key].contiguous().view(torch.uint8).equal(value.contiguous().view(torch.uint8)), key
+        assert planned[key].dtype == value.dtype
     return gathered
+
+
+def agree_in_turn() -> list[tuple[bool, bool]]:
+    """Of flags that are true on all ranks, on the first one, on none: what all agree on. Then rank 1 has a signal."""
+    found = [agree_on_device(torch.tensor(flag)) for flag in (True, rank() == 0, False)]
+    with patch.object(preemption, "requested", lambda: rank() == 1):
+        found.append(agree_on_device(torch.tensor(True)))
+    note_signal(float(found[0][1]))
+    assert not preemption.agreed()
+    note_signal(float(found[3][1]))
+    assert preemption.agreed()
+    return [(bool(agreed), bool(no_signal)) for agreed, no_signal in found]
+
+
+def test_flags_of_the_device_are_agreed_on() -> None:
+    for found in run_ranks(agree_in_turn):
+        assert found == [(True, True), (False, True), (False, True), (True, False)]
+
+
+def test_planned_rows_belong_to_one_rank_each() -> None:
+    with pytest.raises(AssertionError, match="belongs to two ranks"):
+        RowsOfRanks([[0, 1], [1]]).places()
+    assert RowsOfRanks([[2, 0], [1]]).places().tolist() == [1, 2, 0]
 
 
 def exchange_objects() -> tuple[list[dict[str, int]], bool, bool, str]:

@@ -84,7 +84,8 @@ def test_a_relation_has_the_columns_of_its_pairs():
     rows, columns = torch.randint(5, (12,), generator=generator), torch.randint(4, (12,), generator=generator)
     matrix = torch.zeros(5, 4, dtype=torch.bool)
     matrix[rows, columns] = True
-    relation = in_batch.Relation.of_pairs(rows, columns, 5, 4)
+    cpu = torch.device("cpu")
+    relation = in_batch.Relation.of_pairs(rows, columns, 5, 4, cpu)
     for chosen in ([], [3], [4, 0, 0, 2, 1]):
         assert torch.equal(relation.matrix(torch.tensor(chosen, dtype=torch.int64)), matrix[chosen])
-    assert not in_batch.Relation.of_pairs(rows[:0], columns[:0], 5, 0).matrix(torch.tensor([1])).numel()
+    assert not in_batch.Relation.of_pairs(rows[:0], columns[:0], 5, 0, cpu).matrix(torch.tensor([1])).numel()
