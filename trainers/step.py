@@ -107,7 +107,7 @@ class GradientCache:
         return outputs
 
     def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
-        """Gather the representations of all rows of the global step on every rank, as leaves that require a gradient."""
+        """Gather the representations of all rows of the step on every rank, as leaves that require a gradient."""
         local = {
             name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
