@@ -94,7 +94,7 @@ def test_loss_and_gradient_are_those_of_all_rows(kind: str, kept: int, folders: 
     loss, gradients = step(*build(kind, folders), merge=True, kept=kept)
     assert loss == pytest.approx(expected[0], rel=1e-6)
     difference = torch.cat([(gradients[name] - value).flatten() for name, value in expected[1].items()])
-    assert difference.norm() < 1e-6 * torch.cat([value.flatten() for value in expected[1].values()]).norm()
+    assert difference.norm() < 3e-6 * torch.cat([value.flatten() for value in expected[1].values()]).norm()
     assert difference.norm() > 0 or kept == 100, "the chunks are others, so that rounding differs"
 
 
