@@ -118,12 +118,14 @@ def suspects_of(
 @dataclass
 class Audit:
     """Counts of all mined queries. `slots` are the places for negatives. `unfilled` counts the empty ones by reason,
-    `passed` the documents that took no rank, `refused` those of the window that a filter refused."""
+    `empty_queries` the queries with a relevant document that got no negative, `passed` the documents that took no rank,
+    `refused` those of the window that a filter refused."""
 
     options: MineOptions
     seed: int
     queries: int = 0
     full_queries: int = 0
+    empty_queries: int = 0
     filled: int = 0
     window: int = 0
     not_drawn: int = 0
@@ -150,6 +152,7 @@ class Audit:
         selection = query.selection
         self.filled += query.num_filled
         self.full_queries += query.num_filled == self.options.num_negatives
+        self.empty_queries += query.num_filled == 0
         self.unfilled += selection.unfilled
         self.passed += query.passed
         self.refused += selection.refused

@@ -7,7 +7,7 @@
 | wrapper | `loss(loss_inputs)`, all of `LossInputs`, passed on to the losses inside | Matryoshka, weighted sums |
 
 Further inputs are passed by keyword: the fields of `LossInputs` that the loss names in `inputs`, and of those in
-`optional_inputs` the ones that the run has.
+`optional_inputs` the ones that the run has. docs/losses.md lists them ("Further inputs").
 """
 
 from __future__ import annotations
@@ -191,7 +191,13 @@ class ListLoss(Loss):
         self, scores: Tensor, labels: Tensor, mask: Tensor, *, weights: Tensor | None = None, **inputs: Tensor
     ) -> Tensor:
         """scores, labels, mask [..., n], weights [...] -> scalar."""
-        return mean_over_lists(*self.per_list(scores, labels, mask, **inputs), weights)
+        found = self.per_list(scores, labels, mask, **inputs)
+        if not isinstance(found, tuple) or [getattr(part, "shape", None) for part in found] != [mask.shape[:-1]] * 2:
+            raise ValueError(
+                f"loss {type(self).__name__}: per_list returns two tensors of the shape {list(mask.shape[:-1])}, the "
+                "loss of each list and whether it is valid (bool)"
+            )
+        return mean_over_lists(*found, weights)
 
 
 class MatrixLoss(Loss):
@@ -255,7 +261,11 @@ def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics
         result = loss(loss_inputs.list_scores(), loss_inputs.labels, loss_inputs.mask, **inputs)
     else:
         result = loss(loss_inputs.queries, loss_inputs.documents, loss_inputs.labels, loss_inputs.mask, **inputs)
-    return result if isinstance(result, tuple) else (result, {})
+    value, statistics = result if isinstance(result, tuple) else (result, {})
+    if getattr(value, "shape", None) != ():
+        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss {type(loss).__name__} returns a scalar tensor, found {found}")
+    return value, statistics
 
 
 def select_inputs(loss: Any, loss_inputs: LossInputs) -> dict[str, Any]:

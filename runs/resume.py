@@ -213,7 +213,7 @@ def refusal(
     longer = ""
     if checkpoint is not None:
         name = checkpoint.read_text().strip() if checkpoint.is_file() else checkpoint.name  # `latest` names a folder
-        step = name.removeprefix("step-").lstrip("0")
+        step = name.removeprefix("step-").lstrip("0") or "0"
         length = f"trainer.max_steps, which counts those steps too, above {step}"
         if by_epochs:
             length = "trainer.max_epochs, which counts the epochs before it too, above those"

@@ -156,8 +156,10 @@ def _unknown(names: Sequence[str], mapping: Mapping[str, str], ignored: Iterable
     first, what, them = (
         ("unknown column", "it is", "it") if len(unknown) == 1 else ("unknown columns", "each is", "them")
     )
+    headless = len(unknown) == len(names) and any(len(name.split()) > 3 for name in names)
+    hint = " (texts, not names: is a first line with the names missing, such as query and positive?)" * headless
     message = (
-        f"{first} {', '.join(map(repr, unknown))}{_absent(names, mapping)}: say what {what} "
+        f"{first} {', '.join(map(repr, unknown))}{_absent(names, mapping)}{hint}: say what {what} "
         f"({setting('data.columns.FIELD', unknown[0])}, FIELD one of {', '.join(NAMES)})"
     )
     return LayoutError(message, unknown, f" or leave {them} out{{also}} ({{typed}})")

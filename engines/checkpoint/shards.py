@@ -190,9 +190,15 @@ def _reset_8bit(optimizer: Any, updates: int) -> None:
 
 
 def restore_schedule(schedule: Any, optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of the schedule, and set the learning rates that belong to it."""
-    schedule.load_state_dict(dict(state))
-    for group, learning_rate in zip(optimizer.param_groups, state["_last_lr"], strict=True):
+    """Set the schedule to the update of `state`, and the learning rates to what it gives there.
+
+    The peak is that of this run: one that starts from the checkpoint of another (resume=PATH) may have its own.
+    """
+    schedule.load_state_dict({**state, "base_lrs": list(schedule.base_lrs)})
+    schedule._last_lr = [
+        peak * factor(schedule.last_epoch) for peak, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, learning_rate in zip(optimizer.param_groups, schedule._last_lr, strict=True):
         group["lr"] = learning_rate
 
 

@@ -93,7 +93,7 @@ session = onnxruntime.InferenceSession("with_onnx/onnx/model.onnx")
 tokenizer = AutoTokenizer.from_pretrained("with_onnx")
 {inputs}
 {output} = session.run(None, {{value.name: inputs[value.name] for value in session.get_inputs()}})[0]
-```
+{then}```
 
 sentence-transformers reads the same file by `{kind}("with_onnx", backend="onnx")`, where its package optimum-onnx is
 installed (not run here: that stops at an older transformers).
@@ -122,14 +122,20 @@ def serve_bi_encoder(model: BiEncoder, folder: str) -> str:
     (tower,) = towers.values()
     config: Any = tower.backbone.config
     plain = len(tower.modes) == 1 and tower.modes[0] in POOLED and not len(tower.dense) and tokenizer.include_prompt
+    then = ""  # in numpy, what follows the file's tokens
     if plain and config.model_type not in ENCODERS:
         pooled = POOLED[tower.modes[0]]
+        then = f"embedding = {pooled.replace('amax', 'max')}  # of one text: a batch has padding, which is not pooled\n"
+        if model.unit_length:
+            then += "embedding = embedding / (embedding**2).sum(-1, keepdims=True) ** 0.5\n"
         pooled = f"torch.nn.functional.normalize({pooled}, dim=-1)" if model.unit_length else pooled
         text += POOL.format(folder=folder, query=repr(query), max_length=length, pooled=pooled)
     else:
         text += NO_PLAIN_CODE
     inputs = f'inputs = tokenizer([{query!r} + "a query"], truncation=True, max_length={length}, return_tensors="np")'
-    text += ONNX.format(folder=folder, inputs=inputs, output="tokens", kind="SentenceTransformer", imports=RUNTIME)
+    text += ONNX.format(
+        folder=folder, inputs=inputs, output="tokens", kind="SentenceTransformer", imports=RUNTIME, then=then
+    )
     return text + SERVERS.format(
         folder=folder,
         path="/embed",
@@ -150,7 +156,7 @@ def serve_cross_encoder(model: CrossEncoder, folder: str) -> str:
         f'    [{query!r} + "a query"], [{document!r} + "a document"], truncation=True, max_length={length}, '
         'return_tensors="np"\n)'
     )
-    text += ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=RUNTIME)
+    text += ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=RUNTIME, then="")
     before = {"query": query + "a query"}
     return text + SERVERS.format(
         folder=folder,
@@ -171,7 +177,9 @@ def serve_llm_reranker(folder: str, *, cut: str) -> str:
         'inputs = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), dtype=np.int64)}'
     )
     imports = f"import numpy as np\n{RUNTIME}"
-    return text + ONNX.format(folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=imports)
+    return text + ONNX.format(
+        folder=folder, inputs=inputs, output="logits", kind="CrossEncoder", imports=imports, then=""
+    )
 
 
 def _json(content: Any) -> str:

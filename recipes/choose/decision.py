@@ -97,6 +97,8 @@ def decide(
         "chosen": chosen,
         "form": form["form"] if form else None,
         "sentence": _sentence(settings, chosen, form, comparison.best, tied, contenders, forms)
+        + "; models that do not keep the limits do not count"
+        * (LIMITED in {own["verdict"] for own in verdicts.values()})
         + f" ({queries:,} test quer{'y' if queries == 1 else 'ies'}: too few to tell any two models apart)" * few,
         "tied": tied,
         "verdicts": {row["label"]: verdicts[row["label"]] for row in rows},

@@ -119,7 +119,7 @@ def broken_limits(limits: Mapping[str, Any], values: Mapping[str, Any], kind: Li
             found.append(f"{MEASURES[key].words} {NOT_KNOWN}, and limit.{key}={limit} asks for it")
         elif (value > limit) if MEASURES[key].most else (value < limit):
             side = "above" if MEASURES[key].most else "below"
-            found.append(f"{MEASURES[key].words} {MEASURES[key].show(value)}, {side} limit.{key}={limit}")
+            found.append(f"{MEASURES[key].words} {MEASURES[key].show(value)}, {side} limit.{key}={limit:.12g}")
     return found
 
 

@@ -32,6 +32,7 @@ EXPLAINED = {
     "slots": "places for negatives: mine.num_negatives for each query, whether or not it has a relevant document",
     "filled": "slots that have a negative",
     "full_queries": "queries whose slots are all filled",
+    "empty_queries": "queries with a relevant document that got no negative: only mine.output=run holds them",
     "unfilled": "empty slots, each by what refused the best document that would have filled it",
     "passed": "documents that were ranked before the end of the window and took no rank, by reason",
     "window": "documents whose rank is in the window from mine.range_min to mine.range_max",
@@ -119,6 +120,7 @@ class MiningReport:
             "options": values,
             "queries": audit.queries,
             "full_queries": audit.full_queries,
+            "empty_queries": audit.empty_queries,
             "slots": audit.slots,
             "filled": audit.filled,
             "unfilled": dict(audit.unfilled.most_common()),
@@ -172,6 +174,11 @@ class MiningReport:
         )
         share = f"{audit.filled / audit.slots:.1%}"
         yield f"slots filled: {audit.filled:,} of {audit.slots:,} ({share}); {audit.full_queries:,} queries have all"
+        if audit.empty_queries and self.settings.mine.output != "run":
+            yield (
+                f"{audit.empty_queries:,} queries have no negative and so no row: with data=beir, mine.output=run "
+                "output=NAME.jsonl keeps them for training"
+            )
         for title, counts in (
             ("empty slots", audit.unfilled),
             ("ranked, but never a negative", audit.passed),
@@ -231,6 +238,7 @@ class MiningReport:
                 ("slots", f"{audit.slots:,}", EXPLAINED["slots"]),
                 ("filled", f"{audit.filled:,}", EXPLAINED["filled"]),
                 ("queries with all", f"{audit.full_queries:,} of {audit.queries:,}", EXPLAINED["full_queries"]),
+                ("queries with none", f"{audit.empty_queries:,}", EXPLAINED["empty_queries"]),
                 ("in the window", f"{audit.window:,}", EXPLAINED["window"]),
                 ("not needed", f"{audit.not_drawn:,}", EXPLAINED["not_drawn"]),
             ],

@@ -188,12 +188,13 @@ def _queries(queries: Mapping[str, Any] | None) -> str:
 
 
 def _query(query: Mapping[str, Any], metric: str) -> str:
-    first = query["first_stage"] if "first_stage" in query else query["before"]
+    name = "first_stage" if "first_stage" in query else "before"
+    first = query[name]
     direction = "up" if query["after"] > first else "down"
     items = "".join(map(_document, query["documents"]))
     return (
-        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric} {first:.3f} → '
-        f'<span class="{direction}">{query["after"]:.3f}</span><ol>{items}</ol></div>'
+        f'<div class="query"><b>{html.escape(query["text"])}</b><br>{metric}, {name.replace("_", " ")} {first:.3f} → '
+        f'after <span class="{direction}">{query["after"]:.3f}</span><ol>{items}</ol></div>'
     )
 
 

@@ -195,6 +195,19 @@ def test_torch_engine_alone_equals_a_plain_loop_bit_by_bit() -> None:
     assert all(torch.equal(value, final[name]) for name, value in weights(engine).items())
 
 
+def test_a_run_that_starts_from_a_checkpoint_of_another_has_its_own_learning_rate(tmp_path: Path):
+    engine = ENGINES["torch"].build(Scorer(), ADAMW, schedule, max_grad_norm=1.0)
+    train(engine, range(2))
+    engine.shard().write(tmp_path)
+    lower = replace(ADAMW, learning_rate=ADAMW.learning_rate / 8)
+    started = ENGINES["torch"].build(Scorer(), lower, schedule, max_grad_norm=1.0)
+    started.load(tmp_path)
+    assert started.learning_rate() == engine.learning_rate() / 8
+    train(engine, range(2, 3))
+    train(started, range(2, 3))
+    assert started.learning_rate() == engine.learning_rate() / 8
+
+
 def on_one_rank(folder: Path) -> dict[str, Any]:
     """Continue on one rank what two ranks have written, and write what two ranks will continue."""
     results: dict[str, Any] = {}

@@ -99,7 +99,10 @@ def test_margins_leave_slots_empty_and_say_why(mined, capsys):
     assert audit["unfilled"]["percentage"] > 0
     assert audit["refused"]["percentage"] + audit["filled"] + audit["not_drawn"] == audit["window"]
     assert audit["scores"]["difference"]["min"] > 0
-    assert "above mine.percentage of the score of the lowest relevant document" in capsys.readouterr().out
+    assert audit["empty_queries"] == 24 - audit["rows"] > 0
+    out = capsys.readouterr().out
+    assert f"{audit['empty_queries']} queries have no negative and so no row" in out
+    assert "above mine.percentage of the score of the lowest relevant document" in out
     for each in audit["suspected"]:
         assert not (each["negative"] and each["score"] >= each["positive_score"])
 

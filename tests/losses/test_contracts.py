@@ -89,6 +89,23 @@ def test_what_a_loss_reads_is_given_or_named():
     assert compute_loss(Norms(), keyed)[0] == 3 + 7
 
 
+def test_a_loss_that_returns_another_shape_is_named():
+    class Whole(Relevant):
+        def per_list(self, scores, labels, mask, **inputs):
+            return scores.nan_to_num().mean()
+
+    class Each(Norms):
+        inputs = ()
+
+        def __call__(self, queries, documents, labels, mask, *, weights=None, **inputs):
+            return queries.sum(-1)
+
+    with pytest.raises(ValueError, match=r"^loss Whole: per_list returns two tensors of the shape \[2\], the loss of"):
+        compute_loss(Whole(), SCORED)
+    with pytest.raises(ValueError, match=r"^loss Each returns a scalar tensor, found \[2\]$"):
+        compute_loss(Each(), EMBEDDED)
+
+
 def test_a_wrapper_gets_everything_and_needs_what_its_losses_need():
     both = Twice((Relevant(), Twice((Relevant(teacher=True), Norms()))))
     assert requirements(both) == {"positive"}

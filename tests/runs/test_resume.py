@@ -178,6 +178,15 @@ def test_a_refusal_says_how_to_train_on(tmp_path: Path, finished: bool) -> None:
     assert decision.message.count("above 30)") == 1
 
 
+def test_a_refusal_names_step_0(tmp_path: Path) -> None:
+    """The only checkpoint of a run that stopped before its first evaluation."""
+    save(RunDirectory.open(settings(tmp_path, trainer={"max_steps": 30})), 0)
+    decision = decide_only(tmp_path, trainer={"max_steps": 60})
+    assert isinstance(decision, Refused)
+    assert "trains on from step 0, longer" in decision.message
+    assert "above 0)" in decision.message
+
+
 def test_a_refusal_of_a_run_by_epochs_names_the_setting_of_its_length(tmp_path: Path) -> None:
     save(RunDirectory.open(settings(tmp_path, trainer={"max_steps": None, "max_epochs": 1})), 30)
     decision = decide_only(tmp_path, trainer={"max_steps": None, "max_epochs": 2})

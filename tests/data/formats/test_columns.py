@@ -27,6 +27,11 @@ GRADED = {"query": "q", "docs": ["x", "y"], "labels": [1, 0]}
             "unknown columns 'title', 'body': say what each is (data.columns.FIELD=title, FIELD",
         ),
         (
+            {"how do I boil an egg": "how do I boil rice", "For six minutes.": "For twelve minutes."},
+            "unknown columns 'how do I boil an egg', 'For six minutes.' (texts, not names: is a first line with "
+            "the names missing, such as query and positive?): say what each is",
+        ),
+        (
             {"query": "q", "anchor": "r", "positive": "x"},
             "columns query and anchor all name the query: leave all but one out",
         ),

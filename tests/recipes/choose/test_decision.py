@@ -85,6 +85,7 @@ def test_a_limit_leaves_the_largest_form_that_keeps_it():
     found = decide(settings(limit={"index_bytes": 300, "query_ms_p95": 5}), ROWS, PER_QUERY)
     assert found["verdicts"]["slow"]["verdict"] == "eliminated"
     assert "18 ms, above limit.query_ms_p95=5" in found["verdicts"]["slow"]["reason"]
+    assert found["sentence"].endswith("; models that do not keep the limits do not count")
     assert (found["verdicts"]["fast"]["form"], found["chosen"]) == ("int8", "fast")
     found = decide(settings(limit={"index_bytes": 20}), ROWS, PER_QUERY)
     assert found["chosen"] is None

@@ -203,6 +203,7 @@ def test_the_queries_shown_are_those_that_changed_most(run_dir):
     page = Page(write_report(run_dir, SUMMARY).read_text())
     assert "Queries it helped most" in page.text
     assert "Queries it harmed most" in page.text
+    assert "MRR@10, first stage 0.333 → after 1.000" in page.text
     assert "query & 0" in page.text
     assert "<b>text</b> 2" in page.text  # escaped: shown, not obeyed
 
