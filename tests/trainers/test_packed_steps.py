@@ -65,7 +65,7 @@ def test_a_packed_step_is_a_padded_one_without_dropout(tiny_bert_dir: Path) -> N
 def test_with_dropout_two_ranks_make_the_step_of_one(engine: str, tiny_bert_dir: Path) -> None:
     expected = steps(tiny_bert_dir, 0.1, "torch", True)
     assert_same(run_ranks(steps, 2, tiny_bert_dir, 0.1, engine, True, timeout_s=280)[0], expected)
-    assert expected[0][0] != pytest.approx(steps(tiny_bert_dir, 0.0, "torch", True)[0][0], rel=1e-3)
+    assert expected[0][0] != pytest.approx(steps(tiny_bert_dir, 0.0, "torch", True)[0][0], rel=1e-4)
 
 
 def test_a_packed_step_has_fewer_chunks_and_no_padding(tiny_bert_dir: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from trainers.loss_inputs import make_loss_inputs
+from trainers.nonfinite import FiniteCheck
 from trainers.out_of_memory import ChunkOutOfMemory, detect_out_of_memory
 from trainers.step import GradientCache
 
@@ -148,12 +148,14 @@ def test_all_lists_that_hold_a_broken_row_are_named(folders: dict[str, Path]) ->
     for chunk, output in zip(plan.own, outputs, strict=True):
         if broken in chunk:
             output["score"][chunk.index(broken)] = float("nan")
-    with pytest.raises(NotFinite, match="not finite in 2 of 11 rows") as caught:
-        cache.gather(plan, outputs)
-    assert [batch.sequence_ids(row) for row in caught.value.rows] == [("q0", "d0.1"), ("q2", "d2.1")]
+    error = FiniteCheck(STEP, cache.gather(plan, outputs)).explain(NotFinite("", []))
+    assert "not finite in 2 of 11 rows" in str(error)
+    assert [batch.sequence_ids(row) for row in error.rows] == [("q0", "d0.1"), ("q2", "d2.1")]
 
 
-def test_exhausted_memory_names_a_row_of_the_batch(folders: dict[str, Path]) -> None:
+def test_exhausted_memory_names_a_row_of_the_batch(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, plan, batch = plan_of("embedder", folders)
     longest = batch.sequences.lengths.max()
 
@@ -162,7 +164,7 @@ def test_exhausted_memory_names_a_row_of_the_batch(folders: dict[str, Path]) -> 
             torch.empty(10**17)
         return {}
 
-    cache.engine = SimpleNamespace(forward=refuse, device=torch.device("cpu"))
+    monkeypatch.setattr(cache.engine, "forward", refuse)
     with pytest.raises(ChunkOutOfMemory) as caught:
         cache.forward(plan)
     assert ("q1", "d1.3") in [batch.sequence_ids(row) for row in caught.value.indices]
