@@ -32,7 +32,7 @@ ROW_FEATURES = ("input_ids", "token_type_ids", "position_ids")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a packed row belong in padded rows of shape [rows, tokens]."""
+    """The places of a packed row's tokens in padded rows of shape [rows, tokens]."""
 
     shape: tuple[int, int]
     places: Tensor  # [packed tokens]: in the flattened padded rows

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collate import Collator
-from inference.runner import ModuleRunner
+from inference.runner import ModuleRunner, collator_for
 from inference.score import score_sequences
 from inference.shared_prefix import SharedPrefixCollator, list_collator, pack_features, plan_packs, score_lists
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -42,7 +41,7 @@ def lists_of(model: LLMReranker) -> TokenSequences:
 
 def both(model: LLMReranker, rows: TokenSequences, budget: int = 700) -> tuple[Tensor, Tensor]:
     runner, padding = ModuleRunner(model, CPU), model.tokenizer.padding
-    plain = score_sequences(runner, rows, Collator(padding, budget))
+    plain = score_sequences(runner, rows, collator_for(model, padding, budget))
     return plain, score_lists(runner, rows, SIZES, padding, budget)
 
 
