@@ -124,7 +124,7 @@ def check_memory(tokenizer: Any, queries: list[str], documents: list[str]) -> Me
 
 def test_pairs_and_texts_are_joined_from_memory(tiny_reranker_dir: Path) -> None:
     pairs = CrossEncoderConfig(str(tiny_reranker_dir), max_length=16).build(0).tokenizer
-    queries = ["what is python?", "red " * 20]
+    queries = ["what is a rank", "red " * 20]
     memory = check_memory(pairs, queries, TEXTS)
     assert len(memory.tokenised) == 2 * len(queries) + len(TEXTS), "a query with each prompt, and each document once"
     texts = TextTokenizer(pairs.tokenizer, 16, {"document": "a list "}, include_prompt=False, marks_queries=True)
