@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from data.progress import making
 
 UNFINISHED = ".making-"  # begins the names of what is not finished
-FOLDERS = ("bm25", "candidates", "collections", "mined", "texts", "vectors", "written")  # of a cache
+FOLDERS = ("bm25", "candidates", "collections", "mined", "texts", "tokens", "vectors", "written")  # of a cache
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # of numpy, which names no reason
 ALONE = ("docstrings-", "documents-", UNFINISHED)  # begin the names of what stands beside them

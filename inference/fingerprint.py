@@ -28,7 +28,7 @@ from models.int8_ranges import Int8Ranges
 # Keys of configurations, and attributes of modules, that say where a model came from or how it is trained.
 NAMES = ("name_or_path", "_name_or_path", "base_model_name_or_path", "source", "revision")
 OF_TRAINING = ("training", "inference_mode", "requested_dropout", "fresh_head", "wanted_outputs")
-WITHOUT_EFFECT = frozenset((*NAMES, *OF_TRAINING, "transformers_version", "peft_version"))
+WITHOUT_EFFECT = frozenset((*NAMES, *OF_TRAINING, "memory", "transformers_version", "peft_version"))
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")  # their modules are described by their configuration
 REMOTE = "transformers_modules"  # the package of a model's own Python files
 VERSIONS = ("torch", "transformers", "tokenizers")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
+import tokenizers
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +20,7 @@ from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.checks import check_embeddings, settle_padding
 from models.loading.folder import ModelFolder, has_tokenizer
+from models.token_rows import Counted, TokenMemory, count_tokens, encode_whole, row_frame
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
@@ -43,6 +46,7 @@ class ModelTokenizer:
     default_prompt: str | None = None
     split_special_tokens: bool = True
     prompt_tokens: tuple[str, ...] = ()  # control tokens of prompts that are not the model's own (`expecting`)
+    memory: TokenMemory | None = None  # of the tokens of texts; None: they are tokenised in every call
 
     layout: ClassVar[Layout]  # of the rows of a list (data.batch.ListExample)
 
@@ -58,6 +62,17 @@ class ModelTokenizer:
         options = f"{self.max_length} {self.tokenizer.padding_side} {self.split_special_tokens}"
         tokens = control_tokens(self.tokenizer, self.template_text)
         return f"{options} {tokens} {self.tokenizer.backend_tokenizer.to_str()}"
+
+    @property
+    def token_key(self) -> str:
+        """A text that is equal for two tokenizers if they have the same use for a `memory`."""
+        content = json.loads(self.reader.tokenizer.backend_tokenizer.to_str())
+        content |= {"truncation": None, "padding": None}  # those of its last call
+        return f"{tokenizers.__version__} {self.max_length} {json.dumps(content)}"
+
+    def with_memory(self, memory: TokenMemory) -> Self:
+        """The same tokenizer, which asks `memory` for the tokens of texts."""
+        return replace(self, memory=memory)
 
     @property
     def reader(self) -> TextReader:
@@ -121,29 +136,32 @@ class ModelTokenizer:
 
         No row is empty: an empty text becomes one padding token that is read, if the tokenizer adds no token of its
         own."""
-        encoded = self.reader.tokenizer(
-            first,
-            second,
-            truncation="longest_first",
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        rows = {name: [row or [self.padding[name]] for row in rows] for name, rows in encoded.data.items()}
-        return {**rows, "truncated": self._lost(encoded, [first] if second is None else [first, second])}
+        texts = [first] if second is None else [first, second]
+        frame = row_frame(self.reader.tokenizer, len(texts))
+        if frame is not None and self.max_length > frame.num_special:
+            rows = frame.rows(*map(self._counted, texts), max_length=self.max_length)
+        else:
+            encoded = encode_whole(self.reader.tokenizer, texts, self.max_length)
+            rows = {**encoded.data, "truncated": self._lost(encoded, texts)}
+        lost = rows.pop("truncated")
+        rows = {name: [row or [self.padding[name]] for row in rows] for name, rows in rows.items()}
+        return {**rows, "truncated": lost}
+
+    def _counted(self, texts: list[str]) -> list[Counted]:
+        """The tokens of texts of `_prepend`: the first `max_length` at least, and how many there are. Each different
+        text is tokenised once, or known."""
+        distinct = list(dict.fromkeys(texts))
+        tokenize = partial(count_tokens, self.reader.tokenizer)
+        counted = tokenize(distinct) if self.memory is None else self.memory(tokenize, distinct)
+        known = dict(zip(distinct, counted, strict=True))
+        return [known[text] for text in texts]
 
     def _lost(self, encoded: BatchEncoding, texts: Sequence[list[str]]) -> list[list[int]]:
-        """The tokens cut from the texts of each row, [first, second]. Texts are counted again, without a limit, for
-        rows of the maximum length only."""
-        full = [index for index, ids in enumerate(encoded["input_ids"]) if len(ids) >= self.max_length]
+        """The tokens cut from the texts of each row, [first, second]."""
         lost = [[0, 0] for _ in encoded["input_ids"]]
         for side, own in enumerate(texts):
-            distinct = list(dict.fromkeys(own[index] for index in full))
-            tokenizer = self.reader.tokenizer
-            ids = tokenizer(distinct, add_special_tokens=False, verbose=False).input_ids if distinct else []
-            lengths = {text: len(row) for text, row in zip(distinct, ids, strict=True)}
-            for index in full:
-                lost[index][side] = max(0, lengths[own[index]] - encoded.sequence_ids(index).count(side))
+            for index, (_, total) in enumerate(self._counted(own)):
+                lost[index][side] = max(0, total - encoded.sequence_ids(index).count(side))
         return lost
 
 

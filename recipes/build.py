@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from data.sampling.mixture import make_loader
+from data.store.token_cache import open_token_cache
 from engines.distributed import process_group
 from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator, Prompts
 from losses.contracts import gives_probabilities, has_in_batch_negatives, is_shift_invariant, required_outputs
@@ -90,6 +92,19 @@ def check_auxiliary_folder(role: str, options: ModelOptions) -> None:
         raise type(error)(f"{role}: {error}{instead}") from error
 
 
+def with_token_cache(model: RankingModel, settings: RunConfig) -> Any:
+    """The tokenizer of a model with a cache of the tokens of training texts. `trainer.cache_tokens=false` leaves it as
+    it is, and so does a tokenizer of another kind, which takes no memory."""
+    tokenizer: Any = model.tokenizer
+    folder: Path | None = getattr(settings.data, "cache", None)
+    if not settings.trainer.cache_tokens or folder is None or not hasattr(tokenizer, "with_memory"):
+        return tokenizer
+    name = Path(getattr(model, "source", "")).name or "model"
+    limits = {"limit": tokenizer.max_length, "vocabulary_size": tokenizer.vocabulary_size}
+    memory = open_token_cache(folder, name, tokenizer.token_key, **limits)
+    return tokenizer if memory is None else tokenizer.with_memory(memory)
+
+
 def check_steps_left(run: RunDirectory, num_steps: int) -> None:
     """Raise ValueError if a new run starts from a checkpoint after which `trainer.max_epochs` leaves nothing to train.
     (`trainer.max_steps` is checked when the run is opened.)"""
@@ -126,7 +141,7 @@ def build_trainer(
     options = settings.trainer
     loader = make_loader(
         data,
-        model.tokenizer,
+        with_token_cache(model, settings),
         list_size=options.list_size,
         batch_size=options.batch_size,
         seed=settings.seed,
@@ -134,7 +149,7 @@ def build_trainer(
         world_size=process_group.world_size(),
         workers=options.workers,
         **in_batch_negatives(losses),
-        auxiliary={role: auxiliary.tokenizer for role, auxiliary in auxiliary_models.items()},
+        auxiliary={role: with_token_cache(auxiliary, settings) for role, auxiliary in auxiliary_models.items()},
     )
     check_steps_left(run, options.num_steps(loader.plan.batches_per_epoch))
     parts = TrainerParts(

@@ -26,6 +26,7 @@ RESUME_SAFE_OPTIONS = (
     "max_nonfinite",
     "kept_chunks",
     "workers",
+    "cache_tokens",
 )
 
 
@@ -72,6 +73,7 @@ class TrainerConfig(ABC):
     keep_checkpoints: int = 2
     async_save: bool = False
     workers: int = 1
+    cache_tokens: bool = True
     reference: str = "precomputed"
     on_nonfinite: str = "stop"
     max_nonfinite: int = 10

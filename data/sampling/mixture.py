@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -125,6 +126,11 @@ class MixtureConfig:
             raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
         if self.evaluate_on is not None and self.evaluate_on not in self.sources:
             raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+
+    @property
+    def cache(self) -> Path:
+        """The folder of cached files that belong to no data set: that of the first."""
+        return next(iter(self.sources.values())).cache
 
     @property
     def own_losses(self) -> Mapping[str, Any]:

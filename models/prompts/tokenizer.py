@@ -127,7 +127,8 @@ class PromptTokenizer(ModelTokenizer):
 
     def _available_tokens(self, pieces: list[list[str]], instruction: str | None, before: str) -> int:
         """The number of tokens that the prompt, with the text `before` the document, leaves for query and document."""
-        fixed = sum(map(len, self._batch_ids(["".join(piece[::2]) for piece in pieces] + [before] * bool(before))))
+        texts = ["".join(piece[::2]) for piece in pieces] + [before] * bool(before)
+        fixed = sum(total for _, total in self._counted(texts))
         if self.max_length - fixed < MIN_TEXT_TOKENS:
             given = self.prompt_template.instruction if instruction is None else instruction
             more = f" and {self.reader.shown(before)[:40]!r} before the document" if before else ""
@@ -156,11 +157,11 @@ class PromptTokenizer(ModelTokenizer):
         `kept` characters of a document are not cut."""
         of_query = {query: [self._query_piece(piece, query) for piece in pieces] for query, _ in texts}
         place = next(index for index, piece in enumerate(pieces) if "document" in piece)
-        bodies = self._batch_ids([_fill_slots(pieces[place], query, document) for query, document in texts])
+        bodies = self._counted([_fill_slots(pieces[place], query, document) for query, document in texts])
         rows, cut = [], []
-        for (query, document), body in zip(texts, bodies, strict=True):
+        for (query, document), (body, total) in zip(texts, bodies, strict=True):
             before, after = of_query[query][:place], of_query[query][place + 1 :]
-            excess = sum(map(len, (*before, body, *after))) - self.max_length
+            excess = sum(map(len, (*before, *after))) + total - self.max_length
             if excess > 0:
                 body = self._cut(pieces[place], query, document, excess, kept)
             rows.append([token for part in (*before, body, *after) for token in part])
@@ -192,11 +193,8 @@ class PromptTokenizer(ModelTokenizer):
         )
 
     def _ids(self, text: str) -> list[int]:
-        return self._batch_ids([text])[0]
-
-    def _batch_ids(self, texts: list[str]) -> list[list[int]]:
-        tokenizer = self.reader.tokenizer
-        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+        """The tokens of a text that fits into a row."""
+        return self._counted([text])[0][0]
 
 
 def common_end(first: list[int], second: list[int]) -> list[int]:
