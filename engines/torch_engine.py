@@ -61,7 +61,9 @@ class TorchEngineConfig(EngineConfig):
 
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         trained = FLOAT_BYTES * parameters.trainable
-        return StateBytes(FLOAT_BYTES * parameters.total, trained, moment_bytes(parameters, optimizer))
+        # On several ranks they are views of the buckets that are summed.
+        moments = moment_bytes(parameters, optimizer)
+        return StateBytes(FLOAT_BYTES * parameters.total, trained, moments, at_once=ranks > 1)
 
 
 class TorchEngine:

@@ -44,13 +44,13 @@ class FiniteCheck:
         return {name: gradient * factor.to(gradient.dtype) for name, gradient in gradients.items()}
 
     def explain(self, error: NotFinite) -> NotFinite:
-        """The error with what is not finite, and in which rows; `error` itself if it is the gradient of the weights
+        """The error with what is not finite, and in which rows. They are not known if it is the gradient of the weights
         alone."""
         if broken := _false_rows(self.rows):
             reason = f"the model's output is not finite in {len(broken)} of {len(self.rows)} rows"
             return NotFinite(f"step {self.step}: {reason}", broken)
         if bool(self.finite):
-            return error
+            return NotFinite(str(error))
         reason = f"step {self.step}: the loss or its gradient is not finite (loss {self.loss.item()})"
         return NotFinite(reason, _false_rows(self.gradient_rows), self.largest.item())
 

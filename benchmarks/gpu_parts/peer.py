@@ -111,7 +111,8 @@ def make_loss(workload: Workload, model: Any) -> Any:
 def compute_loss(workload: Workload, loss: Any, model: Any, batch: list[list[str]]) -> Tensor:
     """The loss of lists of names."""
     if workload.kind == "reranker":
-        labels = [torch.tensor([float(i == 0) for i in range(len(each))]) for each in batch]
+        # Its target is the softmax of the labels: that of 30 and zeros is the relevant document alone.
+        labels = [torch.tensor([30.0 * (i == 0) for i in range(len(each))]) for each in batch]
         return loss([[each[0] for each in batch], batch], labels)
     columns = [model.preprocess([each[i] for each in batch]) for i in range(len(batch[0]))]
     moved = [{n: v.to(model.device) if isinstance(v, Tensor) else v for n, v in each.items()} for each in columns]

@@ -153,7 +153,7 @@ def model_flops(workload: Workload, model: nn.Module, lengths: np.ndarray, *, tr
 
 def stand_in_for_peft() -> None:
     """Let modules that name peft's classes be imported where it is not installed. No model here has adapters."""
-    if importlib.util.find_spec("peft") is not None:
+    if "peft" in sys.modules or importlib.util.find_spec("peft") is not None:
         return
     for name in ("peft", "peft.tuners", "peft.tuners.tuners_utils", "peft.utils", "peft.utils.other"):
         module: Any = ModuleType(name)

@@ -40,7 +40,7 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
 
 @dataclass(frozen=True)
 class RowsOfRanks:
-    """Which rows of a step each rank has, known on every rank beforehand. Over all ranks they cover range(total)."""
+    """The rows of a step that each rank has, known on every rank beforehand. Over all ranks they cover range(total)."""
 
     rows: Sequence[Sequence[int]]  # of each rank, in the order in which it has them
 
@@ -50,7 +50,10 @@ class RowsOfRanks:
         return max(len(own) for own in self.rows)
 
     def places(self) -> Tensor:
-        """Where row i is if the rows of all ranks follow each other, those of each padded to `longest` [total]."""
+        """The place of each row if the rows of all ranks follow each other, those of each padded to `longest` [total].
+
+        Raises AssertionError if a row belongs to two ranks.
+        """
         place = {row: number * self.longest + i for number, own in enumerate(self.rows) for i, row in enumerate(own)}
         assert len(place) == sum(map(len, self.rows)), "a row belongs to two ranks"
         return torch.tensor([place[row] for row in range(len(place))], dtype=torch.int64)
@@ -163,7 +166,7 @@ def all_agree(flag: bool) -> bool:
 
 
 def agree_on_device(flag: Tensor) -> tuple[Tensor, Tensor]:
-    """Two flags of the device, the same on every rank: whether `flag` (a bool scalar) is true on all of them, and
+    """Give two flags of the device, the same on every rank: whether `flag` (a bool scalar) is true on all of them, and
     whether none has received a signal. Nothing waits: read them with `HostCopy`, and hand the second to
     `note_signal`."""
     no_signal = torch.full((), not preemption.requested(), dtype=torch.bool, device=flag.device)

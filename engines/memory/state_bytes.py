@@ -33,6 +33,7 @@ class StateBytes:
     update: float = 0.0  # buffers after the last backward, when no activations are alive
     loading: float = 0.0  # while the engine is built, in addition to the weights
     host: float = 0.0  # moved to CPU memory by offload
+    at_once: bool = False  # whether all gradients are made before the first backward, and not one by one during it
 
 
 def checkpoint_bytes(parameters: Parameters, *, optimizer: str) -> float:

@@ -17,7 +17,7 @@ def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes
         live += chunk.held if index >= first_kept else 0.0
     # ZeRO 2 and 3 pass each gradient on when it is computed; other engines allocate all of them in the first backward.
     whole = parameters.trainable > 0 and states.gradients >= FLOAT_BYTES * parameters.trainable
-    gradients = 0.0 if whole else states.gradients
+    gradients = 0.0 if whole and not states.at_once else states.gradients
     for index in [*range(first_kept, len(chunks)), *range(first_kept)]:
         chunk = chunks[index]
         if index < first_kept:

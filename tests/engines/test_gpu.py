@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from test_update_on_device import check_that_nan_changes_nothing
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,7 +17,6 @@ from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed import process_group
 from engines.distributed.collectives import _gather_ragged, all_agree, gather_rows
 from engines.optimizers import OptimizerOptions
-from engines.protocol import NotFinite
 from engines.torch_engine import TorchEngineConfig
 
 pytestmark = pytest.mark.gpu
@@ -93,26 +93,7 @@ def test_a_training_step_of_two_chunks(kind: str, precision: str, group: None) -
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_update_that_is_queued_before_the_host_knows_of_nan_changes_nothing(optimizer: str) -> None:
-    options = OptimizerOptions(name=optimizer, learning_rate=0.1)
-    engine = TorchEngineConfig(precision="bf16").build(
-        Scorer(), options, lambda each: LambdaLR(each, lambda update: 1.0 / (1 + update)), max_grad_norm=1.0
-    )
-    values = torch.randn(4, 8, device="cuda")
-
-    def step(factor: float, finite: bool) -> float:
-        engine.backward(engine.forward({"values": values})["score"].sum() * factor, last=True)
-        return engine.step(torch.tensor(finite, device="cuda"))
-
-    assert step(1.0, True) > 0
-    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
-    for factor, finite in ((math.nan, True), (math.inf, True), (1.0, False)):
-        with pytest.raises(NotFinite):
-            step(factor, finite)
-    assert all(old.equal(new) for old, new in zip(before, engine.model.parameters(), strict=True))
-    assert engine.learning_rate() == pytest.approx(0.05), "one update"
-    if optimizer == "adamw":
-        assert {float(state["step"]) for state in engine.optimizer.state.values()} == {1.0}
-    assert step(1.0, True) > 0
+    check_that_nan_changes_nothing(optimizer)
 
 
 def test_a_step_of_adamw_queues_without_waiting() -> None:

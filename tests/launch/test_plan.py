@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_a_step_whose_chunks_are_all_kept() -> None:
     # Three forwards hold 30; the first backward runs beside the other two chunks and makes the gradients.
     assert step_peak([CHUNK] * 3, 3, states, ALL) == 20 + 15
     assert step_peak([CHUNK], 1, states, ALL) == 15
+    at_once = replace(states, at_once=True)  # made before the first backward
+    assert step_peak([CHUNK] * 3, 3, at_once, ALL) == 20 + 4 + 14
     large = StateBytes(weights=4.0, gradients=100.0, optimizer=8.0, update=50.0)
     assert step_peak([CHUNK] * 3, 3, large, ALL) == 150
 
