@@ -9,7 +9,7 @@ same texts, model and precision (fp32). Values are medians over the pairs; a rat
 counted on texts without padding, and divided by what a large fp32 matrix product reaches in the same process.
 
 `--output` is a JSON file with the machine, the versions, the commit, the command and every pair. A pair that is there
-is not measured again: after a kill the same command goes on. `python docs/make_performance.py` makes the page of it.
+is not measured again: after a kill the same command goes on. `python docs/make_speed.py` makes the page of it.
 
 Nothing else should run on the machine. `load` in the file tells, for each pair, how busy it was.
 """

@@ -37,12 +37,15 @@ def run(job: Job, turns: Turns) -> None:
     if job.setting.compare_gradients:
         keep_first_gradient(trainer, job)
 
-    def on_step(statistics: dict[str, Any]) -> None:
-        tokens = statistics["tokens_per_s"] / (1 - statistics["padding_share"])  # padding included
-        turns.found = {"computed_tokens": tokens / statistics["rows_per_s"]}  # a row
-        turns.step_done()
+    make_plan = trainer.gradient_cache.plan
 
-    fit(trainer, on_step)
+    def watched_plan(*arguments: Any, **options: Any) -> Any:
+        plan = make_plan(*arguments, **options)
+        turns.found = {"padded_tokens": plan.padded_tokens}  # that the step runs
+        return plan
+
+    trainer.gradient_cache.plan = watched_plan
+    fit(trainer, lambda _: turns.step_done())
 
 
 def keep_first_gradient(trainer: Any, job: Job) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.side_by_side import RowFlops
 from benchmarks.speed import checks
 from benchmarks.speed.checks import Check
-from benchmarks.speed.measure import figures, measure
+from benchmarks.speed.measure import NoEffect, figures, measure
 from benchmarks.speed.questions import Question, all_questions, faster, small
 from benchmarks.speed.record import OtherConditions, Record
 from benchmarks.speed.setting import OURS, THEIRS, Setting
+from benchmarks.speed.turns import WorkerFailed
 from models.bi_encoder import BiEncoderConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,12 +116,70 @@ def test_a_file_goes_on_with_its_pairs_under_the_same_conditions_alone(tmp_path)
         Record(record.file)
 
 
-def test_pairs_that_are_there_are_not_measured_again(tmp_path):
-    entry, saved = {"pairs": [pair(1, 2), pair(1, 3)]}, []
-    measure(QUESTION, entry, 2, tmp_path, lambda: saved.append(1), pytest.fail)  # it would start processes, and say so
-    assert len(entry["pairs"]) == 2
-    assert [check["value"] for check in entry["checks"]] == [2.5]
-    assert saved
+class FakeSide:
+    """A side whose turns take one second for plackett and two for the other; its third turn fails."""
+
+    started: ClassVar[list[str]] = []
+    order: ClassVar[list[str]] = []
+
+    def __init__(self, side, setting, folder):
+        self.side, self.turns = side, 0
+        self.started.append(side)
+
+    def answer(self):
+        return {"peak_memory_mib": 1.0}
+
+    def turn(self):
+        self.turns += 1
+        self.order.append(self.side)
+        if self.turns == 3:
+            raise WorkerFailed("killed")
+        seconds = 1.0 if self.side == OURS else 2.0
+        return {"seconds": seconds, "peak_memory_mib": 1.0, "matmul_flops_per_s": 10.0, "values": [seconds, 4.0]}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def fake_sides(monkeypatch):
+    """Measurements without processes: step n of the texts has n rows."""
+    work = [{"rows": n, "tokens": 10 * n, "flops": 5.0} for n in range(20)]
+    monkeypatch.setattr("benchmarks.speed.measure.Side", FakeSide)
+    monkeypatch.setattr("benchmarks.speed.measure.texts_of", lambda setting, folder: {"steps": work})
+    FakeSide.started, FakeSide.order = [], []
+
+
+def test_sides_alternate_and_a_resumed_question_goes_on_with_the_pairs_that_are_missing(fake_sides, tmp_path):
+    question = replace(QUESTION, setting=replace(QUESTION.setting, warm_up=3, steps=2))
+    entry, saved, said = {"pairs": []}, [], []
+    for wanted in (4, 4):  # the first time it is killed in the third pair
+        with contextlib.suppress(WorkerFailed):
+            measure(question, entry, wanted, tmp_path, lambda: saved.append(len(entry["pairs"])), said.append)
+    assert [line.partition(":")[0] for line in said] == [f"pair {n} of 4" for n in (1, 2, 3, 4)]
+    assert FakeSide.started == [OURS, THEIRS] * 2
+    assert FakeSide.order == [OURS, THEIRS, THEIRS, OURS, OURS, OURS, THEIRS, THEIRS, OURS]
+    assert saved == [1, 2, 3, 4, 4]
+    rows = [pair[OURS]["rows_per_s"] for pair in entry["pairs"]]
+    assert rows == [
+        3 + 4,
+        5 + 6,
+        3 + 4,
+        5 + 6,
+    ]  # the rows of the steps after the warm-up, from the start of the process
+    assert entry["pairs"][0]["both"]["difference"] == 0.25
+    assert [check["value"] for check in entry["checks"]] == [2.0]
+    measure(question, entry, 4, tmp_path, lambda: None, pytest.fail)  # all are there
+    assert len(FakeSide.started) == 4
+
+
+def test_sides_that_an_option_does_not_tell_apart_are_not_measured(fake_sides, tmp_path):
+    question = replace(QUESTION, differs="peak_memory_mib")
+    with pytest.raises(NoEffect, match="peak_memory_mib is the same on both sides"):
+        measure(question, {"pairs": []}, 1, tmp_path, lambda: None, pytest.fail)
 
 
 def test_every_question_is_measurable_at_toy_size_and_together_they_take_an_hour():
@@ -136,21 +197,16 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_the_command_goes_on_from_a_killed_run(tmp_path):
+def test_the_command_measures_a_question(tmp_path):
     finished = run(tmp_path, "--quick", "--pairs", "1", "encode_docstrings")
     assert finished.returncode == 0, finished.stderr
-    file = tmp_path / "outputs" / "benchmarks" / "quick.json"
-    first = json.loads(file.read_text())["questions"]["encode_docstrings"]
-    assert [set(turns) for turns in first["pairs"]] == [{OURS, THEIRS, "both"}]
-    assert first["environment"]["git"]
-    assert first["environment"]["hardware"]["cpu"]
-    assert "run.py --quick" in first["environment"]["command"]
-    again = run(tmp_path, "--quick", "encode_docstrings")
-    assert "pair 2 of 2" in again.stdout
-    assert "pair 1 of" not in again.stdout
-    second = json.loads(file.read_text())["questions"]["encode_docstrings"]
-    assert second["pairs"][:1] == first["pairs"]
-    assert second["checks"][0]["what"] == "rows/s, plackett / sentence-transformers"
+    assert "encode_docstrings: pair 1 of 1: plackett" in finished.stdout
+    assert "| at most 1e-04 | yes |" in finished.stdout
+    content = json.loads((tmp_path / "outputs" / "benchmarks" / "quick.json").read_text())
+    entry = content["questions"]["encode_docstrings"]
+    assert [set(turns) for turns in entry["pairs"]] == [{OURS, THEIRS, "both"}]
+    assert entry["environment"]["hardware"]["cpu"]
+    assert "run.py --quick" in entry["environment"]["command"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""Writes the figures of docs/performance.md and its pictures from docs/performance.json: python docs/make_performance.py
+"""Writes the figures of docs/speed.md, and its pictures, from docs/speed.json.
 
-The file is made by `python benchmarks/run.py --data SCIFACT --output docs/performance.json`. Questions that it does not
+    python docs/make_speed.py
+
+The file is made by `python benchmarks/run.py --data SCIFACT --output docs/speed.json`. Questions that it does not
 hold are on the page as "not measured". The rest of the page is written by hand.
 """
 
@@ -17,12 +19,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-PAGE = ROOT / "docs" / "performance.md"
-FIGURES = ROOT / "docs" / "performance.json"
+PAGE = ROOT / "docs" / "speed.md"
+FIGURES = ROOT / "docs" / "speed.json"
 PICTURES = ROOT / "docs" / "assets"
-BEGIN = "<!-- Written by `python docs/make_performance.py`; a test compares it. -->\n"
-END = "<!-- The end of what docs/make_performance.py writes. -->\n"
-SPEED, SHARE = "performance_speed.svg", "performance_peak.svg"
+BEGIN = "<!-- Written by `python docs/make_speed.py`; a test compares it. -->\n"
+END = "<!-- The end of what docs/make_speed.py writes. -->\n"
+SPEED, SHARE = "speed_ratios.svg", "speed_peak.svg"
 VERSIONS = ("python", "torch", "transformers", "sentence-transformers")
 BUSY = 1.0  # load beside the measured process above which the page says that the cores were not idle
 WIDTH, ROW, LABEL, BAR = 720, 34, 330, 300  # pixels of a picture
@@ -69,8 +71,8 @@ def machines(entries: Entries) -> str:
         changed = " with changes" if (place["git"] or {}).get("dirty") else ""
         lines.append(
             f"- {hardware['cpu']}, {hardware['cpu_cores']} cores, {place['threads']} threads, "
-            f"{hardware['memory_bytes'] / 2**30:.0f} GiB; {versions}; commit {revision}{changed}; {place['time'][:10]}; "
-            f"`{place['command']}`"
+            f"{hardware['memory_bytes'] / 2**30:.0f} GiB; {versions}; commit {revision}{changed}; "
+            f"{place['time'][:10]}; `{place['command']}`"
         )
     if not lines:
         return "Not measured yet.\n"
