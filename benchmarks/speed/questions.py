@@ -136,7 +136,13 @@ def grpo() -> Question:
 def prefix() -> Question:
     """A tiny Qwen3 with random weights, which the process that makes the texts writes."""
     sides = {
-        side: ("llm_reranker_sft", "model=llm_reranker", "model.dropout=0", f"model.shared_prefix={side == SHARED}")
+        side: (
+            "llm_reranker_sft",
+            "model=llm_reranker",
+            "model.template=qwen3",
+            "model.dropout=0",
+            f"model.shared_prefix={side == SHARED}",
+        )
         for side in (SHARED, SEPARATE)
     }
     setting = Setting(
@@ -190,6 +196,7 @@ def small(question: Question) -> Question:
     setting = question.setting
     words = {"words": (4, 8), "query_words": 4, "data": RANDOM}
     sizes = {"batch_size": min(setting.batch_size, 2), "list_size": min(setting.list_size, 4), "max_length": 64}
+    sizes |= {"max_length": setting.max_length} if setting.tiny_decoder else {}
     steps = {"steps": 1, "warm_up": min(setting.warm_up, 1)}
     budget = {"token_budget": setting.token_budget and 64, "quality_steps": setting.quality_steps and 2}
     overrides = tuple(each for each in setting.overrides if not each.startswith("eval."))

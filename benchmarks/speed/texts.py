@@ -33,7 +33,7 @@ def prepare(job: Job, experiment: str, *overrides: str) -> tuple[Any, Any]:
             f"+exp={experiment}",
             *data_overrides(job),
             *((f"model.name_or_path={job.model_folder}",) if setting.tiny or setting.tiny_decoder else ()),
-            f"output_dir={job.scratch / job.side}",
+            f"output_dir={job.scratch / 'run'}",
             f"seed={setting.seed}",
             f"model.max_length={setting.max_length}",
             f"trainer.max_steps={setting.num_steps}",
