@@ -152,8 +152,8 @@ def prefix() -> Question:
         batch_size=1,
         list_size=16,
         max_length=512,
-        words=(22, 22),
-        query_words=12,
+        words=(16, 16),  # with the end of the prompt about 64 tokens behind a prefix of about 130
+        query_words=2,
         steps=2,
         warm_up=2,
         sides=sides,
@@ -163,7 +163,7 @@ def prefix() -> Question:
         Check("time, separate / shared", checks.seconds(SEPARATE, SHARED), 1.7, form="{:.2f}x"),
         Check("relative difference of gradients", checks.largest("gradient"), 1e-5, at_most=True, form="{:.0e}"),
     )
-    title = "training a tiny Qwen3 on lists of 16 behind a common prefix"
+    title = "training a tiny Qwen3 on lists of 16 behind a common prefix of 130 tokens"
     return Question("prefix", title, setting, bounds, 2, differs="padded_tokens")
 
 
