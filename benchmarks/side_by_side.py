@@ -1,31 +1,23 @@
-"""Helpers of the benchmarks: runs in separate processes, a trainer, the clock and figures."""
+"""Helpers of the benchmarks: a trainer, the clock, counted operations, the peak of the processor, and a report."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 SIDES = ("plackett", "sentence-transformers")
-WARM_UP_STEPS = 3
 MATMUL_SIZE = 2048
+COUNTED_LENGTHS = (8, 16, 24)  # tokens of the rows whose operations are counted
 
 Figures = dict[str, Any]
-
-
-def in_a_process(*arguments: str) -> Figures:
-    """Run this script again with `arguments` after its own, and return the JSON in the last line that it prints."""
-    finished = subprocess.run([sys.executable, *sys.argv, *arguments], capture_output=True, text=True)
-    if finished.returncode:
-        sys.exit(finished.stderr)
-    return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
 def configured(overrides: Sequence[str]) -> Any:
@@ -49,32 +41,28 @@ def make_trainer(settings: Any, data: Any) -> Any:
     return trainer
 
 
-def fit(trainer: Any) -> tuple[list[float], list[float]]:
-    """Train. Returns the time at the end of each step, and its loss."""
-    ends: list[float] = []
-    losses: list[float] = []
+def fit(trainer: Any, on_step: Callable[[dict[str, Any]], None]) -> None:
+    """Train. `on_step` is called with the statistics of each step."""
     step = trainer.train_step
 
-    def timed_step(batch: Any) -> dict[str, Any]:
+    def watched_step(batch: Any) -> dict[str, Any]:
         statistics = step(batch)
-        ends.append(now())
-        losses.append(statistics["loss"])
+        on_step(statistics)
         return statistics
 
-    trainer.train_step = timed_step
+    trainer.train_step = watched_step
     trainer.fit()
-    return ends, losses
 
 
-def clock(ends: list[float]) -> Any:
-    """A callback for transformers' trainers that records the time at the end of each step."""
+def watcher(on_step: Callable[[], None]) -> Any:
+    """A callback for transformers' trainers that calls `on_step` at the end of each step."""
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
+    class Watcher(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(now())
+            on_step()
 
-    return Clock()
+    return Watcher()
 
 
 def now() -> float:
@@ -84,49 +72,51 @@ def now() -> float:
     return time.perf_counter()
 
 
-def figures_of(ends: list[float], *, rows_per_step: int, tokens_per_row: float, flops_per_row: float) -> Figures:
-    """The speed after the first WARM_UP_STEPS, in unpadded tokens. Call it in the measured process."""
-    from engines.memory.allocator import peak_memory_bytes
+@dataclass(frozen=True)
+class RowFlops:
+    """The floating-point operations of a model for a row of n tokens: a polynomial of degree 2, by attention."""
 
-    peak_memory = peak_memory_bytes()
-    rows_per_s = (len(ends) - WARM_UP_STEPS) * rows_per_step / (ends[-1] - ends[WARM_UP_STEPS - 1])
-    return {
-        "rows_per_s": round(rows_per_s, 2),
-        "tokens_per_s": round(rows_per_s * tokens_per_row),
-        "share_of_peak": round(rows_per_s * flops_per_row / matmul_flops_per_s(), 3),
-        "peak_memory_mib": round(peak_memory / 2**20),
-    }
+    coefficients: tuple[float, float, float]  # of n^2, n and 1
+
+    @classmethod
+    def count(cls, model_config: Any, *, backward: bool) -> RowFlops:
+        """Count those of single rows without padding, in the forward, and in the backward if it is asked for."""
+        model = dataclasses.replace(model_config, attention="eager").build(seed=0)
+        counts = [_counted(model, tokens, backward=backward) for tokens in COUNTED_LENGTHS]
+        return cls(tuple(np.linalg.solve(np.vander(np.array(COUNTED_LENGTHS, dtype=float), 3), counts)))
+
+    def of(self, lengths: Iterable[int]) -> float:
+        """The operations of rows of these lengths."""
+        return float(sum(np.polyval(self.coefficients, length) for length in lengths))
 
 
-def training_flops(model_config: Any, tokens: int) -> float:
-    """The floating-point operations of a forward and backward of one row of `tokens` tokens."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = dataclasses.replace(model_config, attention="eager").build(seed=0)
-    with FlopCounterMode(display=False) as counter:
-        ids = torch.ones(1, tokens, dtype=torch.int64)
-        next(iter(model(input_ids=ids, attention_mask=ids).values())).sum().backward()
+def _counted(model: Any, tokens: int, *, backward: bool) -> int:
+    ids = torch.ones(1, tokens, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+        output = next(iter(model(input_ids=ids, attention_mask=ids).values())).sum()
+        if backward:
+            output.backward()
     return counter.get_total_flops()
 
 
-def matmul_flops_per_s() -> float:
-    """The highest floating-point operations per second of ten large fp32 matrix products."""
-    matrix = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda" if torch.cuda.is_available() else "cpu")
+def matmul_flops_per_s(size: int = MATMUL_SIZE) -> float:
+    """The highest floating-point operations per second of ten fp32 products of large matrices [size, size]."""
+    matrix = torch.randn(size, size, device="cuda" if torch.cuda.is_available() else "cpu")
     times = []
     for _ in range(10):
         started = now()
         matrix @ matrix
         times.append(now() - started)
-    return 2 * MATMUL_SIZE**3 / min(times)
+    return 2 * size**3 / min(times)
 
 
 def report(figures: dict[str, list[Figures]], rows: str = "rows") -> None:
-    """Print a table of medians, and the ratio of the speeds in each pair of consecutive runs."""
-    print(f"\n| median of runs | {rows}/s | tokens/s | share of the fp32 matmul peak | peak memory |")
+    """Print a table of medians, and the ratio of the speeds in each pair of turns."""
+    print(f"\n| median of turns | {rows}/s | tokens/s | share of the fp32 matmul peak | peak memory |")
     print("|---|---|---|---|---|")
-    for side, runs in figures.items():
+    for side, turns in figures.items():
         names = ("rows_per_s", "tokens_per_s", "share_of_peak", "peak_memory_mib")
-        speed, tokens, share, memory = (statistics.median(run[name] for run in runs) for name in names)
+        speed, tokens, share, memory = (statistics.median(turn[name] for turn in turns) for name in names)
         print(f"| {side} | {speed:.1f} | {tokens:,.0f} | {share:.0%} | {memory:,.0f} MiB |")
     pairs = zip(*(figures[side] for side in SIDES), strict=True)
     ratios = sorted(ours["rows_per_s"] / theirs["rows_per_s"] for ours, theirs in pairs)
