@@ -181,7 +181,7 @@ def _attend_by_torch(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     output: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
-    return output  # type: ignore[no-any-return]
+    return output
 
 
 def _attend_by_flash_attention(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, rule: Rule) -> Tensor:
