@@ -114,8 +114,8 @@ def attention_forward(
         dropout=options.get("dropout", 0.0),
         scale=options.get("scaling"),
     )
-    rows = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    return attend(module, *rows, attention_mask, rule).unsqueeze(0), None
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    return attend(module, query, key, value, attention_mask, rule).unsqueeze(0), None
 
 
 def register() -> None:
@@ -175,8 +175,12 @@ def _attend_by_torch(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask
     from torch.nn.attention.varlen import varlen_attn
 
     ends, longest = mask.boundaries, mask.longest
-    options = {"scale": rule.scale, "window_size": rule.limits(), "enable_gqa": query.shape[1] != key.shape[1]}
-    output: Tensor = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
+    options: dict[str, Any] = {
+        "scale": rule.scale,
+        "window_size": rule.limits(),
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
+    output: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
     return output
 
 

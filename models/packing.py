@@ -73,8 +73,9 @@ class Packing:
         inputs = dict(zip(inspect.signature(type(base).forward).parameters, (None, *arguments), strict=False)) | options
         inputs.pop("self", None)
         ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-        is_padded = ids is not None and mask is not None and mask.ndim == 2 and inputs.get("past_key_values") is None
-        if not (self.enabled and is_padded and _attention_packs(base.config)):
+        if ids is None or mask is None or mask.ndim != 2 or inputs.get("past_key_values") is not None:
+            return None
+        if not (self.enabled and _attention_packs(base.config)):
             return None
         register()  # again, if another has replaced the attention functions since
         lengths = row_lengths(mask)
@@ -202,6 +203,7 @@ def _mpnet_attention(
         result: tuple[Any, ...] = type(module).forward(module, hidden, attention_mask, position_bias, **options)
         return result
     heads = (module.num_attention_heads, module.attention_head_size)
-    rows = (layer(hidden).squeeze(0).unflatten(-1, heads) for layer in (module.q, module.k, module.v))
+    query, key, value = (layer(hidden).squeeze(0).unflatten(-1, heads) for layer in (module.q, module.k, module.v))
     rule = Rule(dropout=module.dropout.p if module.training else 0.0)
-    return (module.o(attend(module, *rows, attention_mask, rule, position_bias).flatten(1).unsqueeze(0)),)
+    attended = attend(module, query, key, value, attention_mask, rule, position_bias)
+    return (module.o(attended.flatten(1).unsqueeze(0)),)
