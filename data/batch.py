@@ -252,8 +252,8 @@ class ListBatch:
         """Arrange values [documents, ...] as [lists, longest list, ...], 0 for padding (differentiable)."""
         lists = values.new_zeros(*self.mask.shape, *values.shape[1:])
         # Found on the host: of a mask on a GPU the host would have to wait for the number of documents.
-        lists_and_places = [to_device(index, values.device) for index in self.mask.nonzero(as_tuple=True)]
-        return lists.index_put(lists_and_places, values)
+        rows, places = (to_device(index, values.device) for index in self.mask.nonzero(as_tuple=True))
+        return lists.index_put((rows, places), values)
 
     def split_texts(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Split values of layout "texts": [sequences, ...] -> queries [lists, ...], documents [lists, longest list,

@@ -28,6 +28,7 @@ from recipes.finish import write_results
 from recipes.model_card import model_card, settings_of
 from recipes.results import Evaluate, TrainingOutcome, length_of, record, store_run, summarise
 from runs.directory import RunDirectory
+from trainers.state import load_engine
 from trainers.trainer import Trainer
 
 
@@ -97,7 +98,7 @@ def load_best(trainer: Trainer) -> None:
     """Load the best checkpoint on dev. If there is none, keep the last weights."""
     best = trainer.checkpoints.best()
     if best is not None:
-        trainer.load(best)
+        load_engine(trainer.engine, best)
 
 
 def best_on_dev(trainer: Trainer, evaluate: Evaluate) -> EvaluationResult | None:

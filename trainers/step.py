@@ -40,8 +40,9 @@ class StepPlan:
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
     padded_tokens: int  # tokens of all chunks, padding included
     repeats: Repeats | None = None  # which rows of the step each of them stands for; None: one for one
-    # Tensors of chunks on the device, by first sequence and size: a chunk that runs again needs no second copy.
-    features: dict[tuple[int, int], dict[str, Tensor]] = field(default_factory=dict)
+    # Tensors of chunks on the device, by first sequence and size: a chunk that runs again needs no second copy. With
+    # each, whether some of its rows are padded.
+    features: dict[tuple[int, int], tuple[dict[str, Tensor], bool]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -141,21 +142,23 @@ class GradientCache:
         """Run one chunk. An empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
-        features = self._features(plan, chunk)
+        features, is_padded = self._features(plan, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
-        is_padded = self.collator.cost(plan.sequences.lengths, chunk) > sum(lengths)
         # A compiled model reads no masks.
         known = nullcontext() if self.engine.compiled else padding_is_known(is_padded)
         with self._detect_out_of_memory(plan, chunk), known, lengths_are_known(lengths):
             return self.engine.forward(features)
 
-    def _features(self, plan: StepPlan, chunk: list[int]) -> dict[str, Tensor]:
-        """The tensors of a chunk on the device: a few bytes per token, so those of a step are kept until its end."""
+    def _features(self, plan: StepPlan, chunk: list[int]) -> tuple[dict[str, Tensor], bool]:
+        """The tensors of a chunk on the device, a few bytes per token, so those of a step are kept until its end; and
+        whether some of its rows are padded."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         key = (chunk[0], len(chunk))
         if key not in plan.features:
             features = self.collator.collate(plan.sequences, chunk)
-            plan.features[key] = {name: to_device(value, self.engine.device) for name, value in features.items()}
+            is_padded = not bool(features["attention_mask"].all())  # on the host
+            moved = {name: to_device(value, self.engine.device) for name, value in features.items()}
+            plan.features[key] = moved, is_padded
         return plan.features[key]
 
     @staticmethod

@@ -62,7 +62,8 @@ class Trainer(ABC):
             schedule=config.make_schedule(self.max_steps).build,
             max_grad_norm=config.max_grad_norm,
         )
-        options = {"device": self.engine.device, "autocast": self.engine.autocast, "token_budget": config.token_budget}
+        options: Any = {"device": self.engine.device, "autocast": self.engine.autocast}
+        options["token_budget"] = config.token_budget
         models = parts.auxiliary_models.items()
         self.auxiliary_models = {name: AuxiliaryModel(model, name, **options) for name, model in models}
         self.gradient_cache = GradientCache(self.engine, collator, kept_chunks=config.kept_chunks, seed=self.seed)
@@ -189,9 +190,8 @@ class Trainer(ABC):
         if "int8_ranges" in input_names(self.loss_of(batch)):
             self.int8_ranges = joined_int8_ranges(self.engine.model, representations, batch)
             inputs["int8_ranges"] = self.int8_ranges
-        step = self.state.step
-        progress = (step - 1) / max(self.max_steps - 1, 1)
-        inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": progress}
+        step, last = self.state.step, max(self.max_steps - 1, 1)
+        inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": (step - 1) / last}
         lists = make_loss_inputs(representations, batch, seed=self.seed, **inputs)
         loss, statistics = self.objective(lists, batch)
         return loss, {"score_checksum": checksum(lists.list_scores().detach(), lists.mask), **statistics}
@@ -308,8 +308,8 @@ class Trainer(ABC):
         self.progress.write(f"warning: {what}")
         self.logger.alert("a batch is not finite", what)
         if not skips:
-            options = {"max_skipped": config.max_nonfinite, "fp16": self.engine.autocast is torch.float16}
-            raise FloatingPointError(stop_message(batch, error, num_skipped, **options)) from error
+            fp16, most = self.engine.autocast is torch.float16, config.max_nonfinite
+            raise FloatingPointError(stop_message(batch, error, num_skipped, most, fp16=fp16)) from error
         if config.on_nonfinite == "rollback":
             self.rollback()
         else:

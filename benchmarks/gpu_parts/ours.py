@@ -166,9 +166,15 @@ def infer(workload: Workload, toy: bool, *, packed: bool) -> dict[str, Any]:
 
 
 def compilation(toy: bool) -> dict[str, Any]:
-    """What engine.compile=true costs and brings, on the embedder: the steps after which it has paid."""
-    from benchmarks.gpu_parts.workloads import of_size
+    """What engine.compile=true costs and brings, on the embedder: the steps after which it has paid.
 
+    At toy sizes graphs are captured, but not compiled to machine code, which takes minutes.
+    """
+    from benchmarks.gpu_parts.workloads import of_size
+    from engines import torch_engine
+
+    if toy:
+        torch_engine.compile_in_place = lambda model: model.compile(dynamic=True, backend="eager")
     workload = of_size("embedder", toy)
     found: dict[str, Any] = {}
     for name, compiled in (("eager", False), ("compiled", True)):
