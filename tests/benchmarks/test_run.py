@@ -21,6 +21,7 @@ from benchmarks.speed.checks import Check
 from benchmarks.speed.measure import NoEffect, figures, measure
 from benchmarks.speed.questions import Question, all_questions, faster, small
 from benchmarks.speed.record import OtherConditions, Record
+from benchmarks.speed.scripts import compare_speed
 from benchmarks.speed.setting import OURS, THEIRS, Setting
 from benchmarks.speed.turns import WorkerFailed
 from models.bi_encoder import BiEncoderConfig
@@ -180,6 +181,16 @@ def test_sides_that_an_option_does_not_tell_apart_are_not_measured(fake_sides, t
     question = replace(QUESTION, differs="peak_memory_mib")
     with pytest.raises(NoEffect, match="peak_memory_mib is the same on both sides"):
         measure(question, {"pairs": []}, 1, tmp_path, lambda: None, pytest.fail)
+
+
+def test_the_scripts_of_one_comparison_keep_their_last_line(fake_sides, tmp_path, capsys):
+    setting = replace(QUESTION.setting, warm_up=3, steps=2)
+    compare_speed(setting, 2, tmp_path, rows="texts")
+    *_, table, empty, last = capsys.readouterr().out.splitlines()
+    assert table == "| sentence-transformers | 4.5 | 45 | 50% | 1 MiB |"
+    assert (empty, last) == ("", "speed, plackett / sentence-transformers: median 2.00 (2.00, 2.00)")
+    compare_speed(setting, 2, tmp_path)  # from the file
+    assert len(FakeSide.started) == 2
 
 
 def test_every_question_is_measurable_at_toy_size_and_together_they_take_an_hour():
