@@ -15,12 +15,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import run as command
 from benchmarks.side_by_side import RowFlops
 from benchmarks.speed import checks
 from benchmarks.speed.checks import Check
 from benchmarks.speed.measure import NoEffect, figures, measure
 from benchmarks.speed.questions import Question, all_questions, faster, small
 from benchmarks.speed.record import OtherConditions, Record
+from benchmarks.speed.scripts import compare_speed
 from benchmarks.speed.setting import OURS, THEIRS, Setting
 from benchmarks.speed.turns import WorkerFailed
 from models.bi_encoder import BiEncoderConfig
@@ -182,6 +184,16 @@ def test_sides_that_an_option_does_not_tell_apart_are_not_measured(fake_sides, t
         measure(question, {"pairs": []}, 1, tmp_path, lambda: None, pytest.fail)
 
 
+def test_the_scripts_of_one_comparison_keep_their_last_line(fake_sides, tmp_path, capsys):
+    setting = replace(QUESTION.setting, warm_up=3, steps=2)
+    compare_speed(setting, 2, tmp_path, rows="texts")
+    *_, table, empty, last = capsys.readouterr().out.splitlines()
+    assert table == "| sentence-transformers | 4.5 | 45 | 50% | 1 MiB |"
+    assert (empty, last) == ("", "speed, plackett / sentence-transformers: median 2.00 (2.00, 2.00)")
+    compare_speed(setting, 2, tmp_path)  # from the file
+    assert len(FakeSide.started) == 2
+
+
 def test_every_question_is_measurable_at_toy_size_and_together_they_take_an_hour():
     questions = all_questions("folder")
     assert sum(question.minutes for question in questions.values()) <= 60
@@ -192,13 +204,9 @@ def test_every_question_is_measurable_at_toy_size_and_together_they_take_an_hour
         assert Setting.from_json(question.setting.as_json()) == question.setting
 
 
-def run(folder, *arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
-
-
 def test_the_command_measures_a_question(tmp_path):
-    finished = run(tmp_path, "--quick", "--pairs", "1", "encode_docstrings")
+    words = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--pairs", "1", "encode_docstrings"]
+    finished = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "encode_docstrings: pair 1 of 1: plackett" in finished.stdout
     assert "| at most 1e-04 | yes |" in finished.stdout
@@ -217,8 +225,9 @@ def test_the_command_measures_a_question(tmp_path):
         (["--pairs", "0"], "--pairs 0 must be at least 1"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(arguments, message, tmp_path):
-    finished = run(tmp_path, *arguments)
-    assert finished.returncode
-    assert message in finished.stderr
-    assert "Traceback" not in finished.stderr
+def test_a_mistake_on_the_command_line_is_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert message in f"{stop.value.code}{capsys.readouterr().err}"
+    assert stop.value.code
