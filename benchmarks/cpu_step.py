@@ -141,9 +141,8 @@ def compare(kind: str, trainer: Any, batch: Any, operations: float, *, rounds: i
         if number:
             print(f"round {number}: " + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in seconds.items()))
     best = {name: max(each) for name, each in peaks.items()}
-    print(
-        f"\n{kind}: {ROWS} rows of {TOKENS} tokens, {operations / 1e9:.0f} GFLOP a step, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"\n{kind}: {ROWS} rows of {TOKENS} tokens, {operations / 1e9:.0f} GFLOP a step, threads: {threads}")
     print("fp32 matmul peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"\n| side | seconds a step | tokens/s | {' | '.join(f'share of the peak of {name}' for name in best)} |")
     print("|---|---|---|" + "---|" * len(best))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,13 +13,17 @@ from models.cpu.attention import attention_with_dropout
 from models.cpu.linear import OneDnnLinear, prefers_onednn
 from models.cpu.word_dropout import WordDropout, uses_words
 
+_attention = SimpleNamespace(is_own=True)  # whether `sdpa_attention` uses its own kernel
+
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {WordDropout: nn.Dropout, OneDnnLinear: nn.Linear}
 
 
 def use_cpu_kernels(model: nn.Module) -> None:
     """Let dropout, attention with dropout and linear layers of `model` run fast on the CPU. Only the classes of its
     modules change, so weights, configuration and exports do not; on a GPU the modules do what they did."""
-    AttentionInterface.register("sdpa", sdpa_attention)
+    _attention.is_own = True
+    if AttentionInterface()["sdpa"] is sdpa_attention_forward:  # else it is set, perhaps below another function
+        AttentionInterface.register("sdpa", sdpa_attention)
     changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout}
     if prefers_onednn():
         changed[nn.Linear] = OneDnnLinear
@@ -27,8 +32,8 @@ def use_cpu_kernels(model: nn.Module) -> None:
 
 
 def use_torch_kernels(model: nn.Module) -> None:
-    """Undo `use_cpu_kernels`, for comparison."""
-    AttentionInterface.register("sdpa", sdpa_attention_forward)
+    """Let `model`, and the attention of all models, run on torch's kernels, for comparison."""
+    _attention.is_own = False
     for module in model.modules():
         module.__class__ = plain_class(module)
 
@@ -51,9 +56,9 @@ def sdpa_attention(
 ) -> tuple[Tensor, None]:
     """transformers' "sdpa" attention, with `attention_with_dropout` in the place of torch's slow one on the CPU."""
     special = any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
-    special = special or (attention_mask is not None and attention_mask.requires_grad)  # as T5's of learned distances
-    special = special or key.shape != value.shape
-    if dropout in (0.0, 1.0) or special or not uses_words(query):
+    learned = attention_mask is not None and attention_mask.requires_grad  # it would get no gradient
+    is_own = _attention.is_own and key.shape == value.shape and uses_words(query)
+    if dropout in (0.0, 1.0) or special or learned or not is_own:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
     groups = getattr(module, "num_key_value_groups", 1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
