@@ -1,4 +1,4 @@
-"""Puts the CPU's own dropout, attention and linear layers into models of transformers."""
+"""Puts the CPU's own dropout, attention, embeddings and linear layers into models of transformers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from models.cpu.attention import attention_with_dropout
+from models.cpu.embedding import RowEmbedding
 from models.cpu.linear import OneDnnLinear, prefers_onednn
 from models.cpu.word_dropout import WordDropout, uses_words
 
 _attention = SimpleNamespace(is_own=True)  # whether `sdpa_attention` uses its own kernel
 
-PLAIN: dict[type[nn.Module], type[nn.Module]] = {WordDropout: nn.Dropout, OneDnnLinear: nn.Linear}
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    WordDropout: nn.Dropout,
+    RowEmbedding: nn.Embedding,
+    OneDnnLinear: nn.Linear,
+}
 
 
 def use_cpu_kernels(model: nn.Module) -> None:
-    """Let dropout, attention with dropout and linear layers of `model` run fast on the CPU. Only the classes of its
-    modules change, so weights, configuration and exports do not; on a GPU the modules do what they did."""
+    """Let dropout, attention with dropout, embeddings and linear layers of `model` run fast on the CPU. Only the
+    classes of its modules change, so weights, configuration and exports do not; on a GPU they do what they did."""
     _attention.is_own = True
     if AttentionInterface()["sdpa"] is sdpa_attention_forward:  # else it is set, perhaps below another function
         AttentionInterface.register("sdpa", sdpa_attention)
-    changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout}
+    changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout, nn.Embedding: RowEmbedding}
     if prefers_onednn():
         changed[nn.Linear] = OneDnnLinear
     for module in model.modules():
