@@ -84,6 +84,8 @@ def main() -> None:
 
 def prepare(kind: str, folder: Path) -> tuple[Any, Any, float]:
     """The trainer, a batch of ROWS rows of TOKENS tokens, and the operations of the matrix products of its step."""
+    from trainers.training_progress import TrainingProgress
+
     words = ["time", "house", "river", "green", "seven", "music", "paper", "north"]
     data, generator = folder / "texts.jsonl", torch.Generator().manual_seed(0)
 
@@ -99,6 +101,7 @@ def prepare(kind: str, folder: Path) -> tuple[Any, Any, float]:
     places = ["data=file", f"data.path={data}", f"output_dir={folder / 'run'}", "logger=none", "trainer.workers=0"]
     settings = configured([*KINDS[kind], *places, f"model.max_length={TOKENS}", "engine.precision=fp32"])
     trainer = make_trainer(settings, settings.data.build())
+    trainer.progress = TrainingProgress(0, 1)
     trainer.state.step = 1
     batch = trainer.next_batch()
     lengths = batch.sequences.lengths.tolist()
@@ -141,8 +144,8 @@ def compare(kind: str, trainer: Any, batch: Any, operations: float, *, rounds: i
         if number:
             print(f"round {number}: " + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in seconds.items()))
     best = {name: max(each) for name, each in peaks.items()}
-    size = f"{ROWS} rows of {TOKENS} tokens, {operations / 1e9:.0f} GFLOP a step"
-    print(f"\n{kind}: {size}, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    print(f"\n{kind}: {ROWS} rows of {TOKENS} tokens, {operations / 1e9:.0f} GFLOP a step, threads: {threads}")
     print("fp32 matmul peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items()))
     print(f"\n| side | seconds a step | tokens/s | {' | '.join(f'share of the peak of {name}' for name in best)} |")
     print("|---|---|---|" + "---|" * len(best))

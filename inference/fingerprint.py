@@ -22,7 +22,7 @@ import models
 from data.collection import content_hash
 from data.hashing import file_digest
 from inference.runner import int8_ranges_of
-from models.cpu.kernels import plain_class  # linear layers are of another class where oneDNN runs them
+from models.cpu.kernels import plain_class
 from models.int8_ranges import Int8Ranges
 
 # Keys of configurations, and attributes of modules, that say where a model came from or how it is trained.

@@ -35,24 +35,20 @@ def attention_with_dropout(
     be broadcast to [rows, heads, queries, keys]: bool (True: attends), or added to the scores; it gets no gradient.
     """
     rule = DropRule.of(probability)
-    count = query.shape[:-1].numel() * key.shape[-2]
     if is_causal:
         allowed = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-        mask = allowed if mask is None else torch.where(allowed, _added(mask, query), _lowest(query))
-    added = None if mask is None else _added(mask, query).expand(*query.shape[:-1], key.shape[-2])
+        mask = allowed if mask is None else torch.where(allowed, mask, _never(mask))
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.ndim)]
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return _Attention.apply(query, key, value, added, draw_words(rule, count, query), rule, factor)
+    words = draw_words(rule, query.shape[:-1].numel() * key.shape[-2], query)
+    return _Attention.apply(query, key, value, mask, words, rule, factor)
 
 
-def _lowest(like: Tensor) -> float:
-    return torch.finfo(like.dtype).min
-
-
-def _added(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask that is added to the scores, with 4 dimensions."""
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=like.dtype, device=mask.device).masked_fill_(~mask, _lowest(like))
-    return mask[(None,) * (4 - mask.ndim)]
+def _never(mask: Tensor) -> float | bool:
+    """The value of a mask for what is not attended to. Not minus infinity: padding that attends to nothing would be
+    NaN."""
+    return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
 
 
 class _Attention(torch.autograd.Function):
@@ -62,17 +58,17 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        added: Tensor | None,
+        mask: Tensor | None,
         words: Tensor,
         rule: DropRule,
         factor: float,
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value, added, words)
+        ctx.save_for_backward(query, key, value, mask, words)
         ctx.rule, ctx.factor = rule, factor
         output = torch.empty_like(query)
         with torch.autocast("cpu", enabled=False):
             for block, (probabilities, kept) in _blocks(query, key, matrices=2):
-                _write_probabilities(probabilities, block, query, key, added, factor)
+                _write_probabilities(probabilities, block, query, key, mask, factor)
                 probabilities *= rule.write_kept(_words_of(words, block, kept, query), kept)
                 _write(output, block, torch.bmm(probabilities, _heads(value, block)).mul_(rule.scale))
         return output
@@ -80,12 +76,12 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, added, words = ctx.saved_tensors
+        query, key, value, mask, words = ctx.saved_tensors
         rule, factor = ctx.rule, ctx.factor
         gradients = tuple(torch.empty_like(each) for each in (query, key, value))
         with torch.autocast("cpu", enabled=False):
             for block, (probabilities, kept, of_scores) in _blocks(query, key, matrices=3):
-                _write_probabilities(probabilities, block, query, key, added, factor)
+                _write_probabilities(probabilities, block, query, key, mask, factor)
                 rule.write_kept(_words_of(words, block, kept, query), kept)
                 scaled = _heads(gradient, block) * rule.scale
                 torch.bmm(scaled, _heads(value, block).transpose(1, 2), out=of_scores).mul_(kept)
@@ -127,14 +123,18 @@ def _write(values: Tensor, block: Block, heads: Tensor) -> None:
 
 
 def _write_probabilities(
-    probabilities: Tensor, block: Block, query: Tensor, key: Tensor, added: Tensor | None, factor: float
+    probabilities: Tensor, block: Block, query: Tensor, key: Tensor, mask: Tensor | None, factor: float
 ) -> None:
     """Write the softmax [heads, queries, keys] of a block."""
     heads, keys = _heads(query, block), _heads(key, block).transpose(1, 2)
     torch.baddbmm(probabilities, heads, keys, beta=0, alpha=factor, out=probabilities)
-    if added is not None:
-        part = added[block]
-        probabilities.view(part.shape).add_(part)
+    if mask is not None:
+        own = [part if size > 1 else slice(None) for part, size in zip(block, mask.shape, strict=False)]
+        part = mask[own[0], own[1]]
+        if part.dtype == torch.bool:
+            part = query.new_zeros(part.shape).masked_fill_(~part, torch.finfo(query.dtype).min)
+        shape = [each.stop - each.start for each in block]
+        probabilities.view(*shape, *probabilities.shape[1:]).add_(part)
     torch.softmax(probabilities, -1, out=probabilities)
 
 

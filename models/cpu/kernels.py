@@ -1,7 +1,8 @@
-"""Puts the CPU's own dropout, attention and linear layers into models of transformers."""
+"""Puts the CPU's own dropout, attention, embeddings and linear layers into models of transformers."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,17 +10,26 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from models.cpu.attention import attention_with_dropout
+from models.cpu.embedding import RowEmbedding
 from models.cpu.linear import OneDnnLinear, prefers_onednn
 from models.cpu.word_dropout import WordDropout, uses_words
 
-PLAIN: dict[type[nn.Module], type[nn.Module]] = {WordDropout: nn.Dropout, OneDnnLinear: nn.Linear}
+_attention = SimpleNamespace(is_own=True)  # whether `sdpa_attention` uses its own kernel
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    WordDropout: nn.Dropout,
+    RowEmbedding: nn.Embedding,
+    OneDnnLinear: nn.Linear,
+}
 
 
 def use_cpu_kernels(model: nn.Module) -> None:
-    """Let dropout, attention with dropout and linear layers of `model` run fast on the CPU. Only the classes of its
-    modules change, so weights, configuration and exports do not; on a GPU the modules do what they did."""
-    AttentionInterface.register("sdpa", sdpa_attention)
-    changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout}
+    """Let dropout, attention with dropout, embeddings and linear layers of `model` run fast on the CPU. Only the
+    classes of its modules change, so weights, configuration and exports do not; on a GPU they do what they did."""
+    _attention.is_own = True
+    if AttentionInterface()["sdpa"] is sdpa_attention_forward:  # else it is set, perhaps below another function
+        AttentionInterface.register("sdpa", sdpa_attention)
+    changed: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: WordDropout, nn.Embedding: RowEmbedding}
     if prefers_onednn():
         changed[nn.Linear] = OneDnnLinear
     for module in model.modules():
@@ -27,8 +37,8 @@ def use_cpu_kernels(model: nn.Module) -> None:
 
 
 def use_torch_kernels(model: nn.Module) -> None:
-    """Undo `use_cpu_kernels`, for comparison."""
-    AttentionInterface.register("sdpa", sdpa_attention_forward)
+    """Let `model`, and the attention of all models, run on torch's kernels, for comparison."""
+    _attention.is_own = False
     for module in model.modules():
         module.__class__ = plain_class(module)
 
@@ -51,9 +61,9 @@ def sdpa_attention(
 ) -> tuple[Tensor, None]:
     """transformers' "sdpa" attention, with `attention_with_dropout` in the place of torch's slow one on the CPU."""
     special = any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
-    special = special or (attention_mask is not None and attention_mask.requires_grad)  # as T5's of learned distances
-    special = special or key.shape != value.shape
-    if dropout in (0.0, 1.0) or special or not uses_words(query):
+    learned = attention_mask is not None and attention_mask.requires_grad  # it would get no gradient
+    is_own = _attention.is_own and key.shape == value.shape and uses_words(query)
+    if dropout in (0.0, 1.0) or special or learned or not is_own:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
     groups = getattr(module, "num_key_value_groups", 1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal

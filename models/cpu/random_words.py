@@ -2,7 +2,7 @@
 
 A word is a byte if a probability in 256ths is within 2 % of the one that was asked for, else 16 bits. So .1 becomes
 26/256 = .1016, .05 13/256 = .0508 and .01 655/65536 = .00999. What is kept is divided by the exact probability of
-keeping it, so the expectation is exact. `torch.bernoulli` takes about 30 times as long per value.
+keeping it, so the expectation is exact. `torch.bernoulli_` takes about 20 times as long per value.
 
 The words come from SFC64 (numpy), keyed by one number that is drawn from torch's generator. So they follow from
 `torch.manual_seed`, also when a chunk is recomputed by GradCache or by gradient checkpointing.
