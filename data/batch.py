@@ -105,6 +105,11 @@ class ListBatch:
         """The sequences of all lists, one list after the other."""
         return TokenSequences.concatenate([example.sequences for example in self.examples])
 
+    @cached_property
+    def sequences_per_list(self) -> list[int]:
+        """The number of sequences of each list."""
+        return [len(example.sequences) for example in self.examples]
+
     def sequence_ids(self, index: int) -> tuple[str, str | None]:
         """The ids of the query and of the document that a sequence holds; the document is None for the
         sequence of a query alone."""
@@ -160,7 +165,7 @@ class ListBatch:
     @cached_property
     def truncation(self) -> Truncation | None:
         """How many queries and documents were cut; None if the tokenizer does not count them."""
-        return self._truncation(self.sequences, [len(example.sequences) for example in self.examples])
+        return self._truncation(self.sequences, self.sequences_per_list)
 
     def auxiliary_truncation(self, name: str) -> Truncation | None:
         """The same for the sequences of an auxiliary model."""

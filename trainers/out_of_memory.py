@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from data.batch import ListBatch, TokenSequences
+from data.batch import ListBatch
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from trainers.options import TrainerConfig
 
 
 class ChunkOutOfMemory(MemoryError):
-    """A chunk does not fit in memory. `indices`: its sequences in the global step, padded to `longest` tokens."""
+    """A chunk does not fit in memory. `indices`: its sequences in the global step. `shape`: its rows, and the tokens of
+    each."""
 
-    def __init__(self, indices: Sequence[int], longest: int):
-        super().__init__(f"a chunk of {len(indices)} rows of {longest} tokens")
+    def __init__(self, indices: Sequence[int], shape: tuple[int, int]):
+        super().__init__("a chunk of {} rows of {} tokens".format(*shape))
         self.indices = indices
 
 
 @contextmanager
-def detect_out_of_memory(sequences: TokenSequences, chunk: Sequence[int]) -> Iterator[None]:
+def detect_out_of_memory(chunk: Sequence[int], shape: tuple[int, int]) -> Iterator[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ChunkOutOfMemory(chunk, int(sequences.lengths[list(chunk)].max())) from error
+        raise ChunkOutOfMemory(chunk, shape) from error
 
 
 @contextmanager

@@ -125,7 +125,8 @@ class Reference:
         else:
             adapters_off = reference(engine.model)
         with adapters_off:
-            representations = represent_sequences(runner, batch.sequences, self.collator)
+            collator = self.collator.of_lists(batch.sequences, batch.sequences_per_list)
+            representations = represent_sequences(runner, batch.sequences, collator)
         lists = make_loss_inputs(representations, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1

@@ -8,6 +8,8 @@ with dropout: a chunk's random seed is set before its forward and again before i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +35,9 @@ class StepPlan:
     sequences: TokenSequences
     chunks: list[list[int]]  # the chunks of all ranks
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
+    collator: Collator  # makes the tensors of the chunks
     padded_tokens: int  # tokens of all chunks, padding included
+    computed_tokens: int  # without padding; those that sequences of a list share count once
 
     @property
     def num_tokens(self) -> int:
@@ -50,12 +54,21 @@ class GradientCache:
         self.kept_chunks = kept_chunks
         self.seed = seed
 
-    def plan(self, sequences: TokenSequences, step: int) -> StepPlan:
-        """Cut the step into chunks, in the same way on every number of ranks."""
+    def plan(self, sequences: TokenSequences, step: int, sizes: Sequence[int] | None = None) -> StepPlan:
+        """Cut the step into chunks, in the same way on every number of ranks. `sizes`: the number of sequences of each
+        list, in their order; None: every sequence is a list of its own."""
         lengths = sequences.lengths.tolist()
-        chunks = self.collator.plan(lengths)
-        padded_tokens = sum(self.collator.cost(lengths, chunk) for chunk in chunks)
-        return StepPlan(step, sequences, chunks, chunks_of_rank(chunks, rank(), world_size()), padded_tokens)
+        collator = self.collator.of_lists(sequences, [1] * len(lengths) if sizes is None else sizes)
+        chunks = collator.plan(lengths)
+        return StepPlan(
+            step,
+            sequences,
+            chunks,
+            chunks_of_rank(chunks, rank(), world_size()),
+            collator,
+            padded_tokens=sum(collator.cost(lengths, chunk) for chunk in chunks),
+            computed_tokens=sum(collator.num_tokens(lengths, chunk) for chunk in chunks),
+        )
 
     def forward(self, plan: StepPlan) -> list[Representations]:
         """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
@@ -96,18 +109,21 @@ class GradientCache:
             output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
             surrogate = _surrogate(output, gradients, chunk)
             outputs[index] = {}
-            with detect_out_of_memory(plan.sequences, chunk or [0]):
+            with _detect_out_of_memory(plan, chunk):
                 self.engine.backward(surrogate, last=position == len(plan.own) - 1)
             if first_kept > 0:
                 return_freed_memory()  # the step does not fit in memory as a whole
 
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
-        """Run one chunk. An empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
+        """Run one chunk: a row per sequence, in its order. An empty one runs the shortest sequence, so that every rank
+        makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
-        features = self.collator.collate(plan.sequences, chunk)
-        with detect_out_of_memory(plan.sequences, chunk):
-            return self.engine.forward({name: value.to(self.engine.device) for name, value in features.items()})
+        features = plan.collator.collate(plan.sequences, chunk)
+        features = {name: value.to(self.engine.device) for name, value in features.items()}
+        with _detect_out_of_memory(plan, chunk):
+            output = self.engine.forward(features)
+        return {name: plan.collator.per_sequence(value, features) for name, value in output.items()}
 
 
 def gradients_of(loss: Tensor, representations: Representations, step: int) -> Representations:
@@ -122,6 +138,12 @@ def gradients_of(loss: Tensor, representations: Representations, step: int) -> R
         largest = max(float(value.detach().abs().max()) for value in representations.values())
         raise NotFinite(reason, _broken_rows(gradients), largest)
     return gradients
+
+
+def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside."""
+    chunk = chunk or [int(plan.sequences.lengths.argmin())]
+    return detect_out_of_memory(chunk, plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:

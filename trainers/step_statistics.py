@@ -43,10 +43,12 @@ def truncation_statistics(batch: ListBatch) -> dict[str, float]:
 
 
 def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
-    """The number of chunks of a step, the share of padding in them, and the speed if the step took `seconds`."""
+    """The number of chunks of a step, the share of padding in them, the share of all tokens that are not computed
+    because sequences of a list share them, and the speed if the step took `seconds`."""
     return {
         "num_chunks": len(plan.chunks),
-        "padding_share": 1 - plan.num_tokens / plan.padded_tokens,
+        "padding_share": 1 - plan.computed_tokens / plan.padded_tokens,
+        "shared_share": 1 - plan.computed_tokens / plan.num_tokens,
         "rows_per_s": len(plan.sequences) / seconds,
         "tokens_per_s": plan.num_tokens / seconds,
     }

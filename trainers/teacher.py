@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import ListBatch
-from data.collate import Collator
 from engines.precision import MixedPrecision
 from inference.runner import similarity_of
 from inference.score import represent_sequences
+from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -32,9 +32,11 @@ class AuxiliaryModel:
 
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""
-        collator = Collator(self.tokenizer.padding, self.token_budget)
-        representations = represent_sequences(self.model, batch.auxiliary_sequences(self.name), collator)
-        return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
+        model, sequences = self.model, batch.auxiliary_sequences(self.name)
+        sizes = [len(example.auxiliary[self.name]) for example in batch.examples]
+        collator = list_collator(model.model, sequences, sizes, self.tokenizer.padding, self.token_budget)
+        representations = represent_sequences(model, sequences, collator)
+        return make_loss_inputs(representations, batch, similarity=similarity_of(model.model))
 
 
 def auxiliary_inputs(

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from data.batch import ListBatch
-from data.collate import Collator
 from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
@@ -22,6 +21,7 @@ from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import int8_ranges_of, similarity_of
+from inference.shared_prefix import collator_of
 from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
@@ -54,7 +54,7 @@ class Trainer(ABC):
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         self.max_length = tokenizer.max_length
-        collator = Collator(tokenizer.padding, config.token_budget)
+        collator = collator_of(parts.model, tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
             parts.model,
@@ -135,7 +135,7 @@ class Trainer(ABC):
         """Make one update. Returns what to log. Its tensors are read only if logging is due."""
         started = time.perf_counter()
         with explain_out_of_memory(batch, self.config):
-            plan = self.gradient_cache.plan(batch.sequences, self.state.step)
+            plan = self.gradient_cache.plan(batch.sequences, self.state.step, batch.sequences_per_list)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
             loss, statistics = self.loss_and_statistics(representations, batch)
