@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from data.batch import ListBatch
 from engines.memory.allocator import allocator_message, is_out_of_memory
+from engines.memory.kept_chunks import KeptChunks
 from trainers.options import TrainerConfig
 
 
@@ -31,7 +32,7 @@ def detect_out_of_memory(chunk: Sequence[int], shape: tuple[int, int]) -> Iterat
 
 
 @contextmanager
-def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[None]:
+def explain_out_of_memory(batch: ListBatch, config: TrainerConfig, kept: KeptChunks) -> Iterator[None]:
     """Raise MemoryError, which names the longest row and the options to change, if a chunk of `batch` does not fit."""
     try:
         yield
@@ -40,7 +41,14 @@ def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[N
         query, document = batch.sequence_ids(longest)
         row = f"query {query}" + ("" if document is None else f", document {document}")
         raise MemoryError(
-            f"out of memory in {error}, the longest {row}: lower trainer.kept_chunks ({config.kept_chunks}), then "
+            f"out of memory in {error}, the longest {row}: {_remedy(kept)}, then "
             f"trainer.token_budget ({config.token_budget} tokens a chunk), then model.max_length, or set "
             f"model.gradient_checkpointing=true; {allocator_message(error.__cause__ or error)}"
         ) from error
+
+
+def _remedy(kept: KeptChunks) -> str:
+    """What to do about the chunks that are kept. Of a number that was chosen by measurement a half is a new start."""
+    if kept.is_auto and kept.count > 1:
+        return f"set trainer.kept_chunks={kept.count // 2} (auto chose {kept.count})"
+    return f"lower trainer.kept_chunks ({kept})"

@@ -21,6 +21,7 @@ from data.hashing import stable_hash
 from engines.distributed.collectives import all_agree, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
+from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine, NotFinite
 from trainers.out_of_memory import detect_out_of_memory
 
@@ -46,12 +47,13 @@ class StepPlan:
 
 
 class GradientCache:
-    """Runs the chunks of a step on `engine`. The graphs of this rank's last `kept_chunks` chunks are kept."""
+    """Runs the chunks of a step on `engine`. The graphs of this rank's last `kept_chunks` chunks are kept; "auto": of
+    as many as fit."""
 
-    def __init__(self, engine: Engine, collator: Collator, *, kept_chunks: int, seed: int):
+    def __init__(self, engine: Engine, collator: Collator, *, kept_chunks: int | str, seed: int):
         self.engine = engine
         self.collator = collator
-        self.kept_chunks = kept_chunks
+        self.kept = KeptChunks(kept_chunks, engine.model, engine.device)
         self.seed = seed
 
     def plan(self, sequences: TokenSequences, step: int, sizes: Sequence[int] | None = None) -> StepPlan:
@@ -71,13 +73,13 @@ class GradientCache:
         )
 
     def forward(self, plan: StepPlan) -> list[Representations]:
-        """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
-        first_kept = len(plan.own) - self.kept_chunks
+        """Compute the representations of this rank's chunks. Those that are kept have a graph."""
+        kept = self.kept.of_step(len(plan.own))
         outputs = []
         for index, chunk in enumerate(plan.own):
-            with torch.set_grad_enabled(index >= first_kept):
+            with torch.set_grad_enabled(index in kept), self.kept.watch(index):
                 outputs.append(self._forward_chunk(plan, chunk))
-            if 0 <= index < first_kept:
+            if index not in kept:
                 return_freed_memory()
         return outputs
 
@@ -102,17 +104,21 @@ class GradientCache:
     def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
         """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
         others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
-        first_kept = len(plan.own) - self.kept_chunks
-        kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
+        has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
+        kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         for position, index in enumerate(kept_first):
             chunk = plan.own[index]
-            output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
+            output = outputs[index] if has_graph[index] else self._forward_chunk(plan, chunk)
             surrogate = _surrogate(output, gradients, chunk)
-            outputs[index] = {}
-            with _detect_out_of_memory(plan, chunk):
+            outputs[index] = output = {}
+            with _detect_out_of_memory(plan, chunk), self.kept.watch(index):
                 self.engine.backward(surrogate, last=position == len(plan.own) - 1)
-            if first_kept > 0:
+            del surrogate
+            if not all(has_graph):
                 return_freed_memory()  # the step does not fit in memory as a whole
+        lengths = plan.sequences.lengths.tolist()
+        measured = plan.collator.cost(lengths, plan.own[0]) if plan.own[0] else self.collator.token_budget
+        self.kept.end_step(max(1.0, self.collator.token_budget / measured))
 
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
         """Run one chunk: a row per sequence, in its order. An empty one runs the shortest sequence, so that every rank

@@ -10,6 +10,7 @@ from torch import Tensor
 from data.batch import ListBatch
 from data.truncation import cut_line
 from engines.distributed.process_group import world_size
+from engines.memory.kept_chunks import KeptChunks
 from losses.contracts import has_in_batch_negatives
 from trainers.options import TrainerConfig
 from trainers.step import StepPlan
@@ -61,14 +62,17 @@ def checksum(scores: Tensor) -> Tensor:
     return (scores.double() * weights).sum()
 
 
-def note_idle_ranks(progress: TrainingProgress, num_chunks: int, config: TrainerConfig) -> None:
-    """Print a note if a step has fewer chunks than there are ranks."""
+def note_chunks(progress: TrainingProgress, num_chunks: int, kept: KeptChunks, config: TrainerConfig) -> None:
+    """Print a note if a step has fewer chunks than there are ranks, and how many chunks trainer.kept_chunks=auto keeps,
+    once it is known."""
     if num_chunks < world_size():
         progress.note_once(
             "idle ranks",
             f"note: a step has {num_chunks} chunk(s) for {world_size()} ranks, so some are idle: lower "
             f"trainer.token_budget ({config.token_budget}) or raise trainer.batch_size",
         )
+    if kept.chosen:
+        progress.note_once("kept chunks", kept.chosen)
 
 
 def note_truncation(progress: TrainingProgress, batch: ListBatch, step: int, max_length: int) -> None:

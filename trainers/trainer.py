@@ -35,7 +35,7 @@ from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
 from trainers.state import TrainState
 from trainers.step import GradientCache, Representations, gradients_of
-from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_idle_ranks, note_truncation
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_chunks, note_truncation
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 from trainers.training_progress import TrainingProgress
@@ -134,7 +134,7 @@ class Trainer(ABC):
     def train_step(self, batch: ListBatch) -> dict[str, Any]:
         """Make one update. Returns what to log. Its tensors are read only if logging is due."""
         started = time.perf_counter()
-        with explain_out_of_memory(batch, self.config):
+        with explain_out_of_memory(batch, self.config, self.gradient_cache.kept):
             plan = self.gradient_cache.plan(batch.sequences, self.state.step, batch.sequences_per_list)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
@@ -155,7 +155,7 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, loss_value)
-        note_idle_ranks(self.progress, len(plan.chunks), self.config)
+        note_chunks(self.progress, len(plan.chunks), self.gradient_cache.kept, self.config)
         note_truncation(self.progress, batch, self.state.step, self.max_length)
         return {
             "loss": loss_value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,8 @@ def test_loss_and_gradient_are_those_of_separate_prompts(
 
 def test_the_plan_keeps_lists_together_and_to_the_budget(folders: dict[str, Path]) -> None:
     model, rows = reranker(folders["llama"]), lists()
-    cache = GradientCache(None, collator_of(model, model.tokenizer.padding, 150), kept_chunks=0, seed=0)  # type: ignore[arg-type]
+    engine: Any = SimpleNamespace(model=model, device=torch.device("cpu"))
+    cache = GradientCache(engine, collator_of(model, model.tokenizer.padding, 150), kept_chunks=0, seed=0)
     plan = cache.plan(rows, 1, SIZES)
     assert sorted(row for chunk in plan.chunks for row in chunk) == [*range(len(rows))]
     lengths = rows.lengths.tolist()
