@@ -24,12 +24,21 @@ LAYOUT = "pack_layout"  # the argument by which models hand the layout of a chun
 
 def can_pack(config: PretrainedConfig) -> bool:
     """Whether every layer attends to all earlier tokens, controlled by position ids and a mask only."""
+    return reason_against_packs(config) is None
+
+
+def reason_against_packs(config: PretrainedConfig) -> str | None:
+    """Why prompts cannot be packed, in words; None: they can."""
     distances = getattr(config, "alibi", False) or getattr(config, "relative_attention_num_buckets", None)
-    if distances or getattr(config, "attention_types", None):
-        return False  # Falcon and T5 use distances along the packed row, GPT-Neo has layers with a local mask
+    if distances:  # Falcon, T5
+        return f"{config.model_type} counts distances along a row"
     layers = getattr(config, "layer_types", None)
     everywhere = set(layers) == {"full_attention"} if layers else not getattr(config, "sliding_window", None)
-    return everywhere and config._attn_implementation in MASKED_ATTENTIONS
+    if not everywhere or getattr(config, "attention_types", None):  # GPT-Neo
+        return "not all of its layers attend to all earlier tokens"
+    if config._attn_implementation not in MASKED_ATTENTIONS:
+        return f"model.attention={config._attn_implementation} takes no mask ({' and '.join(MASKED_ATTENTIONS)} do)"
+    return None
 
 
 def pack_mask(segment_ids: Tensor, attention_mask: Tensor, attention: str) -> Tensor:

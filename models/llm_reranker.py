@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from models.answer_head import LogitTransform, answer_with, check_transform
-from models.attention import PackLayout, can_pack, layout_options, pack_mask
+from models.attention import PackLayout, layout_options, pack_mask, reason_against_packs
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.llm_reranker import export_llm_reranker
@@ -67,7 +67,7 @@ class LLMRerankerConfig(PretrainedOptions):
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
-    shared_prefix: bool = True  # score the common beginning of a list's prompts once, if the model can
+    shared_prefix: bool = True  # read the common beginning of a list's prompts once, if the model can
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
     num_layers: int | None = None  # layers that are kept of the folder's; None: all
@@ -118,7 +118,11 @@ class LLMRerankerConfig(PretrainedOptions):
         activation = ACTIVATIONS[self.activation]() if self.activation else activation
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
         model.activation_is_chosen = self.activation is not None
-        model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
+        if self.shared_prefix:
+            query_first = tokenizer.prompt_template.query_first
+            unlike = "its template has the query or the instruction after the document"
+            reason = reason_against_packs(backbone.config) if query_first else unlike
+            model.reads_packs, model.why_no_packs = reason is None, reason or ""
         model.requested_dropout = self.requested_dropout
         return model.train()
 
