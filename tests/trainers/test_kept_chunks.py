@@ -80,7 +80,7 @@ def test_a_measured_chunk_holds_what_the_plan_predicts(
 ) -> None:
     trainer = fit([*tiny_run, "model.dropout=0"], 1e12, monkeypatch)
     [(held, peak, largest)] = probes
-    lengths = trainer.batches.number(2, trainer.state.skipped_batches).sequences.lengths.tolist()
+    lengths = trainer.batches.for_step(2).sequences.lengths.tolist()
     collator = Collator({}, BUDGET)
     chunk = collator.plan(lengths)[0]
     assert largest == BUDGET / collator.cost(lengths, chunk) >= 1
@@ -108,7 +108,7 @@ def test_all_ranks_keep_as_many_as_the_one_with_least_memory(tiny_run: list[str]
 
 def test_memory_that_runs_out_later_names_half_the_number(tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = fit(tiny_run, 1e12, monkeypatch)
-    kept, batch = trainer.gradient_cache.kept, trainer.batches.number(1, ())
+    kept, batch = trainer.gradient_cache.kept, trainer.batches.for_step(1)
     kept.count = 9
     with pytest.raises(MemoryError) as caught, explain_out_of_memory(batch, trainer.config, kept):
         raise ChunkOutOfMemory([0], (4, 40)) from torch.OutOfMemoryError("tried to allocate 2 GiB. x")
