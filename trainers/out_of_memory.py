@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from data.batch import ListBatch
@@ -21,14 +21,14 @@ class ChunkOutOfMemory(MemoryError):
 
 
 @contextmanager
-def detect_out_of_memory(chunk: Sequence[int], shape: tuple[int, int]) -> Iterator[None]:
-    """Raise `ChunkOutOfMemory` if memory runs out inside."""
+def detect_out_of_memory(chunk: Sequence[int], shape: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside. `shape`: gives that of the chunk."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ChunkOutOfMemory(chunk, shape) from error
+        raise ChunkOutOfMemory(chunk, shape()) from error
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def gradients_of(loss: Tensor, representations: Representations, step: int) -> R
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
     chunk = chunk or [int(plan.sequences.lengths.argmin())]
-    return detect_out_of_memory(chunk, plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
+    return detect_out_of_memory(chunk, lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
