@@ -57,7 +57,7 @@ def pack_mask(segment_ids: Tensor, attention_mask: Tensor, attention: str) -> Te
 
 @dataclass(frozen=True)
 class PackLayout:
-    """Where the tokens of packs [packs, tokens] stand in attention. Tokens are counted over the flattened packs.
+    """The places of the tokens of packs [packs, tokens] in attention. Tokens are counted over the flattened packs.
 
     `own` [prompts, most own tokens]: the own tokens of each prompt. `seen` [prompts, longest prefix + most own tokens]:
     the tokens that these attend to, the prefix and then themselves; -1: none. `places` [packs, tokens]: the place of
