@@ -127,8 +127,8 @@ def pack_attention(
     if layout.prefix:
         rows = (query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1))
         outputs.append(attend(*(each[:, :, : layout.prefix] for each in rows), is_causal=True))
-    seen = (_take(each, layout.seen).repeat_interleave(groups, dim=1) for each in (key, value))
-    outputs.append(attend(_take(query, layout.own), *seen, attn_mask=layout.mask))
+    keys, values = (_take(each, layout.seen).repeat_interleave(groups, dim=1) for each in (key, value))
+    outputs.append(attend(_take(query, layout.own), keys, values, attn_mask=layout.mask))
     flat = torch.cat([output.transpose(1, 2).flatten(2).flatten(0, 1) for output in outputs])
     return F.embedding(layout.places, flat).unflatten(-1, (query.shape[1], value.shape[-1]))
 
