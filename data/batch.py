@@ -104,6 +104,12 @@ class Repeats:
         """The values [distinct, ...] of all sequences [sequences, ...]."""
         return values[to_device(torch.from_numpy(self.place), values.device)]
 
+    def sizes(self, sizes: Sequence[int]) -> list[int]:
+        """The number of sequences of each list that stand for others or for themselves. `sizes`: of all of its
+        sequences, list after list."""
+        list_of = np.repeat(np.arange(len(sizes)), sizes)
+        return np.bincount(list_of[self.first], minlength=len(sizes)).tolist()
+
     def sum(self, values: Tensor) -> Tensor:
         """The sums over equal sequences: [sequences, ...] -> [distinct, ...]."""
         place = to_device(torch.from_numpy(self.place), values.device)
@@ -171,6 +177,11 @@ class ListBatch:
         is_query = [index < rows - documents for rows, documents in sizes for index in range(rows)]
         return self.sequences.repeats(np.array(is_query))
 
+    @cached_property
+    def sequences_per_list(self) -> list[int]:
+        """The number of sequences of each list."""
+        return [len(example.sequences) for example in self.examples]
+
     def sequence_ids(self, index: int) -> tuple[str, str | None]:
         """The ids of the query and of the document that a sequence holds; the document is None for the
         sequence of a query alone."""
@@ -226,7 +237,7 @@ class ListBatch:
     @cached_property
     def truncation(self) -> Truncation | None:
         """How many queries and documents were cut; None if the tokenizer does not count them."""
-        return self._truncation(self.sequences, [len(example.sequences) for example in self.examples])
+        return self._truncation(self.sequences, self.sequences_per_list)
 
     def auxiliary_truncation(self, name: str) -> Truncation | None:
         """The same for the sequences of an auxiliary model."""

@@ -29,6 +29,11 @@ class Collator:
     padding: Mapping[str, int]
     token_budget: int
 
+    def of_lists(self, sequences: TokenSequences, sizes: Sequence[int]) -> Collator:
+        """The collator of these sequences, which come list after list, list i having `sizes[i]`: this one, if its
+        layout does not depend on the lists."""
+        return self
+
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
         """Divide sequences of these lengths into chunks of indices (see `plan_chunks`)."""
         return plan_chunks(lengths, self.token_budget)
@@ -36,6 +41,10 @@ class Collator:
     def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
         """The shape of a chunk's tensors: rows, and tokens of each, padding included."""
         return len(chunk), max((int(lengths[index]) for index in chunk), default=0)
+
+    def num_tokens(self, lengths: Sequence[int], chunk: Sequence[int]) -> int:
+        """The tokens of a chunk that are computed, without padding."""
+        return sum(int(lengths[index]) for index in chunk)
 
     def cost(self, lengths: Sequence[int], chunk: Sequence[int]) -> int:
         """The tokens of a chunk, padding included: what `token_budget` bounds."""

@@ -62,13 +62,21 @@ def represent_sequences(
 
 
 def represent_distinct(
-    runner: Runner, sequences: TokenSequences, collator: Collator, names: Sequence[str] | None = None
+    runner: Runner,
+    sequences: TokenSequences,
+    collator: Collator,
+    names: Sequence[str] | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences."""
+    """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences.
+    `sizes`: the number of sequences of each list, in their order; None: every sequence is a list of its own."""
     repeats = sequences.repeats()
+    sizes = [1] * len(sequences) if sizes is None else sizes
     if repeats is None:
-        return represent_sequences(runner, sequences, collator, names)
-    found = represent_sequences(runner, sequences.select(repeats.first), collator, names)
+        return represent_sequences(runner, sequences, collator.of_lists(sequences, sizes), names)
+    distinct = sequences.select(repeats.first)
+    found = represent_sequences(runner, distinct, collator.of_lists(distinct, repeats.sizes(sizes)), names)
     return {name: repeats.expand(values) for name, values in found.items()}
 
 

@@ -1,25 +1,27 @@
-"""Score candidate lists whose sequences have a common prefix, which is computed once per list.
+"""Candidate lists whose sequences have a common prefix, which is computed once per list, in training and ranking.
 
 The sequences of a list are packed into one: their common prefix, then the rest of each. Every token attends to the
-prefix and to its own sequence, with the positions of its own sequence, so the scores equal those of separate sequences.
+prefix and to its own sequence, with the positions of its own sequence. So scores and gradients equal those of separate
+sequences (with dropout, those of a list share the masks of their prefix).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import TokenSequences
+from data.batch import TokenSequences, to_device
 from data.collate import Collator, plan_chunks
 from inference.runner import Runner, collator_for
 from inference.score import score_sequences
+from losses.math.masking import on_host
 
-PACK_TOKENS = 2048  # most tokens of a pack: longer ones share more, but compute more attention that is masked
+PACK_TOKENS = 2048  # most tokens of a pack: of longer ones the mask [tokens, tokens] would be large
 
 
 def score_lists(
@@ -37,13 +39,16 @@ def list_collator(
     padding: Mapping[str, int],
     token_budget: int,
 ) -> Collator:
-    """Make a collator that packs the lists if the model can read packs (`model.reads_packs`), else that of
+    """Make the collator of `model` (`collator_of`) for these lists."""
+    return collator_of(model, padding, token_budget).of_lists(sequences, sizes)
+
+
+def collator_of(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
+    """Make a collator that packs lists (`Collator.of_lists` gets them) if the model can read packs, else that of
     `collator_for`."""
-    assert sum(sizes) == len(sequences), "the lists hold all sequences"
     if not getattr(model, "reads_packs", False):
         return collator_for(model, padding, token_budget)
-    packs = tuple(plan_packs(sequences, sizes, min(PACK_TOKENS, token_budget)))
-    return SharedPrefixCollator(padding, token_budget, packs)
+    return SharedPrefixCollator(padding, token_budget)
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,13 @@ class Pack:
 
 @dataclass(frozen=True)
 class SharedPrefixCollator(Collator):
-    """A collator that divides packs into chunks, each padded to its longest pack. A pack is never divided."""
+    """A collator that divides packs into chunks, each padded to its longest pack. The packs are those of `of_lists`."""
 
-    packs: tuple[Pack, ...]
+    packs: tuple[Pack, ...] = ()
+
+    def of_lists(self, sequences: TokenSequences, sizes: Sequence[int]) -> SharedPrefixCollator:
+        assert sum(sizes) == len(sequences), "the lists hold all sequences"
+        return replace(self, packs=tuple(plan_packs(sequences, sizes, min(PACK_TOKENS, self.token_budget))))
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
         chunks = plan_chunks([pack.length(lengths) for pack in self.packs], self.token_budget)
@@ -72,12 +81,16 @@ class SharedPrefixCollator(Collator):
         packs = self._packs_of(chunk)
         return len(packs), max((pack.length(lengths) for pack in packs), default=0)
 
+    def num_tokens(self, lengths: Sequence[int], chunk: Sequence[int]) -> int:
+        return sum(pack.length(lengths) for pack in self._packs_of(chunk))
+
     def collate(self, sequences: TokenSequences, chunk: Sequence[int]) -> dict[str, Tensor]:
         """Make the tensors of the chunk's packs (see `pack_features`)."""
         return pack_features(sequences, self._packs_of(chunk), self.padding["input_ids"])
 
     def per_sequence(self, values: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return values[features["ends"] >= 0]
+        rows, places = (on_host(features["ends"]) >= 0).nonzero(as_tuple=True)
+        return values[to_device(rows, values.device), to_device(places, values.device)]
 
     @cached_property
     def _pack_of(self) -> dict[int, int]:
@@ -85,8 +98,11 @@ class SharedPrefixCollator(Collator):
         return {index: position for position, pack in enumerate(self.packs) for index in pack.sequences}
 
     def _packs_of(self, chunk: Sequence[int]) -> list[Pack]:
-        """The packs of a chunk's sequences, in its order."""
-        return [self.packs[position] for position in dict.fromkeys(self._pack_of[index] for index in chunk)]
+        """The packs of a chunk's sequences, in its order, without the sequences that are not in it."""
+        by_pack: dict[int, list[int]] = {}
+        for index in chunk:
+            by_pack.setdefault(self._pack_of[index], []).append(index)
+        return [Pack(self.packs[position].prefix, own) for position, own in by_pack.items()]
 
 
 def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
@@ -123,10 +139,10 @@ def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
 def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
     """Make int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0
     for the prefix, 1, 2, ... for the rest of each sequence). And `ends` [packs, most sequences]: the position of the
-    last token of each sequence, -1 beyond the pack's sequences."""
+    last token of each sequence, -1 beyond the pack's sequences. And what attention needs (`attention_features`)."""
     starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
     tokens = sequences.features["input_ids"]
-    ids, positions, segments, ends = [], [], [], []
+    ids, positions, segments, ends, lengths = [], [], [], [], []
     for pack in packs:
         spans = [tokens[starts[index] : starts[index + 1]] for index in pack.sequences]
         own = [len(span) - pack.prefix for span in spans]
@@ -134,13 +150,36 @@ def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int
         positions.append(np.concatenate([np.arange(pack.prefix), *(pack.prefix + np.arange(length) for length in own)]))
         segments.append(np.repeat(np.arange(len(own) + 1), [pack.prefix, *own]))
         ends.append(pack.prefix + np.cumsum(own) - 1)
+        lengths.append(own)
     return {
         "input_ids": _pad(ids, padding),
         "attention_mask": _pad([np.ones_like(row) for row in ids], 0),
         "position_ids": _pad(positions, 0),
         "segment_ids": _pad(segments, 0),
         "ends": _pad(ends, -1),
+        **attention_features([pack.prefix for pack in packs], lengths),
     }
+
+
+def attention_features(prefixes: Sequence[int], own: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Make the int64 tensors of a `models.attention.PackLayout`: own_tokens, seen_tokens and places, from the length of
+    each pack's prefix and the own lengths of its sequences."""
+    lengths = [length for pack in own for length in pack]
+    width = max(prefix + sum(pack) for prefix, pack in zip(prefixes, own, strict=True))
+    longest, most = max(prefixes), max(lengths)
+    own_tokens, shared = np.full((len(lengths), most), -1), np.full((len(lengths), longest), -1)
+    places = np.zeros((len(prefixes), width), dtype=np.int64)
+    number = 0
+    for row, (prefix, pack) in enumerate(zip(prefixes, own, strict=True)):
+        places[row, :prefix] = row * longest + np.arange(prefix)
+        first = prefix
+        for length in pack:
+            own_tokens[number, :length] = row * width + first + np.arange(length)
+            shared[number, :prefix] = row * width + np.arange(prefix)
+            places[row, first : first + length] = len(prefixes) * longest + number * most + np.arange(length)
+            first, number = first + length, number + 1
+    features = {"own_tokens": own_tokens, "seen_tokens": np.concatenate([shared, own_tokens], axis=1), "places": places}
+    return {name: torch.from_numpy(values.astype(np.int64)) for name, values in features.items()}
 
 
 def _pad(rows: Sequence[np.ndarray], value: int) -> Tensor:

@@ -105,6 +105,7 @@ class RankingModel(nn.Module, ABC):
     scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
     packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing.py)
+    why_no_packs: str = ""  # why they may not, if the options ask for it
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 
     wanted_outputs: frozenset[str] = frozenset()  # those passed to `prepare`

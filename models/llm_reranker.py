@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from models.answer_head import LogitTransform, answer_with, check_transform
-from models.attention import can_pack, pack_mask
+from models.attention import PackLayout, layout_options, pack_mask, reason_against_packs
 from models.capabilities import Layout, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
 from models.export.llm_reranker import export_llm_reranker
@@ -69,7 +69,7 @@ class LLMRerankerConfig(PretrainedOptions):
     gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
     lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
-    shared_prefix: bool = True  # score the common beginning of a list's prompts once, if the model can
+    shared_prefix: bool = True  # read the common beginning of a list's prompts once, if the model can
     split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
     trust_remote_code: bool = False  # run the Python files of this model's folder
     num_layers: int | None = None  # layers that are kept of the folder's; None: all
@@ -120,7 +120,11 @@ class LLMRerankerConfig(PretrainedOptions):
         activation = ACTIVATIONS[self.activation]() if self.activation else activation
         model = LLMReranker(wrapped, tokenizer, activation, source=self.name_or_path)
         model.activation_is_chosen = self.activation is not None
-        model.reads_packs = self.shared_prefix and tokenizer.prompt_template.query_first and can_pack(backbone.config)
+        if self.shared_prefix:
+            query_first = tokenizer.prompt_template.query_first
+            unlike = "its template has the query or the instruction after the document"
+            reason = reason_against_packs(backbone.config) if query_first else unlike
+            model.reads_packs, model.why_no_packs = reason is None, reason or ""
         model.requested_dropout = self.requested_dropout
         model.packings = request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
@@ -231,6 +235,9 @@ class LLMReranker(RankingModel):
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         ends: Tensor | None = None,
+        own_tokens: Tensor | None = None,
+        seen_tokens: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the representations of input_ids, attention_mask [rows, tokens] in float32; padding may be left or
         right:
@@ -239,21 +246,25 @@ class LLMReranker(RankingModel):
         - "logsumexp" [rows], if it is wanted: log sum_v exp(z_v) - z_no over the vocabulary.
 
         A pack of prompts (`reads_packs`) is their common prefix and then the rest of each. Packs need position_ids and
-        segment_ids [packs, tokens] (0 in the prefix) and ends [packs, prompts]; the values are [packs, prompts].
+        segment_ids [packs, tokens] (0 in the prefix), ends [packs, prompts], and own_tokens, seen_tokens and places,
+        the fields of a `models.attention.PackLayout`; the values are [packs, prompts].
         """
-        if segment_ids is None or ends is None:
+        if segment_ids is None or ends is None or own_tokens is None or seen_tokens is None or places is None:
             mask, position_ids = attention_mask, (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
             numbers = torch.arange(attention_mask.shape[1], device=attention_mask.device)
             ends = (attention_mask * numbers).argmax(dim=-1, keepdim=True)
             values = self._answer(input_ids, mask, position_ids, ends)
             return {name: value[:, 0] for name, value in values.items()}
-        attention = self.language_model.config._attn_implementation
-        return self._answer(input_ids, pack_mask(segment_ids, attention_mask, attention), position_ids, ends)
+        attention, decoder = self.language_model.config._attn_implementation, self.language_model.get_decoder()
+        layout = layout_options(decoder, attention, PackLayout(own_tokens, seen_tokens, places))
+        return self._answer(input_ids, pack_mask(segment_ids, attention_mask, attention), position_ids, ends, **layout)
 
-    def _answer(self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, ends: Tensor) -> dict[str, Tensor]:
+    def _answer(
+        self, input_ids: Tensor, mask: Tensor, positions: Tensor | None, ends: Tensor, **layout: PackLayout
+    ) -> dict[str, Tensor]:
         """Compute the values [rows, prompts] at the tokens `ends` [rows, prompts]."""
         decoder = self.language_model.get_decoder()
-        output = decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        output = decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False, **layout)
         rows = torch.arange(len(ends), device=ends.device).unsqueeze(-1)
         at_ends = output.last_hidden_state[rows, ends.clamp(min=0)]
         head = self.language_model.get_output_embeddings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def in_batch_negatives(losses: SourceLosses) -> dict[str, Any]:
     }
 
 
+module_logger = logging.getLogger(__name__)
+
 SCORES_IN_DATA = "teacher=null takes the scores in the data instead, if all rows have them"
 
 
@@ -131,6 +134,11 @@ def build_trainer(
     losses = losses_of(settings)
     prepare(model, *losses.used)
     announce_trained_parts(settings.model, model, run)
+    if model.why_no_packs:
+        module_logger.warning(
+            "the prompts of a list run one by one: %s (model.shared_prefix=false silences this line)",
+            model.why_no_packs,
+        )
     auxiliary_models = {
         role: build_auxiliary(role, options, settings.seed)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from engines.memory.kept_chunks import AUTO
 from engines.optimizers import OptimizerOptions
 from engines.schedules import Schedule
 
@@ -39,6 +40,8 @@ class TrainerConfig(ABC):
     `early_stopping_patience`: evaluations on dev in a row that are not better than the best one, after which training
     ends; None: it does not end before its last step. The learning rate follows the whole training in any case.
     `merge_repeats`: equal rows of a step (a text of several lists, or an equal pair) run once, with one dropout mask.
+    `kept_chunks`: chunks of a rank that keep their activations for the backward. "auto": as many as fit into the memory
+    that is free in the second step.
     `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
     before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
     with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
@@ -57,7 +60,7 @@ class TrainerConfig(ABC):
     batch_size: int = 4
     list_size: int = 8
     token_budget: int = 1024
-    kept_chunks: int = 4
+    kept_chunks: int | str = 4
     merge_repeats: bool = True
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
@@ -100,9 +103,12 @@ class TrainerConfig(ABC):
                 raise ValueError(
                     f"trainer.{name} must be at least 1{' or null' * (name != 'refresh_depth')}, got {value}"
                 )
-        for name in ("kept_chunks", "workers", "max_nonfinite", "refresh_every", "learning_rate", "weight_decay"):
+        for name in ("workers", "max_nonfinite", "refresh_every", "learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be at least 0 and finite, got {getattr(self, name)}")
+        kept = self.kept_chunks
+        if kept != AUTO if isinstance(kept, str) else kept < 0:
+            raise ValueError(f"trainer.kept_chunks must be a number of at least 0, or {AUTO}, got {kept}")
         if not self.max_grad_norm > 0:
             raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
         if self.reference not in REFERENCES:

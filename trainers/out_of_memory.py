@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from data.batch import ListBatch
 from engines.memory.allocator import allocator_message, is_out_of_memory
+from engines.memory.kept_chunks import KeptChunks
 from trainers.options import TrainerConfig
 
 
 class ChunkOutOfMemory(MemoryError):
-    """A chunk does not fit in memory. `indices`: its sequences in the global step, padded to `longest` tokens."""
+    """A chunk does not fit in memory. `indices`: its sequences in the global step. `shape`: its rows, and the tokens of
+    each."""
 
-    def __init__(self, indices: Sequence[int], longest: int):
-        super().__init__(f"a chunk of {len(indices)} rows of {longest} tokens")
+    def __init__(self, indices: Sequence[int], shape: tuple[int, int]):
+        super().__init__("a chunk of {} rows of {} tokens".format(*shape))
         self.indices = indices
 
 
 @contextmanager
-def detect_out_of_memory(rows: Sequence[int], longest: int) -> Iterator[None]:
-    """Raise `ChunkOutOfMemory` if memory runs out inside. `rows`: those of the chunk, `longest`: its tokens a row."""
+def detect_out_of_memory(rows: Sequence[int], shape: Callable[[], tuple[int, int]]) -> Iterator[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside. `rows`: those of the chunk, `shape`: gives its shape."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ChunkOutOfMemory(rows, longest) from error
+        raise ChunkOutOfMemory(rows, shape()) from error
 
 
 @contextmanager
-def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[None]:
+def explain_out_of_memory(batch: ListBatch, config: TrainerConfig, kept: KeptChunks) -> Iterator[None]:
     """Raise MemoryError, which names the longest row and the options to change, if a chunk of `batch` does not fit."""
     try:
         yield
@@ -39,7 +41,14 @@ def explain_out_of_memory(batch: ListBatch, config: TrainerConfig) -> Iterator[N
         query, document = batch.sequence_ids(longest)
         row = f"query {query}" + ("" if document is None else f", document {document}")
         raise MemoryError(
-            f"out of memory in {error}, the longest {row}: lower trainer.kept_chunks ({config.kept_chunks}), then "
+            f"out of memory in {error}, the longest {row}: {_remedy(kept)}, then "
             f"trainer.token_budget ({config.token_budget} tokens a chunk), then model.max_length, or set "
             f"model.gradient_checkpointing=true; {allocator_message(error.__cause__ or error)}"
         ) from error
+
+
+def _remedy(kept: KeptChunks) -> str:
+    """What to do about the chunks that are kept. Of a number that was chosen by measurement a half is a new start."""
+    if kept.is_auto and kept.count > 1:
+        return f"set trainer.kept_chunks={kept.count // 2} (auto chose {kept.count})"
+    return f"lower trainer.kept_chunks ({kept})"

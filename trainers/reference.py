@@ -125,7 +125,7 @@ class Reference:
         else:
             adapters_off = reference(engine.model)
         with adapters_off:
-            representations = represent_distinct(runner, batch.sequences, self.collator)
+            representations = represent_distinct(runner, batch.sequences, self.collator, sizes=batch.sequences_per_list)
         lists = make_loss_inputs(representations, batch, similarity=similarity_of(runner.model))
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1

@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from data.batch import Repeats, TokenSequences, to_device
+from data.batch import ListBatch, Repeats, TokenSequences, to_device
 from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
 from engines.distributed.collectives import RowsOfRanks, gather_planned_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
+from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine
 from models.padding_masks import padding_is_known
 from models.row_lengths import lengths_are_known
@@ -38,7 +40,9 @@ class StepPlan:
     sequences: TokenSequences  # those that run: equal ones once
     chunks: list[list[int]]  # the chunks of all ranks
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
+    collator: Collator  # makes the tensors of the chunks
     padded_tokens: int  # tokens of all chunks, padding included
+    computed_tokens: int  # without padding; those of equal sequences, or that sequences of a list share, count once
     repeats: Repeats | None = None  # which rows of the step each of them stands for; None: one for one
     # Tensors of chunks on the device, by first sequence and size: a chunk that runs again needs no second copy. With
     # each, whether some of its rows are padded.
@@ -56,7 +60,7 @@ class StepPlan:
         return int((lengths if self.repeats is None else lengths[self.repeats.place]).sum())
 
     @property
-    def computed_tokens(self) -> int:
+    def distinct_tokens(self) -> int:
         """The tokens of the sequences that run, without padding."""
         return int(self.sequences.lengths.sum())
 
@@ -66,43 +70,72 @@ class StepPlan:
 
 
 class GradientCache:
-    """Runs the chunks of a step on `engine`. The graphs of this rank's last `kept_chunks` chunks are kept."""
+    """Runs the chunks of a step on `engine`. The graphs of this rank's last `kept_chunks` chunks are kept; "auto": of
+    as many as fit. `merge_repeats`: equal rows of a batch run once."""
 
-    def __init__(self, engine: Engine, collator: Collator, *, kept_chunks: int, seed: int):
+    def __init__(
+        self, engine: Engine, collator: Collator, *, kept_chunks: int | str, seed: int, merge_repeats: bool = True
+    ):
         self.engine = engine
         self.collator = collator
-        self.kept_chunks = kept_chunks
+        self.kept = KeptChunks(kept_chunks, engine.model, engine.device)
         self.seed = seed
+        self.merge_repeats = merge_repeats
         self._planned: tuple[TokenSequences, StepPlan] | None = None  # the last sequences, and their plan
 
-    def plan(self, sequences: TokenSequences, step: int, repeats: Repeats | None = None) -> StepPlan:
+    def plan(
+        self,
+        sequences: TokenSequences,
+        step: int,
+        repeats: Repeats | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> StepPlan:
         """Cut the step into chunks, in the same way on every number of ranks. `repeats`: which of the sequences are
-        equal, and run once."""
+        equal, and run once. `sizes`: the number of sequences of each list, in their order; None: every sequence is a
+        list of its own."""
         if self._planned is None or self._planned[0] is not sequences:
-            self._planned = sequences, self._make_plan(sequences, step, repeats)
+            self._planned = sequences, self._make_plan(sequences, step, repeats, sizes)
         return replace(self._planned[1], step=step)
 
-    def prefetch(self, sequences: TokenSequences, step: int, repeats: Repeats | None = None) -> None:
+    def plan_batch(self, batch: ListBatch, step: int) -> StepPlan:
+        """The plan of a batch of lists."""
+        repeats = batch.repeats if self.merge_repeats else None
+        return self.plan(batch.sequences, step, repeats, batch.sequences_per_list)
+
+    def prefetch(self, batch: ListBatch, step: int) -> None:
         """Plan a later step and copy the tensors of its first chunk to the device, which computes meanwhile."""
-        plan = self.plan(sequences, step, repeats)
+        plan = self.plan_batch(batch, step)
         self._features(plan, plan.own[0])
 
-    def _make_plan(self, sequences: TokenSequences, step: int, repeats: Repeats | None) -> StepPlan:
-        sequences = sequences if repeats is None else sequences.select(repeats.first)
+    def _make_plan(
+        self, sequences: TokenSequences, step: int, repeats: Repeats | None, sizes: Sequence[int] | None
+    ) -> StepPlan:
+        sizes = [1] * len(sequences) if sizes is None else sizes
+        if repeats is not None:
+            sequences, sizes = sequences.select(repeats.first), repeats.sizes(sizes)
         lengths = sequences.lengths.tolist()
-        chunks = self.collator.plan(lengths)
-        padded_tokens = sum(self.collator.cost(lengths, chunk) for chunk in chunks)
-        own = chunks_of_rank(chunks, rank(), world_size())
-        return StepPlan(step, sequences, chunks, own, padded_tokens, repeats)
+        collator = self.collator.of_lists(sequences, sizes)
+        chunks = collator.plan(lengths)
+        return StepPlan(
+            step,
+            sequences,
+            chunks,
+            chunks_of_rank(chunks, rank(), world_size()),
+            collator,
+            padded_tokens=sum(collator.cost(lengths, chunk) for chunk in chunks),
+            computed_tokens=sum(collator.num_tokens(lengths, chunk) for chunk in chunks),
+            repeats=repeats,
+        )
 
     def forward(self, plan: StepPlan) -> list[Representations]:
-        """Compute the representations of this rank's chunks. The last `kept_chunks` keep their graphs."""
-        first_kept = max(len(plan.own) - self.kept_chunks, 0)
+        """Compute the representations of this rank's chunks. Those that are kept have a graph."""
+        kept = self.kept.of_step(len(plan.own))
         outputs = []
-        for has_graph, chunks in ((False, plan.own[:first_kept]), (True, plan.own[first_kept:])):
+        for has_graph, indices in groupby(range(len(plan.own)), key=kept.__contains__):
             with torch.set_grad_enabled(has_graph), self.engine.unchanged_weights():
-                for chunk in chunks:
-                    outputs.append(self._forward_chunk(plan, chunk))
+                for index in indices:
+                    with self.kept.watch(index):
+                        outputs.append(self._forward_chunk(plan, plan.own[index]))
                     if not has_graph:
                         return_freed_memory()
         return outputs
@@ -125,29 +158,35 @@ class GradientCache:
         others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
         if plan.repeats is not None:
             gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
-        first_kept = len(plan.own) - self.kept_chunks
-        kept_first = [*range(max(first_kept, 0), len(plan.own)), *range(max(first_kept, 0))]
+        has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
+        kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         with self.engine.unchanged_weights():
             for position, index in enumerate(kept_first):
                 chunk = plan.own[index]
-                output = outputs[index] if index >= first_kept else self._forward_chunk(plan, chunk)
+                output = outputs[index] if has_graph[index] else self._forward_chunk(plan, chunk)
                 surrogate = _surrogate(output, gradients, chunk)
-                outputs[index] = {}
-                with self._detect_out_of_memory(plan, chunk or [0]):
+                outputs[index] = output = {}
+                with _detect_out_of_memory(plan, chunk), self.kept.watch(index):
                     self.engine.backward(surrogate, last=position == len(plan.own) - 1)
-                if first_kept > 0:
+                del surrogate
+                if not all(has_graph):
                     return_freed_memory()  # the step does not fit in memory as a whole
+        lengths = plan.sequences.lengths.tolist()
+        measured = plan.collator.cost(lengths, plan.own[0]) if plan.own[0] else self.collator.token_budget
+        self.kept.end_step(max(1.0, self.collator.token_budget / measured))
 
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
-        """Run one chunk. An empty one runs the shortest sequence, so that every rank makes the same calls (ZeRO-3)."""
+        """Run one chunk: a row per sequence, in its order. An empty one runs the shortest sequence, so that every rank
+        makes the same calls (ZeRO-3)."""
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features, is_padded = self._features(plan, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
         # A compiled model reads no masks.
         known = nullcontext() if self.engine.compiled else padding_is_known(is_padded)
-        with self._detect_out_of_memory(plan, chunk), known, lengths_are_known(lengths):
-            return self.engine.forward(features)
+        with _detect_out_of_memory(plan, chunk), known, lengths_are_known(lengths):
+            output = self.engine.forward(features)
+        return {name: plan.collator.per_sequence(value, features) for name, value in output.items()}
 
     def _features(self, plan: StepPlan, chunk: list[int]) -> tuple[dict[str, Tensor], bool]:
         """The tensors of a chunk on the device, a few bytes per token, so those of a step are kept until its end; and
@@ -155,15 +194,11 @@ class GradientCache:
         chunk = chunk or [int(plan.sequences.lengths.argmin())]
         key = (chunk[0], len(chunk))
         if key not in plan.features:
-            features = self.collator.collate(plan.sequences, chunk)
+            features = plan.collator.collate(plan.sequences, chunk)
             is_padded = not bool(features["attention_mask"].all())  # on the host
             moved = {name: to_device(value, self.engine.device) for name, value in features.items()}
             plan.features[key] = moved, is_padded
         return plan.features[key]
-
-    @staticmethod
-    def _detect_out_of_memory(plan: StepPlan, chunk: Sequence[int]) -> AbstractContextManager[None]:
-        return detect_out_of_memory(plan.rows(chunk), int(plan.sequences.lengths[list(chunk)].max()))
 
 
 def gradients_of(loss: Tensor, representations: Representations) -> Representations:
@@ -171,6 +206,12 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
     # The gradient is 0 for a representation that the loss does not read (a fixed scale).
     values = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(representations, values, strict=True))
+
+
+def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside."""
+    chunk = chunk or [int(plan.sequences.lengths.argmin())]
+    return detect_out_of_memory(plan.rows(chunk), lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:

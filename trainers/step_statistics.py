@@ -9,6 +9,7 @@ from torch import Tensor
 from data.batch import ListBatch
 from data.truncation import cut_line
 from engines.distributed.process_group import world_size
+from engines.memory.kept_chunks import KeptChunks
 from losses.contracts import has_in_batch_negatives
 from trainers.options import TrainerConfig
 from trainers.step import StepPlan
@@ -42,12 +43,14 @@ def truncation_statistics(batch: ListBatch) -> dict[str, float]:
 
 
 def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
-    """The number of chunks of a step, the share of padding in them, the share of its tokens that equal rows repeat and
-    that are not computed again, and the speed, with these tokens, if the step took `seconds`."""
+    """The number of chunks of a step, the share of padding in them, the share of all tokens that equal rows repeat,
+    that of the others which sequences of a list share, neither of which are computed again, and the speed, with all
+    tokens, if the step took `seconds`."""
     return {
         "num_chunks": len(plan.chunks),
         "padding_share": 1 - plan.computed_tokens / plan.padded_tokens,
-        "repeated_share": 1 - plan.computed_tokens / plan.num_tokens,
+        "repeated_share": 1 - plan.distinct_tokens / plan.num_tokens,
+        "shared_share": 1 - plan.computed_tokens / plan.distinct_tokens,
         "rows_per_s": plan.num_rows / seconds,
         "tokens_per_s": plan.num_tokens / seconds,
     }
@@ -62,15 +65,22 @@ def checksum(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def note_once(
-    progress: TrainingProgress, plan: StepPlan, batch: ListBatch, config: TrainerConfig, max_length: int
+    progress: TrainingProgress,
+    plan: StepPlan,
+    batch: ListBatch,
+    config: TrainerConfig,
+    max_length: int,
+    kept: KeptChunks,
 ) -> None:
-    """Print a note if a step has fewer chunks than there are ranks, and a warning if many of its texts are cut to
-    `max_length` tokens; each once in a run."""
+    """Print a note if a step has fewer chunks than there are ranks, how many chunks trainer.kept_chunks=auto keeps once
+    it is known, and a warning if many of its texts are cut to `max_length` tokens; each once in a run."""
     if len(plan.chunks) < world_size():
         progress.note_once(
             "idle ranks",
             f"note: a step has {len(plan.chunks)} chunk(s) for {world_size()} ranks, so some are idle: lower "
             f"trainer.token_budget ({config.token_budget}) or raise trainer.batch_size",
         )
+    if kept.chosen:
+        progress.note_once("kept chunks", kept.chosen)
     if batch.truncation is not None and batch.truncation.is_large:
         progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, max_length))

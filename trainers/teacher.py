@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from data.batch import ListBatch
 from engines.precision import MixedPrecision
-from inference.runner import collator_for, similarity_of
+from inference.runner import similarity_of
 from inference.score import represent_distinct
+from inference.shared_prefix import collator_of
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -31,9 +32,11 @@ class AuxiliaryModel:
 
     def forward(self, batch: ListBatch) -> LossInputs:
         """Compute the scores or embeddings of the batch, on every rank."""
-        collator = collator_for(self.model.model, self.tokenizer.padding, self.token_budget)
-        representations = represent_distinct(self.model, batch.auxiliary_sequences(self.name), collator)
-        return make_loss_inputs(representations, batch, similarity=similarity_of(self.model.model))
+        model, sequences = self.model, batch.auxiliary_sequences(self.name)
+        sizes = [len(example.auxiliary[self.name]) for example in batch.examples]
+        collator = collator_of(model.model, self.tokenizer.padding, self.token_budget)
+        representations = represent_distinct(model, sequences, collator, sizes=sizes)
+        return make_loss_inputs(representations, batch, similarity=similarity_of(model.model))
 
 
 def auxiliary_inputs(

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from data.batch import ListBatch, Repeats
+from data.batch import ListBatch
 from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
@@ -21,7 +21,8 @@ from engines.host_copy import HostCopy
 from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
-from inference.runner import collator_for, int8_ranges_of, similarity_of
+from inference.runner import int8_ranges_of, similarity_of
+from inference.shared_prefix import collator_of
 from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
@@ -54,7 +55,7 @@ class Trainer(ABC):
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         self.max_length = tokenizer.max_length
-        collator = collator_for(parts.model, tokenizer.padding, config.token_budget)
+        collator = collator_of(parts.model, tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
             parts.model,
@@ -66,7 +67,10 @@ class Trainer(ABC):
         options["token_budget"] = config.token_budget
         models = parts.auxiliary_models.items()
         self.auxiliary_models = {name: AuxiliaryModel(model, name, **options) for name, model in models}
-        self.gradient_cache = GradientCache(self.engine, collator, kept_chunks=config.kept_chunks, seed=self.seed)
+        kept, merge = config.kept_chunks, config.merge_repeats
+        self.gradient_cache = GradientCache(
+            self.engine, collator, kept_chunks=kept, seed=self.seed, merge_repeats=merge
+        )
         self.checkpoints = CheckpointStore(
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
@@ -134,8 +138,8 @@ class Trainer(ABC):
         The host waits for the device once, in `engine.step`. What it must know is copied to it before, by HostCopy.
         """
         started = time.perf_counter()
-        with explain_out_of_memory(batch, self.config):
-            plan = self.gradient_cache.plan(batch.sequences, self.state.step, self.repeats(batch))
+        with explain_out_of_memory(batch, self.config, self.gradient_cache.kept):
+            plan = self.gradient_cache.plan_batch(batch, self.state.step)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
             check = FiniteCheck(self.state.step, representations)
@@ -163,7 +167,7 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, numbers["loss"])
-        note_once(self.progress, plan, batch, self.config, self.max_length)
+        note_once(self.progress, plan, batch, self.config, self.max_length, self.gradient_cache.kept)
         return {
             "loss": numbers.pop("loss"),
             "grad_norm": grad_norm,
@@ -291,11 +295,7 @@ class Trainer(ABC):
         """Load the next step's batch, and copy its first tensors, while the device computes this step."""
         step = self.state.step + 1
         if step <= self.max_steps and (ahead := self.batches.ahead(step, self.state.skipped_batches)) is not None:
-            self.gradient_cache.prefetch(ahead.sequences, step, self.repeats(ahead))
-
-    def repeats(self, batch: ListBatch) -> Repeats | None:
-        """Which rows of a batch are equal, and run once."""
-        return batch.repeats if self.config.merge_repeats else None
+            self.gradient_cache.prefetch(ahead, step)
 
     def skip_batch(self, error: NotFinite) -> None:
         """Record the batch that is not finite. Then leave it out or raise, according to `trainer.on_nonfinite`."""

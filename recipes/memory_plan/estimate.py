@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from data.collate import chunks_of_rank
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.memory.allocator import keep_freed_memory, resident_bytes, return_freed_memory
+from engines.memory.available import CPU_SHARE, TRAINING_HEAP
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, checkpoint_bytes
 from engines.memory.step_peak import step_peak
 from engines.optimizers import OptimizerOptions
@@ -23,11 +26,9 @@ from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, c
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
 
-# On a CPU: bytes that glibc's heap grows by per byte of live tensors. An aligned block that is freed is often a few
-# bytes too small for the next tensor of the same size. Both factors are chosen on the runs of
-# benchmarks/plan_accuracy.py: training takes 1.2 (chunks of one shape) to 1.6, and the few large tensors of an
-# evaluation leave larger gaps.
-TRAINING_HEAP, EVALUATION_HEAP = 1.4, 2.5
+# On a CPU: bytes that glibc's heap grows by per byte of live tensors in an evaluation, whose few large tensors leave
+# larger gaps than training's. It is chosen on the runs of benchmarks/plan_accuracy.py too.
+EVALUATION_HEAP = 2.5
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,33 @@ class Estimate:
     host: float  # peak CPU memory of a rank that trains on a GPU
     checkpoint: float  # size on disk, all ranks together
     num_chunks: int  # chunks of rank 0 in the longest step
+    kept_chunks: int  # those that keep their activations, at most
 
 
 def estimate_memory(
     workload: Workload, engine: EngineConfig, ranks: int, costs: ChunkCosts, machine: Machine, process_bytes: float
 ) -> Estimate:
     """Estimate the memory of rank 0, which gets the longest chunks. `process_bytes`: memory of a process without a
-    model."""
+    model. trainer.kept_chunks=auto is the largest number that fits, with the safety margin that a run leaves."""
+    estimate = partial(_estimate, workload, engine, ranks, costs, machine, process_bytes)
+    kept = workload.settings.trainer.kept_chunks
+    if not isinstance(kept, str):
+        return estimate(kept)
+    room = machine if machine.device == "cuda" else replace(machine, memory_bytes=CPU_SHARE * machine.memory_bytes)
+    numbers = range(1, estimate(1).num_chunks + 1)
+    fitting = bisect_left(numbers, True, key=lambda number: not room.fits(estimate(number)))
+    return estimate(max(fitting, 1))
+
+
+def _estimate(
+    workload: Workload,
+    engine: EngineConfig,
+    ranks: int,
+    costs: ChunkCosts,
+    machine: Machine,
+    process_bytes: float,
+    kept_chunks: int,
+) -> Estimate:
     options = workload.settings.trainer
     states = engine.state_bytes(workload.parameters, ranks=ranks, optimizer=options.optimizer)
     steps = []
@@ -99,8 +120,8 @@ def estimate_memory(
         shapes = chunk_shapes(lengths, options.token_budget)
         own = chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)
         steps.append([costs(shapes[chunk[0]]) for chunk in own if chunk])
-    activations = max(step_peak(step, options.kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
-    training = max(step_peak(step, options.kept_chunks, states, workload.parameters) for step in steps)
+    activations = max(step_peak(step, kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
+    training = max(step_peak(step, kept_chunks, states, workload.parameters) for step in steps)
     longest = max(map(max, workload.batches))
     rows = max(workload.settings.eval.token_budget // longest, 1)
     evaluation = workload.model.evaluation(workload.features, rows, longest)
@@ -123,7 +144,8 @@ def estimate_memory(
         )
         peak, host = max(peak, workload.reading_bytes) + states.host, 0.0
     longest_step = max(len(step) for step in steps)
-    return Estimate(engine.name, ranks, states, activations, evaluation, peak, host, checkpoint, longest_step)
+    sizes = (activations, evaluation, peak, host, checkpoint)
+    return Estimate(engine.name, ranks, states, *sizes, longest_step, min(kept_chunks, longest_step))
 
 
 _NO_STATES = StateBytes(0.0, 0.0, 0.0)

@@ -48,8 +48,9 @@ def _workload_lines(plan: Plan) -> Iterator[str]:
     chunks = chunk_shapes(longest, options.token_budget)
     frozen = f", frozen models {format_bytes(workload.frozen_bytes)}" if workload.frozen_bytes else ""
     yield f"parameters: {workload.parameters.total:,}, trained {workload.parameters.trainable:,}{frozen}"
+    rows = "packs of prompts with one beginning," if workload.pack is not None else "rows"
     yield (
-        f"a step: {len(longest):,} rows of up to {max(longest)} tokens, {len(chunks)} chunks of up to "
+        f"a step: {len(longest):,} {rows} of up to {max(longest)} tokens, {len(chunks)} chunks of up to "
         f"{options.token_budget:,} tokens; {format_bytes(plan.token_bytes)} of activations per token of a kept chunk"
     )
     if workload.batches_per_epoch is not None:
@@ -105,7 +106,7 @@ def _suggestion(plan: Plan, estimate: Estimate) -> str:
     options, machine = plan.workload.settings.trainer, plan.machine
     share = 0.9 if machine.device == "cuda" else 1.0 / min(estimate.ranks, machine.ranks_per_node or estimate.ranks)
     free = share * machine.memory_bytes - estimate.peak
-    kept = min(options.kept_chunks, estimate.num_chunks)
+    kept, is_auto = estimate.kept_chunks, isinstance(options.kept_chunks, str)
     chunk = plan.token_bytes * options.token_budget
     if free < 0 and estimate.activations + free <= 0:
         return "too large without any activation: choose a higher ZeRO stage, engine.offload, LoRA or more ranks"
@@ -115,6 +116,8 @@ def _suggestion(plan: Plan, estimate: Estimate) -> str:
     if free < 0:
         return f"too large: set trainer.kept_chunks={max(int(kept + free / chunk), 0)}"
     possible = min(int(kept + free / chunk), estimate.num_chunks)
+    if is_auto and kept < estimate.num_chunks:
+        return f"fits, auto keeps about {kept} of the rank's {estimate.num_chunks} chunks: the others run twice"
     if possible > kept:
         recomputed = estimate.num_chunks - possible
         return (

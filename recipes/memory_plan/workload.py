@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from torch import nn
+from torch import Tensor, nn
 
-from data.batch import TokenSequences
+from data.batch import ListBatch, TokenSequences
 from data.collate import Collator
 from data.collection import Collection
 from data.sampling.mixture import Mixture, batches_per_epoch, make_loader
@@ -20,6 +20,7 @@ from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 from engines.optimizers import parameters_in_8bit
+from inference.shared_prefix import collator_of
 from losses.contracts import input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
@@ -41,6 +42,36 @@ Shape = tuple[int, int]  # rows, tokens of each
 
 
 @dataclass(frozen=True)
+class MeanPack:
+    """The mean pack of a run whose lists share their prefix: tokens of the prefix, own tokens of each prompt."""
+
+    prefix: float
+    own: float
+
+
+class PackedRows(nn.Module):
+    """A model that reads packs, with the inputs of one that reads rows: each row is a pack like the mean one."""
+
+    def __init__(self, model: nn.Module, pack: MeanPack) -> None:
+        super().__init__()
+        self.model = model
+        self.pack = pack
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        rows, tokens = input_ids.shape
+        prefix = min(round(self.pack.prefix), tokens - 1)
+        prompts = max(round((tokens - prefix) / self.pack.own), 1)
+        own = -(-(tokens - prefix) // prompts)
+        of_tokens = {name: input_ids.new_zeros(rows, tokens) for name in ("position_ids", "segment_ids", "places")}
+        own_tokens, seen = (input_ids.new_zeros(rows * prompts, length) for length in (own, prefix + own))
+        ends = input_ids.new_zeros(rows, prompts)
+        output: dict[str, Tensor] = self.model(
+            input_ids, attention_mask, ends=ends, own_tokens=own_tokens, seen_tokens=seen, **of_tokens
+        )
+        return output
+
+
+@dataclass(frozen=True)
 class Workload:
     """The model without weights, the rows of its steps, and the memory of the process that reads the data."""
 
@@ -49,10 +80,11 @@ class Workload:
     features: dict[str, int]  # the features of a token: name -> an example value
     parameters: Parameters
     frozen_bytes: float  # weights of the reference, the teacher and the guide
-    batches: list[list[int]]  # for some steps: the number of tokens of each row
+    batches: list[list[int]]  # for some steps: the number of tokens of each row, or pack of rows
     max_length: int
     reading_bytes: int  # peak memory of the process while it read the data
     batches_per_epoch: int | None = None  # None: without the data
+    pack: MeanPack | None = None  # None: a row is a sequence
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
 
 
@@ -77,14 +109,16 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
     tokenizer = model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
-    batches = _batches(settings, data, tokenizer) if data is not None else None
-    if batches is None:
+    pack = None
+    if data is not None:
+        batches, pack = _rows_or_packs(_batches(settings, data, tokenizer), model, settings.trainer.token_budget)
+    else:
         per_list = settings.trainer.list_size + query_rows
         batches = [[tokenizer.max_length] * (settings.trainer.batch_size * per_list)]
     reading = peak_memory_bytes()
     return Workload(
         settings,
-        FakeTensorModel(model, autocast=autocast),
+        FakeTensorModel(model if pack is None else PackedRows(model, pack), autocast=autocast),
         dict.fromkeys(example.features, 0) | {"attention_mask": 1},
         parameters,
         frozen_bytes,
@@ -92,6 +126,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         tokenizer.max_length,
         reading,
         None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
+        pack,
         search_bytes(settings, data, model.dimension),
     )
 
@@ -131,8 +166,24 @@ def compares_with_reference(settings: RunConfig) -> bool:
     return any("reference_scores" in input_names(loss) for loss in losses_of(settings).used)
 
 
-def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) -> list[list[int]]:
-    """The row lengths of the run's first batches."""
+def _rows_or_packs(
+    batches: Sequence[ListBatch], model: RankingModel, token_budget: int
+) -> tuple[list[list[int]], MeanPack | None]:
+    """The lengths of the rows of each batch, or of its packs, if lists share their prefix."""
+    packs, lengths = [], []
+    for batch in batches:
+        collator = collator_of(model, model.tokenizer.padding, token_budget)
+        collator = collator.of_lists(batch.sequences, batch.sequences_per_list)
+        own = batch.sequences.lengths.tolist()
+        found = getattr(collator, "packs", ())
+        packs += [(pack.prefix, own[index] - pack.prefix) for pack in found for index in pack.sequences]
+        lengths.append([pack.length(own) for pack in found] or own)
+    mean = MeanPack(*np.mean(packs, axis=0).tolist()) if packs else None
+    return lengths, mean
+
+
+def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) -> list[ListBatch]:
+    """The run's first batches."""
     options = settings.trainer
     loader = make_loader(
         data,
@@ -145,10 +196,10 @@ def _batches(settings: RunConfig, data: Collection | Mixture, tokenizer: Any) ->
         workers=0,
         **in_batch_negatives(losses_of(settings)),
     )
-    batches: list[list[int]] = []
-    for batch in islice(loader.iterate(0), SAMPLED_BATCHES):
-        batches.append([int(length) for example in batch for length in example.sequences.lengths])
-        if sum(map(len, batches)) >= SAMPLED_ROWS:
+    batches: list[ListBatch] = []
+    for number, examples in enumerate(islice(loader.iterate(0), SAMPLED_BATCHES)):
+        batches.append(ListBatch(number, list(examples)))
+        if sum(len(batch.sequences) for batch in batches) >= SAMPLED_ROWS:
             break
     return batches
 

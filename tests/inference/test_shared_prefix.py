@@ -125,5 +125,6 @@ def test_what_cannot_be_packed_is_scored_row_by_row(tiny_causal_dir, tiny_models
     }
     for name, model in models.items():
         assert not model.reads_packs, name
+        assert bool(model.why_no_packs) == (name != "switched off")
         plain, found = both(model, lists_of(model))
         assert torch.equal(plain, found), name

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.memory.available import CPU_SHARE
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.memory.step_peak import step_peak
@@ -71,10 +72,21 @@ def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
 @pytest.mark.parametrize("experiment", ["llm_reranker_sft", "llm_reranker_grpo"])
 def test_a_language_model_has_a_plan(experiment: str, tiny_run: list[str], tiny_models, tmp_path: Path) -> None:
     folder = tiny_models.write_tiny_causal(tmp_path / "llm")
-    model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3"]
+    model = [f"model.name_or_path={folder}", "model.max_length=160", "model.template=qwen3", "trainer.token_budget=400"]
     settings = load([f"+exp={experiment}", *tiny_run, *model])
     workload = build_workload(settings, settings.data.build(), autocast=None)
     assert workload.model.chunk(workload.features, 2, 100).held > 0
+    assert workload.pack is not None
+    assert workload.pack.prefix > 4 * workload.pack.own, "the template is long, and the documents are a few words"
+    separate = load([f"+exp={experiment}", *tiny_run, *model, "model.shared_prefix=false"])
+    plain = build_workload(separate, separate.data.build(), autocast=None)
+    assert plain.pack is None
+    assert sum(workload.batches[0]) < 0.5 * sum(plain.batches[0])
+    # A pack of two prompts holds more than a row of its length (keys are copied), and less than its two prompts.
+    length = round(workload.pack.prefix + 2 * workload.pack.own)
+    held = workload.model.chunk(workload.features, 1, length).held
+    one = round(workload.pack.prefix + workload.pack.own)
+    assert plain.model.chunk(plain.features, 1, length).held < held < plain.model.chunk(plain.features, 2, one).held
 
 
 def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], tiny_reranker_dir: Path) -> None:
@@ -93,6 +105,26 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
     copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
     parameters = build_workload(load([*kept, *tiny_run]), None, autocast=None).parameters
     assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)
+
+
+def test_auto_keeps_as_many_chunks_as_fit(tiny_run: list[str]) -> None:
+    settings = load(["+exp=reranker_contrastive", *tiny_run, "eval.token_budget=48"])
+    workload = build_workload(settings, None, autocast=None)
+    costs = ChunkCosts(workload, [(3, 48), (2, 40)])
+
+    def found(machine: Machine, kept_chunks: int | str) -> Estimate:
+        trainer = replace(settings.trainer, kept_chunks=kept_chunks)
+        own = replace(workload, settings=replace(settings, trainer=trainer), reading_bytes=0)
+        return estimate_memory(own, TorchEngineConfig(), 1, costs, machine, 0.0)
+
+    for device in ("cuda", "cpu"):
+        share = 0.9 if device == "cuda" else CPU_SHARE
+        for kept in (1, 3, 7):
+            peak = found(Machine(device, 1e12, 1), kept).peak
+            estimate = found(Machine(device, (peak + 1) / share, 1), "auto")
+            assert (estimate.kept_chunks, estimate.peak) == (kept, peak)
+        assert found(Machine(device, 1e12, 1), "auto").kept_chunks == estimate.num_chunks == 7
+        assert found(Machine(device, 1.0, 1), "auto").kept_chunks == 1
 
 
 def test_a_process_is_measured() -> None:

@@ -153,9 +153,7 @@ def test_all_lists_that_hold_a_broken_row_are_named(folders: dict[str, Path]) ->
     assert [batch.sequence_ids(row) for row in error.rows] == [("q0", "d0.1"), ("q2", "d2.1")]
 
 
-def test_exhausted_memory_names_a_row_of_the_batch(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exhausted_memory_names_a_row_of_the_batch(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     cache, plan, batch = plan_of("embedder", folders)
     longest = batch.sequences.lengths.max()
 

@@ -103,7 +103,8 @@ class SolvedLists:
     def _equal_rewards(self, batch: ListBatch, places: Sequence[int], loss: Any) -> list[int] | None:
         """The lists of `batch` whose rewards are all equal under the actions that a step samples at these `places`.
         None if a score is not finite: of the step's own lists, the step says so."""
-        representations = represent_distinct(self.engine, batch.sequences, self.collator)
+        sizes = batch.sequences_per_list
+        representations = represent_distinct(self.engine, batch.sequences, self.collator, sizes=sizes)
         lists = make_loss_inputs(representations, batch, similarity=similarity_of(self.engine.model))
         policy = old_policy(loss, lists)
         if not all(bool(value[lists.mask].isfinite().all()) for value in policy.values()):
