@@ -80,7 +80,9 @@ class TokenSequences:
         ends = (np.cumsum(self.lengths, dtype=np.int64) * tokens.itemsize * tokens.shape[1]).tolist()
         of_kind = [0] * len(self) if kinds is None else kinds.tolist()
         known: dict[bytes, int] = {}  # 128-bit hashes: no two sequences of any run share one
-        place, first, start = [], [], 0
+        place: list[int] = []
+        first: list[int] = []
+        start = 0
         for index, (kind, end) in enumerate(zip(of_kind, ends, strict=True)):
             place.append(known.setdefault(xxh3_128_digest(content[start:end], kind), len(first)))
             if place[-1] == len(first):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -106,10 +107,7 @@ def _is_right(frame: RowFrame, tokenizer: PreTrainedTokenizerBase, max_length: i
     """Whether the rows of a frame are those of its tokenizer, for texts that are and are not cut."""
     texts = [" ".join("abcdefghijkl"[:size]) for size in (0, 1, 3, 4, 6, 7, 12)]
     counted = count_tokens(tokenizer, texts)
-    chosen = [(i,) for i in range(len(texts))]
-    if len(frame.text_types) == 2:
-        chosen = [(i, j) for i in range(len(texts)) for j in range(len(texts))]
-    sides = list(zip(*chosen, strict=True))
+    sides = list(zip(*product(range(len(texts)), repeat=len(frame.text_types)), strict=True))
     rows = frame.rows(*([counted[i] for i in side] for side in sides), max_length=max_length)
     encoded = encode_whole(tokenizer, [[texts[i] for i in side] for side in sides], max_length)
     return all(rows[name] == values for name, values in encoded.data.items()) and len(rows) == len(encoded.data) + 1
