@@ -75,7 +75,7 @@ setup(
             "mkdocs>=1.6,<2",
             "mkdocs-material>=9.7",
             "mkdocstrings[python]>=1.0",
-        ],  # make docs (pinned for Python 3.11.5 and newer)
+        ],  # make docs (pinned for Python 3.11 and newer)
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
