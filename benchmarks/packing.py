@@ -35,7 +35,7 @@ def main() -> None:
     options = BiEncoderConfig(max_length=arguments.max_length, dropout=arguments.dropout, packing=True)
     packed = options.build(seed=0)
     padded = copy.deepcopy(packed)
-    padded.simplify_for_tracing()  # rows are padded
+    padded.pad_rows()  # rows are padded
     sequences = rows(arguments, packed)
     collators = {
         "padded": Collator(packed.tokenizer.padding, arguments.token_budget),

@@ -31,7 +31,7 @@ from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
 from inference.runner import ModuleRunner
 from inference.score import score_sequences
-from inference.shared_prefix import collator_of, score_lists
+from inference.shared_prefix import list_collator, score_lists
 from models.answer_head import LogitTransform, answer_with
 from models.llm_reranker import LLMReranker
 from models.prompts.template import QWEN3
@@ -78,7 +78,7 @@ def measure_training(model: LLMReranker, rows: TokenSequences, sizes: list[int],
     engine = TorchEngineConfig().build(
         model.train(), options, lambda optimizer: LambdaLR(optimizer, lambda _: 1.0), 1e9
     )
-    collators = {"plain": Collator(PADDING, budget), "shared": collator_of(model, PADDING, budget)}
+    collators = {"plain": Collator(PADDING, budget), "shared": list_collator(model, PADDING, budget)}
     caches = {name: GradientCache(engine, each, kept_chunks=10**6, seed=0) for name, each in collators.items()}
     methods = {name: partial(train_step, cache, rows, sizes) for name, cache in caches.items()}
     gradients = compare("training", methods, repeats)

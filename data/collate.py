@@ -23,7 +23,7 @@ class Collator:
 
     `padding`: the padding value of each feature, 0 if it has none. `token_budget`: tokens of a chunk, padding included.
     A subclass may use another layout: `inference.shared_prefix.SharedPrefixCollator` packs several sequences into
-    one. `inference.runner.collator_for` makes the one that fits a model.
+    one. `inference.runner.row_collator` makes the one that fits a model.
     """
 
     padding: Mapping[str, int]

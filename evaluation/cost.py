@@ -31,7 +31,7 @@ from engines.memory.peak import PeakMemory, watch_memory
 from engines.precision import precision_name
 from evaluation.evaluator import Prompts
 from inference.encode import tokenize_part
-from inference.runner import Runner, collator_for, similarity_of
+from inference.runner import Runner, row_collator, similarity_of
 from inference.score import run_chunks
 from inference.search import index_for, pack, unpack
 from inference.shared_prefix import list_collator
@@ -143,7 +143,7 @@ def measure_reranker(
         given = {"query_prompt": read.query, "document_prompt": read.document}
         options = {name: prompt for name, prompt in given.items() if prompt is not None}
         pairs = TokenSequences.from_encoding(tokenizer([query] * len(documents), documents, **options))
-        collator = list_collator(runner.model, pairs, [len(documents)], tokenizer.padding, token_budget)
+        collator = list_collator(runner.model, tokenizer.padding, token_budget).of_lists(pairs, [len(documents)])
         return [float(value) for value in _run(runner, pairs, collator, "score").tolist()]
 
     def measure() -> Cost:
@@ -208,7 +208,7 @@ def _represent(
 ) -> Tensor:
     """The embeddings [texts, dim] of texts on this rank alone, tokenised as an encoding does it."""
     sequences = TokenSequences.from_encoding(tokenize_part(tokenizer, texts, role, [prompt] * len(texts)))
-    return _run(runner, sequences, collator_for(runner.model, tokenizer.padding, token_budget), "embedding")
+    return _run(runner, sequences, row_collator(runner.model, tokenizer.padding, token_budget), "embedding")
 
 
 def _run(runner: Runner, sequences: TokenSequences, collator: Collator, name: str) -> Tensor:

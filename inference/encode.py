@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import TokenSequences
-from inference.runner import Runner, collator_for
+from inference.runner import Runner, row_collator
 from inference.score import represent_distinct, tokenize_sharded
 
 
@@ -37,5 +37,5 @@ def tokenize_part(
 def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
     """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
     `Similarity.comparable`."""
-    collator = collator_for(runner.model, tokenizer.padding, token_budget)
+    collator = row_collator(runner.model, tokenizer.padding, token_budget)
     return represent_distinct(runner, sequences, collator, ["embedding"])["embedding"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from inference.export_files import file_hashes, tensor_sums
-from inference.runner import ModuleRunner, collator_for, similarity_of
+from inference.runner import ModuleRunner, row_collator, similarity_of
 from inference.score import score_sequences
 from models.capabilities import Layout, RankingModel
 from models.control_tokens import control_tokens
@@ -100,7 +100,7 @@ def make_golden(model: RankingModel, device: torch.device) -> Golden:
     roles = [role for _, role, _ in rows]
     sequences = TokenSequences.concatenate([encoded for _, _, encoded in rows])
     name = "score" if tokenizer.layout == "pairs" else "embedding"
-    collator = collator_for(model, tokenizer.padding, TOKEN_BUDGET)
+    collator = row_collator(model, tokenizer.padding, TOKEN_BUDGET)
     output = score_sequences(ModuleRunner(model, device), sequences, collator, name).cpu()
     return _golden(model, sequences, output, texts, roles, spelled)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from data.batch import TokenSequences
 from data.collate import Collator
 from data.progress import show_progress
-from inference.runner import Runner, collator_for
+from inference.runner import Runner, row_collator
 from inference.score import run_chunks
 from inference.shared_prefix import PACK_TOKENS, list_collator
 from models.prompts.tokenizer import PromptTokenizer
@@ -57,9 +57,9 @@ def score_pairs(
     sequences = TokenSequences.from_encoding(tokenizer(queries, documents, query_prompt=instruction))
     sizes = [len(list(own)) for _, own in groupby(queries)]
     budget = token_budget(runner.device)
-    collator = collator_for(runner.model, tokenizer.padding, budget)
+    collator = row_collator(runner.model, tokenizer.padding, budget)
     if batch_size is None and getattr(runner.model, "reads_packs", False):
-        collator = list_collator(runner.model, sequences, sizes, tokenizer.padding, max(budget, PACK_TOKENS))
+        collator = list_collator(runner.model, tokenizer.padding, max(budget, PACK_TOKENS)).of_lists(sequences, sizes)
     scores = _run(runner, sequences, collator, "score", batch_size, progress=progress)
     return _as_given(pairs, distinct, scores, sequences)
 
@@ -84,7 +84,7 @@ def embed_texts(
     distinct = sorted(set(texts))
     tokenizer.check_prompt(prompt)
     sequences = TokenSequences.from_encoding(tokenizer(distinct, role=role, prompt=prompt))
-    collator = collator_for(runner.model, tokenizer.padding, token_budget(runner.device))
+    collator = row_collator(runner.model, tokenizer.padding, token_budget(runner.device))
     embeddings = _run(runner, sequences, collator, "embedding", batch_size, progress=progress)
     return _as_given(texts, distinct, embeddings, sequences)
 

@@ -41,7 +41,7 @@ class ModuleRunner:
         return self.model(**features)
 
 
-def collator_for(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
+def row_collator(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
     """The collator of sequences that `model` runs. Its chunks hold `token_budget` tokens: those of the sequences if the
     model packs its rows, else with their padding. `padding`: that of the model's tokenizer."""
     kind = PackedCollator if getattr(model, "packs_rows", False) else Collator

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data.batch import TokenSequences, to_device
 from data.collate import Collator, plan_chunks
-from inference.runner import Runner, collator_for
+from inference.runner import Runner, row_collator
 from inference.score import score_sequences
 from losses.math.masking import on_host
 
@@ -29,25 +29,15 @@ def score_lists(
 ) -> Tensor:
     """Compute the "score" [len(sequences)] of sequences that come list after list, list i having `sizes[i]`. Call it on
     all ranks; all get the same."""
-    return score_sequences(runner, sequences, list_collator(runner.model, sequences, sizes, padding, token_budget))
+    collator = list_collator(runner.model, padding, token_budget).of_lists(sequences, sizes)
+    return score_sequences(runner, sequences, collator)
 
 
-def list_collator(
-    model: nn.Module,
-    sequences: TokenSequences,
-    sizes: Sequence[int],
-    padding: Mapping[str, int],
-    token_budget: int,
-) -> Collator:
-    """Make the collator of `model` (`collator_of`) for these lists."""
-    return collator_of(model, padding, token_budget).of_lists(sequences, sizes)
-
-
-def collator_of(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
-    """Make a collator that packs lists (`Collator.of_lists` gets them) if the model can read packs, else that of
-    `collator_for`."""
+def list_collator(model: nn.Module, padding: Mapping[str, int], token_budget: int) -> Collator:
+    """The collator of candidate lists, which it gets by `Collator.of_lists`: lists share their prefix if `model` can
+    read packs; else it is that of rows."""
     if not getattr(model, "reads_packs", False):
-        return collator_for(model, padding, token_budget)
+        return row_collator(model, padding, token_budget)
     return SharedPrefixCollator(padding, token_budget)
 
 

@@ -14,7 +14,7 @@ from data.batch import TokenSequences
 from data.collate import Collator
 from data.store.texts import texts_of
 from inference.encode import embed, tokenize_part, tokenize_texts
-from inference.runner import Runner, collator_for, similarity_of
+from inference.runner import Runner, row_collator, similarity_of
 from inference.score import TOKENIZER_BATCH
 from inference.vector_files import block_slices
 
@@ -35,7 +35,7 @@ class TextSource:
 
     @cached_property
     def collator(self) -> Collator:
-        return collator_for(self.runner.model, self.tokenizer.padding, self.token_budget)
+        return row_collator(self.runner.model, self.tokenizer.padding, self.token_budget)
 
     @cached_property
     def by_row(self) -> Sequence[str]:

@@ -167,11 +167,15 @@ class RankingModel(nn.Module, ABC):
         """Whether the rows of a chunk run as one row without padding, so that a chunk may hold rows of any length."""
         return any(packing.enabled for packing in self.packings)
 
-    def simplify_for_tracing(self) -> None:
-        """Remove data-dependent control flow, without changing the memory of a row: the memory plan runs the model on
-        tensors without data. Rows are padded."""
+    def pad_rows(self) -> None:
+        """Pad rows from now on, instead of packing them."""
         for packing in self.packings:
             packing.enabled = False
+
+    def simplify_for_tracing(self) -> None:
+        """Remove data-dependent control flow, without changing the memory of a row: the memory plan runs the model on
+        tensors without data."""
+        self.pad_rows()
 
     @abstractmethod
     def export(self, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:

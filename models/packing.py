@@ -135,10 +135,10 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
     reason = next(filter(None, map(reason_against, plain)), None)
     if option and reason:
         raise ValueError(f"model.packing=true: {source}: {reason}: leave it out (null), and rows are padded")
-    if any(model.device.type == "meta" for model in plain):
-        return []  # a model without weights is only checked and measured
     if option is not False and reason is None:
         return [pack_rows(model) for model in plain]
+    if any(model.device.type == "meta" for model in plain):
+        return []  # a model without weights is only checked and measured: the lines below follow with the weights
     if option is None:
         logger.info("model %s: rows are padded, not packed: %s", source, reason)
     if any(model.config._attn_implementation == "flash_attention_2" for model in plain):

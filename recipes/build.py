@@ -134,6 +134,8 @@ def build_trainer(
     losses = losses_of(settings)
     prepare(model, *losses.used)
     announce_trained_parts(settings.model, model, run)
+    if getattr(settings.engine, "compile", False):
+        model.pad_rows()  # a packed row has another layout in every chunk: it would be compiled again and again
     if model.why_no_packs:
         module_logger.warning(
             "the prompts of a list run one by one: %s (model.shared_prefix=false silences this line)",

@@ -12,7 +12,7 @@ from data.batch import ListBatch
 from engines.precision import MixedPrecision
 from inference.runner import similarity_of
 from inference.score import represent_distinct
-from inference.shared_prefix import collator_of
+from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs
 from trainers.loss_inputs import make_loss_inputs
 
@@ -34,7 +34,7 @@ class AuxiliaryModel:
         """Compute the scores or embeddings of the batch, on every rank."""
         model, sequences = self.model, batch.auxiliary_sequences(self.name)
         sizes = [len(example.auxiliary[self.name]) for example in batch.examples]
-        collator = collator_of(model.model, self.tokenizer.padding, self.token_budget)
+        collator = list_collator(model.model, self.tokenizer.padding, self.token_budget)
         representations = represent_distinct(model, sequences, collator, sizes=sizes)
         return make_loss_inputs(representations, batch, similarity=similarity_of(model.model))
 

@@ -22,7 +22,7 @@ from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import int8_ranges_of, similarity_of
-from inference.shared_prefix import collator_of
+from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs, Statistics, input_names
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
@@ -55,7 +55,7 @@ class Trainer(ABC):
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
         self.max_length = tokenizer.max_length
-        collator = collator_of(parts.model, tokenizer.padding, config.token_budget)
+        collator = list_collator(parts.model, tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
             parts.model,
@@ -67,17 +67,16 @@ class Trainer(ABC):
         options["token_budget"] = config.token_budget
         models = parts.auxiliary_models.items()
         self.auxiliary_models = {name: AuxiliaryModel(model, name, **options) for name, model in models}
-        kept, merge = config.kept_chunks, config.merge_repeats
-        self.gradient_cache = GradientCache(
-            self.engine, collator, kept_chunks=kept, seed=self.seed, merge_repeats=merge
-        )
+        step_options: Any = {"kept_chunks": config.kept_chunks, "merge_repeats": config.merge_repeats}
+        self.gradient_cache = GradientCache(self.engine, collator, seed=self.seed, **step_options)
         self.checkpoints = CheckpointStore(
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
         # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, config.updates_per_batch, before_workers=self.checkpoints.wait)
-        refresher = Refresher(config, parts.loader, parts.run.path, seed=self.seed) if config.refresh_every else None
-        self.refresher = refresher
+        self.refresher = (
+            Refresher(config, parts.loader, parts.run.path, seed=self.seed) if config.refresh_every else None
+        )
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
         self.int8_ranges: dict[int, Tensor] = {}  # of this step; the model keeps them once it is updated

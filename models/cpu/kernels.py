@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -62,7 +63,8 @@ def sdpa_attention(
     """transformers' "sdpa" attention, with `attention_with_dropout` in the place of torch's slow one on the CPU."""
     special = any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
     learned = attention_mask is not None and attention_mask.requires_grad  # it would get no gradient
-    is_own = _attention.is_own and key.shape == value.shape and uses_words(query)
+    # Half precision is left to torch, which computes softmax in float32.
+    is_own = _attention.is_own and query.dtype == torch.float32 and key.shape == value.shape and uses_words(query)
     if dropout in (0.0, 1.0) or special or learned or not is_own:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
     groups = getattr(module, "num_key_value_groups", 1)

@@ -22,7 +22,7 @@ from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
-from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload, chunk_shapes
+from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
 
@@ -117,7 +117,7 @@ def _estimate(
     states = engine.state_bytes(workload.parameters, ranks=ranks, optimizer=options.optimizer)
     steps = []
     for lengths in workload.batches:
-        shapes = chunk_shapes(lengths, options.token_budget)
+        shapes = workload.chunk_shapes(lengths)
         own = chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)
         steps.append([costs(shapes[chunk[0]]) for chunk in own if chunk])
     activations = max(step_peak(step, kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
@@ -222,9 +222,8 @@ def make_plan(
 ) -> Plan:
     """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
     settings = workload.settings
-    budget = settings.trainer.token_budget
-    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in chunk_shapes(lengths, budget)])
-    rows, tokens = max((chunk_shapes(lengths, budget)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
+    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)])
+    rows, tokens = max((workload.chunk_shapes(lengths)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
     bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
         estimate_memory(workload, engine, number, costs, machine, bytes_by_class[type(engine)])

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from recipes.memory_plan.estimate import Estimate, Plan
-from recipes.memory_plan.workload import chunk_shapes
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "checkpoint", "")
 MAX_BUDGET = 65_536  # the largest trainer.token_budget that is suggested
@@ -45,7 +44,7 @@ def _workload_lines(plan: Plan) -> Iterator[str]:
     """The parameters, the chunks of a step, and the memory that there is."""
     workload, options = plan.workload, plan.workload.settings.trainer
     longest = max(workload.batches, key=sum)
-    chunks = chunk_shapes(longest, options.token_budget)
+    chunks = workload.chunk_shapes(longest)
     frozen = f", frozen models {format_bytes(workload.frozen_bytes)}" if workload.frozen_bytes else ""
     yield f"parameters: {workload.parameters.total:,}, trained {workload.parameters.trainable:,}{frozen}"
     rows = "packs of prompts with one beginning," if workload.pack is not None else "rows"

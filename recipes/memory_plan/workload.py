@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,14 +14,14 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from data.batch import ListBatch, TokenSequences
-from data.collate import Collator
+from data.collate import Collator, PackedCollator
 from data.collection import Collection
 from data.sampling.mixture import Mixture, batches_per_epoch, make_loader
 from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 from engines.optimizers import parameters_in_8bit
-from inference.shared_prefix import collator_of
+from inference.shared_prefix import list_collator
 from losses.contracts import input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
@@ -31,6 +32,7 @@ from recipes.chosen_losses import losses_of
 from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
+from trainers.options import TrainerConfig
 from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
 
 SAMPLED_BATCHES = 8
@@ -85,7 +87,12 @@ class Workload:
     reading_bytes: int  # peak memory of the process while it read the data
     batches_per_epoch: int | None = None  # None: without the data
     pack: MeanPack | None = None  # None: a row is a sequence
+    packs_rows: bool = False  # the rows of a chunk run without padding
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
+
+    def chunk_shapes(self, lengths: Sequence[int]) -> list[Shape]:
+        """The shape of each chunk of a step with rows of these lengths."""
+        return chunk_shapes(lengths, self.settings.trainer.token_budget, packed=self.packs_rows)
 
 
 def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, autocast: torch.dtype | None) -> Workload:
@@ -103,6 +110,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
     prepare(model, *losses_of(settings).used)
     check_trained_parts(settings.model, model)
     parameters = count_parameters(model)
+    packs_rows = model.packs_rows and not getattr(settings.engine, "compile", False)
     simplify(model, settings)
     if data is not None:
         expect_prompts(model, data)
@@ -111,7 +119,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
     pack = None
     if data is not None:
-        batches, pack = _rows_or_packs(_batches(settings, data, tokenizer), model, settings.trainer.token_budget)
+        batches, pack = _rows_or_packs(_batches(settings, data, tokenizer), model, settings.trainer)
     else:
         per_list = settings.trainer.list_size + query_rows
         batches = [[tokenizer.max_length] * (settings.trainer.batch_size * per_list)]
@@ -127,6 +135,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         reading,
         None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
         pack,
+        packs_rows and pack is None,
         search_bytes(settings, data, model.dimension),
     )
 
@@ -167,14 +176,17 @@ def compares_with_reference(settings: RunConfig) -> bool:
 
 
 def _rows_or_packs(
-    batches: Sequence[ListBatch], model: RankingModel, token_budget: int
+    batches: Sequence[ListBatch], model: RankingModel, options: TrainerConfig
 ) -> tuple[list[list[int]], MeanPack | None]:
-    """The lengths of the rows of each batch, or of its packs, if lists share their prefix."""
+    """The lengths of the rows of each batch, equal ones once, or of its packs, if lists share their prefix."""
     packs, lengths = [], []
+    collator_of_rows = list_collator(model, model.tokenizer.padding, options.token_budget)
     for batch in batches:
-        collator = collator_of(model, model.tokenizer.padding, token_budget)
-        collator = collator.of_lists(batch.sequences, batch.sequences_per_list)
-        own = batch.sequences.lengths.tolist()
+        sequences, sizes = batch.sequences, batch.sequences_per_list
+        if options.merge_repeats and batch.repeats is not None:
+            sequences, sizes = sequences.select(batch.repeats.first), batch.repeats.sizes(sizes)
+        collator = collator_of_rows.of_lists(sequences, sizes)
+        own = sequences.lengths.tolist()
         found = getattr(collator, "packs", ())
         packs += [(pack.prefix, own[index] - pack.prefix) for pack in found for index in pack.sequences]
         lengths.append([pack.length(own) for pack in found] or own)
@@ -239,7 +251,11 @@ def _sample_shapes(shapes: list[Shape]) -> list[Shape]:
     return sorted(chosen | {(max(rows // 2, 1), tokens), (rows, max(tokens // 2, 8))})
 
 
-def chunk_shapes(lengths: Sequence[int], token_budget: int) -> list[Shape]:
-    """The shape of each chunk of a step with sequences of these lengths."""
-    collator = Collator({}, token_budget)
-    return [collator.shape(lengths, chunk) for chunk in collator.plan(lengths)]
+def chunk_shapes(lengths: Sequence[int], token_budget: int, *, packed: bool = False) -> list[Shape]:
+    """The shape of each chunk of a step with sequences of these lengths. If they are packed, a chunk counts as that
+    number of rows of their mean length."""
+    if not packed:
+        collator = Collator({}, token_budget)
+        return [collator.shape(lengths, chunk) for chunk in collator.plan(lengths)]
+    chunks = PackedCollator({}, token_budget).plan(lengths)
+    return [(len(chunk), math.ceil(sum(lengths[index] for index in chunk) / len(chunk))) for chunk in chunks]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.batch import TokenSequences
 from inference.golden import TOKEN_BUDGET
-from inference.runner import ModuleRunner, collator_for
+from inference.runner import ModuleRunner, row_collator
 from inference.score import score_sequences
 from models.bi_encoder import BiEncoder
 from models.loading.reranker import load_reranker
@@ -63,6 +63,6 @@ class Reference:
     def outputs(self, rows: Rows) -> Tensor:
         """[rows] raw scores or [rows, dimensions] embeddings, float32."""
         sequences = TokenSequences.from_encoding(rows)
-        collator = collator_for(self.model, self.tokenizer.padding, TOKEN_BUDGET)
+        collator = row_collator(self.model, self.tokenizer.padding, TOKEN_BUDGET)
         name = "score" if self.pairs else "embedding"
         return score_sequences(ModuleRunner(self.model, torch.device("cpu")), sequences, collator, name)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from inference.runner import ModuleRunner, collator_for
+from inference.runner import ModuleRunner, row_collator
 from inference.score import score_sequences
 from inference.shared_prefix import SharedPrefixCollator, list_collator, pack_features, plan_packs, score_lists
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
@@ -41,7 +41,7 @@ def lists_of(model: LLMReranker) -> TokenSequences:
 
 def both(model: LLMReranker, rows: TokenSequences, budget: int = 700) -> tuple[Tensor, Tensor]:
     runner, padding = ModuleRunner(model, CPU), model.tokenizer.padding
-    plain = score_sequences(runner, rows, collator_for(model, padding, budget))
+    plain = score_sequences(runner, rows, row_collator(model, padding, budget))
     return plain, score_lists(runner, rows, SIZES, padding, budget)
 
 
@@ -92,7 +92,7 @@ def test_chunks_of_packs_keep_within_the_budget_and_hold_every_sequence_once(tin
     model = reranker(tiny_causal_dir)
     rows = lists_of(model)
     lengths = rows.lengths.tolist()
-    collator = list_collator(model, rows, SIZES, model.tokenizer.padding, 400)
+    collator = list_collator(model, model.tokenizer.padding, 400).of_lists(rows, SIZES)
     assert isinstance(collator, SharedPrefixCollator)
     chunks = collator.plan(lengths)
     assert len(chunks) > 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from data.collate import Collator, PackedCollator
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
-from inference.runner import collator_for
+from inference.runner import row_collator
 from losses.contracts import compute_loss
 from trainers.loss_inputs import make_loss_inputs
 
@@ -25,12 +25,12 @@ def steps(folder: Path, dropout: float, engine_name: str, packs: bool) -> list[S
     """Two steps of SGD; no chunk but one is kept."""
     model = copy.deepcopy(make_model.__wrapped__(folder, dropout))
     if not packs:
-        model.simplify_for_tracing()
+        model.pad_rows()
     assert model.packs_rows == packs
     schedule = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)  # noqa: E731
     options = OptimizerOptions(name="sgd", learning_rate=0.1, weight_decay=0.0)
     engine = ENGINES[engine_name].build(model, options, schedule, max_grad_norm=float("inf"))
-    collator = collator_for(engine.model, model.tokenizer.padding, BUDGET)
+    collator = row_collator(engine.model, model.tokenizer.padding, BUDGET)
     assert type(collator) is (PackedCollator if packs else Collator)
     batch = make_batch("ragged", False)
 

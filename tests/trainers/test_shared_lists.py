@@ -19,7 +19,7 @@ from data.collate import Collator
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
-from inference.shared_prefix import SharedPrefixCollator, collator_of
+from inference.shared_prefix import SharedPrefixCollator, list_collator
 from models.llm_reranker import LLMReranker, LLMRerankerConfig
 from models.lora import LoRAConfig
 from trainers.step import GradientCache, StepPlan, gradients_of
@@ -102,7 +102,7 @@ def test_loss_and_gradient_are_those_of_separate_prompts(
     loss, gradients, plain = step(model, Collator(padding, 300))
     assert all(value.norm() > 0 for name, value in gradients.items() if "lora" in name or "layers" in name)
     for budget in (30, 150, 1000):  # a pack alone is larger than the first, and the last holds several lists
-        found = step(model, collator_of(model, padding, budget))
+        found = step(model, list_collator(model, padding, budget))
         assert found[0] == pytest.approx(loss, rel=TOLERANCE)
         assert error(found[1], gradients) < TOLERANCE
         if budget > 30:
@@ -112,7 +112,7 @@ def test_loss_and_gradient_are_those_of_separate_prompts(
 def test_the_plan_keeps_lists_together_and_to_the_budget(folders: dict[str, Path]) -> None:
     model, rows = reranker(folders["llama"]), lists()
     engine: Any = SimpleNamespace(model=model, device=torch.device("cpu"))
-    cache = GradientCache(engine, collator_of(model, model.tokenizer.padding, 150), kept_chunks=0, seed=0)
+    cache = GradientCache(engine, list_collator(model, model.tokenizer.padding, 150), kept_chunks=0, seed=0)
     plan = cache.plan(rows, 1, SIZES)
     assert sorted(row for chunk in plan.chunks for row in chunk) == [*range(len(rows))]
     lengths = rows.lengths.tolist()
@@ -126,7 +126,7 @@ def test_the_plan_keeps_lists_together_and_to_the_budget(folders: dict[str, Path
 
 def test_a_chunk_that_runs_twice_draws_the_same_masks(folders: dict[str, Path]) -> None:
     model = reranker(folders["llama"], dropout=0.2, lora=LoRAConfig(r=2, dropout=0.2))
-    collator = collator_of(model, model.tokenizer.padding, 150)
+    collator = list_collator(model, model.tokenizer.padding, 150)
     recomputed, kept = (step(model, collator, kept_chunks=number) for number in (0, 100))
     assert recomputed[0] == kept[0]
     assert error(recomputed[1], kept[1]) < TOLERANCE

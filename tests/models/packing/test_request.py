@@ -9,7 +9,7 @@ import pytest
 
 from data.batch import TokenSequences
 from data.collate import Collator, PackedCollator, plan_chunks
-from inference.runner import collator_for
+from inference.runner import row_collator
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 
@@ -54,9 +54,9 @@ def test_rows_are_packed_unless_the_option_says_otherwise(tiny_bert_dir: Path) -
 def test_the_collator_of_a_model_is_that_of_its_rows(tiny_bert_dir: Path) -> None:
     for packing, kind in ((False, Collator), (True, PackedCollator)):
         model = BiEncoderConfig(str(tiny_bert_dir), packing=packing).build(seed=0)
-        assert type(collator_for(model, model.tokenizer.padding, 64)) is kind
-        model.simplify_for_tracing()
-        assert type(collator_for(model, model.tokenizer.padding, 64)) is Collator
+        assert type(row_collator(model, model.tokenizer.padding, 64)) is kind
+        model.pad_rows()
+        assert type(row_collator(model, model.tokenizer.padding, 64)) is Collator
 
 
 def test_a_packed_chunk_holds_as_many_tokens_as_the_budget() -> None:
