@@ -74,9 +74,9 @@ class Trainer(ABC):
         )
         # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, config.updates_per_batch, before_workers=self.checkpoints.wait)
-        self.refresher = (
-            Refresher(config, parts.loader, parts.run.path, seed=self.seed) if config.refresh_every else None
-        )
+        self.refresher = None
+        if config.refresh_every:
+            self.refresher = Refresher(config, parts.loader, parts.run.path, seed=self.seed)
         self.state = TrainState()
         # The following is not saved: it belongs to this process only.
         self.int8_ranges: dict[int, Tensor] = {}  # of this step; the model keeps them once it is updated
@@ -281,9 +281,8 @@ class Trainer(ABC):
         state.refreshed_step = state.step
         seconds = time.perf_counter() - started
         state.add_totals(seconds=seconds, rows=0, tokens=0)
-        self.progress.write(
-            f"step {state.step}: refreshed the candidates of {num_queries:,} queries in {seconds:.0f} s"
-        )
+        what = f"refreshed the candidates of {num_queries:,} queries in {seconds:.0f} s"
+        self.progress.write(f"step {state.step}: {what}")
 
     def next_batch(self) -> ListBatch:
         """Load the batch of this step, the same on all ranks."""
