@@ -22,9 +22,11 @@ from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
 from engines.distributed.collectives import RowsOfRanks, gather_planned_rows
 from engines.distributed.process_group import rank, world_size
+from engines.distributed.traffic import start_counting
 from engines.memory.allocator import return_freed_memory
 from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine
+from inference.own_tokens import fetch_own_tokens
 from models.padding_masks import padding_is_known
 from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
@@ -37,7 +39,7 @@ class StepPlan:
     """The chunks of one global step. A chunk is a list of indices of `sequences`."""
 
     step: int
-    sequences: TokenSequences  # those that run: equal ones once
+    sequences: TokenSequences  # those that run: equal ones once; the tokens of this rank's own chunks
     chunks: list[list[int]]  # the chunks of all ranks
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
     collator: Collator  # makes the tensors of the chunks
@@ -111,14 +113,14 @@ class GradientCache:
         self, sequences: TokenSequences, step: int, repeats: Repeats | None, sizes: Sequence[int] | None
     ) -> StepPlan:
         sizes = [1] * len(sequences) if sizes is None else sizes
+        collator = self.collator.of_lists(sequences, sizes, repeats)
         if repeats is not None:
-            sequences, sizes = sequences.select(repeats.first), repeats.sizes(sizes)
+            sequences = sequences.select(repeats.first)
         lengths = sequences.lengths.tolist()
-        collator = self.collator.of_lists(sequences, sizes)
         chunks = collator.plan(lengths)
         return StepPlan(
             step,
-            sequences,
+            fetch_own_tokens(sequences, chunks, spare=_spare(sequences)),
             chunks,
             chunks_of_rank(chunks, rank(), world_size()),
             collator,
@@ -129,6 +131,7 @@ class GradientCache:
 
     def forward(self, plan: StepPlan) -> list[Representations]:
         """Compute the representations of this rank's chunks. Those that are kept have a graph."""
+        start_counting()  # here, since the plan may have been made ahead, in the step before
         kept = self.kept.of_step(len(plan.own))
         outputs = []
         for has_graph, indices in groupby(range(len(plan.own)), key=kept.__contains__):
@@ -178,7 +181,7 @@ class GradientCache:
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
         """Run one chunk: a row per sequence, in its order. An empty one runs the shortest sequence, so that every rank
         makes the same calls (ZeRO-3)."""
-        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        chunk = chunk or [_spare(plan.sequences)]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features, is_padded = self._features(plan, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
@@ -191,7 +194,7 @@ class GradientCache:
     def _features(self, plan: StepPlan, chunk: list[int]) -> tuple[dict[str, Tensor], bool]:
         """The tensors of a chunk on the device, a few bytes per token, so those of a step are kept until its end; and
         whether some of its rows are padded."""
-        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        chunk = chunk or [_spare(plan.sequences)]
         key = (chunk[0], len(chunk))
         if key not in plan.features:
             features = plan.collator.collate(plan.sequences, chunk)
@@ -210,8 +213,13 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
 
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
-    chunk = chunk or [int(plan.sequences.lengths.argmin())]
+    chunk = chunk or [_spare(plan.sequences)]
     return detect_out_of_memory(plan.rows(chunk), lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
+
+
+def _spare(sequences: TokenSequences) -> int:
+    """The sequence that a rank runs in the place of an empty chunk: the shortest."""
+    return int(sequences.lengths.argmin())
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.batch import ListBatch
 from data.truncation import cut_line
 from engines.distributed.process_group import world_size
+from engines.distributed.traffic import traffic_statistics
 from engines.memory.kept_chunks import KeptChunks
 from losses.contracts import has_in_batch_negatives
 from trainers.options import TrainerConfig
@@ -44,8 +45,8 @@ def truncation_statistics(batch: ListBatch) -> dict[str, float]:
 
 def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
     """The number of chunks of a step, the share of padding in them, the share of all tokens that equal rows repeat,
-    that of the others which sequences of a list share, neither of which are computed again, and the speed, with all
-    tokens, if the step took `seconds`."""
+    that of the others which sequences of a list share, neither of which are computed again, the speed, with all
+    tokens, if the step took `seconds`, and the traffic of this rank."""
     return {
         "num_chunks": len(plan.chunks),
         "padding_share": 1 - plan.computed_tokens / plan.padded_tokens,
@@ -53,6 +54,7 @@ def cost_statistics(plan: StepPlan, seconds: float) -> dict[str, float]:
         "shared_share": 1 - plan.computed_tokens / plan.distinct_tokens,
         "rows_per_s": plan.num_rows / seconds,
         "tokens_per_s": plan.num_tokens / seconds,
+        **traffic_statistics(),
     }
 
 
