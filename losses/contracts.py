@@ -222,7 +222,7 @@ def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics
     Raises ValueError if one of its inputs is missing.
     """
     if not (loss_inputs.share.is_whole or is_sharded(loss)):
-        loss_inputs = _whole_inputs(loss, loss_inputs)
+        loss_inputs = whole_inputs(loss, loss_inputs)
     if loss.contract == "wrapper":
         return loss(loss_inputs)
     inputs = select_inputs(loss, loss_inputs)
@@ -241,17 +241,24 @@ def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics
     return value, statistics
 
 
-def is_sharded(loss: Any) -> bool:
-    """Whether a rank computes its own part of the loss. A class that overrides `__call__` must say so again."""
+def is_sharded(loss: Any, method: str = "__call__") -> bool:
+    """Whether a rank computes its own part of the loss. A class that overrides `method` must say so again."""
     for kind in type(loss).__mro__:
         if "sharded" in vars(kind):
             return bool(loss.sharded)
-        if "__call__" in vars(kind):
+        if method in vars(kind):
             return False
     return False
 
 
-def _whole_inputs(loss: Any, loss_inputs: LossInputs) -> LossInputs:
+def whole_losses(loss: Any) -> list[Any]:
+    """The losses, of this one and those inside it, that every rank computes for the lists of all ranks."""
+    if not is_sharded(loss):
+        return [loss]
+    return [each for inner in getattr(loss, "losses", ()) for each in whole_losses(inner)]
+
+
+def whole_inputs(loss: Any, loss_inputs: LossInputs) -> LossInputs:
     """The inputs of all ranks that a loss reads."""
     if loss.contract == "wrapper":
         return loss_inputs.whole()

@@ -33,7 +33,7 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     device = values[names[0]].device
     index = torch.as_tensor(rows, dtype=torch.int64, device=device)
     # A packed row is its global index followed by its values, as bytes: one collective serves all dtypes.
-    packed = torch.cat([_as_bytes(index), *(_as_bytes(values[name].detach()) for name in names)], dim=1)
+    packed = torch.cat([as_bytes(index), *(as_bytes(values[name].detach()) for name in names)], dim=1)
     if world_size() > 1:
         packed = _gather_ragged(packed)
     index = _from_bytes(packed[:, :8], (), torch.int64)
@@ -41,7 +41,7 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     ordered = torch.empty_like(packed)
     ordered[index] = packed
 
-    return _unpack(ordered, values, start=8)
+    return unpack(ordered, values, start=8)
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ def gather_planned_rows(values: Mapping[str, Tensor], planned: RowsOfRanks) -> d
     places = (places.pin_memory() if device.type == "cuda" else places).to(device, non_blocking=True)
     if world_size() == 1:
         return {name: value.detach()[places] for name, value in values.items()}
-    packed = torch.cat([_as_bytes(values[name].detach()) for name in sorted(values)], dim=1)
+    packed = torch.cat([as_bytes(values[name].detach()) for name in sorted(values)], dim=1)
     padded = packed.new_zeros(planned.longest, packed.shape[1])
     padded[: len(packed)] = packed
     gathered_rows = _gather_equal(padded, "representations")
-    return _unpack(gathered_rows.flatten(0, 1)[places], values, start=0)
+    return unpack(gathered_rows.flatten(0, 1)[places], values, start=0)
 
 
-def _unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
+def unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
     """Cut packed rows [rows, bytes], from byte `start` on, into tensors like `values`, which lie in the order of their
     names."""
     unpacked = {}
@@ -92,7 +92,7 @@ def _unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[st
     return {name: unpacked[name] for name in values}
 
 
-def _as_bytes(values: Tensor) -> Tensor:
+def as_bytes(values: Tensor) -> Tensor:
     """Copy values [rows, ...] as [rows, bytes per row] uint8."""
     return _bytes_of(values.clone(memory_format=torch.contiguous_format))
 

@@ -44,12 +44,18 @@ def test_equal_texts():
     flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=hashes)
     found = flat.never_negative_documents(torch.tensor([0, 1, 2]), EVERY).int().tolist()
     assert found == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    assert flat.never_negative_queries(torch.tensor([0, 1, 3]), LISTS).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert flat.never_negative_queries(torch.tensor([0, 1, 3]), LISTS).int().tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
 
 
 def test_negatives():
     flat = batch()
-    found = {name: flat.negative_documents(torch.tensor([0]), EVERY, name)[0].int().tolist() for name in in_batch.IN_BATCH}
+    found = {
+        name: flat.negative_documents(torch.tensor([0]), EVERY, name)[0].int().tolist() for name in in_batch.IN_BATCH
+    }
     assert found == {"all": [0, 1, 1, 1, 1], "positives": [0, 1, 1, 0, 1], "none": [0, 1, 0, 0, 0]}
     assert flat.negative_queries(torch.tensor([0]), LISTS).int().tolist() == [[0, 1, 1]]
 
@@ -69,7 +75,11 @@ def test_texts_that_are_never_negatives():
     flat = batch(query_hashes=torch.tensor([5, 6, 5]), document_hashes=hashes, never_negatives=pairs)
     found = flat.never_negative_documents(torch.tensor([0, 1, 2]), EVERY).int().tolist()
     assert found == [[1, 0, 1, 1, 1], [0, 0, 1, 0, 1], [1, 0, 1, 1, 1]]
-    assert flat.never_negative_queries(torch.tensor([1, 2, 3]), LISTS).int().tolist() == [[0, 0, 0], [1, 1, 1], [1, 0, 1]]
+    assert flat.never_negative_queries(torch.tensor([1, 2, 3]), LISTS).int().tolist() == [
+        [0, 0, 0],
+        [1, 1, 1],
+        [1, 0, 1],
+    ]
     assert flat.pair_documents.tolist() == [0, 2, 4], "no further pairs to learn from"
 
 
