@@ -164,16 +164,15 @@ class GradientCache:
         """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
         others, which are run again. `gradients`: of what `gather` gave. `outputs` is emptied, so that each graph is
         freed after its chunk."""
-        of_made = {
-            name: value.split([*map(len, plan.own)]) for name, value in plan.exchange.to_makers(gradients).items()
-        }
+        of_own, sizes = plan.exchange.to_makers(gradients), [len(chunk) for chunk in plan.own]
+        of_chunks = {name: value.split(sizes) for name, value in of_own.items()}
         has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
         kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         with self.engine.unchanged_weights():
             for position, index in enumerate(kept_first):
                 chunk = plan.own[index]
                 output = outputs[index] if has_graph[index] else self._forward_chunk(plan, chunk)
-                surrogate = _surrogate(output, {name: values[index] for name, values in of_made.items()}, chunk)
+                surrogate = _surrogate(output, {name: values[index] for name, values in of_chunks.items()}, chunk)
                 outputs[index] = output = {}
                 with _detect_out_of_memory(plan, chunk), self.kept.watch(index):
                     self.engine.backward(surrogate, last=position == len(plan.own) - 1)

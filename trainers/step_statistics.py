@@ -93,8 +93,8 @@ def note_once(
         names = " and ".join(sorted({type(each).__name__ for each in whole}))
         progress.note_once(
             f"whole {names}",
-            f"note: every rank computes loss {names} of the lists of all ranks: time and memory of that do not fall with "
-            "the ranks (a loss that is sharded: CONTRIBUTING.md)",
+            f"note: every rank computes loss {names} of the lists of all ranks, so its time and memory do not fall "
+            "with the ranks (CONTRIBUTING.md says how a loss is sharded)",
         )
     if kept.chosen:
         progress.note_once("kept chunks", kept.chosen)
