@@ -26,8 +26,8 @@ TOKENIZER_BATCH = 1024  # sequences per call
 def tokenize_sharded(
     tokenize: Callable[[slice], Mapping[str, list[list[int]]]], sizes: Sequence[int]
 ) -> TokenSequences:
-    """Tokenise lists of `sizes[i]` sequences: each rank calls `tokenize(part)` for its share, whole lists. All ranks get
-    all sequences, with the tokens of their share alone (`TokenSequences.shared`)."""
+    """Tokenise lists of `sizes[i]` sequences: each rank calls `tokenize(part)` for its share of whole lists. All ranks
+    get all sequences, with the tokens of their share alone (`TokenSequences.shared`)."""
     bounds = np.cumsum([0, *sizes])
     lists = np.searchsorted(bounds, [bounds[-1] * (rank() + side) // world_size() for side in (0, 1)])
     begin, end = bounds[lists].tolist()

@@ -101,8 +101,8 @@ def _on_a_rank(token_budget: int) -> tuple[list[float], list[int], int]:
         assert rows.lengths.tolist() == [1, 2, 3, 4, 5]
         assert sorted(row for each in gather_objects(asked) for part in each for row in range(5)[part]) == [*range(5)]
         assert all({part.start, part.stop} <= {0, *np.cumsum(sizes).tolist()} for part in asked), "whole lists"
-        held = gather_objects(rows.features["input_ids"].tolist())
-        assert sum(held, []) == [row for row in range(5) for _ in range(row + 1)], "each token is on one rank"
+        held = [token for each in gather_objects(rows.features["input_ids"].tolist()) for token in each]
+        assert held == [row for row in range(5) for _ in range(row + 1)], "each token is on one rank"
         collator = Collator({"input_ids": 0}, token_budget)
         assert score_sequences(ModuleRunner(model, CPU), rows, collator).tolist() == [0, 2, 6, 12, 20]
         assert represent_distinct(ModuleRunner(model, CPU), rows, collator, sizes=sizes)["score"].tolist()[4] == 20
