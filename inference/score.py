@@ -44,7 +44,8 @@ def tokenize_sharded(
     if own:
         share = divide_sequences(TokenSequences.concatenate(own), sizes[lists[0] : lists[1]], rank())
         arrays = arrays_of_sequences(OWN, [share])
-    found = [sequences_of(OWN, arrays) if arrays else [] for arrays in gather_arrays(arrays, "lists")]
+    gathered = enumerate(gather_arrays(arrays, "lists"))
+    found = [sequences_of(OWN, arrays, holder) if arrays else [] for holder, arrays in gathered]
     if own:
         found[rank()] = [share]
     return TokenSequences.concatenate([part for of_rank in found for part in of_rank])
