@@ -56,7 +56,7 @@ def _groups(negatives: str) -> list[list[int]]:
 
 class RankShare(Share):
     """Every W-th list of a step of `num_lists`. `compared` are ranks, of which this is one, `group` their process group
-    (None: of all ranks)."""
+    (None: of all ranks). Texts are gathered among these or among all ranks: their number tells."""
 
     def __init__(self, num_lists: int, compared: Sequence[int], group: Any = None):
         super().__init__(rank(), world_size(), compared)
@@ -77,13 +77,16 @@ class RankShare(Share):
         found: Tensor = _Once.apply(value, self.rank == 0)
         return found
 
+    def _group_of(self, sizes: Sequence[int]) -> Any:
+        return None if len(sizes) == self.ranks else self.group
+
     def start_gather(self, values: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
         longest, device = max(sizes), values.device
         found = values.new_empty(len(sizes), longest, *values.shape[1:])
         padded = _padded(values, longest)
         others = padded.nbytes * (len(sizes) - 1)
         with counted("texts", sent=others, received=others, device=device):
-            work = dist.all_gather(list(found.unbind()), padded, group=self.group, async_op=True)
+            work = dist.all_gather(list(found.unbind()), padded, group=self._group_of(sizes), async_op=True)
 
         def wait() -> Tensor:
             with counted("texts", sent=0, received=0, device=device):
@@ -101,8 +104,8 @@ class RankShare(Share):
         reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
         others = found.nbytes * (len(sizes) - 1)
         with counted("text_gradients", sent=others, received=others, device=device):
-            work = reduce_scatter(found, of_ranks, group=self.group, async_op=True)
-        own = sizes[list(self.compared).index(self.rank)]
+            work = reduce_scatter(found, of_ranks, group=self._group_of(sizes), async_op=True)
+        own = sizes[self.rank if len(sizes) == self.ranks else list(self.compared).index(self.rank)]
 
         def wait() -> Tensor:
             with counted("text_gradients", sent=0, received=0, device=device):
