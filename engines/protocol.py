@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engines.checkpoint.shards import Shard
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
+from engines.traffic import Traffic
 
 
 class Engine(Protocol):
@@ -99,6 +100,10 @@ class EngineConfig(ABC):
     @abstractmethod
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         """The memory of each of `ranks` ranks without activations, for launch/plan.py."""
+
+    @abstractmethod
+    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
+        """What each of `ranks` ranks receives of gradients and weights in a step of `chunks` chunks per rank."""
 
 
 class NotFinite(FloatingPointError):

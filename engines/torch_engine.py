@@ -34,7 +34,8 @@ from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, mome
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, MixedPrecision, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
-from engines.reduction import GradientSum
+from engines.reduction import BUCKET_BYTES, GradientSum
+from engines.traffic import Traffic, all_reduced, num_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class TorchEngineConfig(EngineConfig):
         # On several ranks they are views of the buckets that are summed.
         moments = moment_bytes(parameters, optimizer)
         return StateBytes(FLOAT_BYTES * parameters.total, trained, moments, at_once=ranks > 1)
+
+    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
+        size = FLOAT_BYTES * parameters.trainable
+        buckets = num_buckets(size, BUCKET_BYTES)
+        return [all_reduced("gradients", size, ranks, buckets=buckets, backwards=1)]
 
 
 class TorchEngine:

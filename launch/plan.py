@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from launch.cli.catalog import suggest_fitting_losses  # torch, only once the arguments are known to be right
     from launch.cli.compose import load
     from launch.cli.entry import import_from_working_directory
-    from recipes.memory_plan.estimate import Machine, make_plans
-    from recipes.memory_plan.report import as_json, report
+    from recipes.cost_plan.estimate import Machine, make_plans
+    from recipes.cost_plan.report import as_json, report
 
     if options.config_dir is not None:
         import_from_working_directory()

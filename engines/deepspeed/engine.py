@@ -29,12 +29,14 @@ from engines.checkpoint.shards import (
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
+from engines.deepspeed.traffic import zero_traffic
 from engines.distributed import process_group
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
+from engines.traffic import Traffic
 
 OFFLOADS = ("none", "optimizer", "all")
 
@@ -128,6 +130,12 @@ class DeepSpeedEngineConfig(EngineConfig):
             optimizer=optimizer,
             offload=self.offload,
             coalesce=self.coalesce,
+        )
+
+    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
+        settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
+        return zero_traffic(
+            settings["zero_optimization"], parameters, ranks=ranks, chunks=chunks, coalesce=self.coalesce
         )
 
 

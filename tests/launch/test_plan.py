@@ -18,9 +18,10 @@ from engines.memory.step_peak import step_peak
 from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
 from launch.plan import main
-from recipes.memory_plan.estimate import Estimate, Machine, estimate_memory, measure_process
-from recipes.memory_plan.report import format_bytes
-from recipes.memory_plan.workload import ChunkCosts, build_workload, chunk_shapes
+from recipes.cost_plan.estimate import Estimate, Machine, estimate_memory, measure_process
+from recipes.cost_plan.report import format_bytes
+from recipes.cost_plan.shapes import chunk_shapes
+from recipes.cost_plan.workload import ChunkCosts, build_workload
 from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
 
 CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from recipes.memory_plan.estimate import Estimate, Plan
+from recipes.cost_plan.estimate import Estimate, Plan
 
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "checkpoint", "")
 MAX_BUDGET = 65_536  # the largest trainer.token_budget that is suggested

@@ -22,7 +22,7 @@ from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
-from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload
+from recipes.cost_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
 

@@ -1,0 +1,46 @@
+"""What is measured on several ranks: runs that differ in what a step computes, updates and exchanges."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+WORDS = "time house river green seven music paper north light stone table water window yellow market engine".split()  # noqa: SIM905
+NUM_QUERIES = 400
+NUM_NEGATIVES = 7
+
+EMBEDDER = ["+exp=embedder_infonce", "trainer.list_size=2", "model.max_length=64"]
+RERANKER = ["+exp=reranker_listwise", "trainer.list_size=8", "model.max_length=96"]
+LORA = ["+exp=embedder_infonce_lora", "trainer.list_size=2", "model.max_length=64"]
+CASES = {
+    "embedder, 16 queries": [*EMBEDDER, "trainer.batch_size=16", "trainer.token_budget=256"],
+    "embedder, 32 queries": [*EMBEDDER, "trainer.batch_size=32", "trainer.token_budget=256"],
+    "embedder, 64 queries": [*EMBEDDER, "trainer.batch_size=64", "trainer.token_budget=256"],
+    "reranker, 8 queries": [*RERANKER, "trainer.batch_size=8", "trainer.token_budget=256"],
+    "LoRA embedder, 32 queries": [*LORA, "trainer.batch_size=32", "trainer.token_budget=256"],
+}
+
+
+def settings_of(overrides: list[str], engine: str, folder: Path) -> Any:
+    """The settings of a case, on texts of 10 to 60 words that are written into `folder`."""
+    from benchmarks.side_by_side import configured
+
+    data = folder / "texts.jsonl"
+    places = ["data=file", f"data.path={data}", f"data.cache_dir={folder / 'cache'}", f"output_dir={folder / 'run'}"]
+    common = ["logger=none", "trainer.workers=0", "trainer.kept_chunks=1000", "engine.precision=fp32", "resume=none"]
+    return configured([*overrides, f"engine={engine}", *places, *common])
+
+
+def write_texts(file: Path) -> None:
+    """Write NUM_QUERIES queries with a positive and NUM_NEGATIVES negatives each, the same every time."""
+    draw = random.Random(0)
+
+    def text(shortest: int, longest: int) -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(shortest, longest)))
+
+    with file.open("w") as lines:
+        for _ in range(NUM_QUERIES):
+            texts = {"query": text(10, 30), "positive": text(10, 60)}
+            lines.write(json.dumps(texts | {"negatives": [text(10, 60) for _ in range(NUM_NEGATIVES)]}) + "\n")
