@@ -102,8 +102,11 @@ class EngineConfig(ABC):
         """The memory of each of `ranks` ranks without activations, for launch/plan.py."""
 
     @abstractmethod
-    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
-        """What each of `ranks` ranks receives of gradients and weights in a step of `chunks` chunks per rank."""
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
+        """What each of `ranks` ranks receives of gradients and weights in a step with so many forwards and backwards of
+        chunks on a rank. `device`: "cpu" (gloo) or "cuda" (NCCL)."""
 
 
 class NotFinite(FloatingPointError):

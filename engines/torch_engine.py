@@ -66,7 +66,9 @@ class TorchEngineConfig(EngineConfig):
         moments = moment_bytes(parameters, optimizer)
         return StateBytes(FLOAT_BYTES * parameters.total, trained, moments, at_once=ranks > 1)
 
-    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
         size = FLOAT_BYTES * parameters.trainable
         buckets = num_buckets(size, BUCKET_BYTES)
         return [all_reduced("gradients", size, ranks, buckets=buckets, backwards=1)]

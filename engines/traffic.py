@@ -22,18 +22,26 @@ class Traffic:
         return self.calls * self.hops
 
 
-def all_gathered(name: str, num_bytes: float, ranks: int, *, times: float = 1, buckets: int = 1) -> Traffic:
+def all_gathered(
+    name: str, num_bytes: float, ranks: int, *, times: float = 1, buckets: int = 1, backwards: float = 0
+) -> Traffic:
     """The traffic of gathering `num_bytes`, of which each rank has a share, on all ranks; in `buckets` parts, and that
     `times` times."""
-    return Traffic(name, times * num_bytes * (ranks - 1) / ranks, times * buckets, ranks - 1)
+    return Traffic(name, times * num_bytes * (ranks - 1) / ranks, times * buckets, ranks - 1, backwards)
+
+
+def reduce_scattered(
+    name: str, num_bytes: float, ranks: int, *, times: float = 1, buckets: int = 1, backwards: float = 0
+) -> Traffic:
+    """The traffic of summing `num_bytes`, which every rank has, each rank getting a share of the sums."""
+    return all_gathered(name, num_bytes, ranks, times=times, buckets=buckets, backwards=backwards)
 
 
 def all_reduced(
     name: str, num_bytes: float, ranks: int, *, times: float = 1, buckets: int = 1, backwards: float = 0
 ) -> Traffic:
     """The traffic of summing `num_bytes`, which every rank has, on all ranks: shares are summed, then gathered."""
-    received = 2 * num_bytes * (ranks - 1) / ranks
-    return Traffic(name, times * received, times * buckets, 2 * (ranks - 1), backwards)
+    return reduce_scattered(name, 2 * num_bytes, ranks, times=times, buckets=2 * buckets, backwards=backwards)
 
 
 def num_buckets(num_bytes: float, bucket_bytes: float) -> int:

@@ -36,7 +36,8 @@ class Predictions:
         """The work of a rank in the run of a record."""
         workload, flops = self._workload(record["case"])
         engine = settings_of(CASES[record["case"]], record["engine"], self.folder).engine
-        return step_work(workload, engine, record["ranks"], flops, workload.settings.trainer.kept_chunks)
+        kept = workload.settings.trainer.kept_chunks
+        return step_work(workload, engine, record["ranks"], flops, kept_chunks=kept, device="cpu")
 
 
 def core_seconds(record: Record, clock: str) -> float:
@@ -69,8 +70,9 @@ def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fi
 
 def describe(rates: Rates) -> str:
     return (
-        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s, {rates.busy_factor:.2f} times as long on a busy processor; update "
-        f"{rates.update_bytes / 1e9:.2f} GB/s; received {rates.bytes_in_node / 1e9:.2f} GB/s; {rates.row_s * 1e3:.2f} ms a row, {rates.step_s:.3f} s a step"
+        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s, {rates.busy_factor:.2f} times as long on a busy processor; "
+        f"update {rates.update_bytes / 1e9:.2f} GB/s; received {rates.bytes_in_node / 1e9:.2f} GB/s; "
+        f"{rates.row_s * 1e3:.2f} ms a row, {rates.step_s:.3f} s a step"
     )
 
 

@@ -132,10 +132,18 @@ class DeepSpeedEngineConfig(EngineConfig):
             coalesce=self.coalesce,
         )
 
-    def traffic(self, parameters: Parameters, *, ranks: int, chunks: float) -> list[Traffic]:
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
         settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
         return zero_traffic(
-            settings["zero_optimization"], parameters, ranks=ranks, chunks=chunks, coalesce=self.coalesce
+            settings["zero_optimization"],
+            parameters,
+            ranks=ranks,
+            forwards=forwards,
+            backwards=backwards,
+            device=device,
+            coalesce=self.coalesce,
         )
 
 

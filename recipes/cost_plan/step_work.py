@@ -45,26 +45,30 @@ class StepWork:
         return sum(each.num_bytes for each in self.traffic)
 
 
-def step_work(workload: Workload, engine: EngineConfig, ranks: int, flops: FlopsOfChunks, kept_chunks: int) -> StepWork:
+def step_work(
+    workload: Workload, engine: EngineConfig, ranks: int, flops: FlopsOfChunks, *, kept_chunks: int, device: str
+) -> StepWork:
     """The work of a step, averaged over the batches of the workload."""
     own = [_own_chunks(workload.chunk_shapes(lengths), ranks) for lengths in workload.batches]
     steps = len(own)
     forward = sum(flops(shape).forward for shapes in own for shape in shapes) / steps
     backward = sum(flops(shape).backward for shapes in own for shape in shapes) / steps
-    again = sum(flops(shape).forward for shapes in own for shape in shapes[: max(len(shapes) - kept_chunks, 0)])
+    repeated = [shapes[: max(len(shapes) - kept_chunks, 0)] for shapes in own]
+    again = sum(flops(shape).forward for shapes in repeated for shape in shapes) / steps
     chunks = sum(map(len, own)) / steps
+    forwards = chunks + sum(map(len, repeated)) / steps
     options = workload.settings.trainer
     share = ranks if engine.partitions_state else 1
     moved = UPDATE_BYTES * workload.parameters.trainable / share
     traffic = [
-        *engine.traffic(workload.parameters, ranks=ranks, chunks=chunks),
+        *engine.traffic(workload.parameters, ranks=ranks, forwards=forwards, backwards=chunks, device=device),
         *_traffic_of_batch(workload, ranks),
     ]
     return StepWork(
         ranks,
         sum(map(len, workload.batches)) / steps,
         chunks,
-        forward + again / steps,
+        forward + again,
         backward,
         _objective_flops(workload, options.batch_size) / ranks,
         moved,
