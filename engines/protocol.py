@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint.shards import Shard
+from engines.expected_traffic import Traffic
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
-from engines.traffic import Traffic
 
 
 class Engine(Protocol):

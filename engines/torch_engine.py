@@ -28,6 +28,7 @@ from engines.checkpoint.shards import (
 from engines.compilation import compile_in_place, explain_compiler_errors
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
+from engines.expected_traffic import Traffic, all_reduced, num_buckets
 from engines.host_copy import HostCopy
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
@@ -35,7 +36,6 @@ from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, MixedPrecision, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
 from engines.reduction import BUCKET_BYTES, GradientSum
-from engines.traffic import Traffic, all_reduced, num_buckets
 
 
 @dataclass(frozen=True, kw_only=True)

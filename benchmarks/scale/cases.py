@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 WORDS = "time house river green seven music paper north light stone table water window yellow market engine".split()  # noqa: SIM905
-NUM_QUERIES = 400
+WARM_UP = 2  # steps before those that are measured: AdamW makes its state, the loader fills its queue
+NUM_QUERIES = 1000
 NUM_NEGATIVES = 7
 
-EMBEDDER = ["+exp=embedder_infonce", "trainer.list_size=2", "model.max_length=64"]
-RERANKER = ["+exp=reranker_listwise", "trainer.list_size=8", "model.max_length=96"]
-LORA = ["+exp=embedder_infonce_lora", "trainer.list_size=2", "model.max_length=64"]
+MODELS = {
+    "embedder": ["+exp=embedder_infonce", "trainer.list_size=2", "model.max_length=64"],
+    "reranker": ["+exp=reranker_listwise", "trainer.list_size=8", "model.max_length=96"],
+    "LoRA embedder": ["+exp=embedder_infonce_lora", "trainer.list_size=2", "model.max_length=64"],
+}
+BATCHES = {"embedder": (16, 32, 64), "reranker": (4, 8, 16), "LoRA embedder": (16, 32, 64)}
 CASES = {
-    "embedder, 16 queries": [*EMBEDDER, "trainer.batch_size=16", "trainer.token_budget=256"],
-    "embedder, 32 queries": [*EMBEDDER, "trainer.batch_size=32", "trainer.token_budget=256"],
-    "embedder, 64 queries": [*EMBEDDER, "trainer.batch_size=64", "trainer.token_budget=256"],
-    "reranker, 8 queries": [*RERANKER, "trainer.batch_size=8", "trainer.token_budget=256"],
-    "LoRA embedder, 32 queries": [*LORA, "trainer.batch_size=32", "trainer.token_budget=256"],
+    f"{model}, {size} queries": [*MODELS[model], f"trainer.batch_size={size}", "trainer.token_budget=256"]
+    for model, sizes in BATCHES.items()
+    for size in sizes
 }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale.cases import CASES, settings_of, write_texts
+from benchmarks.scale.cases import CASES, WARM_UP, settings_of, write_texts
 from recipes.cost_plan.operations import FlopsOfChunks
 from recipes.cost_plan.step_time import Rates, fit_rates, step_time
 from recipes.cost_plan.step_work import StepWork, step_work
@@ -29,6 +30,7 @@ class Predictions:
             write_texts(texts)
         settings = settings_of(CASES[case], "torch", self.folder)
         workload = build_workload(settings, settings.data.build(), autocast=None)
+        workload = replace(workload, batches=workload.batches[WARM_UP:])
         shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
         return workload, FlopsOfChunks(workload.model, workload.features, shapes)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,13 +15,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale.cases import CASES, settings_of
+from benchmarks.scale.cases import CASES, WARM_UP, settings_of
 from benchmarks.side_by_side import make_trainer
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import keep_freed_memory, return_freed_memory
-
-WARM_UP = 2  # steps before those that are measured: AdamW makes its state, the loader fills its queue
 
 
 def main() -> None:
@@ -63,8 +60,7 @@ def measure(engine: str, folder: Path, overrides: list[str], steps: int) -> dict
         figures["rows"].append(len(batch.sequences))
         figures.setdefault("bytes", []).append(received_bytes() - received)
     trainer.batches.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return figures | {"peak_bytes": peak}
+    return figures
 
 
 def received_bytes() -> int:
@@ -77,16 +73,16 @@ def received_bytes() -> int:
 
 
 def joined(ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of the ranks as one: medians of steps. Ranks share the bytes, and each has its own time."""
+    """The figures of all ranks as one: medians of the steps' times, and the mean of their bytes, which vary with the
+    number of chunks."""
     first = ranks[0]
     return {
         "wall_s": median(first["wall_s"]),
         "cpu_s": median([max(each) for each in zip(*(rank["cpu_s"] for rank in ranks), strict=True)]),
         "mean_cpu_s": median([sum(each) / len(ranks) for each in zip(*(rank["cpu_s"] for rank in ranks), strict=True)]),
-        "bytes_per_rank": median(first["bytes"]) / len(ranks),
+        "bytes_per_rank": sum(first["bytes"]) / len(first["bytes"]) / len(ranks),
         "chunks": first["chunks"],
         "rows": first["rows"],
-        "peak_bytes": max(rank["peak_bytes"] for rank in ranks),
         "cores": len(os.sched_getaffinity(0)),
     }
 

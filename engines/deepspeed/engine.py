@@ -26,17 +26,17 @@ from engines.checkpoint.shards import (
     reset_optimizer,
     restore_schedule,
 )
+from engines.deepspeed.expected_traffic import zero_traffic
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
-from engines.deepspeed.traffic import zero_traffic
 from engines.distributed import process_group
+from engines.expected_traffic import Traffic
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
-from engines.traffic import Traffic
 
 OFFLOADS = ("none", "optimizer", "all")
 

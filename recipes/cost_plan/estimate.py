@@ -1,4 +1,5 @@
-"""The memory that a training run takes on each engine and number of ranks, estimated without weights or training."""
+"""The memory and time that a training run takes on each engine and number of ranks, estimated without weights or
+training."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import gc
 import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -22,6 +23,10 @@ from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
+from recipes.cost_plan.hardware import Assumptions, cpu_rates
+from recipes.cost_plan.operations import FlopsOfChunks
+from recipes.cost_plan.step_time import Rates, StepTime, step_time
+from recipes.cost_plan.step_work import StepWork, step_work
 from recipes.cost_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
@@ -38,27 +43,46 @@ class Machine:
     device: str  # "cpu" or "cuda"
     memory_bytes: float  # of a GPU, or of a node without GPUs
     ranks_per_node: int | None  # None: all of them
+    assumptions: Assumptions = field(default_factory=Assumptions)  # of GPUs and their network
 
     @classmethod
-    def detect(cls, device: str | None, memory_gib: float | None, ranks_per_node: int | None) -> Machine:
+    def detect(
+        cls,
+        device: str | None,
+        memory_gib: float | None,
+        ranks_per_node: int | None,
+        assumptions: Assumptions | None = None,
+    ) -> Machine:
         """This machine, with the options in place of what is detected. Raises ValueError if the size of a GPU is
         unknown."""
+        assumptions = assumptions or Assumptions()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if ranks_per_node is None and device == "cuda":
             ranks_per_node = torch.cuda.device_count() or 8
         if memory_gib is not None:
-            return cls(device, memory_gib * 2**30, ranks_per_node)
+            return cls(device, memory_gib * 2**30, ranks_per_node, assumptions)
         if device == "cpu":
-            return cls(device, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), ranks_per_node)
+            memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+            return cls(device, memory, ranks_per_node, assumptions)
         if not torch.cuda.is_available():
             raise ValueError("--device cuda on a machine without a GPU: give its memory, --memory GIB")
-        return cls(device, float(torch.cuda.get_device_properties(0).total_memory), ranks_per_node)
+        return cls(device, float(torch.cuda.get_device_properties(0).total_memory), ranks_per_node, assumptions)
+
+    def on_a_node(self, ranks: int) -> int:
+        """The ranks of a node, if there are `ranks` in all."""
+        return min(ranks, self.ranks_per_node or ranks)
+
+    def rates(self, ranks: int, precision: str) -> Rates:
+        """The rates of each of `ranks` ranks in a step."""
+        if self.device == "cuda":
+            return self.assumptions.rates(precision)
+        return cpu_rates(self.on_a_node(ranks))
 
     def fits(self, estimate: Estimate) -> bool:
         """Whether the estimate fits. A tenth of a GPU is left to the allocator's fragments and CUDA itself."""
         if self.device == "cuda":
             return estimate.peak <= 0.9 * self.memory_bytes
-        return estimate.peak * min(estimate.ranks, self.ranks_per_node or estimate.ranks) <= self.memory_bytes
+        return estimate.peak * self.on_a_node(estimate.ranks) <= self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -69,8 +93,17 @@ class Plan:
     machine: Machine
     chosen: str  # the engine in the run's settings
     estimates: list[Estimate]
+    steps: list[PlannedStep]  # of each estimate
     process_bytes: dict[str, float]  # memory of a process without a model, by engine
     token_bytes: float  # activations of a kept chunk, per token
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step of rank 0: what it does, and how long that takes."""
+
+    work: StepWork
+    time: StepTime
 
 
 @dataclass(frozen=True)
@@ -222,7 +255,8 @@ def make_plan(
 ) -> Plan:
     """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
     settings = workload.settings
-    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)])
+    shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
+    costs = ChunkCosts(workload, shapes)
     rows, tokens = max((workload.chunk_shapes(lengths)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
     bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
@@ -231,8 +265,20 @@ def make_plan(
         if engine.takes_optimizer(settings.trainer.optimizer)
         for number in ranks
     ]
+    flops = FlopsOfChunks(workload.model, workload.features, shapes)
+    steps = [plan_step(workload, engines[estimate.engine], estimate, flops, machine) for estimate in estimates]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)
-    return Plan(workload, machine, settings.engine.name, estimates, dict(process_bytes), token_bytes)
+    return Plan(workload, machine, settings.engine.name, estimates, steps, dict(process_bytes), token_bytes)
+
+
+def plan_step(
+    workload: Workload, engine: EngineConfig, estimate: Estimate, flops: FlopsOfChunks, machine: Machine
+) -> PlannedStep:
+    """The work and the time of a step that keeps as many chunks as the estimate of its memory."""
+    ranks = estimate.ranks
+    kept = estimate.kept_chunks
+    work = step_work(workload, engine, ranks, flops, kept_chunks=kept, device=machine.device)
+    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), machine.on_a_node(ranks)))
 
 
 def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:

@@ -82,7 +82,7 @@ def fit_rates(works: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
     scale[scale == 0] = 1.0
     fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
     flop_s, busy_s, update_s, byte_s, row_s, step_s = (float(value) for value in fitted / scale)
-    rate, busy = _inverse(byte_s), 1 + busy_s / flop_s
+    rate, busy = _inverse(byte_s), 1 + (busy_s / flop_s if flop_s else 0.0)
     return Rates(_inverse(flop_s), _inverse(update_s), rate, rate, 0.0, 0.0, step_s, row_s, busy, overlaps=False)
 
 

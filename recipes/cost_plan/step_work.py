@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.collate import chunks_of_rank
+from engines.expected_traffic import Traffic, all_gathered
 from engines.memory.state_bytes import FLOAT_BYTES
 from engines.protocol import EngineConfig
-from engines.traffic import Traffic, all_gathered
 from losses.contracts import has_in_batch_negatives
 from recipes.chosen_losses import losses_of
 from recipes.cost_plan.operations import PRODUCT, FlopsOfChunks
 from recipes.cost_plan.shapes import Shape
 from recipes.cost_plan.workload import Workload
 
-TOKEN_BYTES = 8  # of a feature of a token
-ROW_BYTES = 64  # what every rank knows of each row: its length, label, score of a teacher, hashes
+TOKEN_BYTES = 4  # of a feature of a token
+ROW_BYTES = 80  # what every rank knows of each row: its length, label, score of a teacher, hashes, id
 MATRIX_PRODUCTS = 4  # of similarities: in the forward, again in the backward, and those of two gradients
 UPDATE_BYTES = 28  # that AdamW moves per weight: weight, gradient and moments read; weight and moments written
 
@@ -98,7 +98,7 @@ def _traffic_of_batch(workload: Workload, ranks: int) -> list[Traffic]:
     features = len(workload.features) - 1  # beside the mask, which a rank makes itself
     own_tokens = TOKEN_BYTES * features * tokens / ranks
     return [
-        all_gathered("rows", ROW_BYTES * rows, ranks),
+        all_gathered("lists", ROW_BYTES * rows, ranks),
         Traffic("tokens", own_tokens * (ranks - 1) / ranks, 1, 1),
         all_gathered("representations", floats, ranks),
         *([all_gathered("gradients of representations", floats, ranks)] if workload.dimension else []),

@@ -169,8 +169,8 @@ def test_a_run_with_stages_has_a_plan_of_each(
     [
         (["+exp=nope"], "+exp=nope is not a choice"),
         (["--ranks", "0"], "--ranks: 0: numbers of at least 1"),
-        (["--memory", "0"], "--memory: 0: GiB, a number above 0"),
-        (["--memory", "nan"], "--memory: nan: GiB, a number above 0"),
+        (["--memory", "0"], "--memory: 0: a number above 0"),
+        (["--memory", "nan"], "--memory: nan: a number above 0"),
         (["--ranks-per-node", "0"], "--ranks-per-node: 0: a number of at least 1"),
         (["--lr", "3"], "--lr"),
         (["--device", "cuda"], "give its memory, --memory GIB"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engines.expected_traffic import Traffic, all_gathered, all_reduced, num_buckets, reduce_scattered
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
-from engines.traffic import Traffic, all_gathered, all_reduced, num_buckets, reduce_scattered
 
 
 def zero_traffic(
