@@ -27,22 +27,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     arguments = parser.parse_args()
-    from benchmarks.scale.measure import measure
+    from benchmarks.scale.cases import CASES
+    from benchmarks.scale.measure import Job, records, start
     from benchmarks.scale.report import Predictions, table
 
     with tempfile.TemporaryDirectory() as name:
         if arguments.what == "measure":
             for engine in arguments.engines.split(","):
                 for ranks in map(int, arguments.ranks.split(",")):
-                    records = measure(engine, ranks, Path(name), steps=arguments.steps)
+                    job = Job([*CASES], engine, arguments.steps, Path(name))
+                    found = records(job, start(job, ranks))
                     with arguments.output.open("a") as file:
-                        file.writelines(json.dumps(record) + "\n" for record in records)
-                    print(f"{engine} on {ranks} rank(s): {len(records)} runs", flush=True)
+                        file.writelines(json.dumps(record) + "\n" for record in found)
+                    print(f"{engine} on {ranks} rank(s): {len(found)} runs", flush=True)
         else:
-            records = [json.loads(line) for line in arguments.output.read_text().splitlines()]
+            found = [json.loads(line) for line in arguments.output.read_text().splitlines()]
             predictions = Predictions(Path(name))
             for engine in arguments.engines.split(","):
-                own = [record for record in records if record["engine"] == engine]
+                own = [record for record in found if record["engine"] == engine]
                 print("\n".join(table(own, predictions, clock=arguments.clock, fitted=(1, 2))), flush=True)
 
 

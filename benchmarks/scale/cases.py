@@ -23,6 +23,12 @@ CASES = {
     for model, sizes in BATCHES.items()
     for size in sizes
 }
+# One run on two ranks, and one of two that it is compared with.
+SIDES = {
+    f"{model}, {side}": [*MODELS[model], f"trainer.batch_size={size}", "trainer.token_budget=1024"]
+    for model, whole in (("embedder", 64), ("reranker", 16))
+    for side, size in (("together", whole), ("apart", whole // 2))
+}
 
 
 def settings_of(overrides: list[str], engine: str, folder: Path) -> Any:
@@ -32,7 +38,7 @@ def settings_of(overrides: list[str], engine: str, folder: Path) -> Any:
     data = folder / "texts.jsonl"
     places = ["data=file", f"data.path={data}", f"data.cache_dir={folder / 'cache'}", f"output_dir={folder / 'run'}"]
     common = ["logger=none", "trainer.workers=0", "trainer.kept_chunks=1000", "engine.precision=fp32", "resume=none"]
-    return configured([*overrides, f"engine={engine}", *places, *common])
+    return configured([f"engine={engine}", *places, *common, *overrides])
 
 
 def write_texts(file: Path) -> None:

@@ -70,8 +70,8 @@ class Assumptions:
         """The assumptions in one line."""
         network = f"{self.network_gbit:.0f} Gbit/s to other nodes at {self.network_share:.0%}"
         return (
-            f"assumed, not measured: {self.gpu} at {self.product_share:.0%} of its peak; for each GPU {network}, NVLink "
-            f"at {self.nvlink_share:.0%}"
+            f"assumed, not measured: {self.gpu} at {self.product_share:.0%} of its peak; for each GPU {network}, "
+            f"NVLink at {self.nvlink_share:.0%}"
         )
 
 
