@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from torch import Tensor
 from xxhash import xxh3_128_digest
 
 from data.truncation import Truncation
+
+# What every rank knows of a sequence of a step whose tokens are divided over the ranks: the rank that made its tokens,
+# whether they are here, a hash of them, and how many of them the sequences of its list have in common.
+SHARED = np.dtype([("holder", np.int32), ("here", np.bool_), ("content", np.int64, 2), ("prefix", np.int32)])
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -31,12 +36,14 @@ class TokenSequences:
     tokens.
 
     `truncated` [sequences, 2]: the numbers of tokens cut from the query and from the document of each sequence; None if
-    the tokenizer does not count them.
+    the tokenizer does not count them. `shared` [sequences] of dtype SHARED: the tokens are divided over the ranks, and
+    `features` holds those of the sequences that are here; None: it holds all.
     """
 
     features: Mapping[str, np.ndarray]
     lengths: np.ndarray
     truncated: np.ndarray | None = None
+    shared: np.ndarray | None = None
 
     @classmethod
     def from_encoding(cls, encoding: Mapping[str, Sequence[Sequence[int]]]) -> TokenSequences:
@@ -58,37 +65,75 @@ class TokenSequences:
         features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
         lost = [part.truncated for part in parts if part.truncated is not None]
         truncated = np.concatenate(lost) if len(lost) == len(parts) else None
-        return cls(features, np.concatenate([part.lengths for part in parts]), truncated)
+        known = [part.shared for part in parts if part.shared is not None]
+        assert len(known) in (0, len(parts)), "all are divided over the ranks, or none"
+        shared = np.concatenate(known) if known else None
+        return cls(features, np.concatenate([part.lengths for part in parts]), truncated, shared)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The place in `features` where the tokens of each sequence begin, and the last ones end [sequences + 1]. Those
+        that are not here have none."""
+        here = self.lengths if self.shared is None else np.where(self.shared["here"], self.lengths, 0)
+        return np.concatenate([[0], np.cumsum(here, dtype=np.int64)])
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """A hash of all tokens and features of each sequence [sequences, 2] int64. No two sequences of any run share
+        these 128 bits."""
+        if self.shared is not None:
+            return self.shared["content"]
+        tokens = np.stack(list(self.features.values()), axis=1)
+        content = memoryview(tokens.tobytes())
+        places = (self.starts * tokens.itemsize * tokens.shape[1]).tolist()
+        digests = b"".join(xxh3_128_digest(content[start:end]) for start, end in pairwise(places))
+        return np.frombuffer(digests, dtype=np.int64).reshape(-1, 2)
+
     def select(self, chosen: np.ndarray) -> TokenSequences:
         """The sequences of these indices [any], in their order."""
-        lengths = self.lengths[chosen]
-        starts = (np.cumsum(self.lengths) - self.lengths)[chosen]
-        before = np.cumsum(lengths) - lengths
-        tokens = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+        starts = self.starts[:-1][chosen]
+        here = self.starts[1:][chosen] - starts
+        before = np.cumsum(here) - here
+        tokens = np.repeat(starts - before, here) + np.arange(int(here.sum()))
         features = {name: values[tokens] for name, values in self.features.items()}
-        return TokenSequences(features, lengths, None if self.truncated is None else self.truncated[chosen])
+        truncated = None if self.truncated is None else self.truncated[chosen]
+        return TokenSequences(
+            features, self.lengths[chosen], truncated, None if self.shared is None else self.shared[chosen]
+        )
 
     def repeats(self, kinds: np.ndarray | None = None) -> Repeats | None:
         """Which sequences are equal, in every feature of every token; None if all differ. `kinds` [sequences]: those
         of two kinds count as different."""
-        tokens = np.stack(list(self.features.values()), axis=1)
-        content = memoryview(tokens.tobytes())
-        ends = (np.cumsum(self.lengths, dtype=np.int64) * tokens.itemsize * tokens.shape[1]).tolist()
         of_kind = [0] * len(self) if kinds is None else kinds.tolist()
-        known: dict[bytes, int] = {}  # 128-bit hashes: no two sequences of any run share one
+        known: dict[tuple[int, ...], int] = {}
         place: list[int] = []
         first: list[int] = []
-        start = 0
-        for index, (kind, end) in enumerate(zip(of_kind, ends, strict=True)):
-            place.append(known.setdefault(xxh3_128_digest(content[start:end], kind), len(first)))
+        for index, key in enumerate(zip(of_kind, *self.contents.T.tolist(), strict=True)):
+            place.append(known.setdefault(key, len(first)))
             if place[-1] == len(first):
                 first.append(index)
-            start = end
         return None if len(first) == len(self) else Repeats(np.array(first), np.array(place))
+
+    def common_prefixes(self, sizes: Sequence[int]) -> list[int]:
+        """The number of first tokens that all sequences of a list have in common, at most one less than the shortest
+        has; 0 if it has no sequences. `sizes`: the number of sequences of each list, in their order."""
+        firsts = (np.cumsum(sizes) - sizes).tolist()
+        if self.shared is not None:
+            return [int(self.shared["prefix"][first]) if size else 0 for first, size in zip(firsts, sizes, strict=True)]
+        tokens, starts = self.features["input_ids"], self.starts.tolist()
+        rows = [tokens[start:end] for start, end in pairwise(starts)]
+        return [_common_prefix(rows[first : first + size]) for first, size in zip(firsts, sizes, strict=True)]
+
+
+def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
+    length = min(map(len, sequences), default=1) - 1
+    for sequence in sequences[1:]:
+        differing = np.flatnonzero(sequence[:length] != sequences[0][:length])
+        length = int(differing[0]) if len(differing) else length
+    return length
 
 
 @dataclass(frozen=True)

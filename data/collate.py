@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import TokenSequences
+from data.batch import Repeats, TokenSequences
 
 UNPACKED = 2  # how much larger than the token budget a packed chunk may be with its padding
 
@@ -29,9 +29,10 @@ class Collator:
     padding: Mapping[str, int]
     token_budget: int
 
-    def of_lists(self, sequences: TokenSequences, sizes: Sequence[int]) -> Collator:
+    def of_lists(self, sequences: TokenSequences, sizes: Sequence[int], repeats: Repeats | None = None) -> Collator:
         """The collator of these sequences, which come list after list, list i having `sizes[i]`: this one, if its
-        layout does not depend on the lists."""
+        layout does not depend on the lists. `repeats`: only the first of equal ones run, and the collator counts these
+        alone."""
         return self
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -79,7 +80,7 @@ def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, 
     """Make int64 tensors [chosen, longest] of the chosen sequences, right-padded with `padding[name]` (default 0), and
     their `attention_mask`."""
     lengths = sequences.lengths[list(chosen)]
-    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])[list(chosen)]
+    starts = sequences.starts[list(chosen)]
     mask = np.arange(lengths.max())[None, :] < lengths[:, None]
     batch = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
     for name, values in sequences.features.items():

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engines.distributed.traffic import counted, reduced
+
 BUCKET_BYTES = 25 * 2**20  # of gradients per all-reduce: enough for full bandwidth, and the first one starts early
 ALIGNMENT = 16  # bytes: what fused kernels load at once
 
@@ -42,8 +44,11 @@ class GradientSum:
         """Sum what is left after the last backward. The gradients are those of all ranks from now on."""
         self._missing = [0] * len(self.buckets)
         self._sum_complete()
-        for work in self._works:
-            work.wait()  # on a GPU the stream waits, not the host
+        nbytes = sum(flat.nbytes for flat in self._flat)
+        # The time is that which the backward has not hidden.
+        with counted("gradients", **reduced(nbytes), device=self._flat[0].device):
+            for work in self._works:
+                work.wait()  # on a GPU the stream waits, not the host
         self._missing, self._works = [], []
 
     def release(self) -> None:

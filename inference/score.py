@@ -14,6 +14,7 @@ from data.progress import Progress, show_progress
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
+from inference.own_tokens import fetch_own_tokens
 from inference.runner import Runner, evaluation_mode
 from models.row_lengths import lengths_are_known
 
@@ -53,7 +54,9 @@ def represent_sequences(
     sequence more and drops the result: ZeRO-3 gathers weights in every forward, so all ranks must make the same number.
     """
     assert len(sequences), "nothing to score"
-    own = chunks_of_rank(collator.plan(sequences.lengths.tolist()), rank(), world_size())
+    chunks = collator.plan(sequences.lengths.tolist())
+    own = chunks_of_rank(chunks, rank(), world_size())
+    sequences = fetch_own_tokens(sequences, chunks, spare=0)
     what = share_of("encoding" if names == ["embedding"] else "scoring")
     outputs = list(run_chunks(runner, sequences, collator, show_progress(own, what, len(own)), names))
     indices = [index for chunk in own for index in chunk]
@@ -72,11 +75,10 @@ def represent_distinct(
     """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences.
     `sizes`: the number of sequences of each list, in their order; None: every sequence is a list of its own."""
     repeats = sequences.repeats()
-    sizes = [1] * len(sequences) if sizes is None else sizes
+    collator = collator.of_lists(sequences, [1] * len(sequences) if sizes is None else sizes, repeats)
     if repeats is None:
-        return represent_sequences(runner, sequences, collator.of_lists(sequences, sizes), names)
-    distinct = sequences.select(repeats.first)
-    found = represent_sequences(runner, distinct, collator.of_lists(distinct, repeats.sizes(sizes)), names)
+        return represent_sequences(runner, sequences, collator, names)
+    found = represent_sequences(runner, sequences.select(repeats.first), collator, names)
     return {name: repeats.expand(values) for name, values in found.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import TokenSequences, to_device
+from data.batch import Repeats, TokenSequences, to_device
 from data.collate import Collator, plan_chunks
 from inference.runner import Runner, row_collator
 from inference.score import score_sequences
@@ -59,9 +59,16 @@ class SharedPrefixCollator(Collator):
 
     packs: tuple[Pack, ...] = ()
 
-    def of_lists(self, sequences: TokenSequences, sizes: Sequence[int]) -> SharedPrefixCollator:
+    def of_lists(
+        self, sequences: TokenSequences, sizes: Sequence[int], repeats: Repeats | None = None
+    ) -> SharedPrefixCollator:
         assert sum(sizes) == len(sequences), "the lists hold all sequences"
-        return replace(self, packs=tuple(plan_packs(sequences, sizes, min(PACK_TOKENS, self.token_budget))))
+        # That of the whole list, also if some of its sequences run elsewhere: all ranks know it.
+        prefixes, lengths = sequences.common_prefixes(sizes), sequences.lengths
+        if repeats is not None:
+            lengths, sizes = lengths[repeats.first], repeats.sizes(sizes)
+        packs = plan_packs(lengths.tolist(), sizes, prefixes, min(PACK_TOKENS, self.token_budget))
+        return replace(self, packs=tuple(packs))
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
         chunks = plan_chunks([pack.length(lengths) for pack in self.packs], self.token_budget)
@@ -95,20 +102,18 @@ class SharedPrefixCollator(Collator):
         return [Pack(self.packs[position].prefix, own) for position, own in by_pack.items()]
 
 
-def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> Iterator[Pack]:
-    """Divide the lists into packs of at most `limit` tokens (or of one sequence, if that one is longer)."""
-    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
-    tokens = sequences.features["input_ids"]
+def plan_packs(lengths: Sequence[int], sizes: Sequence[int], prefixes: Sequence[int], limit: int) -> Iterator[Pack]:
+    """Divide lists, list i of `sizes[i]` sequences whose first `prefixes[i]` tokens are the same, into packs of at most
+    `limit` tokens (or of one sequence, if that one is longer)."""
     first = 0
-    for size in sizes:
+    for size, prefix in zip(sizes, prefixes, strict=True):
         own = list(range(first, first + size))
         first += size
         if not own:
             continue
-        prefix = _common_prefix([tokens[starts[index] : starts[index + 1]] for index in own])
-        pack, length = [own[0]], int(sequences.lengths[own[0]])
+        pack, length = [own[0]], lengths[own[0]]
         for index in own[1:]:
-            more = int(sequences.lengths[index]) - prefix
+            more = lengths[index] - prefix
             if length + more > limit:
                 yield Pack(prefix, pack)
                 pack, length = [], prefix
@@ -117,21 +122,11 @@ def plan_packs(sequences: TokenSequences, sizes: Sequence[int], limit: int) -> I
         yield Pack(prefix, pack)
 
 
-def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
-    """The length of the common prefix of all sequences, at most one token less than the shortest."""
-    length = min(map(len, sequences)) - 1
-    for sequence in sequences[1:]:
-        differing = np.flatnonzero(sequence[:length] != sequences[0][:length])
-        length = int(differing[0]) if len(differing) else length
-    return length
-
-
 def pack_features(sequences: TokenSequences, packs: Sequence[Pack], padding: int) -> dict[str, Tensor]:
     """Make int64 tensors [packs, longest pack], right-padded: input_ids, attention_mask, position_ids, segment_ids (0
     for the prefix, 1, 2, ... for the rest of each sequence). And `ends` [packs, most sequences]: the position of the
     last token of each sequence, -1 beyond the pack's sequences. And what attention needs (`attention_features`)."""
-    starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
-    tokens = sequences.features["input_ids"]
+    starts, tokens = sequences.starts, sequences.features["input_ids"]
     ids, positions, segments, ends, lengths = [], [], [], [], []
     for pack in packs:
         spans = [tokens[starts[index] : starts[index + 1]] for index in pack.sequences]

@@ -8,21 +8,22 @@
 
 Further inputs are passed by keyword: the fields of `LossInputs` that the loss names in `inputs`, and of those in
 `optional_inputs` the ones that the run has. docs/losses.md lists them ("Further inputs").
+
+On several ranks a loss that is `sharded` computes the terms of a rank's own lists, and gets `share` to make the whole
+of them (losses/math/share.py). Any other loss gets the lists of all ranks, and every rank computes all of it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from losses.math.similarity import DOT, Similarity
-
-Statistics = dict[str, Tensor]
+from losses.inputs import LossInputs, Statistics
+from losses.math.share import ALONE, Share, mean_over_lists
 
 # What a loss may need of the data. `data_requirements` of a loss and `available` of a collection use these names.
 REQUIREMENTS = {
@@ -55,56 +56,6 @@ OUTPUT_OF_INPUT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossInputs:
-    """The inputs of a loss for one global step: Q candidate lists, padded to n documents.
-
-    A cross-encoder gives `scores`. A bi-encoder gives `queries` and `documents`, which `similarity` compares without
-    further normalisation (a model that compares by cosine gives them unit length). Values at padding are ignored.
-    """
-
-    labels: Tensor  # [Q, n] relevance, 0 = not relevant
-    mask: Tensor  # [Q, n] bool, False at padding
-    scores: Tensor | None = None  # [Q, n]
-    logsumexp: Tensor | None = None  # [Q, n] logsumexp of an LLM's logits over its vocabulary, minus its logit of "no"
-    queries: Tensor | None = None  # [Q, dim]
-    documents: Tensor | None = None  # [Q, n, dim]
-    similarity: Similarity = DOT  # the model's similarity of queries and documents
-    query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
-    document_layers: Tensor | None = None  # [Q, n, layers, dim]
-    query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
-    document_hashes: Tensor | None = None  # [Q, n] int64
-    never_negatives: Tensor | None = None  # [any, 2] int64: a list, and the hash of a text that is no negative of it
-    isolated: Tensor | None = None  # [Q] bool: a list that is compared with no other; None: there is none
-    weights: Tensor | None = None  # [Q] weight of each list; None: 1
-    teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none
-    reference_scores: Tensor | None = None  # [Q, n] scores of the frozen model that training started from
-    reference_logsumexp: Tensor | None = None  # [Q, n] logsumexp of the same model
-    teacher_deviation: Tensor | None = None  # scalar: the standard deviation of the teacher's scores
-    teacher_queries: Tensor | None = None  # [Q, any] embeddings of a teacher
-    teacher_documents: Tensor | None = None  # [Q, n, any]
-    projected_queries: Tensor | None = None  # [Q, any] embeddings, projected to the teacher's dimension by the model
-    projected_documents: Tensor | None = None  # [Q, n, any]
-    guide_queries: Tensor | None = None  # [Q, any] embeddings of a guide model (GIST)
-    guide_documents: Tensor | None = None  # [Q, n, any]
-    int8_ranges: Mapping[int, Tensor] | None = None  # {dim: [2, dim] lowest and highest values of documents so far}
-    scale: Tensor | None = None  # scalar: the model's 1 / temperature, learned or fixed
-    bias: Tensor | None = None  # scalar: the model's bias, learned with the scale (SigLIP)
-    step: int = 0  # the optimizer step, from 1
-    progress: float = 0.0  # fraction of the training that is done, 0 to 1
-    seed: int = 0  # random draws inside a loss depend on (seed, step) only: the same on every rank
-
-    def list_scores(self) -> Tensor:
-        """Return [Q, n]: `scores`, or each query's similarity to the documents of its list, times `scale`."""
-        if self.scores is not None:
-            return self.scores
-        assert self.queries is not None
-        assert self.documents is not None
-        documents = self.documents.masked_fill(~self.mask.unsqueeze(-1), 0.0)
-        similarities = self.similarity.pairs(self.queries, documents)
-        return similarities if self.scale is None else similarities * self.scale
-
-
 class Loss(ABC):
     """What every loss declares. Subclasses are frozen dataclasses that hold the options."""
 
@@ -112,6 +63,8 @@ class Loss(ABC):
     compares_embeddings: ClassVar[bool] = False  # True: scores alone (a cross-encoder's) are not enough
     samples_actions: ClassVar[bool] = False  # True: a policy, which has `sample` and is trained by trainer=grpo
     gives_probabilities: ClassVar[bool] = False  # True: it makes the sigmoid of a score a probability
+    # Whether `__call__` computes the part of one rank and takes `share`: it is set where `__call__` is defined.
+    sharded: ClassVar[bool] = False
 
     temperature: float | None = 1.0  # scores are divided by it; None: the model's temperature is used
 
@@ -187,8 +140,20 @@ class ListLoss(Loss):
         A list that is not valid (empty, or without anything to compare) may have any *finite* value.
         """
 
+    @property
+    def sharded(self) -> bool:  # type: ignore[override]
+        """Whether a rank computes its own lists alone."""
+        return not self.depends_on_other_lists
+
     def __call__(
-        self, scores: Tensor, labels: Tensor, mask: Tensor, *, weights: Tensor | None = None, **inputs: Tensor
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        *,
+        weights: Tensor | None = None,
+        share: Share = ALONE,
+        **inputs: Tensor,
     ) -> Tensor:
         """scores, labels, mask [..., n], weights [...] -> scalar."""
         found = self.per_list(scores, labels, mask, **inputs)
@@ -197,13 +162,14 @@ class ListLoss(Loss):
                 f"loss {type(self).__name__}: per_list returns two tensors of the shape {list(mask.shape[:-1])}, the "
                 "loss of each list and whether it is valid (bool)"
             )
-        return mean_over_lists(*found, weights)
+        return mean_over_lists(*found, weights, share)
 
 
 class MatrixLoss(Loss):
     """A loss of the embeddings of a whole batch: documents of one list may be negatives of another.
 
-    A loss that supports any similarity names "similarity" in its `inputs`.
+    A loss that supports any similarity names "similarity" in its `inputs`. One that is `sharded` gets the lists of a
+    rank and its `share`; `losses.math.in_batch.InBatch` compares them with the texts of all ranks.
     """
 
     contract: ClassVar[str] = "matrix"
@@ -250,13 +216,20 @@ class WrapperLoss(Loss):
 def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
     """Call a loss of any contract with its inputs. Return the scalar, and detached statistics by name.
 
+    On several ranks, with inputs that are of one rank's lists, all ranks call it together. The value is that of the
+    whole step; its gradient is the one for the lists of this rank.
+
     Raises ValueError if one of its inputs is missing.
     """
+    if not (loss_inputs.share.is_whole or is_sharded(loss)):
+        loss_inputs = whole_inputs(loss, loss_inputs)
     if loss.contract == "wrapper":
         return loss(loss_inputs)
     inputs = select_inputs(loss, loss_inputs)
     if loss_inputs.weights is not None:
         inputs["weights"] = loss_inputs.weights
+    if not loss_inputs.share.is_whole:
+        inputs["share"] = loss_inputs.share
     if loss.contract == "list":
         result = loss(loss_inputs.list_scores(), loss_inputs.labels, loss_inputs.mask, **inputs)
     else:
@@ -266,6 +239,33 @@ def compute_loss(loss: Any, loss_inputs: LossInputs) -> tuple[Tensor, Statistics
         found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"loss {type(loss).__name__} returns a scalar tensor, found {found}")
     return value, statistics
+
+
+def is_sharded(loss: Any, method: str = "__call__") -> bool:
+    """Whether a rank computes its own part of the loss. A class that overrides `method` must say so again."""
+    for kind in type(loss).__mro__:
+        if "sharded" in vars(kind):
+            return bool(loss.sharded)
+        if method in vars(kind):
+            return False
+    return False
+
+
+def whole_losses(loss: Any) -> list[Any]:
+    """The losses, of this one and those inside it, that every rank computes for the lists of all ranks."""
+    if not is_sharded(loss):
+        return [loss]
+    return [each for inner in getattr(loss, "losses", ()) for each in whole_losses(inner)]
+
+
+def whole_inputs(loss: Any, loss_inputs: LossInputs) -> LossInputs:
+    """The inputs of all ranks that a loss reads."""
+    if loss.contract == "wrapper":
+        return loss_inputs.whole()
+    read = {*input_names(loss), *getattr(loss, "optional_inputs", ())}
+    if loss.contract == "list":
+        return replace(loss_inputs, scores=loss_inputs.list_scores()).whole({"scores", *read})
+    return loss_inputs.whole({"queries", "documents", *read})
 
 
 def select_inputs(loss: Any, loss_inputs: LossInputs) -> dict[str, Any]:
@@ -382,18 +382,3 @@ def missing_requirements(loss: Any, available: Collection[str]) -> list[str]:
     """Return what `loss` needs and the data does not give, names of REQUIREMENTS."""
     required = requirements(loss)
     return [need for need in REQUIREMENTS if need in required and need not in available]
-
-
-def mean_over_lists(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the sum of weight * value over the valid lists, divided by their number; 0 if no list is valid.
-
-    The sum is not divided by the sum of the weights: so lists of small weight make a small step, and a list's gradient
-    does not depend on the weights of others.
-
-    Args:
-        values: [...] finite loss per list.
-        valid: [...] bool, whether the list is part of the mean.
-        weights: [...] or None for 1.
-    """
-    weighted = values if weights is None else values * weights.to(values.dtype)
-    return weighted.where(valid, torch.zeros_like(weighted)).sum() / valid.sum().clamp(min=1)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_positive
-from losses.math.masking import at_least_float32, on_host, rows_where
+from losses.math.masking import at_least_float32
+from losses.math.share import ALONE, Share, host_values
 from losses.math.similarity import DOT, Similarity
 
 
@@ -30,6 +31,7 @@ class CoSENT(MatrixLoss):
     """
 
     data_requirements: ClassVar[tuple[str, ...]] = ("levels",)
+    sharded: ClassVar[bool] = True
 
     temperature: float | None = 0.05
 
@@ -50,21 +52,28 @@ class CoSENT(MatrixLoss):
         *,
         weights: Tensor | None = None,
         similarity: Similarity = DOT,
+        share: Share = ALONE,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        list_index = on_host(mask).nonzero()[:, 0].to(mask.device, non_blocking=True)
-        queries, documents = at_least_float32(queries)[list_index], at_least_float32(rows_where(documents, mask))
-        similarities = self.compare(queries, documents, similarity) * scale
+        documents = at_least_float32(documents).masked_fill(~mask.unsqueeze(-1), 0.0)
+        own = self.compare(at_least_float32(queries).unsqueeze(1).expand_as(documents), documents, similarity) * scale
+        # A number per pair: every rank has those of all ranks, and orders them.
+        on_cpu = host_values(mask, share)
+        places = on_cpu.flatten().nonzero().squeeze(1).to(mask.device, non_blocking=True)
+        similarities = share.gather(own).flatten()[places]
         log_weights = torch.zeros_like(similarities)
         if weights is not None:
-            weights = weights.to(similarities.dtype).clamp(min=torch.finfo(similarities.dtype).tiny)
-            log_weights = weights.log()[list_index]
-        return log_misordered(similarities, rows_where(labels, mask), log_weights)
+            of_lists = share.whole(weights).to(mask.device, similarities.dtype, non_blocking=True)
+            of_lists = of_lists.clamp(min=torch.finfo(similarities.dtype).tiny)
+            list_index = on_cpu.nonzero()[:, 0].to(mask.device, non_blocking=True)
+            log_weights = of_lists.log()[list_index]
+        of_pairs = host_values(labels, share)[on_cpu].to(mask.device, non_blocking=True)
+        return log_misordered(similarities, of_pairs, log_weights)
 
     def compare(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
-        """queries, documents: [M, dim], the two sides of M pairs -> [M], their similarities."""
+        """queries, documents: [..., dim], the two sides of pairs -> [...], their similarities."""
         return similarity.aligned(queries, documents)
 
 

@@ -8,11 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from losses.contracts import MatrixLoss, mean_over_lists
+from losses.contracts import MatrixLoss
 from losses.math.checks import check_one_of
 from losses.math.in_batch import InBatch
-from losses.math.masking import at_least_float32
+from losses.math.masking import at_least_float32, rows_where
+from losses.math.share import ALONE, Share, mean_over_lists
 from losses.math.similarity import DOT, Similarity
+from losses.math.tiles import Tile
 
 TARGETS = ("embeddings", "similarities")
 DISTANCES = ("cosine", "squared")
@@ -38,6 +40,8 @@ class EmbeddingDistillation(MatrixLoss):
     Use: a teacher that is an embedding model.
     Cost: d for each text; with target=similarities Q D d for D documents in the step, memory (Q + D) d.
     """
+
+    sharded: ClassVar[bool] = True
 
     target: str = "embeddings"
     distance: str = "cosine"
@@ -84,6 +88,7 @@ class EmbeddingDistillation(MatrixLoss):
         projected_queries: Tensor | None = None,
         projected_documents: Tensor | None = None,
         similarity: Similarity = DOT,
+        share: Share = ALONE,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], mask [Q, n], the teacher's and the projected ones likewise, with
         dimensions of their own -> scalar.
@@ -91,8 +96,8 @@ class EmbeddingDistillation(MatrixLoss):
         Raises ValueError if the dimensions differ and there is no projection.
         """
         if self.target == "similarities":
-            in_batch = InBatch.from_lists(queries, documents, labels, mask, similarity)
-            return _distance_of_rows(in_batch, teacher_queries, teacher_documents[mask], weights)
+            batch = InBatch.from_lists(queries, documents, labels, mask, similarity, share=share)
+            return _distance_of_rows(batch, teacher_queries, rows_where(teacher_documents, mask), weights)
         own_queries = queries if projected_queries is None else projected_queries
         own_documents = documents if projected_documents is None else projected_documents
         check_dimensions(own_queries.shape[-1], teacher_queries.shape[-1])
@@ -107,7 +112,7 @@ class EmbeddingDistillation(MatrixLoss):
             distances = self._distance(own, targets)
             total = total + distances.masked_fill(~mask, 0.0).sum(dim=-1)
             count = count + mask.sum(dim=-1)
-        return mean_over_lists(total / count.clamp(min=1), mask.any(dim=-1), weights)
+        return mean_over_lists(total / count.clamp(min=1), mask.any(dim=-1), weights, share)
 
     def _distance(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
         """embeddings, teacher: [..., dim] -> [...]."""
@@ -126,16 +131,21 @@ def check_dimensions(student: int, teacher: int) -> None:
         )
 
 
-def _distance_of_rows(in_batch: InBatch, queries: Tensor, documents: Tensor, weights: Tensor | None) -> Tensor:
+def _distance_of_rows(batch: InBatch, queries: Tensor, documents: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over queries of 1 - cosine of their rows in the matrices of the student and of the teacher, whose
-    embeddings `queries` [Q, any] and `documents` [D, any] are compared by their dot product."""
-    queries, documents = at_least_float32(queries), at_least_float32(documents)
+    embeddings of own lists `queries` [L, any] and `documents` [own, any] are compared by their dot product."""
+    rows = {"student": batch.queries, "teacher": at_least_float32(queries)}
 
-    def distance(rows: Tensor) -> Tensor:
-        return 1 - _cosine(in_batch.similarities(rows), queries[rows] @ documents.T)
+    def products(tile: Tile) -> tuple[Tensor, ...]:
+        own = batch.similarity.matrix(tile.rows["student"], tile.columns["text"])
+        target = tile.rows["teacher"] @ tile.columns["guide"].T
+        return tuple(values.sum(dim=-1) for values in (own * target, own.square(), target.square()))
 
-    values = in_batch.compute_in_blocks(distance, len(queries), 2 * len(documents))
-    return mean_over_lists(values, in_batch.has_documents, weights)
+    found = batch.over_tiles(products, rows, "doc", guide=at_least_float32(documents), negatives=False)
+    product, *squares = (value.sum(dim=0) for value in found)
+    lengths = [square.clamp(min=SMALLEST_SQUARE).sqrt() for square in squares]
+    values = 1 - product / lengths[0] / lengths[1]
+    return mean_over_lists(values, batch.has_documents[batch.own_queries], weights, batch.share)
 
 
 def _cosine(left: Tensor, right: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +15,9 @@ from losses.contracts import MatrixLoss
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
 from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
 from losses.math.masking import rows_where
+from losses.math.share import ALONE, Share
 from losses.math.similarity import COSINE, DOT, Similarity
+from losses.math.tiles import Tile
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 
@@ -66,6 +71,8 @@ class InfoNCE(MatrixLoss):
     Raises:
         ValueError: options that have no meaning, alone or together.
     """
+
+    sharded: ClassVar[bool] = True
 
     temperature: float | None = 0.05
     directions: tuple[str, ...] = ("query_to_doc",)
@@ -153,6 +160,7 @@ class InfoNCE(MatrixLoss):
         *,
         weights: Tensor | None = None,
         similarity: Similarity = DOT,
+        share: Share = ALONE,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
@@ -163,70 +171,98 @@ class InfoNCE(MatrixLoss):
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
         batch = InBatch.from_lists(
-            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), share=share, **texts
         )
-        scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        guide = None
-        if self.guide_margin is not None:
-            guide = (
-                COSINE.comparable(inputs["guide_queries"].float()),
-                COSINE.comparable(rows_where(inputs["guide_documents"], mask).float()),
-            )
-        sizes = {"query": len(batch.queries), "doc": len(batch.documents)}
-        num_columns = sum(sizes[direction.rpartition("_")[2]] for direction in self.directions)
-        values = batch.compute_in_blocks(
-            lambda rows: self._pair_losses(batch, rows, scale, guide), len(batch.pair_queries), num_columns
-        )
-        return batch.mean_over_queries(values, weights)
+        rows, guides = self._rows(batch, mask, inputs)
+        scalars = {"scale": inputs["scale"]} if self.temperature is None else {}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for role in ("query", "doc"):
+            if directions := [direction for direction in self.directions if direction.endswith(role)]:
+                values = batch.over_tiles(
+                    partial(self._tile, batch, directions),
+                    rows,
+                    role,
+                    scalars,
+                    in_batch=self.in_batch,
+                    guide=guides.get(role),
+                )
+                found |= dict(zip(directions, zip(values[::2], values[1::2], strict=True), strict=True))
+        sums = torch.stack([found[direction][0].logsumexp(dim=0) for direction in self.directions])
+        any_negative = torch.stack([found[direction][1].amax(dim=0) > 0 for direction in self.directions])
+        return batch.mean_over_queries(self._pair_losses(batch, sums, any_negative), weights)
 
-    def _pair_losses(
-        self, batch: InBatch, rows: Tensor, scale: Tensor | float, guide: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """rows [B] int64, indices of pairs -> [B], their losses."""
-        query, document = batch.pair_queries[rows], batch.pair_documents[rows]
-        pairs = PairSimilarities(batch.similarity, batch.queries, batch.documents, query, document)
-        guides = guide and PairSimilarities(COSINE, *guide, query, document)
-        positive = self._with_positive_margin(pairs)
-        own = batch.in_own_list(pairs.query)
-        log_sums, any_negative = [], []
-        for direction in self.directions:
-            similarities = pairs.to_all(direction)
+    def _rows(
+        self, batch: InBatch, mask: Tensor, inputs: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What belongs to each pair of this rank [P, ...], by name; and the embeddings of the guide by role, if there
+        is one."""
+        query, document = batch.queries[batch.pair_queries], batch.documents[batch.pair_documents]
+        similarity = batch.similarity.aligned(query, document)
+        sources = {direction.partition("_")[0] for direction in self.directions}
+        rows = {role: rows for role, rows in {"query": query, "doc": document}.items() if role in sources}
+        rows["similarity"] = similarity.detach()
+        rows["positive"] = self._with_positive_margin(similarity, query, document)
+        if self.guide_margin is None:
+            return rows, {}
+        guides = {
+            "query": COSINE.comparable(inputs["guide_queries"].float()),
+            "doc": COSINE.comparable(rows_where(inputs["guide_documents"], mask).float()),
+        }
+        rows["guide_query"], rows["guide_doc"] = (
+            guides["query"][batch.pair_queries],
+            guides["doc"][batch.pair_documents],
+        )
+        rows["guide"] = COSINE.aligned(rows["guide_query"], rows["guide_doc"])
+        return rows, guides
+
+    def _tile(self, batch: InBatch, directions: Sequence[str], tile: Tile) -> tuple[Tensor, ...]:
+        """Of each direction, log of the sum of e^{negative - positive} over the columns of a tile, and whether there is
+        any negative: [R] both."""
+        query = batch.own_queries[batch.pair_queries[tile.row]]
+        document = batch.own_documents[batch.pair_documents[tile.row]]
+        scale = tile.scalars["scale"] if self.temperature is None else 1 / self.temperature
+        found = []
+        for direction in directions:
+            source = direction.partition("_")[0]
+            similarities = batch.similarity.matrix(tile.rows[source], tile.columns["text"])
             if direction.endswith("query"):
-                negative = batch.negative_queries(pairs.document)
+                negative = batch.negative_queries(document, tile.column)
             else:
-                negative = batch.negative_documents(pairs.query, self.in_batch)
-                negative &= ~own | (direction == "query_to_doc")
+                negative = batch.negative_documents(query, tile.column, self.in_batch)
+                if direction == "doc_to_doc":
+                    negative &= ~batch.in_own_list(query, tile.column)
             if self.margin is not None:
-                negative &= similarities <= max_negative(pairs.positive, self.margin, self.margin_strategy)
-            if guides and self.guide_margin is not None:
-                highest = max_negative(guides.positive, -self.guide_margin, self.guide_margin_strategy)
-                negative &= guides.to_all(direction) <= highest
-            logits = (similarities - positive.unsqueeze(1)) * scale
+                negative &= similarities <= max_negative(tile.rows["similarity"], self.margin, self.margin_strategy)
+            if self.guide_margin is not None:
+                highest = max_negative(tile.rows["guide"], -self.guide_margin, self.guide_margin_strategy)
+                negative &= COSINE.matrix(tile.rows[f"guide_{source}"], tile.columns["guide"]) <= highest
+            logits = (similarities - tile.rows["positive"].unsqueeze(1)) * scale
             if direction == "query_to_doc" and self.hardness_mode:
-                logits = logits + self._hardness(similarities, own)
+                logits = logits + self._hardness(similarities, batch.in_own_list(query, tile.column))
             logits = logits.masked_fill(~negative, torch.finfo(logits.dtype).min)
-            log_sums.append(logits.logsumexp(dim=1))
-            any_negative.append(negative.any(dim=1))
-        sums, found = torch.stack(log_sums), torch.stack(any_negative)
+            found += [logits.logsumexp(dim=1), negative.any(dim=1).to(logits.dtype)]
+        return tuple(found)
+
+    def _pair_losses(self, batch: InBatch, sums: Tensor, found: Tensor) -> Tensor:
+        """sums, found: [directions, P], as `_combine` takes them -> [P], the loss of each pair."""
         values = self._combine(sums, found)
         if not batch.any_isolated or "query_to_doc" not in self.directions:
             return values
         # The other directions compare with other lists: an isolated list has none of them in its softmax or mean.
         first = [self.directions.index("query_to_doc")]
         alone = replace(self, directions=("query_to_doc",))._combine(sums[first], found[first])
-        return torch.where(batch.isolated[query], alone, values)
+        return torch.where(batch.isolated[batch.own_queries[batch.pair_queries]], alone, values)
 
     def _hardness(self, similarities: Tensor, own: Tensor) -> Tensor:
         weighted = {"hard_negatives": own, "in_batch_negatives": ~own, "all_negatives": torch.ones_like(own)}
         return self.hardness_strength * similarities.detach() * weighted[self.hardness_mode or ""]
 
-    def _with_positive_margin(self, pairs: PairSimilarities) -> Tensor:
-        """Return the similarities of the positives with `positive_margin` applied, [B]."""
-        positive = pairs.positive
+    def _with_positive_margin(self, positive: Tensor, queries: Tensor, documents: Tensor) -> Tensor:
+        """Return the similarities [P] of pairs of `queries` and `documents` [P, dim] with `positive_margin` applied."""
         if self.positive_margin_form == "cosface" or self.positive_margin == 0:
             return positive - self.positive_margin
         sin, cos = math.sin(self.positive_margin), math.cos(self.positive_margin)
-        squares = pairs.queries[pairs.query].square().sum(-1) * pairs.documents[pairs.document].square().sum(-1)
+        squares = queries.square().sum(-1) * documents.square().sum(-1)
         tiny = torch.finfo(squares.dtype).tiny
         other = (squares - positive.square()).clamp(min=tiny).sqrt()  # |q||p| sin(theta)
         norms = squares.clamp(min=tiny).sqrt()
@@ -235,9 +271,9 @@ class InfoNCE(MatrixLoss):
         )
 
     def _combine(self, log_sums: Tensor, any_negative: Tensor) -> Tensor:
-        """Combine the directions to the loss of each pair, [B].
+        """Combine the directions to the loss of each pair, [P].
 
-        log_sums: [directions, B], log of the sum of e^{negative - positive}; any_negative: [directions, B] bool.
+        log_sums: [directions, P], log of the sum of e^{negative - positive}; any_negative: [directions, P] bool.
         """
         if self.partition_mode == "joint":
             log_sums, any_negative = log_sums.logsumexp(dim=0, keepdim=True), any_negative.any(dim=0, keepdim=True)
@@ -249,29 +285,7 @@ class InfoNCE(MatrixLoss):
         return log_sums.where(any_negative, torch.zeros_like(log_sums)).mean(dim=0)
 
 
-@dataclass(frozen=True)
-class PairSimilarities:
-    """The similarities of the queries and documents of B pairs to all queries [Q, dim] and documents [D, dim]."""
-
-    similarity: Similarity
-    queries: Tensor
-    documents: Tensor
-    query: Tensor  # [B] int64
-    document: Tensor  # [B] int64
-
-    @property
-    def positive(self) -> Tensor:
-        """The similarity of each pair's query and document, [B]."""
-        return self.similarity.aligned(self.queries[self.query], self.documents[self.document])
-
-    def to_all(self, direction: str) -> Tensor:
-        """Return the similarities of one direction, [B, Q or D]."""
-        source, _, target = direction.partition("_to_")
-        rows = self.queries[self.query] if source == "query" else self.documents[self.document]
-        return self.similarity.matrix(rows, self.queries if target == "query" else self.documents)
-
-
 def max_negative(positive: Tensor, margin: float, strategy: str) -> Tensor:
-    """positive [B], the positives' similarities -> [B, 1], the highest similarity that a negative may have."""
+    """positive [R], the positives' similarities -> [R, 1], the highest similarity that a negative may have."""
     positive = positive.detach().unsqueeze(1)
     return positive + margin * (positive.abs() if strategy == "relative" else 1)

@@ -18,11 +18,11 @@ from losses.contracts import (
     compute_loss,
     input_names,
     is_policy,
-    mean_over_lists,
     reads_projection,
 )
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
 from losses.math.masking import at_least_float32
+from losses.math.share import mean_over_lists
 from losses.math.similarity import COSINE, DOT
 
 SMALLEST_DIM = 32
@@ -46,6 +46,7 @@ class Matryoshka(WrapperLoss):
     """
 
     compares_embeddings: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
 
     loss: Any
     dims: tuple[int, ...] | None = None
@@ -130,6 +131,7 @@ class Matryoshka2D(WrapperLoss):
     """
 
     compares_embeddings: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
 
     loss: Any
     n_layers_per_step: int | None = 1
@@ -193,18 +195,17 @@ class Matryoshka2D(WrapperLoss):
         """Return the mean over texts of KL(sg softmax(e^N / T) || softmax(e^l / T))."""
         target, student = (self._texts(inputs) / self.kl_temperature for inputs in (loss_inputs, earlier))
         terms = F.kl_div(student.log_softmax(-1), target.detach().log_softmax(-1), reduction="none", log_target=True)
-        weights = None
-        if loss_inputs.weights is not None:
-            has_document = loss_inputs.mask.any(dim=1)
-            weights = torch.cat(
-                [loss_inputs.weights[has_document], loss_inputs.weights[loss_inputs.mask.nonzero()[:, 0]]]
-            )
-        return mean_over_lists(terms.sum(-1), torch.ones_like(terms[:, 0], dtype=torch.bool), weights)
+        # A list of padding only has no query either.
+        counted = torch.cat([loss_inputs.mask.any(dim=1, keepdim=True), loss_inputs.mask], dim=1)
+        weights = loss_inputs.weights
+        of_texts = None if weights is None else weights.unsqueeze(1).expand_as(counted)
+        return mean_over_lists(terms.sum(-1), counted, of_texts, loss_inputs.share)
 
     def _texts(self, loss_inputs: LossInputs) -> Tensor:
-        """Return the queries of lists with a document, then all documents, without padding: [texts, dim]."""
+        """Return the query of each list, then its documents, zeros at padding: [Q, 1 + n, dim]."""
         queries, documents = require_embeddings(self, loss_inputs)
-        return at_least_float32(torch.cat([queries[loss_inputs.mask.any(dim=1)], documents[loss_inputs.mask]]))
+        documents = documents.masked_fill(~loss_inputs.mask.unsqueeze(-1), 0.0)
+        return at_least_float32(torch.cat([queries.unsqueeze(1), documents], dim=1))
 
 
 def check_inner_loss(loss: Any) -> None:

@@ -12,6 +12,7 @@ from losses.contracts import LossInputs, Statistics, WrapperLoss, all_losses, co
 from losses.math.checks import check_finite, check_one_of
 from losses.math.masking import at_least_float32
 from losses.math.quantization import int8_values, ranges_of, signs
+from losses.math.share import ALONE, Share
 from losses.matryoshka import Matryoshka, Matryoshka2D, check_inner_loss, require_embeddings
 
 PRECISIONS = ("fp32", "int8", "binary")
@@ -45,6 +46,7 @@ class QuantizationAware(WrapperLoss):
     """
 
     compares_embeddings: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
 
     loss: Any
     precisions: tuple[str, ...] = PRECISIONS
@@ -109,22 +111,23 @@ class QuantizationAware(WrapperLoss):
         documents = documents.masked_fill(~mask.unsqueeze(-1), 0.0)  # keeps padding out of the gradient
         if precision == "int8":
             ranges = (loss_inputs.int8_ranges or {}).get(documents.shape[-1])
-            ranges = ranges_of(documents[mask]) if ranges is None else ranges
+            ranges = ranges_of(documents, mask, loss_inputs.share) if ranges is None else ranges
             codes = int8_values(documents, ranges)
             query_codes = int8_values(queries, ranges)
         else:
-            codes = scaled_signs(documents, mask)
-            query_codes = scaled_signs(queries, mask.any(dim=1))
+            codes = scaled_signs(documents, mask, loss_inputs.share)
+            query_codes = scaled_signs(queries, mask.any(dim=1), loss_inputs.share)
         documents = straight_through(documents, codes.masked_fill(~mask.unsqueeze(-1), 0.0))
         queries = straight_through(queries, query_codes) if self.quantize_queries else queries
         return replace(loss_inputs, queries=queries, documents=documents)
 
 
-def scaled_signs(vectors: Tensor, mask: Tensor) -> Tensor:
-    """The signs of vectors [..., dim], times their mean length where `mask` [...] is True, over sqrt(dim)."""
+def scaled_signs(vectors: Tensor, mask: Tensor, share: Share = ALONE) -> Tensor:
+    """The signs of vectors [..., dim], times the mean length of those of all ranks where `mask` [...] is True, over
+    sqrt(dim)."""
     found = signs(vectors)
-    lengths = at_least_float32(vectors.detach())[mask].norm(dim=-1)
-    length = lengths.sum() / max(len(lengths), 1)
+    lengths = at_least_float32(vectors.detach()).norm(dim=-1).masked_fill(~mask, 0.0)
+    length = share.fraction(lengths.sum(), mask.sum())
     return found * (length / found.shape[-1] ** 0.5)
 
 

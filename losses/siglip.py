@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.contracts import MatrixLoss, mean_over_lists
+from losses.contracts import MatrixLoss
 from losses.math.checks import check_finite, check_one_of, check_positive
 from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
+from losses.math.share import ALONE, Share, mean_over_lists
 from losses.math.similarity import DOT, Similarity
+from losses.math.tiles import Tile
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class SigLIP(MatrixLoss):
     Use: large batches without a softmax: the loss of a pair does not depend on the other pairs.
     Cost: Q^2 n d; in blocks, memory Q n d.
     """
+
+    sharded: ClassVar[bool] = True
 
     temperature: float | None = 0.1
     bias: float | None = -10.0
@@ -70,6 +75,7 @@ class SigLIP(MatrixLoss):
         *,
         weights: Tensor | None = None,
         similarity: Similarity = DOT,
+        share: Share = ALONE,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
@@ -80,18 +86,20 @@ class SigLIP(MatrixLoss):
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
         batch = InBatch.from_lists(
-            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), share=share, **texts
         )
-        scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        bias = inputs["bias"] if self.bias is None else self.bias
+        scalars = {name: inputs[name] for name in ("scale", "bias") if name in self.inputs}
 
-        def values(rows: Tensor) -> Tensor:
-            logits = batch.similarities(rows) * scale + bias
-            positive = batch.in_own_list(rows) & batch.relevant
+        def values(tile: Tile) -> tuple[Tensor]:
+            scale = 1 / self.temperature if self.temperature is not None else tile.scalars["scale"]
+            bias = self.bias if self.bias is not None else tile.scalars["bias"]
+            logits = similarity.matrix(tile.rows["query"], tile.columns["text"]) * scale + bias
+            query = batch.own_queries[tile.row]
+            positive = batch.in_own_list(query, tile.column) & batch.relevant[tile.column]
             terms = F.logsigmoid(torch.where(positive, logits, -logits))
-            counted = positive | batch.negative_documents(rows, self.in_batch)
-            return -terms.where(counted, torch.zeros_like(terms)).sum(dim=1)
+            counted = positive | batch.negative_documents(query, tile.column, self.in_batch)
+            return (-terms.where(counted, torch.zeros_like(terms)).sum(dim=1),)
 
-        sums = batch.compute_in_blocks(values, len(batch.queries), len(batch.documents))
-        has_positive = torch.zeros_like(batch.has_documents).index_fill(0, batch.pair_queries, True)
-        return mean_over_lists(sums, has_positive, weights)
+        (sums,) = batch.over_tiles(values, {"query": batch.queries}, "doc", scalars, in_batch=self.in_batch)
+        has_positive = torch.zeros_like(batch.own_queries, dtype=torch.bool).index_fill(0, batch.pair_queries, True)
+        return mean_over_lists(sums.sum(dim=0), has_positive, weights, share)

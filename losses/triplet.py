@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,9 @@ from torch import Tensor
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_finite, check_one_of
 from losses.math.in_batch import IN_BATCH, TEXT_INPUTS, InBatch
+from losses.math.share import ALONE, Share
 from losses.math.similarity import DOT, Similarity
+from losses.math.tiles import Tile
 
 DISTANCES = {"euclidean": 2.0, "manhattan": 1.0}
 
@@ -33,6 +36,8 @@ class Triplet(MatrixLoss):
     Use: triplets, if a negative that is far enough away should have no gradient.
     Cost: Q^2 n d; in blocks, memory Q n d.
     """
+
+    sharded: ClassVar[bool] = True
 
     distance: str = "cosine"
     margin: float | None = 0.2
@@ -80,6 +85,7 @@ class Triplet(MatrixLoss):
         *,
         weights: Tensor | None = None,
         similarity: Similarity = DOT,
+        share: Share = ALONE,
         **inputs: Tensor,
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q] -> scalar.
@@ -90,30 +96,42 @@ class Triplet(MatrixLoss):
         """
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
         batch = InBatch.from_lists(
-            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), **texts
+            queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), share=share, **texts
         )
 
-        def values(rows: Tensor) -> Tensor:
-            query = batch.pair_queries[rows]
-            distances = self.distances(batch, query)
-            to_positive = distances.gather(1, batch.pair_documents[rows].unsqueeze(1))
-            negative = batch.negative_documents(query, self.in_batch)
+        rows = {"query": batch.queries[batch.pair_queries]}
+        rows["to_positive"] = self.to_own(rows["query"], batch.documents[batch.pair_documents], similarity)
+
+        def values(tile: Tile) -> tuple[Tensor, Tensor]:
+            query = batch.own_queries[batch.pair_queries[tile.row]]
+            distances = self.distances(tile.rows["query"], tile.columns["text"], similarity)
+            to_positive = tile.rows["to_positive"].unsqueeze(1)
+            negative = batch.negative_documents(query, tile.column, self.in_batch)
             if self.negatives == "semi_hard":
                 negative &= distances > to_positive
             excess = to_positive - distances
             terms = F.softplus(excess) if self.margin is None else F.relu(excess + self.margin)
             terms = terms.where(negative, torch.zeros_like(terms))
-            if self.negatives == "all":
-                return terms.sum(dim=1) / negative.sum(dim=1).clamp(min=1)
-            return F.pad(terms, (0, 1)).amax(dim=1)  # the nearest has the largest term; 0 without a negative
+            # The nearest has the largest term; 0 without a negative.
+            found = terms.sum(dim=1) if self.negatives == "all" else F.pad(terms, (0, 1)).amax(dim=1)
+            return found, negative.sum(dim=1).to(terms.dtype)
 
-        pair_values = batch.compute_in_blocks(values, len(batch.pair_queries), len(batch.documents))
-        return batch.mean_over_queries(pair_values, weights)
+        found, number = batch.over_tiles(values, rows, "doc", in_batch=self.in_batch)
+        if self.negatives == "all":
+            return batch.mean_over_queries(found.sum(dim=0) / number.sum(dim=0).clamp(min=1), weights)
+        return batch.mean_over_queries(found.amax(dim=0), weights)
 
-    def distances(self, batch: InBatch, queries: Tensor) -> Tensor:
-        """queries [B] int64 -> [B, D], the distances to all documents."""
+    def distances(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
+        """queries [R, dim], documents [C, dim] -> [R, C], the distances of all to all."""
         if self.distance == "cosine":
-            return 1 - batch.similarities(queries)
+            return 1 - similarity.matrix(queries, documents)
         # Computed from differences: computed from squares, small distances would be rounding errors.
         mode, p = "donot_use_mm_for_euclid_dist", DISTANCES[self.distance]
-        return torch.cdist(batch.queries[queries], batch.documents, p=p, compute_mode=mode)
+        return torch.cdist(queries, documents, p=p, compute_mode=mode)
+
+    def to_own(self, queries: Tensor, documents: Tensor, similarity: Similarity) -> Tensor:
+        """queries and documents [P, dim] -> [P], the distance of each query to its own document."""
+        if self.distance == "cosine":
+            return 1 - similarity.aligned(queries, documents)
+        mode, p = "donot_use_mm_for_euclid_dist", DISTANCES[self.distance]
+        return torch.cdist(queries.unsqueeze(1), documents.unsqueeze(1), p=p, compute_mode=mode).flatten()

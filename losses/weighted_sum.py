@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class WeightedSum(WrapperLoss):
     Raises:
         ValueError: no terms, a term that is not a loss, a policy as a term, or a weight that is not finite.
     """
+
+    sharded: ClassVar[bool] = True
 
     terms: Mapping[str, Term] = field(default_factory=dict)
 

@@ -257,8 +257,8 @@ class CrashTest:
 
 
 def without_times(line: dict[str, Any]) -> dict[str, Any]:
-    """The line of metrics.jsonl without measured times and memory."""
-    return {name: value for name, value in line.items() if name not in TIMED}
+    """The line of metrics.jsonl without measured times, memory and traffic."""
+    return {name: value for name, value in line.items() if name not in TIMED and not name.startswith("traffic/")}
 
 
 def unfinished(directory: Path) -> set[str]:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from data.batch import ListBatch, ListExample
+from data.sampling.list_arrays import arrays_of, divide, lists_of
 from data.sampling.loader import ListLoader
-from engines.distributed.collectives import gather_objects
+from engines.distributed.collectives import gather_arrays
+from engines.distributed.process_group import rank, world_size
 
 
 class Batches:
-    """The batch of each step. Every rank tokenises its share of the lists, and all ranks get the whole batch.
+    """The batch of each step. Every rank tokenises its share of the lists, and all ranks get the whole batch but its
+    tokens.
 
     `skipped`, in the methods: the numbers of batches that are left out, as if they were not in the data, so that later
     batches move forward. `before_workers` is called before the loader starts its processes.
@@ -82,7 +85,12 @@ class Batches:
 
 
 def gather_batch(number: int, share: list[ListExample]) -> ListBatch:
-    """Put the whole batch together from the shares of all ranks, in the order of its lists."""
-    shares = gather_objects(share)
+    """Put the whole batch together from the shares of all ranks, in the order of its lists. Each rank keeps the tokens
+    of its own share alone, and gets those that it runs by `inference.own_tokens.fetch_own_tokens`."""
+    if world_size() == 1:
+        return ListBatch(number, share)
+    share = divide(share, rank())
+    shares = [lists_of(arrays) for arrays in gather_arrays(arrays_of(share), "lists")]
+    shares[rank()] = share
     size = sum(len(share) for share in shares)
     return ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])

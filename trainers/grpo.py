@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from data.batch import ListBatch
-from losses.contracts import LossInputs, Statistics, is_policy, select_inputs
+from losses.contracts import LossInputs, Statistics, is_policy, is_sharded, select_inputs, whole_inputs
+from trainers.loss_inputs import part_of_lists
 from trainers.options import TrainerConfig
 from trainers.parts import TrainerParts
 from trainers.refresh.solved_lists import Draw, Replaced, SolvedLists, action_seeds
@@ -78,6 +79,7 @@ class GRPOTrainer(Trainer):
     """
 
     config: GRPOTrainerConfig
+    sharded = True
 
     def __init__(self, config: GRPOTrainerConfig, parts: TrainerParts):
         super().__init__(config, parts)
@@ -107,16 +109,21 @@ class GRPOTrainer(Trainer):
 
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         loss = self.loss_of(batch)
-        inputs = select_inputs(loss, lists)
+        lists = lists if is_sharded(loss) else whole_inputs(loss, lists)
+        share = lists.share
+        inputs: dict[str, Any] = select_inputs(loss, lists)
         policy = {"scores": lists.list_scores(), **{name: inputs[name] for name in loss.policy_inputs}}
         if self.old_batch != batch.number:
             self.old_batch = batch.number
-            self.old = {name: value.detach() for name, value in policy.items()}
+            # Of all lists: a run may be resumed on another number of ranks before the batch has had its updates.
+            self.old = {name: share.gather(value.detach()) for name, value in policy.items()}
         assert self.old is not None
-        seeds = action_seeds(self.seed, batch.number, range(len(lists.mask)))
-        actions = loss.sample(mask=lists.mask, seeds=seeds, **self.old)
-        old = {f"old_{name}": value for name, value in self.old.items()}
-        value, statistics = loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs, **old)
+        own_old = {name: part_of_lists(value, share) for name, value in self.old.items()}
+        seeds = action_seeds(self.seed, batch.number, share.own(len(batch.examples)).tolist())
+        actions = loss.sample(mask=lists.mask, seeds=seeds, **own_old)
+        inputs |= {f"old_{name}": value for name, value in own_old.items()}
+        inputs |= {} if share.is_whole else {"share": share}
+        value, statistics = loss(policy["scores"], lists.labels, lists.mask, actions=actions, **inputs)
         return value, statistics | self.replaced_statistics()
 
     def replaced_statistics(self) -> Statistics:

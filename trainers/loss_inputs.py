@@ -1,65 +1,114 @@
-"""The inputs of losses, made from the gathered representations and the batch."""
+"""The inputs of losses, made from representations and the batch."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from data.batch import ListBatch, to_device
-from inference.runner import int8_ranges_of, similarity_of
+from inference.runner import int8_ranges_of
 from losses.contracts import LossInputs
+from losses.inputs import OF_STEP
+from losses.math.masking import rows_where
+from losses.math.share import ALONE, Share, with_whole
 from trainers.step import Representations
 
+# The fields of queries and documents that a representation of texts fills.
+TEXT_FIELDS = {
+    "embedding": ("queries", "documents"),
+    "layers": ("query_layers", "document_layers"),
+    "projected": ("projected_queries", "projected_documents"),
+}
+OF_BATCH = ("labels", "mask", "query_hashes", "document_hashes", "isolated", "teacher_scores", "weights")
+PER_LIST = {field.name for field in fields(LossInputs)} - OF_STEP
 
-def make_loss_inputs(representations: Representations, batch: ListBatch, **inputs: Any) -> LossInputs:
-    """Make the `LossInputs` of the whole global step. `inputs` are further fields, which replace those of the batch.
+
+def make_loss_inputs(
+    representations: Representations, batch: ListBatch, *, share: Share = ALONE, **inputs: Any
+) -> LossInputs:
+    """Make the `LossInputs` of the lists of a share. `inputs` are further fields, of all lists of the step, which
+    replace those of the batch.
 
     A cross-encoder gives "score" [rows], an LLM reranker also "logsumexp" [rows] if it is wanted. A bi-encoder gives
     "embedding" [rows, dim], and perhaps "layers" [rows, layers, dim], "projected" [rows, any], "scale" and "bias"
-    [rows]. Scale and bias are one value of the model, taken from the first row. So a learned one gets its whole
-    gradient through that row's chunk, which is exact on any number of ranks and chunks.
+    [rows]. The rows are those of the share's lists. Scale and bias are one value of the model, taken from the first
+    row. So the gradient of a learned one passes through that row's chunk, which is exact on any number of ranks and
+    chunks.
     """
     device = next(iter(representations.values())).device
-    of_batch: dict[str, Any] = {
-        "labels": batch.labels,
-        "mask": batch.mask,
-        "query_hashes": batch.query_hashes,
-        "document_hashes": batch.document_hashes,
-        "never_negatives": batch.never_negatives,
-        "isolated": batch.isolated,
-        "teacher_scores": batch.teacher_scores,
-        "weights": batch.weights,
-    }
-    of_batch = {name: None if value is None else to_device(value, device) for name, value in of_batch.items()}
-    return LossInputs(**(of_batch | _outputs(representations, batch) | inputs))
+    of_batch: dict[str, Any] = {"never_negatives": to_device(batch.never_negatives, device)}
+    for name in OF_BATCH:
+        whole = getattr(batch, name)
+        of_batch[name] = whole
+        if whole is not None:
+            own = to_device(part_of_lists(whole, share), device)
+            of_batch[name] = own if share.is_whole else with_whole(own, whole)
+    given = {name: part_of_lists(value, share) if name in PER_LIST else value for name, value in inputs.items()}
+    outputs = _outputs(representations, part_of_lists(batch.mask, share), part_of_lists(batch.sizes + 1, share))
+    return LossInputs(**(of_batch | outputs | given), share=share)
 
 
-def joined_int8_ranges(model: nn.Module, representations: Representations, batch: ListBatch) -> dict[int, Tensor]:
+def joined_int8_ranges(model: nn.Module, lists: LossInputs) -> dict[int, Tensor]:
     """The model's int8 ranges joined with those of the documents of the whole global step, by number of dimensions.
 
-    Every rank holds the gathered embeddings of all ranks, bit by bit, so the ranges are the same on all of them and for
-    any chunks, without a reduction. The model does not keep them yet: a step that is not finite must change nothing.
+    They are the same on all ranks and for any chunks: the least and the most of several values is exact. The model does
+    not keep them yet: a step that is not finite must change nothing.
     """
-    similarity, ranges = similarity_of(model), int8_ranges_of(model)
+    ranges = int8_ranges_of(model)
     if ranges is None:
         return {}
-    embedding = representations["embedding"].detach()
-    documents = batch.split_texts(embedding)[1][to_device(batch.mask, embedding.device)]
-    return ranges.joined({dim: similarity.comparable(documents, dim) for dim in ranges.dims})
+    assert lists.documents is not None
+    documents = rows_where(lists.documents.detach(), lists.mask)
+    joined = ranges.joined({dim: lists.similarity.comparable(documents, dim) for dim in ranges.dims})
+    return {dim: torch.stack([lists.share.least(low), lists.share.most(high)]) for dim, (low, high) in joined.items()}
 
 
-def _outputs(representations: Representations, batch: ListBatch) -> dict[str, Tensor]:
-    """The model's outputs by the name of their field in `LossInputs`."""
+def part_of_lists(values: Tensor, share: Share) -> Tensor:
+    """The values of the share's lists, of those of all lists [lists, ...]; 0 for lists of padding."""
+    if share.is_whole:
+        return values
+    own = share.own(len(values))
+    found = values[to_device(own.clamp(max=len(values) - 1), values.device)]
+    if own[-1] >= len(values):  # the last one alone
+        found[-1] = 0
+    return found
+
+
+def _outputs(representations: Representations, mask: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    """The model's outputs by the name of their field in `LossInputs`. mask [lists, n] and texts [lists], the number of
+    queries and documents of each list, are on the host."""
     if "score" in representations:
-        fields = {"scores": batch.to_lists(representations["score"])}
+        fields = {"scores": _to_lists(representations["score"], mask)}
         if "logsumexp" in representations:
-            fields["logsumexp"] = batch.to_lists(representations["logsumexp"])
+            fields["logsumexp"] = _to_lists(representations["logsumexp"], mask)
         return fields
-    queries, documents = batch.split_texts(representations["embedding"])
-    fields = {"queries": queries, "documents": documents}
-    if "layers" in representations:
-        fields["query_layers"], fields["document_layers"] = batch.split_texts(representations["layers"])
-    if "projected" in representations:
-        fields["projected_queries"], fields["projected_documents"] = batch.split_texts(representations["projected"])
-    return fields | {name: representations[name][0] for name in ("scale", "bias") if name in representations}
+    fields = {}
+    for name, names in TEXT_FIELDS.items():
+        if name in representations:
+            fields |= dict(zip(names, _split_texts(representations[name], mask, texts), strict=True))
+    # A rank without lists has no first row, and nothing that it would scale.
+    return fields | {name: representations[name][:1].sum() for name in ("scale", "bias") if name in representations}
+
+
+def _to_lists(values: Tensor, mask: Tensor) -> Tensor:
+    """Arrange the values [documents, ...] of lists as [lists, n, ...], 0 for padding (differentiable)."""
+    lists = values.new_zeros(*mask.shape, *values.shape[1:])
+    # Found on the host: of a mask on a GPU the host would have to wait for the number of documents.
+    rows, places = (to_device(index, values.device) for index in mask.nonzero(as_tuple=True))
+    return lists.index_put((rows, places), values)
+
+
+def _split_texts(values: Tensor, mask: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Split values of layout "texts": [rows, ...] -> queries [lists, ...], documents [lists, n, ...]. A list of padding
+    has no texts."""
+    first = (texts.cumsum(0) - texts)[texts > 0]
+    is_document = torch.ones(len(values), dtype=torch.bool)
+    is_document[first] = False
+    documents = to_device(is_document.nonzero().squeeze(1), values.device)
+    queries = values.new_zeros(len(mask), *values.shape[1:])
+    lists = to_device((texts > 0).nonzero().squeeze(1), values.device)
+    queries = queries.index_put((lists,), values[to_device(first, values.device)])
+    return queries, _to_lists(values[documents], mask)

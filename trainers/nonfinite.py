@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.batch import ListBatch
-from engines.distributed.collectives import agree_on_device
+from engines.distributed.collectives import agree_on_device, gather_objects
 from engines.protocol import NotFinite
 
 LARGE_OUTPUT = 1e6  # scores and embeddings of a model that trains are far below
@@ -25,14 +26,15 @@ class FiniteCheck:
     precise. Only then are the rows read.
     """
 
-    def __init__(self, step: int, representations: Mapping[str, Tensor]):
-        self.step = step
+    def __init__(self, step: int, representations: Mapping[str, Tensor], own_rows: Sequence[int]):
+        """`own_rows`: which rows of the step the representations are of, each on one rank."""
+        self.step, self.own_rows = step, own_rows
         self.rows = _finite_rows(representations)
         with torch.no_grad():
             for value in representations.values():
                 value.copy_(torch.where(value.isfinite(), value, 0.0))
             sizes = [value.abs().max() for value in representations.values() if value.numel()]
-            self.largest = torch.stack(sizes).max()
+            self.largest = torch.stack([torch.zeros_like(sizes[0]) if sizes else torch.zeros(()), *sizes]).max()
 
     def spread(self, loss: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradients of the representations, all of them NaN if anything is not finite on any rank."""
@@ -46,23 +48,25 @@ class FiniteCheck:
     def explain(self, error: NotFinite) -> NotFinite:
         """The error with what is not finite, and in which rows. They are not known if it is the gradient of the weights
         alone."""
-        if broken := _false_rows(self.rows):
-            reason = f"the model's output is not finite in {len(broken)} of {len(self.rows)} rows"
-            return NotFinite(f"step {self.step}: {reason}", broken)
-        if bool(self.finite):
+        if bool(self.finite):  # the same on all ranks, as is all that follows
             return NotFinite(str(error))
+        own = self._broken(self.rows), self._broken(self.gradient_rows), len(self.own_rows), self.largest.item()
+        outputs, gradients, numbers, sizes = zip(*gather_objects(own), strict=True)
+        if broken := sorted(chain(*outputs)):
+            reason = f"the model's output is not finite in {len(broken)} of {sum(numbers)} rows"
+            return NotFinite(f"step {self.step}: {reason}", broken)
         reason = f"step {self.step}: the loss or its gradient is not finite (loss {self.loss.item()})"
-        return NotFinite(reason, _false_rows(self.gradient_rows), self.largest.item())
+        return NotFinite(reason, sorted(chain(*gradients)), max(sizes))
+
+    def _broken(self, finite: Tensor) -> list[int]:
+        """The rows of the step, of those of this rank, that are not finite."""
+        return [int(self.own_rows[row]) for row in (~finite).nonzero().flatten().tolist()]
 
 
 def _finite_rows(values: Mapping[str, Tensor]) -> Tensor:
     """Whether all values of a row are finite [rows]."""
     finite = [value.detach().isfinite() for value in values.values()]
     return torch.stack([value if value.ndim == 1 else value.flatten(1).all(dim=1) for value in finite]).all(dim=0)
-
-
-def _false_rows(rows: Tensor) -> list[int]:
-    return (~rows).nonzero().flatten().tolist()
 
 
 def nonfinite_line(batch: ListBatch, error: NotFinite, *, step: int, action: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ON_NONFINITE = ("stop", "skip", "rollback")
 REFERENCES = ("frozen", "precomputed")
+NEGATIVES = ("global", "node", "rank")
 # Options that do not change the result: they may differ when a run is resumed.
 RESUME_SAFE_OPTIONS = (
     "log_every",
@@ -42,6 +43,8 @@ class TrainerConfig(ABC):
     `merge_repeats`: equal rows of a step (a text of several lists, or an equal pair) run once, with one dropout mask.
     `kept_chunks`: chunks of a rank that keep their activations for the backward. "auto": as many as fit into the memory
     that is free in the second step.
+    `negatives`: which lists give a query its in-batch negatives: all of the step ("global"), those of the same node
+    ("node") or rank ("rank"; every W-th list of the step on W ranks). Fewer negatives, and less to send between nodes.
     `reference`: how a loss gets the scores of the model that training started from. "precomputed" scores the whole run
     before the first step, each pair once, and holds no copy. "frozen" scores every step with a frozen copy (under LoRA:
     with the model without its adapters). It needs no time at the start, but scores a pair each time it occurs.
@@ -62,6 +65,7 @@ class TrainerConfig(ABC):
     token_budget: int = 1024
     kept_chunks: int | str = 4
     merge_repeats: bool = True
+    negatives: str = "global"
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
@@ -113,6 +117,8 @@ class TrainerConfig(ABC):
             raise ValueError(f"trainer.max_grad_norm must be positive (.inf: no clipping), got {self.max_grad_norm}")
         if self.reference not in REFERENCES:
             raise ValueError(f"trainer.reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}")
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"trainer.negatives must be one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
         if self.on_nonfinite not in ON_NONFINITE:
             raise ValueError(
                 f"trainer.on_nonfinite must be one of {', '.join(ON_NONFINITE)}, got {self.on_nonfinite!r}"

@@ -133,11 +133,11 @@ class Reference:
 
 
 def _pair_hashes(example: ListExample) -> list[int]:
-    """A hash of each (query, document) pair, from the token ids that the model reads, prompts included."""
-    sequences = np.split(example.sequences.features["input_ids"], np.cumsum(example.sequences.lengths)[:-1])
-    # In layout "texts" the query is a sequence of its own, the first.
-    query = b"" if len(sequences) == len(example.document_ids) else sequences.pop(0).tobytes()
-    digests = (hashlib.blake2b(query + b"|" + ids.tobytes(), digest_size=8).digest() for ids in sequences)
+    """A hash of each (query, document) pair, from the tokens that the model reads, prompts included."""
+    contents = example.sequences.contents
+    documents = len(contents) - len(example.document_ids)  # where they begin: in layout "texts" the query is the first
+    query = contents[:documents].tobytes()
+    digests = (hashlib.blake2b(query + content.tobytes(), digest_size=8).digest() for content in contents[documents:])
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
@@ -150,13 +150,16 @@ def _read_scores(file: Path) -> tuple[int, dict[int, list[float]]]:
     except ValueError as error:
         logger.warning("the reference is scored again: %s", error)
         return 0, {}
-    return int(arrays["covered"]), dict(zip(arrays["pairs"].tolist(), arrays["values"].tolist(), strict=True))
+    if "contents" not in arrays:
+        logger.warning("the reference is scored again: %s names pairs as an earlier version did", file)
+        return 0, {}
+    return int(arrays["covered"]), dict(zip(arrays["contents"].tolist(), arrays["values"].tolist(), strict=True))
 
 
 def _write_scores(file: Path, first_unscored: int, stored: Mapping[int, list[float]]) -> None:
     """Write the file atomically."""
     unfinished = file.with_name(f".tmp-{file.name}")
     pairs, values = np.array(list(stored), dtype=np.int64), np.array(list(stored.values()), np.float32)
-    np.savez(unfinished, covered=first_unscored, pairs=pairs, values=values)
+    np.savez(unfinished, covered=first_unscored, contents=pairs, values=values)
     flush(unfinished)
     unfinished.replace(file)

@@ -12,19 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.batch import ListBatch, Repeats, TokenSequences, to_device
 from data.collate import Collator, chunks_of_rank
 from data.hashing import stable_hash
-from engines.distributed.collectives import RowsOfRanks, gather_planned_rows
+from engines.distributed.exchange import RowExchange
 from engines.distributed.process_group import rank, world_size
+from engines.distributed.traffic import start_counting
 from engines.memory.allocator import return_freed_memory
 from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine
+from inference.own_tokens import fetch_own_tokens
 from models.padding_masks import padding_is_known
 from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
@@ -37,12 +40,14 @@ class StepPlan:
     """The chunks of one global step. A chunk is a list of indices of `sequences`."""
 
     step: int
-    sequences: TokenSequences  # those that run: equal ones once
+    sequences: TokenSequences  # those that run: equal ones once; the tokens of this rank's own chunks
     chunks: list[list[int]]  # the chunks of all ranks
     own: list[list[int]]  # the chunks of this rank; empty ones are added so that all ranks have the same number
     collator: Collator  # makes the tensors of the chunks
     padded_tokens: int  # tokens of all chunks, padding included
     computed_tokens: int  # without padding; those of equal sequences, or that sequences of a list share, count once
+    own_rows: np.ndarray  # the rows of this rank's lists: of every W-th list of the step
+    exchange: RowExchange  # of representations, from the rank that runs a sequence to those whose lists it is in
     repeats: Repeats | None = None  # which rows of the step each of them stands for; None: one for one
     # Tensors of chunks on the device, by first sequence and size: a chunk that runs again needs no second copy. With
     # each, whether some of its rows are padded.
@@ -111,24 +116,30 @@ class GradientCache:
         self, sequences: TokenSequences, step: int, repeats: Repeats | None, sizes: Sequence[int] | None
     ) -> StepPlan:
         sizes = [1] * len(sequences) if sizes is None else sizes
+        collator = self.collator.of_lists(sequences, sizes, repeats)
         if repeats is not None:
-            sequences, sizes = sequences.select(repeats.first), repeats.sizes(sizes)
+            sequences = sequences.select(repeats.first)
         lengths = sequences.lengths.tolist()
-        collator = self.collator.of_lists(sequences, sizes)
         chunks = collator.plan(lengths)
+        owner = np.repeat(np.arange(len(sizes)) % world_size(), sizes)
+        place = np.arange(len(sequences)) if repeats is None else repeats.place
+        of_ranks = [chunks_of_rank(chunks, number, world_size()) for number in range(world_size())]
         return StepPlan(
             step,
-            sequences,
+            fetch_own_tokens(sequences, chunks, spare=_spare(sequences)),
             chunks,
-            chunks_of_rank(chunks, rank(), world_size()),
+            of_ranks[rank()],
             collator,
             padded_tokens=sum(collator.cost(lengths, chunk) for chunk in chunks),
             computed_tokens=sum(collator.num_tokens(lengths, chunk) for chunk in chunks),
+            own_rows=np.flatnonzero(owner == rank()),
+            exchange=RowExchange.plan([list(chain(*own)) for own in of_ranks], owner, place),
             repeats=repeats,
         )
 
     def forward(self, plan: StepPlan) -> list[Representations]:
         """Compute the representations of this rank's chunks. Those that are kept have a graph."""
+        start_counting()  # here, since the plan may have been made ahead, in the step before
         kept = self.kept.of_step(len(plan.own))
         outputs = []
         for has_graph, indices in groupby(range(len(plan.own)), key=kept.__contains__):
@@ -141,30 +152,27 @@ class GradientCache:
         return outputs
 
     def gather(self, plan: StepPlan, outputs: list[Representations]) -> Representations:
-        """Gather the representations of all rows of the step on every rank, as leaves that require a gradient."""
+        """Give the representations of the rows of this rank's lists (`plan.own_rows`), whoever has run them, as leaves
+        that require a gradient."""
         local = {
             name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
         }
-        of_ranks = [chunks_of_rank(plan.chunks, number, world_size()) for number in range(world_size())]
-        planned = RowsOfRanks([[index for chunk in own for index in chunk] for own in of_ranks])
-        gathered = gather_planned_rows(local, planned)
-        if plan.repeats is not None:
-            gathered = {name: plan.repeats.expand(value) for name, value in gathered.items()}
-        return {name: value.requires_grad_() for name, value in gathered.items()}
+        return {name: value.requires_grad_() for name, value in plan.exchange.to_readers(local).items()}
 
     def backward(self, plan: StepPlan, outputs: list[Representations], gradients: Representations) -> None:
         """Add the gradients of the weights to the engine: first for the chunks whose graphs were kept, then for the
-        others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
-        if plan.repeats is not None:
-            gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
+        others, which are run again. `gradients`: of what `gather` gave. `outputs` is emptied, so that each graph is
+        freed after its chunk."""
+        of_own, sizes = plan.exchange.to_makers(gradients), [len(chunk) for chunk in plan.own]
+        of_chunks = {name: value.split(sizes) for name, value in of_own.items()}
         has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
         kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         with self.engine.unchanged_weights():
             for position, index in enumerate(kept_first):
                 chunk = plan.own[index]
                 output = outputs[index] if has_graph[index] else self._forward_chunk(plan, chunk)
-                surrogate = _surrogate(output, gradients, chunk)
+                surrogate = _surrogate(output, {name: values[index] for name, values in of_chunks.items()}, chunk)
                 outputs[index] = output = {}
                 with _detect_out_of_memory(plan, chunk), self.kept.watch(index):
                     self.engine.backward(surrogate, last=position == len(plan.own) - 1)
@@ -178,7 +186,7 @@ class GradientCache:
     def _forward_chunk(self, plan: StepPlan, chunk: list[int]) -> Representations:
         """Run one chunk: a row per sequence, in its order. An empty one runs the shortest sequence, so that every rank
         makes the same calls (ZeRO-3)."""
-        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        chunk = chunk or [_spare(plan.sequences)]
         torch.manual_seed(stable_hash("chunk", self.seed, plan.step, chunk[0]))
         features, is_padded = self._features(plan, chunk)
         lengths = plan.sequences.lengths[chunk].tolist()
@@ -191,7 +199,7 @@ class GradientCache:
     def _features(self, plan: StepPlan, chunk: list[int]) -> tuple[dict[str, Tensor], bool]:
         """The tensors of a chunk on the device, a few bytes per token, so those of a step are kept until its end; and
         whether some of its rows are padded."""
-        chunk = chunk or [int(plan.sequences.lengths.argmin())]
+        chunk = chunk or [_spare(plan.sequences)]
         key = (chunk[0], len(chunk))
         if key not in plan.features:
             features = plan.collator.collate(plan.sequences, chunk)
@@ -210,8 +218,13 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
 
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
-    chunk = chunk or [int(plan.sequences.lengths.argmin())]
+    chunk = chunk or [_spare(plan.sequences)]
     return detect_out_of_memory(plan.rows(chunk), lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
+
+
+def _spare(sequences: TokenSequences) -> int:
+    """The sequence that a rank runs in the place of an empty chunk: the shortest."""
+    return int(sequences.lengths.argmin())
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
@@ -219,5 +232,4 @@ def _surrogate(output: Representations, gradients: Representations, chunk: list[
     loss."""
     if not chunk:
         return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
-    rows = to_device(torch.tensor(chunk), next(iter(gradients.values())).device)
-    return sum((value * gradients[name][rows]).sum() for name, value in output.items())  # type: ignore[return-value]
+    return sum((value * gradients[name]).sum() for name, value in output.items())  # type: ignore[return-value]

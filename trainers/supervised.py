@@ -34,5 +34,7 @@ class SupervisedTrainerConfig(TrainerConfig):
 class SupervisedTrainer(Trainer):
     """Minimises a loss of any contract over the lists of the global step."""
 
+    sharded = True
+
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         return compute_loss(self.loss_of(batch), lists)

@@ -23,7 +23,7 @@ from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
 from inference.runner import int8_ranges_of, similarity_of
 from inference.shared_prefix import list_collator
-from losses.contracts import LossInputs, Statistics, input_names
+from losses.contracts import LossInputs, Statistics, input_names, is_sharded
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
@@ -34,6 +34,7 @@ from trainers.out_of_memory import explain_out_of_memory
 from trainers.parts import TrainerParts
 from trainers.reference import make_reference
 from trainers.refresh.refresher import Refresher
+from trainers.sharded.share import Sharing
 from trainers.state import TrainState, load_engine
 from trainers.step import GradientCache, Representations, gradients_of
 from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_once
@@ -44,6 +45,8 @@ from trainers.training_progress import TrainingProgress
 
 class Trainer(ABC):
     """Trains `engine.model` on candidate lists. Subclasses define `objective`."""
+
+    sharded = False  # True: `objective` makes what it makes of `compute_loss` alone, so it may get a rank's own lists
 
     def __init__(self, config: TrainerConfig, parts: TrainerParts):
         self.config = config
@@ -72,6 +75,7 @@ class Trainer(ABC):
         self.checkpoints = CheckpointStore(
             parts.run.checkpoints, keep=config.keep_checkpoints, background=config.async_save
         )
+        self.sharing = Sharing(config.negatives)
         # Workers are not forked while a thread writes a checkpoint.
         self.batches = Batches(parts.loader, config.updates_per_batch, before_workers=self.checkpoints.wait)
         self.refresher = None
@@ -86,7 +90,8 @@ class Trainer(ABC):
 
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """Compute the loss over the whole global step (a scalar) and detached statistics."""
+        """Compute the loss over the whole global step (a scalar) and detached statistics. `lists`: those of the step;
+        if it is `sharded`, those of this rank."""
 
     def loss_of(self, batch: ListBatch) -> Any:
         """The loss of this batch: that of the data set which all its lists come from."""
@@ -141,7 +146,7 @@ class Trainer(ABC):
             plan = self.gradient_cache.plan_batch(batch, self.state.step)
             outputs = self.gradient_cache.forward(plan)
             representations = self.gradient_cache.gather(plan, outputs)
-            check = FiniteCheck(self.state.step, representations)
+            check = FiniteCheck(self.state.step, representations, plan.own_rows)
             loss, statistics = self.loss_and_statistics(representations, batch)
             gradients = check.spread(loss, gradients_of(loss, representations))
             self.gradient_cache.backward(plan, outputs, gradients)
@@ -166,12 +171,13 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, numbers["loss"])
-        note_once(self.progress, plan, batch, self.config, self.max_length, self.gradient_cache.kept)
+        kept, loss_of_batch = self.gradient_cache.kept, self.loss_of(batch)
+        note_once(self.progress, plan, batch, self.config, self.max_length, kept, loss_of_batch)
         return {
             "loss": numbers.pop("loss"),
             "grad_norm": grad_norm,
             **numbers,
-            **batch_statistics(batch, self.loss_of(batch)),
+            **batch_statistics(batch, self.loss_of(batch), self.sharing),
             "learning_rate": learning_rate,
             **({} if self.refresher is None else {"refreshed_step": self.state.refreshed_step or 0}),
             **cost_statistics(plan, seconds),
@@ -189,15 +195,17 @@ class Trainer(ABC):
         inputs |= standardized_inputs(self.state.teacher_scales, batch, loss_of_batch, scores, self.engine.device)
         if self.reference is not None and self.reference.is_read(batch):
             inputs |= self.reference.inputs(batch, self.engine)
-        self.int8_ranges = {}
-        if "int8_ranges" in input_names(self.loss_of(batch)):
-            self.int8_ranges = joined_int8_ranges(self.engine.model, representations, batch)
-            inputs["int8_ranges"] = self.int8_ranges
         step, last = self.state.step, max(self.max_steps - 1, 1)
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": (step - 1) / last}
-        lists = make_loss_inputs(representations, batch, seed=self.seed, **inputs)
-        loss, statistics = self.objective(lists, batch)
-        return loss, {"score_checksum": checksum(lists.list_scores().detach(), lists.mask), **statistics}
+        share = self.sharing.of(len(batch.examples))
+        lists = make_loss_inputs(representations, batch, share=share, seed=self.seed, **inputs)
+        self.int8_ranges = {}
+        if "int8_ranges" in input_names(loss_of_batch):
+            self.int8_ranges = joined_int8_ranges(self.engine.model, lists)
+            lists = replace(lists, int8_ranges=self.int8_ranges)
+        own = {"score_checksum": checksum(lists)}
+        loss, statistics = self.objective(lists if is_sharded(self, "objective") else lists.whole(), batch)
+        return loss, own | statistics
 
     def resume(self) -> None:
         """Continue from the checkpoint that the run was opened with, if there is one."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from engines.distributed import preemption
 from engines.distributed.process_group import rank, world_size
+from engines.distributed.traffic import counted, gathered, reduced
 
 T = TypeVar("T")
+
+ALIGNMENT = 8  # bytes: where an array may begin among others
 
 
 def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, total: int) -> dict[str, Tensor]:
@@ -27,7 +33,7 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     device = values[names[0]].device
     index = torch.as_tensor(rows, dtype=torch.int64, device=device)
     # A packed row is its global index followed by its values, as bytes: one collective serves all dtypes.
-    packed = torch.cat([_as_bytes(index), *(_as_bytes(values[name].detach()) for name in names)], dim=1)
+    packed = torch.cat([as_bytes(index), *(as_bytes(values[name].detach()) for name in names)], dim=1)
     if world_size() > 1:
         packed = _gather_ragged(packed)
     index = _from_bytes(packed[:, :8], (), torch.int64)
@@ -35,7 +41,7 @@ def gather_rows(values: Mapping[str, Tensor], rows: Sequence[int] | Tensor, tota
     ordered = torch.empty_like(packed)
     ordered[index] = packed
 
-    return _unpack(ordered, values, start=8)
+    return unpack(ordered, values, start=8)
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,14 @@ def gather_planned_rows(values: Mapping[str, Tensor], planned: RowsOfRanks) -> d
     places = (places.pin_memory() if device.type == "cuda" else places).to(device, non_blocking=True)
     if world_size() == 1:
         return {name: value.detach()[places] for name, value in values.items()}
-    packed = torch.cat([_as_bytes(values[name].detach()) for name in sorted(values)], dim=1)
+    packed = torch.cat([as_bytes(values[name].detach()) for name in sorted(values)], dim=1)
     padded = packed.new_zeros(planned.longest, packed.shape[1])
     padded[: len(packed)] = packed
-    return _unpack(_gather_equal(padded).flatten(0, 1)[places], values, start=0)
+    gathered_rows = _gather_equal(padded, "representations")
+    return unpack(gathered_rows.flatten(0, 1)[places], values, start=0)
 
 
-def _unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
+def unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
     """Cut packed rows [rows, bytes], from byte `start` on, into tensors like `values`, which lie in the order of their
     names."""
     unpacked = {}
@@ -85,7 +92,7 @@ def _unpack(packed: Tensor, values: Mapping[str, Tensor], start: int) -> dict[st
     return {name: unpacked[name] for name in values}
 
 
-def _as_bytes(values: Tensor) -> Tensor:
+def as_bytes(values: Tensor) -> Tensor:
     """Copy values [rows, ...] as [rows, bytes per row] uint8."""
     return _bytes_of(values.clone(memory_format=torch.contiguous_format))
 
@@ -108,18 +115,66 @@ def _bytes_of(values: Tensor) -> Tensor:
 
 def _gather_ragged(packed: Tensor) -> Tensor:
     """Concatenate [own rows, width] over the ranks, which may have different numbers of rows."""
-    sizes = _gather_equal(torch.tensor([len(packed)], device=packed.device)).flatten()
+    sizes = _gather_equal(torch.tensor([len(packed)], device=packed.device), "rows").flatten()
     longest = int(sizes.max())
     padded = packed.new_zeros(longest, packed.shape[1])
     padded[: len(packed)] = packed
-    return _gather_equal(padded)[torch.arange(longest, device=packed.device) < sizes[:, None]]
+    return _gather_equal(padded, "rows")[torch.arange(longest, device=packed.device) < sizes[:, None]]
 
 
-def _gather_equal(values: Tensor) -> Tensor:
-    """Gather values [...], of the same shape on every rank, as [ranks, ...]."""
-    gathered = values.new_empty(world_size(), *values.shape)
-    dist.all_gather(list(gathered.unbind()), values)
-    return gathered
+def _gather_equal(values: Tensor, name: str) -> Tensor:
+    """Gather values [...], of the same shape on every rank, as [ranks, ...]. `name`: what they are counted as."""
+    found = values.new_empty(world_size(), *values.shape)
+    with counted(name, **gathered(values.nbytes), device=values.device):
+        dist.all_gather(list(found.unbind()), values)
+    return found
+
+
+def gather_arrays(arrays: Mapping[str, np.ndarray], name: str) -> list[dict[str, np.ndarray]]:
+    """Gather the named arrays of each rank, in rank order, on every rank; ranks may have others, or none. `name`: what
+    they are counted as.
+
+    They travel as bytes between hosts, behind their names, dtypes and shapes in JSON: nothing is pickled.
+    """
+    header = json.dumps([[key, values.dtype.str, values.shape] for key, values in arrays.items()]).encode()
+    parts = [np.int64(len(header)).tobytes(), header, *(values.tobytes() for values in arrays.values())]
+    packed = b"".join(part.ljust(_aligned(len(part)), b"\0") for part in parts)
+    own = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+    if world_size() == 1:
+        return [dict(_arrays_in(own.numpy()))]
+    longest = int(_gather_equal(torch.tensor([len(own)]), name).max())
+    padded = own.new_zeros(longest)
+    padded[: len(own)] = own
+    return [dict(_arrays_in(of_rank.numpy())) for of_rank in _gather_equal(padded, name)]
+
+
+def _arrays_in(packed: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays that one rank has packed, without a copy."""
+    length = int(packed[:ALIGNMENT].view(np.int64)[0])
+    start = ALIGNMENT + _aligned(length)
+    for key, dtype, shape in json.loads(packed[ALIGNMENT : ALIGNMENT + length].tobytes()):
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        yield key, packed[start : start + size].view(dtype).reshape(shape)
+        start += _aligned(size)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def exchange_rows(values: Tensor, leaving: Sequence[int], coming: Sequence[int], name: str) -> Tensor:
+    """Send rows of `values` [own rows, ...] to all ranks and receive theirs [rows, ...], both in rank order.
+
+    leaving, coming: the numbers of rows that go to each rank, and come from it. `name`: what they are counted as.
+    """
+    if world_size() == 1:
+        return values
+    row, number = values.shape[1:].numel() * values.itemsize, rank()
+    found = values.new_empty(sum(coming), *values.shape[1:])
+    bytes_of = {"sent": (sum(leaving) - leaving[number]) * row, "received": (sum(coming) - coming[number]) * row}
+    with counted(name, **bytes_of, device=values.device):
+        dist.all_to_all_single(found, values.contiguous(), list(coming), list(leaving))
+    return found
 
 
 def gather_objects(value: T, group: Any = None) -> list[T]:
@@ -157,12 +212,17 @@ def on_main(action: Callable[[], T]) -> T:
 def all_agree(flag: bool) -> bool:
     """Whether `flag` is true on every rank. The same collective informs all ranks of a signal to one of them."""
     flags = torch.tensor([flag, not preemption.requested()], dtype=torch.uint8)
-    if world_size() > 1:
-        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+    _reduce_to_least(flags)
     agreed, no_signal = flags.tolist()
     if not no_signal:
         preemption.set_agreed()
     return bool(agreed)
+
+
+def _reduce_to_least(flags: Tensor) -> None:
+    if world_size() > 1:
+        with counted("flags", **reduced(flags.nbytes), device=flags.device):
+            dist.all_reduce(flags, op=dist.ReduceOp.MIN)
 
 
 def agree_on_device(flag: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,8 +231,7 @@ def agree_on_device(flag: Tensor) -> tuple[Tensor, Tensor]:
     `note_signal`."""
     no_signal = torch.full((), not preemption.requested(), dtype=torch.bool, device=flag.device)
     flags = torch.stack([flag, no_signal]).to(torch.uint8)
-    if world_size() > 1:
-        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+    _reduce_to_least(flags)
     agreed, unsignalled = flags.bool().unbind()
     return agreed, unsignalled
 

@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from losses.math.masking import at_least_float32
+from losses.math.share import ALONE, Share
 
 LEVELS = 255  # steps between the lowest and the highest code of a byte
 
 
-def ranges_of(vectors: Tensor) -> Tensor:
-    """The lowest and the highest value of each dimension: [..., dim] -> [2, dim]; zeros if there is no vector."""
+def ranges_of(vectors: Tensor, mask: Tensor | None = None, share: Share = ALONE) -> Tensor:
+    """The lowest and the highest value of each dimension: [..., dim] -> [2, dim], of the vectors of all ranks where
+    `mask` [...] is True (None: all); zeros if there is none."""
     rows = at_least_float32(vectors.detach()).flatten(0, -2)
-    return torch.stack([rows.amin(0), rows.amax(0)]) if len(rows) else rows.new_zeros(2, rows.shape[-1])
+    nothing = rows.new_full((1, rows.shape[-1]), torch.inf)  # also an amin of no rows has a value
+    padding = rows.new_zeros(len(rows), 1, dtype=torch.bool) if mask is None else ~mask.reshape(-1, 1)
+    low = share.least(torch.cat([rows.masked_fill(padding, torch.inf), nothing]).amin(0))
+    high = share.most(torch.cat([rows.masked_fill(padding, -torch.inf), -nothing]).amax(0))
+    return torch.stack([low, high]).masked_fill(low > high, 0.0)
 
 
 def int8_values(vectors: Tensor, ranges: Tensor) -> Tensor:

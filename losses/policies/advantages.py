@@ -13,26 +13,30 @@ from torch import Tensor
 
 from losses.math.checks import check_one_of
 from losses.math.plackett_luce import reverse_cumsum
+from losses.math.share import ALONE, Share
 
 ADVANTAGE_ESTIMATORS = ("rloo", "none", "group", "batch")
 EPSILON = 1e-4
 
 
-def advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
+def advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None, share: Share = ALONE) -> Tensor:
     """Return the advantages of whole actions. Equal rewards in a group give exactly 0, without rounding error.
 
     Args:
         rewards: [..., G].
         estimator: one of `ADVANTAGE_ESTIMATORS`.
         list_mask: [...] bool, the groups whose rewards are part of the std of "batch" (None: all).
+        share: which lists these are; by default all. The std of "batch" is that of all ranks.
 
     Returns:
         [..., G].
     """
-    return _centred(rewards, estimator) / _scale(rewards, estimator, list_mask)
+    return _centred(rewards, estimator) / _scale(rewards, estimator, list_mask, share)
 
 
-def reward_to_go_advantages(rewards: Tensor, estimator: str, list_mask: Tensor | None = None) -> Tensor:
+def reward_to_go_advantages(
+    rewards: Tensor, estimator: str, list_mask: Tensor | None = None, share: Share = ALONE
+) -> Tensor:
     """Return the advantage of each position: the reward-to-go minus its baseline over the group at that position.
 
     A choice cannot change the rewards before it, which would only add variance. The std of "group" and "batch" is the
@@ -42,7 +46,7 @@ def reward_to_go_advantages(rewards: Tensor, estimator: str, list_mask: Tensor |
     """
     to_go = reverse_cumsum(rewards).transpose(-1, -2)
     centred = _centred(to_go, estimator).transpose(-1, -2)
-    return centred / _scale(rewards.sum(dim=-1), estimator, list_mask).unsqueeze(-1)
+    return centred / _scale(rewards.sum(dim=-1), estimator, list_mask, share).unsqueeze(-1)
 
 
 def all_equal(rewards: Tensor) -> Tensor:
@@ -59,11 +63,21 @@ def _centred(values: Tensor, estimator: str) -> Tensor:
     return centred.masked_fill(all_equal(values).unsqueeze(-1), 0.0)
 
 
-def _scale(rewards: Tensor, estimator: str, list_mask: Tensor | None) -> Tensor:
+def _scale(rewards: Tensor, estimator: str, list_mask: Tensor | None, share: Share) -> Tensor:
     """Return the divisor of the centred rewards, broadcastable to [..., G]."""
     if estimator == "group":
         return rewards.std(dim=-1, keepdim=True) + EPSILON
     if estimator == "batch":
-        counted = rewards if list_mask is None else rewards[list_mask]
-        return (counted.std() if counted.numel() > 1 else counted.new_zeros(())) + EPSILON
+        return _deviation(rewards, list_mask, share) + EPSILON
     return torch.ones_like(rewards[..., :1])
+
+
+def _deviation(rewards: Tensor, list_mask: Tensor | None, share: Share) -> Tensor:
+    """The sample std of all rewards of the groups of all ranks; 0 for fewer than two."""
+    rewards = rewards.detach()
+    counted = torch.ones_like(rewards, dtype=torch.bool)
+    counted = counted if list_mask is None else counted & list_mask.unsqueeze(-1)
+    number = share.sum(counted.sum())
+    mean = share.sum(rewards.masked_fill(~counted, 0.0).sum()) / number.clamp(min=1)
+    squares = share.sum((rewards - mean).masked_fill(~counted, 0.0).square().sum())
+    return (squares / (number - 1).clamp(min=1)).sqrt()

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from losses.contracts import Statistics
 from losses.math.kl import k1, k2, k3, ratio_times_k3
+from losses.math.share import ALONE, Share
 from losses.policies.advantages import advantages, all_equal, reward_to_go_advantages
 from losses.policies.options import PolicyOptions
 from losses.policies.surrogate import (
@@ -54,6 +55,8 @@ class Distribution(Protocol):
 @dataclass(frozen=True)
 class GroupPolicy(PolicyOptions, ABC):
     """The sampling and the loss of a policy (trainer=grpo)."""
+
+    sharded: ClassVar[bool] = True
 
     @abstractmethod
     def sample(self, scores: Tensor, mask: Tensor, seeds: Sequence[int], **policy_inputs: Tensor) -> Any:
@@ -102,9 +105,10 @@ class GroupPolicy(PolicyOptions, ABC):
         actions: Any,
         old_scores: Tensor,
         reference_scores: Tensor | None = None,
+        share: Share = ALONE,
         **policy_inputs: Tensor,
     ) -> tuple[Tensor, Statistics]:
-        """Return the loss of the whole batch, and its statistics.
+        """Return the loss of the whole batch, and its statistics, from the lists of a rank.
 
         Args:
             scores: [..., n], the policy's scores; all arithmetic is at least in float32.
@@ -113,6 +117,7 @@ class GroupPolicy(PolicyOptions, ABC):
             old_scores: [..., n], the scores of the policy that sampled (at the first update equal to `scores`).
             reference_scores: [..., n], the scores of the frozen reference: needed if beta > 0, else optional and only
                 for the statistics.
+            share: which lists these are; by default all.
             policy_inputs: the inputs that the property of this name lists: NAME for the policy, old_NAME for the old
                 policy, reference_NAME for the reference.
 
@@ -139,10 +144,10 @@ class GroupPolicy(PolicyOptions, ABC):
         surrogate = self.on_policy_surrogate(policy, labels, mask, ratio)
         if surrogate is None:
             penalty = None if reference is None or self.kl_in == "loss" else self.beta * self.kl_penalty(old, reference)
-            surrogate = self._policy_gradient(policy, self._advantages(rewards, penalty, counted), ratio)
+            surrogate = self._policy_gradient(policy, self._advantages(rewards, penalty, counted, share), ratio)
         kl = None if reference is None else self._kl(policy, old, reference, ratio)
-        loss, statistics = self._with_regularisers(surrogate, kl, policy, counted)
-        return loss, reward_statistics(rewards, nonempty, counted) | statistics
+        loss, statistics = self._with_regularisers(surrogate, kl, policy, counted, share)
+        return loss, reward_statistics(rewards, nonempty, counted, share) | statistics
 
     def kl_penalty(self, old: Distribution, reference: Distribution) -> Tensor:
         """Return the KL penalty of each position, [..., G, k], which is subtracted from its reward: the log-ratio.
@@ -169,16 +174,16 @@ class GroupPolicy(PolicyOptions, ABC):
             return estimate * ratio if self.use_bias_correction_kl else estimate
         return policy.kl(reference)
 
-    def _advantages(self, rewards: Rewards, penalty: Tensor | None, counted: Tensor) -> Tensor:
+    def _advantages(self, rewards: Rewards, penalty: Tensor | None, counted: Tensor, share: Share) -> Tensor:
         """Return [..., G, k], or [..., G, 1] if all positions of an action share one advantage.
 
         penalty: [..., G, k], subtracted from the rewards.
         """
         if rewards.per_position is not None:
             per_position = rewards.per_position if penalty is None else rewards.per_position - penalty
-            return reward_to_go_advantages(per_position, self.advantage_estimator, counted)
+            return reward_to_go_advantages(per_position, self.advantage_estimator, counted, share)
         total = rewards.total if penalty is None else rewards.total - penalty.sum(dim=-1)
-        return advantages(total, self.advantage_estimator, counted).unsqueeze(-1)
+        return advantages(total, self.advantage_estimator, counted, share).unsqueeze(-1)
 
     def _policy_gradient(self, policy: Distribution, advantages: Tensor, ratio: Tensor) -> Surrogate:
         epsilon_high = self.epsilon if self.epsilon_high is None else self.epsilon_high
@@ -194,27 +199,33 @@ class GroupPolicy(PolicyOptions, ABC):
         return surrogate
 
     def _with_regularisers(
-        self, surrogate: Surrogate, kl: Tensor | None, policy: Distribution, counted: Tensor
+        self, surrogate: Surrogate, kl: Tensor | None, policy: Distribution, counted: Tensor, share: Share
     ) -> tuple[Tensor, Statistics]:
         """Return the scalar loss with divergence and entropy, and the statistics of the policy."""
 
         def mean(values: Tensor) -> Tensor:
-            return self.reduce(values, policy, counted, "bnpo")
+            return self.reduce(values, policy, counted, "bnpo", share)
 
         loss = surrogate.loss
         if kl is not None and self.beta and self.kl_estimator != "k1":
             loss = loss + self.beta * kl
-        loss = self.reduce(loss, policy, counted, self.loss_type)
+        loss = self.reduce(loss, policy, counted, self.loss_type, share)
         entropy = mean((policy if self.entropy_coef else policy.detach()).entropy())
         if self.entropy_coef:
             loss = loss - self.entropy_coef * entropy
         statistics = {"entropy": entropy.detach(), "clip_fraction": mean(surrogate.clipped.float())}
         return loss, statistics if kl is None else statistics | {"kl": mean(kl.detach())}
 
-    def reduce(self, values: Tensor, policy: Distribution, counted: Tensor, loss_type: str) -> Tensor:
+    def reduce(
+        self, values: Tensor, policy: Distribution, counted: Tensor, loss_type: str, share: Share = ALONE
+    ) -> Tensor:
         """Reduce values [..., 1 or G, 1 or k] to a scalar; "dr_grpo" divides by `depth` positions."""
-        depth = self.depth or policy.position_mask.sum(dim=-1).max()
-        return reduce_positions(values, policy.position_mask, counted, loss_type=loss_type, num_positions=depth)
+        depth: int | Tensor = self.depth or 1
+        if loss_type == "dr_grpo" and not self.depth:
+            depth = share.most(policy.position_mask.sum(dim=-1).max())
+        return reduce_positions(
+            values, policy.position_mask, counted, loss_type=loss_type, num_positions=depth, share=share
+        )
 
 
 def has_distinct_labels(labels: Tensor, mask: Tensor) -> Tensor:
@@ -225,11 +236,11 @@ def has_distinct_labels(labels: Tensor, mask: Tensor) -> Tensor:
     return highest > lowest
 
 
-def reward_statistics(rewards: Rewards, nonempty: Tensor, counted: Tensor) -> Statistics:
+def reward_statistics(rewards: Rewards, nonempty: Tensor, counted: Tensor, share: Share = ALONE) -> Statistics:
     """Return means over the groups `counted`, and `frac_reward_zero_std` over all `nonempty` ones; both [...] bool."""
 
     def mean(per_group: Tensor, groups: Tensor = counted) -> Tensor:
-        return per_group.masked_fill(~groups, 0.0).sum() / groups.sum().clamp(min=1)
+        return share.fraction(per_group.masked_fill(~groups, 0.0).sum(), groups.sum())
 
     statistics = {
         "reward_mean": mean(rewards.total.mean(dim=-1)),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from losses.math.exponentials import bounded_exp
+from losses.math.share import ALONE, Share
 
 IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence", "sequence_product")
 LOSS_TYPES = ("sum", "grpo", "bnpo", "dapo", "dr_grpo", "cispo")
@@ -65,9 +66,15 @@ def cispo_surrogate(ratio: Tensor, advantages: Tensor, log_probs: Tensor, *, eps
 
 
 def reduce_positions(
-    loss: Tensor, position_mask: Tensor, list_mask: Tensor, *, loss_type: str, num_positions: int | Tensor
+    loss: Tensor,
+    position_mask: Tensor,
+    list_mask: Tensor,
+    *,
+    loss_type: str,
+    num_positions: int | Tensor,
+    share: Share = ALONE,
 ) -> Tensor:
-    """Return the scalar loss of the whole batch.
+    """Return the scalar loss of the whole batch, of which these are the groups of a rank.
 
         sum            mean over actions of the sum over positions (TRL's "luspo" aggregation)
         grpo           mean over actions of the mean over positions
@@ -80,6 +87,7 @@ def reduce_positions(
         position_mask: [..., 1 or G, k] bool.
         list_mask: [...] bool, the groups in numerator and denominator; if there are none, the loss is 0.
         num_positions: the constant number of positions of `dr_grpo`.
+        share: which lists these are; by default all.
     """
     loss, counted = torch.broadcast_tensors(loss, position_mask & list_mask[..., None, None])
     loss = loss.masked_fill(~counted, 0.0)
@@ -93,4 +101,4 @@ def reduce_positions(
         total, denominator = loss.sum(), num_actions * num_positions
     else:
         total, denominator = loss.sum(), counted.sum()
-    return total / denominator.clamp(min=1)
+    return share.fraction(total, denominator)

@@ -14,6 +14,7 @@ from losses.math.answers import NO, OTHER, YES, AnswerDistribution, answer_distr
 from losses.math.checks import check_finite, check_pos_weight
 from losses.math.masking import positive_weights
 from losses.math.noise import uniform_noise
+from losses.math.share import ALONE, Share
 from losses.policies.group_policy import GroupPolicy
 from losses.rewards import Rewards
 
@@ -60,6 +61,7 @@ class TokenPolicyGRPO(GroupPolicy):
     """
 
     data_requirements: ClassVar[tuple[str, ...]] = ("labels",)
+    sharded: ClassVar[bool] = True
     shift_invariant: ClassVar[bool] = False  # P("yes") is absolute
 
     num_generations: int = 16
@@ -145,17 +147,17 @@ class TokenPolicyGRPO(GroupPolicy):
         return total + self.format_weight * values["format"] if "format" in values else total
 
     def __call__(
-        self, scores: Tensor, labels: Tensor, mask: Tensor, *, actions: Tensor, **inputs: Any
+        self, scores: Tensor, labels: Tensor, mask: Tensor, *, actions: Tensor, share: Share = ALONE, **inputs: Any
     ) -> tuple[Tensor, Statistics]:
         """Return the loss and statistics as `GroupPolicy` does; with `expected`, without those of sampling."""
         if not self.expected:
-            return super().__call__(scores, labels, mask, actions=actions, **inputs)
+            return super().__call__(scores, labels, mask, actions=actions, share=share, **inputs)
         policy = self.distribution(scores, mask, actions, **{name: inputs[name] for name in self.policy_inputs})
         rewards = self.answer_rewards(labels, mask)
         objective = policy.expectation(self._total(rewards, labels, mask))
 
         def mean(values: Tensor) -> Tensor:
-            return self.reduce(values, policy, mask, "sum")
+            return self.reduce(values, policy, mask, "sum", share)
 
         loss = -mean(objective) - self.entropy_coef * mean(policy.entropy())
         statistics = {"reward_mean": mean(objective), "entropy": mean(policy.entropy())}

@@ -180,11 +180,9 @@ def _rows_or_packs(
     packs, lengths = [], []
     collator_of_rows = list_collator(model, model.tokenizer.padding, options.token_budget)
     for batch in batches:
-        sequences, sizes = batch.sequences, batch.sequences_per_list
-        if options.merge_repeats and batch.repeats is not None:
-            sequences, sizes = sequences.select(batch.repeats.first), batch.repeats.sizes(sizes)
-        collator = collator_of_rows.of_lists(sequences, sizes)
-        own = sequences.lengths.tolist()
+        repeats = batch.repeats if options.merge_repeats else None
+        collator = collator_of_rows.of_lists(batch.sequences, batch.sequences_per_list, repeats)
+        own = (batch.sequences.lengths if repeats is None else batch.sequences.lengths[repeats.first]).tolist()
         found = getattr(collator, "packs", ())
         packs += [(pack.prefix, own[index] - pack.prefix) for pack in found for index in pack.sequences]
         lengths.append([pack.length(own) for pack in found] or own)

@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_plain_path(attention, architecture, template, t
 def test_the_prefix_is_computed_once_per_list(tiny_causal_dir):
     model = reranker(tiny_causal_dir)
     rows = lists_of(model)
-    packs = list(plan_packs(rows, SIZES, limit=100_000))
+    packs = list(plan_packs(rows.lengths.tolist(), SIZES, rows.common_prefixes(SIZES), limit=100_000))
     assert [pack.sequences for pack in packs] == [[0, 1, 2, 3, 4], [5], [*range(6, 14)], [14, 15, 16]]
     starts = np.concatenate([[0], np.cumsum(rows.lengths)])
     texts = [rows.features["input_ids"][starts[i] : starts[i + 1]].tolist() for i in range(len(rows))]
@@ -82,7 +82,7 @@ def test_the_prefix_is_computed_once_per_list(tiny_causal_dir):
 def test_packs_keep_within_their_limit(tiny_causal_dir):
     rows = lists_of(reranker(tiny_causal_dir))
     for limit in (10, 200, 400):
-        packs = list(plan_packs(rows, SIZES, limit))
+        packs = list(plan_packs(rows.lengths.tolist(), SIZES, rows.common_prefixes(SIZES), limit))
         assert [row for pack in packs for row in pack.sequences] == [*range(len(rows))]
         lengths = [pack.length(rows.lengths) for pack in packs]
         assert all(length <= limit or len(pack.sequences) == 1 for length, pack in zip(lengths, packs, strict=True))

@@ -37,7 +37,10 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+    return [
+        {name: value for name, value in record.items() if name not in TIMES and not name.startswith("traffic/")}
+        for record in records
+    ]
 
 
 @contextmanager

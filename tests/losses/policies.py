@@ -68,6 +68,7 @@ class Policy:
     """
 
     contract: ClassVar[str] = "list"
+    sharded: ClassVar[bool] = True
 
     policy: Any
 
@@ -90,8 +91,9 @@ class Policy:
 
     def with_actions(self, sample: Sample) -> Sample:
         """Return the sample with actions drawn from the old policy; list i has the seed i + 1."""
+        seeds = (sample.share.own(len(sample.mask) * sample.share.ranks) + 1).tolist()
         old = {name: getattr(sample, f"old_{name}") for name in ("scores", *self.policy.policy_inputs)}
-        drawn = self.policy.sample(mask=sample.mask, seeds=range(1, len(sample.mask) + 1), **old)
+        drawn = self.policy.sample(mask=sample.mask, seeds=seeds, **old)
         if isinstance(drawn, Rankings):
             places = torch.arange(drawn.rankings.shape[-1])
             unplaced = torch.full((*drawn.rankings.shape[:-1], sample.mask.shape[-1]), 100)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import losses.math.in_batch
+import losses.math.tiles
 from losses.contracts import LossInputs, compute_loss
 from losses.embedding_distillation import EmbeddingDistillation
 from losses.matryoshka import Matryoshka
@@ -114,7 +114,7 @@ def test_rows_of_similarities(inputs, monkeypatch):
     teacher = inputs.teacher_queries @ inputs.teacher_documents[MASK].T
     expected = (1 - F.cosine_similarity(student, teacher))[:3].mean()
     assert_same(compute_loss(loss, inputs)[0], expected, inputs.queries, inputs.documents)
-    monkeypatch.setattr(losses.math.in_batch, "ELEMENTS_PER_BLOCK", 1)
+    monkeypatch.setattr(losses.math.tiles, "ELEMENTS_PER_TILE", 1)
     assert_same(compute_loss(loss, inputs)[0], expected, inputs.queries, inputs.documents)
 
 

@@ -11,7 +11,7 @@ from info_nce_definition import by_definition
 from torch import Tensor
 
 from losses.info_nce import DIRECTIONS, InfoNCE
-from losses.math import in_batch
+from losses.math import tiles
 
 SIX = torch.arange(6)
 
@@ -83,13 +83,19 @@ OPTIONS = {
 }
 
 
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 3 pairs and 4 columns."""
+    monkeypatch.setattr(tiles, "ELEMENTS_PER_TILE", 12)
+    monkeypatch.setattr(tiles, "COLUMNS_PER_TILE", 4)
+
+
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_definition_and_derivative(options, lists, monkeypatch):
     loss = InfoNCE(**{"temperature": 0.2, **options})
     lists["weights"] = torch.tensor([1.0, 2.0, 5.0, 0.5, 1.5], dtype=torch.float64)
     expected = by_definition(loss, lists)
     assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
-    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 50)  # blocks of 3 pairs
+    small_tiles(monkeypatch)
     assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
     names = ["queries", "documents", *(["scale"] if loss.temperature is None else [])]
     if loss.hardness_mode:
@@ -109,7 +115,7 @@ def test_texts_that_are_never_negatives(options, lists, monkeypatch):
     lists["never_negatives"] = torch.tensor([(i, int(key)) for i, key in pairs])
     expected = by_definition(loss, lists)
     assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
-    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 50)
+    small_tiles(monkeypatch)
     assert float(evaluate(loss, lists)) == pytest.approx(expected, abs=1e-9)
     assert (expected != plain) == loss.mask_duplicates
 
@@ -203,7 +209,7 @@ def test_finite(options, situation, lists):
 
 def test_memory_grows_with_texts_not_with_their_square(monkeypatch):
     """No tensor saved for the backward is a [Q, D] matrix."""
-    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 2**10)
+    monkeypatch.setattr(tiles, "ELEMENTS_PER_TILE", 2**10)
     queries, documents = unit(128, 4).requires_grad_(), unit(128, 2, 4, seed=1)
     labels = torch.tensor([1, 0]).expand(128, 2)
     saved = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.math import in_batch
+from losses.math import in_batch, tiles
 from losses.siglip import SigLIP
 
 
@@ -70,7 +70,8 @@ def test_definition_and_derivative(which, never, monkeypatch):
         return loss(queries, documents, labels, mask, scale=scale, bias=bias, **options, **inputs)
 
     assert float(value(queries, documents, *parameters)) == pytest.approx(total / 3)
-    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 10)
+    monkeypatch.setattr(tiles, "ELEMENTS_PER_TILE", 6)
+    monkeypatch.setattr(tiles, "COLUMNS_PER_TILE", 3)
     assert float(value(queries, documents, *parameters)) == pytest.approx(total / 3)
     tensors = tuple(tensor.clone().requires_grad_() for tensor in (queries, documents, *parameters))
     assert torch.autograd.gradcheck(value, tensors)

@@ -20,7 +20,9 @@ from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import compute_loss, is_policy
+from losses.math.share import ALONE, Share
 from trainers.loss_inputs import make_loss_inputs
+from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
 
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
@@ -96,14 +98,16 @@ def inputs(kind: str) -> dict[str, Any]:
     }
 
 
-def objective(loss: Any, kind: str, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_loss_inputs(representations, batch(kind), **inputs(kind))
+def objective(
+    loss: Any, kind: str, representations: Representations, share: Share = ALONE
+) -> tuple[Tensor, dict[str, Tensor]]:
+    lists = make_loss_inputs(representations, batch(kind), share=share, **inputs(kind))
     if not is_policy(loss):
         return compute_loss(loss, lists)
     policy = Policy(loss)
     own = {name: getattr(lists, name) for name in ("labels", "mask", "scores", "logsumexp", "reference_scores")}
     old = {"old_scores": lists.teacher_scores, "old_logsumexp": F.softplus(lists.teacher_scores) + 0.5}
-    sample = Sample(**own, **old, reference_logsumexp=lists.reference_logsumexp)
+    sample = Sample(share=share, **own, **old, reference_logsumexp=lists.reference_logsumexp)
     return compute_loss(policy, policy.with_actions(sample))
 
 
@@ -129,11 +133,11 @@ def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
     engine(kind).optimizer.zero_grad()
     cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
-    plan = cache.plan(batch(kind).sequences, step=3)
+    plan = cache.plan(batch(kind).sequences, step=3, sizes=batch(kind).sequences_per_list)
     assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
-    value, _ = objective(loss, kind, representations)
+    value, _ = objective(loss, kind, representations, Sharing().of(len(LIST_SIZES)))
     cache.backward(plan, outputs, gradients_of(value, representations))
     return gradient(engine(kind).model)
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 TIMES = {"seconds", "rows_per_s", "tokens_per_s"}
+TRAFFIC = "traffic/"  # begins the names of what several ranks exchange
 
 
 def make_trainer(overrides: list[str]) -> Any:
@@ -26,7 +27,7 @@ def make_trainer(overrides: list[str]) -> Any:
 
 
 def run_to_the_end(overrides: list[str]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Fit; the lines of metrics.jsonl without times, and the final weights."""
+    """Fit; the lines of metrics.jsonl without times and traffic, and the final weights."""
     trainer = make_trainer(overrides)
     trainer.fit()
     with trainer.engine.full_weights():
@@ -53,7 +54,11 @@ def run_until(runs: list[tuple[list[str], int]]) -> None:
 
 def metrics_of(trainer: Any) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in trainer.run.metrics_file.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [without_times(line) for line in lines]
+
+
+def without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in TIMES and not name.startswith(TRAFFIC)}
 
 
 def run_several(runs: list[list[str]]) -> list[tuple[list[dict[str, Any]], dict[str, Tensor]]]:

@@ -9,6 +9,7 @@ from losses.math.in_batch import InBatch
 from losses.math.similarity import DOT
 
 LABELS = torch.tensor([[1, 0, 0], [2, 0, 0], [0, 0, 1]])
+EVERY, LISTS = torch.arange(5), torch.arange(3)
 MASK = torch.tensor([[True, True, False], [True, False, False], [False, True, True]])
 
 
@@ -23,15 +24,17 @@ def test_documents_stand_in_a_row_without_padding():
     assert flat.list_index.tolist() == [0, 0, 1, 2, 2]
     assert flat.pair_queries.tolist() == [0, 1, 2]
     assert flat.pair_documents.tolist() == [0, 2, 4]
-    assert flat.in_own_list(torch.tensor([2])).tolist() == [[False, False, False, True, True]]
-    assert flat.similarities(torch.tensor([1])).tolist() == [[0, -2, -6, -14, -16]]
+    assert flat.in_own_list(torch.tensor([2]), EVERY).tolist() == [[False, False, False, True, True]]
+    rows = {"query": flat.queries[[1]]}
+    (found,) = flat.over_tiles(lambda tile: (tile.rows["query"] @ tile.columns["text"].T).unbind(1)[3:4], rows, "doc")
+    assert found.tolist() == [[-14]]
 
 
 def test_without_keys_every_text_is_one_of_its_own():
     flat = batch()
     own = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
-    assert torch.equal(flat.never_negative_documents(torch.tensor([0, 1])), own)
-    found = flat.never_negative_queries(torch.tensor([2, 4, 1])).int().tolist()
+    assert torch.equal(flat.never_negative_documents(torch.tensor([0, 1]), EVERY), own)
+    found = flat.never_negative_queries(torch.tensor([2, 4, 1]), LISTS).int().tolist()
     assert found == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
@@ -39,25 +42,22 @@ def test_equal_texts():
     """Queries 0 and 2 are one text: their positives are each other's. Document 1 is a copy of list 1's positive."""
     hashes = torch.tensor([[-5, 40, 5], [40, 5, 5], [5, -6, -7]])
     flat = batch(query_hashes=torch.tensor([2**60, 3, 2**60]), document_hashes=hashes)
-    found = flat.never_negative_documents(torch.tensor([0, 1, 2])).int().tolist()
+    found = flat.never_negative_documents(torch.tensor([0, 1, 2]), EVERY).int().tolist()
     assert found == [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    assert flat.never_negative_queries(torch.tensor([0, 1, 3])).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert flat.never_negative_queries(torch.tensor([0, 1, 3]), LISTS).int().tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
 
 
 def test_negatives():
     flat = batch()
-    found = {name: flat.negative_documents(torch.tensor([0]), name)[0].int().tolist() for name in in_batch.IN_BATCH}
+    found = {
+        name: flat.negative_documents(torch.tensor([0]), EVERY, name)[0].int().tolist() for name in in_batch.IN_BATCH
+    }
     assert found == {"all": [0, 1, 1, 1, 1], "positives": [0, 1, 1, 0, 1], "none": [0, 1, 0, 0, 0]}
-    assert flat.negative_queries(torch.tensor([0])).int().tolist() == [[0, 1, 1]]
-
-
-def test_blocks_have_bounded_rows_and_the_order_of_the_rows(monkeypatch):
-    monkeypatch.setattr(in_batch, "ELEMENTS_PER_BLOCK", 10)
-    sizes = []
-    values = batch().compute_in_blocks(lambda rows: sizes.append(len(rows)) or rows * 2.0, num_rows=7, num_columns=3)
-    assert sizes == [3, 3, 1]
-    assert values.tolist() == [0, 2, 4, 6, 8, 10, 12]
-    assert batch().compute_in_blocks(lambda rows: rows * 2.0, num_rows=0, num_columns=0).shape == (0,)
+    assert flat.negative_queries(torch.tensor([0]), LISTS).int().tolist() == [[0, 1, 1]]
 
 
 def test_mean_over_queries():
@@ -73,9 +73,13 @@ def test_texts_that_are_never_negatives():
     hashes = torch.tensor([[1, 2, -1], [8, -1, -1], [-1, 9, 8]])
     pairs = torch.tensor([[0, 8], [2, 9], [0, 1000], [0, 8]])
     flat = batch(query_hashes=torch.tensor([5, 6, 5]), document_hashes=hashes, never_negatives=pairs)
-    found = flat.never_negative_documents(torch.tensor([0, 1, 2])).int().tolist()
+    found = flat.never_negative_documents(torch.tensor([0, 1, 2]), EVERY).int().tolist()
     assert found == [[1, 0, 1, 1, 1], [0, 0, 1, 0, 1], [1, 0, 1, 1, 1]]
-    assert flat.never_negative_queries(torch.tensor([1, 2, 3])).int().tolist() == [[0, 0, 0], [1, 1, 1], [1, 0, 1]]
+    assert flat.never_negative_queries(torch.tensor([1, 2, 3]), LISTS).int().tolist() == [
+        [0, 0, 0],
+        [1, 1, 1],
+        [1, 0, 1],
+    ]
     assert flat.pair_documents.tolist() == [0, 2, 4], "no further pairs to learn from"
 
 

@@ -1,0 +1,168 @@
+"""The share of the ranks of a run: `losses.math.share.Share` by collectives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engines.distributed.collectives import gather_objects
+from engines.distributed.process_group import rank, timeout, world_size
+from engines.distributed.traffic import counted, gathered, reduced
+from losses.math.share import ALONE, Share
+
+
+class Sharing:
+    """How the ranks divide the lists of every step, and the groups of ranks whose texts are negatives of each other.
+
+    Raises ValueError if a group is a node and the nodes are not known. Make it on all ranks together.
+    """
+
+    def __init__(self, negatives: str = "global"):
+        self.groups = _groups(negatives)
+        self.own = next(group for group in self.groups if rank() in group)
+        self._group: Any = None
+        if 1 < len(self.own) < world_size():
+            made = [dist.new_group(group, timeout=timeout()) for group in self.groups]
+            self._group = made[self.groups.index(self.own)]
+
+    def of(self, num_lists: int) -> Share:
+        """The share of this rank in a step of so many lists."""
+        return ALONE if world_size() == 1 else RankShare(num_lists, self.own, self._group)
+
+    def documents_per_query(self, sizes: Tensor) -> float:
+        """The mean number of documents that a query is compared with. sizes: of each list of the step."""
+        of_ranks = [sizes[number :: world_size()] for number in range(world_size())]
+        queries, documents = [len(own) for own in of_ranks], [int(own.sum()) for own in of_ranks]
+        products = [sum(queries[i] for i in group) * sum(documents[i] for i in group) for group in self.groups]
+        return sum(products) / len(sizes)
+
+
+def _groups(negatives: str) -> list[list[int]]:
+    ranks = list(range(world_size()))
+    if negatives == "global" or len(ranks) == 1:
+        return [ranks]
+    if negatives == "rank":
+        return [[number] for number in ranks]
+    nodes = gather_objects(os.environ.get("GROUP_RANK"))
+    if None in nodes:
+        raise ValueError("trainer.negatives=node needs GROUP_RANK, which torchrun sets: start the run by torchrun")
+    return [[number for number in ranks if nodes[number] == node] for node in sorted(set(nodes))]
+
+
+class RankShare(Share):
+    """Every W-th list of a step of `num_lists`. `compared` are ranks, of which this is one, `group` their process group
+    (None: of all ranks)."""
+
+    def __init__(self, num_lists: int, compared: Sequence[int], group: Any = None):
+        super().__init__(rank(), world_size(), compared)
+        self.num_lists, self.group = num_lists, group
+
+    def sum(self, values: Tensor) -> Tensor:
+        found: Tensor = _Sum.apply(values)
+        return found
+
+    def least(self, values: Tensor) -> Tensor:
+        return _reduced(values, dist.ReduceOp.MIN)
+
+    def gather(self, values: Tensor) -> Tensor:
+        found: Tensor = _Gather.apply(values, self)
+        return found
+
+    def once(self, value: Tensor) -> Tensor:
+        found: Tensor = _Once.apply(value, self.rank == 0)
+        return found
+
+    def start_gather(self, values: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
+        longest, device = max(sizes), values.device
+        found = values.new_empty(len(sizes), longest, *values.shape[1:])
+        padded = _padded(values, longest)
+        others = padded.nbytes * (len(sizes) - 1)
+        with counted("texts", sent=others, received=others, device=device):
+            work = dist.all_gather(list(found.unbind()), padded, group=self.group, async_op=True)
+
+        def wait() -> Tensor:
+            with counted("texts", sent=0, received=0, device=device):
+                work.wait()  # on a GPU the stream waits, not the host
+            if min(sizes) == longest:
+                return found.flatten(0, 1)
+            return torch.cat([of_rank[:size] for of_rank, size in zip(found, sizes, strict=True)])
+
+        return wait
+
+    def start_return(self, gradients: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
+        longest, device = max(sizes), gradients.device
+        of_ranks = torch.cat([_padded(of_rank, longest) for of_rank in gradients.split(list(sizes))])
+        found = gradients.new_empty(longest, *gradients.shape[1:])
+        reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        others = found.nbytes * (len(sizes) - 1)
+        with counted("text_gradients", sent=others, received=others, device=device):
+            work = reduce_scatter(found, of_ranks, group=self.group, async_op=True)
+        own = sizes[list(self.compared).index(self.rank)]
+
+        def wait() -> Tensor:
+            with counted("text_gradients", sent=0, received=0, device=device):
+                work.wait()
+            return found[:own]
+
+        return wait
+
+
+def _padded(values: Tensor, longest: int) -> Tensor:
+    """values [rows, ...] -> [longest, ...], with zeros at the end."""
+    missing = longest - len(values)
+    return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values.contiguous()
+
+
+def _reduced(values: Tensor, operation: Any) -> Tensor:
+    found = values.detach().clone(memory_format=torch.contiguous_format)
+    with counted("sums", **reduced(found.nbytes), device=found.device):
+        dist.all_reduce(found, op=operation)
+    return found
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, of which each computes the same further things: so the gradient for its own part is that
+    for the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _reduced(values, dist.ReduceOp.SUM)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+class _Gather(torch.autograd.Function):
+    """The values of all lists; the gradient for own ones is a part of that for all."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: RankShare) -> Tensor:
+        ctx.share, ctx.own = share, len(values)
+        sent = values.to(torch.uint8) if values.dtype == torch.bool else values
+        found = sent.new_empty(share.ranks, *sent.shape)
+        with counted("lists_outputs", **gathered(sent.nbytes), device=sent.device):
+            dist.all_gather(list(found.unbind()), sent.contiguous())
+        return found.transpose(0, 1).flatten(0, 1)[: share.num_lists].to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _padded(gradient[ctx.share.rank :: ctx.share.ranks], ctx.own), None
+
+
+class _Once(torch.autograd.Function):
+    """The value itself; its gradient on one rank, 0 on the others."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, is_here: bool) -> Tensor:
+        ctx.is_here = is_here
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient if ctx.is_here else torch.zeros_like(gradient), None
