@@ -28,7 +28,7 @@ from engines.checkpoint.shards import (
 from engines.compilation import compile_in_place, explain_compiler_errors
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
-from engines.expected_traffic import Traffic, all_reduced, num_buckets
+from engines.expected_traffic import Traffic, num_buckets, summed
 from engines.host_copy import HostCopy
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
@@ -71,7 +71,7 @@ class TorchEngineConfig(EngineConfig):
     ) -> list[Traffic]:
         size = FLOAT_BYTES * parameters.trainable
         buckets = num_buckets(size, BUCKET_BYTES)
-        return [all_reduced("gradients", size, ranks, buckets=buckets, backwards=1)]
+        return [summed("gradients", size, ranks, buckets).hidden("backward", 1)]
 
 
 class TorchEngine:

@@ -38,8 +38,9 @@ class Predictions:
         """The work of a rank in the run of a record."""
         workload, flops = self._workload(record["case"])
         engine = settings_of(CASES[record["case"]], record["engine"], self.folder).engine
-        kept = workload.settings.trainer.kept_chunks
-        return step_work(workload, engine, record["ranks"], flops, kept_chunks=kept, device="cpu")
+        ranks = record["ranks"]
+        options: Any = {"kept_chunks": workload.settings.trainer.kept_chunks, "device": "cpu", "ranks_per_node": ranks}
+        return step_work(workload, engine, ranks, flops, **options)
 
 
 def core_seconds(record: Record, clock: str) -> float:

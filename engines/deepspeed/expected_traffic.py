@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engines.expected_traffic import Traffic, all_gathered, all_reduced, num_buckets, reduce_scattered
+from engines.expected_traffic import Traffic, gathered, num_buckets, summed, summed_in_shares
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 
 
@@ -31,15 +31,19 @@ def zero_traffic(
     stage = zero["stage"]
     size = FLOAT_BYTES * parameters.trainable
     buckets = num_buckets(size, FLOAT_BYTES * zero["reduce_bucket_size"])
+    # Below stage 3 DeepSpeed sums the buckets on all ranks.
+    once = summed_in_shares("gradients", size, ranks, device, buckets)
+    once = once if stage == 3 else summed("gradients", size, ranks, buckets)
     times = backwards if stage > 1 and not coalesce else 1
     overlapped = times if zero.get("overlap_comm", stage == 3) and not coalesce else 0
-    # Below stage 3 DeepSpeed sums the buckets on all ranks. gloo does so where it is asked to scatter, too.
-    reduced = reduce_scattered if stage == 3 and device == "cuda" else all_reduced
-    gradients = reduced("gradients", size, ranks, times=times, buckets=buckets, backwards=overlapped)
+    gradients = _overlapped(once.repeated(times), overlapped)
     if stage == 0:
         return [gradients]
     if stage < 3:
-        return [gradients, all_gathered("weights", size, ranks, buckets=buckets)]
-    whole = FLOAT_BYTES * parameters.total
-    gathered = all_gathered("weights", whole, ranks, times=forwards + backwards, backwards=overlapped)
-    return [gradients, gathered]
+        return [gradients, gathered("weights", size, ranks, buckets)]
+    weights = gathered("weights", FLOAT_BYTES * parameters.total, ranks).repeated(forwards + backwards)
+    return [gradients, _overlapped(weights, overlapped)]
+
+
+def _overlapped(traffic: Traffic, backwards: float) -> Traffic:
+    return traffic.hidden("backward", backwards) if backwards else traffic

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,17 +24,28 @@ from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
+from losses.math.tiles import BYTES_PER_BLOCK
 from recipes.cost_plan.hardware import Assumptions, cpu_rates
 from recipes.cost_plan.operations import FlopsOfChunks
 from recipes.cost_plan.step_time import Rates, StepTime, step_time
-from recipes.cost_plan.step_work import StepWork, step_work
+from recipes.cost_plan.step_work import StepWork, compares_texts, step_work
 from recipes.cost_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
 
-# On a CPU: bytes that glibc's heap grows by per byte of live tensors in an evaluation, whose few large tensors leave
-# larger gaps than training's. It is chosen on the runs of benchmarks/plan_accuracy.py too.
-EVALUATION_HEAP = 2.5
+
+@dataclass(frozen=True)
+class Heap:
+    """On a CPU: bytes that glibc's heap grows by per byte of live tensors, in training and in an evaluation, whose few
+    large tensors leave larger gaps. They depend on the order of sizes, so a plan gives a range."""
+
+    training: float
+    evaluation: float
+
+
+# Chosen on the runs of benchmarks/plan_accuracy.py: the middle for the peak, the others for the range.
+MIDDLE, SMALLEST, LARGEST = Heap(TRAINING_HEAP, 2.5), Heap(1.1, 1.2), Heap(1.8, 3.0)
+OBJECTIVE_COPIES = 4  # of a rank's own representations: sent, received, in order, and their gradients
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,9 @@ class Estimate:
     states: StateBytes
     activations: float  # peak memory of the chunks of a step, beside the states
     evaluation: float  # peak memory of a chunk of an evaluation, or of a refresh of candidates
+    lowest: float  # the peak if the heap has few gaps; that of a GPU has no range
     peak: float  # peak memory of the device; on a CPU the process itself, its libraries and the data are included
+    highest: float  # the peak if the heap has many gaps
     host: float  # peak CPU memory of a rank that trains on a GPU
     checkpoint: float  # size on disk, all ranks together
     num_chunks: int  # chunks of rank 0 in the longest step
@@ -154,7 +168,8 @@ def _estimate(
         own = chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)
         steps.append([costs(shapes[chunk[0]]) for chunk in own if chunk])
     activations = max(step_peak(step, kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
-    training = max(step_peak(step, kept_chunks, states, workload.parameters) for step in steps)
+    objective = objective_bytes(workload, ranks)
+    training = max(step_peak(step, kept_chunks, states, workload.parameters, objective) for step in steps)
     longest = max(map(max, workload.batches))
     rows = max(workload.settings.eval.token_budget // longest, 1)
     evaluation = workload.model.evaluation(workload.features, rows, longest)
@@ -162,23 +177,37 @@ def _estimate(
         evaluation = max(evaluation, workload.search_bytes + max(chunk.no_graph for step in steps for chunk in step))
     resident = states.weights + states.optimizer + states.gathered + workload.frozen_bytes
     checkpoint = checkpoint_bytes(workload.parameters, optimizer=options.optimizer)
-    if machine.device == "cuda":
-        peak = resident + max(training, evaluation)
-        host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
-    else:
-        # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
-        mapped = checkpoint / ranks if engine.partitions_state else checkpoint
+    # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
+    mapped = checkpoint / ranks if engine.partitions_state else checkpoint
+
+    def on_cpu(heap: Heap) -> float:
         buffers = states.reduction + states.update  # allocated while the heap is fullest
         peak = process_bytes + max(
-            resident + TRAINING_HEAP * (training + buffers),
-            resident + EVALUATION_HEAP * evaluation,
+            resident + heap.training * (training + buffers),
+            resident + heap.evaluation * evaluation,
             resident + checkpoint / ranks + mapped,
             states.weights + states.loading,
         )
-        peak, host = max(peak, workload.reading_bytes) + states.host, 0.0
+        return max(peak, workload.reading_bytes) + states.host
+
+    if machine.device == "cuda":
+        peaks = [resident + max(training, evaluation)] * 3
+        host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
+    else:
+        peaks, host = [on_cpu(heap) for heap in (SMALLEST, MIDDLE, LARGEST)], 0.0
     longest_step = max(len(step) for step in steps)
-    sizes = (activations, evaluation, peak, host, checkpoint)
+    sizes = (activations, evaluation, *peaks, host, checkpoint)
     return Estimate(engine.name, ranks, states, *sizes, longest_step, min(kept_chunks, longest_step))
+
+
+def objective_bytes(workload: Workload, ranks: int) -> float:
+    """The memory of the objective on each rank: representations of its own lists, and of the blocks of texts that it
+    compares with them: two that are gathered, and the gradients of two."""
+    if workload.dimension is None:
+        return 0.0
+    whole = FLOAT_BYTES * workload.mean_rows * workload.dimension
+    blocks = 4 * min(whole, BYTES_PER_BLOCK) if compares_texts(workload) and ranks > 1 else 0.0
+    return OBJECTIVE_COPIES * whole / ranks + blocks
 
 
 _NO_STATES = StateBytes(0.0, 0.0, 0.0)
@@ -275,10 +304,10 @@ def plan_step(
     workload: Workload, engine: EngineConfig, estimate: Estimate, flops: FlopsOfChunks, machine: Machine
 ) -> PlannedStep:
     """The work and the time of a step that keeps as many chunks as the estimate of its memory."""
-    ranks = estimate.ranks
-    kept = estimate.kept_chunks
-    work = step_work(workload, engine, ranks, flops, kept_chunks=kept, device=machine.device)
-    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), machine.on_a_node(ranks)))
+    ranks, on_a_node = estimate.ranks, machine.on_a_node(estimate.ranks)
+    options: Any = {"kept_chunks": estimate.kept_chunks, "device": machine.device, "ranks_per_node": on_a_node}
+    work = step_work(workload, engine, ranks, flops, **options)
+    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), on_a_node))
 
 
 def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:

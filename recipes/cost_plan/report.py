@@ -114,7 +114,12 @@ def _suggestions(plan: Plan) -> Iterator[str]:
     )
     for estimate, step in zip(plan.estimates, plan.steps, strict=True):
         if estimate.engine == plan.chosen:
-            yield f"on {estimate.ranks} rank(s): {_suggestion(plan, estimate)}; {_parts(step)}"
+            size = "" if estimate.lowest == estimate.highest else f"; peak {_range(estimate)}, as the heap has gaps"
+            yield f"on {estimate.ranks} rank(s): {_suggestion(plan, estimate)}{size}; {_parts(step)}"
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{format_bytes(estimate.lowest)} to {format_bytes(estimate.highest)}"
 
 
 def _parts(step: PlannedStep) -> str:

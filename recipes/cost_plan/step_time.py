@@ -24,7 +24,7 @@ class Rates:
     step_s: float  # of each step: reading of the batch, launches, the host's waiting
     row_s: float = 0.0  # of each row of the global step, on every rank
     busy_factor: float = 1.0  # times as long, if several ranks share the memory of a processor
-    overlaps: bool = True  # gradients are reduced while the last backward goes on
+    overlaps: bool = True  # what can go on behind a backward or the objective does
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,25 @@ class StepTime:
 
 def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     """The time of the work of a rank."""
+    busy = rates.busy_factor if work.ranks > 1 else 1.0
+    compute = busy * (work.forward_flops + work.backward_flops) / rates.flops
+    objective = busy * work.objective_flops / rates.flops
     in_node = work.ranks <= ranks_per_node
     bytes_per_s = rates.bytes_in_node if in_node else rates.bytes_between
     message_s = rates.message_s_in_node if in_node else rates.message_s_between
-    busy = rates.busy_factor if work.ranks > 1 else 1.0
-    seconds = {each.name: each.num_bytes / bytes_per_s + each.messages * message_s for each in work.traffic}
-    hideable = [each for each in work.traffic if rates.overlaps and each.backwards]
-    backwards = max((each.backwards for each in hideable), default=0)
-    hidden = min(
-        backwards * work.backward_flops / work.chunks / rates.flops, sum(seconds[each.name] for each in hideable)
-    )
+    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0}
+    for each in work.traffic:
+        seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
+    if rates.overlaps:
+        backwards = max((each.backwards for each in work.traffic), default=0.0)
+        last = backwards / work.chunks * busy * work.backward_flops / rates.flops
+        seconds["backward"] = max(seconds["backward"] - last, 0.0)
+        seconds["objective"] = max(seconds["objective"] - objective, 0.0)
     return StepTime(
-        busy * (work.forward_flops + work.backward_flops) / rates.flops,
-        busy * work.objective_flops / rates.flops,
+        compute,
+        objective,
         busy * work.update_bytes / rates.update_bytes,
-        sum(seconds.values()) - hidden,
+        sum(seconds.values()),
         rates.step_s + rates.row_s * work.rows,
     )
 

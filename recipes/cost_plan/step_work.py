@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.collate import chunks_of_rank
-from engines.expected_traffic import Traffic, all_gathered
+from engines.expected_traffic import Traffic, gathered, num_buckets, summed_in_shares
 from engines.memory.state_bytes import FLOAT_BYTES
 from engines.protocol import EngineConfig
 from losses.contracts import has_in_batch_negatives
+from losses.math.tiles import BYTES_PER_BLOCK
 from recipes.chosen_losses import losses_of
 from recipes.cost_plan.operations import PRODUCT, FlopsOfChunks
 from recipes.cost_plan.shapes import Shape
@@ -46,33 +47,35 @@ class StepWork:
 
 
 def step_work(
-    workload: Workload, engine: EngineConfig, ranks: int, flops: FlopsOfChunks, *, kept_chunks: int, device: str
+    workload: Workload,
+    engine: EngineConfig,
+    ranks: int,
+    flops: FlopsOfChunks,
+    *,
+    kept_chunks: int,
+    device: str,
+    ranks_per_node: int,
 ) -> StepWork:
-    """The work of a step, averaged over the batches of the workload."""
+    """The work of a step, averaged over the batches of the workload. `device`: "cpu" or "cuda"."""
     own = [_own_chunks(workload.chunk_shapes(lengths), ranks) for lengths in workload.batches]
-    steps = len(own)
-    forward = sum(flops(shape).forward for shapes in own for shape in shapes) / steps
-    backward = sum(flops(shape).backward for shapes in own for shape in shapes) / steps
     repeated = [shapes[: max(len(shapes) - kept_chunks, 0)] for shapes in own]
-    again = sum(flops(shape).forward for shapes in repeated for shape in shapes) / steps
+    steps = len(own)
     chunks = sum(map(len, own)) / steps
     forwards = chunks + sum(map(len, repeated)) / steps
-    options = workload.settings.trainer
-    share = ranks if engine.partitions_state else 1
-    moved = UPDATE_BYTES * workload.parameters.trainable / share
+    compared = _compared_ranks(workload, ranks, ranks_per_node)
     traffic = [
         *engine.traffic(workload.parameters, ranks=ranks, forwards=forwards, backwards=chunks, device=device),
-        *_traffic_of_batch(workload, ranks),
+        *_traffic_of_batch(workload, ranks, compared, device),
     ]
     return StepWork(
         ranks,
-        sum(map(len, workload.batches)) / steps,
+        workload.mean_rows,
         chunks,
-        forward + again,
-        backward,
-        _objective_flops(workload, options.batch_size) / ranks,
-        moved,
-        tuple(each for each in traffic if ranks > 1),
+        sum(flops(shape).forward for shapes in (*own, *repeated) for shape in shapes) / steps,
+        sum(flops(shape).backward for shapes in own for shape in shapes) / steps,
+        _objective_flops(workload, ranks, compared),
+        UPDATE_BYTES * workload.parameters.trainable / (ranks if engine.partitions_state else 1),
+        tuple(traffic) if ranks > 1 else (),
     )
 
 
@@ -81,25 +84,47 @@ def _own_chunks(shapes: Sequence[Shape], ranks: int) -> list[Shape]:
     return [shapes[chunk[0]] for chunk in chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)]
 
 
-def _objective_flops(workload: Workload, lists: int) -> float:
-    """The operations of the similarities of a step: of all queries with all documents, if the loss compares them."""
-    if workload.dimension is None or not any(map(has_in_batch_negatives, losses_of(workload.settings).used)):
+def compares_texts(workload: Workload) -> bool:
+    """Whether a loss compares the queries with the documents of other lists."""
+    return workload.dimension is not None and any(map(has_in_batch_negatives, losses_of(workload.settings).used))
+
+
+def _compared_ranks(workload: Workload, ranks: int, ranks_per_node: int) -> int:
+    """The ranks whose documents a query is compared with."""
+    negatives = workload.settings.trainer.negatives
+    return {"global": ranks, "node": min(ranks, ranks_per_node), "rank": 1}[negatives]
+
+
+def _objective_flops(workload: Workload, ranks: int, compared: int) -> float:
+    """The operations of the similarities of a rank: of its queries with the documents of the ranks that it compares."""
+    if not compares_texts(workload):
         return 0.0
-    rows = sum(map(len, workload.batches)) / len(workload.batches)
-    return MATRIX_PRODUCTS * PRODUCT * lists * max(rows - lists, 0.0) * workload.dimension
+    lists = workload.settings.trainer.batch_size
+    pairs = lists / ranks * max(workload.mean_rows - lists, 0.0) * compared / ranks
+    return MATRIX_PRODUCTS * PRODUCT * pairs * (workload.dimension or 1)
 
 
-def _traffic_of_batch(workload: Workload, ranks: int) -> list[Traffic]:
-    """The traffic that depends on the batch: what every rank knows of its rows, the tokens of its own rows, the
-    representations of all rows, and the gradients of its own."""
-    rows = sum(map(len, workload.batches)) / len(workload.batches)
-    tokens = sum(map(sum, workload.batches)) / len(workload.batches)
-    floats = FLOAT_BYTES * rows * (workload.dimension or 1)
+def _traffic_of_batch(workload: Workload, ranks: int, compared: int, device: str) -> list[Traffic]:
+    """The traffic that depends on the batch: what every rank knows of all lists, the tokens that a rank runs, the
+    representations of its own lists, and those of the texts that it compares with them; the gradients of both."""
+    away = (ranks - 1) / ranks  # the share of what a rank needs that another one has
+    floats = FLOAT_BYTES * (workload.dimension or 1)
     features = len(workload.features) - 1  # beside the mask, which a rank makes itself
-    own_tokens = TOKEN_BYTES * features * tokens / ranks
+    own_rows = floats * workload.mean_rows / ranks * away
+    found = [
+        gathered("lists", ROW_BYTES * workload.mean_rows, ranks),
+        Traffic("tokens", TOKEN_BYTES * features * workload.mean_tokens / ranks * away),
+        Traffic("representations", own_rows),
+        Traffic("representation_gradients", own_rows),
+    ]
+    if not compares_texts(workload) or compared == 1:
+        return found
+    documents = max(workload.mean_rows - workload.settings.trainer.batch_size, 0.0)
+    size = floats * documents * compared / ranks
+    blocks = num_buckets(size, BYTES_PER_BLOCK)
+    passes = 2 if blocks > 1 else 1  # the backward gathers them again, unless they are one block
     return [
-        all_gathered("lists", ROW_BYTES * rows, ranks),
-        Traffic("tokens", own_tokens * (ranks - 1) / ranks, 1, 1),
-        all_gathered("representations", floats, ranks),
-        *([all_gathered("gradients of representations", floats, ranks)] if workload.dimension else []),
+        *found,
+        gathered("texts", size, compared, blocks).repeated(passes).hidden("objective"),
+        summed_in_shares("text_gradients", size, compared, device, blocks).hidden("objective"),
     ]

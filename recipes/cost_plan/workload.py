@@ -87,6 +87,16 @@ class Workload:
     dimension: int | None = None  # of an embedding; None: rows have a score
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
 
+    @property
+    def mean_rows(self) -> float:
+        """The rows of a step: those that run, equal ones once."""
+        return sum(map(len, self.batches)) / len(self.batches)
+
+    @property
+    def mean_tokens(self) -> float:
+        """The tokens of these rows."""
+        return sum(map(sum, self.batches)) / len(self.batches)
+
     def chunk_shapes(self, lengths: Sequence[int]) -> list[Shape]:
         """The shape of each chunk of a step with rows of these lengths."""
         return chunk_shapes(lengths, self.settings.trainer.token_budget, packed=self.packs_rows)
