@@ -120,6 +120,8 @@ class TokenSequences:
     def common_prefixes(self, sizes: Sequence[int]) -> list[int]:
         """The number of first tokens that all sequences of a list have in common, at most one less than the shortest
         has; 0 if it has no sequences. `sizes`: the number of sequences of each list, in their order."""
+        if set(sizes) == {1}:
+            return (self.lengths - 1).tolist()
         firsts = (np.cumsum(sizes) - sizes).tolist()
         if self.shared is not None:
             return [int(self.shared["prefix"][first]) if size else 0 for first, size in zip(firsts, sizes, strict=True)]

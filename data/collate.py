@@ -102,7 +102,7 @@ def plan_chunks(lengths: Sequence[int], token_budget: int, padded_budget: int | 
     padded_budget = padded_budget or token_budget
     chunks: list[list[int]] = []
     tokens = 0  # of the last chunk
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
         tokens += lengths[index]
         fits = chunks and tokens <= token_budget and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= padded_budget
         if fits:

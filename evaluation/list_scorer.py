@@ -38,7 +38,8 @@ class ListScorer:
     def pairs(self) -> TokenSequences:
         """The tokenised (query, document) pairs, in the order of `lists`."""
         names = [(query, document) for query, documents in self.lists.items() for document in documents]
-        return tokenize_sharded(lambda part: self._tokenize_pairs(names[part]), len(names))
+        sizes = [len(documents) for documents in self.lists.values()]
+        return tokenize_sharded(lambda part: self._tokenize_pairs(names[part]), sizes)
 
     @cached_property
     def texts(self) -> TokenSequences:

@@ -14,13 +14,13 @@ from inference.score import represent_distinct, tokenize_sharded
 
 
 def tokenize_texts(tokenizer: Any, texts: Sequence[str], role: str, prompts: Sequence[str | None]) -> TokenSequences:
-    """Tokenise queries or documents (`role`). Each rank tokenises its share; all get all tokens. `prompts`: one for
-    each text, None: the model's own."""
+    """Tokenise queries or documents (`role`), each rank its share, as `tokenize_sharded` does. `prompts`: one for each
+    text, None: the model's own."""
 
     def tokenize(part: slice) -> dict[str, list[list[int]]]:
         return tokenize_part(tokenizer, texts[part], role, prompts[part])
 
-    return tokenize_sharded(tokenize, len(texts))
+    return tokenize_sharded(tokenize, [1] * len(texts))
 
 
 def tokenize_part(

@@ -14,7 +14,7 @@ from engines.distributed.collectives import exchange_rows
 from engines.distributed.process_group import rank, world_size
 
 
-def fetch_own_tokens(sequences: TokenSequences, chunks: Sequence[Sequence[int]], *, spare: int) -> TokenSequences:
+def fetch_own_tokens(sequences: TokenSequences, chunks: Sequence[list[int]], *, spare: int) -> TokenSequences:
     """The same sequences with the tokens of this rank's chunks: chunk i runs on rank i mod W, and a rank with one chunk
     fewer runs the sequence `spare`. If the tokens of all are here, nothing is exchanged.
 
@@ -26,7 +26,7 @@ def fetch_own_tokens(sequences: TokenSequences, chunks: Sequence[Sequence[int]],
     number, ranks = rank(), world_size()
     target = np.empty(len(sequences), dtype=np.int64)  # the rank that runs each sequence
     for index, chunk in enumerate(chunks):
-        target[list(chunk)] = index % ranks
+        target[chunk] = index % ranks
     idle = [each for each in range(ranks) if not all(chunks_of_rank(chunks, each, ranks)) and each != target[spare]]
     target = np.concatenate([target, np.array(idle, dtype=np.int64)])
     row = np.concatenate([np.arange(len(sequences)), np.full(len(idle), spare)])
@@ -48,7 +48,8 @@ def fetch_own_tokens(sequences: TokenSequences, chunks: Sequence[Sequence[int]],
     features = TokenSequences(columns, lengths[coming]).select(order).features
     shared = sequences.shared.copy()
     shared["holder"] = target[: len(sequences)]
-    shared["here"] = np.isin(np.arange(len(sequences)), row[coming])
+    shared["here"] = False
+    shared["here"][row[coming]] = True
     return replace(sequences, features=features, shared=shared)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collate import Collator, chunks_of_rank
 from data.progress import Progress, show_progress
-from engines.distributed.collectives import gather_objects, gather_rows
+from data.sampling.list_arrays import OWN, arrays_of_sequences, divide_sequences, sequences_of
+from engines.distributed.collectives import gather_arrays, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.own_tokens import fetch_own_tokens
@@ -21,9 +23,14 @@ from models.row_lengths import lengths_are_known
 TOKENIZER_BATCH = 1024  # sequences per call
 
 
-def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]], total: int) -> TokenSequences:
-    """Tokenise `total` sequences: each rank calls `tokenize(part)` for its share, and all ranks get all sequences."""
-    begin, end = (total * (rank() + side) // world_size() for side in (0, 1))
+def tokenize_sharded(
+    tokenize: Callable[[slice], Mapping[str, list[list[int]]]], sizes: Sequence[int]
+) -> TokenSequences:
+    """Tokenise lists of `sizes[i]` sequences: each rank calls `tokenize(part)` for its share of whole lists. All ranks
+    get all sequences, with the tokens of their share alone (`TokenSequences.shared`)."""
+    bounds = np.cumsum([0, *sizes])
+    lists = np.searchsorted(bounds, [bounds[-1] * (rank() + side) // world_size() for side in (0, 1)])
+    begin, end = bounds[lists].tolist()
     starts = range(begin, end, TOKENIZER_BATCH)
     own = []
     with Progress(share_of("tokenising"), end - begin, "texts") as progress:
@@ -31,7 +38,16 @@ def tokenize_sharded(tokenize: Callable[[slice], Mapping[str, list[list[int]]]],
             part = slice(start, min(start + TOKENIZER_BATCH, end))
             own.append(TokenSequences.from_encoding(tokenize(part)))
             progress.advance(part.stop - start)
-    return TokenSequences.concatenate([part for share in gather_objects(own) for part in share])
+    if world_size() == 1:
+        return TokenSequences.concatenate(own)
+    arrays = {}
+    if own:
+        share = divide_sequences(TokenSequences.concatenate(own), sizes[lists[0] : lists[1]], rank())
+        arrays = arrays_of_sequences(OWN, [share])
+    found = [sequences_of(OWN, arrays) if arrays else [] for arrays in gather_arrays(arrays, "lists")]
+    if own:
+        found[rank()] = [share]
+    return TokenSequences.concatenate([part for of_rank in found for part in of_rank])
 
 
 def share_of(what: str) -> str:

@@ -92,7 +92,7 @@ class Steps:
 
         batch, following = (self.batches[(self.number + i) % NUM_BATCHES] for i in range(2))
         self.number += 1
-        plan = self.cache.plan(batch.sequences, self.number)
+        plan = self.cache.plan_batch(batch, self.number)
         outputs = self.cache.forward(plan)
         representations = self.cache.gather(plan, outputs)
         check = FiniteCheck(self.number, representations)
@@ -101,7 +101,7 @@ class Steps:
         gradients = check.spread(loss, gradients_of(loss, representations))
         self.last_loss = loss.detach()
         self.cache.backward(plan, outputs, gradients)
-        self.cache.prefetch(following.sequences, self.number + 1)
+        self.cache.prefetch(following, self.number + 1)
         return self.engine.step(check.finite)
 
 

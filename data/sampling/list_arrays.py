@@ -22,17 +22,18 @@ def divide(examples: Sequence[ListExample], holder: int) -> list[ListExample]:
     return [
         replace(
             example,
-            sequences=_divide(example.sequences, holder),
-            auxiliary={name: _divide(each, holder) for name, each in example.auxiliary.items()},
+            sequences=divide_sequences(example.sequences, [len(example.sequences)], holder),
+            auxiliary={name: divide_sequences(each, [len(each)], holder) for name, each in example.auxiliary.items()},
         )
         for example in examples
     ]
 
 
-def _divide(sequences: TokenSequences, holder: int) -> TokenSequences:
+def divide_sequences(sequences: TokenSequences, sizes: Sequence[int], holder: int) -> TokenSequences:
+    """The same sequences, as those of this rank alone. They come list after list, list i having `sizes[i]`."""
     shared = np.zeros(len(sequences), SHARED)
     shared["holder"], shared["here"], shared["content"] = holder, True, sequences.contents
-    shared["prefix"] = sequences.common_prefixes([len(sequences)])[0]
+    shared["prefix"] = np.repeat(np.array(sequences.common_prefixes(sizes), dtype=np.int32), sizes)
     return replace(sequences, shared=shared)
 
 
@@ -40,7 +41,7 @@ def arrays_of(examples: Sequence[ListExample]) -> Arrays:
     """What all ranks must know of divided lists: everything but the tokens. No lists are no arrays."""
     if not examples:
         return {}
-    arrays = {
+    arrays: Arrays = {
         "sizes": np.array([len(example.document_ids) for example in examples], dtype=np.int32),
         "query_hashes": np.array([example.query_hash for example in examples], dtype=np.int64),
         "weights": np.array([example.weight for example in examples], dtype=np.float64),
@@ -54,10 +55,10 @@ def arrays_of(examples: Sequence[ListExample]) -> Arrays:
         **_of_texts("query_ids", [example.query_id for example in examples]),
         **_of_texts("sources", [example.source for example in examples]),
         **_of_texts("document_ids", [name for example in examples for name in example.document_ids]),
-        **_of_sequences(OWN, [example.sequences for example in examples]),
+        **arrays_of_sequences(OWN, [example.sequences for example in examples]),
     }
     for name in examples[0].auxiliary:
-        arrays |= _of_sequences(f"{AUXILIARY}{name}", [example.auxiliary[name] for example in examples])
+        arrays |= arrays_of_sequences(f"{AUXILIARY}{name}", [example.auxiliary[name] for example in examples])
     return arrays
 
 
@@ -68,12 +69,12 @@ def lists_of(arrays: Mapping[str, np.ndarray]) -> list[ListExample]:
     sizes = arrays["sizes"]
     names = [name for name in arrays if name.startswith(AUXILIARY) and name.endswith("/counts")]
     roles = [name.removesuffix("/counts") for name in names]
-    auxiliary = {role.removeprefix(AUXILIARY): _sequences_of(role, arrays) for role in roles}
+    auxiliary = {role.removeprefix(AUXILIARY): sequences_of(role, arrays) for role in roles}
     columns = zip(
         _texts_of("query_ids", arrays),
         _cut(_texts_of("document_ids", arrays), sizes),
         *(_cut(arrays[name], sizes) for name in ("labels", "teacher_scores")),
-        _sequences_of(OWN, arrays),
+        sequences_of(OWN, arrays),
         arrays["query_hashes"].tolist(),
         _cut(arrays["document_hashes"], sizes),
         arrays["weights"].tolist(),
@@ -88,7 +89,8 @@ def lists_of(arrays: Mapping[str, np.ndarray]) -> list[ListExample]:
     return [ListExample(*fields) for fields in columns]
 
 
-def _of_sequences(role: str, lists: Sequence[TokenSequences]) -> Arrays:
+def arrays_of_sequences(role: str, lists: Sequence[TokenSequences]) -> Arrays:
+    """What all ranks must know of divided sequences, in several parts, for the model of that role."""
     joined = TokenSequences.concatenate(lists)
     assert joined.shared is not None, "the lists are divided"
     arrays = {
@@ -104,8 +106,8 @@ def _of_sequences(role: str, lists: Sequence[TokenSequences]) -> Arrays:
     return {f"{role}/{name}": values for name, values in arrays.items()}
 
 
-def _sequences_of(role: str, arrays: Mapping[str, np.ndarray]) -> list[TokenSequences]:
-    """The sequences of each list for the model of that role."""
+def sequences_of(role: str, arrays: Mapping[str, np.ndarray]) -> list[TokenSequences]:
+    """The parts that such arrays are made of, without tokens."""
     own = {name.removeprefix(f"{role}/"): values for name, values in arrays.items() if name.startswith(f"{role}/")}
     counts, shared = own["counts"], np.zeros(len(own["lengths"]), SHARED)
     shared["holder"], shared["content"], shared["prefix"] = own["holders"], own["contents"], own["prefixes"]

@@ -30,6 +30,7 @@ from engines.deepspeed.expected_traffic import zero_traffic
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
+from engines.deepspeed.traffic import count_collectives
 from engines.distributed import process_group
 from engines.expected_traffic import Traffic
 from engines.loss_scale import check_norm, make_loss_scale, unscale
@@ -193,6 +194,7 @@ class DeepSpeedEngine:
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, lr_scheduler=self.schedule, config=settings
         )
+        count_collectives()
         # DeepSpeed's own scalers of autocast, which under ZeRO 1-3 clip before they unscale.
         self.engine.torch_autocast_z0_gradscaler = None
         if stage > 0:

@@ -63,6 +63,12 @@ def reduced(nbytes: int) -> dict[str, float]:
     return {"sent": nbytes * share, "received": nbytes * share}
 
 
+def scattered(nbytes: int) -> dict[str, float]:
+    """The bytes of a reduce-scatter (or of a reduce to one rank, on average) of `nbytes` in a ring."""
+    share = (world_size() - 1) / world_size()
+    return {"sent": nbytes * share, "received": nbytes * share}
+
+
 def traffic_statistics() -> dict[str, float]:
     """The bytes sent and received, and the seconds, of each collective since `start_counting`, by "traffic/NAME_WHAT";
     nothing for a single process. Seconds of a GPU are those of collectives that have ended."""

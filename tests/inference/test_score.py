@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from data.collate import Collator
 from engines.distributed.collectives import gather_objects
 from engines.distributed.testing import run_ranks
 from inference.runner import ModuleRunner, similarity_of
-from inference.score import score_sequences, tokenize_sharded
+from inference.score import represent_distinct, score_sequences, tokenize_sharded
 from losses.math.similarity import COSINE, DOT
 
 CPU = torch.device("cpu")
@@ -93,11 +94,19 @@ def _on_a_rank(token_budget: int) -> tuple[list[float], list[int], int]:
         asked.append(part)
         return {"input_ids": [[row] * (row + 1) for row in range(5)][part]}
 
-    rows = tokenize_sharded(tokenize, 5)
-    assert rows.lengths.tolist() == [1, 2, 3, 4, 5]
-    assert rows.features["input_ids"].tolist() == [row for row in range(5) for _ in range(row + 1)]
-    assert sum(gather_objects(sum(part.stop - part.start for part in asked))) == 5  # no row twice
-    return scores, rows.lengths.tolist(), model.calls
+    calls = model.calls
+    for sizes in ([1] * 5, [2, 0, 3], [5], [0, 4, 1, 0]):
+        asked.clear()
+        rows = tokenize_sharded(tokenize, sizes)
+        assert rows.lengths.tolist() == [1, 2, 3, 4, 5]
+        assert sorted(row for each in gather_objects(asked) for part in each for row in range(5)[part]) == [*range(5)]
+        assert all({part.start, part.stop} <= {0, *np.cumsum(sizes).tolist()} for part in asked), "whole lists"
+        held = [token for each in gather_objects(rows.features["input_ids"].tolist()) for token in each]
+        assert held == [row for row in range(5) for _ in range(row + 1)], "each token is on one rank"
+        collator = Collator({"input_ids": 0}, token_budget)
+        assert score_sequences(ModuleRunner(model, CPU), rows, collator).tolist() == [0, 2, 6, 12, 20]
+        assert represent_distinct(ModuleRunner(model, CPU), rows, collator, sizes=sizes)["score"].tolist()[4] == 20
+    return scores, rows.lengths.tolist(), calls
 
 
 @pytest.mark.parametrize("token_budget", [9, 1000])

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from trainers.batches import Batches
+from data.batch import ListBatch, ListExample, TokenSequences
+from engines.distributed.process_group import rank, world_size
+from engines.distributed.testing import run_ranks
+from trainers.batches import Batches, gather_batch
 
 
 class Loader:
@@ -86,3 +92,67 @@ def test_nothing_is_ahead_of_further_updates_on_a_batch() -> None:
     assert batches.ahead(3).number == 1
     batches.restart()
     assert batches.ahead(3) is None
+
+
+FIELDS = (
+    "labels",
+    "mask",
+    "teacher_scores",
+    "document_hashes",
+    "query_hashes",
+    "never_negatives",
+    "isolated",
+    "weights",
+)
+
+
+def example(number: int) -> ListExample:
+    """A list of 1 to 3 documents; every third one has the texts of the first."""
+    draw = np.random.default_rng(number % 3)
+    size = 1 + number % 3
+    rows = [draw.integers(0, 99, size=4 + place).tolist() for place in range(size + 1)]
+    encoding = {"input_ids": rows, "truncated": [[number % 2, place % 2] for place in range(size + 1)]}
+    return ListExample(
+        query_id=f"q{number}",
+        document_ids=[f"d{number}-{place}" for place in range(size)],
+        labels=draw.normal(size=size).astype(np.float32),
+        teacher_scores=draw.normal(size=size).astype(np.float32),
+        sequences=TokenSequences.from_encoding(encoding),
+        query_hash=number,
+        document_hashes=np.arange(size) + 10 * number,
+        weight=1 + number / 8,
+        auxiliary={"teacher": TokenSequences.from_encoding(encoding)},
+        source="facts",
+        epoch=number,
+        isolated=number == 1,
+        never_negatives=np.arange(number, dtype=np.int64) * 10,
+    )
+
+
+def known(batch: ListBatch) -> dict[str, Any]:
+    """All that a rank knows of a batch without tokens."""
+    sequences, teacher = batch.sequences, batch.auxiliary_sequences("teacher")
+    return {
+        **{name: getattr(batch, name) for name in FIELDS},
+        "lengths": torch.from_numpy(sequences.lengths),
+        "repeats": torch.from_numpy(batch.repeats.place),
+        "ids": [batch.sequence_ids(row) for row in range(len(sequences))],
+        "truncation": (batch.truncation, batch.auxiliary_truncation("teacher")),
+        "prefixes": sequences.common_prefixes(batch.sequences_per_list),
+        "contents": torch.from_numpy(teacher.contents.copy()),
+        "lists": [(each.source, each.epoch, each.weight) for each in batch.examples],
+    }
+
+
+def known_of_a_gathered_batch(lists: int) -> dict[str, Any]:
+    return known(gather_batch(3, [example(number) for number in range(rank(), lists, world_size())]))
+
+
+@pytest.mark.parametrize(("ranks", "lists"), [(2, 7), (3, 4)])
+def test_all_ranks_know_the_batch_of_one_process(ranks: int, lists: int) -> None:
+    expected = known(ListBatch(3, [example(number) for number in range(lists)]))
+    for found in run_ranks(known_of_a_gathered_batch, ranks, lists):
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            same = found[name].equal(value) if isinstance(value, Tensor) else found[name] == value
+            assert same, (name, found[name], value)

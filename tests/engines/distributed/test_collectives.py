@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,13 +15,16 @@ from engines.distributed.collectives import (
     agree_on_device,
     all_agree,
     broadcast_object,
+    exchange_rows,
+    gather_arrays,
     gather_objects,
     gather_planned_rows,
     gather_rows,
     note_signal,
 )
-from engines.distributed.process_group import rank
+from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
+from engines.distributed.traffic import start_counting, traffic_statistics
 
 SHARES = {
     "even": [[0, 2, 4], [1, 3, 5]],
@@ -156,3 +160,74 @@ def test_objects_over_two_ranks() -> None:
 
 def test_objects_of_one_process() -> None:
     assert exchange_objects() == ([{"rank": 0}], True, True, "from 0")
+
+
+def arrays_of(number: int) -> dict[str, np.ndarray]:
+    """The arrays of a rank: other ones than those of the others, of odd sizes; the second has none."""
+    arrays = {
+        "labels": np.arange(3 * number, dtype=np.float32).reshape(-1, 3),
+        "letters": np.frombuffer(b"abcdefg"[: 5 + number], dtype=np.uint8),
+        "keys": np.array([-(2**63), 2**63 - 1][:number], dtype=np.int64),
+        f"of rank {number}": np.array([True, False, True]),
+    }
+    return {} if number == 1 else arrays
+
+
+def gather_and_exchange() -> tuple[list[dict[str, np.ndarray]], list[list[float]], list[list[float]]]:
+    """The arrays of all ranks. Rank r sends r + s rows to rank s (none to itself), each (r, s). And floats without a
+    second axis."""
+    number, ranks = rank(), world_size()
+    leaving = [0 if other == number else number + other for other in range(ranks)]
+    rows = [[number, other] for other in range(ranks) for _ in range(leaving[other])]
+    own = torch.tensor(rows, dtype=torch.int32).reshape(-1, 2)
+    found = exchange_rows(own, leaving, leaving, name="rows")
+    floats = exchange_rows(torch.full((ranks,), float("nan")), [1] * ranks, [1] * ranks, name="rows")
+    return gather_arrays(arrays_of(number), "arrays"), found.tolist(), floats.isnan().tolist()
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_arrays_and_rows_reach_the_other_ranks(ranks: int) -> None:
+    for number, (gathered, rows, floats) in enumerate(run_ranks(gather_and_exchange, ranks)):
+        for other, arrays in enumerate(gathered):
+            expected = arrays_of(other)
+            assert list(arrays) == list(expected)
+            for name, values in expected.items():
+                assert arrays[name].dtype == values.dtype
+                np.testing.assert_array_equal(arrays[name], values)
+        assert rows == [[other, number] for other in range(ranks) for _ in range(number + other) if other != number]
+        assert floats == [True] * ranks
+
+
+def test_bytes_and_seconds_of_each_collective_are_counted() -> None:
+    first, second = run_ranks(traffic_of_a_step_of_two)
+    names = {name.removesuffix("_s") for name in first if name.endswith("_s")}
+    assert names == {"traffic/lists", "traffic/tokens", "traffic/representations", "traffic/flags"}
+    for found in (first, second):
+        assert found["traffic/lists_received_bytes"] == found["traffic/lists_sent_bytes"] > 200, "padded, and a header"
+        assert found["traffic/representations_received_bytes"] == 2 * 4, "two rows, of which one may be padding"
+        assert found["traffic/flags_sent_bytes"] == 2
+        assert all(0 < found[f"{name}_s"] < 60 for name in names)
+    assert first["traffic/tokens_sent_bytes"] == second["traffic/tokens_received_bytes"] == 2 * 5 * 4
+    assert second["traffic/tokens_sent_bytes"] == first["traffic/tokens_received_bytes"] == 1 * 5 * 4
+    assert traffic_of_one_process() == {}
+
+
+def traffic_of_a_step_of_two() -> dict[str, float]:
+    """Of three rows each rank keeps some and sends the others."""
+    start_counting()
+    gather_arrays({"a": np.zeros(100 * (1 + rank()), dtype=np.uint8)}, "lists")
+    leaving, coming = ([1, 2], [1, 1]) if rank() == 0 else ([1, 2], [2, 2])
+    exchange_rows(torch.zeros(3, 5, dtype=torch.int32), leaving, coming, name="tokens")
+    gather_planned_rows({"score": torch.zeros(2 - rank())}, RowsOfRanks([[0, 2], [1]]))
+    all_agree(True)
+    found = traffic_statistics()
+    start_counting()
+    assert not traffic_statistics()
+    return found
+
+
+def traffic_of_one_process() -> dict[str, float]:
+    start_counting()
+    all_agree(True)
+    gather_arrays({"a": np.zeros(3)}, "lists")
+    return traffic_statistics()
