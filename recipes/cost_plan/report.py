@@ -35,6 +35,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "frozen_bytes": plan.workload.frozen_bytes,
         "bytes_per_token": plan.token_bytes,
         "chosen_engine": plan.chosen,
+        "assumptions": _assumptions(plan),
         "estimates": rows,
     }
 
@@ -109,13 +110,16 @@ def _suggestions(plan: Plan) -> Iterator[str]:
     keeps = options.keep_checkpoints + 2  # and the best one, and the one that is being written
     yield f"checkpoints: {format_bytes(keeps * own[0].checkpoint)} on disk at most ({keeps} of them)"
     yield (
-        "received: what a rank gets from others in a step; step: its time, without evaluations; "
-        + (machine.assumptions.describe() if machine.device == "cuda" else CPU_ASSUMPTIONS)
+        "received: what a rank gets from others in a step; step: its time, without evaluations; " + _assumptions(plan)
     )
     for estimate, step in zip(plan.estimates, plan.steps, strict=True):
         if estimate.engine == plan.chosen:
             size = "" if estimate.lowest == estimate.highest else f"; peak {_range(estimate)}, as the heap has gaps"
             yield f"on {estimate.ranks} rank(s): {_suggestion(plan, estimate)}{size}; {_parts(step)}"
+
+
+def _assumptions(plan: Plan) -> str:
+    return plan.machine.assumptions.describe() if plan.machine.device == "cuda" else CPU_ASSUMPTIONS
 
 
 def _range(estimate: Estimate) -> str:

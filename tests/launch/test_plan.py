@@ -139,8 +139,16 @@ def test_the_command(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "reranker_contrastive:" in printed
     assert printed.count("<- engine=zero2") == 2
     assert "on 2 rank(s): " in printed
-    main(["--json", "--ranks", "2", "--device", "cuda", "--memory", "0.000001", "--longest", *settings])
+    assert "a rank receives gradients " in printed
+    assert "of the rate of a large matrix product on this machine" in printed
+    gpus = ["--device", "cuda", "--memory", "0.000001", "--gpu", "a100"]
+    main(["--json", "--ranks", "2", *gpus, "--longest", *settings])
     [plan] = json.loads(capsys.readouterr().out).values()
+    assert plan["assumptions"].startswith("assumed, not measured: a100")
+    for row in plan["estimates"]:
+        assert row["step_s"] == pytest.approx(sum(row["step_parts_s"].values()))
+        assert row["received_bytes"]["gradients"] >= 4 * 27_553
+        assert row["lowest"] == row["peak"] == row["highest"]
     assert [row["engine"] for row in plan["estimates"]] == ["torch", "zero0", "zero1", "zero2", "zero3"]
     assert not any(row["fits"] for row in plan["estimates"])
     assert plan["parameters"]["total"] == 27_553
@@ -171,6 +179,8 @@ def test_a_run_with_stages_has_a_plan_of_each(
         (["--ranks", "0"], "--ranks: 0: numbers of at least 1"),
         (["--memory", "0"], "--memory: 0: a number above 0"),
         (["--memory", "nan"], "--memory: nan: a number above 0"),
+        (["--network", "0"], "--network: 0: a number above 0"),
+        (["--gpu", "tpu"], "--gpu"),
         (["--ranks-per-node", "0"], "--ranks-per-node: 0: a number of at least 1"),
         (["--lr", "3"], "--lr"),
         (["--device", "cuda"], "give its memory, --memory GIB"),
