@@ -98,10 +98,10 @@ def run(command: list[str], log: Path) -> str:
     return done.stdout
 
 
-def predicted(settings: list[str], log: Path) -> dict[tuple[str, int], float]:
+def predicted(settings: list[str], log: Path) -> dict[tuple[str, int], dict[str, float]]:
     output = run([sys.executable, "launch/plan.py", "--device", "cpu", "--ranks", "1,2", "--json", *settings], log)
     [plan] = json.loads(output).values()
-    return {(row["engine"], row["ranks"]): row["peak"] for row in plan["estimates"]}
+    return {(row["engine"], row["ranks"]): row for row in plan["estimates"]}
 
 
 def measured(settings: list[str], engine: str, ranks: int, folder: Path) -> float:
@@ -122,7 +122,9 @@ def main() -> None:
     options = parser.parse_args()
     engines = [(name, int(ranks)) for name, ranks in (choice.split(":") for choice in options.engines.split(","))]
     print(
-        "| model | engine | ranks | predicted MiB | measured MiB | difference |\n|---|---|---|---|---|---|", flush=True
+        "| model | engine | ranks | predicted MiB | its range | measured MiB | difference | in the range |\n"
+        "|---|---|---|---|---|---|---|---|",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -136,11 +138,14 @@ def main() -> None:
                 print(f"| {case} | {engine} | {ranks} | {table_cells(plan[engine, ranks], runs)} |", flush=True)
 
 
-def table_cells(expected: float, runs: list[float]) -> str:
-    """The table cells: the prediction, the median and range of the sorted measurements, and the difference."""
+def table_cells(plan: dict[str, float], runs: list[float]) -> str:
+    """The table cells: the prediction and its range, the median and range of the sorted measurements, the difference,
+    and whether all measurements are in the range of the prediction."""
     middle = statistics.median(runs)
     width = f" ({runs[0] / 2**20:,.0f} to {runs[-1] / 2**20:,.0f})" if len(runs) > 1 else ""
-    return f"{expected / 2**20:,.0f} | {middle / 2**20:,.0f}{width} | {expected / middle - 1:+.1%}"
+    expected = f"{plan['peak'] / 2**20:,.0f} | {plan['lowest'] / 2**20:,.0f} to {plan['highest'] / 2**20:,.0f}"
+    holds = "yes" if plan["lowest"] <= runs[0] and runs[-1] <= plan["highest"] else "**no**"
+    return f"{expected} | {middle / 2**20:,.0f}{width} | {plan['peak'] / middle - 1:+.1%} | {holds}"
 
 
 if __name__ == "__main__":

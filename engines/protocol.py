@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint.shards import Shard
+from engines.expected_traffic import Traffic
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 
@@ -99,6 +100,13 @@ class EngineConfig(ABC):
     @abstractmethod
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         """The memory of each of `ranks` ranks without activations, for launch/plan.py."""
+
+    @abstractmethod
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
+        """What each of `ranks` ranks receives of gradients and weights in a step with so many forwards and backwards of
+        chunks on a rank. `device`: "cpu" (gloo) or "cuda" (NCCL)."""
 
 
 class NotFinite(FloatingPointError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engines.distributed.nodes import NodeSum
 from engines.distributed.traffic import counted, reduced
 
 BUCKET_BYTES = 25 * 2**20  # of gradients per all-reduce: enough for full bandwidth, and the first one starts early
@@ -22,22 +23,24 @@ class GradientSum:
     last to the first, as a backward reaches them. A bucket is summed as soon as all its gradients are final, while the
     backward goes on with earlier layers. All ranks sum the buckets in the same order: one with a parameter that the
     step does not use (whose gradient is 0), and those after it, wait for the end of the backward. The buckets are freed
-    with the gradients, and need no memory beside them.
+    with the gradients, and need no memory beside them. With `nodes` each bucket is summed by node.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]):
+    def __init__(self, parameters: Sequence[nn.Parameter], nodes: NodeSum | None = None):
+        self.nodes = nodes
         self.buckets = list(_buckets(list(reversed(parameters))))
         self._bucket_of = {parameter: i for i, bucket in enumerate(self.buckets) for parameter in bucket}
         self._flat: list[Tensor] = []  # of the step; empty between steps
         self._missing: list[int] = []  # the number of gradients of each bucket that are not final
-        self._works: list[Any] = []  # the sums that have been started, one for each of the first buckets
+        self._waits: list[Callable[[], Any]] = []  # for the sums that have been started, of the first buckets
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._on_gradient)
 
     def begin_backward(self, *, last: bool) -> None:
         """Prepare for a backward: the first of a step makes gradients of 0, the last starts to sum them."""
         if not self._flat:
-            self._flat = [_make_gradients(bucket) for bucket in self.buckets]
+            shares = 1 if self.nodes is None else self.nodes.shares
+            self._flat = [_make_gradients(bucket, shares) for bucket in self.buckets]
         self._missing = [len(bucket) for bucket in self.buckets] if last else []
 
     def finish(self) -> None:
@@ -47,9 +50,9 @@ class GradientSum:
         nbytes = sum(flat.nbytes for flat in self._flat)
         # The time is that which the backward has not hidden.
         with counted("gradients", **reduced(nbytes), device=self._flat[0].device):
-            for work in self._works:
-                work.wait()  # on a GPU the stream waits, not the host
-        self._missing, self._works = [], []
+            for wait in self._waits:
+                wait()  # on a GPU the stream waits, not the host
+        self._missing, self._waits = [], []
 
     def release(self) -> None:
         """Forget the gradients of the step, which the engine has set to None."""
@@ -62,16 +65,24 @@ class GradientSum:
 
     def _sum_complete(self) -> None:
         """Start to sum the complete buckets that follow those already started."""
-        while len(self._works) < len(self.buckets) and self._missing[len(self._works)] == 0:
-            self._works.append(dist.all_reduce(self._flat[len(self._works)], async_op=True))
+        while len(self._waits) < len(self.buckets) and self._missing[len(self._waits)] == 0:
+            flat = self._flat[len(self._waits)]
+            start = _start_sum if self.nodes is None else self.nodes.start
+            self._waits.append(start(flat))
 
 
-def _make_gradients(bucket: Sequence[nn.Parameter]) -> Tensor:
-    """Give each parameter a gradient of 0, which is a view of one flat tensor."""
+def _start_sum(flat: Tensor) -> Callable[[], Any]:
+    wait: Callable[[], Any] = dist.all_reduce(flat, async_op=True).wait
+    return wait
+
+
+def _make_gradients(bucket: Sequence[nn.Parameter], shares: int) -> Tensor:
+    """Give each parameter a gradient of 0, which is a view of one flat tensor that divides into `shares`."""
     step = ALIGNMENT // bucket[0].element_size()
     sizes = [-(-parameter.numel() // step) * step for parameter in bucket]
-    flat = torch.zeros(sum(sizes), dtype=bucket[0].dtype, device=bucket[0].device)
-    for part, parameter in zip(flat.split(sizes), bucket, strict=True):
+    total = -(-sum(sizes) // (step * shares)) * step * shares
+    flat = torch.zeros(total, dtype=bucket[0].dtype, device=bucket[0].device)
+    for part, parameter in zip(flat.split([*sizes, total - sum(sizes)]), bucket, strict=False):
         parameter.grad = part[: parameter.numel()].view_as(parameter)
     return flat
 

@@ -26,15 +26,17 @@ from engines.checkpoint.shards import (
     restore_schedule,
 )
 from engines.compilation import compile_in_place, explain_compiler_errors
+from engines.distributed.nodes import NodeSum
 from engines.distributed.process_group import device as rank_device
 from engines.distributed.process_group import world_size
+from engines.expected_traffic import Traffic, num_buckets, summed
 from engines.host_copy import HostCopy
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes, moment_bytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, MixedPrecision, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
-from engines.reduction import GradientSum
+from engines.reduction import BUCKET_BYTES, GradientSum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,15 @@ class TorchEngineConfig(EngineConfig):
     scale.
 
     `compile`: run the model through torch.compile. Its first steps take minutes: docs/performance.md says when it pays.
+
+    `by_node`: sum gradients within each node first, then over the nodes. docs/scaling.md says when it pays.
     """
 
     name = "torch"
 
     precision: str = "auto"
     compile: bool = False
+    by_node: bool = False
 
     def __post_init__(self) -> None:
         check_precision(self.precision, TRAINING_PRECISIONS)
@@ -57,13 +62,21 @@ class TorchEngineConfig(EngineConfig):
         self, model: nn.Module, options: OptimizerOptions, schedule: Schedule, max_grad_norm: float
     ) -> TorchEngine:
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
-        return TorchEngine(model, options, schedule, max_grad_norm, self.precision, compiled=self.compile)
+        flags = {"compiled": self.compile, "by_node": self.by_node}
+        return TorchEngine(model, options, schedule, max_grad_norm, self.precision, **flags)
 
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
         trained = FLOAT_BYTES * parameters.trainable
         # On several ranks they are views of the buckets that are summed.
         moments = moment_bytes(parameters, optimizer)
         return StateBytes(FLOAT_BYTES * parameters.total, trained, moments, at_once=ranks > 1)
+
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
+        size = FLOAT_BYTES * parameters.trainable
+        buckets = num_buckets(size, BUCKET_BYTES)
+        return [summed("gradients", size, ranks, buckets).hidden("backward", 1)]
 
 
 class TorchEngine:
@@ -86,6 +99,7 @@ class TorchEngine:
         precision: str,
         *,
         compiled: bool = False,
+        by_node: bool = False,
     ):
         self.device = rank_device()
         self.model = model.to(self.device)
@@ -101,7 +115,8 @@ class TorchEngine:
         self.autocast = autocast_dtype(precision, self.device)
         self.scale = make_loss_scale(self.autocast)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.gradient_sum = GradientSum(self.trainable) if world_size() > 1 else None
+        nodes = NodeSum() if by_node else None
+        self.gradient_sum = GradientSum(self.trainable, nodes) if world_size() > 1 else None
         if world_size() > 1:
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.data, src=0)

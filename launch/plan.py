@@ -1,12 +1,14 @@
-"""Predict the memory of a training run, by engine and number of ranks, before it is started.
+"""Predict the memory and the time of a training run, by engine and number of ranks, before it is started.
 
   python launch/plan.py +exp=reranker_grpo                                on this machine
   python launch/plan.py +exp=llm_reranker_sft --device cuda --memory 80   on GPUs of 80 GiB
   python launch/plan.py +exp=embedder_large_batch --ranks 1,8,16          on other numbers of ranks
+  python launch/plan.py +exp=embedder_large_batch --device cuda --memory 80 --gpu a100 --network 200 --ranks 8,64,512
   python launch/plan.py +exp=reranker_grpo --longest                      without reading the data
   python launch/plan.py +exp=reranker_grpo --json                         for another program
 
-The table gives the peak memory of a rank for each engine and number of ranks, and whether it fits.
+The table gives the peak memory of a rank for each engine and number of ranks, whether it fits, the bytes that a rank
+receives in a step, and the time of the step, at the rates that the last lines name.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from launch.cli.catalog import suggest_fitting_losses  # torch, only once the arguments are known to be right
     from launch.cli.compose import load
     from launch.cli.entry import import_from_working_directory
-    from recipes.memory_plan.estimate import Machine, make_plans
-    from recipes.memory_plan.report import as_json, report
+    from recipes.cost_plan.estimate import Machine, make_plans
+    from recipes.cost_plan.hardware import Assumptions
+    from recipes.cost_plan.report import as_json, report
 
     if options.config_dir is not None:
         import_from_working_directory()
     settings = load(options.settings, "train", options.config_dir)
-    machine = Machine.detect(options.device, options.memory, options.ranks_per_node)
+    assumptions = Assumptions(options.gpu, network_gbit=options.network)
+    machine = Machine.detect(options.device, options.memory, options.ranks_per_node, assumptions)
     with suggest_fitting_losses():
         plans = make_plans(settings, machine, ranks=options.ranks, reads_data=not options.longest)
     if options.json:
@@ -46,10 +50,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = Parser(__file__, __doc__, lists_experiments=True)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for launch/train.py: +exp=NAME, ...")
     parser.add_argument("--ranks", type=_ranks, default=[1, 2, 4, 8], metavar="N,N", help="default 1,2,4,8")
-    parser.add_argument("--memory", type=_gib, metavar="GIB", help="of a GPU or of a CPU node; default: this one's")
+    parser.add_argument(
+        "--memory", type=_positive, metavar="GIB", help="of a GPU or of a CPU node; default: this one's"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: what this machine has")
     parser.add_argument(
         "--ranks-per-node", type=_count, metavar="N", help="default: all on a CPU node, 8 GPUs on others"
+    )
+    parser.add_argument("--gpu", choices=("a100", "h100", "h200"), default="h100", help="whose rates are assumed")
+    parser.add_argument(
+        "--network",
+        type=_positive,
+        default=400.0,
+        metavar="GBIT",
+        help="per second, of a GPU to other nodes; default 400",
     )
     parser.add_argument("--longest", action="store_true", help="without the data: all rows of model.max_length tokens")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -57,14 +71,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_intermixed_args(arguments)
 
 
-def _gib(text: str) -> float:
+def _positive(text: str) -> float:
     try:
-        size = float(text)
+        number = float(text)
     except ValueError:
-        size = 0.0
-    if not 0 < size < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: GiB, a number above 0")
-    return size
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0")
+    return number
 
 
 def _count(text: str) -> int:

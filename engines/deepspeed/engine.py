@@ -26,11 +26,13 @@ from engines.checkpoint.shards import (
     reset_optimizer,
     restore_schedule,
 )
+from engines.deepspeed.expected_traffic import zero_traffic
 from engines.deepspeed.options import check_overrides, deep_merge, import_deepspeed
 from engines.deepspeed.partitions import flat_parameters, owned_fragments, sync_model_weights
 from engines.deepspeed.state_bytes import zero_state_bytes
 from engines.deepspeed.traffic import count_collectives
 from engines.distributed import process_group
+from engines.expected_traffic import Traffic
 from engines.loss_scale import check_norm, make_loss_scale, unscale
 from engines.memory.state_bytes import Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
@@ -128,6 +130,20 @@ class DeepSpeedEngineConfig(EngineConfig):
             ranks=ranks,
             optimizer=optimizer,
             offload=self.offload,
+            coalesce=self.coalesce,
+        )
+
+    def traffic(
+        self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
+    ) -> list[Traffic]:
+        settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
+        return zero_traffic(
+            settings["zero_optimization"],
+            parameters,
+            ranks=ranks,
+            forwards=forwards,
+            backwards=backwards,
+            device=device,
             coalesce=self.coalesce,
         )
 

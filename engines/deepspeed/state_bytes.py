@@ -29,13 +29,14 @@ def zero_state_bytes(
     share = trained / ranks
     bucket = FLOAT_BYTES * min(parameters.trainable, max(zero["reduce_bucket_size"], parameters.largest))
     if stage < 3:
+        buffers = 2 if zero.get("overlap_comm") else 1  # one is summed while a backward fills the other
         whole_gradients = stage == 1 or coalesce
         states = StateBytes(
             weights=whole,
             gradients=trained if whole_gradients else share,
             optimizer=share + moments / ranks,  # a float32 copy of the rank's part of the weights, and the moments
-            reduction=0.0 if whole_gradients else bucket,
-            update=bucket + (2 * share if whole_gradients else share),  # gradients flattened for the update
+            reduction=0.0 if whole_gradients else buffers * bucket,
+            update=buffers * bucket + (2 * share if whole_gradients else share),  # gradients flattened for the update
             loading=trained + share,  # the flattened weights, then the copy of the rank's part
         )
     else:

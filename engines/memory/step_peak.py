@@ -8,13 +8,17 @@ from engines.memory.live_bytes import ChunkBytes
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes
 
 
-def step_peak(chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes, parameters: Parameters) -> float:
-    """The peak memory of one step beside weights and optimizer. It follows the order of events in trainers/step.py."""
+def step_peak(
+    chunks: Sequence[ChunkBytes], kept_chunks: int, states: StateBytes, parameters: Parameters, objective: float = 0.0
+) -> float:
+    """The peak memory of one step beside weights and optimizer. It follows the order of events in trainers/step.py.
+    `objective`: bytes that the loss takes, between the forwards and the backwards."""
     first_kept = max(len(chunks) - kept_chunks, 0)
     live = peak = 0.0
     for index, chunk in enumerate(chunks):
         peak = max(peak, live + (chunk.forward if index >= first_kept else chunk.no_graph))
         live += chunk.held if index >= first_kept else 0.0
+    peak = max(peak, live + objective)
     # ZeRO 2 and 3 pass each gradient on when it is computed; other engines allocate all of them in the first backward.
     whole = parameters.trainable > 0 and states.gradients >= FLOAT_BYTES * parameters.trainable
     gradients = 0.0 if whole and not states.at_once else states.gradients

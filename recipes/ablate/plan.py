@@ -10,8 +10,8 @@ import torch
 
 from recipes.ablate.configurations import Configuration
 from recipes.ablate.record import Record
-from recipes.memory_plan.estimate import Machine, make_plans
-from recipes.memory_plan.report import format_bytes
+from recipes.cost_plan.estimate import Machine, make_plans
+from recipes.cost_plan.report import format_bytes
 
 if TYPE_CHECKING:
     from recipes.ablate.run import Ablation

@@ -26,8 +26,8 @@ from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.reranker import load_reranker
+from recipes.cost_plan.estimate import Machine, make_plans
 from recipes.evaluate.run import evaluate
-from recipes.memory_plan.estimate import Machine, make_plans
 from recipes.training_run import train
 
 QUERY, SHORT, LONG = (

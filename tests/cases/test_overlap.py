@@ -17,7 +17,7 @@ from data.formats.file import FileConfig
 from data.overlap import held_out_queries, without_held_out
 from data.sampling.mixture import Mixture, MixtureConfig
 from launch.cli.compose import load
-from recipes.memory_plan.estimate import Machine, make_plans
+from recipes.cost_plan.estimate import Machine, make_plans
 from recipes.preparation import prepare
 from recipes.stages import Stage, training_data
 

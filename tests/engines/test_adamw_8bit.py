@@ -20,7 +20,7 @@ from engines.memory.state_bytes import checkpoint_bytes, moment_bytes
 from engines.optimizers import OptimizerOptions, parameters_in_8bit
 from launch.cli.compose import load
 from recipes.checks.compatibility import check_parts
-from recipes.memory_plan.workload import count_parameters
+from recipes.cost_plan.workload import count_parameters
 
 INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
 needs_bitsandbytes = pytest.mark.skipif(not INSTALLED, reason="pip install -e '.[eight-bit]'")

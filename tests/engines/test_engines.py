@@ -35,7 +35,16 @@ from engines.distributed.testing import run_ranks
 from engines.protocol import Engine
 
 # Other ways to accumulate the chunks of a step; only compared with the plain loop.
+OVERLAP = {"overlap_comm": True, "reduce_bucket_size": 300}  # several buckets: two buffers take turns
 VARIANTS: dict[str, Any] = {
+    "zero1-overlap": DeepSpeedEngineConfig(stage=1, config={"zero_optimization": OVERLAP}),
+    "zero2-overlap": DeepSpeedEngineConfig(stage=2, config={"zero_optimization": OVERLAP}),
+    "zero2-reduce-to-owners": DeepSpeedEngineConfig(
+        stage=2, config={"zero_optimization": {"use_multi_rank_bucket_allreduce": False}}
+    ),
+    "zero3-without-overlap": DeepSpeedEngineConfig(
+        stage=3, config={"zero_optimization": {**PARTITION_ALL["zero_optimization"], "overlap_comm": False}}
+    ),
     "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
     "zero3-offload-optimizer": DeepSpeedEngineConfig(stage=3, offload="optimizer", config=PARTITION_ALL),
     "zero2-coalesce": DeepSpeedEngineConfig(stage=2, coalesce=True),

@@ -20,7 +20,7 @@ import torch
 from engines.memory.state_bytes import Parameters
 from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import compose, load
-from recipes.memory_plan.estimate import comparable_engines
+from recipes.cost_plan.estimate import comparable_engines
 from recipes.training_run import train
 
 ROOT = Path(__file__).parents[2]

@@ -73,7 +73,7 @@ def test_rerank_reads_an_llm_reranker(tiny_causal_dir, tmp_path, capsys):
 
 def test_a_plan_counts_what_an_llm_reranker_reads(tiny_run, tiny_causal_dir):
     from launch.cli.compose import load
-    from recipes.memory_plan.workload import build_workload
+    from recipes.cost_plan.workload import build_workload
 
     options = [f"model.name_or_path={tiny_causal_dir}", "model.template=qwen3", *MODEL]
     settings = load(["+exp=llm_reranker_sft", *tiny_run, *options])

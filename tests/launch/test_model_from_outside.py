@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from launch.cli.compose import load
+from recipes.cost_plan.workload import build_workload
 from recipes.evaluate.run import evaluate
-from recipes.memory_plan.workload import build_workload
 from recipes.training_run import train
 
 MODEL = '''

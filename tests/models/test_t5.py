@@ -20,7 +20,7 @@ from models.bi_encoder import BiEncoder, BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.lora import LoRAConfig
 from recipes.build import make_trainer
-from recipes.memory_plan.estimate import Machine, make_plans
+from recipes.cost_plan.estimate import Machine, make_plans
 from recipes.training_run import train
 from runs.directory import RunDirectory
 from runs.loggers.logger import NoLogger

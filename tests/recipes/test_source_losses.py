@@ -15,8 +15,8 @@ from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
 from recipes.checks.compatibility import check_parts
 from recipes.chosen_losses import losses_of
-from recipes.memory_plan.estimate import Machine, make_plans
-from recipes.memory_plan.workload import build_workload
+from recipes.cost_plan.estimate import Machine, make_plans
+from recipes.cost_plan.workload import build_workload
 from recipes.preparation import prepare
 from recipes.training_run import train
 from runs.settings_tree import as_tree

@@ -15,7 +15,7 @@ from models.capabilities import ModelOptions, Part, RankingModel
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
-from recipes.memory_plan.workload import build_workload
+from recipes.cost_plan.workload import build_workload
 from recipes.trained_parts import as_json, check_trained_parts, percent, trained_line
 from recipes.training_run import train
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engines.distributed.collectives import gather_objects
+from engines.distributed.nodes import ranks_of_nodes
 from engines.distributed.process_group import rank, timeout, world_size
 from engines.distributed.traffic import counted, gathered, reduced
 from losses.math.share import ALONE, Share
@@ -48,10 +47,7 @@ def _groups(negatives: str) -> list[list[int]]:
         return [ranks]
     if negatives == "rank":
         return [[number] for number in ranks]
-    nodes = gather_objects(os.environ.get("GROUP_RANK"))
-    if None in nodes:
-        raise ValueError("trainer.negatives=node needs GROUP_RANK, which torchrun sets: start the run by torchrun")
-    return [[number for number in ranks if nodes[number] == node] for node in sorted(set(nodes))]
+    return ranks_of_nodes("trainer.negatives=node")
 
 
 class RankShare(Share):

@@ -1,4 +1,4 @@
-"""A memory plan as text: the memory of each engine on each number of ranks, what fits, and what to set."""
+"""A plan as text: memory and time of each engine on each number of ranks, what fits, and what to set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from recipes.memory_plan.estimate import Estimate, Plan
+from recipes.cost_plan.estimate import Estimate, Plan, PlannedStep
+from recipes.cost_plan.hardware import CPU_ASSUMPTIONS
 
-COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "checkpoint", "")
+COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers", "peak", "checkpoint", "received", "step", "")
 MAX_BUDGET = 65_536  # the largest trainer.token_budget that is suggested
 
 
@@ -19,7 +20,12 @@ def report(plan: Plan) -> list[str]:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan's figures, in bytes."""
-    rows = [asdict(estimate) | {"fits": plan.machine.fits(estimate)} for estimate in plan.estimates]
+    rows = [
+        asdict(estimate)
+        | {"fits": plan.machine.fits(estimate), "step_s": step.time.total, "step_parts_s": asdict(step.time)}
+        | {"flops": step.work.flops, "received_bytes": {each.name: each.num_bytes for each in step.work.traffic}}
+        for estimate, step in zip(plan.estimates, plan.steps, strict=True)
+    ]
     return {
         "parameters": asdict(plan.workload.parameters),
         "batches_per_epoch": plan.workload.batches_per_epoch,
@@ -29,6 +35,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "frozen_bytes": plan.workload.frozen_bytes,
         "bytes_per_token": plan.token_bytes,
         "chosen_engine": plan.chosen,
+        "assumptions": _assumptions(plan),
         "estimates": rows,
     }
 
@@ -38,6 +45,11 @@ def format_bytes(count: float) -> str:
     if count >= 2**30:
         return f"{count / 2**30:.2f} GiB"
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 / 10 else "0" if count == 0 else "<0.1 MiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in seconds or milliseconds: 1.5 s, 23 ms."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _workload_lines(plan: Plan) -> Iterator[str]:
@@ -67,20 +79,21 @@ def _workload_lines(plan: Plan) -> Iterator[str]:
 
 def _table(plan: Plan) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("engine", "ranks", *COLUMNS)]
-    for estimate in plan.estimates:
-        rows.append((estimate.engine, str(estimate.ranks), *_cells(plan, estimate)))
+    for estimate, step in zip(plan.estimates, plan.steps, strict=True):
+        rows.append((estimate.engine, str(estimate.ranks), *_cells(plan, estimate, step)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _cells(plan: Plan, estimate: Estimate) -> tuple[str, ...]:
+def _cells(plan: Plan, estimate: Estimate, step: PlannedStep) -> tuple[str, ...]:
     states = estimate.states
     fits = "fits" if plan.machine.fits(estimate) else "too large"
     buffers = states.gathered + max(states.reduction, states.update)
     values = (states.weights, states.gradients, states.optimizer, estimate.activations, buffers, estimate.peak)
     mark = " <- engine=" + estimate.engine if estimate.engine == plan.chosen else ""
-    return (*map(format_bytes, values), format_bytes(estimate.checkpoint), fits + mark)
+    sizes = (*values, estimate.checkpoint, step.work.received_bytes)
+    return (*map(format_bytes, sizes), format_seconds(step.time.total), fits + mark)
 
 
 def _suggestions(plan: Plan) -> Iterator[str]:
@@ -96,8 +109,29 @@ def _suggestions(plan: Plan) -> Iterator[str]:
         yield f"CPU memory per rank, at least while loading: {format_bytes(max(estimate.host for estimate in own))}"
     keeps = options.keep_checkpoints + 2  # and the best one, and the one that is being written
     yield f"checkpoints: {format_bytes(keeps * own[0].checkpoint)} on disk at most ({keeps} of them)"
-    for estimate in own:
-        yield f"on {estimate.ranks} rank(s): {_suggestion(plan, estimate)}"
+    yield (
+        "received: what a rank gets from others in a step; step: its time, without evaluations; " + _assumptions(plan)
+    )
+    for estimate, step in zip(plan.estimates, plan.steps, strict=True):
+        if estimate.engine == plan.chosen:
+            size = "" if estimate.lowest == estimate.highest else f"; peak {_range(estimate)}, as the heap has gaps"
+            yield f"on {estimate.ranks} rank(s): {_suggestion(plan, estimate)}{size}; {_parts(step)}"
+
+
+def _assumptions(plan: Plan) -> str:
+    return plan.machine.assumptions.describe() if plan.machine.device == "cuda" else CPU_ASSUMPTIONS
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{format_bytes(estimate.lowest)} to {format_bytes(estimate.highest)}"
+
+
+def _parts(step: PlannedStep) -> str:
+    """What a step spends its time on, and what it receives, by name."""
+    parts = asdict(step.time) | {"fixed": 0.0}
+    times = ", ".join(f"{name} {seconds / step.time.total:.0%}" for name, seconds in parts.items() if seconds)
+    received = ", ".join(f"{each.name} {format_bytes(each.num_bytes)}" for each in step.work.traffic)
+    return f"a step is {times}" + (f"; a rank receives {received}" if received else "")
 
 
 def _suggestion(plan: Plan, estimate: Estimate) -> str:

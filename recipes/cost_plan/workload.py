@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,6 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from data.batch import ListBatch, TokenSequences
-from data.collate import Collator, PackedCollator
 from data.collection import Collection
 from data.sampling.mixture import Mixture, batches_per_epoch, make_loader
 from engines.memory.allocator import peak_memory_bytes
@@ -29,6 +27,7 @@ from models.loading.backbone import without_weights
 from models.lora import has_adapters
 from recipes.build import in_batch_negatives, prepare
 from recipes.chosen_losses import losses_of
+from recipes.cost_plan.shapes import Shape, chunk_shapes, columns, sample_shapes
 from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
@@ -38,9 +37,6 @@ from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
 SAMPLED_BATCHES = 8
 SAMPLED_ROWS = 8192  # after so many rows no further batch is sampled
 KEY_BYTES = 8  # of a found document in `inference.search.BlockSearch`
-TRACED_SHAPES = 6  # shapes of chunks whose memory is measured; the others follow from a fit
-
-Shape = tuple[int, int]  # rows, tokens of each
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,18 @@ class Workload:
     batches_per_epoch: int | None = None  # None: without the data
     pack: MeanPack | None = None  # None: a row is a sequence
     packs_rows: bool = False  # the rows of a chunk run without padding
+    dimension: int | None = None  # of an embedding; None: rows have a score
     search_bytes: float = 0.0  # of a search of the corpus that refreshes candidates, beside the forward of a chunk
+
+    @property
+    def mean_rows(self) -> float:
+        """The rows of a step: those that run, equal ones once."""
+        return sum(map(len, self.batches)) / len(self.batches)
+
+    @property
+    def mean_tokens(self) -> float:
+        """The tokens of these rows."""
+        return sum(map(sum, self.batches)) / len(self.batches)
 
     def chunk_shapes(self, lengths: Sequence[int]) -> list[Shape]:
         """The shape of each chunk of a step with rows of these lengths."""
@@ -136,6 +143,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
         pack,
         packs_rows and pack is None,
+        model.dimension,
         search_bytes(settings, data, model.dimension),
     )
 
@@ -222,38 +230,15 @@ class ChunkCosts:
     """
 
     def __init__(self, workload: Workload, shapes: Sequence[Shape]) -> None:
-        traced = _sample_shapes(sorted(set(shapes), key=lambda shape: (shape[1], shape[0])))
+        traced = sample_shapes(shapes)
         costs = [workload.model.chunk(workload.features, *shape) for shape in traced]
-        columns = np.array([_columns(shape) for shape in traced])
-        scale = columns.max(axis=0)
+        rows = np.array([columns(shape) for shape in traced])
+        scale = rows.max(axis=0)
         self._fits = {}
         for name in ChunkBytes.__dataclass_fields__:
-            fit, _ = nnls(columns / scale, np.array([getattr(cost, name) for cost in costs]))
+            fit, _ = nnls(rows / scale, np.array([getattr(cost, name) for cost in costs]))
             self._fits[name] = fit / scale
 
     def __call__(self, shape: Shape) -> ChunkBytes:
-        columns = _columns(shape)
-        return ChunkBytes(**{name: float(columns @ fit) for name, fit in self._fits.items()})
-
-
-def _columns(shape: Shape) -> np.ndarray:
-    rows, tokens = shape
-    return np.array([rows * tokens**2, rows * tokens, rows, 1.0])
-
-
-def _sample_shapes(shapes: list[Shape]) -> list[Shape]:
-    """Up to TRACED_SHAPES shapes from first to last, and two that separate the cost of a row from that of any chunk:
-    one with half the rows, one with half the tokens."""
-    chosen = {shapes[round(i * (len(shapes) - 1) / (TRACED_SHAPES - 1))] for i in range(TRACED_SHAPES)}
-    rows, tokens = max(chosen, key=lambda shape: shape[0] * shape[1])
-    return sorted(chosen | {(max(rows // 2, 1), tokens), (rows, max(tokens // 2, 8))})
-
-
-def chunk_shapes(lengths: Sequence[int], token_budget: int, *, packed: bool = False) -> list[Shape]:
-    """The shape of each chunk of a step with sequences of these lengths. If they are packed, a chunk counts as that
-    number of rows of their mean length."""
-    if not packed:
-        collator = Collator({}, token_budget)
-        return [collator.shape(lengths, chunk) for chunk in collator.plan(lengths)]
-    chunks = PackedCollator({}, token_budget).plan(lengths)
-    return [(len(chunk), math.ceil(sum(lengths[index] for index in chunk) / len(chunk))) for chunk in chunks]
+        row = np.array(columns(shape))
+        return ChunkBytes(**{name: float(row @ fit) for name, fit in self._fits.items()})

@@ -1,4 +1,5 @@
-"""The memory that a training run takes on each engine and number of ranks, estimated without weights or training."""
+"""The memory and time that a training run takes on each engine and number of ranks, estimated without weights or
+training."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import gc
 import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +24,28 @@ from engines.optimizers import OptimizerOptions
 from engines.precision import autocast_dtype
 from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
-from recipes.memory_plan.workload import ChunkCosts, Workload, build_workload
+from losses.math.tiles import BYTES_PER_BLOCK
+from recipes.cost_plan.hardware import Assumptions, cpu_rates
+from recipes.cost_plan.operations import FlopsOfChunks
+from recipes.cost_plan.step_time import Rates, StepTime, step_time
+from recipes.cost_plan.step_work import StepWork, compares_texts, step_work
+from recipes.cost_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
 
-# On a CPU: bytes that glibc's heap grows by per byte of live tensors in an evaluation, whose few large tensors leave
-# larger gaps than training's. It is chosen on the runs of benchmarks/plan_accuracy.py too.
-EVALUATION_HEAP = 2.5
+
+@dataclass(frozen=True)
+class Heap:
+    """On a CPU: bytes that glibc's heap grows by per byte of live tensors, in training and in an evaluation, whose few
+    large tensors leave larger gaps. They depend on the order of sizes, so a plan gives a range."""
+
+    training: float
+    evaluation: float
+
+
+# Chosen on the runs of benchmarks/plan_accuracy.py: the middle for the peak, the others for the range.
+MIDDLE, SMALLEST, LARGEST = Heap(TRAINING_HEAP, 2.5), Heap(1.1, 1.2), Heap(1.8, 3.0)
+OBJECTIVE_COPIES = 4  # of a rank's own representations: sent, received, in order, and their gradients
 
 
 @dataclass(frozen=True)
@@ -38,27 +55,46 @@ class Machine:
     device: str  # "cpu" or "cuda"
     memory_bytes: float  # of a GPU, or of a node without GPUs
     ranks_per_node: int | None  # None: all of them
+    assumptions: Assumptions = field(default_factory=Assumptions)  # of GPUs and their network
 
     @classmethod
-    def detect(cls, device: str | None, memory_gib: float | None, ranks_per_node: int | None) -> Machine:
+    def detect(
+        cls,
+        device: str | None,
+        memory_gib: float | None,
+        ranks_per_node: int | None,
+        assumptions: Assumptions | None = None,
+    ) -> Machine:
         """This machine, with the options in place of what is detected. Raises ValueError if the size of a GPU is
         unknown."""
+        assumptions = assumptions or Assumptions()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if ranks_per_node is None and device == "cuda":
             ranks_per_node = torch.cuda.device_count() or 8
         if memory_gib is not None:
-            return cls(device, memory_gib * 2**30, ranks_per_node)
+            return cls(device, memory_gib * 2**30, ranks_per_node, assumptions)
         if device == "cpu":
-            return cls(device, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), ranks_per_node)
+            memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+            return cls(device, memory, ranks_per_node, assumptions)
         if not torch.cuda.is_available():
             raise ValueError("--device cuda on a machine without a GPU: give its memory, --memory GIB")
-        return cls(device, float(torch.cuda.get_device_properties(0).total_memory), ranks_per_node)
+        return cls(device, float(torch.cuda.get_device_properties(0).total_memory), ranks_per_node, assumptions)
+
+    def on_a_node(self, ranks: int) -> int:
+        """The ranks of a node, if there are `ranks` in all."""
+        return min(ranks, self.ranks_per_node or ranks)
+
+    def rates(self, ranks: int, precision: str) -> Rates:
+        """The rates of each of `ranks` ranks in a step."""
+        if self.device == "cuda":
+            return self.assumptions.rates(precision)
+        return cpu_rates(self.on_a_node(ranks))
 
     def fits(self, estimate: Estimate) -> bool:
         """Whether the estimate fits. A tenth of a GPU is left to the allocator's fragments and CUDA itself."""
         if self.device == "cuda":
             return estimate.peak <= 0.9 * self.memory_bytes
-        return estimate.peak * min(estimate.ranks, self.ranks_per_node or estimate.ranks) <= self.memory_bytes
+        return estimate.peak * self.on_a_node(estimate.ranks) <= self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -69,8 +105,17 @@ class Plan:
     machine: Machine
     chosen: str  # the engine in the run's settings
     estimates: list[Estimate]
+    steps: list[PlannedStep]  # of each estimate
     process_bytes: dict[str, float]  # memory of a process without a model, by engine
     token_bytes: float  # activations of a kept chunk, per token
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step of rank 0: what it does, and how long that takes."""
+
+    work: StepWork
+    time: StepTime
 
 
 @dataclass(frozen=True)
@@ -82,7 +127,9 @@ class Estimate:
     states: StateBytes
     activations: float  # peak memory of the chunks of a step, beside the states
     evaluation: float  # peak memory of a chunk of an evaluation, or of a refresh of candidates
+    lowest: float  # the peak if the heap has few gaps; that of a GPU has no range
     peak: float  # peak memory of the device; on a CPU the process itself, its libraries and the data are included
+    highest: float  # the peak if the heap has many gaps
     host: float  # peak CPU memory of a rank that trains on a GPU
     checkpoint: float  # size on disk, all ranks together
     num_chunks: int  # chunks of rank 0 in the longest step
@@ -121,7 +168,8 @@ def _estimate(
         own = chunks_of_rank([[index] for index in range(len(shapes))], 0, ranks)
         steps.append([costs(shapes[chunk[0]]) for chunk in own if chunk])
     activations = max(step_peak(step, kept_chunks, _NO_STATES, _NO_PARAMETERS) for step in steps)
-    training = max(step_peak(step, kept_chunks, states, workload.parameters) for step in steps)
+    objective = objective_bytes(workload, ranks)
+    training = max(step_peak(step, kept_chunks, states, workload.parameters, objective) for step in steps)
     longest = max(map(max, workload.batches))
     rows = max(workload.settings.eval.token_budget // longest, 1)
     evaluation = workload.model.evaluation(workload.features, rows, longest)
@@ -129,23 +177,37 @@ def _estimate(
         evaluation = max(evaluation, workload.search_bytes + max(chunk.no_graph for step in steps for chunk in step))
     resident = states.weights + states.optimizer + states.gathered + workload.frozen_bytes
     checkpoint = checkpoint_bytes(workload.parameters, optimizer=options.optimizer)
-    if machine.device == "cuda":
-        peak = resident + max(training, evaluation)
-        host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
-    else:
-        # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
-        mapped = checkpoint / ranks if engine.partitions_state else checkpoint
+    # A checkpoint is serialised in memory before it is written; at the end the best one is read, its files mapped.
+    mapped = checkpoint / ranks if engine.partitions_state else checkpoint
+
+    def on_cpu(heap: Heap) -> float:
         buffers = states.reduction + states.update  # allocated while the heap is fullest
         peak = process_bytes + max(
-            resident + TRAINING_HEAP * (training + buffers),
-            resident + EVALUATION_HEAP * evaluation,
+            resident + heap.training * (training + buffers),
+            resident + heap.evaluation * evaluation,
             resident + checkpoint / ranks + mapped,
             states.weights + states.loading,
         )
-        peak, host = max(peak, workload.reading_bytes) + states.host, 0.0
+        return max(peak, workload.reading_bytes) + states.host
+
+    if machine.device == "cuda":
+        peaks = [resident + max(training, evaluation)] * 3
+        host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
+    else:
+        peaks, host = [on_cpu(heap) for heap in (SMALLEST, MIDDLE, LARGEST)], 0.0
     longest_step = max(len(step) for step in steps)
-    sizes = (activations, evaluation, peak, host, checkpoint)
+    sizes = (activations, evaluation, *peaks, host, checkpoint)
     return Estimate(engine.name, ranks, states, *sizes, longest_step, min(kept_chunks, longest_step))
+
+
+def objective_bytes(workload: Workload, ranks: int) -> float:
+    """The memory of the objective on each rank: representations of its own lists, and of the blocks of texts that it
+    compares with them: two that are gathered, and the gradients of two."""
+    if workload.dimension is None:
+        return 0.0
+    whole = FLOAT_BYTES * workload.mean_rows * workload.dimension
+    blocks = 4 * min(whole, BYTES_PER_BLOCK) if compares_texts(workload) and ranks > 1 else 0.0
+    return OBJECTIVE_COPIES * whole / ranks + blocks
 
 
 _NO_STATES = StateBytes(0.0, 0.0, 0.0)
@@ -222,7 +284,8 @@ def make_plan(
 ) -> Plan:
     """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
     settings = workload.settings
-    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)])
+    shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
+    costs = ChunkCosts(workload, shapes)
     rows, tokens = max((workload.chunk_shapes(lengths)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
     bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
@@ -231,8 +294,20 @@ def make_plan(
         if engine.takes_optimizer(settings.trainer.optimizer)
         for number in ranks
     ]
+    flops = FlopsOfChunks(workload.model, workload.features, shapes)
+    steps = [plan_step(workload, engines[estimate.engine], estimate, flops, machine) for estimate in estimates]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)
-    return Plan(workload, machine, settings.engine.name, estimates, dict(process_bytes), token_bytes)
+    return Plan(workload, machine, settings.engine.name, estimates, steps, dict(process_bytes), token_bytes)
+
+
+def plan_step(
+    workload: Workload, engine: EngineConfig, estimate: Estimate, flops: FlopsOfChunks, machine: Machine
+) -> PlannedStep:
+    """The work and the time of a step that keeps as many chunks as the estimate of its memory."""
+    ranks, on_a_node = estimate.ranks, machine.on_a_node(estimate.ranks)
+    options: Any = {"kept_chunks": estimate.kept_chunks, "device": machine.device, "ranks_per_node": on_a_node}
+    work = step_work(workload, engine, ranks, flops, **options)
+    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), on_a_node))
 
 
 def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:

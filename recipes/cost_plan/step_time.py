@@ -1,0 +1,94 @@
+"""The time of a training step on paper: the work of a rank, at the rates of its hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from recipes.cost_plan.step_work import StepWork
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the hardware of one rank does in a second, in a training step and not at its peak."""
+
+    flops: float  # operations of matrix products, the work between them included
+    update_bytes: float  # bytes that the optimizer reads and writes
+    bytes_in_node: float  # that a rank receives from ranks of its node
+    bytes_between: float  # that a rank receives if some are on other nodes
+    message_s_in_node: float  # until a message has arrived
+    message_s_between: float
+    step_s: float  # of each step: reading of the batch, launches, the host's waiting
+    row_s: float = 0.0  # of each row of the global step, on every rank
+    busy_factor: float = 1.0  # times as long, if several ranks share the memory of a processor
+    overlaps: bool = True  # what can go on behind a backward or the objective does
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The seconds of a step, by part."""
+
+    compute: float  # forward and backward
+    objective: float
+    update: float
+    exchange: float  # collectives that nothing hides
+    fixed: float
+
+    @property
+    def total(self) -> float:
+        """The seconds of the step."""
+        return self.compute + self.objective + self.update + self.exchange + self.fixed
+
+
+def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
+    """The time of the work of a rank."""
+    busy = rates.busy_factor if work.ranks > 1 else 1.0
+    compute = busy * (work.forward_flops + work.backward_flops) / rates.flops
+    objective = busy * work.objective_flops / rates.flops
+    in_node = work.ranks <= ranks_per_node
+    bytes_per_s = rates.bytes_in_node if in_node else rates.bytes_between
+    message_s = rates.message_s_in_node if in_node else rates.message_s_between
+    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0}
+    for each in work.traffic:
+        seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
+    if rates.overlaps:
+        backwards = max((each.backwards for each in work.traffic), default=0.0)
+        last = backwards / work.chunks * busy * work.backward_flops / rates.flops
+        seconds["backward"] = max(seconds["backward"] - last, 0.0)
+        seconds["objective"] = max(seconds["objective"] - objective, 0.0)
+    return StepTime(
+        compute,
+        objective,
+        busy * work.update_bytes / rates.update_bytes,
+        sum(seconds.values()),
+        rates.step_s + rates.row_s * work.rows,
+    )
+
+
+def fit_rates(works: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
+    """Fit the rates of ranks that share a processor to measured steps of one model, on one rank and on several.
+
+    A step takes a sum of times: operations, operations on a busy processor, bytes updated, bytes received, rows, and a
+    constant. It is fitted by least squares of relative errors; no time is negative. Nothing overlaps there: whoever
+    reduces needs the same cores.
+    """
+    measured = np.array(seconds)
+    rows = np.array(
+        [
+            [work.flops, work.flops * (work.ranks > 1), work.update_bytes, work.received_bytes, work.rows, 1.0]
+            for work in works
+        ]
+    )
+    scale = rows.max(axis=0)
+    scale[scale == 0] = 1.0
+    fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
+    flop_s, busy_s, update_s, byte_s, row_s, step_s = (float(value) for value in fitted / scale)
+    rate, busy = _inverse(byte_s), 1 + (busy_s / flop_s if flop_s else 0.0)
+    return Rates(_inverse(flop_s), _inverse(update_s), rate, rate, 0.0, 0.0, step_s, row_s, busy, overlaps=False)
+
+
+def _inverse(seconds: float) -> float:
+    return 1 / seconds if seconds > 0 else float("inf")

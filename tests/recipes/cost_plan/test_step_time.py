@@ -1,0 +1,66 @@
+"""The time of a step: sums of parts, what hides behind what, and rates that are found again from times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from engines.expected_traffic import Traffic
+from recipes.cost_plan.hardware import Assumptions, cpu_rates
+from recipes.cost_plan.step_time import Rates, fit_rates, step_time
+from recipes.cost_plan.step_work import StepWork
+
+RATES = Rates(100.0, 50.0, 20.0, 10.0, 0.0, 0.0, 0.5)
+TRAFFIC = (
+    Traffic("gradients", 40.0, behind="backward", backwards=1),
+    Traffic("texts", 20.0, behind="objective"),
+    Traffic("tokens", 10.0, calls=2, hops=3),
+)
+WORK = StepWork(4, 16.0, 2.0, 100.0, 200.0, 50.0, 25.0, TRAFFIC)
+
+
+def test_parts_of_a_step() -> None:
+    found = step_time(WORK, RATES, ranks_per_node=4)
+    assert (found.compute, found.objective, found.update, found.fixed) == (3.0, 0.5, 0.5, 0.5)
+    # Of the gradients' 2 s the backward of one of two chunks hides 1, of the texts' 1 s the objective .5.
+    assert found.exchange == pytest.approx(1.0 + 0.5 + 0.5)
+    assert found.total == pytest.approx(6.5)
+
+
+def test_ranks_on_several_nodes_exchange_at_the_rate_between_them() -> None:
+    slow = replace(RATES, message_s_between=0.01)
+    assert step_time(WORK, slow, ranks_per_node=2).exchange == pytest.approx(3.0 + 0.01 + 1.5 + 0.01 + 1.06)
+
+
+def test_without_overlap_everything_waits() -> None:
+    assert step_time(WORK, replace(RATES, overlaps=False), ranks_per_node=4).exchange == pytest.approx(3.5)
+
+
+def test_rates_are_found_again() -> None:
+    known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 0.5, row_s=0.01, busy_factor=1.2, overlaps=False)
+    works = []
+    for ranks in (1, 2, 4):
+        traffic = () if ranks == 1 else (Traffic("gradients", 80.0 * (ranks - 1) / ranks),)
+        for size in (1.0, 2.0, 5.0):
+            flops = [size * each / ranks for each in (100.0, 200.0, 10.0)]
+            works.append(StepWork(ranks, 16 * size, 2.0, *flops, 25.0 / ranks, traffic))
+    seconds = [step_time(work, known, ranks_per_node=4).total for work in works]
+    fitted = fit_rates(works[:6], seconds[:6])
+    for work, expected in zip(works, seconds, strict=True):
+        assert step_time(work, fitted, ranks_per_node=4).total == pytest.approx(expected, rel=1e-6)
+
+
+def test_assumed_rates_are_named() -> None:
+    assumed = Assumptions("a100", network_gbit=200.0)
+    assert assumed.rates("bf16").flops == pytest.approx(312e12 * assumed.product_share)
+    assert assumed.rates("fp32").flops == pytest.approx(19.5e12 * assumed.product_share)
+    assert assumed.rates("bf16").bytes_between == pytest.approx(25e9 * assumed.network_share)
+    assert assumed.describe().startswith("assumed, not measured: a100 at 35% of its peak")
+    assert "200 Gbit/s" in assumed.describe()
+
+
+def test_ranks_of_a_cpu_share_its_cores() -> None:
+    one, many = cpu_rates(1), cpu_rates(1000)
+    assert one.flops > many.flops > 0
+    assert not one.overlaps
