@@ -97,7 +97,7 @@ class Steps:
         outputs = self.cache.forward(plan)
         representations = self.cache.gather(plan, outputs)
         check = FiniteCheck(self.number, representations, plan.own_rows)
-        share = self.sharing.of(len(batch.examples))
+        share = self.sharing.of(batch)
         options = {"seed": 0, "step": self.number, "progress": 0.0, "similarity": similarity_named("cosine")}
         loss, _ = compute_loss(self.loss, make_loss_inputs(representations, batch, share=share, **options))
         gradients = check.spread(loss, gradients_of(loss, representations))

@@ -213,7 +213,7 @@ def run_chunks(
     plan = cache.plan(batch.sequences, STEP, repeats, batch.sequences_per_list)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
-    share = Sharing(negatives).of(len(batch.examples))
+    share = Sharing(negatives).of(batch)
     loss, _ = objective(make_loss_inputs(representations, batch, share=share, step=STEP, progress=0.0, seed=SEED))
     cache.backward(plan, outputs, gradients_of(loss, representations))
     return loss.item()

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data.batch import ListBatch
 from engines.distributed.nodes import ranks_of_nodes
 from engines.distributed.process_group import rank, timeout, world_size
 from engines.distributed.traffic import counted, gathered, reduced
@@ -25,13 +26,13 @@ class Sharing:
         self.groups = _groups(negatives)
         self.own = next(group for group in self.groups if rank() in group)
         self._group: Any = None
-        if 1 < len(self.own) < world_size():
+        if any(1 < len(group) < world_size() for group in self.groups):
             made = [dist.new_group(group, timeout=timeout()) for group in self.groups]
             self._group = made[self.groups.index(self.own)]
 
-    def of(self, num_lists: int) -> Share:
-        """The share of this rank in a step of so many lists."""
-        return ALONE if world_size() == 1 else RankShare(num_lists, self.own, self._group)
+    def of(self, batch: ListBatch) -> Share:
+        """The share of this rank in a step."""
+        return ALONE if world_size() == 1 else RankShare(len(batch.examples), self.own, self._group)
 
     def documents_per_query(self, sizes: Tensor) -> float:
         """The mean number of documents that a query is compared with. sizes: of each list of the step."""
