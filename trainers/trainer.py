@@ -88,7 +88,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """Compute the loss over the whole global step (a scalar) and detached statistics. CONTRIBUTING.md: `sharded`."""
+        """Compute the loss of the whole global step (a scalar) and detached statistics. CONTRIBUTING.md: `sharded`."""
 
     def loss_of(self, batch: ListBatch) -> Any:
         """The loss of this batch: that of the data set which all its lists come from."""

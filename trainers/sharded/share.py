@@ -146,7 +146,7 @@ class _Gather(torch.autograd.Function):
         ctx.share, ctx.own = share, len(values)
         sent = values.to(torch.uint8) if values.dtype == torch.bool else values
         found = sent.new_empty(share.ranks, *sent.shape)
-        with counted("lists_outputs", **gathered(sent.nbytes), device=sent.device):
+        with counted("outputs", **gathered(sent.nbytes), device=sent.device):
             dist.all_gather(list(found.unbind()), sent.contiguous())
         return found.transpose(0, 1).flatten(0, 1)[: share.num_lists].to(values.dtype)
 
