@@ -22,11 +22,13 @@ from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import compute_loss, is_policy
 from losses.math import tiles
 from losses.math.share import ALONE, Share
-from trainers.loss_inputs import make_loss_inputs
+from trainers.loss_inputs import make_loss_inputs, part_of_lists
 from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
 
 TILES = tiles.ELEMENTS_PER_TILE, tiles.COLUMNS_PER_TILE, tiles.BYTES_PER_BLOCK
+PER_LIST = ("reference_scores", "reference_logsumexp", "guide_queries", "guide_documents")
+PER_LIST += ("teacher_queries", "teacher_documents")
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
 ONE_CHUNK, SEVERAL_CHUNKS = 10_000, 30  # tokens
 SPLITS = [(ONE_CHUNK, 1), (SEVERAL_CHUNKS, 0), (SEVERAL_CHUNKS, 2)]  # and chunks kept
@@ -103,7 +105,9 @@ def inputs(kind: str) -> dict[str, Any]:
 def objective(
     loss: Any, kind: str, representations: Representations, share: Share = ALONE
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_loss_inputs(representations, batch(kind), share=share, **inputs(kind))
+    per_list = {name: part_of_lists(value, share) for name, value in inputs(kind).items() if name in PER_LIST}
+    given = inputs(kind) | per_list
+    lists = make_loss_inputs(representations, batch(kind), share=share, **given)
     if not is_policy(loss):
         return compute_loss(loss, lists)
     policy = Policy(loss)
