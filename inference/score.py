@@ -15,7 +15,7 @@ from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.runner import Runner, evaluation_mode
-from models.row_lengths import lengths_are_known
+from models.packing.lengths import lengths_are_known
 
 TOKENIZER_BATCH = 1024  # sequences per call
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -25,8 +26,8 @@ from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import return_freed_memory
 from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine
+from models.packing.lengths import lengths_are_known
 from models.padding_masks import padding_is_known
-from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
 
 Representations = dict[str, Tensor]
@@ -158,7 +159,8 @@ class GradientCache:
         others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
         if plan.repeats is not None:
             gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
-        has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
+        # Not `requires_grad`: a view of a weight (a learned bias) requires a gradient even without a graph.
+        has_graph = [any(value.grad_fn is not None for value in output.values()) for output in outputs]
         kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         with self.engine.unchanged_weights():
             for position, index in enumerate(kept_first):
@@ -211,7 +213,8 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
     chunk = chunk or [int(plan.sequences.lengths.argmin())]
-    return detect_out_of_memory(plan.rows(chunk), lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
+    describe = partial(plan.collator.describe, plan.sequences.lengths.tolist(), chunk)
+    return detect_out_of_memory(plan.rows(chunk), describe)
 
 
 def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:

@@ -22,14 +22,14 @@ class Unavailable(RuntimeError):
 
 
 def make_model(workload: Workload, toy: bool, *, packed: bool) -> Any:
-    """The model, whose rows are packed by models/packing.py if asked for. Raises `Unavailable` if it cannot pack."""
+    """The model, whose rows are packed if asked for. Raises `Unavailable` if it cannot pack."""
     stand_in_for_peft()
     backbone = make_backbone(workload, device(toy), toy)
     if packed:
         try:
-            from models.packing import pack_rows, reason_against
+            from models.packing.rows import pack_rows, reason_against
         except ImportError as error:
-            raise Unavailable(f"models/packing.py: {error}") from error
+            raise Unavailable(f"packing: {error}") from error
         base = backbone if workload.kind == "embedder" else backbone.base_model
         if reason := reason_against(base):
             raise Unavailable(reason)
@@ -92,7 +92,7 @@ class Steps:
 
         batch, following = (self.batches[(self.number + i) % NUM_BATCHES] for i in range(2))
         self.number += 1
-        plan = self.cache.plan(batch.sequences, self.number)
+        plan = self.cache.plan_batch(batch, self.number)
         outputs = self.cache.forward(plan)
         representations = self.cache.gather(plan, outputs)
         check = FiniteCheck(self.number, representations)
@@ -101,7 +101,7 @@ class Steps:
         gradients = check.spread(loss, gradients_of(loss, representations))
         self.last_loss = loss.detach()
         self.cache.backward(plan, outputs, gradients)
-        self.cache.prefetch(following.sequences, self.number + 1)
+        self.cache.prefetch(following, self.number + 1)
         return self.engine.step(check.finite)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import TokenSequences
-from data.collate import Collator
+from data.collate import Collator, PackedCollator
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
@@ -77,11 +77,11 @@ def step(model: LLMReranker, collator: Collator, kept_chunks: int = 2) -> Result
     engine = TorchEngineConfig().build(model, options, lambda optimizer: LambdaLR(optimizer, lambda _: 1.0), 1e9)
     model.zero_grad()
     cache = GradientCache(engine, collator, kept_chunks=kept_chunks, seed=3)
-    plan = cache.plan(lists(), 1, SIZES)
+    plan = cache.plan(lists(), 1, sizes=SIZES)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
     loss = objective(representations)
-    cache.backward(plan, outputs, gradients_of(loss, representations, 1))
+    cache.backward(plan, outputs, gradients_of(loss, representations))
     found = {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
     return loss.item(), found, plan
 
@@ -113,7 +113,7 @@ def test_the_plan_keeps_lists_together_and_to_the_budget(folders: dict[str, Path
     model, rows = reranker(folders["llama"]), lists()
     engine: Any = SimpleNamespace(model=model, device=torch.device("cpu"))
     cache = GradientCache(engine, list_collator(model, model.tokenizer.padding, 150), kept_chunks=0, seed=0)
-    plan = cache.plan(rows, 1, SIZES)
+    plan = cache.plan(rows, 1, sizes=SIZES)
     assert sorted(row for chunk in plan.chunks for row in chunk) == [*range(len(rows))]
     lengths = rows.lengths.tolist()
     assert all(plan.collator.cost(lengths, chunk) <= 150 for chunk in plan.chunks)
@@ -164,4 +164,4 @@ def test_a_resumed_run_ends_alike_and_other_models_pad(tiny_run: list[str], fold
     assert again == whole
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
     separate = make_trainer(runs(tiny_run, folders["qwen3"], "run_name=separate", "model.shared_prefix=false"))
-    assert type(separate.gradient_cache.collator) is Collator
+    assert type(separate.gradient_cache.collator) is PackedCollator
