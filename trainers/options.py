@@ -63,7 +63,7 @@ class TrainerConfig(ABC):
     batch_size: int = 4
     list_size: int = 8
     token_budget: int = 1024
-    kept_chunks: int | str = 4
+    kept_chunks: int | str = 16
     merge_repeats: bool = True
     negatives: str = "global"
     optimizer: str = "adamw"

@@ -140,7 +140,7 @@ def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     computed in several tiles, and the texts of other ranks come in several blocks."""
     several = token_budget == SEVERAL_CHUNKS and kept_chunks == 0
     tiles.ELEMENTS_PER_TILE, tiles.COLUMNS_PER_TILE, tiles.BYTES_PER_BLOCK = (8, 4, 2**10) if several else TILES
-    engine(kind).optimizer.zero_grad()
+    engine(kind).drop_gradients()
     cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
     plan = cache.plan(batch(kind).sequences, step=3, sizes=batch(kind).sequences_per_list)
     assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)
