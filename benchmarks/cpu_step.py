@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import MATMUL_SIZE, configured, make_trainer, training_flops
+from side_by_side import RowFlops, configured, make_trainer, matmul_peaks
 from torch import Tensor, nn
 
 TOKENS = 256
@@ -106,7 +106,7 @@ def prepare(kind: str, folder: Path) -> tuple[Any, Any, float]:
     batch = trainer.next_batch()
     lengths = batch.sequences.lengths.tolist()
     assert lengths == [TOKENS] * ROWS, lengths
-    return trainer, batch, training_flops(settings.model, TOKENS) * ROWS
+    return trainer, batch, RowFlops.count(settings.model, backward=True).of(lengths)
 
 
 def sides() -> dict[str, Side]:
@@ -131,16 +131,13 @@ def sides() -> dict[str, Side]:
 
 def compare(kind: str, trainer: Any, batch: Any, operations: float, *, rounds: int) -> None:
     """Print a table of medians."""
-    from models.cpu.linear import prefers_onednn
-
     seconds: dict[str, list[float]] = defaultdict(list)
     peaks: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds + 1):  # the first warms up
         for name, side in sides().items():
             seconds[name].append(time_of_step(trainer, batch, side))
-        peaks["torch"].append(peak(torch.mm))
-        if prefers_onednn():
-            peaks["oneDNN"].append(peak(onednn_product))
+        for name, rate in matmul_peaks().items():
+            peaks[name].append(rate)
         if number:
             print(f"round {number}: " + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in seconds.items()))
     best = {name: max(each) for name, each in peaks.items()}
@@ -169,24 +166,6 @@ def time_of_step(trainer: Any, batch: Any, side: Side) -> float:
     started = now()
     trainer.train_step(batch)
     return now() - started
-
-
-def peak(product: Callable[[Tensor, Tensor], Any]) -> float:
-    """The highest floating-point operations per second of some large products."""
-    matrix = torch.randn(MATMUL_SIZE, MATMUL_SIZE)
-    times = []
-    for _ in range(4):
-        started = now()
-        product(matrix, matrix)
-        times.append(now() - started)
-    return 2 * MATMUL_SIZE**3 / min(times)
-
-
-def onednn_product(left: Tensor, right: Tensor) -> None:
-    from models.cpu.linear import linear
-
-    with torch.no_grad():
-        linear(left, right, None)
 
 
 def print_profile(kind: str, trainer: Any, batch: Any, *, rounds: int) -> None:

@@ -99,15 +99,25 @@ def _counted(model: Any, tokens: int, *, backward: bool) -> int:
     return counter.get_total_flops()
 
 
-def matmul_flops_per_s(size: int = MATMUL_SIZE) -> float:
-    """The highest floating-point operations per second of ten fp32 products of large matrices [size, size]."""
+def matmul_peaks(size: int = MATMUL_SIZE) -> dict[str, float]:
+    """The highest floating-point operations per second of ten fp32 products of large matrices [size, size], by the
+    library that multiplies: "torch", as `a @ b` does, and "oneDNN", on CPUs where linear layers run by it."""
+    from models.cpu.linear import linear, prefers_onednn
+
     matrix = torch.randn(size, size, device="cuda" if torch.cuda.is_available() else "cpu")
+    products: dict[str, Callable[[], Any]] = {"torch": lambda: matrix @ matrix}
+    if not matrix.is_cuda and prefers_onednn():
+        products["oneDNN"] = lambda: linear(matrix, matrix, None)
+    return {name: 2 * size**3 / _least_seconds(product) for name, product in products.items()}
+
+
+def _least_seconds(product: Callable[[], Any]) -> float:
     times = []
     for _ in range(10):
         started = now()
-        matrix @ matrix
+        product()
         times.append(now() - started)
-    return 2 * size**3 / min(times)
+    return min(times)
 
 
 def report(figures: dict[str, list[Figures]], rows: str = "rows") -> None:

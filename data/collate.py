@@ -43,6 +43,10 @@ class Collator:
         """The shape of a chunk's tensors: rows, and tokens of each, padding included."""
         return len(chunk), max((int(lengths[index]) for index in chunk), default=0)
 
+    def describe(self, lengths: Sequence[int], chunk: Sequence[int]) -> str:
+        """A chunk in words, for messages."""
+        return "a chunk of {} rows of {} tokens".format(*self.shape(lengths, chunk))
+
     def num_tokens(self, lengths: Sequence[int], chunk: Sequence[int]) -> int:
         """The tokens of a chunk that are computed, without padding."""
         return sum(int(lengths[index]) for index in chunk)
@@ -62,8 +66,8 @@ class Collator:
 
 
 class PackedCollator(Collator):
-    """A collator for models that run the rows of a chunk as one, without padding (`models/packing.py`): a chunk holds
-    `token_budget` tokens of its sequences. Its tensors are the same, since the model packs them itself.
+    """A collator for models that run the rows of a chunk as one, without padding (`models/packing/rows.py`): a chunk
+    holds `token_budget` tokens of its sequences. Its tensors are the same, since the model packs them itself.
 
     What is made of the last layer is padded again, so rows times longest sequence are at most twice the budget.
     """
@@ -74,6 +78,10 @@ class PackedCollator(Collator):
     def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
         """One row of all tokens, as the model runs it."""
         return int(bool(chunk)), sum(int(lengths[index]) for index in chunk)
+
+    def describe(self, lengths: Sequence[int], chunk: Sequence[int]) -> str:
+        longest = max(lengths[index] for index in chunk)
+        return f"a chunk of {len(chunk)} rows of up to {longest} tokens, {self.cost(lengths, chunk)} in all"
 
 
 def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, int]) -> dict[str, Tensor]:

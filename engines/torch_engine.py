@@ -147,10 +147,14 @@ class TorchEngine:
                 self._update(total_norm)
             self.schedule.step()
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.gradient_sum is not None:
-                self.gradient_sum.release()
+            self.drop_gradients()
         return numbers["norm"]
+
+    def drop_gradients(self) -> None:
+        """Set all gradients to None."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.gradient_sum is not None:
+            self.gradient_sum.release()
 
     def _update(self, total_norm: Tensor) -> None:
         if not math.isinf(self.max_grad_norm):

@@ -18,7 +18,7 @@ from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.own_tokens import fetch_own_tokens
 from inference.runner import Runner, evaluation_mode
-from models.row_lengths import lengths_are_known
+from models.packing.lengths import lengths_are_known
 
 TOKENIZER_BATCH = 1024  # sequences per call
 

@@ -27,7 +27,7 @@ from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
-from models.packing import request_packing
+from models.packing.rows import request_packing
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts

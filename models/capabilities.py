@@ -23,7 +23,7 @@ from models.prompts.run_prompts import RunPrompts, in_words
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
-    from models.packing import Packing
+    from models.packing.rows import Packing
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class RankingModel(nn.Module, ABC):
     fresh_head: bool = False  # whether its score head is untrained
     scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
-    packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing.py)
+    packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing/rows.py)
     why_no_packs: str = ""  # why they may not, if the options ask for it
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 

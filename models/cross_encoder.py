@@ -25,7 +25,7 @@ from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
 from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
-from models.packing import request_packing
+from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.tokenization import PairTokenizer, load_tokenizer

@@ -34,7 +34,7 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.lora import LoRAConfig, parts_of
-from models.packing import request_packing
+from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
 from models.prompts.template import PUBLISHED, TEMPLATES, PromptTemplate

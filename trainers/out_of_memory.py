@@ -12,23 +12,22 @@ from trainers.options import TrainerConfig
 
 
 class ChunkOutOfMemory(MemoryError):
-    """A chunk does not fit in memory. `indices`: its sequences in the global step. `shape`: its rows, and the tokens of
-    each."""
+    """A chunk does not fit in memory. `indices`: its sequences in the global step."""
 
-    def __init__(self, indices: Sequence[int], shape: tuple[int, int]):
-        super().__init__("a chunk of {} rows of {} tokens".format(*shape))
+    def __init__(self, indices: Sequence[int], description: str):
+        super().__init__(description)
         self.indices = indices
 
 
 @contextmanager
-def detect_out_of_memory(rows: Sequence[int], shape: Callable[[], tuple[int, int]]) -> Iterator[None]:
-    """Raise `ChunkOutOfMemory` if memory runs out inside. `rows`: those of the chunk, `shape`: gives its shape."""
+def detect_out_of_memory(rows: Sequence[int], describe: Callable[[], str]) -> Iterator[None]:
+    """Raise `ChunkOutOfMemory` if memory runs out inside. `rows`: those of the chunk, `describe`: words for it."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise ChunkOutOfMemory(rows, shape()) from error
+        raise ChunkOutOfMemory(rows, describe()) from error
 
 
 @contextmanager

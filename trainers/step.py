@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -27,8 +28,8 @@ from engines.memory.allocator import return_freed_memory
 from engines.memory.kept_chunks import KeptChunks
 from engines.protocol import Engine
 from inference.own_tokens import fetch_own_tokens
+from models.packing.lengths import lengths_are_known
 from models.padding_masks import padding_is_known
-from models.row_lengths import lengths_are_known
 from trainers.out_of_memory import detect_out_of_memory
 
 Representations = dict[str, Tensor]
@@ -161,7 +162,8 @@ class GradientCache:
         others, which are run again. `outputs` is emptied, so that each graph is freed after its chunk."""
         if plan.repeats is not None:
             gradients = {name: plan.repeats.sum(value) for name, value in gradients.items()}
-        has_graph = [any(value.requires_grad for value in output.values()) for output in outputs]
+        # Not `requires_grad`: a view of a weight (a learned bias) requires a gradient even without a graph.
+        has_graph = [any(value.grad_fn is not None for value in output.values()) for output in outputs]
         kept_first = sorted(range(len(outputs)), key=lambda index: not has_graph[index])
         with self.engine.unchanged_weights():
             for position, index in enumerate(kept_first):
@@ -214,7 +216,8 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
     """Raise `ChunkOutOfMemory` if memory runs out inside."""
     chunk = chunk or [_spare(plan.sequences)]
-    return detect_out_of_memory(plan.rows(chunk), lambda: plan.collator.shape(plan.sequences.lengths.tolist(), chunk))
+    describe = partial(plan.collator.describe, plan.sequences.lengths.tolist(), chunk)
+    return detect_out_of_memory(plan.rows(chunk), describe)
 
 
 def _spare(sequences: TokenSequences) -> int:

@@ -22,14 +22,14 @@ class Unavailable(RuntimeError):
 
 
 def make_model(workload: Workload, toy: bool, *, packed: bool) -> Any:
-    """The model, whose rows are packed by models/packing.py if asked for. Raises `Unavailable` if it cannot pack."""
+    """The model, whose rows are packed if asked for. Raises `Unavailable` if it cannot pack."""
     stand_in_for_peft()
     backbone = make_backbone(workload, device(toy), toy)
     if packed:
         try:
-            from models.packing import pack_rows, reason_against
+            from models.packing.rows import pack_rows, reason_against
         except ImportError as error:
-            raise Unavailable(f"models/packing.py: {error}") from error
+            raise Unavailable(f"packing: {error}") from error
         base = backbone if workload.kind == "embedder" else backbone.base_model
         if reason := reason_against(base):
             raise Unavailable(reason)

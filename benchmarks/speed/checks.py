@@ -55,8 +55,9 @@ def memory(pairs: Sequence[Pair]) -> float:
     return float(ours / theirs)
 
 
-def share_of_peak(pairs: Sequence[Pair]) -> float:
-    return statistics.median(pair[OURS]["share_of_peak"] for pair in pairs)
+def share(name: str) -> Callable[[Sequence[Pair]], float]:
+    """A share of plackett's figures."""
+    return lambda pairs: statistics.median(pair[OURS][name] for pair in pairs)
 
 
 def seconds(side: str, other: str) -> Callable[[Sequence[Pair]], float]:

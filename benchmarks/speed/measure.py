@@ -78,7 +78,7 @@ def texts_of(setting: Setting, folder: Path) -> dict[str, Any]:
     return job.texts
 
 
-def figures(answer: Answer, steps: list[dict[str, float]]) -> dict[str, float]:
+def figures(answer: Answer, steps: list[dict[str, float]]) -> dict[str, Any]:
     """The figures of a turn: what the process measured, by the work of its steps. Tokens and operations are those of
     the texts, without padding and before anything is merged."""
     rows, tokens, flops = (sum(step[name] for step in steps) for name in ("rows", "tokens", "flops"))
@@ -87,8 +87,9 @@ def figures(answer: Answer, steps: list[dict[str, float]]) -> dict[str, float]:
         "seconds": seconds,
         "rows_per_s": rows / seconds,
         "tokens_per_s": tokens / seconds,
-        "share_of_peak": flops / seconds / answer["matmul_flops_per_s"],
-        "matmul_flops_per_s": answer["matmul_flops_per_s"],
+        "share_of_peak": flops / seconds / max(answer["matmul_peaks"].values()),
+        "share_of_torch_peak": flops / seconds / answer["matmul_peaks"]["torch"],
+        "matmul_peaks": answer["matmul_peaks"],
         "peak_memory_mib": answer["peak_memory_mib"],
     }
     repeated = sum(step.get("repeated_share", 0.0) * step["flops"] for step in steps) / flops

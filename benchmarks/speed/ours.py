@@ -53,11 +53,11 @@ def keep_first_gradient(trainer: Any, job: Job) -> None:
     step, file = trainer.engine.step, gradient_file(job.folder, job.side)
     file.unlink(missing_ok=True)
 
-    def first_step() -> Any:
+    def first_step(finite: Any = None) -> Any:
         if not file.is_file():
             gradients = [p.grad.flatten() for p in trainer.engine.model.parameters() if p.grad is not None]
             torch.save(torch.cat(gradients), file)
-        return step()
+        return step(finite)
 
     trainer.engine.step = first_step
 
@@ -68,5 +68,5 @@ def gradient_file(folder: Any, side: str) -> Any:
 
 def gradient_difference(folder: Any, sides: list[str]) -> float:
     """The size of the difference of both sides' first gradients, relative to the gradient's."""
-    one, other = (torch.load(gradient_file(folder, side)) for side in sides)
+    one, other = (torch.load(gradient_file(folder, side), weights_only=True) for side in sides)
     return float((one - other).norm() / other.norm())

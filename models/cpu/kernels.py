@@ -63,19 +63,19 @@ def sdpa_attention(
     """transformers' "sdpa" attention, with `attention_with_dropout` in the place of torch's slow one on the CPU."""
     special = any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
     learned = attention_mask is not None and attention_mask.requires_grad  # it would get no gradient
-    # Half precision is left to torch, which computes softmax in float32.
-    is_own = _attention.is_own and query.dtype == torch.float32 and key.shape == value.shape and uses_words(query)
+    is_own = _attention.is_own and key.shape == value.shape and uses_words(query)
     if dropout in (0.0, 1.0) or special or learned or not is_own:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **options)
     groups = getattr(module, "num_key_value_groups", 1)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    exact = torch.promote_types(query.dtype, torch.float32)  # softmax, and sums of many products
     output = attention_with_dropout(
-        query,
-        repeat_kv(key, groups),
-        repeat_kv(value, groups),
+        query.to(exact),
+        repeat_kv(key, groups).to(exact),
+        repeat_kv(value, groups).to(exact),
         attention_mask,
         dropout,
         scale=scaling,
         is_causal=bool(causal) and attention_mask is None and query.shape[2] > 1,
     )
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).to(query.dtype).contiguous(), None

@@ -28,10 +28,14 @@ def prefers_onednn() -> bool:
 
 
 class OneDnnLinear(nn.Linear):
-    """`nn.Linear` by oneDNN, for float32 on the CPU. Elsewhere, under autocast and for few rows it is torch's."""
+    """`nn.Linear` by oneDNN, for float32 on the CPU. Elsewhere and under autocast it is torch's.
+
+    The number of rows, which differs over ranks, does not choose the module's graph: its backward gives the gradients
+    of weight and bias in another order than torch's, and ZeRO-2 sums buckets in the order in which ranks get them.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _is_plain(input) or input.numel() < MIN_ROWS * self.in_features:
+        if not _is_plain(input):
             return super().forward(input)
         return linear(input, self.weight, self.bias)
 
@@ -53,6 +57,8 @@ def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left right' + bias; `left` is copied if it is not contiguous, `right` is not."""
+    if min(left.shape[:-1].numel(), left.numel()) < MIN_ROWS:
+        return nn.functional.linear(left, right, bias)
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 

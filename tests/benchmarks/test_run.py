@@ -96,8 +96,9 @@ def test_the_figures_of_a_turn_are_those_of_its_unpadded_texts():
         {"rows": 2, "tokens": 20, "flops": 100, "repeated_share": 0.5},
         {"rows": 4, "tokens": 10, "flops": 300, "repeated_share": 0.1},
     ]
-    found = figures({"seconds": 2.0, "matmul_flops_per_s": 1000.0, "peak_memory_mib": 7.0}, steps)
+    found = figures({"seconds": 2.0, "matmul_peaks": {"torch": 500.0, "oneDNN": 1000.0}, "peak_memory_mib": 7.0}, steps)
     assert (found["rows_per_s"], found["tokens_per_s"], found["share_of_peak"]) == (3, 15, 0.2)
+    assert found["share_of_torch_peak"] == 0.4
     assert found["repeated_share"] == pytest.approx((50 + 30) / 400)
 
 
@@ -137,7 +138,7 @@ class FakeSide:
         if self.turns == 3:
             raise WorkerFailed("killed")
         seconds = 1.0 if self.side == OURS else 2.0
-        return {"seconds": seconds, "peak_memory_mib": 1.0, "matmul_flops_per_s": 10.0, "values": [seconds, 4.0]}
+        return {"seconds": seconds, "peak_memory_mib": 1.0, "matmul_peaks": {"torch": 10.0}, "values": [seconds, 4.0]}
 
     def __enter__(self):
         return self

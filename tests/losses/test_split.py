@@ -127,7 +127,7 @@ def engine(kind: str) -> TorchEngine:
 
 def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     """The gradient as a trainer makes it, on the ranks that there are."""
-    engine(kind).optimizer.zero_grad()
+    engine(kind).drop_gradients()
     cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
     plan = cache.plan(batch(kind).sequences, step=3)
     assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)

@@ -33,12 +33,12 @@ def test_scores_equal_sentence_transformers(reranker):
     ranking = oracle.rank(QUERY, DOCUMENTS, show_progress_bar=False)
     found = reranker.rank(QUERY, DOCUMENTS)
     assert [row.index for row in found] == [row["corpus_id"] for row in ranking]
-    assert [row.score for row in found] == pytest.approx([row["score"] for row in ranking], abs=1e-5)
+    assert [row.score for row in found] == pytest.approx([row["score"] for row in ranking], rel=1e-5, abs=1e-5)
     pairs = [(text, QUERY) for text in DOCUMENTS]
     expected = oracle.predict(pairs, show_progress_bar=False)
     scores = reranker.predict(pairs)
     assert scores.dtype == np.float32
-    assert scores.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scores.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-5)
 
 
 def test_scores_do_not_depend_on_batch_or_order(reranker):

@@ -25,7 +25,7 @@ def test_adapters_at_zero_are_found(tiny_causal_dir):
 
 
 def test_a_run_whose_engine_updates_nothing_ends_at_the_first_step(tiny_run, tiny_reranker_dir, monkeypatch):
-    monkeypatch.setattr("engines.torch_engine.TorchEngine.step", lambda engine: 1.0)
+    monkeypatch.setattr("engines.torch_engine.TorchEngine.step", lambda engine, finite: 1.0)
     options = [f"model.name_or_path={tiny_reranker_dir}", "trainer.max_steps=2"]
     with pytest.raises(RuntimeError, match="first update did not reach"):
         train(load(["+exp=reranker_contrastive", *tiny_run, "model=cross_encoder_lora", *options]))

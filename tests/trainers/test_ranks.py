@@ -37,7 +37,13 @@ def one_process(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callab
 
 
 def runs(tiny_run: list[str], engine: str) -> list[list[str]]:
-    common = [f"trainer.max_steps={STEPS}", "trainer.eval_every=5", f"engine={engine}", *tiny_run]
+    common = [
+        f"trainer.max_steps={STEPS}",
+        "trainer.token_budget=120",
+        "trainer.eval_every=5",
+        f"engine={engine}",
+        *tiny_run,
+    ]
     return [[*common, f"run_name={i}", *options] for i, options in enumerate((GRPO, SUPERVISED, EMBEDDER))]
 
 

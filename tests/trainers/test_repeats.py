@@ -166,7 +166,7 @@ def test_exhausted_memory_names_a_row_of_the_batch(folders: dict[str, Path], mon
     with pytest.raises(ChunkOutOfMemory) as caught:
         cache.forward(plan)
     assert ("q1", "d1.3") in [batch.sequence_ids(row) for row in caught.value.indices]
-    with pytest.raises(ChunkOutOfMemory, match="a chunk of 2 rows of 7 tokens"), detect_out_of_memory([5, 9], 7):
+    with pytest.raises(ChunkOutOfMemory, match="a chunk"), detect_out_of_memory([5, 9], lambda: "a chunk"):
         torch.empty(10**17)
 
 

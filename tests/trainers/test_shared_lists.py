@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import TokenSequences
-from data.collate import Collator
+from data.collate import Collator, PackedCollator
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
@@ -164,4 +164,4 @@ def test_a_resumed_run_ends_alike_and_other_models_pad(tiny_run: list[str], fold
     assert again == whole
     torch.testing.assert_close(resumed, weights, rtol=0, atol=0)
     separate = make_trainer(runs(tiny_run, folders["qwen3"], "run_name=separate", "model.shared_prefix=false"))
-    assert not isinstance(separate.gradient_cache.collator, SharedPrefixCollator)
+    assert type(separate.gradient_cache.collator) is PackedCollator

@@ -89,7 +89,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(
 def test_a_kill_before_a_pointer_is_written_is_repaired(
     pointer: str, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [*SUPERVISED, *tiny_run, "trainer.eval_every=1", "trainer.learning_rate=0.2"]
+    settings = [*SUPERVISED, *tiny_run, "trainer.eval_every=1", "trainer.learning_rate=0.1"]
     trainer = make_trainer(settings)
     point = trainer.checkpoints._write_pointer
 

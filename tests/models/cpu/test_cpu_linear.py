@@ -48,7 +48,13 @@ def test_frozen_weights_get_no_gradient() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 7, 8])
 def test_any_number_of_rows(rows: int) -> None:
     module, inputs = OneDnnLinear(6, 3), torch.randn(rows, 6)
-    torch.testing.assert_close(module(inputs), nn.functional.linear(inputs, module.weight, module.bias))
+    output = module(inputs)
+    torch.testing.assert_close(output, nn.functional.linear(inputs, module.weight, module.bias))
+    # ZeRO-2 needs gradients in one order on all ranks, whose chunks have other numbers of rows.
+    assert "_Linear" in output.grad_fn.name()
+    output.sum().backward()
+    torch.testing.assert_close(module.weight.grad, inputs.sum(0).expand(3, 6))
+    assert module.bias.grad.tolist() == [rows] * 3
 
 
 def test_autocast_and_other_types_are_torchs() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from models import packed_attention
-from models.packed_attention import PackedMask, Rule, grouped
+from models.packing.attention import PackedMask, Rule, grouped
 
 LENGTHS = (9, 9, 9, 8, 7, 3, 1, 1)
 RULES = [

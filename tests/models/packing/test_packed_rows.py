@@ -20,9 +20,9 @@ from models.capabilities import RankingModel
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
 from models.lora import LoRAConfig
-from models.packing import PACKABLE, pack_rows
+from models.packing.lengths import lengths_are_known
+from models.packing.rows import PACKABLE, pack_rows
 from models.pooling import POOLINGS
-from models.row_lengths import lengths_are_known
 
 # Texts of different and of equal length; some are longer than every sliding window.
 QUERIES = ["what is the rank of a pear?", "red", "apple", "what is the rank of a pear?", ""]

@@ -18,8 +18,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from models.packed_attention import ATTENTIONS, PackedMask, Rule, attend, register
-from models.row_lengths import row_lengths
+from models.packing.attention import ATTENTIONS, PackedMask, Rule, attend, register
+from models.packing.lengths import row_lengths
 
 logger = logging.getLogger(__name__)
 

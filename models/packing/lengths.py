@@ -1,6 +1,6 @@
 """The number of tokens of each row of a chunk, as the host knows it that made the chunk.
 
-It is apart from `models/packing.py`, which reads it, so that those who tell it need not import transformers.
+It is apart from `models/packing/rows.py`, which reads it, so that those who tell it need not import transformers.
 """
 
 from __future__ import annotations
