@@ -60,7 +60,7 @@ class TrainerConfig(ABC):
     batch_size: int = 4
     list_size: int = 8
     token_budget: int = 1024
-    kept_chunks: int | str = 4
+    kept_chunks: int | str = 16
     merge_repeats: bool = True
     optimizer: str = "adamw"
     learning_rate: float = 1e-4

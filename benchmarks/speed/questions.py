@@ -119,7 +119,7 @@ def cached() -> Question:
 def repeats(share: float, list_size: int) -> Question:
     sides = {side: ("embedder_infonce", f"trainer.merge_repeats={side == MERGED}".lower()) for side in (MERGED, EACH)}
     drawn = {0.1: 0.4, 0.5: 0.82}[share]  # of the negatives; the first of each text is no repeat
-    setting = Setting("ours", data=RANDOM, list_size=list_size, repeated=drawn, steps=3, sides=sides)
+    setting = Setting("ours", data=RANDOM, batch_size=32, list_size=list_size, repeated=drawn, steps=2, sides=sides)
     name, title = f"repeats_{share * 100:.0f}", f"about {share:.0%} of the texts repeated, merged or not"
     return Question(name, title, setting, (SAVED,), 2, needs=lambda: lacks_option("merge_repeats"))
 
