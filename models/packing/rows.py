@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from models.packing.attention import ATTENTIONS, PackedMask, Rule, attend, register
@@ -68,14 +69,14 @@ class Packing:
         self, base: PreTrainedModel, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Replace padded inputs by a packed row. Inputs without a mask, or with one for every two tokens (a list behind
-        a shared prefix), stay as they are."""
+        a shared prefix), or without values (a memory plan measures a model on fake tensors) stay as they are."""
         self.layout = None
         inputs = dict(zip(inspect.signature(type(base).forward).parameters, (None, *arguments), strict=False)) | options
         inputs.pop("self", None)
         ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
         if ids is None or mask is None or mask.ndim != 2 or inputs.get("past_key_values") is not None:
             return None
-        if not (self.enabled and _attention_packs(base.config)):
+        if not (self.enabled and _attention_packs(base.config)) or isinstance(mask, FakeTensor):
             return None
         register()  # again, if another has replaced the attention functions since
         lengths = row_lengths(mask)

@@ -101,7 +101,7 @@ def test_more_ranks_hold_less_and_a_reference_holds_more(tiny_run: list[str], ti
 
     kept = ["+exp=reranker_contrastive", "trainer.kept_chunks=8"]
     alone = found(1, "+exp=reranker_preference", "trainer.reference=precomputed").peak
-    assert 6 * found(8, *kept).activations < found(1, *kept).activations
+    assert 5 * found(8, *kept).activations < found(1, *kept).activations
     copied = found(1, "+exp=reranker_preference", "trainer.reference=frozen").peak
     parameters = build_workload(load([*kept, *tiny_run]), None, autocast=None).parameters
     assert copied - alone == pytest.approx(4 * parameters.total, rel=0.01)

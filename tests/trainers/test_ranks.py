@@ -39,10 +39,10 @@ def one_process(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callab
 def runs(tiny_run: list[str], engine: str) -> list[list[str]]:
     common = [
         f"trainer.max_steps={STEPS}",
-        "trainer.token_budget=120",
         "trainer.eval_every=5",
         f"engine={engine}",
         *tiny_run,
+        "trainer.token_budget=100",
     ]
     return [[*common, f"run_name={i}", *options] for i, options in enumerate((GRPO, SUPERVISED, EMBEDDER))]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from models import packed_attention
+from models.packing import attention as packed_attention
 from models.packing.attention import PackedMask, Rule, grouped
 
 LENGTHS = (9, 9, 9, 8, 7, 3, 1, 1)
