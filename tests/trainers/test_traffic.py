@@ -39,7 +39,7 @@ def bytes_of(line: dict[str, Any]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Any) -> list[list[dict[str, Any]]]:
-    settings = [*RUN, *tiny_overrides(tmp_path_factory.mktemp("traffic"))]
+    settings = [*tiny_overrides(tmp_path_factory.mktemp("traffic")), *RUN]
     return run_ranks(traffic_of_runs, 2, settings, timeout_s=280)[0]
 
 
