@@ -1,13 +1,14 @@
 """Measure a whole training step on the CPU against the peak of matrix products, and say where the rest of it goes.
 
-    python benchmarks/cpu_step.py [infonce] [listwise] [--rounds 5] [--threads 2] [--profile]
+    python benchmarks/cpu_step.py [infonce] [listwise] [--rounds 5] [--threads 2] [--profile] [--plain-allocator]
 
 MiniLM, InfoNCE on 32 texts and a listwise cross-encoder on 4 lists of 8, each row of 256 tokens. The sides take turns
 on one trainer, batch and process: dropout 0 and .1 with the kernels of models/cpu/, with torch's dropout, and with
 torch's kernels alone. The share of peak is the floating-point operations of the matrix products (counted on the
 model), divided by the time of the step, loss and optimizer included, and by the rate of a large fp32 product, measured
 between the steps: torch's, and where it is faster that of oneDNN. Medians are given. `--profile` prints the time of a
-step by operation. On loaded cores give `--cpu-time`: one thread, and the seconds that it computed.
+step by operation. `--plain-allocator` lets glibc give freed memory back to the system at once, which a run does not
+(`engines/memory/allocator.py`). On loaded cores give `--cpu-time`: one thread, and the seconds that it computed.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch; all cores if it is left out")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--plain-allocator", action="store_true")
     arguments = parser.parse_args()
     if unknown := set(arguments.kinds) - set(KINDS):
         parser.error(f"{min(unknown)} is not one of {', '.join(KINDS)}")
@@ -72,7 +74,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     from engines.memory.allocator import keep_freed_memory
 
-    keep_freed_memory()
+    if not arguments.plain_allocator:
+        keep_freed_memory()
     for kind in arguments.kinds or KINDS:
         with tempfile.TemporaryDirectory() as folder:
             trainer, batch, operations = prepare(kind, Path(folder))

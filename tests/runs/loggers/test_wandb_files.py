@@ -199,7 +199,8 @@ def test_a_run_that_does_not_end_well_says_so(kind, exit_code, outputs, monkeypa
     logger = replace(CONFIG, artifacts="none").build(run, settings)
     logger.log({"train/loss": 1.0}, 1)
     monkeypatch.setattr(preemption, "_state", preemption.State(received=signal.SIGTERM.name))
-    logger.stop(ValueError("a mistake") if kind == "failed" else Preempted("at step 1"))
+    error = ValueError("a mistake") if kind == "failed" else Preempted("at step 1")
+    logger.stop(error, timeout_s=60.0)  # other tests may keep the machine busy
     records = records_of(next(run.path.glob("wandb/offline-run-*")))
     assert [record["exit_code"] for record in of_type(records, "exit")] == [exit_code]
     alerts = [(record["title"], record["text"], record["level"]) for record in of_type(records, "alert")]
