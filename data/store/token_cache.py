@@ -133,7 +133,7 @@ class TokenCache:
         """Go on without the cache if it fails: for this once if another process has it for long, else for good."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:  # a broken entry, a large id
             if any(word in str(error) for word in LOCKED):
                 return
             self.is_broken = True

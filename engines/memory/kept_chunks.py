@@ -21,7 +21,7 @@ class KeptChunks:
 
     "auto" begins with 1. In the second step of the process it measures what the graph of the largest chunk holds, and
     what its forward and backward take at most. From the third step on as many chunks are kept as the free memory then
-    held. The number changes no result: a chunk that is not kept runs again with the same random numbers.
+    held. The number changes results by rounding only: a chunk that is not kept runs again with the same random numbers.
     """
 
     def __init__(self, option: int | str, model: nn.Module, device: torch.device) -> None:

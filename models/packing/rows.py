@@ -80,7 +80,7 @@ class Packing:
             return None
         register()  # again, if another has replaced the attention functions since
         lengths = row_lengths(mask)
-        if min(lengths) == 0:
+        if min(lengths, default=0) == 0:
             return None
         if inputs.get("position_ids") is None:
             inputs["position_ids"] = _positions(base, ids)

@@ -62,6 +62,7 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     check_scale_is_read(settings, losses)
     check_projection_is_read(settings.model, losses)
     check_line_breaks(settings)
+    check_packing(settings)
     settings.model.check_machine()
     if settings.push_to_hub:
         check_repo_id(settings.push_to_hub)
@@ -137,6 +138,14 @@ def check_line_breaks(settings: RunConfig) -> None:
                     f"{part}.{option} holds a backslash and an n instead of a line break: quote it as $'...' in the "
                     "shell, or write it in YAML"
                 )
+
+
+def check_packing(settings: RunConfig) -> None:
+    """Raise ValueError if rows shall be packed and the model be compiled: every chunk would be compiled again."""
+    if getattr(settings.model, "packing", None) and getattr(settings.engine, "compile", False):
+        raise ValueError(
+            "engine.compile=true runs padded rows: leave out model.packing=true (null), or set engine.compile=false"
+        )
 
 
 def check_model(settings: RunConfig, model: RankingModel) -> None:

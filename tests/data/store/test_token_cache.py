@@ -159,6 +159,20 @@ def test_a_cache_that_fails_is_said_once_and_left(what: str, tmp_path: Path, cap
     assert cut(opened(tmp_path)(tokenizer, ["red"])) == tokens(["red"])
 
 
+def test_entries_that_are_not_whole_and_ids_that_do_not_fit_are_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(tmp_path)(Tokenizer(), ["red"])
+    connection = sqlite3.connect(opened(tmp_path).file)
+    with connection:
+        connection.execute("UPDATE tokens SET entry = substr(entry, 1, 17)")
+    connection.close()
+    assert opened(tmp_path)(Tokenizer(), ["red"]) == tokens(["red"])
+    large = 2**31
+    assert opened(tmp_path)(lambda texts: [([large], 1) for _ in texts], ["green"]) == [([large], 1)]
+    assert len(caplog.records) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tokens").write_text("a file")
     assert open_token_cache(tmp_path, "model", "a", **OPTIONS) is None

@@ -57,6 +57,7 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
         ([*EMBEDDER, "model.prompts={query: 'a\\nb'}"], "model.prompts.query holds a backslash and an n"),
         ([*EMBEDDER, "data.query_prompt='a\\nb'"], "data.query_prompt holds a backslash and an n"),
         ([*EMBEDDER, "push_to_hub='a b/c'"], "push_to_hub=a b/c: "),
+        ([*EMBEDDER, "model.packing=true", "engine.compile=true"], "engine.compile=true runs padded rows: leave out"),
         *[
             ([*composed, "trainer.refresh_every=10", *options], message)
             for composed, options, message in [
