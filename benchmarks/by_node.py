@@ -36,7 +36,8 @@ def main() -> None:
     try:
         connect(arguments.gbit)
         processes = [start(number, arguments.megabytes) for number in range(len(NODES))]
-        if any([process.wait() for process in processes]):
+        statuses = [process.wait() for process in processes]
+        if any(statuses):
             raise SystemExit("error: a rank failed; its lines are above")
     finally:
         for node in NODES:

@@ -51,6 +51,8 @@ class Assumptions:
     network_share: float = 0.8
     message_s_in_node: float = 3e-6
     message_s_between: float = 8e-6
+    host_bytes: float = 1e9  # per second and rank, between CPUs by gloo: a share of 64 Gbit/s of a node
+    host_message_s: float = 50e-6
 
     def rates(self, precision: str) -> Rates:
         """The rates of a GPU, in a precision of `engine.precision`."""
@@ -63,6 +65,8 @@ class Assumptions:
             self.network_gbit / 8 * 1e9 * self.network_share,
             self.message_s_in_node,
             self.message_s_between,
+            self.host_bytes,
+            self.host_message_s,
             STEP_S,
         )
 
@@ -81,7 +85,8 @@ def cpu_rates(ranks_of_node: int) -> Rates:
     share = min((os.cpu_count() or 1) / ranks_of_node, float(torch.get_num_threads()) if ranks_of_node == 1 else 1.0)
     network = CPU_NETWORK_BYTES / ranks_of_node
     flops = _product_rate() * CPU_SHARE_OF_PRODUCT * share
-    return Rates(flops, CPU_UPDATE_BYTES * min(share, 1), CPU_BYTES_IN_NODE, network, 0, 0, STEP_S, overlaps=False)
+    rates = (CPU_BYTES_IN_NODE, network, 0.0, 0.0, CPU_BYTES_IN_NODE, 0.0)
+    return Rates(flops, CPU_UPDATE_BYTES * min(share, 1.0), *rates, STEP_S, overlaps=False)
 
 
 def _product_rate() -> float:

@@ -21,10 +21,18 @@ class Rates:
     bytes_between: float  # that a rank receives if some are on other nodes
     message_s_in_node: float  # until a message has arrived
     message_s_between: float
+    host_bytes: float  # that a rank receives from others between CPUs, by gloo
+    host_message_s: float
     step_s: float  # of each step: reading of the batch, launches, the host's waiting
     row_s: float = 0.0  # of each row of the global step, on every rank
     busy_factor: float = 1.0  # times as long, if several ranks share the memory of a processor
-    overlaps: bool = True  # what can go on behind a backward or the objective does
+    overlaps: bool = True  # what can go on behind something else does
+
+    def of(self, *, on_host: bool, in_node: bool) -> tuple[float, float]:
+        """The bytes per second, and the seconds of a message, of a collective."""
+        if on_host:
+            return self.host_bytes, self.host_message_s
+        return (self.bytes_in_node, self.message_s_in_node) if in_node else (self.bytes_between, self.message_s_between)
 
 
 @dataclass(frozen=True)
@@ -48,17 +56,15 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     busy = rates.busy_factor if work.ranks > 1 else 1.0
     compute = busy * (work.forward_flops + work.backward_flops) / rates.flops
     objective = busy * work.objective_flops / rates.flops
-    in_node = work.ranks <= ranks_per_node
-    bytes_per_s = rates.bytes_in_node if in_node else rates.bytes_between
-    message_s = rates.message_s_in_node if in_node else rates.message_s_between
-    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0}
+    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0, "step": 0.0}
     for each in work.traffic:
+        bytes_per_s, message_s = rates.of(on_host=each.on_host, in_node=work.ranks <= ranks_per_node)
         seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
     if rates.overlaps:
         backwards = max((each.backwards for each in work.traffic), default=0.0)
-        last = backwards / work.chunks * busy * work.backward_flops / rates.flops
-        seconds["backward"] = max(seconds["backward"] - last, 0.0)
-        seconds["objective"] = max(seconds["objective"] - objective, 0.0)
+        of_backwards = backwards / work.chunks * busy * work.backward_flops / rates.flops
+        for behind, hidden in {"backward": of_backwards, "objective": objective, "step": compute}.items():
+            seconds[behind] = max(seconds[behind] - hidden, 0.0)
     return StepTime(
         compute,
         objective,
@@ -87,7 +93,8 @@ def fit_rates(works: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
     fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
     flop_s, busy_s, update_s, byte_s, row_s, step_s = (float(value) for value in fitted / scale)
     rate, busy = _inverse(byte_s), 1 + (busy_s / flop_s if flop_s else 0.0)
-    return Rates(_inverse(flop_s), _inverse(update_s), rate, rate, 0.0, 0.0, step_s, row_s, busy, overlaps=False)
+    network = (rate, rate, 0.0, 0.0, rate, 0.0)
+    return Rates(_inverse(flop_s), _inverse(update_s), *network, step_s, row_s, busy, overlaps=False)
 
 
 def _inverse(seconds: float) -> float:

@@ -95,10 +95,10 @@ def test_what_goes_on_behind_a_backward() -> None:
     assert backwards(ENGINES["zero3"]) == [3, 3]
 
 
-def test_collectives_of_a_ring() -> None:
+def test_collectives_of_rings_and_trees() -> None:
     assert gathered("texts", 100.0, 4, 2) == Traffic("texts", 75.0, calls=2, hops=3)
     assert summed("gradients", 100.0, 4).num_bytes == 150.0
-    assert summed("gradients", 100.0, 4).messages == 6
+    assert [summed("gradients", 100.0, ranks).messages for ranks in (1, 2, 4, 5)] == [0, 2, 4, 6]
     assert summed_in_shares("gradients", 100.0, 4, "cuda").num_bytes == 75.0
     assert summed_in_shares("gradients", 100.0, 4, "cpu").num_bytes == 150.0
     assert summed("gradients", 100.0, 1).num_bytes == 0.0

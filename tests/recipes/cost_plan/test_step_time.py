@@ -11,7 +11,7 @@ from recipes.cost_plan.hardware import Assumptions, cpu_rates
 from recipes.cost_plan.step_time import Rates, fit_rates, step_time
 from recipes.cost_plan.step_work import StepWork
 
-RATES = Rates(100.0, 50.0, 20.0, 10.0, 0.0, 0.0, 0.5)
+RATES = Rates(100.0, 50.0, 20.0, 10.0, 0.0, 0.0, 5.0, 0.0, 0.5)
 TRAFFIC = (
     Traffic("gradients", 40.0, behind="backward", backwards=1),
     Traffic("texts", 20.0, behind="objective"),
@@ -37,8 +37,17 @@ def test_without_overlap_everything_waits() -> None:
     assert step_time(WORK, replace(RATES, overlaps=False), ranks_per_node=4).exchange == pytest.approx(3.5)
 
 
+def test_the_next_batch_comes_during_a_step() -> None:
+    def exchange(num_bytes: float) -> float:
+        lists = Traffic("lists", num_bytes, behind="step", on_host=True)
+        return step_time(replace(WORK, traffic=(lists,)), RATES, ranks_per_node=4).exchange
+
+    assert exchange(15.0) == 0.0  # the 3 s of its forwards and backwards
+    assert exchange(20.0) == pytest.approx(1.0)
+
+
 def test_rates_are_found_again() -> None:
-    known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 0.5, row_s=0.01, busy_factor=1.2, overlaps=False)
+    known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 20.0, 0.0, 0.5, row_s=0.01, busy_factor=1.2, overlaps=False)
     works = []
     for ranks in (1, 2, 4):
         traffic = () if ranks == 1 else (Traffic("gradients", 80.0 * (ranks - 1) / ranks),)
