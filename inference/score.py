@@ -13,7 +13,7 @@ from data.batch import TokenSequences
 from data.collate import Collator, chunks_of_rank
 from data.progress import Progress, show_progress
 from data.sampling.list_arrays import OWN, arrays_of_sequences, divide_sequences, sequences_of
-from engines.distributed.collectives import gather_arrays, gather_rows
+from engines.distributed.collectives import RowsOfRanks, gather_arrays, gather_planned_rows
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.own_tokens import fetch_own_tokens
@@ -44,7 +44,8 @@ def tokenize_sharded(
     if own:
         share = divide_sequences(TokenSequences.concatenate(own), sizes[lists[0] : lists[1]], rank())
         arrays = arrays_of_sequences(OWN, [share])
-    found = [sequences_of(OWN, arrays) if arrays else [] for arrays in gather_arrays(arrays, "lists")]
+    gathered = enumerate(gather_arrays(arrays, "lists"))
+    found = [sequences_of(OWN, arrays, holder) if arrays else [] for holder, arrays in gathered]
     if own:
         found[rank()] = [share]
     return TokenSequences.concatenate([part for of_rank in found for part in of_rank])
@@ -71,13 +72,13 @@ def represent_sequences(
     """
     assert len(sequences), "nothing to score"
     chunks = collator.plan(sequences.lengths.tolist())
-    own = chunks_of_rank(chunks, rank(), world_size())
+    of_ranks = [chunks_of_rank(chunks, number, world_size()) for number in range(world_size())]
+    own = of_ranks[rank()]
     sequences = fetch_own_tokens(sequences, chunks, spare=0)
     what = share_of("encoding" if names == ["embedding"] else "scoring")
     outputs = list(run_chunks(runner, sequences, collator, show_progress(own, what, len(own)), names))
-    indices = [index for chunk in own for index in chunk]
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
-    return gather_rows(local, indices, len(sequences))
+    return gather_planned_rows(local, RowsOfRanks([[index for chunk in each for index in chunk] for each in of_ranks]))
 
 
 def represent_distinct(

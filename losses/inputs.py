@@ -85,7 +85,11 @@ class LossInputs:
             elif value.requires_grad:
                 found[name] = self.share.gather(value)
             else:
-                found[name] = self.share.whole(value).to(value.device)
+                whole = self.share.whole(value)
+                moved: Any = whole.to(value.device, non_blocking=True)
+                if moved is not whole:
+                    moved.on_host = whole
+                found[name] = moved
         once = {name: getattr(self, name) for name in ("scale", "bias")}
         found |= {name: self.share.once(value) for name, value in once.items() if value is not None}
         return replace(self, **found)

@@ -170,6 +170,12 @@ def _decide_existing(
     if newest is None:
         return Restart(False, checkpoints, environment)
     state = TrainState.from_dict(newest[1])
+    negatives = (settings.get("trainer") or {}).get("negatives", "global")
+    if negatives != "global" and state.world_size not in (None, world_size()):
+        return Refused(
+            f"{folder} was trained on {state.world_size} rank(s) with trainer.negatives={negatives}, so the number of "
+            f"ranks says what a query is compared with: resume it on as many, or choose another run_name"
+        )
     return Resume((newest[0], state), _rounding_changes(rounding, state), checkpoints, environment)
 
 

@@ -90,7 +90,7 @@ def gather_batch(number: int, share: list[ListExample]) -> ListBatch:
     if world_size() == 1:
         return ListBatch(number, share)
     share = divide(share, rank())
-    shares = [lists_of(arrays) for arrays in gather_arrays(arrays_of(share), "lists")]
+    shares = [lists_of(arrays, holder) for holder, arrays in enumerate(gather_arrays(arrays_of(share), "lists"))]
     shares[rank()] = share
     size = sum(len(share) for share in shares)
     return ListBatch(number, [shares[i % len(shares)][i // len(shares)] for i in range(size)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -64,6 +65,12 @@ def joined_int8_ranges(model: nn.Module, lists: LossInputs) -> dict[int, Tensor]
     documents = rows_where(lists.documents.detach(), lists.mask)
     joined = ranges.joined({dim: lists.similarity.comparable(documents, dim) for dim in ranges.dims})
     return {dim: torch.stack([lists.share.least(low), lists.share.most(high)]) for dim, (low, high) in joined.items()}
+
+
+def keep_int8_ranges(model: nn.Module, ranges: Mapping[int, Tensor]) -> None:
+    """Let the model keep the ranges that a step has joined: its weights are updated."""
+    if (kept := int8_ranges_of(model)) is not None:
+        kept.keep(ranges)
 
 
 def part_of_lists(values: Tensor, share: Share) -> Tensor:

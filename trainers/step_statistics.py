@@ -72,7 +72,7 @@ def checksum(lists: LossInputs) -> Tensor:
     return lists.share.sum((scores.double() * numbers.double().cos()).masked_fill(~mask, 0.0).sum())
 
 
-def note_once(
+def note(
     progress: TrainingProgress,
     plan: StepPlan,
     batch: ListBatch,

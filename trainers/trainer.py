@@ -21,13 +21,13 @@ from engines.host_copy import HostCopy
 from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
 from inference.interruptible import Interruptible
-from inference.runner import int8_ranges_of, similarity_of
+from inference.runner import similarity_of
 from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs, Statistics, input_names, is_sharded
 from models.dropout import run_without_dropout
 from trainers.batches import Batches
 from trainers.first_update import check_adapters_moved
-from trainers.loss_inputs import joined_int8_ranges, make_loss_inputs
+from trainers.loss_inputs import joined_int8_ranges, keep_int8_ranges, make_loss_inputs
 from trainers.nonfinite import FiniteCheck, nonfinite_line, stop_message
 from trainers.options import TrainerConfig
 from trainers.out_of_memory import explain_out_of_memory
@@ -37,7 +37,7 @@ from trainers.refresh.refresher import Refresher
 from trainers.sharded.share import Sharing
 from trainers.state import TrainState, load_engine
 from trainers.step import GradientCache, Representations, gradients_of
-from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note_once
+from trainers.step_statistics import batch_statistics, checksum, cost_statistics, note
 from trainers.teacher import AuxiliaryModel, auxiliary_inputs
 from trainers.teacher_scale import POOLED, measure_scales, standardized_inputs
 from trainers.training_progress import TrainingProgress
@@ -45,8 +45,6 @@ from trainers.training_progress import TrainingProgress
 
 class Trainer(ABC):
     """Trains `engine.model` on candidate lists. Subclasses define `objective`."""
-
-    sharded = False  # True: `objective` makes what it makes of `compute_loss` alone, so it may get a rank's own lists
 
     def __init__(self, config: TrainerConfig, parts: TrainerParts):
         self.config = config
@@ -90,8 +88,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
-        """Compute the loss over the whole global step (a scalar) and detached statistics. `lists`: those of the step;
-        if it is `sharded`, those of this rank."""
+        """Compute the loss of the whole global step (a scalar) and detached statistics. CONTRIBUTING.md: `sharded`."""
 
     def loss_of(self, batch: ListBatch) -> Any:
         """The loss of this batch: that of the data set which all its lists come from."""
@@ -161,8 +158,7 @@ class Trainer(ABC):
         finally:
             numbers = copied.read()
             note_signal(numbers.pop("no_signal"))
-        if (ranges := int8_ranges_of(self.engine.model)) is not None:
-            ranges.keep(self.int8_ranges)
+        keep_int8_ranges(self.engine.model, self.int8_ranges)
         if not self.has_updated and learning_rate > 0 and grad_norm > 0:
             check_adapters_moved(self.engine.model)
             self.has_updated = True
@@ -171,8 +167,7 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, numbers["loss"])
-        kept, loss_of_batch = self.gradient_cache.kept, self.loss_of(batch)
-        note_once(self.progress, plan, batch, self.config, self.max_length, kept, loss_of_batch)
+        note(self.progress, plan, batch, self.config, self.max_length, self.gradient_cache.kept, self.loss_of(batch))
         return {
             "loss": numbers.pop("loss"),
             "grad_norm": grad_norm,
@@ -197,15 +192,12 @@ class Trainer(ABC):
             inputs |= self.reference.inputs(batch, self.engine)
         step, last = self.state.step, max(self.max_steps - 1, 1)
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": (step - 1) / last}
-        share = self.sharing.of(len(batch.examples))
-        lists = make_loss_inputs(representations, batch, share=share, seed=self.seed, **inputs)
-        self.int8_ranges = {}
-        if "int8_ranges" in input_names(loss_of_batch):
-            self.int8_ranges = joined_int8_ranges(self.engine.model, lists)
-            lists = replace(lists, int8_ranges=self.int8_ranges)
-        own = {"score_checksum": checksum(lists)}
+        lists = make_loss_inputs(representations, batch, share=self.sharing.of(batch), seed=self.seed, **inputs)
+        reads_ranges = "int8_ranges" in input_names(loss_of_batch)
+        self.int8_ranges = joined_int8_ranges(self.engine.model, lists) if reads_ranges else {}
+        lists = replace(lists, int8_ranges=self.int8_ranges)
         loss, statistics = self.objective(lists if is_sharded(self, "objective") else lists.whole(), batch)
-        return loss, own | statistics
+        return loss, {"score_checksum": checksum(lists), **statistics}
 
     def resume(self) -> None:
         """Continue from the checkpoint that the run was opened with, if there is one."""

@@ -92,15 +92,21 @@ def check_rank(toy: bool) -> None:
     import torch.distributed as dist
 
     from engines.distributed import process_group
-    from engines.distributed.collectives import RowsOfRanks, agree_on_device, gather_planned_rows
+    from engines.distributed.collectives import agree_on_device
+    from engines.distributed.exchange import RowExchange
     from engines.distributed.process_group import rank, world_size
 
     process_group.start(timeout_s=60)
     here = process_group.device()
     rows = [list(range(number, 7, world_size())) for number in range(world_size())]
     values = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).to(here)
-    gathered = gather_planned_rows({"embedding": values[rows[rank()]]}, RowsOfRanks(rows))["embedding"]
-    assert gathered.equal(values), "rows are gathered wrongly"
+    reader = np.arange(8) // 4 % world_size()  # one row is read twice
+    place = np.array([5, 0, 6, 5, 1, 2, 3, 4])
+    exchange = RowExchange.plan(rows, reader, place)
+    found = exchange.to_readers({"embedding": values[rows[rank()]]})["embedding"]
+    assert found.equal(values[place[reader == rank()]]), "rows are exchanged wrongly"
+    sums = exchange.to_makers({"embedding": torch.ones_like(found)})["embedding"][:, 0]
+    assert sums.tolist() == [1.0 + (row == 5) for row in rows[rank()]], "gradients are summed wrongly"
     agreed, no_signal = agree_on_device(torch.tensor(rank() == 0, device=here))
     assert bool(agreed) == (world_size() == 1)
     assert bool(no_signal)

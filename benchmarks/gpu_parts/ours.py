@@ -71,6 +71,7 @@ class Steps:
         from engines.torch_engine import TorchEngineConfig
         from losses.info_nce import InfoNCE
         from losses.softmax_cross_entropy import SoftmaxCrossEntropy
+        from trainers.sharded.share import Sharing
         from trainers.step import GradientCache
 
         self.loss: Any = InfoNCE() if workload.kind == "embedder" else SoftmaxCrossEntropy()
@@ -80,7 +81,7 @@ class Steps:
         kept = workload.kept_chunks if kept is None else kept
         self.cache = GradientCache(self.engine, Collator({}, workload.token_budget), kept_chunks=kept, seed=0)
         self.batches = [make_batch(workload, number, toy) for number in range(NUM_BATCHES)]
-        self.number = 0
+        self.number, self.sharing = 0, Sharing()
 
     def step(self) -> float:
         """Make one update; the norm of its gradient."""
@@ -95,9 +96,10 @@ class Steps:
         plan = self.cache.plan_batch(batch, self.number)
         outputs = self.cache.forward(plan)
         representations = self.cache.gather(plan, outputs)
-        check = FiniteCheck(self.number, representations)
+        check = FiniteCheck(self.number, representations, plan.own_rows)
+        share = self.sharing.of(batch)
         options = {"seed": 0, "step": self.number, "progress": 0.0, "similarity": similarity_named("cosine")}
-        loss, _ = compute_loss(self.loss, make_loss_inputs(representations, batch, **options))
+        loss, _ = compute_loss(self.loss, make_loss_inputs(representations, batch, share=share, **options))
         gradients = check.spread(loss, gradients_of(loss, representations))
         self.last_loss = loss.detach()
         self.cache.backward(plan, outputs, gradients)

@@ -71,6 +71,20 @@ def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fi
         )
 
 
+def parts(records: Sequence[Record], predictions: Predictions) -> Iterator[str]:
+    """Lines of a table: what a rank receives, part by part, predicted and counted in the statistics of steps."""
+    yield "| run | engine | ranks | part | KB received, predicted | counted | |"
+    yield "|---|---|---|---|---|---|---|"
+    for record in records:
+        expected = {each.name: each.num_bytes for each in predictions.work(record).traffic}
+        for name, counted in record["counted"].items():
+            found = expected.get(name, 0.0)
+            yield (
+                f"| {record['case']} | {record['engine']} | {record['ranks']} | {name} | {found / 1e3:,.1f} | "
+                f"{counted / 1e3:,.1f} | {_difference(found, counted)} |"
+            )
+
+
 def describe(rates: Rates) -> str:
     return (
         f"fitted: {rates.flops / 1e9:.1f} GFLOP/s, {rates.busy_factor:.2f} times as long on a busy processor; "

@@ -62,19 +62,19 @@ def arrays_of(examples: Sequence[ListExample]) -> Arrays:
     return arrays
 
 
-def lists_of(arrays: Mapping[str, np.ndarray]) -> list[ListExample]:
-    """The lists of such arrays, which are another rank's: their tokens are not here."""
+def lists_of(arrays: Mapping[str, np.ndarray], holder: int) -> list[ListExample]:
+    """The lists of such arrays, which are another rank's: the `holder` has their tokens."""
     if not arrays:
         return []
     sizes = arrays["sizes"]
     names = [name for name in arrays if name.startswith(AUXILIARY) and name.endswith("/counts")]
     roles = [name.removesuffix("/counts") for name in names]
-    auxiliary = {role.removeprefix(AUXILIARY): sequences_of(role, arrays) for role in roles}
+    auxiliary = {role.removeprefix(AUXILIARY): sequences_of(role, arrays, holder) for role in roles}
     columns = zip(
         _texts_of("query_ids", arrays),
         _cut(_texts_of("document_ids", arrays), sizes),
         *(_cut(arrays[name], sizes) for name in ("labels", "teacher_scores")),
-        sequences_of(OWN, arrays),
+        sequences_of(OWN, arrays, holder),
         arrays["query_hashes"].tolist(),
         _cut(arrays["document_hashes"], sizes),
         arrays["weights"].tolist(),
@@ -98,7 +98,6 @@ def arrays_of_sequences(role: str, lists: Sequence[TokenSequences]) -> Arrays:
         "lengths": joined.lengths,
         "contents": joined.shared["content"],
         "prefixes": joined.shared["prefix"],
-        "holders": joined.shared["holder"],
         **_of_texts("features", list(joined.features)),
     }
     if joined.truncated is not None:
@@ -106,11 +105,11 @@ def arrays_of_sequences(role: str, lists: Sequence[TokenSequences]) -> Arrays:
     return {f"{role}/{name}": values for name, values in arrays.items()}
 
 
-def sequences_of(role: str, arrays: Mapping[str, np.ndarray]) -> list[TokenSequences]:
-    """The parts that such arrays are made of, without tokens."""
+def sequences_of(role: str, arrays: Mapping[str, np.ndarray], holder: int) -> list[TokenSequences]:
+    """The parts that such arrays are made of, without tokens: the `holder` has them."""
     own = {name.removeprefix(f"{role}/"): values for name, values in arrays.items() if name.startswith(f"{role}/")}
     counts, shared = own["counts"], np.zeros(len(own["lengths"]), SHARED)
-    shared["holder"], shared["content"], shared["prefix"] = own["holders"], own["contents"], own["prefixes"]
+    shared["holder"], shared["content"], shared["prefix"] = holder, own["contents"], own["prefixes"]
     features = {name: np.zeros(0, dtype=np.int32) for name in _texts_of("features", own)}
     cut = _cut(own["truncated"], counts) if "truncated" in own else [None] * len(counts)
     parts = zip(_cut(own["lengths"], counts), cut, _cut(shared, counts), strict=True)

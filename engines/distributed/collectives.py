@@ -60,9 +60,10 @@ class RowsOfRanks:
 
         Raises AssertionError if a row belongs to two ranks.
         """
-        place = {row: number * self.longest + i for number, own in enumerate(self.rows) for i, row in enumerate(own)}
-        assert len(place) == sum(map(len, self.rows)), "a row belongs to two ranks"
-        return torch.tensor([place[row] for row in range(len(place))], dtype=torch.int64)
+        rows = np.concatenate([np.asarray(own, dtype=np.int64) for own in self.rows])
+        assert len(np.unique(rows)) == len(rows), "a row belongs to two ranks"
+        places = [number * self.longest + np.arange(len(own)) for number, own in enumerate(self.rows)]
+        return torch.from_numpy(np.concatenate(places)[rows.argsort()])
 
 
 def gather_planned_rows(values: Mapping[str, Tensor], planned: RowsOfRanks) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """The exchange of rows between the ranks that make them and those that read them, and of their gradients back.
 
 Every rank knows beforehand who makes and who reads which row, so nobody tells the others how many come, and on a GPU
-all is only queued. A rank gets the rows that it reads and no others. Rows of any length (the vectors of a text's tokens,
-the nonzero weights of a sparse one) can travel likewise: as many elements as a row has go where a dense one goes.
+all is only queued. A rank gets the rows that it reads and no others. Rows of any length (the vectors of a text's
+tokens, the nonzero weights of a sparse one) can travel likewise: as many elements as a row has go where a dense one
+goes, and no rank holds those of all.
 """
 
 from __future__ import annotations

@@ -71,6 +71,8 @@ class Share:
     def whole(self, values: Tensor) -> Tensor:
         """Values of own lists -> of all lists, without a gradient. What the batch has is known on every rank, and is
         kept on the host beside its own part (`with_whole`): then nothing is gathered."""
+        if self.is_whole:
+            return values
         known: Tensor | None = getattr(values, "of_all_lists", None)
         return self.gather(values.detach()) if known is None else known
 

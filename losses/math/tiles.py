@@ -107,7 +107,8 @@ class _Matrix:
     def is_one_tile(self) -> bool:
         """Whether it is so small that nothing is gained by computing it twice."""
         columns = len(self.columns.places[0])
-        return self.columns.is_local and columns <= COLUMNS_PER_TILE and self.num_rows * columns <= ELEMENTS_PER_TILE
+        few = columns <= COLUMNS_PER_TILE and self.num_rows * columns <= ELEMENTS_PER_TILE // 8
+        return self.columns.is_local and few
 
     def named(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The rows and the scalars by name."""

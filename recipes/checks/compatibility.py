@@ -18,6 +18,7 @@ from losses.contracts import (
     required_outputs,
     standardizes_teacher,
     takes_logits,
+    whole_losses,
 )
 from losses.embedding_distillation import check_dimensions
 from models.capabilities import ModelOptions, RankingModel
@@ -70,6 +71,7 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     for role in AUXILIARY_INPUTS:
         check_auxiliary(role, getattr(settings, role), losses)
     check_refresh(settings, losses)
+    check_negatives(settings.trainer.negatives, losses)
     if not settings.engine.takes_optimizer(settings.trainer.optimizer):
         raise ValueError(
             f"trainer.optimizer={settings.trainer.optimizer} does not run on engine={settings.engine.name}, which "
@@ -87,6 +89,21 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
     if "embedding" in settings.model.outputs:
         warn_about_unscaled_scores(settings.model, loss)
     check_scale(settings.model, loss)
+
+
+def check_negatives(negatives: str, losses: Sequence[Any]) -> None:
+    """Raise ValueError if no loss reads which ranks' texts are `negatives` of each other, or one cannot."""
+    if negatives == "global":
+        return
+    option = f"trainer.negatives={negatives}"
+    for each in (each for loss in losses for each in whole_losses(loss)):
+        if has_in_batch_negatives(each):
+            raise ValueError(
+                f"{option}: loss {type(each).__name__} compares all lists of a step, since every rank computes all of it "
+                "(it is not `sharded`): leave it out"
+            )
+    if not any(has_in_batch_negatives(loss) for loss in losses):
+        raise ValueError(f"{option}: {in_words(losses)} not compare lists with each other: leave it out")
 
 
 def in_words(losses: Sequence[Any]) -> str:

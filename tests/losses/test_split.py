@@ -137,7 +137,7 @@ def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
     assert (len(plan.chunks) == 1) == (token_budget == ONE_CHUNK)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
-    value, _ = objective(loss, kind, representations, Sharing().of(len(LIST_SIZES)))
+    value, _ = objective(loss, kind, representations, Sharing().of(batch(kind)))
     cache.backward(plan, outputs, gradients_of(value, representations))
     return gradient(engine(kind).model)
 

@@ -24,12 +24,13 @@ from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
-from losses.contracts import compute_loss
+from losses.contracts import LossInputs, compute_loss
 from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
 from models.bi_encoder import BiEncoder, BiEncoderConfig
 from trainers.loss_inputs import make_loss_inputs
+from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
 
 SEED, STEP, LEARNING_RATE = 7, 3, 0.1
@@ -183,7 +184,7 @@ def measure(folder: Path, case: Case) -> Result:
     budget, plan = chunks_of(case)
     kept = len(plan) if case.kept == "whole" else 0
     collator = Collator(model.tokenizer.padding, budget)
-    loss = run_chunks(engine, collator, kept, batch_of(case).sequences, lambda found: objective(case, found))
+    loss = run_chunks(engine, collator, kept, batch_of(case), lambda lists: compute_loss(LOSSES[case.loss], lists))
     gradients = accumulated_gradients(engine)
     norm = engine.step()
     assert abs(norm / get_total_norm(gradients.values()).item() - 1) < 1e-5, "the norm is another gradient's"
@@ -202,16 +203,18 @@ def run_chunks(
     engine: Any,
     collator: Collator,
     kept_chunks: int,
-    sequences: TokenSequences,
-    objective: Callable[[Representations], tuple[Tensor, dict[str, Tensor]]],
+    batch: ListBatch,
+    objective: Callable[[LossInputs], tuple[Tensor, dict[str, Tensor]]],
     repeats: Repeats | None = None,
+    negatives: str = "global",
 ) -> float:
     """Forward and backward of a step, as `Trainer.train_step` makes them. Returns the loss."""
     cache = GradientCache(engine, collator, kept_chunks=kept_chunks, seed=SEED)
-    plan = cache.plan(sequences, STEP, repeats)
+    plan = cache.plan(batch.sequences, STEP, repeats, batch.sequences_per_list)
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
-    loss, _ = objective(representations)
+    share = Sharing(negatives).of(batch)
+    loss, _ = objective(make_loss_inputs(representations, batch, share=share, step=STEP, progress=0.0, seed=SEED))
     cache.backward(plan, outputs, gradients_of(loss, representations))
     return loss.item()
 

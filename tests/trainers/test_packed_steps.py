@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_batch, make_model, run_chunks
+from gradient_cases import ENGINES, LOSSES, accumulated_gradients, make_batch, make_model, run_chunks
 from torch import Tensor
 
 from data.collate import Collator, PackedCollator
@@ -15,7 +16,6 @@ from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from inference.runner import row_collator
 from losses.contracts import compute_loss
-from trainers.loss_inputs import make_loss_inputs
 
 BUDGET = 64
 Step = tuple[float, dict[str, Tensor], float]  # loss, gradients, norm of the weights after the update
@@ -33,13 +33,9 @@ def steps(folder: Path, dropout: float, engine_name: str, packs: bool) -> list[S
     collator = row_collator(engine.model, model.tokenizer.padding, BUDGET)
     assert type(collator) is (PackedCollator if packs else Collator)
     batch = make_batch("ragged", False)
-
-    def objective(leaves: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return compute_loss(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
-
     found = []
     for _ in range(2):
-        loss = run_chunks(engine, collator, 1, batch.sequences, objective)
+        loss = run_chunks(engine, collator, 1, batch, partial(compute_loss, LOSSES["info_nce"]))
         gradients = accumulated_gradients(engine)
         engine.step()
         with engine.full_weights():

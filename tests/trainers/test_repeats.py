@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from models.bi_encoder import BiEncoderConfig
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
-from trainers.loss_inputs import make_loss_inputs
 from trainers.nonfinite import FiniteCheck
 from trainers.out_of_memory import ChunkOutOfMemory, detect_out_of_memory
 from trainers.step import GradientCache
@@ -76,12 +76,8 @@ def engine_of(model: Any) -> Any:
 
 def step(model: Any, loss: Any, *, merge: bool, kept: int) -> tuple[float, dict[str, Tensor]]:
     engine, batch = engine_of(model), batch_of(model.tokenizer)
-
-    def objective(leaves: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return compute_loss(loss, make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
-
     collator = Collator(model.tokenizer.padding, 120)
-    value = run_chunks(engine, collator, kept, batch.sequences, objective, batch.repeats if merge else None)
+    value = run_chunks(engine, collator, kept, batch, partial(compute_loss, loss), batch.repeats if merge else None)
     found = accumulated_gradients(engine)
     engine.step()
     return value, found
@@ -102,7 +98,7 @@ def plan_of(kind: str, folders: dict[str, Path], dropout: float = 0.0) -> tuple[
     model, _ = build(kind, folders, dropout)
     batch = batch_of(model.tokenizer)
     cache = GradientCache(engine_of(model), Collator(model.tokenizer.padding, 120), kept_chunks=0, seed=SEED)
-    return cache, cache.plan(batch.sequences, STEP, batch.repeats), batch
+    return cache, cache.plan(batch.sequences, STEP, batch.repeats, batch.sequences_per_list), batch
 
 
 def test_the_plan_has_each_row_once_and_says_what_it_stands_for(folders: dict[str, Path]) -> None:
@@ -148,7 +144,10 @@ def test_all_lists_that_hold_a_broken_row_are_named(folders: dict[str, Path]) ->
     for chunk, output in zip(plan.own, outputs, strict=True):
         if broken in chunk:
             output["score"][chunk.index(broken)] = float("nan")
-    error = FiniteCheck(STEP, cache.gather(plan, outputs)).explain(NotFinite("", []))
+    representations = cache.gather(plan, outputs)
+    check = FiniteCheck(STEP, representations, plan.own_rows)
+    check.spread(torch.zeros(()), representations)
+    error = check.explain(NotFinite("", []))
     assert "not finite in 2 of 11 rows" in str(error)
     assert [batch.sequence_ids(row) for row in error.rows] == [("q0", "d0.1"), ("q2", "d2.1")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from running import make_trainer, metrics_of, run_to_the_end
 
+from losses.contracts import LossInputs
 from trainers.step_statistics import checksum
 
 SUPERVISED = ["+exp=reranker_contrastive", "trainer.max_steps=6", "trainer.eval_every=3", "trainer.save_every=2"]
@@ -209,8 +211,10 @@ def test_training_moves_every_weight_but_not_frozen_ones(tiny_run: list[str]) ->
 
 def test_checksum_weighs_each_row() -> None:
     scores, mask = torch.tensor([[1.0, 2.0], [3.0, float("nan")]]), torch.tensor([[True, True], [True, False]])
-    assert checksum(scores, mask) == pytest.approx(0.5403023 - 2 * 0.4161468 - 3 * 0.9899925)
-    assert checksum(scores.flip(1), mask.flip(1)) != pytest.approx(checksum(scores, mask))
+    lists = LossInputs(labels=scores, mask=mask, scores=scores)
+    assert checksum(lists) == pytest.approx(0.5403023 - 2 * 0.4161468 - 3 * 0.9899925)
+    flipped = replace(lists, mask=mask.flip(1), scores=scores.flip(1))
+    assert checksum(flipped) != pytest.approx(checksum(lists))
 
 
 def test_wrong_loss_for_the_trainer_is_refused(tiny_run: list[str], tmp_path: Path) -> None:

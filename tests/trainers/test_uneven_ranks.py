@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gradient_cases import ENGINES, LOSSES, SEED, STEP, accumulated_gradients, make_model, run_chunks
+from gradient_cases import ENGINES, LOSSES, accumulated_gradients, make_model, run_chunks
 from torch import Tensor
 
 from data.batch import ListExample, TokenSequences
@@ -17,7 +18,6 @@ from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from losses.contracts import compute_loss
 from trainers.batches import gather_batch
-from trainers.loss_inputs import make_loss_inputs
 
 # Tokens of a text, for each list; list i is made by rank i mod 2.
 SHARES = {
@@ -56,10 +56,8 @@ def gradients(folder: Path, engine_name: str) -> dict[str, tuple[float, dict[str
         share = [example(number, tokens[number]) for number in range(rank(), len(tokens), world_size())]
         batch = gather_batch(0, share)
 
-        def objective(leaves: dict[str, Tensor], batch: object = batch) -> tuple[Tensor, dict[str, Tensor]]:
-            return compute_loss(LOSSES["info_nce"], make_loss_inputs(leaves, batch, step=STEP, progress=0.0, seed=SEED))
-
-        loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch.sequences, objective)
+        objective = partial(compute_loss, LOSSES["info_nce"])
+        loss = run_chunks(engine, Collator(model.tokenizer.padding, 64), 1, batch, objective)
         found[name] = (loss, accumulated_gradients(engine))
         engine.step()
     return found

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data.batch import ListBatch
 from engines.distributed.nodes import ranks_of_nodes
 from engines.distributed.process_group import rank, timeout, world_size
 from engines.distributed.traffic import counted, gathered, reduced
@@ -25,13 +26,13 @@ class Sharing:
         self.groups = _groups(negatives)
         self.own = next(group for group in self.groups if rank() in group)
         self._group: Any = None
-        if 1 < len(self.own) < world_size():
+        if any(1 < len(group) < world_size() for group in self.groups):
             made = [dist.new_group(group, timeout=timeout()) for group in self.groups]
             self._group = made[self.groups.index(self.own)]
 
-    def of(self, num_lists: int) -> Share:
-        """The share of this rank in a step of so many lists."""
-        return ALONE if world_size() == 1 else RankShare(num_lists, self.own, self._group)
+    def of(self, batch: ListBatch) -> Share:
+        """The share of this rank in a step."""
+        return ALONE if world_size() == 1 else RankShare(len(batch.examples), self.own, self._group)
 
     def documents_per_query(self, sizes: Tensor) -> float:
         """The mean number of documents that a query is compared with. sizes: of each list of the step."""
@@ -52,7 +53,7 @@ def _groups(negatives: str) -> list[list[int]]:
 
 class RankShare(Share):
     """Every W-th list of a step of `num_lists`. `compared` are ranks, of which this is one, `group` their process group
-    (None: of all ranks)."""
+    (None: of all ranks). Texts are gathered among these or among all ranks: their number tells."""
 
     def __init__(self, num_lists: int, compared: Sequence[int], group: Any = None):
         super().__init__(rank(), world_size(), compared)
@@ -73,13 +74,16 @@ class RankShare(Share):
         found: Tensor = _Once.apply(value, self.rank == 0)
         return found
 
+    def _group_of(self, sizes: Sequence[int]) -> Any:
+        return None if len(sizes) == self.ranks else self.group
+
     def start_gather(self, values: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
         longest, device = max(sizes), values.device
         found = values.new_empty(len(sizes), longest, *values.shape[1:])
         padded = _padded(values, longest)
         others = padded.nbytes * (len(sizes) - 1)
         with counted("texts", sent=others, received=others, device=device):
-            work = dist.all_gather(list(found.unbind()), padded, group=self.group, async_op=True)
+            work = dist.all_gather(list(found.unbind()), padded, group=self._group_of(sizes), async_op=True)
 
         def wait() -> Tensor:
             with counted("texts", sent=0, received=0, device=device):
@@ -97,8 +101,8 @@ class RankShare(Share):
         reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
         others = found.nbytes * (len(sizes) - 1)
         with counted("text_gradients", sent=others, received=others, device=device):
-            work = reduce_scatter(found, of_ranks, group=self.group, async_op=True)
-        own = sizes[list(self.compared).index(self.rank)]
+            work = reduce_scatter(found, of_ranks, group=self._group_of(sizes), async_op=True)
+        own = sizes[self.rank if len(sizes) == self.ranks else list(self.compared).index(self.rank)]
 
         def wait() -> Tensor:
             with counted("text_gradients", sent=0, received=0, device=device):
@@ -142,7 +146,7 @@ class _Gather(torch.autograd.Function):
         ctx.share, ctx.own = share, len(values)
         sent = values.to(torch.uint8) if values.dtype == torch.bool else values
         found = sent.new_empty(share.ranks, *sent.shape)
-        with counted("lists_outputs", **gathered(sent.nbytes), device=sent.device):
+        with counted("outputs", **gathered(sent.nbytes), device=sent.device):
             dist.all_gather(list(found.unbind()), sent.contiguous())
         return found.transpose(0, 1).flatten(0, 1)[: share.num_lists].to(values.dtype)
 

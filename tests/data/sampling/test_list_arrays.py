@@ -39,7 +39,7 @@ def example(number: int, size: int) -> ListExample:
 
 def test_lists_come_back_without_their_tokens() -> None:
     examples = [example(number, size) for number, size in enumerate([3, 1, 0, 5])]
-    found = lists_of(arrays_of(divide(examples, holder=4)))
+    found = lists_of(arrays_of(divide(examples, holder=4)), holder=4)
     assert len(found) == len(examples)
     for one, two in zip(examples, found, strict=True):
         for name in ("query_id", "document_ids", "query_hash", "weight", "source", "epoch", "isolated"):
@@ -60,13 +60,13 @@ def test_lists_come_back_without_their_tokens() -> None:
 
 
 def test_no_lists_are_no_arrays() -> None:
-    assert lists_of(arrays_of([])) == []
+    assert lists_of(arrays_of([]), holder=0) == []
 
 
 def test_a_divided_batch_has_the_tokens_of_its_own_lists_and_the_repeats_of_all() -> None:
     examples = [example(1, 3), example(2, 2), example(1, 3)]
     whole = ListBatch(0, examples)
-    others = lists_of(arrays_of(divide(examples[1:], holder=1)))
+    others = lists_of(arrays_of(divide(examples[1:], holder=1)), holder=1)
     batch = ListBatch(0, [*divide(examples[:1], holder=0), *others])
     np.testing.assert_array_equal(batch.repeats.place, whole.repeats.place)
     np.testing.assert_array_equal(batch.repeats.first, whole.repeats.first)
