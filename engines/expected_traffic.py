@@ -17,6 +17,7 @@ class Traffic:
     behind: str = ""  # what goes on meanwhile: "backward", "objective", "step" (the one before); "": nothing
     backwards: float = 0  # those of so many chunks, if backwards go on
     on_host: bool = False  # between CPUs, by gloo, on every machine
+    ranks: int | None = None  # that take part; None: all
 
     @property
     def messages(self) -> float:
@@ -34,14 +35,14 @@ class Traffic:
 
 def gathered(name: str, num_bytes: float, ranks: int, buckets: int = 1) -> Traffic:
     """The traffic of giving all ranks `num_bytes` of which each has a share, in `buckets` parts, around a ring."""
-    return Traffic(name, num_bytes * (ranks - 1) / ranks, buckets, ranks - 1)
+    return Traffic(name, num_bytes * (ranks - 1) / ranks, buckets, ranks - 1, ranks=ranks)
 
 
 def summed(name: str, num_bytes: float, ranks: int, buckets: int = 1) -> Traffic:
     """The traffic of giving all ranks the sum of `num_bytes` that each has: twice a share of what each has of others.
     Messages are those of a tree, which NCCL takes where a ring would need more."""
     hops = 2 * math.ceil(math.log2(ranks))
-    return Traffic(name, 2 * num_bytes * (ranks - 1) / ranks, buckets, hops)
+    return Traffic(name, 2 * num_bytes * (ranks - 1) / ranks, buckets, hops, ranks=ranks)
 
 
 def summed_in_shares(name: str, num_bytes: float, ranks: int, device: str, buckets: int = 1) -> Traffic:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -89,6 +90,7 @@ def cpu_rates(ranks_of_node: int) -> Rates:
     return Rates(flops, CPU_UPDATE_BYTES * min(share, 1.0), *rates, STEP_S, overlaps=False)
 
 
+@cache
 def _product_rate() -> float:
     """Operations per second of a large product on one thread."""
     threads, matrix = torch.get_num_threads(), torch.randn(MATRIX, MATRIX)

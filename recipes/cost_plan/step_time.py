@@ -58,7 +58,8 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     objective = busy * work.objective_flops / rates.flops
     seconds = {"": 0.0, "backward": 0.0, "objective": 0.0, "step": 0.0}
     for each in work.traffic:
-        bytes_per_s, message_s = rates.of(on_host=each.on_host, in_node=work.ranks <= ranks_per_node)
+        in_node = (each.ranks or work.ranks) <= ranks_per_node
+        bytes_per_s, message_s = rates.of(on_host=each.on_host, in_node=in_node)
         seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
     if rates.overlaps:
         backwards = max((each.backwards for each in work.traffic), default=0.0)

@@ -96,7 +96,7 @@ def test_what_goes_on_behind_a_backward() -> None:
 
 
 def test_collectives_of_rings_and_trees() -> None:
-    assert gathered("texts", 100.0, 4, 2) == Traffic("texts", 75.0, calls=2, hops=3)
+    assert gathered("texts", 100.0, 4, 2) == Traffic("texts", 75.0, calls=2, hops=3, ranks=4)
     assert summed("gradients", 100.0, 4).num_bytes == 150.0
     assert [summed("gradients", 100.0, ranks).messages for ranks in (1, 2, 4, 5)] == [0, 2, 4, 6]
     assert summed_in_shares("gradients", 100.0, 4, "cuda").num_bytes == 75.0

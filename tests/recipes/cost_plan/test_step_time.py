@@ -33,6 +33,12 @@ def test_ranks_on_several_nodes_exchange_at_the_rate_between_them() -> None:
     assert step_time(WORK, slow, ranks_per_node=2).exchange == pytest.approx(3.0 + 0.01 + 1.5 + 0.01 + 1.06)
 
 
+def test_ranks_of_one_node_exchange_at_its_rate() -> None:
+    texts = Traffic("texts", 40.0, ranks=2)
+    assert step_time(replace(WORK, traffic=(texts,)), RATES, ranks_per_node=2).exchange == pytest.approx(2.0)
+    assert step_time(replace(WORK, traffic=(texts,)), RATES, ranks_per_node=1).exchange == pytest.approx(4.0)
+
+
 def test_without_overlap_everything_waits() -> None:
     assert step_time(WORK, replace(RATES, overlaps=False), ranks_per_node=4).exchange == pytest.approx(3.5)
 
