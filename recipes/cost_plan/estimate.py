@@ -8,7 +8,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -104,10 +104,26 @@ class Plan:
     workload: Workload
     machine: Machine
     chosen: str  # the engine in the run's settings
+    engines: Mapping[str, EngineConfig]  # by name
     estimates: list[Estimate]
-    steps: list[PlannedStep]  # of each estimate
     process_bytes: dict[str, float]  # memory of a process without a model, by engine
     token_bytes: float  # activations of a kept chunk, per token
+
+    @cached_property
+    def steps(self) -> list[PlannedStep]:
+        """The step of each estimate."""
+        workload = self.workload
+        shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
+        flops = FlopsOfChunks(workload.model, workload.features, shapes)
+        return [self._step(estimate, flops) for estimate in self.estimates]
+
+    def _step(self, estimate: Estimate, flops: FlopsOfChunks) -> PlannedStep:
+        """A step that keeps as many chunks as the estimate of its memory."""
+        engine, ranks, device = self.engines[estimate.engine], estimate.ranks, self.machine.device
+        on_a_node = self.machine.on_a_node(ranks)
+        options: Any = {"kept_chunks": estimate.kept_chunks, "device": device, "ranks_per_node": on_a_node}
+        work = step_work(self.workload, engine, ranks, flops, **options)
+        return PlannedStep(work, step_time(work, self.machine.rates(ranks, engine.precision), on_a_node))
 
 
 @dataclass(frozen=True)
@@ -284,8 +300,7 @@ def make_plan(
 ) -> Plan:
     """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
     settings = workload.settings
-    shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
-    costs = ChunkCosts(workload, shapes)
+    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)])
     rows, tokens = max((workload.chunk_shapes(lengths)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
     bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
@@ -294,20 +309,8 @@ def make_plan(
         if engine.takes_optimizer(settings.trainer.optimizer)
         for number in ranks
     ]
-    flops = FlopsOfChunks(workload.model, workload.features, shapes)
-    steps = [plan_step(workload, engines[estimate.engine], estimate, flops, machine) for estimate in estimates]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)
-    return Plan(workload, machine, settings.engine.name, estimates, steps, dict(process_bytes), token_bytes)
-
-
-def plan_step(
-    workload: Workload, engine: EngineConfig, estimate: Estimate, flops: FlopsOfChunks, machine: Machine
-) -> PlannedStep:
-    """The work and the time of a step that keeps as many chunks as the estimate of its memory."""
-    ranks, on_a_node = estimate.ranks, machine.on_a_node(estimate.ranks)
-    options: Any = {"kept_chunks": estimate.kept_chunks, "device": machine.device, "ranks_per_node": on_a_node}
-    work = step_work(workload, engine, ranks, flops, **options)
-    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), on_a_node))
+    return Plan(workload, machine, settings.engine.name, engines, estimates, dict(process_bytes), token_bytes)
 
 
 def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:
