@@ -14,6 +14,7 @@ from data.collate import Collator, chunks_of_rank
 from data.progress import Progress, show_progress
 from data.sampling.list_arrays import OWN, arrays_of_sequences, divide_sequences, sequences_of
 from engines.distributed.collectives import RowsOfRanks, gather_arrays, gather_planned_rows
+from engines.distributed.exchange import RowExchange
 from engines.distributed.process_group import rank, world_size
 from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.own_tokens import fetch_own_tokens
@@ -62,10 +63,16 @@ def score_sequences(runner: Runner, sequences: TokenSequences, collator: Collato
 
 
 def represent_sequences(
-    runner: Runner, sequences: TokenSequences, collator: Collator, names: Sequence[str] | None = None
+    runner: Runner,
+    sequences: TokenSequences,
+    collator: Collator,
+    names: Sequence[str] | None = None,
+    *,
+    read: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the representations of every sequence, float32 [len(sequences), ...], the same on all ranks. `names`:
-    those to keep, None: all.
+    those to keep, None: all. `read`: for a number of rows, the rank that reads each and which sequence it is; then a
+    rank gets those of the rows that it reads.
 
     Chunk i runs on rank i mod W, in evaluation mode (restored afterwards). A rank with one chunk fewer runs one
     sequence more and drops the result: ZeRO-3 gathers weights in every forward, so all ranks must make the same number.
@@ -78,7 +85,12 @@ def represent_sequences(
     what = share_of("encoding" if names == ["embedding"] else "scoring")
     outputs = list(run_chunks(runner, sequences, collator, show_progress(own, what, len(own)), names))
     local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
-    return gather_planned_rows(local, RowsOfRanks([[index for chunk in each for index in chunk] for each in of_ranks]))
+    made = [[index for chunk in each for index in chunk] for each in of_ranks]
+    return (
+        gather_planned_rows(local, RowsOfRanks(made))
+        if read is None
+        else RowExchange.plan(made, *read).to_readers(local)
+    )
 
 
 def represent_distinct(
@@ -88,15 +100,19 @@ def represent_distinct(
     names: Sequence[str] | None = None,
     *,
     sizes: Sequence[int] | None = None,
+    reader: np.ndarray | None = None,
 ) -> dict[str, Tensor]:
     """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences.
-    `sizes`: the number of sequences of each list, in their order; None: every sequence is a list of its own."""
+    `sizes`: the number of sequences of each list, in their order; None: every sequence is a list of its own. `reader`:
+    the rank that reads each sequence, which alone gets it; None: all get all."""
     repeats = sequences.repeats()
     collator = collator.of_lists(sequences, [1] * len(sequences) if sizes is None else sizes, repeats)
-    if repeats is None:
-        return represent_sequences(runner, sequences, collator, names)
-    found = represent_sequences(runner, sequences.select(repeats.first), collator, names)
-    return {name: repeats.expand(values) for name, values in found.items()}
+    distinct = sequences if repeats is None else sequences.select(repeats.first)
+    if reader is not None:
+        place = np.arange(len(sequences)) if repeats is None else repeats.place
+        return represent_sequences(runner, distinct, collator, names, read=(reader, place))
+    found = represent_sequences(runner, distinct, collator, names)
+    return found if repeats is None else {name: repeats.expand(values) for name, values in found.items()}
 
 
 def run_chunks(

@@ -109,7 +109,8 @@ class Loss(ABC):
 
     @property
     def depends_on_other_lists(self) -> bool:
-        """Whether the other lists change a list's gradient by more than a common factor."""
+        """Whether the other lists change a list's gradient by more than a common factor. Then every rank computes a
+        list loss of the scores of all."""
         return False
 
     @property

@@ -216,8 +216,8 @@ class InfoNCE(MatrixLoss):
         return rows, guides
 
     def _tile(self, batch: InBatch, directions: Sequence[str], tile: Tile) -> tuple[Tensor, ...]:
-        """Of each direction, log of the sum of e^{negative - positive} over the columns of a tile, and whether there is
-        any negative: [R] both."""
+        """Return, for each direction, log of the sum of e^{negative - positive} over the columns of a tile, and whether
+        there is any negative, [R] both."""
         query = batch.own_queries[batch.pair_queries[tile.row]]
         document = batch.own_documents[batch.pair_documents[tile.row]]
         scale = tile.scalars["scale"] if self.temperature is None else 1 / self.temperature

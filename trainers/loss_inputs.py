@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from data.batch import ListBatch, to_device
 from inference.runner import int8_ranges_of
 from losses.contracts import LossInputs
-from losses.inputs import OF_STEP
 from losses.math.masking import rows_where
 from losses.math.share import ALONE, Share, with_whole
 from trainers.step import Representations
@@ -24,14 +22,12 @@ TEXT_FIELDS = {
     "projected": ("projected_queries", "projected_documents"),
 }
 OF_BATCH = ("labels", "mask", "query_hashes", "document_hashes", "isolated", "teacher_scores", "weights")
-PER_LIST = {field.name for field in fields(LossInputs)} - OF_STEP
 
 
 def make_loss_inputs(
     representations: Representations, batch: ListBatch, *, share: Share = ALONE, **inputs: Any
 ) -> LossInputs:
-    """Make the `LossInputs` of the lists of a share. `inputs` are further fields, of all lists of the step, which
-    replace those of the batch.
+    """Make the `LossInputs` of the lists of a share. `inputs` are further fields, which replace those of the batch.
 
     A cross-encoder gives "score" [rows], an LLM reranker also "logsumexp" [rows] if it is wanted. A bi-encoder gives
     "embedding" [rows, dim], and perhaps "layers" [rows, layers, dim], "projected" [rows, any], "scale" and "bias"
@@ -47,9 +43,8 @@ def make_loss_inputs(
         if whole is not None:
             own = to_device(part_of_lists(whole, share), device)
             of_batch[name] = own if share.is_whole else with_whole(own, whole)
-    given = {name: part_of_lists(value, share) if name in PER_LIST else value for name, value in inputs.items()}
     outputs = _outputs(representations, part_of_lists(batch.mask, share), part_of_lists(batch.sizes + 1, share))
-    return LossInputs(**(of_batch | outputs | given), share=share)
+    return LossInputs(**(of_batch | outputs | inputs), share=share)
 
 
 def joined_int8_ranges(model: nn.Module, lists: LossInputs) -> dict[int, Tensor]:

@@ -27,9 +27,10 @@ from engines.protocol import Engine
 from inference.runner import Runner, similarity_of
 from inference.score import represent_distinct
 from losses.contracts import input_names
+from losses.math.share import Share
 from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
-from trainers.loss_inputs import make_loss_inputs
+from trainers.loss_inputs import make_loss_inputs, part_of_lists
 from trainers.record import REFERENCE_FILE
 from trainers.source_losses import SourceLosses
 
@@ -77,12 +78,13 @@ class Reference:
         """Whether the loss of this batch compares with the reference."""
         return bool(reference_inputs(self.losses.of(batch.source)))
 
-    def inputs(self, batch: ListBatch, engine: Engine) -> dict[str, Tensor]:
-        """The values reference_FIELD [lists, n] by name. They are kept for further updates on the same batch."""
+    def inputs(self, batch: ListBatch, engine: Engine, share: Share) -> dict[str, Tensor]:
+        """The values reference_FIELD [lists, n] by name, of the lists of a share. Those of all are kept for further
+        updates on the same batch."""
         if self.batch_number != batch.number or self.batch_values is None:
             self.batch_values = self._score(batch, engine) if self.stored is None else self._stored_values(batch)
             self.batch_number = batch.number
-        values = self.batch_values.to(engine.device).unbind(dim=-1)
+        values = part_of_lists(self.batch_values.to(engine.device), share).unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
     def precompute(self, numbers: range, read: ReadBatches, folder: Path, engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from inference.runner import similarity_of
 from inference.score import represent_distinct
 from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs
+from losses.math.share import ALONE, Share
 from trainers.loss_inputs import make_loss_inputs
 
 
@@ -30,27 +32,28 @@ class AuxiliaryModel:
         self.token_budget = token_budget
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), autocast)
 
-    def forward(self, batch: ListBatch) -> LossInputs:
-        """Compute the scores or embeddings of the batch, on every rank."""
+    def forward(self, batch: ListBatch, share: Share = ALONE) -> LossInputs:
+        """Compute the scores or embeddings of the batch, on every rank those of its share. By default all get all."""
         model, sequences = self.model, batch.auxiliary_sequences(self.name)
         sizes = [len(example.auxiliary[self.name]) for example in batch.examples]
         collator = list_collator(model.model, self.tokenizer.padding, self.token_budget)
-        representations = represent_distinct(model, sequences, collator, sizes=sizes)
-        return make_loss_inputs(representations, batch, similarity=similarity_of(model.model))
+        reader = None if share.is_whole else np.repeat(np.arange(len(sizes)) % share.ranks, sizes)
+        representations = represent_distinct(model, sequences, collator, sizes=sizes, reader=reader)
+        return make_loss_inputs(representations, batch, share=share, similarity=similarity_of(model.model))
 
 
 def auxiliary_inputs(
-    models: Mapping[str, AuxiliaryModel], batch: ListBatch, read: Collection[str]
+    models: Mapping[str, AuxiliaryModel], batch: ListBatch, read: Collection[str], share: Share
 ) -> dict[str, Tensor | None]:
     """Compute the fields of `LossInputs` that the teacher and the guide fill, if the loss of the batch `read`s them."""
     inputs: dict[str, Tensor | None] = {}
     if "teacher" in models and not {"teacher_scores", "teacher_queries"}.isdisjoint(read):
-        teacher = models["teacher"].forward(batch)  # once, whatever is read of it
+        teacher = models["teacher"].forward(batch, share)  # once, whatever is read of it
         if "teacher_scores" in read:
             inputs["teacher_scores"] = teacher.list_scores()
         if "teacher_queries" in read:
             inputs |= {"teacher_queries": teacher.queries, "teacher_documents": teacher.documents}
     if "guide" in models and "guide_queries" in read:
-        guide = models["guide"].forward(batch)
+        guide = models["guide"].forward(batch, share)
         inputs |= {"guide_queries": guide.queries, "guide_documents": guide.documents}
     return inputs

@@ -18,6 +18,8 @@ from torch import Tensor
 from data.batch import ListBatch
 from data.progress import show_progress
 from losses.contracts import standardizes_teacher
+from losses.math.share import Share
+from trainers.loss_inputs import part_of_lists
 from trainers.source_losses import SourceLosses
 from trainers.teacher import AuxiliaryModel
 
@@ -52,17 +54,23 @@ def measure_scales(
 
 
 def standardized_inputs(
-    scales: Mapping[str, list[float]], batch: ListBatch, loss: Any, computed: Tensor | None, device: torch.device
+    scales: Mapping[str, list[float]],
+    batch: ListBatch,
+    loss: Any,
+    computed: Tensor | None,
+    device: torch.device,
+    share: Share,
 ) -> dict[str, Tensor]:
     """The inputs of a loss that standardises: the deviation of all scores, and, in a mixture, the teacher's scores of
-    this batch brought to the mean and deviation of all. `computed`: the scores of a teacher, if there is one."""
+    this batch brought to the mean and deviation of all. `computed`: the scores of a teacher, if there is one, for the
+    lists of the share."""
     if not standardizes_teacher(loss):
         return {}
     mean, deviation = scales[POOLED]
     own = scales.get(batch.source, scales[POOLED])
     inputs = {"teacher_deviation": torch.tensor(deviation, device=device)}
     if own != scales[POOLED]:
-        scores = batch.teacher_scores if computed is None else computed
+        scores = part_of_lists(batch.teacher_scores, share) if computed is None else computed
         inputs["teacher_scores"] = (scores.to(device) - own[0]) / own[1] * deviation + mean
     return inputs
 

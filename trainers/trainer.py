@@ -184,17 +184,17 @@ class Trainer(ABC):
     def loss_and_statistics(self, representations: Representations, batch: ListBatch) -> tuple[Tensor, Statistics]:
         """Gather all inputs that losses may read and compute `objective`. The checksum of the scores is added to its
         statistics."""
-        loss_of_batch = self.loss_of(batch)
-        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch, input_names(loss_of_batch))
+        loss_of_batch, share = self.loss_of(batch), self.sharing.of(batch)
+        read, device = input_names(loss_of_batch), self.engine.device
+        inputs: dict[str, Any] = auxiliary_inputs(self.auxiliary_models, batch, read, share)
         scores = inputs.get("teacher_scores")
-        inputs |= standardized_inputs(self.state.teacher_scales, batch, loss_of_batch, scores, self.engine.device)
+        inputs |= standardized_inputs(self.state.teacher_scales, batch, loss_of_batch, scores, device, share)
         if self.reference is not None and self.reference.is_read(batch):
-            inputs |= self.reference.inputs(batch, self.engine)
+            inputs |= self.reference.inputs(batch, self.engine, share)
         step, last = self.state.step, max(self.max_steps - 1, 1)
         inputs |= {"similarity": similarity_of(self.engine.model), "step": step, "progress": (step - 1) / last}
-        lists = make_loss_inputs(representations, batch, share=self.sharing.of(batch), seed=self.seed, **inputs)
-        reads_ranges = "int8_ranges" in input_names(loss_of_batch)
-        self.int8_ranges = joined_int8_ranges(self.engine.model, lists) if reads_ranges else {}
+        lists = make_loss_inputs(representations, batch, share=share, seed=self.seed, **inputs)
+        self.int8_ranges = joined_int8_ranges(self.engine.model, lists) if "int8_ranges" in read else {}
         lists = replace(lists, int8_ranges=self.int8_ranges)
         loss, statistics = self.objective(lists if is_sharded(self, "objective") else lists.whole(), batch)
         return loss, {"score_checksum": checksum(lists), **statistics}

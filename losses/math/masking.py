@@ -21,6 +21,8 @@ def on_host(values: Tensor) -> Tensor:
 def rows_where(values: Tensor, mask: Tensor) -> Tensor:
     """values[mask] of values [lists, n, ...] and mask [lists, n]: [rows, ...]. The host knows the number of rows."""
     places = on_host(mask).flatten().nonzero().squeeze(1)
+    if len(places) == mask.numel():
+        return values.flatten(0, 1)  # no copy: there is no padding
     return values.flatten(0, 1)[places.to(values.device, non_blocking=True)]
 
 

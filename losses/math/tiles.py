@@ -20,7 +20,7 @@ from losses.math.share import Share
 
 ELEMENTS_PER_TILE = 2**19  # 2 MiB in float32
 COLUMNS_PER_TILE = 2**10
-BYTES_PER_BLOCK = 2**26  # of the texts that are gathered at once: enough for full bandwidth, little beside a model
+BYTES_PER_BLOCK = 2**25  # of the texts that are gathered at once: enough for full bandwidth, little beside a model
 
 
 @dataclass(frozen=True)

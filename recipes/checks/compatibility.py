@@ -99,8 +99,8 @@ def check_negatives(negatives: str, losses: Sequence[Any]) -> None:
     for each in (each for loss in losses for each in whole_losses(loss)):
         if has_in_batch_negatives(each):
             raise ValueError(
-                f"{option}: loss {type(each).__name__} compares all lists of a step, since every rank computes all of it "
-                "(it is not `sharded`): leave it out"
+                f"{option}: loss {type(each).__name__} compares all lists of a step, since it is not `sharded` "
+                "(CONTRIBUTING.md): leave it out"
             )
     if not any(has_in_batch_negatives(loss) for loss in losses):
         raise ValueError(f"{option}: {in_words(losses)} not compare lists with each other: leave it out")

@@ -20,11 +20,15 @@ from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngine, TorchEngineConfig
 from losses.contracts import compute_loss, is_policy
+from losses.math import tiles
 from losses.math.share import ALONE, Share
-from trainers.loss_inputs import make_loss_inputs
+from trainers.loss_inputs import make_loss_inputs, part_of_lists
 from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
 
+TILES = tiles.ELEMENTS_PER_TILE, tiles.COLUMNS_PER_TILE, tiles.BYTES_PER_BLOCK
+PER_LIST = ("reference_scores", "reference_logsumexp", "guide_queries", "guide_documents")
+PER_LIST += ("teacher_queries", "teacher_documents")
 LIST_SIZES = (5, 2, 6, 3, 4)  # one is of no relevant document, one has a weight of its own
 ONE_CHUNK, SEVERAL_CHUNKS = 10_000, 30  # tokens
 SPLITS = [(ONE_CHUNK, 1), (SEVERAL_CHUNKS, 0), (SEVERAL_CHUNKS, 2)]  # and chunks kept
@@ -101,7 +105,9 @@ def inputs(kind: str) -> dict[str, Any]:
 def objective(
     loss: Any, kind: str, representations: Representations, share: Share = ALONE
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_loss_inputs(representations, batch(kind), share=share, **inputs(kind))
+    per_list = {name: part_of_lists(value, share) for name, value in inputs(kind).items() if name in PER_LIST}
+    given = inputs(kind) | per_list
+    lists = make_loss_inputs(representations, batch(kind), share=share, **given)
     if not is_policy(loss):
         return compute_loss(loss, lists)
     policy = Policy(loss)
@@ -130,7 +136,10 @@ def engine(kind: str) -> TorchEngine:
 
 
 def split(loss: Any, kind: str, token_budget: int, kept_chunks: int) -> Tensor:
-    """The gradient as a trainer makes it, on the ranks that there are."""
+    """The gradient as a trainer makes it, on the ranks that there are. With recomputed chunks, in-batch negatives are
+    computed in several tiles, and the texts of other ranks come in several blocks."""
+    several = token_budget == SEVERAL_CHUNKS and kept_chunks == 0
+    tiles.ELEMENTS_PER_TILE, tiles.COLUMNS_PER_TILE, tiles.BYTES_PER_BLOCK = (8, 4, 2**10) if several else TILES
     engine(kind).optimizer.zero_grad()
     cache = GradientCache(engine(kind), Collator({}, token_budget), kept_chunks=kept_chunks, seed=0)
     plan = cache.plan(batch(kind).sequences, step=3, sizes=batch(kind).sequences_per_list)

@@ -76,6 +76,16 @@ def test_an_unfinished_run_resumes_from_its_newest_checkpoint(tmp_path: Path) ->
     assert decision.changes == []
 
 
+def test_with_negatives_of_some_ranks_their_number_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"trainer": {"negatives": "rank"}}
+    save(RunDirectory.open(settings(tmp_path, **common)), 3)
+    assert isinstance(decide_only(tmp_path, **common), Resume)
+    monkeypatch.setattr(resume, "world_size", lambda: 2)
+    decision = decide_only(tmp_path, **common)
+    assert isinstance(decision, Refused)
+    assert "was trained on 1 rank(s) with trainer.negatives=rank" in decision.message
+
+
 def test_a_broken_checkpoint_and_the_remains_of_a_kill_stay_until_the_run_is_prepared(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

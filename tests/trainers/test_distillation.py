@@ -14,6 +14,7 @@ from running import make_trainer, run_several, run_to_the_end, run_until
 
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
+from losses.math.share import ALONE
 from models.bi_encoder import BiEncoder
 from models.cross_encoder import CrossEncoder, CrossEncoderConfig
 from models.lora import LoRAConfig
@@ -161,7 +162,7 @@ def test_the_scores_of_every_data_set_are_brought_to_one_scale(tmp_path: Path, t
     assert scales["b"][1] == pytest.approx(100 * scales["a"][1], rel=0.3)
     mean, deviation = scales[POOLED]
     for batch in trainer.batches.read(range(8)):
-        inputs = standardized_inputs(scales, batch, trainer.loss_of(batch), None, torch.device("cpu"))
+        inputs = standardized_inputs(scales, batch, trainer.loss_of(batch), None, torch.device("cpu"), ALONE)
         assert inputs["teacher_deviation"].item() == pytest.approx(deviation)
         own = scales[batch.source]
         expected = (batch.teacher_scores - own[0]) / own[1]

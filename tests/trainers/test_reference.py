@@ -15,6 +15,7 @@ from engines.distributed import preemption
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
 from engines.protocol import Engine
+from losses.math.share import ALONE
 from trainers.record import REFERENCE_FILE
 
 DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
@@ -89,7 +90,7 @@ def test_a_resumed_run_that_may_leave_out_more_batches_scores_what_takes_their_p
     again.state.skip_batch(2)
     batch = again.batches.for_step(3, again.state.skipped_batches)
     assert batch.number == 3
-    assert again.reference.inputs(batch, again.engine)["reference_scores"].isfinite().any()
+    assert again.reference.inputs(batch, again.engine, ALONE)["reference_scores"].isfinite().any()
 
 
 def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[int]]:

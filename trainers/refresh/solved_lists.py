@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from data.batch import ListBatch, ListExample
 from data.collate import Collator
 from data.hashing import stable_hash
 from data.sampling.loader import ListLoader
-from engines.distributed.collectives import broadcast_object
+from engines.distributed.collectives import all_agree
 from engines.distributed.process_group import rank, world_size
 from engines.protocol import Engine
 from inference.runner import similarity_of
@@ -21,6 +22,7 @@ from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from trainers.batches import gather_batch
 from trainers.loss_inputs import make_loss_inputs
+from trainers.sharded.share import Sharing
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class SolvedLists:
     def __init__(self, engine: Engine, collator: Collator, loader: ListLoader, *, attempts: int, seed: int):
         self.engine, self.collator = engine, collator
         self.sources = loader.lists.sources
-        self.attempts, self.seed = attempts, seed
+        self.attempts, self.seed, self.sharing = attempts, seed, Sharing()
 
     def replace(self, batch: ListBatch, loss: Any) -> tuple[ListBatch, Replaced]:
         """Replace the solved lists of a batch. Call it on all ranks; all get the same."""
@@ -103,15 +105,17 @@ class SolvedLists:
     def _equal_rewards(self, batch: ListBatch, places: Sequence[int], loss: Any) -> list[int] | None:
         """The lists of `batch` whose rewards are all equal under the actions that a step samples at these `places`.
         None if a score is not finite: of the step's own lists, the step says so."""
-        sizes = batch.sequences_per_list
-        representations = represent_distinct(self.engine, batch.sequences, self.collator, sizes=sizes)
-        lists = make_loss_inputs(representations, batch, similarity=similarity_of(self.engine.model))
+        sizes, share = batch.sequences_per_list, self.sharing.of(batch)
+        reader = None if share.is_whole else np.repeat(np.arange(len(sizes)) % share.ranks, sizes)
+        representations = represent_distinct(self.engine, batch.sequences, self.collator, sizes=sizes, reader=reader)
+        lists = make_loss_inputs(representations, batch, share=share, similarity=similarity_of(self.engine.model))
         policy = old_policy(loss, lists)
-        if not all(bool(value[lists.mask].isfinite().all()) for value in policy.values()):
+        if not all_agree(all(bool(value[lists.mask].isfinite().all()) for value in policy.values())):
             return None
-        actions = loss.sample(mask=lists.mask, seeds=action_seeds(self.seed, batch.number, places), **policy)
-        equal = loss.equal_rewards(actions, lists.labels, lists.mask)
-        return broadcast_object(equal.nonzero().flatten().tolist())  # ranks never decide differently
+        own = [places[number] if number < len(places) else 0 for number in share.own(len(places)).tolist()]
+        actions = loss.sample(mask=lists.mask, seeds=action_seeds(self.seed, batch.number, own), **policy)
+        equal = share.gather(loss.equal_rewards(actions, lists.labels, lists.mask))
+        return equal.nonzero().flatten().tolist()
 
 
 def action_seeds(seed: int, batch: int, places: Sequence[int]) -> list[int]:

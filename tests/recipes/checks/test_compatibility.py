@@ -97,6 +97,10 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
             ["+exp=embedder_distill_embeddings", "loss=similarity_distillation", "model.teacher_projection=16"],
             "model.teacher_projection=16 is not read by loss EmbeddingDistillation: leave it out",
         ),
+        (
+            [*RERANKER, "trainer.negatives=node"],
+            "trainer.negatives=node: loss SoftmaxCrossEntropy does not compare lists with each other: leave it out",
+        ),
         ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],
