@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     arguments = parser.parse_args()
-    from benchmarks.scale.cases import CASES, MODELS
+    from benchmarks.scale.cases import CASES
     from benchmarks.scale.measure import Job, records, start
     from benchmarks.scale.report import Predictions, parts, table
 
@@ -49,10 +49,8 @@ def main() -> None:
                 if arguments.what == "parts":
                     print("\n".join(parts(own, predictions)), flush=True)
                     continue
-                for model in MODELS:  # a model has its own share of the processor's peak
-                    of_model = [record for record in own if record["case"].startswith(f"{model},")]
-                    lines = table(of_model, predictions, clock=arguments.clock, fitted=(1, 2))
-                    print("\n".join(lines), flush=True)
+                lines = table(own, predictions, clock=arguments.clock, fitted=(1, 2))
+                print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,15 @@ def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fi
     """Lines of a table: the ranks that were not fitted, predicted and measured."""
     works = [predictions.work(record) for record in records]
     seconds = [core_seconds(record, clock) for record in records]
+    models = [record["case"].split(",")[0] for record in records]
     used = [index for index, record in enumerate(records) if record["ranks"] in fitted]
-    rates = fit_rates([works[index] for index in used], [seconds[index] for index in used])
-    yield describe(rates)
+    rates = fit_rates(*([values[index] for index in used] for values in (works, seconds, models)))
+    for model, of_model in rates.items():
+        yield f"{model}: {describe(of_model)}"
     yield "| run | engine | ranks | seconds, predicted | measured | | MB received, predicted | measured | |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for record, work, measured in zip(records, works, seconds, strict=True):
-        expected = step_time(work, rates, ranks_per_node=record["ranks"]).total
+    for record, work, measured, model in zip(records, works, seconds, models, strict=True):
+        expected = step_time(work, rates[model], ranks_per_node=record["ranks"]).total
         moved = record["bytes_per_rank"] if record["ranks"] > 1 else 0.0
         exchange = f"{work.received_bytes / 1e6:.1f} | {moved / 1e6:.1f} | {_difference(work.received_bytes, moved)}"
         fit = "fitted" if record["ranks"] in fitted else "predicted"

@@ -36,7 +36,7 @@ from recipes.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Heap:
-    """On a CPU: bytes that glibc's heap grows by per byte of live tensors, in training and in an evaluation, whose few
+    """Bytes that glibc's heap grows by on a CPU per byte of live tensors: in training, and in an evaluation, whose few
     large tensors leave larger gaps. They depend on the order of sizes, so a plan gives a range."""
 
     training: float

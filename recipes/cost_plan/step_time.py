@@ -69,33 +69,40 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     return StepTime(
         compute,
         objective,
-        busy * work.update_bytes / rates.update_bytes,
+        work.update_bytes / rates.update_bytes,
         sum(seconds.values()),
         rates.step_s + rates.row_s * work.rows,
     )
 
 
-def fit_rates(works: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
-    """Fit the rates of ranks that share a processor to measured steps of one model, on one rank and on several.
+def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Sequence[str]) -> dict[str, Rates]:
+    """Fit the rates of ranks that share a processor to measured steps on one rank and on several. `models`: the name of
+    the model of each. Returns the rates by model.
 
     A step takes a sum of times: operations, operations on a busy processor, bytes updated, bytes received, rows, and a
-    constant. It is fitted by least squares of relative errors; no time is negative. Nothing overlaps there: whoever
-    reduces needs the same cores.
+    constant. Models have their own share of the processor's peak; the other rates are those of the machine. The fit is
+    one of least squares of relative errors; no time is negative. Nothing overlaps there: whoever reduces needs the same
+    cores.
     """
-    measured = np.array(seconds)
+    measured, names = np.array(seconds), sorted(set(models))
     rows = np.array(
         [
-            [work.flops, work.flops * (work.ranks > 1), work.update_bytes, work.received_bytes, work.rows, 1.0]
-            for work in works
+            [work.update_bytes, work.received_bytes, work.rows, 1.0]
+            + [work.flops * (model == name) for name in names]
+            + [work.flops * (model == name) * (work.ranks > 1) for name in names]
+            for work, model in zip(works, models, strict=True)
         ]
     )
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
-    flop_s, busy_s, update_s, byte_s, row_s, step_s = (float(value) for value in fitted / scale)
-    rate, busy = _inverse(byte_s), 1 + (busy_s / flop_s if flop_s else 0.0)
+    update_s, byte_s, row_s, step_s, *of_models = (float(value) for value in fitted / scale)
+    rate = _inverse(byte_s)
     network = (rate, rate, 0.0, 0.0, rate, 0.0)
-    return Rates(_inverse(flop_s), _inverse(update_s), *network, step_s, row_s, busy, overlaps=False)
+    return {
+        name: Rates(_inverse(flop_s), _inverse(update_s), *network, step_s, row_s, 1 + busy_s / flop_s, overlaps=False)
+        for name, flop_s, busy_s in zip(names, of_models[: len(names)], of_models[len(names) :], strict=True)
+    }
 
 
 def _inverse(seconds: float) -> float:

@@ -54,16 +54,20 @@ def test_the_next_batch_comes_during_a_step() -> None:
 
 def test_rates_are_found_again() -> None:
     known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 20.0, 0.0, 0.5, row_s=0.01, busy_factor=1.2, overlaps=False)
-    works = []
+    rates = {"large": known, "small": replace(known, flops=70.0, busy_factor=1.1)}
+    works, models = [], []
     for ranks in (1, 2, 4):
-        traffic = () if ranks == 1 else (Traffic("gradients", 80.0 * (ranks - 1) / ranks),)
-        for size in (1.0, 2.0, 5.0):
-            flops = [size * each / ranks for each in (100.0, 200.0, 10.0)]
-            works.append(StepWork(ranks, 16 * size, 2.0, *flops, 25.0 / ranks, traffic))
-    seconds = [step_time(work, known, ranks_per_node=4).total for work in works]
-    fitted = fit_rates(works[:6], seconds[:6])
-    for work, expected in zip(works, seconds, strict=True):
-        assert step_time(work, fitted, ranks_per_node=4).total == pytest.approx(expected, rel=1e-6)
+        for model, parameters in (("large", 25.0), ("small", 5.0)):
+            moved = 4 * parameters * (ranks - 1) / ranks
+            for size in (1.0, 2.0, 5.0):
+                flops = [size * each / ranks for each in (100.0, 200.0, 10.0)]
+                traffic = (Traffic("gradients", moved),) if ranks > 1 else ()
+                works.append(StepWork(ranks, 16 * size, 2.0, *flops, parameters, traffic))
+                models.append(model)
+    seconds = [step_time(work, rates[model], 4).total for work, model in zip(works, models, strict=True)]
+    fitted = fit_rates(works[:12], seconds[:12], models[:12])
+    for work, model, expected in zip(works, models, seconds, strict=True):
+        assert step_time(work, fitted[model], ranks_per_node=4).total == pytest.approx(expected, rel=1e-6)
 
 
 def test_assumed_rates_are_named() -> None:
