@@ -89,7 +89,7 @@ def parts(records: Sequence[Record], predictions: Predictions) -> Iterator[str]:
 
 def describe(rates: Rates) -> str:
     return (
-        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s, {rates.busy_factor:.2f} times as long on a busy processor; "
+        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s; "
         f"update {rates.update_bytes / 1e9:.2f} GB/s; received {rates.bytes_in_node / 1e9:.2f} GB/s; "
         f"{rates.row_s * 1e3:.2f} ms a row, {rates.step_s:.3f} s a step"
     )

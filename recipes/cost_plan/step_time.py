@@ -25,7 +25,6 @@ class Rates:
     host_message_s: float
     step_s: float  # of each step: reading of the batch, launches, the host's waiting
     row_s: float = 0.0  # of each row of the global step, on every rank
-    busy_factor: float = 1.0  # times as long, if several ranks share the memory of a processor
     overlaps: bool = True  # what can go on behind something else does
 
     def of(self, *, on_host: bool, in_node: bool) -> tuple[float, float]:
@@ -53,9 +52,8 @@ class StepTime:
 
 def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     """The time of the work of a rank."""
-    busy = rates.busy_factor if work.ranks > 1 else 1.0
-    compute = busy * (work.forward_flops + work.backward_flops) / rates.flops
-    objective = busy * work.objective_flops / rates.flops
+    compute = (work.forward_flops + work.backward_flops) / rates.flops
+    objective = work.objective_flops / rates.flops
     seconds = {"": 0.0, "backward": 0.0, "objective": 0.0, "step": 0.0}
     for each in work.traffic:
         in_node = (each.ranks or work.ranks) <= ranks_per_node
@@ -63,7 +61,7 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
         seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
     if rates.overlaps:
         backwards = max((each.backwards for each in work.traffic), default=0.0)
-        of_backwards = backwards / work.chunks * busy * work.backward_flops / rates.flops
+        of_backwards = backwards / work.chunks * work.backward_flops / rates.flops
         for behind, hidden in {"backward": of_backwards, "objective": objective, "step": compute}.items():
             seconds[behind] = max(seconds[behind] - hidden, 0.0)
     return StepTime(
@@ -79,17 +77,14 @@ def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Seque
     """Fit the rates of ranks that share a processor to measured steps on one rank and on several. `models`: the name of
     the model of each. Returns the rates by model.
 
-    A step takes a sum of times: operations, operations on a busy processor, bytes updated, bytes received, rows, and a
-    constant. Models have their own share of the processor's peak; the other rates are those of the machine. The fit is
+    A step takes a sum of times: operations, bytes updated, bytes received, rows, and a constant. Models have their own share of the processor's peak; the other rates are those of the machine. The fit is
     one of least squares of relative errors; no time is negative. Nothing overlaps there: whoever reduces needs the same
     cores.
     """
     measured, names = np.array(seconds), sorted(set(models))
     rows = np.array(
         [
-            [work.update_bytes, work.received_bytes, work.rows, 1.0]
-            + [work.flops * (model == name) for name in names]
-            + [work.flops * (model == name) * (work.ranks > 1) for name in names]
+            [work.update_bytes, work.received_bytes, work.rows, 1.0] + [work.flops * (model == name) for name in names]
             for work, model in zip(works, models, strict=True)
         ]
     )
@@ -97,11 +92,11 @@ def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Seque
     scale[scale == 0] = 1.0
     fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
     update_s, byte_s, row_s, step_s, *of_models = (float(value) for value in fitted / scale)
-    rate = _inverse(byte_s)
+    update, rate = _inverse(update_s), _inverse(byte_s)
     network = (rate, rate, 0.0, 0.0, rate, 0.0)
     return {
-        name: Rates(_inverse(flop_s), _inverse(update_s), *network, step_s, row_s, 1 + busy_s / flop_s, overlaps=False)
-        for name, flop_s, busy_s in zip(names, of_models[: len(names)], of_models[len(names) :], strict=True)
+        name: Rates(_inverse(flop_s), update, *network, step_s, row_s, overlaps=False)
+        for name, flop_s in zip(names, of_models, strict=True)
     }
 
 

@@ -53,8 +53,8 @@ def test_the_next_batch_comes_during_a_step() -> None:
 
 
 def test_rates_are_found_again() -> None:
-    known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 20.0, 0.0, 0.5, row_s=0.01, busy_factor=1.2, overlaps=False)
-    rates = {"large": known, "small": replace(known, flops=70.0, busy_factor=1.1)}
+    known = Rates(100.0, 50.0, 20.0, 20.0, 0.0, 0.0, 20.0, 0.0, 0.5, row_s=0.01, overlaps=False)
+    rates = {"large": known, "small": replace(known, flops=70.0)}
     works, models = [], []
     for ranks in (1, 2, 4):
         for model, parameters in (("large", 25.0), ("small", 5.0)):

@@ -24,9 +24,7 @@ def embedder(tiny_overrides: Any, tmp_path_factory: pytest.TempPathFactory) -> t
         "trainer.token_budget=80",
         "eval.depth=100",
     ]
-    settings = load(
-        ["+exp=embedder_infonce", *tiny_overrides(tmp_path_factory.mktemp("run")), *sizes, "eval.depth=100"]
-    )
+    settings = load(["+exp=embedder_infonce", *tiny_overrides(tmp_path_factory.mktemp("run")), *sizes])
     workload = build_workload(settings, None, autocast=None)
     workload = replace(workload, batches=[[TOKENS] * (LISTS * (LIST_SIZE + 1))] * 2)
     assert workload.dimension == DIMENSION
