@@ -77,9 +77,9 @@ def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Seque
     """Fit the rates of ranks that share a processor to measured steps on one rank and on several. `models`: the name of
     the model of each. Returns the rates by model.
 
-    A step takes a sum of times: operations, bytes updated, bytes received, rows, and a constant. Models have their own share of the processor's peak; the other rates are those of the machine. The fit is
-    one of least squares of relative errors; no time is negative. Nothing overlaps there: whoever reduces needs the same
-    cores.
+    A step takes a sum of times: operations, bytes updated, bytes received, rows, and a constant. Models have their own
+    share of the processor's peak; the other rates are those of the machine. The fit is one of least squares of relative
+    errors; no time is negative. Nothing overlaps there: whoever reduces needs the same cores.
     """
     measured, names = np.array(seconds), sorted(set(models))
     rows = np.array(
