@@ -33,13 +33,13 @@ def main() -> None:
     rows = arguments.lists * (arguments.documents + 1)
     seconds = measure(arguments.lists, arguments.documents, arguments.ranks, arguments.token_budget)
     for name, each in seconds.items():
-        print(f"{name}: {each:.3f} s")
+        print(f"{name}: {each:.3f} s of processor time")
     total = sum(seconds.values())
     print(f"{rows:,} rows on {arguments.ranks} ranks: {total:.2f} s, {1e6 * total / rows:.1f} microseconds a row")
 
 
 def measure(lists: int, documents: int, ranks: int, token_budget: int) -> dict[str, float]:
-    """The seconds of each part."""
+    """The seconds of processor time of each part."""
     from data.batch import ListBatch
     from data.collate import PackedCollator
     from data.sampling.list_arrays import arrays_of, divide, lists_of
@@ -47,20 +47,20 @@ def measure(lists: int, documents: int, ranks: int, token_budget: int) -> dict[s
 
     shares = [[example(number, documents) for number in range(first, lists, ranks)] for first in range(ranks)]
     packed = [arrays_of(divide(share, holder)) for holder, share in enumerate(shares)]
-    own, times = divide(shares[0], 0), [time.perf_counter()]
+    own, times = divide(shares[0], 0), [time.process_time()]
     arrays_of(own)
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     of_ranks = [lists_of(arrays, holder) for holder, arrays in enumerate(packed)]
     of_ranks[0] = own
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     batch = ListBatch(0, [of_ranks[i % ranks][i // ranks] for i in range(lists)])
     repeats = batch.repeats
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     cache: Any = step.GradientCache.__new__(step.GradientCache)
     cache.collator = PackedCollator({}, token_budget)
     with patch.object(step, "fetch_own_tokens", lambda sequences, chunks, spare: sequences):
         cache._make_plan(batch.sequences, 1, repeats, batch.sequences_per_list)
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     names = ("packs its lists", "reads those of others", "finds equal sequences", "plans chunks and exchange")
     return dict(zip(names, np.diff(times).tolist(), strict=True))
 

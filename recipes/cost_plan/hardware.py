@@ -54,6 +54,7 @@ class Assumptions:
     message_s_between: float = 8e-6
     host_bytes: float = 1e9  # per second and rank, between CPUs by gloo: a share of 64 Gbit/s of a node
     host_message_s: float = 50e-6
+    row_s: float = 3.5e-6  # of the host for each row of the step: measured on a CPU, benchmarks/host_rows.py
 
     def rates(self, precision: str) -> Rates:
         """The rates of a GPU, in a precision of `engine.precision`."""
@@ -69,6 +70,7 @@ class Assumptions:
             self.host_bytes,
             self.host_message_s,
             STEP_S,
+            self.row_s,
         )
 
     def describe(self) -> str:

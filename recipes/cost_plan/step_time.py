@@ -24,7 +24,7 @@ class Rates:
     host_bytes: float  # that a rank receives from others between CPUs, by gloo
     host_message_s: float
     step_s: float  # of each step: reading of the batch, launches, the host's waiting
-    row_s: float = 0.0  # of each row of the global step, on every rank
+    row_s: float = 0.0  # of each row of the global step, on every host
     overlaps: bool = True  # what can go on behind something else does
 
     def of(self, *, on_host: bool, in_node: bool) -> tuple[float, float]:
@@ -41,7 +41,7 @@ class StepTime:
     compute: float  # forward and backward
     objective: float
     update: float
-    exchange: float  # collectives that nothing hides
+    exchange: float  # collectives, and the host's work for the next batch, that nothing hides
     fixed: float
 
     @property
@@ -59,7 +59,10 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
         in_node = (each.ranks or work.ranks) <= ranks_per_node
         bytes_per_s, message_s = rates.of(on_host=each.on_host, in_node=in_node)
         seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
+    rows_s = rates.row_s * work.rows
     if rates.overlaps:
+        seconds["step"] += rows_s
+        rows_s = 0.0
         backwards = max((each.backwards for each in work.traffic), default=0.0)
         of_backwards = backwards / work.chunks * work.backward_flops / rates.flops
         for behind, hidden in {"backward": of_backwards, "objective": objective, "step": compute}.items():
@@ -69,7 +72,7 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
         objective,
         work.update_bytes / rates.update_bytes,
         sum(seconds.values()),
-        rates.step_s + rates.row_s * work.rows,
+        rates.step_s + rows_s,
     )
 
 

@@ -50,6 +50,8 @@ def test_the_next_batch_comes_during_a_step() -> None:
 
     assert exchange(15.0) == 0.0  # the 3 s of its forwards and backwards
     assert exchange(20.0) == pytest.approx(1.0)
+    rows = replace(RATES, row_s=0.25)
+    assert step_time(replace(WORK, traffic=()), rows, ranks_per_node=4).exchange == pytest.approx(16 * 0.25 - 3.0)
 
 
 def test_rates_are_found_again() -> None:
