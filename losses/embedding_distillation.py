@@ -97,7 +97,8 @@ class EmbeddingDistillation(MatrixLoss):
         """
         if self.target == "similarities":
             batch = InBatch.from_lists(queries, documents, labels, mask, similarity, share=share)
-            return _distance_of_rows(batch, teacher_queries, rows_where(teacher_documents, mask), weights)
+            teachers = teacher_queries, rows_where(teacher_documents, mask)
+            return _distance_of_rows(batch, *teachers, mask.any(dim=-1), weights)
         own_queries = queries if projected_queries is None else projected_queries
         own_documents = documents if projected_documents is None else projected_documents
         check_dimensions(own_queries.shape[-1], teacher_queries.shape[-1])
@@ -131,9 +132,11 @@ def check_dimensions(student: int, teacher: int) -> None:
         )
 
 
-def _distance_of_rows(batch: InBatch, queries: Tensor, documents: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean over queries of 1 - cosine of their rows in the matrices of the student and of the teacher, whose
-    embeddings of own lists `queries` [L, any] and `documents` [own, any] are compared by their dot product."""
+def _distance_of_rows(
+    batch: InBatch, queries: Tensor, documents: Tensor, valid: Tensor, weights: Tensor | None
+) -> Tensor:
+    """The mean over `valid` queries [L] of 1 - cosine of their rows in the matrices of the student and of the teacher,
+    whose embeddings of own lists `queries` [L, any] and `documents` [own, any] are compared by their dot product."""
     rows = {"student": batch.queries, "teacher": at_least_float32(queries)}
 
     def products(tile: Tile) -> tuple[Tensor, ...]:
@@ -145,7 +148,7 @@ def _distance_of_rows(batch: InBatch, queries: Tensor, documents: Tensor, weight
     product, *squares = (value.sum(dim=0) for value in found)
     lengths = [square.clamp(min=SMALLEST_SQUARE).sqrt() for square in squares]
     values = 1 - product / lengths[0] / lengths[1]
-    return mean_over_lists(values, batch.has_documents[batch.own_queries], weights, batch.share)
+    return mean_over_lists(values, valid, weights, batch.share)
 
 
 def _cosine(left: Tensor, right: Tensor) -> Tensor:

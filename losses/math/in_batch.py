@@ -68,7 +68,7 @@ class InBatch:
 
     queries: Tensor  # [L, dim] of own lists, at least float32
     documents: Tensor  # [own, dim] of own lists
-    own_queries: Tensor  # [L] int64: which of the Q queries they are
+    own_queries: Tensor  # [L] int64: which of the Q queries they are; a list of padding counts as the last one
     own_documents: Tensor  # [own] int64: which of the D documents they are
     pair_queries: Tensor  # [P] int64: which of own queries
     pair_documents: Tensor  # [P] int64: which of own documents
@@ -122,7 +122,7 @@ class InBatch:
         own_documents = (list_index % share.ranks == share.rank).nonzero()[:, 0]
         pair_documents = relevant[own_documents].nonzero()[:, 0]
         known = {
-            "own_queries": share.own(len(on_cpu)),
+            "own_queries": share.own(len(on_cpu)).clamp(max=len(on_cpu) - 1),
             "own_documents": own_documents,
             "pair_queries": list_index[own_documents][pair_documents] // share.ranks,
             "pair_documents": pair_documents,

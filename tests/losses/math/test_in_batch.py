@@ -91,5 +91,8 @@ def test_a_relation_has_the_columns_of_its_pairs():
     cpu = torch.device("cpu")
     relation = in_batch.Relation.of_pairs(rows, columns, 5, 4, cpu)
     for chosen in ([], [3], [4, 0, 0, 2, 1]):
-        assert torch.equal(relation.matrix(torch.tensor(chosen, dtype=torch.int64)), matrix[chosen])
-    assert not in_batch.Relation.of_pairs(rows[:0], columns[:0], 5, 0, cpu).matrix(torch.tensor([1])).numel()
+        for others in ([], [2], [0, 1, 2, 3], [3, 1, 3]):
+            found = relation.matrix(*(torch.tensor(each, dtype=torch.int64) for each in (chosen, others)))
+            assert torch.equal(found, matrix[chosen][:, others])
+    empty = in_batch.Relation.of_pairs(rows[:0], columns[:0], 5, 0, cpu)
+    assert not empty.matrix(torch.tensor([1]), torch.arange(0)).numel()

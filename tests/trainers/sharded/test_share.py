@@ -1,4 +1,4 @@
-"""Losses of every contract on the lists of a rank: value, statistics and gradient of the whole, on 2, 3 and 5 ranks.
+"""Losses of every contract on the lists of a rank: value, statistics and gradient of the whole, on 3 and 5 ranks.
 
 The sample has 4 lists: on 3 ranks some have a list of padding, on 5 one has nothing else. Tiles and blocks are small,
 so a rank's rows meet several blocks of the texts of others.
@@ -190,7 +190,7 @@ def evaluate(name: str, kind: str, share: Share) -> Result:
 
 def evaluate_all(negatives: str = "global") -> list[Result | str]:
     tiles.ELEMENTS_PER_TILE, tiles.COLUMNS_PER_TILE = 8, 4
-    tiles.BYTES_PER_BLOCK = 64 * 4 * world_size()  # one text of each rank
+    tiles.BYTES_PER_BLOCK = 3 * 64 * 4 * world_size()  # three texts of each rank
     share = Sharing(negatives).of(ListBatch(0, [None] * 4))
     found: list[Result | str] = []
     for case in CASES:
@@ -211,7 +211,7 @@ def joined(gradients: list[Tensor]) -> Tensor:
     return torch.stack(gradients, dim=1).flatten(0, 1)[:4]
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("ranks", [3, 5])
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{name}, {kind}" for name, kind in CASES])
 def test_value_statistics_and_gradient_are_those_of_the_whole(name: str, kind: str, ranks: int):
     expected = evaluate(name, kind, ALONE)
