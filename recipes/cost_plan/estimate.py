@@ -207,12 +207,12 @@ def _estimate(
         return max(peak, workload.reading_bytes) + states.host
 
     if machine.device == "cuda":
-        peaks = [resident + max(training, evaluation)] * 3
+        lowest = peak = highest = resident + max(training, evaluation)
         host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
     else:
-        peaks, host = [on_cpu(heap) for heap in (SMALLEST, MIDDLE, LARGEST)], 0.0
+        lowest, peak, highest, host = on_cpu(SMALLEST), on_cpu(MIDDLE), on_cpu(LARGEST), 0.0
     longest_step = max(len(step) for step in steps)
-    sizes = (activations, evaluation, *peaks, host, checkpoint)
+    sizes = (activations, evaluation, lowest, peak, highest, host, checkpoint)
     return Estimate(engine.name, ranks, states, *sizes, longest_step, min(kept_chunks, longest_step))
 
 
