@@ -3,6 +3,7 @@
     python benchmarks/scaling.py measure --output RECORDS.jsonl            # some minutes for each engine and number
     python benchmarks/scaling.py predict --output RECORDS.jsonl            # fitted on 1 and 2 ranks, predicts 4
     python benchmarks/scaling.py predict --output RECORDS.jsonl --clock cpu     # of a machine that does other work too
+    python benchmarks/scaling.py parts --output RECORDS.jsonl              # what is received, part by part
 
 Each rank has one thread. The ranks of a run are alone in a network of their own (`unshare`), whose bytes the kernel
 counts. `--clock wall` takes the time of a step, which needs idle cores; `cpu` the time that the slowest rank computed.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "predict"))
+    parser.add_argument("what", choices=("measure", "predict", "parts"))
     parser.add_argument("--output", type=Path, required=True, help="FILE.jsonl of what was measured")
     parser.add_argument("--engines", default="torch,zero2")
     parser.add_argument("--ranks", default="1,2,4")
@@ -29,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from benchmarks.scale.cases import CASES
     from benchmarks.scale.measure import Job, records, start
-    from benchmarks.scale.report import Predictions, table
+    from benchmarks.scale.report import Predictions, parts, table
 
     with tempfile.TemporaryDirectory() as name:
         if arguments.what == "measure":
@@ -45,7 +46,11 @@ def main() -> None:
             predictions = Predictions(Path(name))
             for engine in arguments.engines.split(","):
                 own = [record for record in found if record["engine"] == engine]
-                print("\n".join(table(own, predictions, clock=arguments.clock, fitted=(1, 2))), flush=True)
+                if arguments.what == "parts":
+                    print("\n".join(parts(own, predictions)), flush=True)
+                    continue
+                lines = table(own, predictions, clock=arguments.clock, fitted=(1, 2))
+                print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

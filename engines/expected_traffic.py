@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Traffic:
-    """The collectives of one kind in a step, as rings run them: every rank sends as much as it receives."""
+    """The collectives of one kind in a step: every rank sends as much as it receives."""
 
     name: str  # what they move, as in the statistics of a step: "gradients", "tokens", ...
     num_bytes: float  # that a rank receives by all of them
     calls: float = 1  # collectives
     hops: int = 1  # messages of a collective that follow each other
-    behind: str = ""  # what goes on meanwhile: "backward", "objective"; "": everything waits for them
+    behind: str = ""  # what goes on meanwhile: "backward", "objective", "step" (the one before); "": nothing
     backwards: float = 0  # those of so many chunks, if backwards go on
+    on_host: bool = False  # between CPUs, by gloo, on every machine
+    ranks: int | None = None  # that take part; None: all
 
     @property
     def messages(self) -> float:
@@ -32,13 +34,15 @@ class Traffic:
 
 
 def gathered(name: str, num_bytes: float, ranks: int, buckets: int = 1) -> Traffic:
-    """The traffic of giving all ranks `num_bytes` of which each has a share, in `buckets` parts."""
-    return Traffic(name, num_bytes * (ranks - 1) / ranks, buckets, ranks - 1)
+    """The traffic of giving all ranks `num_bytes` of which each has a share, in `buckets` parts, around a ring."""
+    return Traffic(name, num_bytes * (ranks - 1) / ranks, buckets, ranks - 1, ranks=ranks)
 
 
 def summed(name: str, num_bytes: float, ranks: int, buckets: int = 1) -> Traffic:
-    """The traffic of giving all ranks the sum of `num_bytes` that each has: shares are summed, then gathered."""
-    return gathered(name, 2 * num_bytes, ranks, 2 * buckets)
+    """The traffic of giving all ranks the sum of `num_bytes` that each has: twice a share of what each has of others.
+    Messages are those of a tree, which NCCL takes where a ring would need more."""
+    hops = 2 * math.ceil(math.log2(ranks))
+    return Traffic(name, 2 * num_bytes * (ranks - 1) / ranks, buckets, hops, ranks=ranks)
 
 
 def summed_in_shares(name: str, num_bytes: float, ranks: int, device: str, buckets: int = 1) -> Traffic:

@@ -54,13 +54,15 @@ def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fi
     """Lines of a table: the ranks that were not fitted, predicted and measured."""
     works = [predictions.work(record) for record in records]
     seconds = [core_seconds(record, clock) for record in records]
+    models = [record["case"].split(",")[0] for record in records]
     used = [index for index, record in enumerate(records) if record["ranks"] in fitted]
-    rates = fit_rates([works[index] for index in used], [seconds[index] for index in used])
-    yield describe(rates)
+    rates = fit_rates(*([values[index] for index in used] for values in (works, seconds, models)))
+    for model, of_model in rates.items():
+        yield f"{model}: {describe(of_model)}"
     yield "| run | engine | ranks | seconds, predicted | measured | | MB received, predicted | measured | |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for record, work, measured in zip(records, works, seconds, strict=True):
-        expected = step_time(work, rates, ranks_per_node=record["ranks"]).total
+    for record, work, measured, model in zip(records, works, seconds, models, strict=True):
+        expected = step_time(work, rates[model], ranks_per_node=record["ranks"]).total
         moved = record["bytes_per_rank"] if record["ranks"] > 1 else 0.0
         exchange = f"{work.received_bytes / 1e6:.1f} | {moved / 1e6:.1f} | {_difference(work.received_bytes, moved)}"
         fit = "fitted" if record["ranks"] in fitted else "predicted"
@@ -71,9 +73,23 @@ def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fi
         )
 
 
+def parts(records: Sequence[Record], predictions: Predictions) -> Iterator[str]:
+    """Lines of a table: what a rank receives, part by part, predicted and counted in the statistics of steps."""
+    yield "| run | engine | ranks | part | KB received, predicted | counted | |"
+    yield "|---|---|---|---|---|---|---|"
+    for record in records:
+        expected = {each.name: each.num_bytes for each in predictions.work(record).traffic}
+        for name, counted in record["counted"].items():
+            found = expected.get(name, 0.0)
+            yield (
+                f"| {record['case']} | {record['engine']} | {record['ranks']} | {name} | {found / 1e3:,.1f} | "
+                f"{counted / 1e3:,.1f} | {_difference(found, counted)} |"
+            )
+
+
 def describe(rates: Rates) -> str:
     return (
-        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s, {rates.busy_factor:.2f} times as long on a busy processor; "
+        f"fitted: {rates.flops / 1e9:.1f} GFLOP/s; "
         f"update {rates.update_bytes / 1e9:.2f} GB/s; received {rates.bytes_in_node / 1e9:.2f} GB/s; "
         f"{rates.row_s * 1e3:.2f} ms a row, {rates.step_s:.3f} s a step"
     )

@@ -45,7 +45,7 @@ def measure(name: str, job: Job) -> dict[str, Any]:
     settings = settings_of([*(CASES | SIDES)[name], *job["settings"]], job["engine"], Path(job["folder"]))
     trainer = make_trainer(settings, settings.data.build())
     trainer.progress = TrainingProgress(0, WARM_UP + job["steps"])
-    figures: dict[str, Any] = {"wall_s": [], "cpu_s": [], "chunks": [], "rows": [], "bytes": []}
+    figures: dict[str, Any] = {"wall_s": [], "cpu_s": [], "chunks": [], "rows": [], "bytes": [], "counted": []}
     begin = 0.0
     for step in range(1, WARM_UP + job["steps"] + 1):
         trainer.state.step = step
@@ -63,6 +63,7 @@ def measure(name: str, job: Job) -> dict[str, Any]:
             figures["chunks"].append(statistics["num_chunks"])
             figures["rows"].append(len(batch.sequences))
             figures["bytes"].append(received_bytes() - received)
+            figures["counted"].append(counted_bytes(statistics))
     trainer.batches.close()
     return figures | {"total_s": time.perf_counter() - begin}
 
@@ -78,6 +79,13 @@ def meet(job: Job) -> None:
         time.sleep(0.001)
 
 
+def counted_bytes(statistics: dict[str, Any]) -> dict[str, float]:
+    """The bytes that this rank has received in a step by its statistics, by what they carry."""
+    start, end = "traffic/", "_received_bytes"
+    names = [name for name in statistics if name.startswith(start) and name.endswith(end)]
+    return {name.removeprefix(start).removesuffix(end): statistics[name] for name in names}
+
+
 def received_bytes() -> int:
     """The bytes that all ranks have received over the loopback interface."""
     for line in Path("/proc/net/dev").read_text().splitlines():
@@ -91,11 +99,14 @@ def joined(ranks: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of all ranks as one: medians of the steps' times, and the mean of their bytes, which vary with the
     number of chunks."""
     first = ranks[0]
+    names = {name for of_step in first["counted"] for name in of_step}
+    of_ranks = [of_step for rank in ranks for of_step in rank["counted"]]
     slowest = [max(each) for each in zip(*(rank["cpu_s"] for rank in ranks), strict=True)]
     return {
         "wall_s": median(first["wall_s"]),
         "cpu_s": median(slowest),
         "bytes_per_rank": sum(first["bytes"]) / len(first["bytes"]) / len(ranks),
+        "counted": {name: sum(each.get(name, 0.0) for each in of_ranks) / len(of_ranks) for name in sorted(names)},
         "rows_per_s": sum(first["rows"]) / first["total_s"],
         "chunks": first["chunks"],
         "rows": first["rows"],

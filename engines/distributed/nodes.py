@@ -18,8 +18,9 @@ from engines.distributed.process_group import rank, timeout, world_size
 def ranks_of_nodes(option: str) -> list[list[int]]:
     """The ranks of each node. Call it on all ranks. Raises ValueError, which names the `option` that asks for nodes, if
     torchrun does not say which rank is on which."""
-    nodes = gather_objects(os.environ.get("GROUP_RANK"))
-    if None in nodes:
+    found = gather_objects(os.environ.get("GROUP_RANK"))
+    nodes = [node for node in found if node is not None]
+    if len(nodes) < len(found):
         raise ValueError(f"{option} needs GROUP_RANK, which torchrun sets: start the run by torchrun")
     return [[each for each in range(world_size()) if nodes[each] == node] for node in sorted(set(nodes))]
 

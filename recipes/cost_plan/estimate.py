@@ -8,7 +8,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,15 +36,15 @@ from recipes.run_config import RunConfig
 
 @dataclass(frozen=True)
 class Heap:
-    """On a CPU: bytes that glibc's heap grows by per byte of live tensors, in training and in an evaluation, whose few
+    """Bytes that glibc's heap grows by on a CPU per byte of live tensors: in training, and in an evaluation, whose few
     large tensors leave larger gaps. They depend on the order of sizes, so a plan gives a range."""
 
     training: float
     evaluation: float
 
 
-# Chosen on the runs of benchmarks/plan_accuracy.py: the middle for the peak, the others for the range.
-MIDDLE, SMALLEST, LARGEST = Heap(TRAINING_HEAP, 2.5), Heap(1.1, 1.2), Heap(1.8, 3.0)
+# The middle and the largest are chosen on the runs of benchmarks/plan_accuracy.py; the smallest has no gaps.
+MIDDLE, SMALLEST, LARGEST = Heap(TRAINING_HEAP, 2.5), Heap(1.0, 1.0), Heap(2.0, 3.5)
 OBJECTIVE_COPIES = 4  # of a rank's own representations: sent, received, in order, and their gradients
 
 
@@ -104,10 +104,26 @@ class Plan:
     workload: Workload
     machine: Machine
     chosen: str  # the engine in the run's settings
+    engines: Mapping[str, EngineConfig]  # by name
     estimates: list[Estimate]
-    steps: list[PlannedStep]  # of each estimate
     process_bytes: dict[str, float]  # memory of a process without a model, by engine
     token_bytes: float  # activations of a kept chunk, per token
+
+    @cached_property
+    def steps(self) -> list[PlannedStep]:
+        """The step of each estimate."""
+        workload = self.workload
+        shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
+        flops = FlopsOfChunks(workload.model, workload.features, shapes)
+        return [self._step(estimate, flops) for estimate in self.estimates]
+
+    def _step(self, estimate: Estimate, flops: FlopsOfChunks) -> PlannedStep:
+        """A step that keeps as many chunks as the estimate of its memory."""
+        engine, ranks, device = self.engines[estimate.engine], estimate.ranks, self.machine.device
+        on_a_node = self.machine.on_a_node(ranks)
+        options: Any = {"kept_chunks": estimate.kept_chunks, "device": device, "ranks_per_node": on_a_node}
+        work = step_work(self.workload, engine, ranks, flops, **options)
+        return PlannedStep(work, step_time(work, self.machine.rates(ranks, engine.precision), on_a_node))
 
 
 @dataclass(frozen=True)
@@ -191,12 +207,12 @@ def _estimate(
         return max(peak, workload.reading_bytes) + states.host
 
     if machine.device == "cuda":
-        peaks = [resident + max(training, evaluation)] * 3
+        lowest = peak = highest = resident + max(training, evaluation)
         host = process_bytes + states.host + FLOAT_BYTES * workload.parameters.total  # the model is built on the CPU
     else:
-        peaks, host = [on_cpu(heap) for heap in (SMALLEST, MIDDLE, LARGEST)], 0.0
+        lowest, peak, highest, host = on_cpu(SMALLEST), on_cpu(MIDDLE), on_cpu(LARGEST), 0.0
     longest_step = max(len(step) for step in steps)
-    sizes = (activations, evaluation, *peaks, host, checkpoint)
+    sizes = (activations, evaluation, lowest, peak, highest, host, checkpoint)
     return Estimate(engine.name, ranks, states, *sizes, longest_step, min(kept_chunks, longest_step))
 
 
@@ -284,8 +300,7 @@ def make_plan(
 ) -> Plan:
     """Estimate every engine on every number of ranks. `process_bytes` are those of `measure_processes`."""
     settings = workload.settings
-    shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
-    costs = ChunkCosts(workload, shapes)
+    costs = ChunkCosts(workload, [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)])
     rows, tokens = max((workload.chunk_shapes(lengths)[0] for lengths in workload.batches), key=lambda s: s[0] * s[1])
     bytes_by_class = {type(engines[name]): count for name, count in process_bytes.items()}
     estimates = [
@@ -294,20 +309,8 @@ def make_plan(
         if engine.takes_optimizer(settings.trainer.optimizer)
         for number in ranks
     ]
-    flops = FlopsOfChunks(workload.model, workload.features, shapes)
-    steps = [plan_step(workload, engines[estimate.engine], estimate, flops, machine) for estimate in estimates]
     token_bytes = costs((rows, tokens)).held / (rows * tokens)
-    return Plan(workload, machine, settings.engine.name, estimates, steps, dict(process_bytes), token_bytes)
-
-
-def plan_step(
-    workload: Workload, engine: EngineConfig, estimate: Estimate, flops: FlopsOfChunks, machine: Machine
-) -> PlannedStep:
-    """The work and the time of a step that keeps as many chunks as the estimate of its memory."""
-    ranks, on_a_node = estimate.ranks, machine.on_a_node(estimate.ranks)
-    options: Any = {"kept_chunks": estimate.kept_chunks, "device": machine.device, "ranks_per_node": on_a_node}
-    work = step_work(workload, engine, ranks, flops, **options)
-    return PlannedStep(work, step_time(work, machine.rates(ranks, engine.precision), on_a_node))
+    return Plan(workload, machine, settings.engine.name, engines, estimates, dict(process_bytes), token_bytes)
 
 
 def comparable_engines(configured: EngineConfig) -> dict[str, EngineConfig]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -51,6 +52,9 @@ class Assumptions:
     network_share: float = 0.8
     message_s_in_node: float = 3e-6
     message_s_between: float = 8e-6
+    host_bytes: float = 1e9  # per second and rank, between CPUs by gloo: a share of 64 Gbit/s of a node
+    host_message_s: float = 50e-6
+    row_s: float = 3.5e-6  # of the host for each row of the step: measured on a CPU, benchmarks/host_rows.py
 
     def rates(self, precision: str) -> Rates:
         """The rates of a GPU, in a precision of `engine.precision`."""
@@ -63,7 +67,10 @@ class Assumptions:
             self.network_gbit / 8 * 1e9 * self.network_share,
             self.message_s_in_node,
             self.message_s_between,
+            self.host_bytes,
+            self.host_message_s,
             STEP_S,
+            self.row_s,
         )
 
     def describe(self) -> str:
@@ -81,19 +88,21 @@ def cpu_rates(ranks_of_node: int) -> Rates:
     share = min((os.cpu_count() or 1) / ranks_of_node, float(torch.get_num_threads()) if ranks_of_node == 1 else 1.0)
     network = CPU_NETWORK_BYTES / ranks_of_node
     flops = _product_rate() * CPU_SHARE_OF_PRODUCT * share
-    return Rates(flops, CPU_UPDATE_BYTES * min(share, 1), CPU_BYTES_IN_NODE, network, 0, 0, STEP_S, overlaps=False)
+    rates = (CPU_BYTES_IN_NODE, network, 0.0, 0.0, CPU_BYTES_IN_NODE, 0.0)
+    return Rates(flops, CPU_UPDATE_BYTES * min(share, 1.0), *rates, STEP_S, overlaps=False)
 
 
+@cache
 def _product_rate() -> float:
-    """Operations per second of a large product on one thread."""
+    """Operations per second of a large product on one thread, while it is not interrupted."""
     threads, matrix = torch.get_num_threads(), torch.randn(MATRIX, MATRIX)
     torch.set_num_threads(1)
     try:
         seconds = []
         for _ in range(4):
-            started = time.perf_counter()
+            started = time.thread_time()
             matrix @ matrix
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.thread_time() - started)
     finally:
         torch.set_num_threads(threads)
     return 2 * MATRIX**3 / min(seconds)

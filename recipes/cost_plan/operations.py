@@ -29,14 +29,14 @@ class FlopsOfChunks:
     of L tokens are n (a L^2 + b L + c)."""
 
     def __init__(self, model: FakeTensorModel, features: Mapping[str, int], shapes: Sequence[Shape]) -> None:
-        counted = sample_shapes(shapes, number=2)  # the form is exact: four are enough
+        counted = sample_shapes(shapes, number=3)  # the form is exact, so a few are enough
         counts = np.array([_count(model, features, *shape) for shape in counted])
-        rows = np.array([columns(shape) for shape in counted])
+        rows = np.array([columns(shape)[:-1] for shape in counted])
         scale = rows.max(axis=0)
         self._fit = np.linalg.lstsq(rows / scale, counts, rcond=None)[0] / scale[:, None]
 
     def __call__(self, shape: Shape) -> ChunkFlops:
-        return ChunkFlops(*(float(count) for count in np.array(columns(shape)) @ self._fit))
+        return ChunkFlops(*(float(count) for count in np.array(columns(shape)[:-1]) @ self._fit))
 
 
 def _count(model: FakeTensorModel, features: Mapping[str, int], rows: int, tokens: int) -> tuple[float, float]:

@@ -21,10 +21,17 @@ class Rates:
     bytes_between: float  # that a rank receives if some are on other nodes
     message_s_in_node: float  # until a message has arrived
     message_s_between: float
+    host_bytes: float  # that a rank receives from others between CPUs, by gloo
+    host_message_s: float
     step_s: float  # of each step: reading of the batch, launches, the host's waiting
-    row_s: float = 0.0  # of each row of the global step, on every rank
-    busy_factor: float = 1.0  # times as long, if several ranks share the memory of a processor
-    overlaps: bool = True  # what can go on behind a backward or the objective does
+    row_s: float = 0.0  # of each row of the global step, on every host
+    overlaps: bool = True  # what can go on behind something else does
+
+    def of(self, *, on_host: bool, in_node: bool) -> tuple[float, float]:
+        """The bytes per second, and the seconds of a message, of a collective."""
+        if on_host:
+            return self.host_bytes, self.host_message_s
+        return (self.bytes_in_node, self.message_s_in_node) if in_node else (self.bytes_between, self.message_s_between)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class StepTime:
     compute: float  # forward and backward
     objective: float
     update: float
-    exchange: float  # collectives that nothing hides
+    exchange: float  # collectives, and the host's work for the next batch, that nothing hides
     fixed: float
 
     @property
@@ -45,49 +52,55 @@ class StepTime:
 
 def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     """The time of the work of a rank."""
-    busy = rates.busy_factor if work.ranks > 1 else 1.0
-    compute = busy * (work.forward_flops + work.backward_flops) / rates.flops
-    objective = busy * work.objective_flops / rates.flops
-    in_node = work.ranks <= ranks_per_node
-    bytes_per_s = rates.bytes_in_node if in_node else rates.bytes_between
-    message_s = rates.message_s_in_node if in_node else rates.message_s_between
-    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0}
+    compute = (work.forward_flops + work.backward_flops) / rates.flops
+    objective = work.objective_flops / rates.flops
+    seconds = {"": 0.0, "backward": 0.0, "objective": 0.0, "step": 0.0}
     for each in work.traffic:
+        in_node = (each.ranks or work.ranks) <= ranks_per_node
+        bytes_per_s, message_s = rates.of(on_host=each.on_host, in_node=in_node)
         seconds[each.behind] += each.num_bytes / bytes_per_s + each.messages * message_s
+    rows_s = rates.row_s * work.rows
     if rates.overlaps:
+        seconds["step"] += rows_s
+        rows_s = 0.0
         backwards = max((each.backwards for each in work.traffic), default=0.0)
-        last = backwards / work.chunks * busy * work.backward_flops / rates.flops
-        seconds["backward"] = max(seconds["backward"] - last, 0.0)
-        seconds["objective"] = max(seconds["objective"] - objective, 0.0)
+        of_backwards = backwards / work.chunks * work.backward_flops / rates.flops
+        for behind, hidden in {"backward": of_backwards, "objective": objective, "step": compute}.items():
+            seconds[behind] = max(seconds[behind] - hidden, 0.0)
     return StepTime(
         compute,
         objective,
-        busy * work.update_bytes / rates.update_bytes,
+        work.update_bytes / rates.update_bytes,
         sum(seconds.values()),
-        rates.step_s + rates.row_s * work.rows,
+        rates.step_s + rows_s,
     )
 
 
-def fit_rates(works: Sequence[StepWork], seconds: Sequence[float]) -> Rates:
-    """Fit the rates of ranks that share a processor to measured steps of one model, on one rank and on several.
+def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Sequence[str]) -> dict[str, Rates]:
+    """Fit the rates of ranks that share a processor to measured steps on one rank and on several. `models`: the name of
+    the model of each. Returns the rates by model.
 
-    A step takes a sum of times: operations, operations on a busy processor, bytes updated, bytes received, rows, and a
-    constant. It is fitted by least squares of relative errors; no time is negative. Nothing overlaps there: whoever
-    reduces needs the same cores.
+    A step takes a sum of times: operations, bytes updated, bytes received, rows, and a constant. Models have their own
+    share of the processor's peak; the other rates are those of the machine. The fit is one of least squares of relative
+    errors; no time is negative. Nothing overlaps there: whoever reduces needs the same cores.
     """
-    measured = np.array(seconds)
+    measured, names = np.array(seconds), sorted(set(models))
     rows = np.array(
         [
-            [work.flops, work.flops * (work.ranks > 1), work.update_bytes, work.received_bytes, work.rows, 1.0]
-            for work in works
+            [work.update_bytes, work.received_bytes, work.rows, 1.0] + [work.flops * (model == name) for name in names]
+            for work, model in zip(works, models, strict=True)
         ]
     )
     scale = rows.max(axis=0)
     scale[scale == 0] = 1.0
     fitted, _ = nnls(rows / scale / measured[:, None], np.ones(len(measured)))
-    flop_s, busy_s, update_s, byte_s, row_s, step_s = (float(value) for value in fitted / scale)
-    rate, busy = _inverse(byte_s), 1 + (busy_s / flop_s if flop_s else 0.0)
-    return Rates(_inverse(flop_s), _inverse(update_s), rate, rate, 0.0, 0.0, step_s, row_s, busy, overlaps=False)
+    update_s, byte_s, row_s, step_s, *of_models = (float(value) for value in fitted / scale)
+    update, rate = _inverse(update_s), _inverse(byte_s)
+    network = (rate, rate, 0.0, 0.0, rate, 0.0)
+    return {
+        name: Rates(_inverse(flop_s), update, *network, step_s, row_s, overlaps=False)
+        for name, flop_s in zip(names, of_models, strict=True)
+    }
 
 
 def _inverse(seconds: float) -> float:

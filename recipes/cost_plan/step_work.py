@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.collate import chunks_of_rank
 from engines.expected_traffic import Traffic, gathered, num_buckets, summed_in_shares
@@ -112,8 +112,8 @@ def _traffic_of_batch(workload: Workload, ranks: int, compared: int, device: str
     features = len(workload.features) - 1  # beside the mask, which a rank makes itself
     own_rows = floats * workload.mean_rows / ranks * away
     found = [
-        gathered("lists", ROW_BYTES * workload.mean_rows, ranks),
-        Traffic("tokens", TOKEN_BYTES * features * workload.mean_tokens / ranks * away),
+        _of_next_batch(gathered("lists", ROW_BYTES * workload.mean_rows, ranks)),
+        _of_next_batch(Traffic("tokens", TOKEN_BYTES * features * workload.mean_tokens / ranks * away, 1, ranks - 1)),
         Traffic("representations", own_rows),
         Traffic("representation_gradients", own_rows),
     ]
@@ -128,3 +128,8 @@ def _traffic_of_batch(workload: Workload, ranks: int, compared: int, device: str
         gathered("texts", size, compared, blocks).repeated(passes).hidden("objective"),
         summed_in_shares("text_gradients", size, compared, device, blocks).hidden("objective"),
     ]
+
+
+def _of_next_batch(traffic: Traffic) -> Traffic:
+    """The traffic between hosts, while the device computes the step before."""
+    return replace(traffic, behind="step", on_host=True)

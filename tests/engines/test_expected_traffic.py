@@ -49,9 +49,9 @@ def traffic_of_steps() -> dict[str, dict[str, float]]:
         )
         for _ in range(2):
             start_counting()
-            for chunk in range(NUM_CHUNKS):
-                score = engine.forward({"values": torch.ones(4, WIDTH)})["score"]
-                engine.backward(score.sum(), last=chunk == NUM_CHUNKS - 1)
+            graphs = [engine.forward({"values": torch.ones(4, WIDTH)})["score"].sum() for _ in range(NUM_CHUNKS)]
+            for chunk, graph in enumerate(graphs):
+                engine.backward(graph, last=chunk == NUM_CHUNKS - 1)
             engine.step()
             found[name] = traffic_statistics()
     return found
@@ -95,10 +95,10 @@ def test_what_goes_on_behind_a_backward() -> None:
     assert backwards(ENGINES["zero3"]) == [3, 3]
 
 
-def test_collectives_of_a_ring() -> None:
-    assert gathered("texts", 100.0, 4, 2) == Traffic("texts", 75.0, calls=2, hops=3)
+def test_collectives_of_rings_and_trees() -> None:
+    assert gathered("texts", 100.0, 4, 2) == Traffic("texts", 75.0, calls=2, hops=3, ranks=4)
     assert summed("gradients", 100.0, 4).num_bytes == 150.0
-    assert summed("gradients", 100.0, 4).messages == 6
+    assert [summed("gradients", 100.0, ranks).messages for ranks in (1, 2, 4, 5)] == [0, 2, 4, 6]
     assert summed_in_shares("gradients", 100.0, 4, "cuda").num_bytes == 75.0
     assert summed_in_shares("gradients", 100.0, 4, "cpu").num_bytes == 150.0
     assert summed("gradients", 100.0, 1).num_bytes == 0.0

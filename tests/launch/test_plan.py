@@ -147,7 +147,7 @@ def test_the_command(tiny_run: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert plan["assumptions"].startswith("assumed, not measured: a100")
     for row in plan["estimates"]:
         assert row["step_s"] == pytest.approx(sum(row["step_parts_s"].values()))
-        assert row["received_bytes"]["gradients"] >= 4 * 27_553
+        assert row["received_bytes"]["gradients"] >= 4 * 27_000
         assert row["lowest"] == row["peak"] == row["highest"]
     assert [row["engine"] for row in plan["estimates"]] == ["torch", "zero0", "zero1", "zero2", "zero3"]
     assert not any(row["fits"] for row in plan["estimates"])

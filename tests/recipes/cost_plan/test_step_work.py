@@ -18,7 +18,12 @@ DIMENSION, LISTS, LIST_SIZE, TOKENS = 32, 8, 3, 20
 
 @pytest.fixture(scope="module")
 def embedder(tiny_overrides: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workload, FlopsOfChunks]:
-    sizes = [f"trainer.batch_size={LISTS}", f"trainer.list_size={LIST_SIZE}", "trainer.token_budget=80"]
+    sizes = [
+        f"trainer.batch_size={LISTS}",
+        f"trainer.list_size={LIST_SIZE}",
+        "trainer.token_budget=80",
+        "eval.depth=100",
+    ]
     settings = load(["+exp=embedder_infonce", *tiny_overrides(tmp_path_factory.mktemp("run")), *sizes])
     workload = build_workload(settings, None, autocast=None)
     workload = replace(workload, batches=[[TOKENS] * (LISTS * (LIST_SIZE + 1))] * 2)
