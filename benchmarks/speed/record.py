@@ -20,9 +20,12 @@ class OtherConditions(ValueError):
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions, the commit and the command of this process, in JSON types."""
+    """The machine, the versions, the commit and the command of this process, in JSON types. Of absolute paths the
+    command has the names alone: the file may be published."""
     described = describe_environment(1)
     described.pop("launch")
+    words = described["command"].split(" ")
+    described["command"] = " ".join(Path(word).name if word.startswith("/") else word for word in words)
     return described | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
 
 

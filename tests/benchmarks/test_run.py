@@ -216,6 +216,7 @@ def test_the_command_measures_a_question(tmp_path):
     assert [set(turns) for turns in entry["pairs"]] == [{OURS, THEIRS, "both"}]
     assert entry["environment"]["hardware"]["cpu"]
     assert "run.py --quick" in entry["environment"]["command"]
+    assert " /" not in entry["environment"]["command"], "no path of this machine"
 
 
 @pytest.mark.parametrize(
