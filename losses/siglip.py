@@ -88,7 +88,7 @@ class SigLIP(MatrixLoss):
         batch = InBatch.from_lists(
             queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), share=share, **texts
         )
-        scalars = {name: inputs[name] for name in ("scale", "bias") if name in self.inputs}
+        scalars: dict[str, Tensor] = {name: inputs[name] for name in ("scale", "bias") if name in self.inputs}
 
         def values(tile: Tile) -> tuple[Tensor]:
             scale = 1 / self.temperature if self.temperature is not None else tile.scalars["scale"]

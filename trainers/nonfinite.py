@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ class FiniteCheck:
     precise. Only then are the rows read.
     """
 
-    def __init__(self, step: int, representations: Mapping[str, Tensor], own_rows: Sequence[int]):
+    def __init__(self, step: int, representations: Mapping[str, Tensor], own_rows: np.ndarray):
         """`own_rows`: which rows of the step the representations are of, each on one rank."""
         self.step, self.own_rows = step, own_rows
         self.rows = _finite_rows(representations)

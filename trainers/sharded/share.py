@@ -134,7 +134,7 @@ class _Sum(torch.autograd.Function):
         return _reduced(values, dist.ReduceOp.SUM)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
@@ -151,7 +151,7 @@ class _Gather(torch.autograd.Function):
         return found.transpose(0, 1).flatten(0, 1)[: share.num_lists].to(values.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _padded(gradient[ctx.share.rank :: ctx.share.ranks], ctx.own), None
 
 
@@ -164,5 +164,5 @@ class _Once(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient if ctx.is_here else torch.zeros_like(gradient), None
