@@ -138,7 +138,8 @@ class ListLoss(Loss):
     def per_list(self, scores: Tensor, labels: Tensor, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         """scores, labels, mask and inputs [..., n] -> the loss of each list [...] and whether it is valid [...] bool.
 
-        A list that is not valid (empty, or without anything to compare) may have any *finite* value.
+        A list that is not valid (empty, or without anything to compare) may have any *finite* value and gradient; a
+        rank whose lists are fewer than others' has empty ones.
         """
 
     @property

@@ -40,7 +40,8 @@ class LossInputs:
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
     query_hashes: Tensor | None = None  # [Q] int64, equal for equal texts
     document_hashes: Tensor | None = None  # [Q, n] int64
-    never_negatives: Tensor | None = None  # [any, 2] int64: a list, and the hash of a text that is no negative of it
+    # [any, 2] int64: a list of the step (also where these are those of a rank), the hash of a text that is no negative
+    never_negatives: Tensor | None = None
     isolated: Tensor | None = None  # [Q] bool: a list that is compared with no other; None: there is none
     weights: Tensor | None = None  # [Q] weight of each list; None: 1
     teacher_scores: Tensor | None = None  # [Q, n] scores of a teacher, NaN if a document has none

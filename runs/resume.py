@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from engines.checkpoint.store import CheckpointScan, read_state, scan_checkpoints
 from engines.distributed.collectives import all_agree, broadcast_object
+from engines.distributed.nodes import ranks_per_node
 from engines.distributed.process_group import is_main, world_size
 from runs.environment import is_restart, known_contents, launch_name, read_environment
 from runs.files import read_json
@@ -170,13 +171,24 @@ def _decide_existing(
     if newest is None:
         return Restart(False, checkpoints, environment)
     state = TrainState.from_dict(newest[1])
-    negatives = (settings.get("trainer") or {}).get("negatives", "global")
-    if negatives != "global" and state.world_size not in (None, world_size()):
-        return Refused(
-            f"{folder} was trained on {state.world_size} rank(s) with trainer.negatives={negatives}, so the number of "
-            f"ranks says what a query is compared with: resume it on as many, or choose another run_name"
-        )
+    if (reason := _other_negatives((settings.get("trainer") or {}).get("negatives", "global"), state)) is not None:
+        return Refused(f"{folder} {reason}")
     return Resume((newest[0], state), _rounding_changes(rounding, state), checkpoints, environment)
+
+
+def _other_negatives(negatives: str, state: TrainState) -> str | None:
+    """Why the queries of a run with such `negatives` would be compared with other lists than before; None: they are
+    not."""
+    if negatives != "global" and state.world_size not in (None, world_size()):
+        ranks = f"{state.world_size} rank(s)"
+    elif negatives == "node" and state.ranks_per_node not in (None, ranks_per_node()):
+        ranks = f"{state.ranks_per_node} rank(s) a node"
+    else:
+        return None
+    return (
+        f"was trained on {ranks} with trainer.negatives={negatives}, so the ranks say what a query is compared with: "
+        "resume it on as many, or choose another run_name"
+    )
 
 
 def changes_of_run(

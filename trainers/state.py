@@ -50,6 +50,7 @@ class TrainState:
     family: dict[str, Any] = field(default_factory=dict)  # the state of a subclass, see `Trainer.family_state`
     engine: str | None = None  # this and the following: facts about the process that saved the state
     world_size: int | None = None
+    ranks_per_node: int | None = None
     wandb_run_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from data.progress import Progress
 from engines.checkpoint.store import CheckpointStore
 from engines.distributed import heartbeat, preemption
 from engines.distributed.collectives import note_signal
-from engines.distributed.process_group import world_size
+from engines.distributed.nodes import layout
 from engines.host_copy import HostCopy
 from engines.protocol import Engine, NotFinite, Overflow
 from evaluation.evaluator import EvaluationResult
@@ -378,7 +378,7 @@ class Trainer(ABC):
             self.state,
             family=self.family_state(),
             engine=self.engine.name,
-            world_size=world_size(),
+            **layout(),
             wandb_run_id=self.run.wandb_run_id(),
         )
         self.run.flush_metrics()

@@ -25,6 +25,17 @@ def ranks_of_nodes(option: str) -> list[list[int]]:
     return [[each for each in range(world_size()) if nodes[each] == node] for node in sorted(set(nodes))]
 
 
+def ranks_per_node() -> int | None:
+    """How many ranks the node of this one has; None if it was not started by torchrun."""
+    found = os.environ.get("LOCAL_WORLD_SIZE")
+    return int(found) if found else None
+
+
+def layout() -> dict[str, int | None]:
+    """How many ranks the run has, and how many of them this node."""
+    return {"world_size": world_size(), "ranks_per_node": ranks_per_node()}
+
+
 class NodeSum:
     """Sums tensors over all ranks in three steps: the ranks of a node sum shares, ranks with the same share sum it over
     the nodes, and the ranks of a node gather the shares.

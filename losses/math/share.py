@@ -54,8 +54,8 @@ class Share:
         return values
 
     def once(self, value: Tensor) -> Tensor:
-        """A value that every rank has, read in something that every rank computes as a whole: its gradient is taken on
-        one rank alone."""
+        """A value of the model (of rank 0: one without lists does not know it), read in something that every rank
+        computes as a whole: its gradient is taken on that rank alone."""
         return value
 
     def start_gather(self, values: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:

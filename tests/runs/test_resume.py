@@ -36,8 +36,9 @@ def write(folder: Path) -> list[Path]:
     return [file]
 
 
-def save(run: RunDirectory, step: int) -> None:
-    CheckpointStore(run.checkpoints).save(step, write, TrainState(step=step, best_step=3, world_size=1).to_dict())
+def save(run: RunDirectory, step: int, **layout: int) -> None:
+    state = TrainState(step=step, best_step=3, world_size=1, **layout)
+    CheckpointStore(run.checkpoints).save(step, write, state.to_dict())
 
 
 def content(root: Path) -> dict[str, bytes | None]:
@@ -84,6 +85,17 @@ def test_with_negatives_of_some_ranks_their_number_stays(tmp_path: Path, monkeyp
     decision = decide_only(tmp_path, **common)
     assert isinstance(decision, Refused)
     assert "was trained on 1 rank(s) with trainer.negatives=rank" in decision.message
+
+
+def test_with_negatives_of_a_node_its_ranks_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"trainer": {"negatives": "node"}}
+    save(RunDirectory.open(settings(tmp_path, **common)), 3, ranks_per_node=4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert isinstance(decide_only(tmp_path, **common), Resume)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    decision = decide_only(tmp_path, **common)
+    assert isinstance(decision, Refused)
+    assert "was trained on 4 rank(s) a node with trainer.negatives=node" in decision.message
 
 
 def test_a_broken_checkpoint_and_the_remains_of_a_kill_stay_until_the_run_is_prepared(

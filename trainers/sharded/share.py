@@ -156,12 +156,12 @@ class _Gather(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """The value itself; its gradient on one rank, 0 on the others."""
+    """The value of one rank, since one without lists does not know it; its gradient there, 0 on the others."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, is_here: bool) -> Tensor:
         ctx.is_here = is_here
-        return value.view_as(value)
+        return _reduced(value if is_here else torch.zeros_like(value), dist.ReduceOp.SUM)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

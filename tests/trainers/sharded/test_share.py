@@ -180,6 +180,9 @@ def own_sample(whole: Sample, share: Share) -> Sample:
         value = getattr(whole, name)
         part = part_of_lists(value, share)
         parts[name] = with_whole(part, value) if name in OF_BATCH and not share.is_whole else part
+    if share.rank >= len(whole.labels):  # no text, and so no value of the model: `make_loss_inputs`
+        values = {name: getattr(whole, name) for name in ("scale", "bias")}
+        parts |= {name: torch.zeros_like(value) for name, value in values.items() if value is not None}
     return replace(whole, share=share, **parts)
 
 
