@@ -39,8 +39,8 @@ GROUPS = {  # operations by what they belong to; the first group that has one of
     "attention: matrix products": ("bmm", "flash_attention"),
     "attention: softmax": ("softmax",),
     "dropout: random words": ("random words",),
+    "GELU": ("gelu",),  # before masks, whose aten::ge is the beginning of its name
     "dropout: masks": ("aten::ge", "bernoulli", "native_dropout"),
-    "GELU": ("gelu",),
     "layer norm": ("layer_norm",),
     "embeddings": ("embedding", "index_select"),
     "AdamW": ("_fused_adamw",),
