@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.side_by_side import at_least_one
 from benchmarks.speed.scripts import compare_quality, compare_speed
 from benchmarks.speed.setting import DOCSTRINGS, FOLDER, Setting
 
@@ -45,7 +46,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("runs", 5), ("steps", 20), ("batch-size", 16), ("max-length", 128)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name}", type=at_least_one, default=value)
     parser.add_argument("--quality", action="store_true", help="measure the trained models instead of the speed")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="for --quality")
     parser.add_argument("--data", help="a folder in BEIR's format (default: the docstrings)")
@@ -55,4 +56,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # of the settings
+        sys.exit(f"error: {error}")

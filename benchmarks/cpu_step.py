@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import RowFlops, configured, make_trainer, matmul_peaks
+from side_by_side import RowFlops, at_least_one, configured, make_trainer, matmul_peaks
 from torch import Tensor, nn
 
 TOKENS = 256
@@ -59,8 +59,8 @@ Side = tuple[float, Callable[[nn.Module], None]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="kind", help=f"{', '.join(KINDS)}; all if none is named")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; all cores if it is left out")
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    parser.add_argument("--threads", type=at_least_one, help="of torch; all cores if it is left out")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--plain-allocator", action="store_true")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.side_by_side import at_least_one
 from benchmarks.speed.scripts import compare_speed
 from benchmarks.speed.setting import DOCSTRINGS, FOLDER, Setting
 
@@ -24,7 +25,7 @@ from benchmarks.speed.setting import DOCSTRINGS, FOLDER, Setting
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("runs", 5), ("steps", 20), ("batch-size", 4), ("list-size", 8), ("max-length", 128)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name}", type=at_least_one, default=value)
     parser.add_argument("--data", help="a folder in BEIR's format (default: the docstrings)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/listwise_throughput"))
     parser.add_argument("overrides", nargs="*", help="further key=value for both")
@@ -43,4 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # of the settings
+        sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import at_least_one
 
 from data.batch import TokenSequences
 from data.collate import Collator, PackedCollator
@@ -56,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", help="docstrings, equal, or a folder in BEIR's layout")
     for name, value in (("rows", 32), ("max-length", 256), ("token-budget", 1024), ("pairs", 5)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name}", type=at_least_one, default=value)
     parser.add_argument("--dropout", type=float, help="default: as pretrained")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import statistics
 import time
@@ -18,6 +19,13 @@ MATMUL_SIZE = 2048
 COUNTED_LENGTHS = (8, 16, 24)  # tokens of the rows whose operations are counted
 
 Figures = dict[str, Any]
+
+
+def at_least_one(text: str) -> int:
+    """A number of the command line that counts something."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return int(text)
 
 
 def configured(overrides: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-CASES = ("embedder", "reranker")
+CASES = ("embedder", "reranker", "large embedder", "large reranker")
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ CASES = {
     for model, sizes in BATCHES.items()
     for size in sizes
 }
-# One run on two ranks, and one of two that it is compared with.
+# One run on two ranks, and one of two that it is compared with: with 4 or 12 times the queries of the experiment.
 SIDES = {
-    f"{model}, {side}": [*MODELS[model], f"trainer.batch_size={size}", "trainer.token_budget=1024"]
-    for model, whole in (("embedder", 64), ("reranker", 16))
+    f"{case}, {side}": [*MODELS[case.removeprefix("large ")], f"trainer.batch_size={size}", "trainer.token_budget=1024"]
+    for case, whole in (("embedder", 64), ("reranker", 16), ("large embedder", 192), ("large reranker", 48))
     for side, size in (("together", whole), ("apart", whole // 2))
 }
 

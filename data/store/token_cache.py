@@ -138,8 +138,9 @@ class TokenCache:
                 return
             self.is_broken = True
             logger.warning(
-                "%s fails (%s), so texts are tokenised in every epoch: free space, or launch/cache.py remove %s",
-                *(self.file, error, self.file.parent.name),
+                "%s fails (%s), so texts are tokenised in every epoch: free space if the disk is full, else "
+                "launch/cache.py remove %s data.cache_dir=%s",
+                *(self.file, error, self.file.parent.name, self.file.parent.parent),
             )
 
 

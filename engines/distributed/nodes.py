@@ -31,7 +31,7 @@ def ranks_per_node() -> int | None:
     return int(found) if found else None
 
 
-def layout() -> dict[str, int | None]:
+def layout() -> dict[str, Any]:
     """How many ranks the run has, and how many of them this node."""
     return {"world_size": world_size(), "ranks_per_node": ranks_per_node()}
 

@@ -141,7 +141,7 @@ def request_packing(option: bool | None, models: Sequence[PreTrainedModel | Peft
     if any(model.device.type == "meta" for model in plain):
         return []  # a model without weights is only checked and measured: the lines below follow with the weights
     if option is None:
-        logger.info("model %s: rows are padded, not packed: %s", source, reason)
+        logger.warning("model %s: rows are padded, not packed: %s", source, reason)
     if any(model.config._attn_implementation == "flash_attention_2" for model in plain):
         logger.warning(
             "model.attention=flash_attention_2: its kernel removes and restores the padding in every layer, which is "

@@ -78,7 +78,9 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         batches = _batches(settings, data, models)
     rows = {}
     for role, each in models.items():
-        read = batches and [batch if _runs(role, losses.of(batch.source)) else None for batch in batches]
+        read: list[ListBatch | None] | None = None
+        if batches is not None:
+            read = [batch if _runs(role, losses.of(batch.source)) else None for batch in batches]
         options: Any = {"packs_rows": packs_rows[role], "without_adapters": role == "reference" and adapted}
         rows[role] = rows_of_model(settings, each, read, role, autocast=autocast, **options)
     return Workload(
