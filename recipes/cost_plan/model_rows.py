@@ -155,7 +155,7 @@ def _rows_or_packs(
     batches: Sequence[Sequences | None], model: RankingModel, token_budget: int
 ) -> tuple[list[list[int]], MeanPack | None]:
     """The lengths of the rows of each batch, equal ones once, or of its packs, if lists share their prefix."""
-    packs: list[MeanPack] = []
+    packs: list[tuple[int, int]] = []
     lengths: list[list[int]] = []
     collator_of_rows = list_collator(model, model.tokenizer.padding, token_budget)
     for batch in batches:
