@@ -122,10 +122,15 @@ class DeepSpeedEngineConfig(EngineConfig):
         autocast = autocast_dtype(self.precision, process_group.device())
         return DeepSpeedEngine(model, options, schedule, settings, autocast, stage=self.stage, coalesce=self.coalesce)
 
+    def _zero_options(self) -> dict[str, Any]:
+        """What a plan on paper must know of DeepSpeed's options: they do not depend on device or clipping."""
+        options = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
+        found: dict[str, Any] = options["zero_optimization"]
+        return found
+
     def state_bytes(self, parameters: Parameters, *, ranks: int, optimizer: str) -> StateBytes:
-        settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
         return zero_state_bytes(
-            settings["zero_optimization"],
+            self._zero_options(),
             parameters,
             ranks=ranks,
             optimizer=optimizer,
@@ -136,9 +141,8 @@ class DeepSpeedEngineConfig(EngineConfig):
     def traffic(
         self, parameters: Parameters, *, ranks: int, forwards: float, backwards: float, device: str
     ) -> list[Traffic]:
-        settings = deep_merge(self.options(max_grad_norm=1.0, device=torch.device("cpu")), self.config)
         return zero_traffic(
-            settings["zero_optimization"],
+            self._zero_options(),
             parameters,
             ranks=ranks,
             forwards=forwards,
