@@ -19,7 +19,7 @@ from models.export.folder import (
 from models.export.serving import serve_bi_encoder
 from models.int8_ranges import FILE as RANGES
 from models.scale import FILE
-from models.tokenization import TextTokenizer
+from models.tokenization import UNLIMITED, TextTokenizer
 from models.towers import Dense, TextTower, towers_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ documents = model.encode_document(["a document", "another document"])
 similarities = model.similarity(queries, documents)
 ```
 
-{dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.
+{dimension} dimensions, compared by {similarity}. {cut}
 {ranges}{prompts}"""
 INT8 = """
 Trained for documents that are stored as int8, in the ranges of int8_ranges.npy:
@@ -154,12 +154,16 @@ def _about_ranges(model: BiEncoder, name: str) -> str:
     return text
 
 
+def _about_length(max_length: int) -> str:
+    return "Texts are read whole." if max_length >= UNLIMITED else f"Texts are cut at {max_length} tokens."
+
+
 def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> None:
     usage = USAGE.format(
         folder=name,
         dimension=model.dimension,
         similarity=model.similarity,
-        max_length=model.tokenizer.max_length,
+        cut=_about_length(model.tokenizer.max_length),
         ranges=_about_ranges(model, name),
         prompts=note(model.tokenizer) + list_prompts(_prompts(model.tokenizer), PROMPTS),
     )
