@@ -67,7 +67,7 @@ def test_every_objective_on_two_ranks(
 ) -> None:
     def runs(name: str) -> list[list[str]]:
         common = [f"trainer.max_steps={STEPS}", f"trainer.eval_every={STEPS}", *tiny_overrides(tmp_path / name)]
-        ends = [f"model.name_or_path={static_dir}", "trainer.token_budget=100", "eval.depth=20", f"engine={engine}"]
+        ends = [f"model.name_or_path={static_dir}", "trainer.token_budget=100", "eval.depth=100", f"engine={engine}"]
         own = {"distilled": [f"teacher.name_or_path={tiny_reranker_dir}", "teacher.max_length=48"]}
         return [
             [*options, *common, *ends, *own.get(kind, []), f"run_name={kind}"] for kind, options in OBJECTIVES.items()

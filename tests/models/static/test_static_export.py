@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bi_encoders import embed, oracle
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from models.bi_encoder import BiEncoder
 from models.static.embedder import StaticEmbedderConfig
@@ -22,19 +22,6 @@ PROMPTS = {"query": "what is ", "document": "value: "}
 
 def build(folder: Path, **options) -> BiEncoder:
     return StaticEmbedderConfig(str(folder), **options).build(seed=0).eval()
-
-
-def embed(model: BiEncoder, texts: list[str], role: str | None = None) -> Tensor:
-    rows = model.tokenizer(texts, role)["input_ids"]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [model.tokenizer.padding["input_ids"]] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask)["embedding"]
-
-
-def oracle(folder: Path):
-    return pytest.importorskip("sentence_transformers").SentenceTransformer(str(folder), device="cpu")
 
 
 def assert_equal(model: BiEncoder, folder: Path) -> None:
