@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import BitsAndBytesConfig
 
-from models.capabilities import Layout, Part, RankingModel
+from models.capabilities import Part, RankingModel
 from models.dropout import check_dropout, request_dropout
+from models.embedding.options import EmbedderOptions
 from models.export.bi_encoder import export_bi_encoder
-from models.int8_ranges import Int8Ranges
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, is_classifier, probe_padding
@@ -26,22 +26,20 @@ from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
 from models.loading.quantization import check_quantization, quantization_config
 from models.loading.resolve import DEFAULT_MODEL
-from models.lora import LoRAConfig, parts_of
+from models.lora import LoRAConfig
 from models.packing.rows import request_packing
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
-from models.scale import Scale, ScaleOptions, saved_scale
+from models.prompts.run_prompts import RunPrompts, merge_prompts
+from models.scale import Scale
 from models.tokenization import TextTokenizer, load_tokenizer
-from models.towers import Dense, SeparateTowers, Tower, towers_of
-
-SIMILARITIES = ("cosine", "dot")
+from models.towers import Dense, SeparateTowers, TextTower, Tower, towers_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BiEncoderConfig(PretrainedOptions):
+class BiEncoderConfig(EmbedderOptions, PretrainedOptions):
     """The options of an embedding model: its weights, and how texts are embedded and compared. `build` makes the model.
 
     If an option is None, the model's folder decides. A plain transformers folder gets mean pooling and cosine
@@ -49,8 +47,6 @@ class BiEncoderConfig(PretrainedOptions):
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding", "layers"})
-    layout: ClassVar[Layout] = "texts"
-    default_evaluation: ClassVar[str] = "retrieval"
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = None  # tokens per text; None: the folder's
@@ -82,16 +78,8 @@ class BiEncoderConfig(PretrainedOptions):
         check_layers(self.num_layers, self.kept_layers)
         if self.pooling is not None:
             check_mode(self.pooling, "model.pooling=")
-        if self.similarity not in (None, *SIMILARITIES):
-            raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
-        if unknown := set(self.prompts or {}) - set(ROLES):
-            raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
-        for option in ("projection", "teacher_projection"):
-            dimension = getattr(self, option)
-            if dimension is not None and dimension < 1:
-                raise ValueError(f"model.{option}={dimension} must be null or a dimension of at least 1")
         check_quantization(self.quantization, has_adapters=self.lora is not None)
-        self._scale_options()
+        self.check_values()
 
     def build(self, seed: int) -> BiEncoder:
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`, so
@@ -101,66 +89,25 @@ class BiEncoderConfig(PretrainedOptions):
         """
         quantization = quantization_config(self.quantization)
         folder = self.read_folder()
-        if folder.kind not in ("SentenceTransformer", ""):
-            raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
-        similarity = self._similarity(folder)
+        self.similarity_of(folder)  # raises an error before weights are read
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             parts = [self._tower(route, quantization) for route in folder.routes().values()]
-            projection = self._teacher_projection(parts[0][0].dimension)
-        towers, tokenizers, heads = zip(*parts, strict=True)
-        alike = {(t.fingerprint, t.include_prompt, h.normalized) for t, h in zip(tokenizers, heads, strict=True)}
-        if len(alike) > 1:
-            raise ValueError(f"model {folder.path}: its two towers differ in tokenizer, length or normalisation")
-        tower: Tower | SeparateTowers = towers[0] if len(towers) == 1 else SeparateTowers(*towers)
-        if self.separate_towers and isinstance(tower, Tower):
-            tower = SeparateTowers.of(tower)
+            projection = self.new_teacher_projection(parts[0][0].dimension)
+        model = BiEncoder(**self.parts_of_model(folder, parts), teacher_projection=projection)
+        head = parts[0][2]
+        backbones = [one.transformer for one in towers_of(model.tower).values() if one.transformer is not None]
         if self.gradient_checkpointing:
-            for one in towers_of(tower).values():
-                recompute_activations(one.backbone)
-        marks_queries = isinstance(tower, SeparateTowers)
-        tokenizer = replace(tokenizers[0], marks_queries=marks_queries)
-        tokenizer.check_prompts()
-        normalized = heads[0].normalized if self.normalize is None else self.normalize
-        model = BiEncoder(
-            tower,
-            tokenizer,
-            self._scale_options().build(folder.path),
-            similarity,
-            unit_length=similarity == "cosine" or normalized,
-            source=self.name_or_path,
-            teacher_projection=projection,
-        )
+            for backbone in backbones:
+                recompute_activations(backbone)
         model.requested_dropout = self.requested_dropout
-        model.int8_ranges = self._int8_ranges(folder, heads[0], model.dimension)
-        backbones = [one.backbone for one in towers_of(tower).values()]
+        changes = {
+            "num_layers": self.num_layers is not None,
+            "pooling": self.pooling is not None and [self.pooling] != list(head.modes),
+        }
+        model.int8_ranges = self.saved_int8_ranges(folder, head, model.dimension, changes)
         model.packings = request_packing(self.packing, backbones, self.name_or_path)
         return model.train()
-
-    def starting_from(self, folder: Path) -> BiEncoderConfig:
-        learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
-        saved: dict[str, Any] = dict.fromkeys([*learned, "prompts"])  # None: as saved in the folder
-        return replace(super().starting_from(folder), **saved)
-
-    def saved_scale(self) -> Mapping[str, float]:
-        return saved_scale(self.folder())
-
-    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._scale_options().set_options()
-
-    def parts_to_train(self) -> Mapping[str, str]:
-        asked = {name: f"model.learn_{name}=true" for name in ("temperature", "bias") if getattr(self, f"learn_{name}")}
-        if self.projection is not None:
-            asked["projection"] = f"model.projection={self.projection}"
-        if self.teacher_projection is not None:
-            asked["teacher projection"] = f"model.teacher_projection={self.teacher_projection}"
-        return {**super().parts_to_train(), **asked}
-
-    def prompt_options(self) -> Mapping[str, str]:
-        return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
-
-    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
-        return prompts.without_name()
 
     def check_machine(self) -> None:
         quantization_config(self.quantization)
@@ -169,44 +116,6 @@ class BiEncoderConfig(PretrainedOptions):
         if self.lora is not None and self.separate_towers:
             raise ValueError("adapter_only=true: sentence-transformers loads no adapters of two towers: merge them")
         super().check_adapter_only()
-
-    def _int8_ranges(self, folder: ModelFolder, head: Head, dimension: int | None) -> Int8Ranges | None:
-        """The folder's ranges, unless an option gives other embeddings than those that they were observed for."""
-        ranges = Int8Ranges.read(folder.path, dimension)
-        saved = folder.settings.get("similarity_fn_name") or "cosine"
-        changed = {
-            "num_layers": self.num_layers is not None,
-            "projection": self.projection is not None and not head.dense,
-            "pooling": self.pooling is not None and [self.pooling] != list(head.modes),
-            "similarity": self.similarity is not None and self.similarity != saved,
-            "normalize": self.normalize is not None and self.normalize != head.normalized,
-        }
-        name = next((name for name, is_changed in changed.items() if is_changed), None)
-        if ranges is None or name is None:
-            return ranges
-        logger.warning(
-            "model.%s=%s gives other embeddings than those of %s: its int8 ranges are not used",
-            name,
-            getattr(self, name),
-            folder.path,
-        )
-        return None
-
-    def _teacher_projection(self, dimension: int) -> Dense | None:
-        if self.teacher_projection is None:
-            return None
-        return Dense(nn.Linear(dimension, self.teacher_projection, bias=False), nn.Identity())
-
-    def _scale_options(self) -> ScaleOptions:
-        return ScaleOptions(self.temperature, self.learn_temperature, self.bias, self.learn_bias)
-
-    def _similarity(self, folder: ModelFolder) -> str:
-        similarity = self.similarity or folder.settings.get("similarity_fn_name") or "cosine"
-        if similarity not in SIMILARITIES:
-            raise ValueError(f"model {folder.path} compares by {similarity}: set model.similarity=cosine or dot")
-        if similarity == "cosine" and self.normalize is False:
-            raise ValueError("model.normalize=false: cosine needs embeddings of unit length; set model.similarity=dot")
-        return similarity
 
     def _tower(self, folder: ModelFolder, quantization: BitsAndBytesConfig | None) -> tuple[Tower, TextTokenizer, Head]:
         head = Head.read(folder, self.name_or_path)
@@ -231,34 +140,15 @@ class BiEncoderConfig(PretrainedOptions):
             pooler.requires_grad_(False)  # its output is not used: no gradient to reduce, no weight decay
         wrapped = self.lora.wrap(backbone, "FEATURE_EXTRACTION", unused=["pooler"]) if self.lora else backbone
         modes = [self.pooling] if self.pooling else list(head.modes)
-        dense = self._dense(head, config.hidden_size * len(modes))
+        dense = self.linear_layers(head, config.hidden_size * len(modes), f"model.pooling={self.pooling}")
         source = self.name_or_path if folder.backbone == folder.path else str(folder.backbone.absolute())
-        prompts = folder.prompts if self.prompts is None else self.prompts
-        default = folder.settings.get("default_prompt_name")
-        texts = TextTokenizer(tokenizer, max_length, prompts, default if default in prompts else None)
+        texts = TextTokenizer(tokenizer, max_length, **self.texts_of(folder))
         split = self.splits_special_tokens(folder)
         texts = replace(texts, include_prompt=head.include_prompt, split_special_tokens=split)
         tower = Tower(wrapped, modes, dense, source=source)
         embed, row = partial(tower, layers=False), tokenizer("what is it")
         probe_padding(folder, wrapped, embed, row, padding=texts.padding, max_length=max_length)
         return tower, texts, head
-
-    def _dense(self, head: Head, dim: int) -> list[Dense]:
-        """Load the folder's linear layers. With `projection` the last must have that size; a new one is made if there
-        is none."""
-        layers = [Dense.load(path) for path in head.dense]
-        sizes = [(layer.linear.in_features, layer.linear.out_features) for layer in layers]
-        if layers and sizes[0][0] != dim:
-            raise ValueError(
-                f"model.pooling={self.pooling} gives {dim} values, and {head.dense[0]} reads {sizes[0][0]}"
-            )
-        if self.projection is None or (sizes and sizes[-1][1] == self.projection):
-            return layers
-        if layers:
-            raise ValueError(
-                f"model.projection={self.projection}: {head.dense[-1]} projects to {sizes[-1][1]}: give that, or null"
-            )
-        return [Dense(nn.Linear(dim, self.projection, bias=False), nn.Identity())]
 
 
 class BiEncoder(RankingModel):
@@ -270,7 +160,7 @@ class BiEncoder(RankingModel):
 
     def __init__(
         self,
-        tower: Tower | SeparateTowers,
+        tower: TextTower | SeparateTowers,
         tokenizer: TextTokenizer,
         scale: Scale | None,
         similarity: str,
@@ -287,7 +177,9 @@ class BiEncoder(RankingModel):
         self.similarity = similarity  # "cosine" or "dot"
         self.unit_length = unit_length
         self.source = source  # the name or path that the weights came from
-        self.dimension = next(iter(towers_of(tower).values())).dimension
+        first = next(iter(towers_of(tower).values()))
+        self.outputs = first.outputs
+        self.dimension = first.dimension
 
     @classmethod
     def load(
@@ -320,8 +212,7 @@ class BiEncoder(RankingModel):
     def parts(self) -> Sequence[Part]:
         parts: list[Part] = []
         for role, tower in towers_of(self.tower).items():
-            parts += parts_of(tower.backbone, tower=role)
-            parts.append(Part("projection", tuple(tower.dense.parameters()), role))
+            parts += tower.parts(role)
         if self.teacher_projection is not None:
             parts.append(Part("teacher projection", tuple(self.teacher_projection.parameters())))
         if self.scale is not None:

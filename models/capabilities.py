@@ -98,7 +98,7 @@ class RankingModel(nn.Module, ABC):
     (the same value in every row), "layers" [rows, layers, dim] and "logsumexp" [rows].
     """
 
-    outputs: ClassVar[frozenset[str]]  # the same as in its options
+    outputs: frozenset[str]  # the same as in its options
     similarity: str = "dot"  # the similarity of embeddings: "cosine" (they have unit length) or "dot"
     dimension: int | None = None  # of an embedding
     fresh_head: bool = False  # whether its score head is untrained

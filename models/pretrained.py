@@ -1,4 +1,4 @@
-"""Shared options of all models that transformers loads: a folder, adapters, dropout."""
+"""Shared options of models that are read from a folder, and of those that transformers loads: adapters, dropout."""
 
 from __future__ import annotations
 
@@ -20,15 +20,10 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
 
-class PretrainedOptions(ModelOptions):
-    """Options of a model whose folder has the files of transformers."""
+class FolderOptions(ModelOptions):
+    """Options of a model that is read from a folder, or from the hub."""
 
-    dropout: float | None
-    lora: LoRAConfig | None
-    split_special_tokens: bool | None
     trust_remote_code: bool
-    num_layers: int | None
-    kept_layers: str
 
     def folder(self) -> Path:
         return resolve(self.name_or_path, code=self.trust_remote_code)
@@ -36,6 +31,21 @@ class PretrainedOptions(ModelOptions):
     def read_folder(self) -> ModelFolder:
         """Read the description of the folder."""
         return ModelFolder.read(self.folder(), trusted=self.trust_remote_code)
+
+    def check(self, *, needs_head: bool = False) -> None:
+        """Build the model without reading its weights: that compares all that its folder brings with these options."""
+        with quiet(), without_weights():
+            self.build(seed=0)
+
+
+class PretrainedOptions(FolderOptions):
+    """Options of a model whose folder has the files of transformers."""
+
+    dropout: float | None
+    lora: LoRAConfig | None
+    split_special_tokens: bool | None
+    num_layers: int | None
+    kept_layers: str
 
     def check(self, *, needs_head: bool = False) -> None:
         """Build the model without reading its weights: that compares all that its folder brings, the base of an adapter

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 POOLED = "pooled"  # 1 at the tokens that are pooled (without it: all but padding)
 IS_QUERY = "is_query"  # 1 at the tokens of queries, for separate towers
 
+UNLIMITED = 1 << 30  # the length of a model that reads all of a text
+
 TokenIds = Mapping[str, list[list[int]]]
 
 

@@ -15,6 +15,7 @@ from engines.distributed.process_group import device as own_device
 from inference.local import embed_texts
 from inference.runner import ModuleRunner, similarity_of
 from models.bi_encoder import BiEncoder
+from models.loading.embedder import load_embedder
 from models.towers import towers_of
 from plackett.arguments import (
     check_count,
@@ -61,7 +62,7 @@ class Embedder:
 
         Raises FileNotFoundError or ValueError, in one line, if it is not found or is no embedding model.
         """
-        model = BiEncoder.load(name_or_path, max_length, trust_remote_code=trust_remote_code)
+        model = load_embedder(str(name_or_path), max_length, trust_remote_code=trust_remote_code)
         if special_tokens:
             model.tokenizer = replace(model.tokenizer, split_special_tokens=False)
         return Embedder(model, device)

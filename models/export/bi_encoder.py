@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from models.export.control_tokens import note, own_settings, splits_for_others
+from models.export.control_tokens import note, own_settings
 from models.export.folder import (
     full_state_dict,
     list_prompts,
     new_folder,
     versions,
-    write_backbone,
     write_card,
     write_json,
-    write_tokenizer,
 )
 from models.export.serving import serve_bi_encoder
 from models.int8_ranges import FILE as RANGES
-from models.pooling import pooling_config
 from models.scale import FILE
-from models.tokenization import TextTokenizer
-from models.towers import Dense, Tower, towers_of
+from models.tokenization import UNLIMITED, TextTokenizer
+from models.towers import Dense, TextTower, towers_of
 
 if TYPE_CHECKING:
     from models.bi_encoder import BiEncoder
@@ -40,7 +37,7 @@ documents = model.encode_document(["a document", "another document"])
 similarities = model.similarity(queries, documents)
 ```
 
-{dimension} dimensions, compared by {similarity}. Texts are cut at {max_length} tokens.
+{dimension} dimensions, compared by {similarity}. {cut}
 {ranges}{prompts}"""
 INT8 = """
 Trained for documents that are stored as int8, in the ranges of int8_ranges.npy:
@@ -88,7 +85,7 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
         _write_card(model, work, str(folder), card)
 
 
-def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, adapter_only: bool) -> dict[str, Any]:
+def _write_routes(model: BiEncoder, towers: dict[str, TextTower], work: Path, *, adapter_only: bool) -> dict[str, Any]:
     """Write the modules of every tower. Returns the Router's configuration. A text without a task is a document."""
     routes = {
         route: _write_modules(model, tower, work, prefix=f"{route}_", adapter_only=adapter_only)
@@ -102,21 +99,11 @@ def _write_routes(model: BiEncoder, towers: dict[str, Tower], work: Path, *, ada
 
 
 def _write_modules(
-    model: BiEncoder, tower: Tower, work: Path, *, prefix: str, adapter_only: bool
+    model: BiEncoder, tower: TextTower, work: Path, *, prefix: str, adapter_only: bool
 ) -> list[tuple[str, str]]:
     """Write the modules of one tower. Returns (path, type) in order. With `prefix` all modules are in subfolders."""
-    transformer = f"{prefix}0_Transformer" if prefix else ""
-    modules = [(transformer, f"{MODULE}Transformer"), (f"{prefix}1_Pooling", f"{MODULE}Pooling")]
-    (work / transformer).mkdir(exist_ok=True)
-    write_backbone(tower.backbone, work / transformer, source=tower.source, adapter_only=adapter_only)
-    tokenizer = model.tokenizer
-    split = splits_for_others(tokenizer)
-    write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work / transformer, split_special_tokens=split)
-    options = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
-    write_json(work / transformer / "sentence_bert_config.json", options)
-    hidden = tower.backbone.config.hidden_size
-    pooling = pooling_config(tower.modes) | {"include_prompt": tokenizer.include_prompt}
-    write_json(work / modules[1][0] / "config.json", {"word_embedding_dimension": hidden} | pooling)
+    first = tower.write(work, prefix, model.tokenizer, adapter_only=adapter_only)
+    modules = [(path, f"{MODULE}{name}") for path, name in first]
     for layer in tower.dense:
         assert isinstance(layer, Dense)
         modules.append((f"{prefix}{len(modules)}_Dense", f"{MODULE}Dense"))
@@ -167,12 +154,16 @@ def _about_ranges(model: BiEncoder, name: str) -> str:
     return text
 
 
+def _about_length(max_length: int) -> str:
+    return "Texts are read whole." if max_length >= UNLIMITED else f"Texts are cut at {max_length} tokens."
+
+
 def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> None:
     usage = USAGE.format(
         folder=name,
         dimension=model.dimension,
         similarity=model.similarity,
-        max_length=model.tokenizer.max_length,
+        cut=_about_length(model.tokenizer.max_length),
         ranges=_about_ranges(model, name),
         prompts=note(model.tokenizer) + list_prompts(_prompts(model.tokenizer), PROMPTS),
     )

@@ -77,6 +77,9 @@ POOLED = {"mean": "tokens.mean(1)", "cls": "tokens[:, 0]", "lasttoken": "tokens[
 NO_PLAIN_CODE = """
 transformers alone gives token embeddings; pooling and what follows are in the modules that sentence-transformers reads.
 """
+NO_SERVERS = """
+Servers of transformers (text-embeddings-inference, vLLM) and ONNX Runtime do not read this model, which has none.
+"""
 RUNTIME = "import onnxruntime"
 ONNX = """
 ONNX Runtime, on CPUs (`--int8`: also a file of a quarter of the size, less exact):
@@ -120,7 +123,9 @@ def serve_bi_encoder(model: BiEncoder, folder: str) -> str:
     if len(towers) > 1:
         return text + NO_PLAIN_CODE + "\nServers read one transformer, and no queries and documents apart.\n"
     (tower,) = towers.values()
-    config: Any = tower.backbone.config
+    if tower.transformer is None:
+        return text + NO_SERVERS
+    config: Any = tower.transformer.config
     plain = len(tower.modes) == 1 and tower.modes[0] in POOLED and not len(tower.dense) and tokenizer.include_prompt
     then = ""  # in numpy, what follows the file's tokens
     if plain and config.model_type not in ENCODERS:

@@ -47,6 +47,11 @@ def without_weights() -> Iterator[None]:
         _skips_weights.reset(token)
 
 
+def skips_weights() -> bool:
+    """Whether models are built without their weights."""
+    return _skips_weights.get()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the progress bars, load reports and deprecation warnings of transformers."""

@@ -13,6 +13,9 @@ from typing import Any
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
+STATIC = "StaticEmbedding"  # the module of a table of token vectors
+MODEL2VEC = "model2vec"  # of config.json: such a table, perhaps without a modules.json
+
 PICKLED = " (pickled weights are not read: convert them)"
 CONTENT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors", ".py", ".npy")
 NO_CONTENT = re.compile(r"(^|/)(\.|onnx/|openvino/|[^/]*checkpoint[^/]*/|(trainer_state|golden)\.json$)")
@@ -58,7 +61,14 @@ def content_files(path: Path) -> dict[str, Path]:
 
 def missing_files(path: Path) -> list[str]:
     """The required files that a model folder lacks, in words for an error message; empty if none is missing."""
-    return [name for route in ModelFolder.read(path).routes().values() for name in _missing_of_backbone(route.backbone)]
+    return [name for route in ModelFolder.read(path).routes().values() for name in _missing_of(route)]
+
+
+def _missing_of(route: ModelFolder) -> list[str]:
+    if not route.is_static:
+        return _missing_of_backbone(route.backbone)
+    missing = [name for name in ("model.safetensors", "tokenizer.json") if not (route.backbone / name).is_file()]
+    return [name + PICKLED * any(route.backbone.glob("*.bin")) * (name in WEIGHTS) for name in missing]
 
 
 def _missing_of_backbone(backbone: Path) -> list[str]:
@@ -122,6 +132,19 @@ class ModelFolder:
     def backbone(self) -> Path:
         """The folder of config.json, weights and tokenizer (a subfolder in old sentence-transformers models)."""
         return self.modules[0][1] if self.modules else self.path
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it begins with a table of token vectors, which has no transformer: of two routes, both."""
+        routes = self.routes().values()
+        if any(route.modules for route in routes):
+            return all(route.modules[0][0] == STATIC for route in routes)
+        return (read_json(self.path / "config.json") or {}).get("model_type") == MODEL2VEC
+
+    @property
+    def has_transformer(self) -> bool:
+        """Whether its first module, that of either route if it has two, is a transformer."""
+        return not self.is_static
 
     @property
     def max_length(self) -> int | None:

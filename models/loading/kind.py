@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
@@ -16,11 +16,13 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import resolve
 from models.prompts.template import PUBLISHED
 from models.prompts.template_folder import has_template
+from models.static.embedder import StaticEmbedderConfig
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["reranker", "embedder"]
-Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "language_model", "encoder"]
+Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "static_embedder", "language_model", "encoder"]
+EMBEDDERS: dict[str, Any] = {"bi_encoder": BiEncoderConfig, "static_embedder": StaticEmbedderConfig}
 OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
 
 
@@ -34,6 +36,8 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
     folder = ModelFolder.read(resolve(name_or_path, code=trust_remote_code), trusted=trust_remote_code)
     if name_or_path in PUBLISHED or has_template(folder):
         return "llm_reranker"
+    if folder.is_static:
+        return "static_embedder"
     if folder.kind:
         return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
     adapter = read_json(folder.backbone / CONFIG) or {}
@@ -51,7 +55,7 @@ def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
     `declared_kind`."""
     declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
     _warn_of_plain_encoder(declared, name_or_path)
-    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
+    return "embedder" if declared in (*EMBEDDERS, "encoder") else "reranker"
 
 
 def _warn_of_plain_encoder(declared: Declared, name_or_path: str) -> None:
@@ -77,4 +81,6 @@ def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
     _warn_of_plain_encoder(declared, name_or_path)
     if declared == "llm_reranker":
         return LLMRerankerConfig(name_or_path)
-    return CrossEncoderConfig(name_or_path) if declared == "cross_encoder" else BiEncoderConfig(name_or_path)
+    if declared == "cross_encoder":
+        return CrossEncoderConfig(name_or_path)
+    return EMBEDDERS.get(declared, BiEncoderConfig)(name_or_path)

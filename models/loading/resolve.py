@@ -55,6 +55,7 @@ NEEDED_FILES = [
     "adapter_model.safetensors",
     "*_Dense/model.safetensors",
     "*_Transformer/*model*.safetensors",
+    "*_StaticEmbedding/model.safetensors",
     "loss_parameters.safetensors",
 ]
 UNNEEDED_FILES = ["onnx/*", "openvino/*", "*checkpoint*/*"]

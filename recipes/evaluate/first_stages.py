@@ -24,8 +24,8 @@ from evaluation.reranking_evaluator import RerankingEvaluator, candidate_recall
 from evaluation.retrieval_evaluator import RetrievalConfig
 from evaluation.significance import corrected, paired_test
 from inference.stored_form import StoredForm
-from models.bi_encoder import BiEncoderConfig
 from models.capabilities import RankingModel
+from models.loading.embedder import embedder_options
 from models.loading.kind import declared_kind
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.costs import cost_of_model
@@ -47,7 +47,7 @@ def check_first_stages(settings: EvaluationConfig) -> None:
     for entry in settings.first_stages:
         if entry != BM25_ENTRY and not is_run_file(entry):
             try:
-                BiEncoderConfig(name_or_path=entry).check()
+                embedder_options(entry).check()
                 kind = declared_kind(entry)
             except (ValueError, OSError) as error:
                 raise type(error)(f"first_stages: {error}") from None
@@ -114,7 +114,7 @@ def _candidates(
         return leave_out(bm25.retrieve(collection.documents, split.queries, deep), split.own_documents, depth)
     if is_run_file(entry):
         return leave_out(_read(entry, collection, split, queries), split.own_documents, depth)
-    model = BiEncoderConfig(name_or_path=entry).build(settings.seed).to(process_group.device())
+    model = embedder_options(entry).build(settings.seed).to(process_group.device())
     expect_prompts(model, collection)
     search = RetrievalConfig(metric="nDCG@1", metrics=[], depth=depth, token_budget=settings.eval.token_budget)
     prompts = Prompts.of(collection)

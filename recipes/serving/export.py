@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from inference.golden import FILE, Golden, make_golden, read_golden, write_golden
-from models.bi_encoder import BiEncoder
 from models.export.folder import new_folder
+from models.loading.embedder import load_embedder
 from models.loading.kind import kind_of
 from models.loading.reranker import load_reranker
 from models.loading.resolve import resolve
@@ -44,7 +44,7 @@ def add_golden(folder: Path) -> Path:
 
 def _golden_now(folder: Path) -> Golden:
     path = str(folder)
-    model: Any = load_reranker(path) if kind_of(path) == "reranker" else BiEncoder.load(path)
+    model: Any = load_reranker(path) if kind_of(path) == "reranker" else load_embedder(path)
     return make_golden(model, torch.device("cpu"))
 
 

@@ -79,6 +79,8 @@ def write_onnx(folder: Path, target: Path) -> list[Path]:
     Raises ValueError, in one line, if the architecture cannot be exported.
     """
     description, files = ModelFolder.read(folder), []
+    if not description.has_transformer:
+        raise ValueError(f"model {folder} has no transformer, which is what an ONNX file here holds: leave --onnx out")
     for route in description.routes().values():
         if (route.backbone / "adapter_config.json").is_file():
             raise ValueError(f"model {folder} is an adapter alone: export it merged, without adapter_only=true")

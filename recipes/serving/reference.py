@@ -13,7 +13,7 @@ from data.batch import TokenSequences
 from inference.golden import TOKEN_BUDGET
 from inference.runner import ModuleRunner, row_collator
 from inference.score import score_sequences
-from models.bi_encoder import BiEncoder
+from models.loading.embedder import load_embedder
 from models.loading.reranker import load_reranker
 from recipes.serving.contract import Export
 
@@ -32,7 +32,7 @@ class Reference:
     def load(cls, export: Export) -> Reference:
         """Load the folder. Raises ValueError, in one line, if that does not hold a model of the golden rows' kind."""
         path = str(export.path)
-        model: Any = load_reranker(path) if export.golden.layout == "pairs" else BiEncoder.load(path)
+        model: Any = load_reranker(path) if export.golden.layout == "pairs" else load_embedder(path)
         return cls(export, model, model.tokenizer)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
@@ -28,8 +28,9 @@ from losses.contracts import LossInputs, compute_loss
 from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
 from losses.matryoshka import Matryoshka
-from models.bi_encoder import BiEncoder, BiEncoderConfig
+from models.bi_encoder import BiEncoder
 from models.cpu import embedding
+from models.loading.embedder import embedder_options
 from trainers.loss_inputs import make_loss_inputs
 from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
@@ -153,9 +154,9 @@ def _plan(lengths: tuple[int, ...], target: int) -> tuple[int, list[list[int]]]:
 
 @cache
 def make_model(folder: Path, dropout: float) -> BiEncoder:
-    options = BiEncoderConfig(
-        name_or_path=str(folder), dropout=dropout, temperature=0.2, learn_temperature=True, max_length=32
-    )
+    options: Any = embedder_options(str(folder))
+    options = replace(options, temperature=0.2, learn_temperature=True, max_length=32)
+    options = replace(options, dropout=dropout) if hasattr(options, "dropout") else options
     return options.build(seed=0)
 
 
