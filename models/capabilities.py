@@ -94,7 +94,7 @@ class RankingModel(nn.Module, ABC):
     """A model that is trained, evaluated and exported.
 
     `forward(**features)` returns some of its `outputs` by name, with a leading row axis: "score" [rows] for layout
-    "pairs", "embedding" [rows, dim] for layout "texts". Depending on the model there are also "scale" and "bias" [rows]
+    "pairs", "embedding" [rows, dim], or ragged rows (tensors/ragged.py), for layout "texts". Depending on the model there are also "scale" and "bias" [rows]
     (the same value in every row), "layers" [rows, layers, dim] and "logsumexp" [rows].
     """
 
@@ -194,6 +194,7 @@ class ModelOptions(ABC):
     default_evaluation: ClassVar[str] = "reranking"  # the file of conf/eval that fits; "retrieval" for embedders
     trainable: ClassVar[bool] = True
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)
+    one_vector: ClassVar[bool] = True  # an embedding is one vector; False: a ragged row, as a vector per token
 
     name_or_path: str  # an exported folder, or another name from which weights are loaded
 

@@ -7,7 +7,7 @@ matrix, nor the embeddings of all ranks: memory grows with the number of a rank'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -174,6 +174,13 @@ class InBatch:
         if guide is not None:
             own["guide"] = guide[: len(own["text"])]
         return over_tiles(function, rows, Columns(own, places, self.share), scalars or {})
+
+    def document_blocks(self) -> Iterator[Any]:
+        """The documents of the lists of all ranks, without gradients, block by block. All ranks call it together."""
+        holder = self.lists_of["doc"] % self.share.ranks
+        places = [(holder == number).nonzero()[:, 0] for number in range(self.share.ranks)]
+        columns = Columns({"text": self.documents.detach()}, places, self.share)
+        return (columns.start(part, sizes, "text")() for part, sizes, _ in columns.blocks())
 
     def in_own_list(self, queries: Tensor, documents: Tensor) -> Tensor:
         """queries [R], documents [C] int64 of the step -> [R, C] bool: the document is in the query's list."""

@@ -4,6 +4,9 @@ S(q, d) = sum_i max_j q_i . d_j  (Khattab and Zaharia 2020, ColBERT, arXiv 2004.
 the queries with all tokens of the documents would be far larger than the vectors. So documents of similar length are
 compared in groups; of their products the forward reads the maximum per query token, and the backward computes them
 again. Memory is that of the vectors, of their gradients, and one tile. Of equal maxima the first gets the gradient.
+
+XTR (Lee et al. 2023, arXiv 2304.01982, equation 5) counts a maximum only if the search of tokens would find it: if it is
+at least `least[i]`. S(q, d) is then the mean of those that count, 0 if none does.
 """
 
 from __future__ import annotations
@@ -21,18 +24,19 @@ from tensors.ragged import Ragged, moved
 ELEMENTS_PER_TILE = {"cpu": 2**20, "cuda": 2**24}  # products that are held at once: the cache of a CPU
 
 
-def max_sim_matrix(queries: Ragged, documents: Ragged) -> Tensor:
-    """Compare the token vectors of each query [Q] with those of each document [D]: [Q, D]. Without tokens it is 0."""
-    return _scores(queries, documents, None).T
+def max_sim_matrix(queries: Ragged, documents: Ragged, least: Tensor | None = None) -> Tensor:
+    """Compare the token vectors of each query [Q] with those of each document [D]: [Q, D]. Without tokens it is 0.
+    `least` [vectors of the queries], of XTR, has no gradient."""
+    return _scores(queries, documents, None, least).T
 
 
-def max_sim_pairs(queries: Ragged, documents: Ragged, owner: Tensor) -> Tensor:
+def max_sim_pairs(queries: Ragged, documents: Ragged, owner: Tensor, least: Tensor | None = None) -> Tensor:
     """Compare the token vectors of document i [D] with those of query owner[i], on the host: [D]."""
-    return _scores(queries, documents, owner)
+    return _scores(queries, documents, owner, least)
 
 
-def _scores(queries: Ragged, documents: Ragged, owner: Tensor | None) -> Tensor:
-    tiles = _Tiles(queries.detach(), documents.detach(), owner)
+def _scores(queries: Ragged, documents: Ragged, owner: Tensor | None, least: Tensor | None) -> Tensor:
+    tiles = _Tiles(queries.detach(), documents.detach(), owner, None if least is None else least.detach())
     found: Tensor = _MaxSim.apply(tiles, queries.values, documents.values)
     return found
 
@@ -85,19 +89,30 @@ class _Tile:
     documents: _Padded
     queries: _Padded
     owned: bool
+    least: Tensor | None  # of the query tokens, in the shape of their places
 
     def scores(self, queries: Tensor, documents: Tensor) -> Tensor:
         """[B, q]; owned: [B]. queries, documents: all vectors."""
         best = (documents[self.documents.places] @ self._query_vectors(queries).mT).amax(dim=1)
+        best = best.view(best.shape if self.owned else (-1, *self.queries.places.shape))
+        return (best * self._weights(best)).sum(dim=-1)
+
+    def _weights(self, best: Tensor) -> Tensor:
+        """The weight of each maximum in its score, of maxima [B, q, l] or owned [B, l]."""
         is_token = self.queries.is_token
-        return (best.view(best.shape if self.owned else (-1, *is_token.shape)) * is_token).sum(dim=-1)
+        if self.least is None:
+            return is_token.to(best.dtype)
+        counted = ((best >= self.least) & is_token).to(best.dtype)
+        return counted / counted.sum(dim=-1, keepdim=True).clamp(min=1)
 
     def add_gradients(self, of_scores: Tensor, values: tuple[Tensor, Tensor], sums: tuple[Tensor, Tensor]) -> None:
         """Add the gradients of the vectors of queries and documents to `sums`, given that of the scores. The products
         are computed again; each query token has its gradient from one document token, and that from it."""
         products = values[1][self.documents.places] @ self._query_vectors(values[0]).mT
         first = _first_max(products, self.documents.sizes)
-        weights = (of_scores.unsqueeze(-1) * self.queries.is_token).view(first.shape)
+        best = products.gather(1, first.unsqueeze(1)).squeeze(1)
+        of_maxima = self._weights(best.view(best.shape if self.owned else (-1, *self.queries.places.shape)))
+        weights = (of_scores.unsqueeze(-1) * of_maxima).view(first.shape)
         of_documents = self.documents.places.gather(1, first).flatten()
         of_queries = self.queries.places.view(-1, first.shape[1]).expand_as(first).flatten()
         _add_products(sums[0], of_queries, values[1], of_documents, weights.flatten())
@@ -134,6 +149,7 @@ class _Tiles:
     queries: Ragged
     documents: Ragged
     owner: Tensor | None
+    least: Tensor | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,7 +168,7 @@ class _Tiles:
             width = max(longest, documents.values.shape[1])
             for rows in _groups(order, sizes, limit // width):
                 queries = _Padded.of(self.queries, self.owner[rows])
-                yield _Tile(self._moved(rows), (slice(None),), _Padded.of(documents, rows), queries, True)
+                yield self._tile(rows, (slice(None),), queries)
             return
         block = max(1, limit // int(sizes[order[0]]) // longest)  # queries at once
         for start in range(0, len(self.queries), block):
@@ -162,10 +178,12 @@ class _Tiles:
                 continue
             columns = (slice(None), slice(start, start + block))
             for rows in _groups(order, sizes, limit // queries.places.numel()):
-                yield _Tile(self._moved(rows), columns, _Padded.of(documents, rows), queries, False)
+                yield self._tile(rows, columns, queries)
 
-    def _moved(self, rows: Tensor) -> Tensor:
-        return moved(rows, self.documents.device)
+    def _tile(self, rows: Tensor, columns: tuple[slice, ...], queries: _Padded) -> _Tile:
+        least = None if self.least is None else self.least[queries.places]
+        on_device, documents = moved(rows, self.documents.device), _Padded.of(self.documents, rows)
+        return _Tile(on_device, columns, documents, queries, self.owner is not None, least)
 
 
 def _groups(order: Tensor, sizes: Tensor, limit: int) -> Iterator[Tensor]:

@@ -138,6 +138,26 @@ class MeanMaxSim(MaxSim):
         return scores / moved(query_tokens.clamp(min=1), scores.device)
 
 
+@dataclass(frozen=True)
+class RetrievedMaxSim(MaxSim):
+    """MaxSim of what a search of tokens would find (`losses.xtr`). A query's vectors [elements, dim + 1] end with the
+    least similarity that their search finds. It is no similarity of a model: it depends on the documents of a step."""
+
+    name: ClassVar[str] = "xtr"
+
+    def matrix(self, queries: Ragged, documents: Ragged) -> Tensor:
+        return max_sim_matrix(*self._parts(queries, documents), _wide(queries).values[:, -1])
+
+    def _scores(self, queries: Ragged, documents: Ragged, owner: Tensor) -> Tensor:
+        vectors, others = self._parts(queries, documents.flatten())
+        found = max_sim_pairs(vectors, others, owner, _wide(queries).values[:, -1])
+        return found.view(documents.sizes.shape)
+
+    def _parts(self, queries: Ragged, documents: Ragged) -> tuple[Ragged, Ragged]:
+        wide = _wide(queries)
+        return wide.with_values(wide.values[:, :-1]), _wide(documents)
+
+
 def _wide(rows: Ragged) -> Ragged:
     return rows.with_values(at_least_float32(rows.values))
 

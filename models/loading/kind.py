@@ -8,6 +8,8 @@ from typing import Literal
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
 from models.cross_encoder import CrossEncoderConfig
+from models.late_interaction.options import LateInteractionConfig
+from models.late_interaction.saved import SavedHead
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.adapter import CONFIG, base_folder
 from models.loading.backbone import load_config
@@ -20,7 +22,7 @@ from models.prompts.template_folder import has_template
 logger = logging.getLogger(__name__)
 
 Kind = Literal["reranker", "embedder"]
-Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "language_model", "encoder"]
+Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "late_interaction", "language_model", "encoder"]
 OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
 
 
@@ -34,6 +36,8 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
     folder = ModelFolder.read(resolve(name_or_path, code=trust_remote_code), trusted=trust_remote_code)
     if name_or_path in PUBLISHED or has_template(folder):
         return "llm_reranker"
+    if folder.kind != "CrossEncoder" and SavedHead.gives_token_vectors(folder):
+        return "late_interaction"
     if folder.kind:
         return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
     adapter = read_json(folder.backbone / CONFIG) or {}
@@ -51,7 +55,7 @@ def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
     `declared_kind`."""
     declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
     _warn_of_plain_encoder(declared, name_or_path)
-    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
+    return "embedder" if declared in ("bi_encoder", "late_interaction", "encoder") else "reranker"
 
 
 def _warn_of_plain_encoder(declared: Declared, name_or_path: str) -> None:
@@ -77,4 +81,6 @@ def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
     _warn_of_plain_encoder(declared, name_or_path)
     if declared == "llm_reranker":
         return LLMRerankerConfig(name_or_path)
+    if declared == "late_interaction":
+        return LateInteractionConfig(name_or_path)
     return CrossEncoderConfig(name_or_path) if declared == "cross_encoder" else BiEncoderConfig(name_or_path)
