@@ -42,8 +42,9 @@ class StoredForm:
         a sparse vector has."""
         if not isinstance(rows, Ragged):
             return self.vector_bytes(rows.shape[-1]) * len(rows)
-        of_element = self.vector_bytes(rows.shape[-1]) if rows.ids is None else DTYPES[self.precision].itemsize + ID_BYTES
-        return of_element * len(rows.values)
+        if rows.ids is None:
+            return self.vector_bytes(rows.shape[-1]) * len(rows.values)
+        return (DTYPES[self.precision].itemsize + ID_BYTES) * len(rows.values)
 
     def values(self, embeddings: Rows, similarity: Similarity, ranges: Tensor | None = None) -> Any:
         """What `StoredVectors.block` reads of stored embeddings [n, dim of the model], as float32 [n, dim]; of ragged

@@ -5,7 +5,7 @@ the queries with all tokens of the documents would be far larger than the vector
 compared in groups; of their products the forward reads the maximum per query token, and the backward computes them
 again. Memory is that of the vectors, of their gradients, and one tile. Of equal maxima the first gets the gradient.
 
-XTR (Lee et al. 2023, arXiv 2304.01982, equation 5) counts a maximum only if the search of tokens would find it: if it is
+XTR (Lee et al. 2023, arXiv 2304.01982, equation 5) counts a maximum only if a search of tokens would find it: if it is
 at least `least[i]`. S(q, d) is then the mean of those that count, 0 if none does.
 """
 

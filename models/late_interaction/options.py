@@ -35,6 +35,7 @@ from models.towers import Dense
 
 SIMILARITIES = ("maxsim", "meanmaxsim")
 QUERY_LENGTH, DOCUMENT_LENGTH, DIMENSION = 32, 180, 128  # of a new model: those of ColBERT
+POOLING = {"num_protected_tokens": 1, "normalize_embeddings": True, "tasks": ["document"]}
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class LateInteractionConfig(PretrainedOptions):
     document_length: int | None = None  # tokens per document; None: the folder's, else 180
     dimension: int | None = None  # of a token's vector; None: the folder's, else 128
     query_expansion: str | None = None  # fixed, min, none; None: the folder's, else fixed
-    expansion_attends: bool | None = None  # whether tokens attend to those of the expansion; None: the folder's, else no
+    expansion_attends: bool | None = None  # whether tokens attend to the expansion's; None: the folder's, else no
     skip_punctuation: bool | None = None  # in documents; None: the folder's, else yes
     similarity: str | None = None  # maxsim, or meanmaxsim: divided by the query's tokens
     pool_factor: float | None = None  # merge a document's vectors, about one for so many, outside training
@@ -82,7 +83,8 @@ class LateInteractionConfig(PretrainedOptions):
             if value is not None and value < 1:
                 raise ValueError(f"model.{option}={value} must be null or at least 1")
         if self.query_expansion not in (None, "none", *STRATEGIES):
-            raise ValueError(f"model.query_expansion={self.query_expansion}: choose null, none, {', '.join(STRATEGIES)}")
+            choices = ", ".join(STRATEGIES)
+            raise ValueError(f"model.query_expansion={self.query_expansion}: choose null, none, {choices}")
         if self.similarity not in (None, *SIMILARITIES):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if self.pool_factor is not None and self.pool_factor < 1:
@@ -105,7 +107,7 @@ class LateInteractionConfig(PretrainedOptions):
             backbone, tokenizer = self._backbone(folder, head)
             dense = self._dense(folder, head, backbone.config.hidden_size)
         source = self.name_or_path if folder.backbone == folder.path else str(folder.backbone.absolute())
-        pooling = head.pooling if self.pool_factor is None else {"pool_factor": self.pool_factor}
+        pooling = head.pooling if self.pool_factor is None else {**POOLING, "pool_factor": self.pool_factor}
         model = LateInteraction(
             backbone,
             dense,
@@ -119,8 +121,8 @@ class LateInteractionConfig(PretrainedOptions):
         hides = tokenizer.expansion is not None and not tokenizer.expansion.attend
         if hides and self.packing:
             raise ValueError(
-                "model.packing=true: no token attends to those of the query's expansion, which packed rows do not know: "
-                "leave it out (null), or set model.expansion_attends=true"
+                "model.packing=true: no token attends to those of the query's expansion, of which packed rows know "
+                "nothing: leave it out (null), or set model.expansion_attends=true"
             )
         model.packings = [] if hides else request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
@@ -177,7 +179,7 @@ class LateInteractionConfig(PretrainedOptions):
             max_length,
             prompts,
             split_special_tokens=self.splits_special_tokens(folder),
-            query_length=None if expansion and expansion["strategy"] == "fixed" else query,
+            query_length=query if expansion is None else head.query_length,  # else that of the expansion
             document_length=document,
             expansion=None if expansion is None else _expansion(expansion, tokenizer, folder),
             skipped=tuple(i for i, word in zip(ids, words, strict=True) if i not in (None, tokenizer.unk_token_id)),
@@ -191,7 +193,8 @@ class LateInteractionConfig(PretrainedOptions):
 
     def _expansion_settings(self, head: SavedHead, query_length: int | None) -> dict[str, Any] | None:
         """The settings of the query's expansion: the folder's, with those of the options."""
-        strategy = self.query_expansion or (head.expansion or {}).get("strategy") or ("fixed" if head.is_new else "none")
+        of_folder = (head.expansion or {}).get("strategy", "fixed" if head.is_new else "none")
+        strategy = self.query_expansion or of_folder
         if strategy == "none":
             return None
         settings = {"token": None, "attend": False, "length": QUERY_LENGTH, **(head.expansion or {})}
@@ -210,7 +213,8 @@ class LateInteractionConfig(PretrainedOptions):
         layers = head.load_dense()
         own = layers[-1].linear.out_features if layers else hidden
         if self.dimension not in (None, own):
-            raise ValueError(f"model.dimension={self.dimension}: {folder.path} gives {own} per token: give that, or null")
+            given = f"{folder.path} gives {own} per token"
+            raise ValueError(f"model.dimension={self.dimension}: {given}: give that, or null")
         return layers
 
     def starting_from(self, folder: Path) -> LateInteractionConfig:
@@ -258,7 +262,7 @@ def _expansion(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, 
         found = tokenizer.eos_token_id
     if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
         raise ValueError(
-            f"model {folder.path}: its tokenizer has no token {token or 'for a mask'} by which queries are made longer: "
-            "set model.query_expansion=none"
+            f"model {folder.path}: its tokenizer has no token {token or 'for a mask'} by which queries are made "
+            "longer: set model.query_expansion=none"
         )
     return Expansion(settings["strategy"], settings["length"], found, token, settings["attend"])

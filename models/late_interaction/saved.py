@@ -43,7 +43,7 @@ class SavedHead:
         if (reader := _reader_of(folder)) is not None:
             return reader(folder)
         if folder.kind not in ("SentenceTransformer", ""):
-            raise ValueError(f"model {folder.path} is a {folder.kind}, not a model of late interaction or of embeddings")
+            raise ValueError(f"model {folder.path} is a {folder.kind}, not a model of late interaction or embeddings")
         return cls(is_new=True)
 
     @staticmethod
@@ -96,8 +96,13 @@ def _of_modules(folder: ModelFolder) -> SavedHead:
         expansion=folder.transformer.get("query_expansion"),
         prompts=folder.prompts,
         similarity=folder.settings.get("similarity_fn_name"),
-        pooling=read_json(paths["HierarchicalTokenPooling"] / "config.json") if pooled else None,
+        pooling=_pooling(paths["HierarchicalTokenPooling"]) if pooled else None,
     )
+
+
+def _pooling(folder: Path) -> dict[str, Any]:
+    """The settings of token pooling; a folder that does not say so does not normalise."""
+    return {"normalize_embeddings": False, **(read_json(folder / "config.json") or {})}
 
 
 def _of_pylate(folder: ModelFolder) -> SavedHead:

@@ -86,7 +86,7 @@ class TokenVectorTokenizer(TextTokenizer):
     def settings(self) -> Mapping[str, Any]:
         """The lengths and the expansion as sentence-transformers writes them, without those that are not set."""
         found = {
-            "query_length": None if self.expansion and self.expansion.strategy == "fixed" else self.query_length,
+            "query_length": self.query_length,
             "document_length": self.document_length,
             "query_expansion": self.expansion and self.expansion.settings(),
         }

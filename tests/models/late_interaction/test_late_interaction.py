@@ -84,7 +84,8 @@ def write_pylate(folder: Path, bert: Path, **settings: Any) -> None:
     (folder / "1_Dense").mkdir()
     torch.manual_seed(3)
     save_file({"linear.weight": torch.randn(16, 32) / 5}, folder / "1_Dense" / "model.safetensors")
-    dense = {"in_features": 32, "out_features": 16, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+    dense = {"in_features": 32, "out_features": 16, "bias": False}
+    dense |= {"activation_function": "torch.nn.modules.linear.Identity"}
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
