@@ -107,6 +107,14 @@ class GRPOTrainer(Trainer):
         self.batches.wait_s += time.perf_counter() - started
         return batch
 
+    def prefetch(self) -> None:
+        """Load the next step's batch ahead. It is planned too, unless its solved lists may be replaced: then another
+        batch is trained on, and the exchange of its tokens would be for nothing."""
+        if self.solved_lists is None:
+            super().prefetch()
+        elif self.state.step < self.max_steps:
+            self.batches.ahead(self.state.step + 1, self.state.skipped_batches)
+
     def objective(self, lists: LossInputs, batch: ListBatch) -> tuple[Tensor, Statistics]:
         loss = self.loss_of(batch)
         lists = lists if is_sharded(loss) else whole_inputs(loss, lists)

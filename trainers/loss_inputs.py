@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import ListBatch, to_device
-from inference.runner import int8_ranges_of
+from data.batch import ListBatch, TokenSequences, to_device
+from data.collate import Collator
+from inference.runner import Runner, int8_ranges_of, similarity_of
+from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from losses.math.masking import rows_where
 from losses.math.share import ALONE, Share, with_whole
@@ -46,6 +49,24 @@ def make_loss_inputs(
             of_batch[name] = own if share.is_whole else with_whole(own, whole)
     outputs = _outputs(representations, part_of_lists(batch.mask, share), part_of_lists(batch.sizes + 1, share))
     return LossInputs(**(of_batch | outputs | inputs), share=share)
+
+
+def inputs_without_gradient(
+    runner: Runner,
+    sequences: TokenSequences,
+    sizes: Sequence[int],
+    collator: Collator,
+    batch: ListBatch,
+    share: Share,
+) -> LossInputs:
+    """Make the `LossInputs` of the lists of a share by a forward without gradients. A rank gets the representations of
+    these lists alone.
+
+    sequences: those of the batch for the model of `runner`, `sizes[i]` of list i. Call it on all ranks.
+    """
+    reader = None if share.is_whole else np.repeat(np.arange(len(sizes)) % share.ranks, sizes)
+    representations = represent_distinct(runner, sequences, collator, sizes=sizes, reader=reader)
+    return make_loss_inputs(representations, batch, share=share, similarity=similarity_of(runner.model))
 
 
 def joined_int8_ranges(model: nn.Module, lists: LossInputs) -> dict[int, Tensor]:

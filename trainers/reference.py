@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import ListBatch, ListExample
+from data.batch import ListBatch, ListExample, to_device
 from data.cache import read_arrays
 from data.collate import Collator
 from data.progress import show_progress
@@ -24,14 +24,14 @@ from engines.distributed.collectives import all_agree, broadcast_object
 from engines.distributed.process_group import is_main
 from engines.precision import MixedPrecision
 from engines.protocol import Engine
-from inference.runner import Runner, similarity_of
-from inference.score import represent_distinct
+from inference.runner import Runner
 from losses.contracts import input_names
 from losses.math.share import Share
 from models.dropout import run_without_dropout
 from models.lora import has_adapters, reference
-from trainers.loss_inputs import make_loss_inputs, part_of_lists
+from trainers.loss_inputs import inputs_without_gradient, part_of_lists
 from trainers.record import REFERENCE_FILE
+from trainers.sharded.share import Sharing
 from trainers.source_losses import SourceLosses
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Reference:
         read = [name.removeprefix("reference_") for loss in losses.used for name in reference_inputs(loss)]
         self.fields = tuple(dict.fromkeys(read))
         self.batch_number: int | None = None
-        self.batch_values: Tensor | None = None  # [lists, n, fields] of batch `batch_number`
+        self.batch_values: Tensor | None = None  # [own lists, n, fields] of batch `batch_number`
         self.stored: dict[int, list[float]] | None = None  # precomputed values of the fields, by hash of a pair
 
     def is_read(self, batch: ListBatch) -> bool:
@@ -79,12 +79,15 @@ class Reference:
         return bool(reference_inputs(self.losses.of(batch.source)))
 
     def inputs(self, batch: ListBatch, engine: Engine, share: Share) -> dict[str, Tensor]:
-        """The values reference_FIELD [lists, n] by name, of the lists of a share. Those of all are kept for further
-        updates on the same batch."""
+        """The values reference_FIELD [lists, n] by name, of the lists of a share. They are kept for further updates
+        on the same batch."""
         if self.batch_number != batch.number or self.batch_values is None:
-            self.batch_values = self._score(batch, engine) if self.stored is None else self._stored_values(batch)
+            if self.stored is None:
+                self.batch_values = self._score(batch, engine, share)
+            else:
+                self.batch_values = to_device(part_of_lists(self._stored_values(batch), share), engine.device)
             self.batch_number = batch.number
-        values = part_of_lists(self.batch_values.to(engine.device), share).unbind(dim=-1)
+        values = self.batch_values.unbind(dim=-1)
         return {f"reference_{name}": value for name, value in zip(self.fields, values, strict=True)}
 
     def precompute(self, numbers: range, read: ReadBatches, folder: Path, engine: Engine) -> None:
@@ -104,8 +107,10 @@ class Reference:
                 continue
             unscored = [each for each in batch.examples if any(pair not in stored for pair in _pair_hashes(each))]
             if unscored:
-                values = self._score(ListBatch(batch.number, unscored), engine).tolist()
-                for example, of_list in zip(unscored, values, strict=True):
+                part = ListBatch(batch.number, unscored)
+                share = Sharing().of(part)
+                values = share.gather(self._score(part, engine, share))
+                for example, of_list in zip(unscored, values.tolist(), strict=True):
                     stored |= dict(zip(_pair_hashes(example), of_list, strict=False))  # without the padding
         if remaining and is_main():
             _write_scores(file, numbers.stop, stored)
@@ -118,17 +123,17 @@ class Reference:
         values = [self.stored[pair] for example in batch.examples for pair in _pair_hashes(example)]
         return batch.to_lists(torch.tensor(values))
 
-    def _score(self, batch: ListBatch, engine: Engine) -> Tensor:
-        """Compute the fields of every document [lists, n, fields]."""
+    def _score(self, batch: ListBatch, engine: Engine, share: Share) -> Tensor:
+        """Compute the fields of every document in the lists of a share [own lists, n, fields]."""
         runner: Runner = engine
         adapters_off: AbstractContextManager[Any] = nullcontext()
         if self.copy is not None:
             runner = MixedPrecision(self.copy.to(engine.device), engine.autocast)
         else:
             adapters_off = reference(engine.model)
+        sizes = batch.sequences_per_list
         with adapters_off:
-            representations = represent_distinct(runner, batch.sequences, self.collator, sizes=batch.sequences_per_list)
-        lists = make_loss_inputs(representations, batch, similarity=similarity_of(runner.model))
+            lists = inputs_without_gradient(runner, batch.sequences, sizes, self.collator, batch, share)
         return torch.stack(
             [lists.list_scores() if name == "scores" else getattr(lists, name) for name in self.fields], dim=-1
         )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain, dropwhile, groupby
 
 import numpy as np
 import torch
@@ -88,7 +88,8 @@ class GradientCache:
         self.kept = KeptChunks(kept_chunks, engine.model, engine.device)
         self.seed = seed
         self.merge_repeats = merge_repeats
-        self._planned: tuple[TokenSequences, StepPlan] | None = None  # the last sequences, and their plan
+        # The last sequences and their plan, then those made ahead: a step that is repeated makes neither again.
+        self._planned: list[tuple[TokenSequences, StepPlan]] = []
 
     def plan(
         self,
@@ -99,10 +100,11 @@ class GradientCache:
     ) -> StepPlan:
         """Cut the step into chunks, in the same way on every number of ranks. `repeats`: which of the sequences are
         equal, and run once. `sizes`: the number of sequences of each list, in their order; None: every sequence is a
-        list of its own."""
-        if self._planned is None or self._planned[0] is not sequences:
-            self._planned = sequences, self._make_plan(sequences, step, repeats, sizes)
-        return replace(self._planned[1], step=step)
+        list of its own. The plan is kept until one of other sequences is asked for."""
+        self._planned = list(dropwhile(lambda planned: planned[0] is not sequences, self._planned))
+        if not self._planned:
+            self._planned.append((sequences, self._make_plan(sequences, step, repeats, sizes)))
+        return replace(self._planned[0][1], step=step)
 
     def plan_batch(self, batch: ListBatch, step: int) -> StepPlan:
         """The plan of a batch of lists."""
@@ -110,8 +112,11 @@ class GradientCache:
         return self.plan(batch.sequences, step, repeats, batch.sequences_per_list)
 
     def prefetch(self, batch: ListBatch, step: int) -> None:
-        """Plan a later step and copy the tensors of its first chunk to the device, which computes meanwhile."""
+        """Plan a later step and copy the tensors of its first chunk to the device, which computes meanwhile. The plan
+        of this step stays, in case it is repeated."""
+        current = self._planned[:1]
         plan = self.plan_batch(batch, step)
+        self._planned = [*current, *self._planned]
         self._features(plan, plan.own[0])
 
     def _make_plan(

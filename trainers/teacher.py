@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.batch import ListBatch
 from engines.precision import MixedPrecision
-from inference.runner import similarity_of
-from inference.score import represent_distinct
 from inference.shared_prefix import list_collator
 from losses.contracts import LossInputs
-from losses.math.share import ALONE, Share
-from trainers.loss_inputs import make_loss_inputs
+from losses.math.share import Share
+from trainers.loss_inputs import inputs_without_gradient
 
 
 class AuxiliaryModel:
@@ -32,14 +29,12 @@ class AuxiliaryModel:
         self.token_budget = token_budget
         self.model = MixedPrecision(model.requires_grad_(False).eval().to(device), autocast)
 
-    def forward(self, batch: ListBatch, share: Share = ALONE) -> LossInputs:
-        """Compute the scores or embeddings of the batch, on every rank those of its share. By default all get all."""
+    def forward(self, batch: ListBatch, share: Share) -> LossInputs:
+        """Compute the scores or embeddings of the batch, on every rank those of its share."""
         model, sequences = self.model, batch.auxiliary_sequences(self.name)
         sizes = [len(example.auxiliary[self.name]) for example in batch.examples]
         collator = list_collator(model.model, self.tokenizer.padding, self.token_budget)
-        reader = None if share.is_whole else np.repeat(np.arange(len(sizes)) % share.ranks, sizes)
-        representations = represent_distinct(model, sequences, collator, sizes=sizes, reader=reader)
-        return make_loss_inputs(representations, batch, share=share, similarity=similarity_of(model.model))
+        return inputs_without_gradient(model, sequences, sizes, collator, batch, share)
 
 
 def auxiliary_inputs(

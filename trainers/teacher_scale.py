@@ -20,6 +20,7 @@ from data.progress import show_progress
 from losses.contracts import standardizes_teacher
 from losses.math.share import Share
 from trainers.loss_inputs import part_of_lists
+from trainers.sharded.share import Sharing
 from trainers.source_losses import SourceLosses
 from trainers.teacher import AuxiliaryModel
 
@@ -77,7 +78,10 @@ def standardized_inputs(
 
 def _finite_scores(batch: ListBatch, teacher: AuxiliaryModel | None) -> Tensor:
     """The scores [any] float64 of all documents that the teacher has scored."""
-    scores = batch.teacher_scores if teacher is None else teacher.forward(batch).list_scores().cpu()
+    scores = batch.teacher_scores
+    if teacher is not None:
+        share = Sharing().of(batch)
+        scores = share.gather(teacher.forward(batch, share).list_scores()).cpu()
     return scores[batch.mask & scores.isfinite()].double()
 
 

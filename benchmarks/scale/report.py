@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.cases import CASES, WARM_UP, settings_of, write_texts
-from recipes.cost_plan.operations import FlopsOfChunks
 from recipes.cost_plan.step_time import Rates, fit_rates, step_time
 from recipes.cost_plan.step_work import StepWork, step_work
 from recipes.cost_plan.workload import Workload, build_workload
@@ -24,23 +23,21 @@ class Predictions:
         self.folder = folder
         self._workload = cache(self._build)
 
-    def _build(self, case: str) -> tuple[Workload, FlopsOfChunks]:
+    def _build(self, case: str) -> Workload:
         texts = self.folder / "texts.jsonl"
         if not texts.is_file():
             write_texts(texts)
         settings = settings_of(CASES[case], "torch", self.folder)
         workload = build_workload(settings, settings.data.build(), autocast=None)
-        workload = replace(workload, batches=workload.batches[WARM_UP:])
-        shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
-        return workload, FlopsOfChunks(workload.model, workload.features, shapes)
+        return replace(workload, batches=workload.batches[WARM_UP:])
 
     def work(self, record: Record) -> StepWork:
         """The work of a rank in the run of a record."""
-        workload, flops = self._workload(record["case"])
+        workload = self._workload(record["case"])
         engine = settings_of(CASES[record["case"]], record["engine"], self.folder).engine
         ranks = record["ranks"]
         options: Any = {"kept_chunks": workload.settings.trainer.kept_chunks, "device": "cpu", "ranks_per_node": ranks}
-        return step_work(workload, engine, ranks, flops, **options)
+        return step_work(workload, engine, ranks, **options)
 
 
 def core_seconds(record: Record, clock: str) -> float:
@@ -78,7 +75,7 @@ def parts(records: Sequence[Record], predictions: Predictions) -> Iterator[str]:
     yield "| run | engine | ranks | part | KB received, predicted | counted | |"
     yield "|---|---|---|---|---|---|---|"
     for record in records:
-        expected = {each.name: each.num_bytes for each in predictions.work(record).traffic}
+        expected = predictions.work(record).received
         for name, counted in record["counted"].items():
             found = expected.get(name, 0.0)
             yield (

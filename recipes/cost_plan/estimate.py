@@ -26,9 +26,8 @@ from engines.protocol import EngineConfig
 from engines.torch_engine import TorchEngineConfig
 from losses.math.tiles import BYTES_PER_BLOCK
 from recipes.cost_plan.hardware import Assumptions, cpu_rates
-from recipes.cost_plan.operations import FlopsOfChunks
 from recipes.cost_plan.step_time import Rates, StepTime, step_time
-from recipes.cost_plan.step_work import StepWork, compares_texts, step_work
+from recipes.cost_plan.step_work import StepWork, bytes_of_all_lists, compares_texts, step_work
 from recipes.cost_plan.workload import ChunkCosts, Workload, build_workload
 from recipes.preparation import check_settings, prepare
 from recipes.run_config import RunConfig
@@ -112,17 +111,14 @@ class Plan:
     @cached_property
     def steps(self) -> list[PlannedStep]:
         """The step of each estimate."""
-        workload = self.workload
-        shapes = [shape for lengths in workload.batches for shape in workload.chunk_shapes(lengths)]
-        flops = FlopsOfChunks(workload.model, workload.features, shapes)
-        return [self._step(estimate, flops) for estimate in self.estimates]
+        return [self._step(estimate) for estimate in self.estimates]
 
-    def _step(self, estimate: Estimate, flops: FlopsOfChunks) -> PlannedStep:
+    def _step(self, estimate: Estimate) -> PlannedStep:
         """A step that keeps as many chunks as the estimate of its memory."""
         engine, ranks, device = self.engines[estimate.engine], estimate.ranks, self.machine.device
         on_a_node = self.machine.on_a_node(ranks)
         options: Any = {"kept_chunks": estimate.kept_chunks, "device": device, "ranks_per_node": on_a_node}
-        work = step_work(self.workload, engine, ranks, flops, **options)
+        work = step_work(self.workload, engine, ranks, **options)
         return PlannedStep(work, step_time(work, self.machine.rates(ranks, engine.precision), on_a_node))
 
 
@@ -218,12 +214,14 @@ def _estimate(
 
 def objective_bytes(workload: Workload, ranks: int) -> float:
     """The memory of the objective on each rank: representations of its own lists, and of the blocks of texts that it
-    compares with them: two that are gathered, and the gradients of two."""
+    compares with them: two that are gathered, and the gradients of two; and what every rank reads of all lists, and
+    its gradients."""
+    of_all = 2 * bytes_of_all_lists(workload) if ranks > 1 else 0.0
     if workload.dimension is None:
-        return 0.0
+        return of_all
     whole = FLOAT_BYTES * workload.mean_rows * workload.dimension
     blocks = 4 * min(whole, BYTES_PER_BLOCK) if compares_texts(workload) and ranks > 1 else 0.0
-    return OBJECTIVE_COPIES * whole / ranks + blocks
+    return OBJECTIVE_COPIES * whole / ranks + blocks + of_all
 
 
 _NO_STATES = StateBytes(0.0, 0.0, 0.0)

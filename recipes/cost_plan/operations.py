@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,19 @@ class ChunkFlops:
 
 class FlopsOfChunks:
     """The operations of any chunk of a workload, exact where some chunks were counted and between them: those of n rows
-    of L tokens are n (a L^2 + b L + c)."""
+    of L tokens are n (a L^2 + b L + c). They are counted when they are first asked for."""
 
     def __init__(self, model: FakeTensorModel, features: Mapping[str, int], shapes: Sequence[Shape]) -> None:
-        counted = sample_shapes(shapes, number=3)  # the form is exact, so a few are enough
-        counts = np.array([_count(model, features, *shape) for shape in counted])
+        self._model, self._features, self._shapes = model, features, shapes
+
+    @cached_property
+    def _fit(self) -> np.ndarray:
+        counted = sample_shapes(self._shapes, number=3)  # the form is exact, so a few are enough
+        counts = np.array([_count(self._model, self._features, *shape) for shape in counted])
         rows = np.array([columns(shape)[:-1] for shape in counted])
         scale = rows.max(axis=0)
-        self._fit = np.linalg.lstsq(rows / scale, counts, rcond=None)[0] / scale[:, None]
+        fit: np.ndarray = np.linalg.lstsq(rows / scale, counts, rcond=None)[0] / scale[:, None]
+        return fit
 
     def __call__(self, shape: Shape) -> ChunkFlops:
         return ChunkFlops(*(float(count) for count in np.array(columns(shape)[:-1]) @ self._fit))
@@ -46,7 +52,8 @@ def _count(model: FakeTensorModel, features: Mapping[str, int], rows: int, token
         with FlopCounterMode(display=False, custom_mapping=CPU_PRODUCTS) as counter:
             output = sum((value.sum() for value in model.runner.forward(filled).values()), torch.zeros(()))
             forward = counter.get_total_flops()
-            output.backward()
+            if output.requires_grad:  # not that of a frozen model
+                output.backward()
     for parameter in model.model.parameters():
         parameter.grad = None
     return forward, counter.get_total_flops() - forward

@@ -23,7 +23,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     rows = [
         asdict(estimate)
         | {"fits": plan.machine.fits(estimate), "step_s": step.time.total, "step_parts_s": asdict(step.time)}
-        | {"flops": step.work.flops, "received_bytes": {each.name: each.num_bytes for each in step.work.traffic}}
+        | {"flops": step.work.flops, "received_bytes": step.work.received}
         for estimate, step in zip(plan.estimates, plan.steps, strict=True)
     ]
     return {
@@ -130,7 +130,7 @@ def _parts(step: PlannedStep) -> str:
     """What a step spends its time on, and what it receives, by name."""
     parts = asdict(step.time) | {"fixed": 0.0}
     times = ", ".join(f"{name} {seconds / step.time.total:.0%}" for name, seconds in parts.items() if seconds)
-    received = ", ".join(f"{each.name} {format_bytes(each.num_bytes)}" for each in step.work.traffic)
+    received = ", ".join(f"{name} {format_bytes(count)}" for name, count in step.work.received.items())
     return f"a step is {times}" + (f"; a rank receives {received}" if received else "")
 
 

@@ -107,12 +107,12 @@ def three_lists(isolated: list[bool] | None) -> InBatch:
 
 
 def test_an_isolated_list_takes_and_gives_no_negatives() -> None:
-    batch, queries = three_lists([False, True, False]), torch.arange(3)
-    found = batch.negative_documents(queries, "all").int().tolist()
+    batch, queries, documents = three_lists([False, True, False]), torch.arange(3), torch.arange(6)
+    found = batch.negative_documents(queries, documents, "all").int().tolist()
     assert found == [[0, 1, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0], [1, 1, 0, 0, 0, 1]]
-    found = batch.negative_queries(torch.tensor([0, 2, 4])).int().tolist()
+    found = batch.negative_queries(torch.tensor([0, 2, 4]), queries).int().tolist()
     assert found == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
-    none, off = (three_lists(flags).negative_documents(queries, "all") for flags in (None, [False] * 3))
+    none, off = (three_lists(flags).negative_documents(queries, documents, "all") for flags in (None, [False] * 3))
     assert torch.equal(none, off)
 
 

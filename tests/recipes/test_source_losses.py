@@ -194,3 +194,5 @@ def test_a_run_and_its_plan(mixture: list[str], tiny_run: list[str], tmp_path: P
     compared = [*RERANKER, *mixture, f"{B}=dpo", "trainer.reference=frozen", start]
     workload = build_workload(load(compared), None, autocast=None)
     assert workload.frozen_bytes > 0, "the copy that one of the losses compares with"
+    workload = build_workload(load(compared), load(compared).data.build(), autocast=None)
+    assert {bool(rows) for rows in workload.frozen["reference"].batches} == {True, False}, "it runs in its steps alone"

@@ -93,7 +93,7 @@ def test_a_fresh_head_starts_at_the_teachers_scale_and_so_does_the_export(tiny_r
     mean, deviation = trainer.state.teacher_scales[POOLED]
     batches = list(trainer.batches.read(range(4)))
     teacher = trainer.auxiliary_models["teacher"]
-    scores = torch.cat([teacher.forward(batch).list_scores()[batch.mask] for batch in batches])
+    scores = torch.cat([teacher.forward(batch, ALONE).list_scores()[batch.mask] for batch in batches])
     assert scores.min() > 2, "raw scores, although the teacher's export has a sigmoid"
     assert mean == pytest.approx(scores.mean().item(), rel=1e-5)
     assert deviation == pytest.approx(scores.std(correction=0).item(), rel=1e-4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from data.batch import ListBatch
 from engines.distributed import preemption
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
-from engines.protocol import Engine
+from engines.distributed.traffic import start_counting, traffic_statistics
 from losses.math.share import ALONE
+from trainers import loss_inputs
 from trainers.record import REFERENCE_FILE
 
 DPO = ["+exp=reranker_preference", "trainer.max_steps=3", "trainer.eval_every=3"]
@@ -40,13 +43,73 @@ def test_dpo_begins_at_log_2_and_precomputed_scores_are_those_of_the_frozen_mode
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
+SIZES = (1, 3, 5)  # lists of a step: fewer than ranks, and not divided by their number
+
+
+def scores_of_shares(runs: list[list[str]]) -> list[list[torch.Tensor]]:
+    """For steps of several sizes: the reference's scores of all lists, put together from what each rank has for its
+    own; at last those of the largest step, precomputed."""
+    found = []
+    for options in runs:
+        trainer = make_trainer(options)
+        examples = trainer.batches.for_step(1).examples
+        steps = [ListBatch(number, examples[:size]) for number, size in enumerate((*SIZES, max(SIZES)))]
+        of_run = [scores_of_own(trainer, step) for step in steps[:-1]]
+        last, share = steps[-1], trainer.sharing.of(steps[-1])
+        numbers = range(last.number, last.number + 1)
+        trainer.reference.precompute(numbers, lambda _, last=last: iter([last]), trainer.run.path, trainer.engine)
+        with patch.object(loss_inputs, "represent_distinct", side_effect=AssertionError("they are known")):
+            own = trainer.reference.inputs(last, trainer.engine, share)
+        found.append([*of_run, share.gather(own["reference_scores"])])
+    return found
+
+
+def scores_of_own(trainer: Any, step: ListBatch) -> torch.Tensor:
+    """The reference's scores of all lists of a step. This rank gets the representations of its own lists alone."""
+    run, got = loss_inputs.represent_distinct, []
+
+    def represent(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        got.append(run(*arguments, **options))
+        return got[-1]
+
+    share = trainer.sharing.of(step)
+    start_counting()
+    with patch.object(loss_inputs, "represent_distinct", represent):
+        own = trainer.reference.inputs(step, trainer.engine, share)["reference_scores"]
+    (representations,) = got
+    rows = sum(step.sequences_per_list[rank() :: world_size()])
+    assert {len(value) for value in representations.values()} == {rows}
+    received = traffic_statistics().get("traffic/representations_received_bytes", 0)
+    assert received <= sum(value.nbytes for value in representations.values())
+    assert len(own) == -(-len(step.examples) // world_size())
+    return share.gather(own)
+
+
+def test_each_rank_scores_its_own_lists(
+    tiny_overrides: Callable[[Path], list[str]], tiny_reranker_dir: Path, tmp_path: Path
+) -> None:
+    def runs(ranks: int) -> list[list[str]]:
+        common = [*tiny_overrides(tmp_path / str(ranks)), "trainer.batch_size=5", "trainer.reference=frozen"]
+        embedder = ["+exp=embedder_grpo", "eval=reranking", "loss.beta=0.1", "run_name=embedder"]
+        reranker = [*DPO, f"model.name_or_path={tiny_reranker_dir}", "run_name=reranker"]
+        return [[*common, *embedder], [*reranker[:1], *common, *reranker[1:]]]
+
+    alone = scores_of_shares(runs(1))
+    for of_run in alone:
+        assert [len(scores) for scores in of_run] == [*SIZES, max(SIZES)]
+        torch.testing.assert_close(of_run[-1], of_run[-2], rtol=0, atol=0)
+    for ranks in (2, 4):
+        for found in run_ranks(scores_of_shares, ranks, runs(ranks)):
+            torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-6)
+
+
 def resumed_after_a_step(options: list[str], *changes: str) -> tuple[Any, list[int]]:
     """The trainer of a run stopped after its first checkpoint, resumed with `changes`, and the batches whose reference
     it scores."""
     run_until([(options, 2)])
     trainer = make_trainer([*options, *changes])
     scored, look = [], trainer.reference._score
-    trainer.reference._score = lambda batch, engine: scored.append(batch.number) or look(batch, engine)
+    trainer.reference._score = lambda batch, *others: scored.append(batch.number) or look(batch, *others)
     trainer.resume()
     assert trainer.state.step == 1
     trainer.start()
@@ -100,11 +163,11 @@ def preempted_while_scoring(options: list[str]) -> tuple[list[int], str, list[in
         trainer = make_trainer(options)
         look, numbers = trainer.reference._score, trainers.setdefault(signal_at, [])
 
-        def looks(batch: ListBatch, engine: Engine) -> torch.Tensor:
+        def looks(batch: ListBatch, *others: Any) -> torch.Tensor:
             numbers.append(batch.number)
             if len(numbers) == signal_at and rank() == world_size() - 1:
                 signal.raise_signal(signal.SIGTERM)
-            return look(batch, engine)
+            return look(batch, *others)
 
         trainer.reference._score = looks
         trainer.resume()

@@ -28,6 +28,7 @@ def make_state() -> TrainState:
         family={"batch": 3, "old": {"scores": [[0.25, -1.0]]}},
         engine="zero2",
         world_size=4,
+        ranks_per_node=2,
         wandb_run_id="abcd",
     )
 

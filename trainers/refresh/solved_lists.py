@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +16,9 @@ from data.sampling.loader import ListLoader
 from engines.distributed.collectives import all_agree
 from engines.distributed.process_group import rank, world_size
 from engines.protocol import Engine
-from inference.runner import similarity_of
-from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from trainers.batches import gather_batch
-from trainers.loss_inputs import make_loss_inputs
+from trainers.loss_inputs import inputs_without_gradient
 from trainers.sharded.share import Sharing
 
 
@@ -106,9 +103,7 @@ class SolvedLists:
         """The lists of `batch` whose rewards are all equal under the actions that a step samples at these `places`.
         None if a score is not finite: of the step's own lists, the step says so."""
         sizes, share = batch.sequences_per_list, self.sharing.of(batch)
-        reader = None if share.is_whole else np.repeat(np.arange(len(sizes)) % share.ranks, sizes)
-        representations = represent_distinct(self.engine, batch.sequences, self.collator, sizes=sizes, reader=reader)
-        lists = make_loss_inputs(representations, batch, share=share, similarity=similarity_of(self.engine.model))
+        lists = inputs_without_gradient(self.engine, batch.sequences, sizes, self.collator, batch, share)
         policy = old_policy(loss, lists)
         if not all_agree(all(bool(value[lists.mask].isfinite().all()) for value in policy.values())):
             return None

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +202,12 @@ def test_a_run_that_does_not_end_well_says_so(kind, exit_code, outputs, monkeypa
     monkeypatch.setattr(preemption, "_state", preemption.State(received=signal.SIGTERM.name))
     error = ValueError("a mistake") if kind == "failed" else Preempted("at step 1")
     logger.stop(error, timeout_s=60.0)  # other tests may keep the machine busy
-    records = records_of(next(run.path.glob("wandb/offline-run-*")))
+    folder = next(run.path.glob("wandb/offline-run-*"))
+    for _ in range(100):  # W&B's own process writes the last record
+        records = records_of(folder)
+        if of_type(records, "exit"):
+            break
+        time.sleep(0.1)
     assert [record["exit_code"] for record in of_type(records, "exit")] == [exit_code]
     alerts = [(record["title"], record["text"], record["level"]) for record in of_type(records, "alert")]
     assert alerts == ([("failed: failed", "ValueError: a mistake", "ERROR")] if kind == "failed" else [])
