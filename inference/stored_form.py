@@ -12,7 +12,6 @@ from losses.math.quantization import int8_values, signs
 from losses.math.similarity import Similarity
 from tensors.ragged import Ragged, Rows, elements, like
 
-
 ID_BYTES = 4  # of an entry of a vocabulary
 
 

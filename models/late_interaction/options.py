@@ -20,7 +20,13 @@ from models.late_interaction.encoder import LateInteraction
 from models.late_interaction.saved import MARKERS, PUNCTUATION, SavedHead
 from models.late_interaction.tokens import STRATEGIES, Expansion, TokenVectorTokenizer
 from models.loading.adapter import SavedAdapter
-from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
+from models.loading.backbone import (
+    embedding_class,
+    load_backbone,
+    load_config,
+    position_limit,
+    recompute_activations,
+)
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
 from models.loading.folder import ModelFolder
 from models.loading.layers import check_layers, keep_layers
@@ -150,16 +156,14 @@ class LateInteractionConfig(PretrainedOptions):
             return normalize(states[:, :1].float(), dim=-1)
 
         row = dict(tokenizer.tokenizer("what is it"))
-        probe_padding(
-            folder, wrapped, represent, row, padding=tokenizer.padding, max_length=tokenizer.max_length
-        )
+        probe_padding(folder, wrapped, represent, row, padding=tokenizer.padding, max_length=tokenizer.max_length)
         return wrapped, tokenizer
 
     def _tokenizer(self, folder: ModelFolder, head: SavedHead, backbone: Any) -> TokenVectorTokenizer:
-        query = self._capped(self.query_length or head.query_length or (QUERY_LENGTH if head.is_new else None))
-        document = self._capped(
-            self.document_length or head.document_length or (DOCUMENT_LENGTH if head.is_new else None)
-        )
+        limit = position_limit(backbone)
+        new = (min(QUERY_LENGTH, limit), min(DOCUMENT_LENGTH, limit)) if head.is_new else (None, None)
+        query = self._capped(self.query_length or head.query_length or new[0])
+        document = self._capped(self.document_length or head.document_length or new[1])
         expansion = self._expansion_settings(head, query)
         longest = [length for length in (query, document, expansion and expansion["length"]) if length]
         tokenizer, max_length = load_tokenizer(folder, backbone, max(longest) if document else self.max_length)

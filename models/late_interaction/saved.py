@@ -76,10 +76,15 @@ def _of_modules(folder: ModelFolder) -> SavedHead:
     pooled = names[-1] == "HierarchicalTokenPooling"
     head = names[1 : len(names) - pooled]
     dense = [name for name in head if name == "Dense"]
-    if names[0] != "Transformer" or head != [*dense, *head[len(dense) :]] or sorted(head[len(dense) :]) != [
-        "MultiVectorMask",
-        "Normalize",
-    ]:
+    if (
+        names[0] != "Transformer"
+        or head != [*dense, *head[len(dense) :]]
+        or sorted(head[len(dense) :])
+        != [
+            "MultiVectorMask",
+            "Normalize",
+        ]
+    ):
         raise ValueError(
             f"model {folder.path} is {' > '.join(names)}; supported: Transformer (> Dense ...) > MultiVectorMask > "
             "Normalize (> HierarchicalTokenPooling)"

@@ -10,10 +10,10 @@ import losses.xtr
 from losses.info_nce import InfoNCE
 from losses.inputs import LossInputs
 from losses.kl_distillation import KLDistillation
-from losses.softmax_cross_entropy import SoftmaxCrossEntropy
-from losses.xtr import XTR
 from losses.math.similarity import MaxSim
 from losses.policies.ranking_policy import PlackettLuceGRPO
+from losses.softmax_cross_entropy import SoftmaxCrossEntropy
+from losses.xtr import XTR
 from tensors.ragged import Ragged
 
 
