@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import losses.math.max_sim
+from engines.memory.live_bytes import LiveBytes
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
 from losses.inputs import LossInputs
@@ -33,6 +34,7 @@ def gradients(scores: Tensor, *rows: Ragged) -> tuple[Tensor, ...]:
     return torch.autograd.grad((scores * weights).sum(), [each.values for each in rows], retain_graph=True)
 
 
+TEXTS = (8, 32), (128, 180)  # queries and documents: their number, and the tokens of each
 QUERIES, DOCUMENTS = [3, 0, 5, 3], [4, 9, 0, 1, 4, 2, 9]
 
 
@@ -58,6 +60,18 @@ def test_the_first_of_equal_maxima_gets_the_gradient() -> None:
     max_sim_matrix(query, document).sum().backward()
     assert document.values.grad is not None
     assert document.values.grad.tolist() == [[0, 0], [1, 0], [0, 0]]
+
+
+def test_memory_is_that_of_the_vectors_and_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.math.max_sim.ELEMENTS_PER_TILE, "cpu", 2**16)
+    rows = [Ragged(torch.randn(n * length, 128).requires_grad_(), torch.full((n,), length)) for n, length in TEXTS]
+    size = sum(each.values.nbytes for each in rows)
+    with LiveBytes([each.values for each in rows]) as live:
+        scores = max_sim_matrix(*rows).sum()
+        forward = live.peak
+        scores.backward()
+    assert size + forward < 1.1 * size
+    assert size + live.peak < 1.3 * 2 * size
 
 
 def test_no_rows_at_all() -> None:
