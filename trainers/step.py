@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, dropwhile, groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -238,9 +239,9 @@ def _spare(sequences: TokenSequences) -> int:
     return int(sequences.lengths.argmin())
 
 
-def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
+def _surrogate(output: dict[str, Any], gradients: dict[str, Any], chunk: list[int]) -> Tensor:
     """The sum of representation * gradient over a chunk. Its gradient is the chunk's part of the gradient of the
     loss."""
     if not chunk:
-        return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
-    return sum((value * gradients[name]).sum() for name, value in output.items())  # type: ignore[return-value]
+        return sum((value * 0).sum() for value in output.values())
+    return sum((value * gradients[name]).sum() for name, value in output.items())

@@ -20,6 +20,7 @@ from models.export.folder import (
     write_tokenizer,
 )
 from models.scale import FILE
+from models.towers import Dense
 
 if TYPE_CHECKING:
     from models.late_interaction.encoder import LateInteraction
@@ -71,6 +72,7 @@ def _write_modules(model: LateInteraction, work: Path) -> list[dict[str, Any]]:
     """Write the modules after the transformer, and return the entries of modules.json."""
     modules = [("", f"{LIBRARY}.base.modules.transformer.Transformer")]
     for layer in model.dense:
+        assert isinstance(layer, Dense)
         modules.append((f"{len(modules)}_Dense", f"{LIBRARY}.base.modules.dense.Dense"))
         write_dense(layer, work / modules[-1][0], reads=TOKENS)
     kind = f"{LIBRARY}.multi_vector_encoder.modules"

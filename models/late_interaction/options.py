@@ -177,7 +177,7 @@ class LateInteractionConfig(PretrainedOptions):
             register_markers(tokenizer, [*prompts.values(), *head.prefixes])
         words = head.skipped if self.skip_punctuation is None else PUNCTUATION if self.skip_punctuation else ()
         words = PUNCTUATION if words is None else words
-        ids = tokenizer.convert_tokens_to_ids(list(words))
+        ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
         found = TokenVectorTokenizer(
             tokenizer,
             max_length,
