@@ -167,17 +167,16 @@ class LateInteractionConfig(PretrainedOptions):
         expansion = self._expansion_settings(head, query)
         longest = [length for length in (query, document, expansion and expansion["length"]) if length]
         tokenizer, max_length = load_tokenizer(folder, backbone, max(longest) if document else self.max_length)
-        prompts = self.prompts
+        prompts, vocabulary = self.prompts, tokenizer.get_vocab()
         if prompts is None:
             prompts = folder.prompts | head.prompts
-            vocabulary = tokenizer.get_vocab()
             if head.is_new and not any(prompts.values()) and all(m.strip() in vocabulary for m in MARKERS.values()):
                 prompts = {**MARKERS}
         if head.is_new or head.prefixes:
             register_markers(tokenizer, [*prompts.values(), *head.prefixes])
         words = head.skipped if self.skip_punctuation is None else PUNCTUATION if self.skip_punctuation else ()
         words = PUNCTUATION if words is None else words
-        ids = [tokenizer.convert_tokens_to_ids(word) for word in words]
+        ids = [vocabulary.get(word) for word in words]
         found = TokenVectorTokenizer(
             tokenizer,
             max_length,
