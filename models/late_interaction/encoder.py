@@ -71,7 +71,7 @@ class LateInteraction(RankingModel):
             hidden = features[HIDDEN].bool()
             own["attention_mask"] = features["attention_mask"].masked_fill(hidden, 0)
             # Without padding there is a mask all the same, of which the host does not know.
-            known = padding_is_known(True) if bool(hidden.any()) else known
+            known = padding_is_known(True) if not self.is_traced and bool(hidden.any()) else known
         with known:
             states = self.backbone(**own).last_hidden_state.float()
         rows = len(states)
