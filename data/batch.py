@@ -14,6 +14,7 @@ from torch import Tensor
 from xxhash import xxh3_128_digest
 
 from data.truncation import Truncation
+from tensors.ragged import take
 
 # What every rank knows of a sequence of a step whose tokens are divided over the ranks: the rank that made its tokens,
 # whether they are here, a hash of them, and how many of them the sequences of its list have in common.
@@ -149,9 +150,9 @@ class Repeats:
     first: np.ndarray
     place: np.ndarray
 
-    def expand(self, values: Tensor) -> Tensor:
+    def expand(self, values: Any) -> Any:
         """The values [distinct, ...] of all sequences [sequences, ...]."""
-        return values[to_device(torch.from_numpy(self.place), values.device)]
+        return take(values, torch.from_numpy(self.place))
 
     def sizes(self, sizes: Sequence[int]) -> list[int]:
         """The number of sequences of each list that stand for others or for themselves. `sizes`: of all of its

@@ -36,6 +36,7 @@ from inference.score import run_chunks
 from inference.search import index_for, pack, unpack
 from inference.shared_prefix import list_collator
 from inference.stored_form import StoredForm
+from tensors.ragged import Rows, concatenate, elements, like, take
 
 DOCUMENTS, QUERIES = 512, 100  # sampled for the measurement
 WARM_UP_DOCUMENTS, WARM_UP = 32, 5  # documents and queries before the clock starts
@@ -95,20 +96,21 @@ def measure_embedder(
     texts, asked = sample(documents, DOCUMENTS), sample(queries, QUERIES)
     size = len(documents) if index_documents is None else index_documents
 
-    def embed(texts: Sequence[str], role: str, prompt: str | None) -> Tensor:
+    def embed(texts: Sequence[str], role: str, prompt: str | None) -> Any:
         return similarity.comparable(_represent(runner, tokenizer, texts, role, prompt, token_budget))
 
     similarity = similarity_of(runner.model)
 
     def measure() -> Cost:
         with watch_memory(runner.device) as memory:
-            dimension = embed(texts[:WARM_UP_DOCUMENTS], "document", read.document).shape[1]
+            embed(texts[:WARM_UP_DOCUMENTS], "document", read.document)
             start = time.perf_counter()
-            embed(texts, "document", read.document).cpu()
+            encoded = embed(texts, "document", read.document)
+            encoded.cpu()
             seconds = time.perf_counter() - start
-            nearest = _search(search, similarity, dimension, size, depth, runner.device)
+            nearest = _search(search, similarity, encoded, size, depth, runner.device)
             times = _times(asked, lambda query: nearest(embed([query], "query", read.query)).tolist())
-        index_bytes = {form.name: form.vector_bytes(dimension) * size for form in forms}
+        index_bytes = {form.name: form.num_bytes(encoded) * size // len(texts) for form in forms}
         counts = {"index_documents": size, "sampled_documents": len(texts), "documents_per_query": min(depth, size)}
         return _cost(runner, memory, len(texts) / seconds, times, index_bytes=index_bytes, **counts)
 
@@ -205,28 +207,30 @@ def _check(documents: Sequence[str], queries: Sequence[str]) -> None:
 
 def _represent(
     runner: Runner, tokenizer: Any, texts: Sequence[str], role: str, prompt: str | None, token_budget: int
-) -> Tensor:
+) -> Any:
     """The embeddings [texts, dim] of texts on this rank alone, tokenised as an encoding does it."""
     sequences = TokenSequences.from_encoding(tokenize_part(tokenizer, texts, role, [prompt] * len(texts)))
     return _run(runner, sequences, row_collator(runner.model, tokenizer.padding, token_budget), "embedding")
 
 
-def _run(runner: Runner, sequences: TokenSequences, collator: Collator, name: str) -> Tensor:
+def _run(runner: Runner, sequences: TokenSequences, collator: Collator, name: str) -> Any:
     """One representation of each sequence, in the order of the chunks, on this rank alone."""
     chunks = collator.plan(sequences.lengths.tolist())
-    return torch.cat([output[name] for output in run_chunks(runner, sequences, collator, chunks, [name])])
+    return concatenate([output[name] for output in run_chunks(runner, sequences, collator, chunks, [name])])
 
 
 def _search(
-    search: str, similarity: Any, dimension: int, size: int, depth: int, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """A search of `size` random vectors, block by block: one query [1, dim] -> the numbers of its best documents."""
-    vectors = torch.randn(min(BLOCK, size), dimension, generator=torch.Generator().manual_seed(0)).to(device)
-    vectors = similarity.comparable(vectors)
+    search: str, similarity: Any, encoded: Rows, size: int, depth: int, device: torch.device
+) -> Callable[[Any], Tensor]:
+    """A search of `size` random documents, of as many elements as those that were `encoded`, block by block: one query
+    [1, dim] -> the numbers of its best documents."""
+    rows = take(encoded, torch.arange(min(BLOCK, size)) % len(encoded))
+    values = torch.randn(elements(rows).shape, generator=torch.Generator().manual_seed(0)).to(device)
+    vectors = similarity.comparable(like(rows, values))
     lengths = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
     indexes = {length: index_for(search, similarity)(similarity, vectors[:length]) for length in set(lengths)}
 
-    def nearest(query: Tensor) -> Tensor:
+    def nearest(query: Any) -> Tensor:
         best = torch.empty(1, 0, dtype=torch.int64, device=device)
         for number, length in enumerate(lengths):
             scores, indices = indexes[length].nearest(query, depth)

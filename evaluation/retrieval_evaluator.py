@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
@@ -33,6 +33,7 @@ from inference.search import BlockSearch, check_search, index_for
 from inference.stored_form import StoredForm
 from losses.math.quantization import ranges_of
 from losses.math.similarity import Similarity
+from tensors.ragged import elements
 
 OVERLAP_DEPTH = 10  # documents of the overlap with float32 vectors
 
@@ -162,6 +163,7 @@ class RetrievalEvaluator:
         self.partial = part_of(self.documents, documents)
         self.total_documents = len(documents)
         self.dimension = 0  # of the model, once it has embedded
+        self.index_bytes: dict[str, int] = {}  # of the documents that were searched last, by stored form
         self.first_stage_run = {
             query: {document: score for document, score in scores.items() if document in self.documents}
             for query, scores in candidates.items()
@@ -201,7 +203,7 @@ class RetrievalEvaluator:
             if form.precision != "fp32":
                 measured |= {f"overlap@{OVERLAP_DEPTH}": overlaps(runs[replace(form, precision="fp32")], run)}
             values |= {name + form.suffix: of_queries for name, of_queries in measured.items()}
-        index = index_of(self.config.forms, self.dimension, self.total_documents)
+        index = index_of(self.index_bytes, self.dimension, len(self.documents), self.total_documents)
         return EvaluationResult(Metrics({}, values).over(list(self.qrels)), runs[StoredForm()], index)
 
     def retrieve(self, runner: Runner) -> dict[StoredForm, Run]:
@@ -212,7 +214,7 @@ class RetrievalEvaluator:
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
             raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
         embedded, ranges = self._ranges(runner, queries.shape[1])
-        searches = {}
+        searches, self.index_bytes = {}, {form.name: 0 for form in self.config.forms}
         for form in self.config.forms:
             asked = form if self.config.quantize_queries else StoredForm(form.dim)
             searches[form] = self._search(asked.values(queries, similarity, ranges.get(form)), similarity)
@@ -220,6 +222,7 @@ class RetrievalEvaluator:
         for block in show_progress(blocks, "searching", len(blocks), "blocks of documents"):
             documents = self._embed(runner, block) if embedded is None else embedded
             for form, search in searches.items():
+                self.index_bytes[form.name] += form.num_bytes(documents)
                 search.add(form.values(documents, similarity, ranges.get(form)))
         return {form: self._run(*search.result()) for form, search in searches.items()}
 
@@ -237,7 +240,7 @@ class RetrievalEvaluator:
         is_whole = len(self.document_sequences) == 1
         sample = self._embed(runner, self.document_sequences[0] if is_whole else self._sample())
         similarity = similarity_of(runner.model)
-        ranges |= {form: ranges_of(similarity.comparable(sample, form.dim)) for form in others}
+        ranges |= {form: ranges_of(elements(similarity.comparable(sample, form.dim))) for form in others}
         return sample if is_whole else None, ranges
 
     def _sample(self) -> TokenSequences:
@@ -263,10 +266,10 @@ class RetrievalEvaluator:
         return leave_out(run, self.own_documents, self.config.depth)
 
 
-def index_of(forms: Sequence[StoredForm], dimension: int, documents: int) -> dict[str, Any]:
+def index_of(searched_bytes: Mapping[str, int], dimension: int, searched: int, documents: int) -> dict[str, Any]:
     """The dimension of the model, the number of documents of the whole corpus, and the bytes of their vectors by stored
-    form ("fp32", "dim128/int8")."""
-    sizes = {form.name: form.vector_bytes(dimension) * documents for form in forms}
+    form ("fp32", "dim128/int8"), given those of the documents that were searched."""
+    sizes = {name: size * documents // searched for name, size in searched_bytes.items()}
     return {"dimension": dimension, "documents": documents, "bytes": sizes}
 
 

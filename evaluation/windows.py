@@ -102,7 +102,7 @@ def search_windows(evaluator: RetrievalEvaluator, runner: Runner, windows: Mappi
     queries = similarity.comparable(embed(runner, evaluator.query_sequences, tokenizer, config.token_budget))
     depth = config.depth + most_own_documents(evaluator.own_documents, evaluator.queries)
     names = list(windows)
-    scores, places = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    scores, places = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     blocks = list(_blocks([len(windows[name]) for name in names]))
     for block in show_progress(blocks, "searching windows", len(blocks), "blocks"):
         texts = [text for place in block for text in windows[names[place]]]

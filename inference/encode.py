@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from torch import Tensor
-
 from data.batch import TokenSequences
 from inference.runner import Runner, row_collator
 from inference.score import represent_distinct, tokenize_sharded
@@ -34,8 +32,8 @@ def tokenize_part(
     return {name: [row for group in encoded for row in group[name]] for name in encoded[0]}
 
 
-def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Tensor:
-    """The embeddings [len(sequences), dim] float32, the same on all ranks, as the model gives them: see
-    `Similarity.comparable`."""
+def embed(runner: Runner, sequences: TokenSequences, tokenizer: Any, token_budget: int) -> Any:
+    """The embeddings [len(sequences), dim] float32, or as many ragged rows, the same on all ranks, as the model gives
+    them: see `Similarity.comparable`."""
     collator = row_collator(runner.model, tokenizer.padding, token_budget)
     return represent_distinct(runner, sequences, collator, ["embedding"])["embedding"]

@@ -20,6 +20,7 @@ from inference.score import score_sequences
 from models.capabilities import Layout, RankingModel
 from models.control_tokens import control_tokens
 from models.loading.folder import read_json
+from tensors.ragged import Ragged
 
 FILE = "golden.json"
 FORMAT = 1
@@ -134,7 +135,7 @@ def _spelled(tokenizer: Any) -> str:
 def _golden(
     model: RankingModel,
     sequences: TokenSequences,
-    output: Tensor,
+    output: Any,
     texts: list[tuple[str, ...]],
     roles: list[str],
     spelled: str,
@@ -144,7 +145,10 @@ def _golden(
     ends = sequences.lengths.cumsum().tolist()
     ids = [sequences.features["input_ids"][end - n : end] for end, n in zip(ends, sequences.lengths, strict=True)]
     lost = [False] * len(texts) if sequences.truncated is None else (sequences.truncated.sum(1) > 0).tolist()
-    values = output[:, None] if pairs else output[:, :KEPT_VALUES]
+    values: Any = output[:, None] if pairs else output
+    if isinstance(values, Ragged):
+        values = [row.values.flatten() for row in values]
+    values = [value[:KEPT_VALUES] for value in values]
     rows = tuple(
         GoldenRow(text, role, tuple(map(int, row)), _rounded(value), bool(cut), spelled in text)
         for text, role, row, value, cut in zip(texts, roles, ids, values, lost, strict=True)

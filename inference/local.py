@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.batch import TokenSequences
 from data.collate import Collator
@@ -22,6 +22,7 @@ from inference.score import run_chunks
 from inference.shared_prefix import PACK_TOKENS, list_collator
 from models.prompts.tokenizer import PromptTokenizer
 from models.tokenization import PairTokenizer, TextTokenizer
+from tensors.ragged import concatenate
 
 # Padded tokens per forward pass: on a CPU the activations of more do not stay in its cache (benchmarks/rank.py).
 CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET = 1024, 8192
@@ -42,7 +43,7 @@ def score_pairs(
     batch_size: int | None = None,
     *,
     progress: bool = False,
-) -> tuple[Tensor, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Compute the raw scores [len(pairs)] float32 on the CPU, and the tokens [len(pairs), 2] int32 that were cut from
     the query and from the document of each pair.
 
@@ -73,7 +74,7 @@ def embed_texts(
     batch_size: int | None = None,
     *,
     progress: bool = False,
-) -> tuple[Tensor, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Compute the embeddings [len(texts), dim] float32 on the CPU, and the tokens [len(texts), 2] int32 that were cut
     from texts that are queries, and from others.
 
@@ -97,7 +98,7 @@ def _run(
     batch_size: int | None,
     *,
     progress: bool,
-) -> Tensor:
+) -> Any:
     """The output `name` of every sequence, on the CPU."""
     chunks = collator.plan(sequences.lengths.tolist())
     if batch_size is not None:
@@ -106,18 +107,16 @@ def _run(
     what = "encoding" if name == "embedding" else "scoring"
     shown: Iterable[list[int]] = show_progress(chunks, what, len(chunks)) if progress else chunks
     outputs = [output[name] for output in run_chunks(runner, sequences, collator, shown, [name])]
-    values = torch.cat(outputs).cpu()
-    ordered = torch.empty_like(values)
-    ordered[[index for chunk in chunks for index in chunk]] = values
-    return ordered
+    values, order = concatenate(outputs).cpu(), torch.tensor([index for chunk in chunks for index in chunk])
+    return values[order.argsort()]
 
 
 def _as_given(
     given: Sequence[str] | Sequence[Pair],
     distinct: Sequence[str] | Sequence[Pair],
-    values: Tensor,
+    values: Any,
     rows: TokenSequences,
-) -> tuple[Tensor, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """The values and the cut tokens of all that was given, in its order."""
     place = {item: index for index, item in enumerate(distinct)}
     indices = [place[item] for item in given]

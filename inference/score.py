@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from engines.memory.allocator import allocator_message, is_out_of_memory
 from inference.own_tokens import fetch_own_tokens
 from inference.runner import Runner, evaluation_mode
 from models.packing.lengths import lengths_are_known
+from tensors.ragged import concatenate
 
 TOKENIZER_BATCH = 1024  # sequences per call
 
@@ -69,7 +71,7 @@ def represent_sequences(
     names: Sequence[str] | None = None,
     *,
     read: tuple[np.ndarray, np.ndarray] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Compute the representations of every sequence, float32 [len(sequences), ...], the same on all ranks. `names`:
     those to keep, None: all. `read`: for a number of rows, the rank that reads each and which sequence it is; then a
     rank gets those of the rows that it reads.
@@ -84,7 +86,7 @@ def represent_sequences(
     sequences = fetch_own_tokens(sequences, chunks, spare=0)
     what = share_of("encoding" if names == ["embedding"] else "scoring")
     outputs = list(run_chunks(runner, sequences, collator, show_progress(own, what, len(own)), names))
-    local = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+    local = {name: concatenate([output[name] for output in outputs]) for name in outputs[0]}
     made = [[index for chunk in each for index in chunk] for each in of_ranks]
     return (
         gather_planned_rows(local, RowsOfRanks(made))
@@ -101,7 +103,7 @@ def represent_distinct(
     *,
     sizes: Sequence[int] | None = None,
     reader: np.ndarray | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Compute the same as `represent_sequences`, with equal sequences run once. `collator`: one for any sequences.
     `sizes`: the number of sequences of each list, in their order; None: every sequence is a list of its own. `reader`:
     the rank that reads each sequence, which alone gets it; None: all get all."""
@@ -121,7 +123,7 @@ def run_chunks(
     collator: Collator,
     chunks: Iterable[list[int]],
     names: Sequence[str] | None = None,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[dict[str, Any]]:
     """Yield the representations of each chunk of indices, float32 [len(chunk), ...], as the model gives them.
 
     It runs in evaluation mode. For an empty chunk the first sequence runs, and the result is dropped.

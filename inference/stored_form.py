@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from inference.quantize import DTYPES, stored_width
 from losses.math.quantization import int8_values, signs
 from losses.math.similarity import Similarity
+from tensors.ragged import Ragged, Rows, elements, like
+
+ID_BYTES = 4  # of an entry of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,23 @@ class StoredForm:
         """The bytes of one stored vector of a model with so many dimensions."""
         return stored_width(self.precision, self.dim or dimension) * DTYPES[self.precision].itemsize
 
-    def values(self, embeddings: Tensor, similarity: Similarity, ranges: Tensor | None = None) -> Tensor:
-        """What `StoredVectors.block` reads of stored embeddings [n, dim of the model], as float32 [n, dim]. `ranges` of
-        int8: [2, dim]."""
-        vectors = similarity.comparable(embeddings, self.dim)
+    def num_bytes(self, rows: Rows) -> int:
+        """The bytes of stored rows [n, dim of the model]; of ragged ones those of all elements, with the id that one of
+        a sparse vector has."""
+        if not isinstance(rows, Ragged):
+            return self.vector_bytes(rows.shape[-1]) * len(rows)
+        if rows.ids is None:
+            return self.vector_bytes(rows.shape[-1]) * len(rows.values)
+        return (DTYPES[self.precision].itemsize + ID_BYTES) * len(rows.values)
+
+    def values(self, embeddings: Rows, similarity: Similarity, ranges: Tensor | None = None) -> Any:
+        """What `StoredVectors.block` reads of stored embeddings [n, dim of the model], as float32 [n, dim]; of ragged
+        ones the same of their elements. `ranges` of int8: [2, dim]."""
+        rows = similarity.comparable(embeddings, self.dim)
+        vectors = elements(rows)
         if self.precision == "int8":
             assert ranges is not None
-            return int8_values(vectors, ranges)
+            return like(rows, int8_values(vectors, ranges))
         if self.precision == "binary":
-            return signs(vectors)
-        return vectors.half().float() if self.precision == "fp16" else vectors
+            return like(rows, signs(vectors))
+        return like(rows, vectors.half().float()) if self.precision == "fp16" else rows

@@ -98,6 +98,12 @@ class Loss(ABC):
         """Whether it brings embeddings to unit length, whatever the model's similarity."""
         return False
 
+    @property
+    def reads_one_vector(self) -> bool:
+        """Whether it reads the values of embeddings, so that each must be one vector; else it only compares them by the
+        model's similarity."""
+        return self.contract == "matrix" and "similarity" not in self.inputs
+
     # Exemptions from the properties that tests/losses/test_properties.py checks. A loss that needs one sets it and
     # gives the reason: as a ClassVar, or as a property if it depends on the options.
 
@@ -297,6 +303,11 @@ def largest_dimension(loss: Any) -> int:
 def normalizes_embeddings(loss: Any) -> bool:
     """Whether a loss, or one inside it, brings embeddings to unit length."""
     return any(getattr(each, "normalizes", False) for each in all_losses(loss))
+
+
+def reads_one_vector(loss: Any) -> bool:
+    """Whether a loss, or one inside it, reads embeddings that are one vector each."""
+    return any(getattr(each, "reads_one_vector", each.contract == "matrix") for each in all_losses(loss))
 
 
 def takes_logits(loss: Any) -> bool:

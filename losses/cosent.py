@@ -11,7 +11,7 @@ from torch import Tensor
 
 from losses.contracts import MatrixLoss
 from losses.math.checks import check_positive
-from losses.math.masking import at_least_float32
+from losses.math.masking import at_least_float32, without_padding
 from losses.math.share import ALONE, Share, host_values
 from losses.math.similarity import DOT, Similarity
 
@@ -57,7 +57,7 @@ class CoSENT(MatrixLoss):
     ) -> Tensor:
         """queries [Q, dim], documents [Q, n, dim], labels and mask [Q, n], weights [Q], scale (a scalar) -> scalar."""
         scale = inputs["scale"] if self.temperature is None else 1 / self.temperature
-        documents = at_least_float32(documents).masked_fill(~mask.unsqueeze(-1), 0.0)
+        documents = without_padding(at_least_float32(documents), mask)
         own = self.compare(at_least_float32(queries).unsqueeze(1).expand_as(documents), documents, similarity) * scale
         # A number per pair: every rank has those of all ranks, and orders them.
         on_cpu = host_values(mask, share)

@@ -148,6 +148,10 @@ class InfoNCE(MatrixLoss):
         )
 
     @property
+    def reads_one_vector(self) -> bool:
+        return self.positive_margin_form == "arcface" and self.positive_margin > 0
+
+    @property
     def optional_inputs(self) -> tuple[str, ...]:
         return ("isolated", *(("never_negatives",) if self.mask_duplicates else ()))
 

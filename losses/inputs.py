@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from losses.math.masking import without_padding
 from losses.math.share import ALONE, Share
 from losses.math.similarity import DOT, Similarity
 
@@ -33,8 +34,8 @@ class LossInputs:
     mask: Tensor  # [Q, n] bool, False at padding
     scores: Tensor | None = None  # [Q, n]
     logsumexp: Tensor | None = None  # [Q, n] logsumexp of an LLM's logits over its vocabulary, minus its logit of "no"
-    queries: Tensor | None = None  # [Q, dim]
-    documents: Tensor | None = None  # [Q, n, dim]
+    queries: Any = None  # [Q, dim], or ragged rows [Q] (tensors/ragged.py); None: the model gives scores
+    documents: Any = None  # [Q, n, dim] or ragged rows [Q, n]
     similarity: Similarity = DOT  # the model's similarity of queries and documents
     query_layers: Tensor | None = None  # [Q, layers, dim] embeddings of the earlier layers, first to last but one
     document_layers: Tensor | None = None  # [Q, n, layers, dim]
@@ -68,8 +69,7 @@ class LossInputs:
             return self.scores
         assert self.queries is not None
         assert self.documents is not None
-        documents = self.documents.masked_fill(~self.mask.unsqueeze(-1), 0.0)
-        similarities = self.similarity.pairs(self.queries, documents)
+        similarities = self.similarity.pairs(self.queries, without_padding(self.documents, self.mask))
         return similarities if self.scale is None else similarities * self.scale
 
     def whole(self, read: Collection[str] | None = None) -> LossInputs:

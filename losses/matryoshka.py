@@ -21,9 +21,8 @@ from losses.contracts import (
     reads_projection,
 )
 from losses.math.checks import check_at_least, check_finite, check_one_of, check_positive
-from losses.math.masking import at_least_float32
+from losses.math.masking import at_least_float32, without_padding
 from losses.math.share import mean_over_lists
-from losses.math.similarity import COSINE, DOT
 
 SMALLEST_DIM = 32
 
@@ -103,10 +102,10 @@ class Matryoshka(WrapperLoss):
 
     def truncate(self, loss_inputs: LossInputs, size: int) -> LossInputs:
         """Return the inputs with the first `size` dimensions of their embeddings."""
-        similarity = COSINE if self.normalize else DOT
-        queries, documents = (part[..., :size] for part in require_embeddings(self, loss_inputs))
-        documents = documents.masked_fill(~loss_inputs.mask.unsqueeze(-1), 0.0)  # keeps padding out of the gradient
-        queries, documents = similarity.comparable(queries), similarity.comparable(documents)
+        similarity = loss_inputs.similarity.of_cut(normalize=self.normalize)
+        queries, documents = require_embeddings(self, loss_inputs)
+        documents = without_padding(documents, loss_inputs.mask)  # keeps padding out of the gradient
+        queries, documents = similarity.comparable(queries, size), similarity.comparable(documents, size)
         return replace(loss_inputs, queries=queries, documents=documents, similarity=similarity)
 
 
@@ -204,7 +203,7 @@ class Matryoshka2D(WrapperLoss):
     def _texts(self, loss_inputs: LossInputs) -> Tensor:
         """Return the query of each list, then its documents, zeros at padding: [Q, 1 + n, dim]."""
         queries, documents = require_embeddings(self, loss_inputs)
-        documents = documents.masked_fill(~loss_inputs.mask.unsqueeze(-1), 0.0)
+        documents = without_padding(documents, loss_inputs.mask)
         return at_least_float32(torch.cat([queries.unsqueeze(1), documents], dim=1))
 
 

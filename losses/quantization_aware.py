@@ -46,6 +46,7 @@ class QuantizationAware(WrapperLoss):
     """
 
     compares_embeddings: ClassVar[bool] = True
+    reads_one_vector: ClassVar[bool] = True
     sharded: ClassVar[bool] = True
 
     loss: Any

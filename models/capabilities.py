@@ -94,13 +94,14 @@ class RankingModel(nn.Module, ABC):
     """A model that is trained, evaluated and exported.
 
     `forward(**features)` returns some of its `outputs` by name, with a leading row axis: "score" [rows] for layout
-    "pairs", "embedding" [rows, dim] for layout "texts". Depending on the model there are also "scale" and "bias" [rows]
-    (the same value in every row), "layers" [rows, layers, dim] and "logsumexp" [rows].
+    "pairs", "embedding" [rows, dim], or ragged rows (tensors/ragged.py), for layout "texts". Depending on the model
+    there are also "scale" and "bias" [rows] (the same value in every row), "layers" [rows, layers, dim] and
+    "logsumexp" [rows].
     """
 
     outputs: frozenset[str]  # the same as in its options
-    similarity: str = "dot"  # the similarity of embeddings: "cosine" (they have unit length) or "dot"
-    dimension: int | None = None  # of an embedding
+    similarity: str = "dot"  # the name of that of embeddings (losses.math.similarity): "cosine", "dot", "maxsim"
+    dimension: int | None = None  # of an embedding, or of a token's vector
     fresh_head: bool = False  # whether its score head is untrained
     scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
@@ -194,6 +195,7 @@ class ModelOptions(ABC):
     default_evaluation: ClassVar[str] = "reranking"  # the file of conf/eval that fits; "retrieval" for embedders
     trainable: ClassVar[bool] = True
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)
+    one_vector: ClassVar[bool] = True  # an embedding is one vector; False: a ragged row, as a vector per token
 
     name_or_path: str  # an exported folder, or another name from which weights are loaded
 

@@ -35,11 +35,12 @@ class Dense(nn.Module):
         self.activation = activation
 
     @classmethod
-    def load(cls, folder: Path) -> Dense:
-        """Load the layer. Raises ValueError if the folder holds another kind of layer."""
+    def load(cls, folder: Path, reads: str = "sentence_embedding") -> Dense:
+        """Load the layer of embeddings, or (`reads` token_embeddings) of token vectors, which says so or says nothing.
+        Raises ValueError if the folder holds another kind of layer."""
         config = read_json(folder / "config.json") or {}
-        if config.get("use_residual") or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-            raise ValueError(f"{folder} is a Dense layer with a residual or of tokens; only plain ones are supported")
+        if config.get("use_residual") or config.get("module_input_name", reads) != reads:
+            raise ValueError(f"{folder} is a Dense layer with a residual or not of {reads}: this is not supported")
         linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
         if not (folder / "model.safetensors").is_file():
             raise ValueError(f"model {folder.parent}: {folder.name} lacks model.safetensors{PICKLED}")

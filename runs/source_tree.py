@@ -20,6 +20,7 @@ PACKAGES = (  # from top to bottom: a package imports only those below it (docs/
     "data",
     "engines",
     "losses",
+    "tensors",
 )
 
 

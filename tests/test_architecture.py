@@ -76,9 +76,9 @@ FILES = [file for folder in TABLE for file in sorted((ROOT / folder).rglob("*.py
 def test_the_table_names_the_packages():
     assert tuple(TABLE) == PACKAGES
     assert set(find_packages(str(ROOT), exclude=["tests*", "benchmarks*", "docs*", "*.*"])) == set(PACKAGES)
-    for package in ("models", "data", "engines", "losses"):
-        assert TABLE[package] == {package}
-    assert TABLE["evaluation"] == {"evaluation", "inference", "models", "data", "engines", "losses"}
+    for package in ("models", "data", "engines", "losses", "tensors"):
+        assert TABLE[package] == {package, "tensors"}
+    assert TABLE["evaluation"] == {"evaluation", "inference", "models", "data", "engines", "losses", "tensors"}
     assert "runs" not in TABLE["trainers"]
     assert len(FILES) > 30
 
@@ -122,7 +122,7 @@ def test_imports_point_down_the_table(file):
 
 def test_losses_import_torch_and_the_standard_library_alone():
     names = {name for file in (ROOT / "losses").rglob("*.py") for name in imported(file)}
-    assert names <= {"torch", "losses"} | set(sys.stdlib_module_names)
+    assert names <= {"torch", "losses", "tensors"} | set(sys.stdlib_module_names)
 
 
 def kinds_of_model() -> set[str]:

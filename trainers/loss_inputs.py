@@ -16,6 +16,7 @@ from inference.score import represent_distinct
 from losses.contracts import LossInputs
 from losses.math.masking import rows_where
 from losses.math.share import ALONE, Share, with_whole
+from tensors.ragged import Rows, place, take
 from trainers.step import Representations
 
 # The fields of queries and documents that a representation of texts fills.
@@ -100,13 +101,13 @@ def part_of_lists(values: Tensor, share: Share) -> Tensor:
     return found
 
 
-def _outputs(representations: Representations, mask: Tensor, texts: Tensor) -> dict[str, Tensor]:
+def _outputs(representations: Representations, mask: Tensor, texts: Tensor) -> dict[str, Any]:
     """The model's outputs by the name of their field in `LossInputs`. mask [lists, n] and texts [lists], the number of
     queries and documents of each list, are on the host."""
     if "score" in representations:
-        fields = {"scores": _to_lists(representations["score"], mask)}
+        fields = {"scores": place(representations["score"], mask)}
         if "logsumexp" in representations:
-            fields["logsumexp"] = _to_lists(representations["logsumexp"], mask)
+            fields["logsumexp"] = place(representations["logsumexp"], mask)
         return fields
     fields = {}
     for name, names in TEXT_FIELDS.items():
@@ -116,22 +117,10 @@ def _outputs(representations: Representations, mask: Tensor, texts: Tensor) -> d
     return fields | {name: representations[name][:1].sum() for name in ("scale", "bias") if name in representations}
 
 
-def _to_lists(values: Tensor, mask: Tensor) -> Tensor:
-    """Arrange the values [documents, ...] of lists as [lists, n, ...], 0 for padding (differentiable)."""
-    lists = values.new_zeros(*mask.shape, *values.shape[1:])
-    # Found on the host: of a mask on a GPU the host would have to wait for the number of documents.
-    rows, places = (to_device(index, values.device) for index in mask.nonzero(as_tuple=True))
-    return lists.index_put((rows, places), values)
-
-
-def _split_texts(values: Tensor, mask: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+def _split_texts(values: Rows, mask: Tensor, texts: Tensor) -> tuple[Any, Any]:
     """Split values of layout "texts": [rows, ...] -> queries [lists, ...], documents [lists, n, ...]. A list of padding
     has no texts."""
     first = (texts.cumsum(0) - texts)[texts > 0]
     is_document = torch.ones(len(values), dtype=torch.bool)
     is_document[first] = False
-    documents = to_device(is_document.nonzero().squeeze(1), values.device)
-    queries = values.new_zeros(len(mask), *values.shape[1:])
-    lists = to_device((texts > 0).nonzero().squeeze(1), values.device)
-    queries = queries.index_put((lists,), values[to_device(first, values.device)])
-    return queries, _to_lists(values[documents], mask)
+    return place(take(values, first), texts > 0), place(take(values, is_document.nonzero().squeeze(1)), mask)

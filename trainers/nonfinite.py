@@ -14,6 +14,7 @@ from torch import Tensor
 from data.batch import ListBatch
 from engines.distributed.collectives import agree_on_device, gather_objects
 from engines.protocol import NotFinite
+from tensors.ragged import Rows, elements, finite_rows
 
 LARGE_OUTPUT = 1e6  # scores and embeddings of a model that trains are far below
 
@@ -27,17 +28,18 @@ class FiniteCheck:
     precise. Only then are the rows read.
     """
 
-    def __init__(self, step: int, representations: Mapping[str, Tensor], own_rows: np.ndarray):
+    def __init__(self, step: int, representations: Mapping[str, Rows], own_rows: np.ndarray):
         """`own_rows`: which rows of the step the representations are of, each on one rank."""
         self.step, self.own_rows = step, own_rows
         self.rows = _finite_rows(representations)
         with torch.no_grad():
-            for value in representations.values():
+            values = [elements(value) for value in representations.values()]
+            for value in values:
                 value.copy_(torch.where(value.isfinite(), value, 0.0))
-            sizes = [value.abs().max() for value in representations.values() if value.numel()]
+            sizes = [value.abs().max() for value in values if value.numel()]
             self.largest = torch.stack([torch.zeros_like(sizes[0]) if sizes else torch.zeros(()), *sizes]).max()
 
-    def spread(self, loss: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def spread(self, loss: Tensor, gradients: Mapping[str, Rows]) -> dict[str, Rows]:
         """The gradients of the representations, all of them NaN if anything is not finite on any rank."""
         self.loss, self.gradient_rows = loss.detach(), _finite_rows(gradients)
         self.finite, self.no_signal = agree_on_device(
@@ -64,10 +66,9 @@ class FiniteCheck:
         return [int(self.own_rows[row]) for row in (~finite).nonzero().flatten().tolist()]
 
 
-def _finite_rows(values: Mapping[str, Tensor]) -> Tensor:
+def _finite_rows(values: Mapping[str, Rows]) -> Tensor:
     """Whether all values of a row are finite [rows]."""
-    finite = [value.detach().isfinite() for value in values.values()]
-    return torch.stack([value if value.ndim == 1 else value.flatten(1).all(dim=1) for value in finite]).all(dim=0)
+    return torch.stack([finite_rows(value) for value in values.values()]).all(dim=0)
 
 
 def nonfinite_line(batch: ListBatch, error: NotFinite, *, step: int, action: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, dropwhile, groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,10 @@ from engines.protocol import Engine
 from inference.own_tokens import fetch_own_tokens
 from models.packing.lengths import lengths_are_known
 from models.padding_masks import padding_is_known
+from tensors.ragged import Rows, concatenate, elements, gradient_of
 from trainers.out_of_memory import detect_out_of_memory
 
-Representations = dict[str, Tensor]
+Representations = dict[str, Rows]
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class GradientCache:
         """Give the representations of the rows of this rank's lists (`plan.own_rows`), whoever has run them, as leaves
         that require a gradient."""
         local = {
-            name: torch.cat([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
+            name: concatenate([out[name].detach()[: len(chunk)] for out, chunk in zip(outputs, plan.own, strict=True)])
             for name in outputs[0]
         }
         return {name: value.requires_grad_() for name, value in plan.exchange.to_readers(local).items()}
@@ -219,8 +221,10 @@ class GradientCache:
 def gradients_of(loss: Tensor, representations: Representations) -> Representations:
     """The gradient of the loss for each representation, by name."""
     # The gradient is 0 for a representation that the loss does not read (a fixed scale).
-    values = torch.autograd.grad(loss, list(representations.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(representations, values, strict=True))
+    leaves = [elements(value) for value in representations.values()]
+    found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    named = zip(representations.items(), found, strict=True)
+    return {name: gradient_of(value, gradient) for (name, value), gradient in named}
 
 
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:
@@ -235,9 +239,9 @@ def _spare(sequences: TokenSequences) -> int:
     return int(sequences.lengths.argmin())
 
 
-def _surrogate(output: Representations, gradients: Representations, chunk: list[int]) -> Tensor:
+def _surrogate(output: dict[str, Any], gradients: dict[str, Any], chunk: list[int]) -> Tensor:
     """The sum of representation * gradient over a chunk. Its gradient is the chunk's part of the gradient of the
     loss."""
     if not chunk:
-        return sum((value * 0).sum() for value in output.values())  # type: ignore[return-value]
-    return sum((value * gradients[name]).sum() for name, value in output.items())  # type: ignore[return-value]
+        return sum((value * 0).sum() for value in output.values())
+    return sum((value * gradients[name]).sum() for name, value in output.items())

@@ -16,6 +16,7 @@ from torch import Tensor
 from engines.distributed import preemption
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.traffic import counted, gathered, reduced
+from tensors.ragged import Ragged, Rows
 
 T = TypeVar("T")
 
@@ -66,9 +67,27 @@ class RowsOfRanks:
         return torch.from_numpy(np.concatenate(places)[rows.argsort()])
 
 
-def gather_planned_rows(values: Mapping[str, Tensor], planned: RowsOfRanks) -> dict[str, Tensor]:
+def gather_planned_rows(values: Mapping[str, Rows], planned: RowsOfRanks) -> dict[str, Any]:
     """Gather rows like `gather_rows`, bit by bit, where every rank knows the rows of all: nobody tells the others how
-    many it has, so the host waits for nothing, and on a GPU all is only queued."""
+    many it has, so the host waits for nothing, and on a GPU all is only queued. Ragged rows tell how long they are."""
+    ragged = {name: rows for name, rows in values.items() if isinstance(rows, Ragged)}
+    dense = {name: rows for name, rows in values.items() if isinstance(rows, Tensor)}
+    found: dict[str, Any] = _gather_dense(dense, planned) if dense else {}
+    for name in sorted(ragged):
+        found[name] = _gather_ragged_rows(ragged[name], planned)
+    return {name: found[name] for name in values}
+
+
+def _gather_ragged_rows(rows: Ragged, planned: RowsOfRanks) -> Ragged:
+    sizes = _gather_dense({"sizes": rows.sizes}, planned)["sizes"]
+    places = Ragged(torch.empty(int(sizes.sum())), sizes).places
+    own = [places(torch.as_tensor(of_rank, dtype=torch.int64)).tolist() for of_rank in planned.rows]
+    parts = {"values": rows.values} if rows.ids is None else {"values": rows.values, "ids": rows.ids}
+    found = _gather_dense(parts, RowsOfRanks(own))
+    return Ragged(found["values"], sizes, found.get("ids"), rows.width)
+
+
+def _gather_dense(values: Mapping[str, Tensor], planned: RowsOfRanks) -> dict[str, Tensor]:
     places = planned.places()
     device = next(iter(values.values())).device
     places = (places.pin_memory() if device.type == "cuda" else places).to(device, non_blocking=True)

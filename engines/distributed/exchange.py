@@ -1,9 +1,9 @@
 """The exchange of rows between the ranks that make them and those that read them, and of their gradients back.
 
 Every rank knows beforehand who makes and who reads which row, so nobody tells the others how many come, and on a GPU
-all is only queued. A rank gets the rows that it reads and no others. Rows of any length (the vectors of a text's
-tokens, the nonzero weights of a sparse one) can travel likewise: as many elements as a row has go where a dense one
-goes, and no rank holds those of all.
+all is only queued. A rank gets the rows that it reads and no others. Ragged rows (the vectors of a text's tokens, the
+nonzero weights of a sparse one) travel likewise: as many elements as a row has go where a dense one goes. Their numbers
+go before them, from host to host.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engines.distributed.collectives import as_bytes, exchange_rows, unpack
 from engines.distributed.process_group import rank, world_size
+from tensors.ragged import Ragged, Rows, sum_rows, take
 
 
 @dataclass(frozen=True)
@@ -53,38 +54,42 @@ class RowExchange:
             torch.from_numpy(at[place[reader == number]]),
         )
 
-    def to_readers(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_readers(self, values: Mapping[str, Rows]) -> dict[str, Any]:
         """The rows [made, ...] of each name -> those that this rank reads [read, ...], bit by bit, detached."""
-        device = next(iter(values.values())).device
         if world_size() == 1:
-            places = _moved(self.leaving[self.index], device)
-            return {name: value.detach()[places] for name, value in values.items()}
-        leaving, index = _moved(self.leaving, device), _moved(self.index, device)
-        packed = torch.cat([as_bytes(values[name].detach()[leaving]) for name in sorted(values)], dim=1)
-        found = exchange_rows(packed, self.leaving_sizes, self.coming_sizes, "representations")
-        return unpack(found[index], values, start=0)
+            return {name: take(value.detach(), self.leaving[self.index]) for name, value in values.items()}
+        sent = {name: take(value.detach(), self.leaving) for name, value in values.items()}
+        found = _exchange(sent, self.leaving_sizes, self.coming_sizes, "representations")
+        return {name: take(value, self.index) for name, value in found.items()}
 
-    def to_makers(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_makers(self, gradients: Mapping[str, Rows]) -> dict[str, Any]:
         """The gradients [read, ...] of the rows that this rank reads -> those of the rows that it has made [made, ...],
         summed over all rows and ranks that read them."""
-        device = next(iter(gradients.values())).device
-        leaving, index = _moved(self.leaving, device), _moved(self.index, device)
-        sums = {
-            name: value.new_zeros(sum(self.coming_sizes), *value.shape[1:]).index_add_(0, index, value)
-            for name, value in gradients.items()
-        }
+        sums = {name: sum_rows(value, self.index, sum(self.coming_sizes)) for name, value in gradients.items()}
         if world_size() > 1:
-            packed = torch.cat([as_bytes(sums[name]) for name in sorted(sums)], dim=1)
-            found = exchange_rows(packed, self.coming_sizes, self.leaving_sizes, "representation_gradients")
-            sums = unpack(found, gradients, start=0)
-        return {
-            name: value.new_zeros(self.num_made, *value.shape[1:]).index_add_(0, leaving, value)
-            for name, value in sums.items()
-        }
+            sums = _exchange(sums, self.coming_sizes, self.leaving_sizes, "representation_gradients")
+        return {name: sum_rows(value, self.leaving, self.num_made) for name, value in sums.items()}
 
 
-def _moved(index: Tensor, device: torch.device) -> Tensor:
-    """An index of the host on the device; nobody waits for the copy."""
-    pinned: Any = index.pin_memory() if device.type == "cuda" else index
-    moved: Tensor = pinned.to(device, non_blocking=True)
-    return moved
+def _exchange(values: Mapping[str, Any], leaving: Sequence[int], coming: Sequence[int], what: str) -> dict[str, Any]:
+    """Send rows, which lie in the order of the ranks that get them, and receive those of the others."""
+    dense = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    found: dict[str, Any] = {}
+    if dense:
+        packed = torch.cat([as_bytes(dense[name]) for name in sorted(dense)], dim=1)
+        found = dict(unpack(exchange_rows(packed, leaving, coming, what), dense, start=0))
+    for name in sorted(values.keys() - dense.keys()):
+        found[name] = _exchange_ragged(values[name], leaving, coming, what)
+    return {name: found[name] for name in values}
+
+
+def _exchange_ragged(rows: Ragged, leaving: Sequence[int], coming: Sequence[int], what: str) -> Ragged:
+    sizes = exchange_rows(rows.sizes, leaving, coming, f"{what}_sizes")  # between hosts
+    sent, received = (
+        [int(part.sum()) for part in counts.split(list(numbers))]
+        for counts, numbers in ((rows.sizes, leaving), (sizes, coming))
+    )
+    parts = {"values": rows.values} if rows.ids is None else {"values": rows.values, "ids": rows.ids}
+    packed = torch.cat([as_bytes(parts[name]) for name in sorted(parts)], dim=1)
+    found = unpack(exchange_rows(packed, sent, received, what), parts, start=0)
+    return Ragged(found["values"], sizes, found.get("ids"), rows.width)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engines.precision import MixedPrecision
+from tensors.ragged import elements
 
 
 class LiveBytes(TorchDispatchMode):
@@ -108,7 +109,8 @@ class FakeTensorModel:
         with self.mode, self._tracker() as live:
             output = self.runner.forward(_features(features, rows, tokens))
             held, forward = live.current, live.peak
-            surrogate = sum(((value * torch.empty_like(value)).sum() for value in output.values()), torch.zeros(()))
+            values = [elements(value) for value in output.values()]
+            surrogate = sum(((value * torch.empty_like(value)).sum() for value in values), torch.zeros(()))
             live.start()
             surrogate.backward()
             return held, forward, live.peak

@@ -7,9 +7,10 @@ matrix, nor the embeddings of all ranks: memory grows with the number of a rank'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from losses.math.masking import at_least_float32, on_host, rows_where
 from losses.math.share import ALONE, Share, host_values, mean_over_lists
 from losses.math.similarity import Similarity
 from losses.math.tiles import Columns, TileFunction, over_tiles
+from tensors.ragged import Rows
 
 IN_BATCH = ("all", "positives", "none")  # which documents of the other lists are negatives
 TEXT_INPUTS = ("query_hashes", "document_hashes", "never_negatives")  # fields of LossInputs that tell texts apart
@@ -66,8 +68,8 @@ class InBatch:
     negatives of other lists, and gives them none.
     """
 
-    queries: Tensor  # [L, dim] of own lists, at least float32
-    documents: Tensor  # [own, dim] of own lists
+    queries: Any  # [L, dim] of own lists, at least float32, or ragged rows
+    documents: Any  # [own, dim] of own lists, or ragged rows
     own_queries: Tensor  # [L] int64: which of the Q queries they are; a list of padding counts as the last one
     own_documents: Tensor  # [own] int64: which of the D documents they are
     pair_queries: Tensor  # [P] int64: which of own queries
@@ -142,13 +144,13 @@ class InBatch:
             similarity=similarity,
             share=share,
             lists_of={"query": torch.arange(len(on_cpu)), "doc": list_index},
-            **{name: value.to(device, non_blocking=True) for name, value in known.items()},
+            **{name: _on_device(value, device) for name, value in known.items()},
         )
 
     def over_tiles(
         self,
         function: TileFunction,
-        rows: Mapping[str, Tensor],
+        rows: Mapping[str, Rows],
         role: str,
         scalars: Mapping[str, Tensor] | None = None,
         *,
@@ -172,6 +174,13 @@ class InBatch:
         if guide is not None:
             own["guide"] = guide[: len(own["text"])]
         return over_tiles(function, rows, Columns(own, places, self.share), scalars or {})
+
+    def document_blocks(self) -> Iterator[Any]:
+        """The documents of the lists of all ranks, without gradients, block by block. All ranks call it together."""
+        holder = self.lists_of["doc"] % self.share.ranks
+        places = [(holder == number).nonzero()[:, 0] for number in range(self.share.ranks)]
+        columns = Columns({"text": self.documents.detach()}, places, self.share)
+        return (columns.start(part, sizes, "text")() for part, sizes, _ in columns.blocks())
 
     def in_own_list(self, queries: Tensor, documents: Tensor) -> Tensor:
         """queries [R], documents [C] int64 of the step -> [R, C] bool: the document is in the query's list."""
@@ -218,6 +227,14 @@ class InBatch:
         counts = ones.new_zeros(len(self.queries)).index_add(0, self.pair_queries, ones)
         sums = values.new_zeros(len(self.queries)).index_add(0, self.pair_queries, values)
         return mean_over_lists(sums / counts.clamp(min=1), counts > 0, weights, self.share)
+
+
+def _on_device(values: Tensor, device: torch.device) -> Tensor:
+    """What the host knows, on the device; ragged rows are chosen by what is on the host (`masking.on_host`)."""
+    moved: Any = values.to(device, non_blocking=True)
+    if moved is not values:
+        moved.on_host = values
+    return moved
 
 
 def _ids(hashes: Tensor | None, number: int) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from tensors.ragged import Ragged, place, take
 
-def at_least_float32(values: Tensor) -> Tensor:
+
+def at_least_float32(values: Any) -> Any:
     """Half precision becomes float32 (bf16 differences of scores near 10 are ties); float32 and float64 stay."""
     return values if values.dtype == torch.float64 else values.float()
 
@@ -18,12 +22,20 @@ def on_host(values: Tensor) -> Tensor:
     return values.cpu() if known is None else known
 
 
-def rows_where(values: Tensor, mask: Tensor) -> Tensor:
+def rows_where(values: Any, mask: Tensor) -> Any:
     """values[mask] of values [lists, n, ...] and mask [lists, n]: [rows, ...]. The host knows the number of rows."""
     places = on_host(mask).flatten().nonzero().squeeze(1)
     if len(places) == mask.numel():
         return values.flatten(0, 1)  # no copy: there is no padding
-    return values.flatten(0, 1)[places.to(values.device, non_blocking=True)]
+    return take(values.flatten(0, 1), places)
+
+
+def without_padding(values: Any, mask: Tensor) -> Any:
+    """The representations [lists, n, ...] with zeros in the place of padding, which may be anything; of ragged ones
+    without its elements."""
+    if isinstance(values, Ragged):
+        return place(rows_where(values, mask), on_host(mask))
+    return values.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
 def masked_logits(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:

@@ -49,8 +49,8 @@ class Share:
         """The largest value of all ranks, elementwise, without a gradient."""
         return -self.least(-values)
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Values of own lists [own lists, ...] -> of all lists of the step [lists, ...]. Differentiable."""
+    def gather(self, values: Any) -> Any:
+        """Values of own lists [own lists, ...], also ragged, -> of all lists [lists, ...]. Differentiable."""
         return values
 
     def once(self, value: Tensor) -> Tensor:

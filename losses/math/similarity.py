@@ -7,13 +7,16 @@ returns the object.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from losses.math.masking import at_least_float32
+from losses.math.max_sim import max_sim_matrix, max_sim_pairs
+from tensors.ragged import Ragged, moved
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Similarity(ABC):
     Representations are a model's outputs for texts. Their leading axes index the texts: dense embeddings are a tensor
     [..., dim]. A similarity of several vectors per text, or of sparse vectors, has its own class of representations.
     That class supports the operations that callers use on a tensor: `len`, `split`, `device`, and indexing along the
-    leading axes. So no caller needs to know how many vectors a text has.
+    leading axes (`tensors.ragged.Ragged`). So no caller needs to know how many vectors a text has.
 
     `pairs`, `aligned` and `matrix` take representations that are ready to be compared: `comparable` or the model itself
     makes them so.
@@ -34,6 +37,11 @@ class Similarity(ABC):
     @abstractmethod
     def comparable(self, representations: Any, dim: int | None = None) -> Any:
         """Prepare representations to be compared, by their first `dim` dimensions only (None: all)."""
+
+    def of_cut(self, *, normalize: bool) -> Similarity:
+        """The similarity of representations that are cut to their first dimensions. `normalize`: they get unit length
+        again."""
+        return COSINE if normalize else DOT
 
     @abstractmethod
     def pairs(self, queries: Any, documents: Any) -> Tensor:
@@ -84,8 +92,78 @@ class Cosine(DotProduct):
         return normalize(at_least_float32(super().comparable(representations, dim)), dim=-1)
 
 
+@dataclass(frozen=True)
+class MaxSim(Similarity):
+    """sum_i max_j q_i . d_j of the token vectors of a query and a document (`losses.math.max_sim`), which `comparable`
+    scales to unit length if `unit_length`. Representations are ragged rows of vectors [elements, dim]."""
+
+    name: ClassVar[str] = "maxsim"
+
+    unit_length: bool = True
+
+    def comparable(self, representations: Ragged, dim: int | None = None) -> Ragged:
+        vectors = at_least_float32(representations.values)[:, :dim]
+        return representations.with_values(normalize(vectors, dim=-1) if self.unit_length else vectors)
+
+    def of_cut(self, *, normalize: bool) -> Similarity:
+        return replace(self, unit_length=normalize)
+
+    def pairs(self, queries: Ragged, documents: Ragged) -> Tensor:
+        if queries.sizes.ndim == 0:
+            return self.matrix(queries.unsqueeze(0), documents)[0]
+        owner = torch.arange(len(queries)).repeat_interleave(documents.sizes.shape[1])
+        return self._scores(queries, documents, owner)
+
+    def aligned(self, queries: Ragged, documents: Ragged) -> Tensor:
+        return self._scores(queries.flatten(), documents, torch.arange(queries.sizes.numel()))
+
+    def matrix(self, queries: Ragged, documents: Ragged) -> Tensor:
+        return self._scaled(max_sim_matrix(_wide(queries), _wide(documents)), queries.sizes.unsqueeze(1))
+
+    def _scores(self, queries: Ragged, documents: Ragged, owner: Tensor) -> Tensor:
+        found = max_sim_pairs(_wide(queries), _wide(documents).flatten(), owner).view(documents.sizes.shape)
+        return self._scaled(found, queries.sizes[owner].view(documents.sizes.shape))
+
+    def _scaled(self, scores: Tensor, query_tokens: Tensor) -> Tensor:
+        return scores
+
+
+@dataclass(frozen=True)
+class MeanMaxSim(MaxSim):
+    """MaxSim divided by the number of a query's tokens, so that the scores of short and long queries compare."""
+
+    name: ClassVar[str] = "meanmaxsim"
+
+    def _scaled(self, scores: Tensor, query_tokens: Tensor) -> Tensor:
+        return scores / moved(query_tokens.clamp(min=1), scores.device)
+
+
+@dataclass(frozen=True)
+class RetrievedMaxSim(MaxSim):
+    """MaxSim of what a search of tokens would find (`losses.xtr`). A query's vectors [elements, dim + 1] end with the
+    least similarity that their search finds. It is no similarity of a model: it depends on the documents of a step."""
+
+    name: ClassVar[str] = "xtr"
+
+    def matrix(self, queries: Ragged, documents: Ragged) -> Tensor:
+        return max_sim_matrix(*self._parts(queries, documents), _wide(queries).values[:, -1])
+
+    def _scores(self, queries: Ragged, documents: Ragged, owner: Tensor) -> Tensor:
+        vectors, others = self._parts(queries, documents.flatten())
+        found = max_sim_pairs(vectors, others, owner, _wide(queries).values[:, -1])
+        return found.view(documents.sizes.shape)
+
+    def _parts(self, queries: Ragged, documents: Ragged) -> tuple[Ragged, Ragged]:
+        wide = _wide(queries)
+        return wide.with_values(wide.values[:, :-1]), _wide(documents)
+
+
+def _wide(rows: Ragged) -> Ragged:
+    return rows.with_values(at_least_float32(rows.values))
+
+
 DOT, COSINE = DotProduct(), Cosine()
-SIMILARITIES: dict[str, Similarity] = {similarity.name: similarity for similarity in (DOT, COSINE)}
+SIMILARITIES: dict[str, Similarity] = {each.name: each for each in (DOT, COSINE, MaxSim(), MeanMaxSim())}
 
 
 def similarity_named(name: str) -> Similarity:

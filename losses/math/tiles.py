@@ -3,7 +3,8 @@
 The rows are of this rank. The texts that they are compared with, the columns, come from all ranks, block by block
 (`Share.start_gather`). The forward keeps a few numbers per row; the backward computes each tile again, and the
 gradients of a block of texts go back to the ranks that they came from before the next block comes. So a rank computes
-its share of the products, and memory grows with its own texts.
+its share of the products, and memory grows with its own texts. Rows and texts may be ragged: as many elements of a
+block come as its texts have.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from losses.math.share import Share
+from tensors.ragged import Ragged, Rows, elements, gradient_of, like
 
 ELEMENTS_PER_TILE = 2**19  # 2 MiB in float32
 COLUMNS_PER_TILE = 2**10
@@ -29,8 +31,8 @@ class Tile:
 
     row: Tensor  # [R] int64: which rows of this rank
     column: Tensor  # [C] int64: which texts of the step
-    rows: Mapping[str, Tensor]
-    columns: Mapping[str, Tensor]
+    rows: Mapping[str, Any]
+    columns: Mapping[str, Any]
     scalars: Mapping[str, Tensor]
 
 
@@ -41,7 +43,7 @@ TileFunction = Callable[[Tile], tuple[Tensor, ...]]
 class Columns:
     """The texts that rows are compared with. `own[name]` [own texts, ...] is what this rank has of its own."""
 
-    own: Mapping[str, Tensor]
+    own: Mapping[str, Any]
     places: Sequence[Tensor]  # of each rank that has some: which texts of the step they are, [its texts], on the host
     share: Share
 
@@ -56,8 +58,23 @@ class Columns:
         longest = max(map(len, self.places))
         if self.is_local:
             return max(1, longest)
-        width = sum(value.shape[1:].numel() * value.itemsize for value in self.own.values())
+        width = sum(self._bytes_per_text(name) for name in self.own)
         return max(1, min(longest, BYTES_PER_BLOCK // (width * len(self.places))))
+
+    @cached_property
+    def sizes(self) -> Mapping[str, Sequence[Tensor]]:
+        """The numbers of elements of each rank's ragged texts, on the host."""
+        numbers = [len(texts) for texts in self.places]
+        own = {name: value.sizes for name, value in self.own.items() if isinstance(value, Ragged)}
+        return {name: self.share.start_gather(sizes, numbers)().split(numbers) for name, sizes in own.items()}
+
+    def _bytes_per_text(self, name: str) -> int:
+        """The bytes of a text, at most, the same on all ranks."""
+        value = self.own[name]
+        if not isinstance(value, Ragged):
+            return value.shape[1:].numel() * value.itemsize
+        of_element = value.values.shape[1:].numel() * value.values.itemsize + (8 if value.ids is not None else 0)
+        return of_element * max(1, *(int(sizes.max()) for sizes in self.sizes[name] if len(sizes)))
 
     def blocks(self) -> list[tuple[slice, list[int], Tensor]]:
         """The blocks: which of each rank's texts they have, how many these are, and which texts of the step."""
@@ -68,37 +85,54 @@ class Columns:
             found.append((part, [len(of_rank) for of_rank in texts], torch.cat(texts)))
         return found
 
-    def start(self, part: slice, sizes: list[int], name: str) -> Callable[[], Tensor]:
+    def start(self, part: slice, sizes: list[int], name: str) -> Callable[[], Any]:
         """Start to gather a block."""
         values = self.own[name].detach()[part]
-        return (lambda: values) if self.is_local else self.share.start_gather(values, sizes)
+        if self.is_local:
+            return lambda: values
+        if not isinstance(values, Ragged):
+            return self.share.start_gather(values, sizes)
+        of_texts, numbers = self._elements(part, name)
+        found = self.share.start_gather(values.values, numbers)
+        ids = (lambda: None) if values.ids is None else self.share.start_gather(values.ids, numbers)
+        return lambda: Ragged(found(), of_texts, ids(), values.width)
 
-    def give_back(self, gradient: Tensor, sizes: list[int]) -> Callable[[], Tensor]:
-        """Start to send the gradients of a block back."""
-        return (lambda: gradient) if self.is_local else self.share.start_return(gradient, sizes)
+    def give_back(self, gradient: Any, part: slice, sizes: list[int], name: str) -> Callable[[], Tensor]:
+        """Start to send the gradients of a block back; these are their values."""
+        if not self.is_local and isinstance(gradient, Ragged):
+            sizes = self._elements(part, name)[1]
+        values = elements(gradient)
+        return (lambda: values) if self.is_local else self.share.start_return(values, sizes)
+
+    def _elements(self, part: slice, name: str) -> tuple[Tensor, list[int]]:
+        """The sizes of the ragged texts of a block, and how many elements each rank has of them."""
+        of_ranks = [sizes[part] for sizes in self.sizes[name]]
+        return torch.cat(of_ranks), [int(sizes.sum()) for sizes in of_ranks]
 
 
 def over_tiles(
-    function: TileFunction, rows: Mapping[str, Tensor], columns: Columns, scalars: Mapping[str, Tensor]
+    function: TileFunction, rows: Mapping[str, Rows], columns: Columns, scalars: Mapping[str, Tensor]
 ) -> tuple[Tensor, ...]:
     """Call `function` for every tile. It gives tensors [R]; all of them are returned as [tiles of columns, rows].
 
     `function` computes with what the tile has: the gradients of nothing else are found. All ranks call this together,
     also one without rows or texts.
     """
-    matrix = _Matrix(function, tuple(rows), tuple(scalars), columns, len(next(iter(rows.values()))))
+    layout = {name: value.detach() for name, value in rows.items()}
+    matrix = _Matrix(function, layout, tuple(scalars), columns, len(next(iter(rows.values()))))
     if matrix.is_one_tile:
         (_, _, texts), device = columns.blocks()[0], next(iter(rows.values())).device
         row, column = torch.arange(matrix.num_rows, device=device), texts.to(device, non_blocking=True)
         return tuple(value.unsqueeze(0) for value in function(Tile(row, column, rows, columns.own, scalars)))
-    found: tuple[Tensor, ...] = _OverTiles.apply(matrix, *rows.values(), *scalars.values(), *columns.own.values())
+    given = map(elements, (*rows.values(), *scalars.values(), *columns.own.values()))
+    found: tuple[Tensor, ...] = _OverTiles.apply(matrix, *given)
     return found
 
 
 @dataclass(frozen=True)
 class _Matrix:
     function: TileFunction
-    row_names: tuple[str, ...]
+    row_layout: Mapping[str, Rows]  # which ragged rows the values of each name are in
     scalar_names: tuple[str, ...]
     columns: Columns
     num_rows: int
@@ -110,13 +144,14 @@ class _Matrix:
         few = columns <= COLUMNS_PER_TILE and self.num_rows * columns <= ELEMENTS_PER_TILE // 8
         return self.columns.is_local and few
 
-    def named(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def named(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The rows and the scalars by name."""
-        count = len(self.row_names)
-        rows = dict(zip(self.row_names, tensors[:count], strict=True))
+        count = len(self.row_layout)
+        given = zip(self.row_layout.items(), tensors[:count], strict=True)
+        rows = {name: like(layout, values) for (name, layout), values in given}
         return rows, dict(zip(self.scalar_names, tensors[count : count + len(self.scalar_names)], strict=True))
 
-    def blocks(self, kept: list[dict[str, Tensor]]) -> Iterator[tuple[list[int], Tensor, dict[str, Tensor]]]:
+    def blocks(self, kept: list[dict[str, Any]]) -> Iterator[tuple[list[int], Tensor, dict[str, Any]]]:
         """The blocks of texts, each with the sizes and the places of its texts. While one is computed with, the next
         is on its way. `kept`: a block that is not gathered again, if there is but one; it is put there."""
         blocks = self.columns.blocks()
@@ -131,7 +166,7 @@ class _Matrix:
             yield sizes, texts.to(device, non_blocking=True), block
 
     def tiles(
-        self, rows: dict[str, Tensor], scalars: dict[str, Tensor], texts: Tensor, block: dict[str, Tensor]
+        self, rows: dict[str, Any], scalars: dict[str, Tensor], texts: Tensor, block: dict[str, Any]
     ) -> Iterator[list[tuple[slice, slice, Tile]]]:
         """The tiles of a block, as lists of those of the same columns, with the slices of rows and of columns."""
         width = max(1, min(len(texts), COLUMNS_PER_TILE))
@@ -170,13 +205,14 @@ class _OverTiles(torch.autograd.Function):
         needed = dict(zip(range(len(tensors)), ctx.needs_input_grad[1:], strict=True))
         rows, scalars = matrix.named(tensors)
         found = [torch.zeros_like(value) if needed[i] else None for i, value in enumerate(tensors)]
-        of_rows = dict(zip(rows, found, strict=False))
+        of_rows = _in_rows(rows, found)
         of_scalars = dict(zip(scalars, found[len(rows) :], strict=False))
-        of_own = dict(zip(matrix.columns.own, found[len(rows) + len(scalars) :], strict=True))
+        of_own = _in_rows(matrix.columns.own, found[len(rows) + len(scalars) :])
         number = 0
-        waiting: list[tuple[Tensor, slice, Callable[[], Tensor]]] = []
+        waiting: list[tuple[Any, slice, Callable[[], Tensor]]] = []
         for (part, _, _), (sizes, texts, block) in zip(matrix.columns.blocks(), matrix.blocks(ctx.kept), strict=True):
-            of_block = {name: torch.zeros_like(block[name]) for name, value in of_own.items() if value is not None}
+            wanted = {name: block[name] for name, value in of_own.items() if value is not None}
+            of_block = {name: gradient_of(value, torch.zeros_like(elements(value))) for name, value in wanted.items()}
             for of_columns in matrix.tiles(rows, scalars, texts, block):
                 for down, across, tile in of_columns:
                     of_tile = [None if value is None else value[number, down] for value in gradients]
@@ -184,7 +220,7 @@ class _OverTiles(torch.autograd.Function):
                 number += 1
             _finish(waiting)
             waiting = [
-                (own, part, matrix.columns.give_back(of_block[name], sizes))
+                (own, part, matrix.columns.give_back(of_block[name], part, sizes, name))
                 for name, own in of_own.items()
                 if own is not None
             ]
@@ -192,18 +228,24 @@ class _OverTiles(torch.autograd.Function):
         return (None, *found)
 
 
-def _finish(waiting: list[tuple[Tensor, slice, Callable[[], Tensor]]]) -> None:
+def _in_rows(values: Mapping[str, Any], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
+    """The gradients of values, in their rows; None: not needed."""
+    named = zip(values.items(), gradients, strict=False)
+    return {name: None if found is None else gradient_of(value, found) for (name, value), found in named}
+
+
+def _finish(waiting: list[tuple[Any, slice, Callable[[], Tensor]]]) -> None:
     """Put the gradients of own texts, which have come back, in their places."""
     for own, part, come_back in waiting:
-        own[part] = come_back()
+        elements(own[part]).copy_(come_back())
 
 
 def _add_gradients(
     function: TileFunction,
     tile: Tile,
     gradients: Sequence[Tensor | None],
-    rows: tuple[Mapping[str, Tensor | None], slice],
-    columns: tuple[Mapping[str, Tensor], slice],
+    rows: tuple[Mapping[str, Any], slice],
+    columns: tuple[Mapping[str, Any], slice],
     scalars: Mapping[str, Tensor | None],
 ) -> None:
     """Compute a tile again and add its gradients to those of the rows, the columns and the scalars; None or missing:
@@ -211,14 +253,14 @@ def _add_gradients(
     wanted: list[Tensor] = []
     leaves: list[Tensor] = []
 
-    def leaf(values: Mapping[str, Tensor], sums: Mapping[str, Tensor | None], part: slice | None) -> dict[str, Tensor]:
+    def leaf(values: Mapping[str, Any], sums: Mapping[str, Any], part: slice | None) -> dict[str, Any]:
         found = {}
         for name, value in values.items():
             total = sums.get(name)
             found[name] = value.detach().requires_grad_(total is not None)
             if total is not None:
-                leaves.append(found[name])
-                wanted.append(total if part is None else total[part])
+                leaves.append(elements(found[name]))
+                wanted.append(elements(total if part is None else total[part]))
         return found
 
     with torch.enable_grad():

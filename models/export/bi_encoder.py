@@ -107,20 +107,22 @@ def _write_modules(
     for layer in tower.dense:
         assert isinstance(layer, Dense)
         modules.append((f"{prefix}{len(modules)}_Dense", f"{MODULE}Dense"))
-        _write_dense(layer, work / modules[-1][0])
+        write_dense(layer, work / modules[-1][0])
     if model.unit_length:
         modules.append((f"{prefix}{len(modules)}_Normalize", f"{MODULE}Normalize"))
         (work / modules[-1][0]).mkdir()
     return modules
 
 
-def _write_dense(layer: Dense, folder: Path) -> None:
+def write_dense(layer: Dense, folder: Path, reads: str | None = None) -> None:
+    """Write a linear layer; `reads`: of what, if not of embeddings."""
     activation = type(layer.activation)
     config = {
         "in_features": layer.linear.in_features,
         "out_features": layer.linear.out_features,
         "bias": layer.linear.bias is not None,
         "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+        **({} if reads is None else {"module_input_name": reads, "module_output_name": reads}),
     }
     write_json(folder / "config.json", config)
     save_file(full_state_dict(layer), folder / "model.safetensors")

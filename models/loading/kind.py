@@ -8,6 +8,8 @@ from typing import Any, Literal
 from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
 from models.cross_encoder import CrossEncoderConfig
+from models.late_interaction.options import LateInteractionConfig
+from models.late_interaction.saved import SavedHead
 from models.llm_reranker import LLMRerankerConfig
 from models.loading.adapter import CONFIG, base_folder
 from models.loading.backbone import load_config
@@ -21,8 +23,14 @@ from models.static.embedder import StaticEmbedderConfig
 logger = logging.getLogger(__name__)
 
 Kind = Literal["reranker", "embedder"]
-Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "static_embedder", "language_model", "encoder"]
-EMBEDDERS: dict[str, Any] = {"bi_encoder": BiEncoderConfig, "static_embedder": StaticEmbedderConfig}
+Declared = Literal[
+    "llm_reranker", "cross_encoder", "bi_encoder", "late_interaction", "static_embedder", "language_model", "encoder"
+]
+EMBEDDERS: dict[str, Any] = {
+    "bi_encoder": BiEncoderConfig,
+    "late_interaction": LateInteractionConfig,
+    "static_embedder": StaticEmbedderConfig,
+}
 OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
 
 
@@ -38,6 +46,8 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
         return "llm_reranker"
     if folder.is_static:
         return "static_embedder"
+    if folder.kind != "CrossEncoder" and SavedHead.gives_token_vectors(folder):
+        return "late_interaction"
     if folder.kind:
         return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
     adapter = read_json(folder.backbone / CONFIG) or {}

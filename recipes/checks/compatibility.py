@@ -14,6 +14,7 @@ from losses.contracts import (
     input_names,
     largest_dimension,
     normalizes_embeddings,
+    reads_one_vector,
     reads_projection,
     required_outputs,
     standardizes_teacher,
@@ -85,6 +86,11 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
     settings.trainer.check(loss)
     name = type(loss).__name__
     check_outputs(f"loss {name}", required_outputs(loss), settings.model)
+    if reads_one_vector(loss) and not settings.model.one_vector:
+        raise ValueError(
+            f"loss {name} reads one vector per text, and {type(settings.model).__name__} gives several: choose one "
+            "that compares by any similarity, such as loss=info_nce, or model=bi_encoder"
+        )
     if has_in_batch_negatives(loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if "embedding" in settings.model.outputs:

@@ -67,6 +67,8 @@ class EncodeConfig:
         if "embedding" not in self.model.outputs:
             what = "has no vectors" if self.model.retrieves_by_itself else "scores pairs and gives no vector of a text"
             raise ValueError(f"{_name(self.model)} {what}: choose model=bi_encoder")
+        if not self.model.one_vector:
+            raise ValueError(f"{_name(self.model)} gives more than one vector of a text: choose model=bi_encoder")
 
 
 def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) -> StoredVectors:

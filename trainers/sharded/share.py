@@ -14,6 +14,7 @@ from engines.distributed.nodes import ranks_of_nodes
 from engines.distributed.process_group import rank, timeout, world_size
 from engines.distributed.traffic import counted, gathered, reduced
 from losses.math.share import ALONE, Share
+from tensors.ragged import Ragged
 
 
 class Sharing:
@@ -66,9 +67,20 @@ class RankShare(Share):
     def least(self, values: Tensor) -> Tensor:
         return _reduced(values, dist.ReduceOp.MIN)
 
-    def gather(self, values: Tensor) -> Tensor:
+    def gather(self, values: Any) -> Any:
+        if isinstance(values, Ragged):
+            return self._gather_ragged(values)
         found: Tensor = _Gather.apply(values, self)
         return found
+
+    def _gather_ragged(self, rows: Ragged) -> Ragged:
+        numbers = [len(rows)] * self.ranks
+        sizes = self.start_gather(rows.sizes, numbers)()
+        counts = [int(of_rank.sum()) for of_rank in sizes.split(numbers)]
+        ids = None if rows.ids is None else self.start_gather(rows.ids, counts)()
+        of_ranks = Ragged(_GatherElements.apply(rows.values, self, counts), sizes, ids, rows.width)
+        lists = torch.arange(self.num_lists)
+        return of_ranks[lists % self.ranks * len(rows) + lists // self.ranks]
 
     def once(self, value: Tensor) -> Tensor:
         found: Tensor = _Once.apply(value, self.rank == 0)
@@ -79,6 +91,8 @@ class RankShare(Share):
 
     def start_gather(self, values: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
         longest, device = max(sizes), values.device
+        if longest == 0:
+            return lambda: values
         found = values.new_empty(len(sizes), longest, *values.shape[1:])
         padded = _padded(values, longest)
         others = padded.nbytes * (len(sizes) - 1)
@@ -96,6 +110,8 @@ class RankShare(Share):
 
     def start_return(self, gradients: Tensor, sizes: Sequence[int]) -> Callable[[], Tensor]:
         longest, device = max(sizes), gradients.device
+        if longest == 0:
+            return lambda: gradients
         of_ranks = torch.cat([_padded(of_rank, longest) for of_rank in gradients.split(list(sizes))])
         found = gradients.new_empty(longest, *gradients.shape[1:])
         reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -153,6 +169,20 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _padded(gradient[ctx.share.rank :: ctx.share.ranks], ctx.own), None
+
+
+class _GatherElements(torch.autograd.Function):
+    """The elements of the ragged rows of all ranks, one rank's after the other's; the gradient is that for own ones."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: RankShare, counts: list[int]) -> Tensor:
+        start = sum(counts[: share.rank])
+        ctx.own = slice(start, start + counts[share.rank])
+        return share.start_gather(values, counts)()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.own], None, None
 
 
 class _Once(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 from engines.distributed.exchange import RowExchange
 from engines.distributed.process_group import rank, world_size
 from engines.distributed.testing import run_ranks
+from tensors.ragged import Ragged
 
 # The made rows of each rank; and for each row that is read, who reads it and which made row it is.
 CASES: dict[str, tuple[list[list[int]], list[int], list[int]]] = {
@@ -58,6 +59,39 @@ def test_rows_and_gradients(name: str) -> None:
         counts = [place.count(own) for own in made[number]]
         assert gradients["layers"][:, 0, 0].tolist() == counts
         assert gradients["layers"].shape == (len(counts), 2, 2)
+
+
+def ragged_rows(total: int) -> Ragged:
+    sizes = (torch.arange(total) * 2 + 1) % 4  # 1, 3, 1, 3
+    return Ragged(torch.arange(float(sizes.sum())), sizes, torch.arange(int(sizes.sum())) * 3, 100)
+
+
+def exchange_ragged(name: str) -> tuple[Ragged, Ragged]:
+    made, reader, place = CASES[name]
+    planned = RowExchange.plan(made, np.array(reader), np.array(place))
+    own = ragged_rows(sum(map(len, made)))[torch.tensor(made[rank()], dtype=torch.int64)]
+    found = planned.to_readers({"weights": own, "score": torch.zeros(len(own))})["weights"]
+    rows = torch.tensor([row for row, who in enumerate(reader) if who == rank()])
+    gradient = Ragged(2.0 ** rows.float().repeat_interleave(found.sizes), found.sizes)
+    return found, planned.to_makers({"weights": gradient})["weights"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ragged_rows_and_gradients(name: str) -> None:
+    made, reader, place = CASES[name]
+    results = run_ranks(exchange_ragged, len(made), name) if len(made) > 1 else [exchange_ragged(name)]
+    whole = ragged_rows(sum(map(len, made)))
+    for number, (found, gradient) in enumerate(results):
+        read = whole[torch.tensor([place[row] for row, who in enumerate(reader) if who == number], dtype=torch.int64)]
+        assert found.values.equal(read.values)
+        assert found.ids is not None
+        assert read.ids is not None
+        assert found.ids.equal(read.ids)
+        assert found.sizes.equal(read.sizes)
+        assert found.width == 100
+        sums = [sum(2.0**row for row, which in enumerate(place) if which == own) for own in made[number]]
+        sizes = whole.sizes[torch.tensor(made[number], dtype=torch.int64)]
+        assert gradient.values.equal(torch.tensor(sums).repeat_interleave(sizes))
 
 
 def received() -> tuple[int, int]:

@@ -42,7 +42,7 @@ def test_cosine_makes_unit_length_of_what_is_cut():
 
 def test_names():
     assert (similarity_named("cosine"), similarity_named("dot")) == (COSINE, DOT)
-    with pytest.raises(ValueError, match="similarity='euclidean' is not known; choose one of: dot, cosine"):
+    with pytest.raises(ValueError, match="'euclidean' is not known; choose one of: dot, cosine, maxsim, meanmaxsim"):
         similarity_named("euclidean")
 
 
