@@ -106,6 +106,7 @@ class RankingModel(nn.Module, ABC):
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
     packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing/rows.py)
     why_no_packs: str = ""  # why they may not, if the options ask for it
+    reads_corpus: bool = False  # it starts from the texts that it will search: `read_corpus`
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 
     wanted_outputs: frozenset[str] = frozenset()  # those passed to `prepare`
@@ -147,6 +148,11 @@ class RankingModel(nn.Module, ABC):
     def scale_scores(self, mean: float, deviation: float) -> None:
         """Give scores from now on as deviation * score + mean, also in the export: a fresh head then starts at the
         scale of a teacher. Only a model with a fresh head and `scales_scores` is asked to."""
+        raise NotImplementedError
+
+    def read_corpus(self, texts: Iterable[str]) -> None:
+        """Set weights that start from the documents `texts`, before training: those of all ranks are equal. Only a
+        model that `reads_corpus` is asked to."""
         raise NotImplementedError
 
     def parts(self) -> Sequence[Part]:
