@@ -16,11 +16,13 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import resolve
 from models.prompts.template import PUBLISHED
 from models.prompts.template_folder import has_template
+from models.sparse.sparse_encoder import SparseEncoderConfig
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["reranker", "embedder"]
-Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "language_model", "encoder"]
+Declared = Literal["llm_reranker", "cross_encoder", "bi_encoder", "sparse_encoder", "language_model", "encoder"]
+OF_FOLDER: dict[str, Declared] = {"CrossEncoder": "cross_encoder", "SparseEncoder": "sparse_encoder"}
 OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
 
 
@@ -35,7 +37,7 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
     if name_or_path in PUBLISHED or has_template(folder):
         return "llm_reranker"
     if folder.kind:
-        return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
+        return OF_FOLDER.get(folder.kind, "bi_encoder")
     adapter = read_json(folder.backbone / CONFIG) or {}
     if (task := adapter.get("task_type")) in OF_TASK:
         return OF_TASK[task]
@@ -51,7 +53,7 @@ def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
     `declared_kind`."""
     declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
     _warn_of_plain_encoder(declared, name_or_path)
-    return "embedder" if declared in ("bi_encoder", "encoder") else "reranker"
+    return "embedder" if declared in ("bi_encoder", "sparse_encoder", "encoder") else "reranker"
 
 
 def _warn_of_plain_encoder(declared: Declared, name_or_path: str) -> None:
@@ -77,4 +79,6 @@ def options_for(name_or_path: str, choose: str = "model") -> ModelOptions:
     _warn_of_plain_encoder(declared, name_or_path)
     if declared == "llm_reranker":
         return LLMRerankerConfig(name_or_path)
+    if declared == "sparse_encoder":
+        return SparseEncoderConfig(name_or_path)
     return CrossEncoderConfig(name_or_path) if declared == "cross_encoder" else BiEncoderConfig(name_or_path)

@@ -67,11 +67,7 @@ class SparseTower(nn.Module):
         self.has_own_head = has_own_head
         self.log_twice = log_twice
         self.source = source  # the name or path that the backbone's weights came from
-
-    @property
-    def dimension(self) -> int:
-        """The size of the vocabulary."""
-        return self.backbone.config.vocab_size
+        self.dimension = len(head.weight)  # tokens of the vocabulary
 
     @property
     def is_sharded(self) -> bool:
@@ -144,8 +140,8 @@ def load_language_model(
     if linear is not None:
         return model, LanguageHead(linear.weight, linear.bias), False
     logger.warning(
-        "model %s has no head of a language model: its word embeddings, transposed, give the weights of the vocabulary, "
-        "which have no meaning before training",
+        "model %s has no head of a language model: its word embeddings, transposed, give the weights of the vocabulary"
+        ", which have no meaning before training",
         folder.path,
     )
     embeddings: Any = model.get_input_embeddings()

@@ -56,8 +56,8 @@ def max_logits(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
 
 
 class _MaxLogits(torch.autograd.Function):
-    """The function behind `max_logits`, on real tokens alone. It saves the parameters themselves for the backward: under
-    ZeRO-3 they are freed after the forward and gathered again."""
+    """The function behind `max_logits`, on real tokens alone. It saves the parameters themselves for the backward:
+    under ZeRO-3 they are freed after the forward and gathered again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, lengths: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The modules of a sparse encoder in a folder of sentence-transformers: SpladePooling, Router, SparseStaticEmbedding."""
+"""The modules of a sparse encoder in a folder of sentence-transformers: SpladePooling, SparseStaticEmbedding."""
 
 from __future__ import annotations
 
