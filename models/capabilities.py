@@ -199,6 +199,7 @@ class ModelOptions(ABC):
     layout: ClassVar[Layout]  # of its tokenizer
     default_evaluation: ClassVar[str] = "reranking"  # the file of conf/eval that fits; "retrieval" for embedders
     trainable: ClassVar[bool] = True
+    small_similarities: ClassVar[bool] = True  # those of its embeddings are about -1 to 1 if no option scales them
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)
 
     name_or_path: str  # an exported folder, or another name from which weights are loaded

@@ -50,6 +50,7 @@ class SparseEncoderConfig(PretrainedOptions):
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     layout: ClassVar[Layout] = "texts"
     default_evaluation: ClassVar[str] = "retrieval_sparse"
+    small_similarities: ClassVar[bool] = False
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = None  # tokens per text; None: the folder's
@@ -193,10 +194,12 @@ class SparseEncoderConfig(PretrainedOptions):
         saved = modules.query_weights() if self.query_weights is None else torch.ones(tower.dimension)
         if saved is None:
             return None
-        if len(saved) != tower.dimension or tokenizer.vocabulary_size > tower.dimension:
+        if not len(saved) == tower.dimension == tokenizer.vocabulary_size:
             raise ValueError(
-                f"model {modules.transformer.path}: {len(saved)} weights of query tokens do not fit a vocabulary of "
-                f"{tower.dimension} tokens"
+                f"model {modules.transformer.path}: queries without a transformer need as many weights ({len(saved)}) "
+                f"as the tokenizer has tokens ({tokenizer.vocabulary_size}) and the head has rows "
+                f"({tower.dimension}): give the model so many embeddings (resize_token_embeddings of transformers), or "
+                "leave out model.query_weights"
             )
         weights = TokenWeights(saved, [*tokenizer.tokenizer("").input_ids, tokenizer.padding["input_ids"]])
         return weights.requires_grad_(self.learn_query_weights)

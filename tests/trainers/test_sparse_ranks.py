@@ -1,4 +1,4 @@
-"""A sparse encoder's gradients are those of one process on any ranks, engine and chunks: tied head, roles, penalties."""
+"""A sparse encoder's gradients are those of one process on any ranks, engine and chunks, with its penalties."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def masked(tmp_path_factory, tiny_models) -> dict[str, Path]:
 
     found = {}
     for name in ("bert", "roberta", "modernbert"):
-        folder = tiny_models.write_tiny(tmp_path_factory.mktemp(f"masked_{name}"), name)
+        size = tiny_models.tiny_config().vocab_size  # that of the tokenizer
+        folder = tiny_models.write_tiny(tmp_path_factory.mktemp(f"masked_{name}"), name, vocab_size=size)
         model = AutoModelForMaskedLM.from_pretrained(folder)
         with torch.no_grad():
             model.get_output_embeddings().bias.normal_()
@@ -87,7 +88,7 @@ def test_a_masked_language_model_gives_the_vectors_of_sentence_transformers(star
     theirs = Theirs(modules=[transformer, st.SpladePooling("max")], device="cpu")
     theirs.save_pretrained(str(tmp_path / "theirs"))
     model = SparseEncoder.load(tmp_path / "theirs")
-    assert model.packs_rows == (start != "modernbert" or model.packs_rows)
+    assert model.packs_rows
     assert_equal_to_oracle(model, tmp_path / "theirs")
     torch.testing.assert_close(embed(build(folders[start])), embed(model))
 
@@ -227,6 +228,12 @@ def test_bad_options_and_folders_are_refused_in_one_line(folders, tmp_path, tiny
     pooling.write_text("{}")
     with pytest.raises(ValueError, match="compares by cosine"):
         SparseEncoder.load(tmp_path / "out")
+
+
+def test_query_weights_need_a_row_for_each_token(tiny_models, tmp_path):
+    folder = tiny_models.write_tiny(tmp_path / "larger", "bert")
+    with pytest.raises(ValueError, match=r"need as many weights .* as the tokenizer has tokens"):
+        build(folder, query_weights="ones")
 
 
 def test_a_model_without_a_head_says_so(folders, caplog):
