@@ -29,7 +29,7 @@ from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
 from models.scale import Scale, ScaleOptions, saved_scale
 from models.sparse.language_head import SparseTower, TokenWeights, inverse_frequencies, load_language_model
-from models.sparse.modules import ACTIVATIONS, SparseModules
+from models.sparse.modules import ACTIVATIONS, LARGEST_OF, SparseModules
 from models.tokenization import IS_QUERY, TextTokenizer, load_tokenizer
 
 QUERY_WEIGHTS = ("ones", "idf")
@@ -103,7 +103,7 @@ class SparseEncoderConfig(PretrainedOptions):
         if self.gradient_checkpointing:
             recompute_activations(tower.backbone)
         token_weights = self._token_weights(modules, tower, tokenizer)
-        terms = {role: self._terms(modules, role) for role in ROLES}
+        terms = {role: self._terms(modules, role) for role in LARGEST_OF}
         by_role = token_weights is not None or terms["query"] != terms["document"]
         tokenizer = replace(tokenizer, marks_queries=by_role)
         tokenizer.check_prompts()

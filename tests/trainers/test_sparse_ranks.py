@@ -65,8 +65,8 @@ def marked_batch(negatives: str, several: bool) -> ListBatch:
 
 @cache
 def make_model(folder: Path, dropout: float) -> SparseEncoder:
-    """`folder` without the head of a language model has inference-free queries."""
-    free = "ones" if folder.name.startswith("tiny_bert") else None
+    """The model of `folder`; that without the head of a language model has inference-free queries."""
+    free = "ones" if folder.name.startswith("headless") else None
     return SparseEncoderConfig(
         str(folder), dropout=dropout, temperature=2.0, learn_temperature=True, max_length=32, query_weights=free
     ).build(seed=0)
@@ -92,6 +92,14 @@ def _sparse_encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def headless_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models, tiny_bert_dir: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    size = len(AutoTokenizer.from_pretrained(tiny_bert_dir))
+    return tiny_models.write_tiny_bert(tmp_path_factory.mktemp("headless"), vocab_size=size)
+
+
+@pytest.fixture(scope="module")
 def masked_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models) -> Path:
     from transformers import AutoModelForMaskedLM
 
@@ -101,7 +109,7 @@ def masked_dir(tmp_path_factory: pytest.TempPathFactory, tiny_models) -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_bert_dir: Path, masked_dir: Path):
+def measured():
     """The result of a case; those of as many ranks and one folder run together."""
 
     @cache
@@ -114,8 +122,8 @@ def measured(tiny_bert_dir: Path, masked_dir: Path):
 
 @pytest.mark.parametrize("start", ["masked", "free queries"])
 @pytest.mark.parametrize("case", CHOSEN, ids=str)
-def test_gradients_and_weights_are_those_of_one_process(case, start, measured, tiny_bert_dir, masked_dir):
-    folder = masked_dir if start == "masked" else tiny_bert_dir
+def test_gradients_and_weights_are_those_of_one_process(case, start, measured, headless_dir, masked_dir):
+    folder = masked_dir if start == "masked" else headless_dir
     result = measured(case.ranks, folder)[case]
     for unchunked in (False, True) if case.dropout == 0 else (False,):
         loss, gradients, weights = cases.reference(folder, case, unchunked=unchunked)

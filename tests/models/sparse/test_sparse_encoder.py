@@ -54,13 +54,20 @@ def assert_equal_to_oracle(model: SparseEncoder, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory, tiny_models) -> dict[str, Path]:
+def size(tiny_bert_dir) -> int:
+    """The number of tokens of the tokenizer."""
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(tiny_bert_dir))
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory, tiny_models, size) -> dict[str, Path]:
     """Folders of masked language models, by architecture."""
     from transformers import AutoModelForMaskedLM
 
     found = {}
     for name in ("bert", "roberta", "modernbert"):
-        size = tiny_models.tiny_config().vocab_size  # that of the tokenizer
         folder = tiny_models.write_tiny(tmp_path_factory.mktemp(f"masked_{name}"), name, vocab_size=size)
         model = AutoModelForMaskedLM.from_pretrained(folder)
         with torch.no_grad():
@@ -70,9 +77,10 @@ def masked(tmp_path_factory, tiny_models) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture
-def folders(masked, tiny_bert_dir, tiny_causal_dir) -> dict[str, Path]:
-    return {**masked, "no head": tiny_bert_dir, "causal": tiny_causal_dir}
+@pytest.fixture(scope="module")
+def folders(masked, tmp_path_factory, tiny_models, size, tiny_causal_dir) -> dict[str, Path]:
+    headless = tiny_models.write_tiny_bert(tmp_path_factory.mktemp("headless"), vocab_size=size)
+    return {**masked, "no head": headless, "causal": tiny_causal_dir}
 
 
 def build(folder: Path, **options) -> SparseEncoder:
