@@ -50,7 +50,7 @@ def index_lines(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"{found['index']} index of {found['documents']:,} documents: {bytes_in_words(found['bytes'])}; nonzeros: "
-        f"{found['document_nonzeros']:,.4g} of a document, {found['query_nonzeros']:,.4g} of a query; products of a "
+        f"{found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a query; products of a "
         f"query and a document (FLOPS): {found['products']:,.3g}"
     ]
 
