@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -19,31 +20,34 @@ LOW = 0xFFFFFFFF
 MUCH = 4  # times the depth: of so many documents the best are chosen before they are packed, which takes more memory
 
 
-class Index(Protocol):
+class Index(ABC):
     """An index of n documents for search by a similarity."""
 
-    counts: ClassVar[bool]  # whether it has `facts` and `work`
+    counts: ClassVar[bool] = False  # whether it has `facts` and `work`
 
     @staticmethod
+    @abstractmethod
     def fits(similarity: Similarity) -> bool:
         """Whether the index can search by `similarity`."""
 
+    @abstractmethod
     def __init__(self, similarity: Any, documents: Any): ...
 
+    @abstractmethod
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
         """Scores and indices [queries, at least min(depth, n)] of documents that include the best ones."""
 
     def facts(self) -> dict[str, int]:
         """What it holds, in numbers that add up over the blocks of a corpus."""
+        return {}
 
     def work(self, queries: Any) -> int:
         """The products of weights that comparing these queries with its documents takes."""
+        return 0
 
 
-class ExactIndex:
+class ExactIndex(Index):
     """Computes all similarities, and leaves out those that are not among the best. `BlockSearch` orders the others."""
-
-    counts: ClassVar[bool] = False
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
@@ -64,11 +68,9 @@ class ExactIndex:
         return scores, torch.arange(len(self.documents), device=scores.device).expand_as(scores)
 
 
-class FaissIndex:
+class FaissIndex(Index):
     """Finds the best documents by faiss' flat index, on the CPU. Of equal scores at the cutoff faiss chooses which to
     keep."""
-
-    counts: ClassVar[bool] = False
 
     @staticmethod
     def fits(similarity: Similarity) -> bool:
@@ -86,7 +88,7 @@ class FaissIndex:
         return torch.from_numpy(scores).to(queries.device), torch.from_numpy(indices).to(queries.device)
 
 
-class InvertedIndex:
+class InvertedIndex(Index):
     """The documents of each dimension whose value is not 0, for sparse embeddings: exact dot products on the CPU, by
     scipy. A query reads the lists of its own nonzero dimensions alone."""
 
@@ -169,10 +171,9 @@ class BlockSearch:
             self.added += len(documents)
             return
         index = self.index(self.similarity, documents)
-        if index.counts:
-            self._facts.update(index.facts())
+        self._facts.update(index.facts())
         for i, part in enumerate(self.queries):
-            self._work += index.work(part) if index.counts else 0
+            self._work += index.work(part)
             scores, indices = index.nearest(part, self.depth)
             keys = torch.cat([self.keys[i], pack(scores, indices + self.added)], dim=1)
             self.keys[i] = keys.topk(min(self.depth, keys.shape[1]), dim=1).values

@@ -35,7 +35,8 @@ class LanguageHead(nn.Module):
     """The weights [vocabulary, dim] and the bias [vocabulary] by which hidden states become logits. They may be those
     of another module: the embeddings' or, under `PassThrough`, the last layer's."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: Any, bias: Any) -> None:
+        """weight, bias: parameters; None: there is no bias."""
         super().__init__()
         self.weight = weight
         self.bias = bias
@@ -90,6 +91,7 @@ class TokenWeights(nn.Module):
         """values: [vocabulary]. added: the ids that the tokenizer itself puts into a row, which have no weight."""
         super().__init__()
         self.weight = nn.Parameter(values)
+        self.added: Tensor
         self.register_buffer("added", torch.tensor(added, dtype=torch.int64), persistent=False)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
