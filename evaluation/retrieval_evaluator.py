@@ -58,7 +58,7 @@ class RetrievalConfig(EvaluatorConfig):
     dims: list[int] = field(default_factory=list)
     precision: list[Precision] = field(default_factory=lambda: ["fp32"])
     quantize_queries: bool = False
-    search: Literal["exact", "faiss"] = "exact"
+    search: Literal["exact", "faiss", "inverted"] = "exact"
     query_block: int = 256
     document_block: int = 16384
 
@@ -164,6 +164,7 @@ class RetrievalEvaluator:
         self.total_documents = len(documents)
         self.dimension = 0  # of the model, once it has embedded
         self.index_bytes: dict[str, int] = {}  # of the documents that were searched last, by stored form
+        self.index_facts: dict[str, float] = {}  # of the index of the last search (`BlockSearch.facts`)
         self.first_stage_run = {
             query: {document: score for document, score in scores.items() if document in self.documents}
             for query, scores in candidates.items()
@@ -204,6 +205,8 @@ class RetrievalEvaluator:
                 measured |= {f"overlap@{OVERLAP_DEPTH}": overlaps(runs[replace(form, precision="fp32")], run)}
             values |= {name + form.suffix: of_queries for name, of_queries in measured.items()}
         index = index_of(self.index_bytes, self.dimension, len(self.documents), self.total_documents)
+        if self.index_facts:
+            index["searched"] = {"index": self.config.search, "documents": len(self.documents), **self.index_facts}
         return EvaluationResult(Metrics({}, values).over(list(self.qrels)), runs[StoredForm()], index)
 
     def retrieve(self, runner: Runner) -> dict[StoredForm, Run]:
@@ -224,6 +227,7 @@ class RetrievalEvaluator:
             for form, search in searches.items():
                 self.index_bytes[form.name] += form.num_bytes(documents)
                 search.add(form.values(documents, similarity, ranges.get(form)))
+        self.index_facts = searches[StoredForm()].facts()
         return {form: self._run(*search.result()) for form, search in searches.items()}
 
     def _ranges(self, runner: Runner, dimension: int) -> tuple[Tensor | None, dict[StoredForm, Tensor]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import Any, ClassVar
 
+import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
-from engines.distributed.collectives import gather_rows
+from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from losses.math.similarity import DotProduct, Similarity
 
@@ -16,20 +20,33 @@ LOW = 0xFFFFFFFF
 MUCH = 4  # times the depth: of so many documents the best are chosen before they are packed, which takes more memory
 
 
-class Index(Protocol):
+class Index(ABC):
     """An index of n documents for search by a similarity."""
 
+    counts: ClassVar[bool] = False  # whether it has `facts` and `work`
+
     @staticmethod
+    @abstractmethod
     def fits(similarity: Similarity) -> bool:
         """Whether the index can search by `similarity`."""
 
+    @abstractmethod
     def __init__(self, similarity: Any, documents: Any): ...
 
+    @abstractmethod
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
         """Scores and indices [queries, at least min(depth, n)] of documents that include the best ones."""
 
+    def facts(self) -> dict[str, int]:
+        """What it holds, in numbers that add up over the blocks of a corpus."""
+        return {}
 
-class ExactIndex:
+    def work(self, queries: Any) -> int:
+        """The products of weights that comparing these queries with its documents takes."""
+        return 0
+
+
+class ExactIndex(Index):
     """Computes all similarities, and leaves out those that are not among the best. `BlockSearch` orders the others."""
 
     @staticmethod
@@ -51,7 +68,7 @@ class ExactIndex:
         return scores, torch.arange(len(self.documents), device=scores.device).expand_as(scores)
 
 
-class FaissIndex:
+class FaissIndex(Index):
     """Finds the best documents by faiss' flat index, on the CPU. Of equal scores at the cutoff faiss chooses which to
     keep."""
 
@@ -71,7 +88,39 @@ class FaissIndex:
         return torch.from_numpy(scores).to(queries.device), torch.from_numpy(indices).to(queries.device)
 
 
-INDEXES: dict[str, type[Index]] = {"exact": ExactIndex, "faiss": FaissIndex}
+class InvertedIndex(Index):
+    """The documents of each dimension whose value is not 0, for sparse embeddings: exact dot products on the CPU, by
+    scipy. A query reads the lists of its own nonzero dimensions alone."""
+
+    counts: ClassVar[bool] = True
+
+    @staticmethod
+    def fits(similarity: Similarity) -> bool:
+        return similarity.name == DotProduct.name
+
+    def __init__(self, similarity: DotProduct, documents: Tensor):
+        self.lists = _sparse(documents).T.tocsr()  # [dimensions, documents]
+
+    def nearest(self, queries: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        scores = torch.from_numpy((_sparse(queries) @ self.lists).toarray()).to(queries.device)
+        return scores, torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+
+    def facts(self) -> dict[str, int]:
+        """Its bytes in memory, and the values of documents that are not 0."""
+        arrays = self.lists.data, self.lists.indices, self.lists.indptr
+        return {"bytes": sum(array.nbytes for array in arrays), "nonzeros": self.lists.nnz}
+
+    def work(self, queries: Tensor) -> int:
+        lengths = np.diff(self.lists.indptr)
+        return int(lengths[_sparse(queries).indices].sum(dtype=np.int64))
+
+
+def _sparse(rows: Tensor) -> scipy.sparse.csr_array:
+    """Rows [n, dim] as scipy's sparse matrix on the CPU."""
+    return scipy.sparse.csr_array(rows.float().cpu().numpy())
+
+
+INDEXES: dict[str, type[Index]] = {"exact": ExactIndex, "faiss": FaissIndex, "inverted": InvertedIndex}
 
 
 def check_search(name: str) -> None:
@@ -113,6 +162,8 @@ class BlockSearch:
         self.positions = torch.cat([places for _, places in own]) if own else torch.empty(0, dtype=torch.int64)
         self.keys = [torch.empty(len(part), 0, dtype=torch.int64, device=queries.device) for part in self.queries]
         self.device = queries.device
+        self._facts: Counter[str] = Counter()  # of the documents
+        self._work = 0  # of own queries
 
     def add(self, documents: Any) -> None:
         """Search the next documents, given by their representations [n, ...], the same on every rank."""
@@ -120,7 +171,9 @@ class BlockSearch:
             self.added += len(documents)
             return
         index = self.index(self.similarity, documents)
+        self._facts.update(index.facts())
         for i, part in enumerate(self.queries):
+            self._work += index.work(part)
             scores, indices = index.nearest(part, self.depth)
             keys = torch.cat([self.keys[i], pack(scores, indices + self.added)], dim=1)
             self.keys[i] = keys.topk(min(self.depth, keys.shape[1]), dim=1).values
@@ -131,6 +184,22 @@ class BlockSearch:
         none = torch.empty(0, min(self.depth, self.added), dtype=torch.int64, device=self.device)
         keys = gather_rows({"keys": torch.cat([none, *self.keys])}, self.positions, self.num_queries)["keys"]
         return unpack(keys)
+
+    def facts(self) -> dict[str, float]:
+        """The bytes of the index of all documents, the mean number of nonzero values of a document and of a query, and
+        the mean number of products of such values for a query and a document. Empty if the index does not count. Call
+        it on all ranks, which get the same."""
+        if not self.index.counts or not self.num_queries or not self.added:
+            return {}
+        nonzeros = sum(int(part.count_nonzero()) for part in self.queries)
+        ranks = gather_objects((dict(self._facts), nonzeros, self._work))
+        documents = ranks[0][0]  # rank 0 has the first queries, and so has read all documents
+        return {
+            "bytes": documents["bytes"],
+            "document_nonzeros": documents["nonzeros"] / self.added,
+            "query_nonzeros": sum(of_rank[1] for of_rank in ranks) / self.num_queries,
+            "products": sum(of_rank[2] for of_rank in ranks) / self.num_queries / self.added,
+        }
 
 
 def pack(scores: Tensor, indices: Tensor) -> Tensor:

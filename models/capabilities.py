@@ -107,6 +107,7 @@ class RankingModel(nn.Module, ABC):
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)
     packings: Sequence[Packing] = ()  # of its transformers, if rows run packed (models/packing/rows.py)
     why_no_packs: str = ""  # why they may not, if the options ask for it
+    reads_corpus: bool = False  # it starts from the texts that it will search: `read_corpus`
     requested_dropout: float = 0.0  # the highest dropout probability that the user has set
 
     wanted_outputs: frozenset[str] = frozenset()  # those passed to `prepare`
@@ -148,6 +149,11 @@ class RankingModel(nn.Module, ABC):
     def scale_scores(self, mean: float, deviation: float) -> None:
         """Give scores from now on as deviation * score + mean, also in the export: a fresh head then starts at the
         scale of a teacher. Only a model with a fresh head and `scales_scores` is asked to."""
+        raise NotImplementedError
+
+    def read_corpus(self, texts: Iterable[str]) -> None:
+        """Set weights that start from the documents `texts`, before training: those of all ranks are equal. Only a
+        model that `reads_corpus` is asked to."""
         raise NotImplementedError
 
     def parts(self) -> Sequence[Part]:
@@ -194,6 +200,7 @@ class ModelOptions(ABC):
     layout: ClassVar[Layout]  # of its tokenizer
     default_evaluation: ClassVar[str] = "reranking"  # the file of conf/eval that fits; "retrieval" for embedders
     trainable: ClassVar[bool] = True
+    small_similarities: ClassVar[bool] = True  # those of its embeddings are about -1 to 1 if no option scales them
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)
     one_vector: ClassVar[bool] = True  # an embedding is one vector; False: a ragged row, as a vector per token
 

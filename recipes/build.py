@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.sampling.mixture import make_loader
+from data.store.texts import texts_of
 from data.store.token_cache import open_token_cache
 from engines.distributed import process_group
 from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator, Prompts
@@ -46,6 +47,13 @@ def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -
     """Build the evaluator of the test split, which is used before and after training."""
     prompts = Prompts.of(collection)
     return settings.eval.build(collection.split("test"), collection.documents, model.tokenizer, prompts=prompts)
+
+
+def read_corpus(model: RankingModel, *data: Data) -> None:
+    """Show a model that starts from the texts it will search the documents of all data sets."""
+    if model.reads_corpus:
+        sources = {id(source): source for each in data for source in each.sources.values()}.values()
+        model.read_corpus([text for source in sources for text in texts_of(source.documents)])
 
 
 def prepare(model: RankingModel, *losses: Any) -> None:

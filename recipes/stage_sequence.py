@@ -20,7 +20,7 @@ from evaluation.evaluator import DevEvaluator, EvaluationResult, Evaluator
 from models.capabilities import RankingModel
 from models.export.folder import copy_card
 from recipes.baseline import baseline_folder, read_dev, reuse_final_scores
-from recipes.build import Data, build_trainer, dev_evaluator, test_evaluator
+from recipes.build import Data, build_trainer, dev_evaluator, read_corpus, test_evaluator
 from recipes.checks.compatibility import check_model
 from recipes.dev_suite import Sets
 from recipes.model_card import model_card
@@ -94,6 +94,7 @@ class StageSequence:
             model = stage.settings.model.build(self.settings.seed)
             check_model(stage.settings, model)
             expect_prompts(model, self.collection, *self.training)
+            read_corpus(model, self.collection, data)
             dev, test = self._evaluators_for(model)
             prompts = stage_prompts(stage, self.collection, data)
             trainer = build_trainer(

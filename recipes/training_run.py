@@ -9,7 +9,7 @@ from engines.distributed import preemption, process_group
 from engines.distributed.heartbeat import OnLostRank
 from engines.memory.allocator import keep_freed_memory
 from recipes.baseline import baseline_folder
-from recipes.build import Data, make_trainer, test_evaluator
+from recipes.build import Data, make_trainer, read_corpus, test_evaluator
 from recipes.checks.compatibility import check_model
 from recipes.dev_suite import Sets
 from recipes.finish import print_results, show_finished, upload
@@ -64,6 +64,7 @@ def train_once(settings: RunConfig, collection: Data, run: RunDirectory, sets: S
     model = settings.model.build(settings.seed)
     check_model(settings, model)
     expect_prompts(model, collection)
+    read_corpus(model, collection)
     shared_baseline = baseline_folder(settings, collection, model)
     prompts = run_prompts(collection, collection)
     trainer = make_trainer(settings, collection, run, model, sets, logger)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from losses.math.checks import check_at_least, check_finite, check_one_of
 
-SHAPES = ("linear", "cosine")
+SHAPES = ("linear", "cosine", "quadratic")
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,6 @@ class Schedule:
         fraction = (progress - self.start) / (self.end - self.start)
         if self.shape == "cosine":
             fraction = (1 - math.cos(math.pi * fraction)) / 2
+        elif self.shape == "quadratic":
+            fraction = fraction**2
         return self.initial + fraction * (self.final - self.initial)

@@ -40,6 +40,12 @@ class OneDnnLinear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def fastest_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """values weight' + bias by the faster of oneDNN and torch: [..., in] -> [..., out]."""
+    product = linear if prefers_onednn() and _is_plain(values) else nn.functional.linear
+    return product(values, weight, bias)
+
+
 def _is_plain(values: Tensor) -> bool:
     """Whether a tensor can be given to oneDNN: real float32 numbers on the CPU, outside autocast, traces and modes."""
     if values.device.type != "cpu" or values.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):

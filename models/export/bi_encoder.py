@@ -131,14 +131,14 @@ def write_dense(layer: Dense, folder: Path, reads: str | None = None) -> None:
 def _settings(model: BiEncoder) -> dict[str, Any]:
     return {
         "__version__": versions(),
-        "prompts": _prompts(model.tokenizer),
+        "prompts": all_prompts(model.tokenizer),
         "default_prompt_name": model.tokenizer.default_prompt,
         "similarity_fn_name": model.similarity,
         **own_settings(model.tokenizer),
     }
 
 
-def _prompts(tokenizer: TextTokenizer) -> dict[str, str]:
+def all_prompts(tokenizer: TextTokenizer) -> dict[str, str]:
     """All prompts, with explicit ones for both roles: releases of sentence-transformers replace a missing one
     differently."""
     if not tokenizer.prompts:
@@ -167,7 +167,7 @@ def _write_card(model: BiEncoder, work: Path, name: str, card: str | None) -> No
         similarity=model.similarity,
         cut=_about_length(model.tokenizer.max_length),
         ranges=_about_ranges(model, name),
-        prompts=note(model.tokenizer) + list_prompts(_prompts(model.tokenizer), PROMPTS),
+        prompts=note(model.tokenizer) + list_prompts(all_prompts(model.tokenizer), PROMPTS),
     )
     write_card(
         work,

@@ -18,19 +18,29 @@ from models.loading.folder import ModelFolder, read_json
 from models.loading.resolve import resolve
 from models.prompts.template import PUBLISHED
 from models.prompts.template_folder import has_template
+from models.sparse.sparse_encoder import SparseEncoderConfig
 from models.static.embedder import StaticEmbedderConfig
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["reranker", "embedder"]
 Declared = Literal[
-    "llm_reranker", "cross_encoder", "bi_encoder", "late_interaction", "static_embedder", "language_model", "encoder"
+    "llm_reranker",
+    "cross_encoder",
+    "bi_encoder",
+    "late_interaction",
+    "sparse_encoder",
+    "static_embedder",
+    "language_model",
+    "encoder",
 ]
 EMBEDDERS: dict[str, Any] = {
     "bi_encoder": BiEncoderConfig,
     "late_interaction": LateInteractionConfig,
+    "sparse_encoder": SparseEncoderConfig,
     "static_embedder": StaticEmbedderConfig,
 }
+OF_FOLDER: dict[str, Declared] = {"CrossEncoder": "cross_encoder", "SparseEncoder": "sparse_encoder"}
 OF_TASK: dict[str, Declared] = {"FEATURE_EXTRACTION": "bi_encoder", "SEQ_CLS": "cross_encoder"}  # of an adapter
 
 
@@ -49,7 +59,7 @@ def declared_kind(name_or_path: str, *, trust_remote_code: bool = False) -> Decl
     if folder.kind != "CrossEncoder" and SavedHead.gives_token_vectors(folder):
         return "late_interaction"
     if folder.kind:
-        return "cross_encoder" if folder.kind == "CrossEncoder" else "bi_encoder"
+        return OF_FOLDER.get(folder.kind, "bi_encoder")
     adapter = read_json(folder.backbone / CONFIG) or {}
     if (task := adapter.get("task_type")) in OF_TASK:
         return OF_TASK[task]

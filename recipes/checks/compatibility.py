@@ -207,7 +207,9 @@ def warn_about_unscaled_scores(model: ModelOptions, loss: Any) -> None:
 
 
 def gives_unscaled_scores(model: ModelOptions) -> bool:
-    """Whether the model's scores are similarities without a scale, set or learned earlier."""
+    """Whether the model's scores are small similarities without a scale, set or learned earlier."""
+    if not model.small_similarities:
+        return False
     has_scale = model.scale_options().get("scale") or "scale" in model.saved_scale()
     return "embedding" in model.outputs and not has_scale
 

@@ -20,6 +20,7 @@ from evaluation.reranking_evaluator import candidate_recall, check_candidates
 from evaluation.retrieval_evaluator import part_of, reduced_corpus
 from evaluation.significance import interval_of, paired_test
 from models.capabilities import RankingModel
+from recipes.build import read_corpus
 from recipes.evaluate.config import EvaluationConfig
 from recipes.evaluate.costs import cost_of_model, cost_of_retriever
 from recipes.evaluate.depths import check_has_first_stage, depth_sweep
@@ -98,6 +99,7 @@ def compare(settings: EvaluationConfig, collection: Collection, model: RankingMo
     queries = judged_queries(split, settings.eval.max_queries)
     dev_queries = judged_queries(dev, settings.eval.dev_max_queries) if dev else {}
     expect_prompts(model, collection)
+    read_corpus(model, collection)
     # The queries of both splits are evaluated together, so that a corpus is embedded once.
     options = replace(settings.eval, max_queries=None)
     merged = replace(merge_splits(collection, queries | dev_queries), ranked=split.ranked, listed=split.listed)

@@ -43,6 +43,18 @@ def cost_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def index_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence on the index that was searched, if it counts what it holds."""
+    found = (summary.get("index") or {}).get("searched")
+    if not found:
+        return []
+    return [
+        f"{found['index']} index of {found['documents']:,} documents: {bytes_in_words(found['bytes'])}; nonzeros: "
+        f"{found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a query; products of a "
+        f"query and a document (FLOPS): {found['products']:,.3g}"
+    ]
+
+
 def form_table(summary: Mapping[str, Any]) -> list[str]:
     """The chosen metric and the bytes of the index by dimension (rows) and precision (columns); none if only one form
     was measured."""

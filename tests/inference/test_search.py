@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.distributed.testing import run_ranks
-from inference.search import BlockSearch, ExactIndex, FaissIndex, check_search, index_for, pack, unpack
+from inference.search import BlockSearch, ExactIndex, FaissIndex, InvertedIndex, check_search, index_for, pack, unpack
 from losses.math.similarity import COSINE, DOT, Similarity
 
 
@@ -102,3 +102,38 @@ def _on_a_rank(num_queries: int) -> tuple[list, list]:
 def test_two_ranks_agree_with_one_to_the_last_bit(num_queries):
     """With 2 queries, one block, the second rank has none to search."""
     assert run_ranks(_on_a_rank, 2, num_queries) == [_on_a_rank(num_queries)] * 2
+
+
+def _sparse_vectors(count: int, seed: int) -> Tensor:
+    values = _vectors(count, seed, dim=40)
+    return values.where(values > 1.0, torch.zeros_like(values))
+
+
+@pytest.mark.parametrize("document_block", [3, 1000])
+def test_the_inverted_index_finds_what_all_products_find(document_block):
+    queries, documents = _sparse_vectors(5, 0), _sparse_vectors(20, 1)
+    queries[2], documents[4] = 0, 0
+    search = BlockSearch(queries, 6, query_block=2, similarity=DOT, index=InvertedIndex)
+    for block in documents.split(document_block):
+        search.add(block)
+    expected = _search(queries, documents, 6)
+    torch.testing.assert_close(search.result()[0], expected[0])
+    positive = expected[0] > 0
+    assert search.result()[1][positive].equal(expected[1][positive])
+    facts = search.facts()
+    present = (queries != 0).float() @ (documents != 0).float().T
+    assert facts["document_nonzeros"] == (documents != 0).sum(1).float().mean()
+    assert facts["query_nonzeros"] == (queries != 0).sum(1).float().mean()
+    assert facts["products"] == pytest.approx(present.mean().item())
+    assert facts["bytes"] > 8 * (documents != 0).sum()
+    assert BlockSearch(queries, 6, query_block=2, similarity=DOT, index=ExactIndex).facts() == {}
+
+
+def _facts_on_a_rank() -> dict[str, float]:
+    search = BlockSearch(_sparse_vectors(5, 0), 6, query_block=2, similarity=DOT, index=InvertedIndex)
+    search.add(_sparse_vectors(20, 1))
+    return search.facts()
+
+
+def test_ranks_count_the_same():
+    assert run_ranks(_facts_on_a_rank, 2) == [_facts_on_a_rank()] * 2

@@ -23,6 +23,11 @@ def test_cosine_leaves_and_arrives_slowly():
     assert values(schedule) == pytest.approx([1.0, 1.0, 2 - math.sqrt(0.5), 2.0, 2 + math.sqrt(0.5), 3.0, 3.0])
 
 
+def test_quadratic_starts_slowly():
+    schedule = Schedule("quadratic", initial=1.0, final=3.0, start=0.2, end=0.6)
+    assert values(schedule) == pytest.approx([1.0, 1.0, 1 + 2 / 16, 1 + 2 / 4, 1 + 2 * 9 / 16, 3.0, 3.0])
+
+
 def test_the_defaults_fade_in_over_the_whole_training():
     assert [Schedule()(progress) for progress in (0.0, 0.25, 1.0)] == [0.0, 0.25, 1.0]
 
@@ -37,7 +42,7 @@ def test_a_switch(share):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": "log"}, "shape='log' is not known; choose one of: linear, cosine"),
+        ({"shape": "log"}, "shape='log' is not known; choose one of: linear, cosine, quadratic"),
         ({"initial": math.nan}, "initial must be a finite number"),
         ({"final": math.inf}, "final must be a finite number"),
         ({"start": -0.1}, "start must be at least 0"),
