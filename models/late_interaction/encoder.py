@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -33,7 +33,7 @@ class LateInteraction(RankingModel):
     """Gives the vectors of a text's tokens, of unit length. Two texts are compared by MaxSim: the sum over the query's
     vectors of the largest dot product with a vector of the document."""
 
-    outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    outputs = frozenset({"embedding"})
     tokenizer: TokenVectorTokenizer
 
     def __init__(

@@ -98,7 +98,7 @@ class StaticEmbedderConfig(EmbedderOptions):
     def _tower(
         self, folder: ModelFolder, table: Tensor, tokenizer: PreTrainedTokenizerBase, length: int, head: Head
     ) -> tuple[StaticTower, StaticTokenizer, Head]:
-        bag = EmbeddingBag(*table.shape, device="meta")
+        bag = EmbeddingBag(table.shape[0], table.shape[1], device="meta")
         bag.weight = torch.nn.Parameter(table)
         dense = self.linear_layers(head, table.shape[1], f"model {folder.path}")
         max_length = length if self.max_length is None else self.max_length

@@ -104,8 +104,9 @@ def word_embeddings(model: BiEncoder) -> Tensor:
     """The rows of the model's word embeddings that its tokenizer has tokens for [tokens, dim] float32."""
     transformer = document_tower(model).transformer
     assert transformer is not None
-    weight: Tensor = transformer.get_input_embeddings().weight
-    return weight.detach()[: vocabulary_rows(model.tokenizer.tokenizer)].float()
+    weights: Any = transformer.get_input_embeddings().weight
+    weight: Tensor = weights.detach()[: vocabulary_rows(model.tokenizer.tokenizer)].float()
+    return weight
 
 
 def principal_components(vectors: Tensor, tokens: Tensor, dimension: int) -> Tensor:

@@ -48,7 +48,7 @@ class StaticTower(TextTower):
         return [self.embedding(ids.clamp(min=0), shares).float()]
 
     def first_parts(self, role: str) -> list[Part]:
-        return [Part("token vectors", (self.embedding.weight,), role)]
+        return [Part("token vectors", tuple(self.embedding.parameters()), role)]
 
     def write(
         self, folder: Path, prefix: str, tokenizer: TextTokenizer, *, adapter_only: bool

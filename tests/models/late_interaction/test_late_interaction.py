@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data.batch import TokenSequences
 from data.collate import Collator
@@ -169,3 +170,12 @@ def test_folders_that_do_not_fit(tiny_bert_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / "modules.json").write_text(json.dumps(modules[:2]))
     with pytest.raises(ValueError, match="is Transformer > Dense; supported: Transformer"):
         LateInteractionConfig(str(tmp_path / "model")).build(seed=0)
+
+
+def test_the_memory_plan_runs_it_without_data(tiny_bert_dir: Path) -> None:
+    model = LateInteractionConfig(str(tiny_bert_dir), dimension=16).build(seed=0)
+    model.simplify_for_tracing()
+    names = [name for name in model.tokenizer(["a"], role="query") if name != "truncated"]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        features = {name: torch.ones(3, 7, dtype=torch.int64) for name in [*names, "attention_mask"]}
+        assert model(**features)["embedding"].shape == (3, 7, 16)
