@@ -31,7 +31,7 @@ from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.sparse.language_head import SparseTower, TokenWeights, inverse_frequencies, load_language_model
 from models.sparse.modules import ACTIVATIONS, LARGEST_OF, SparseModules
-from models.tokenization import IS_QUERY, TextTokenizer, load_tokenizer
+from models.tokenization import IS_QUERY, TextTokenizer, load_plain_tokenizer, load_tokenizer
 
 QUERY_WEIGHTS = ("ones", "idf")
 TEXTS_OF_IDF = 100_000  # of a larger corpus so many are counted
@@ -145,8 +145,10 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
         config = load_config(base, embeds=True)
         check_ignores_padding(folder, config, classifies=False)
         request_dropout(config, self.dropout)
+        free = self.query_weights is not None or modules.token_weights is not None
+        tokens = len(load_plain_tokenizer(folder)) if free else None  # other libraries need a weight for each of them
         backbone, head, has_own_head = load_language_model(
-            base, config, self.attention, adapter=adapter, linear=modules.head()
+            base, config, self.attention, adapter=adapter, linear=modules.head(), tokens=tokens
         )
         keep_layers(backbone, base, self.num_layers, self.kept_layers)
         default = None if folder.max_length else self.default_length
@@ -200,6 +202,7 @@ class SparseEncoder(RankingModel):
     outputs = SparseEncoderConfig.outputs
     tokenizer: TextTokenizer
     similarity = "dot"
+    search = "inverted"
 
     def __init__(
         self,
