@@ -13,7 +13,7 @@ from torch import nn
 from models.capabilities import Layout
 from models.int8_ranges import Int8Ranges
 from models.loading.embedding_modules import Head
-from models.loading.folder import ModelFolder
+from models.loading.folder import OF_KIND, ModelFolder
 from models.pretrained import FolderOptions
 from models.prompts.run_prompts import ROLES, RunPrompts
 from models.scale import ScaleOptions, saved_scale
@@ -60,7 +60,9 @@ class EmbedderOptions(FolderOptions):
     def read_folder(self) -> ModelFolder:
         folder = super().read_folder()
         if folder.kind not in ("SentenceTransformer", ""):
-            raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
+            known = OF_KIND.get(folder.kind)
+            remedy = f": choose model={known}" if known else ", not an embedding model"
+            raise ValueError(f"model {folder.path} is a {folder.kind}{remedy}")
         return folder
 
     def starting_from(self, folder: Path) -> Self:
