@@ -82,8 +82,8 @@ def as_json(folder: Path, findings: Sequence[Finding], tolerance: float) -> dict
 def _findings(name: str, export: Export, detective: Detective) -> Iterator[Finding]:
     replay: Backend = importlib.import_module(f"recipes.serving.backends.{BACKENDS[name]}").replay
     try:
-        if export.kind not in KINDS and name not in READ_ANY_KIND:
-            raise Unavailable(f"a {export.kind} is checked by {' and '.join(READ_ANY_KIND)} alone")
+        if name not in READ_ANY_KIND and (kind := unusual_kind(export)):
+            raise Unavailable(f"{kind} is checked by {' and '.join(READ_ANY_KIND)} alone")
         replays = replay(export)
     except Unavailable as reason:
         yield Finding(name, UNAVAILABLE, causes=[str(reason)])
@@ -94,6 +94,13 @@ def _findings(name: str, export: Export, detective: Detective) -> Iterator[Findi
         return
     for part, values in replays.items():
         yield _finding(f"{name} {part}".strip(), values, export.golden, detective)
+
+
+def unusual_kind(export: Export) -> str:
+    """What an export is that not every backend reads, in words; empty: any backend may."""
+    if export.kind not in KINDS:
+        return f"a {export.kind}"
+    return "" if export.folder.has_transformer else "a model without a transformer"
 
 
 def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) -> Finding:
