@@ -40,6 +40,9 @@ OPTION_NAMES = {
     "choose null (as the folder says)": "leave --template out",
     " (null: the one that the folder was trained with)": "",
     "choose model=bi_encoder": "`python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER` evaluates it",
+    "choose model=static_embedder": (
+        "`python launch/evaluate.py model=static_embedder model.name_or_path=FOLDER` evaluates it"
+    ),
     "choose model=cross_encoder": "leave --template out",
     "model.template": "--template",
     "model.max_length": "--max-length",
