@@ -2,12 +2,11 @@
 
     python benchmarks/scaling.py measure --output RECORDS.jsonl            # some minutes for each engine and number
     python benchmarks/scaling.py predict --output RECORDS.jsonl            # fitted on 1 and 2 ranks, predicts 4
-    python benchmarks/scaling.py predict --output RECORDS.jsonl --clock cpu     # of a machine that does other work too
     python benchmarks/scaling.py parts --output RECORDS.jsonl              # what is received, part by part
 
 Each rank has one thread. The ranks of a run are alone in a network of their own (`unshare`), whose bytes the kernel
-counts. `--clock wall` takes the time of a step, which needs idle cores; `cpu` the time that the slowest rank computed.
-On fewer cores than ranks a step takes as many times longer as there are ranks for a core.
+counts. The rates are fitted to the time that the slowest rank computes in a step, and what is predicted is the time of
+the step, which needs idle cores: on fewer cores than ranks these share them, and while one waits another computes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ def main() -> None:
     parser.add_argument("--engines", default="torch,zero2")
     parser.add_argument("--ranks", default="1,2,4")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     arguments = parser.parse_args()
     from benchmarks.scale.cases import CASES
     from benchmarks.scale.measure import Job, records, start
@@ -49,7 +47,7 @@ def main() -> None:
                 if arguments.what == "parts":
                     print("\n".join(parts(own, predictions)), flush=True)
                     continue
-                lines = table(own, predictions, clock=arguments.clock, fitted=(1, 2))
+                lines = table(own, predictions, fitted=(1, 2))
                 print("\n".join(lines), flush=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.cases import CASES, WARM_UP, settings_of, write_texts
-from recipes.cost_plan.step_time import Rates, fit_rates, step_time
+from recipes.cost_plan.step_time import Rates, fit_rates, seconds_on_shared_cores, step_time
 from recipes.cost_plan.step_work import StepWork, step_work
 from recipes.cost_plan.workload import Workload, build_workload
 
@@ -31,41 +31,36 @@ class Predictions:
         workload = build_workload(settings, settings.data.build(), autocast=None)
         return replace(workload, batches=workload.batches[WARM_UP:])
 
-    def work(self, record: Record) -> StepWork:
-        """The work of a rank in the run of a record."""
+    def works(self, record: Record) -> list[StepWork]:
+        """The work of each rank in the run of a record; none has more than the first."""
         workload = self._workload(record["case"])
         engine = settings_of(CASES[record["case"]], record["engine"], self.folder).engine
         ranks = record["ranks"]
         options: Any = {"kept_chunks": workload.settings.trainer.kept_chunks, "device": "cpu", "ranks_per_node": ranks}
-        return step_work(workload, engine, ranks, **options)
+        return [step_work(workload, engine, ranks, rank=rank, **options) for rank in range(ranks)]
 
 
-def core_seconds(record: Record, clock: str) -> float:
-    """The seconds of a step, as if each rank had a core: of the clock, or of the computing time."""
-    if clock == "cpu":
-        return record["cpu_s"]
-    return record["wall_s"] * min(record["cores"] / record["ranks"], 1.0)
-
-
-def table(records: Sequence[Record], predictions: Predictions, *, clock: str, fitted: Sequence[int]) -> Iterator[str]:
-    """Lines of a table: the ranks that were not fitted, predicted and measured."""
-    works = [predictions.work(record) for record in records]
-    seconds = [core_seconds(record, clock) for record in records]
+def table(records: Sequence[Record], predictions: Predictions, *, fitted: Sequence[int]) -> Iterator[str]:
+    """Lines of a table: the seconds of a step, predicted and measured, fitted to those that the slowest rank computes
+    on so many ranks."""
+    works = [predictions.works(record) for record in records]
     models = [record["case"].split(",")[0] for record in records]
     used = [index for index, record in enumerate(records) if record["ranks"] in fitted]
-    rates = fit_rates(*([values[index] for index in used] for values in (works, seconds, models)))
+    first, seconds = [of_ranks[0] for of_ranks in works], [record["cpu_s"] for record in records]
+    rates = fit_rates(*([values[index] for index in used] for values in (first, seconds, models)))
     for model, of_model in rates.items():
         yield f"{model}: {describe(of_model)}"
     yield "| run | engine | ranks | seconds, predicted | measured | | MB received, predicted | measured | |"
     yield "|---|---|---|---|---|---|---|---|---|"
-    for record, work, measured, model in zip(records, works, seconds, models, strict=True):
-        expected = step_time(work, rates[model], ranks_per_node=record["ranks"]).total
-        moved = record["bytes_per_rank"] if record["ranks"] > 1 else 0.0
-        exchange = f"{work.received_bytes / 1e6:.1f} | {moved / 1e6:.1f} | {_difference(work.received_bytes, moved)}"
-        fit = "fitted" if record["ranks"] in fitted else "predicted"
-        name = f"{record['case']} ({fit})"
+    for record, of_ranks, model in zip(records, works, models, strict=True):
+        ranks, received = record["ranks"], of_ranks[0].received_bytes
+        each = [step_time(work, rates[model], ranks_per_node=ranks).total for work in of_ranks]
+        expected, measured = seconds_on_shared_cores(each, record["cores"]), record["wall_s"]
+        moved = record["bytes_per_rank"] if ranks > 1 else 0.0
+        exchange = f"{received / 1e6:.1f} | {moved / 1e6:.1f} | {_difference(received, moved)}"
+        name = f"{record['case']} ({'fitted' if ranks in fitted else 'predicted'})"
         yield (
-            f"| {name} | {record['engine']} | {record['ranks']} | {expected:.3f} | {measured:.3f} | "
+            f"| {name} | {record['engine']} | {ranks} | {expected:.3f} | {measured:.3f} | "
             f"{_difference(expected, measured)} | {exchange} |"
         )
 
@@ -75,7 +70,7 @@ def parts(records: Sequence[Record], predictions: Predictions) -> Iterator[str]:
     yield "| run | engine | ranks | part | KB received, predicted | counted | |"
     yield "|---|---|---|---|---|---|---|"
     for record in records:
-        expected = predictions.work(record).received
+        expected = predictions.works(record)[0].received
         for name, counted in record["counted"].items():
             found = expected.get(name, 0.0)
             yield (

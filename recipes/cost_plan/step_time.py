@@ -76,6 +76,15 @@ def step_time(work: StepWork, rates: Rates, ranks_per_node: int) -> StepTime:
     )
 
 
+def seconds_on_shared_cores(seconds: Sequence[float], cores: int) -> float:
+    """The time in which ranks that compute for so many `seconds` each are done on `cores` that they share. While more
+    ranks compute than there are cores, each gets an equal part of them."""
+    done, ordered = 0.0, sorted(seconds)
+    for number, (before, own) in enumerate(zip([0.0, *ordered], ordered, strict=False)):
+        done += (own - before) * max((len(ordered) - number) / cores, 1.0)
+    return done
+
+
 def fit_rates(works: Sequence[StepWork], seconds: Sequence[float], models: Sequence[str]) -> dict[str, Rates]:
     """Fit the rates of ranks that share a processor to measured steps on one rank and on several. `models`: the name of
     the model of each. Returns the rates by model.

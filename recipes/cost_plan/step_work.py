@@ -29,7 +29,7 @@ UPDATE_BYTES = 28  # that AdamW moves per weight: weight, gradient and moments r
 
 @dataclass(frozen=True)
 class StepWork:
-    """The work of rank 0 in a step; no rank has more. Averages over some steps of a run."""
+    """The work of a rank in a step; none has more than rank 0. Averages over some steps of a run."""
 
     ranks: int
     rows: float  # of all ranks
@@ -67,13 +67,14 @@ def step_work(
     kept_chunks: int,
     device: str,
     ranks_per_node: int,
+    rank: int = 0,
 ) -> StepWork:
     """The work of a step, averaged over the batches of the workload. `device`: "cpu" or "cuda"."""
-    own, flops = _own_chunks(workload, ranks), workload.flops
+    own, flops = _own_chunks(workload, rank, ranks), workload.flops
     repeated = [shapes[: max(len(shapes) - kept_chunks, 0)] for shapes in own]
     steps = len(own)
     chunks = sum(map(len, own)) / steps
-    frozen_flops, frozen_on_engine = _frozen_forwards(workload, ranks)
+    frozen_flops, frozen_on_engine = _frozen_forwards(workload, rank, ranks)
     forwards = chunks + sum(map(len, repeated)) / steps + frozen_on_engine
     compared = _compared_ranks(workload, ranks, ranks_per_node)
     traffic = [
@@ -92,19 +93,20 @@ def step_work(
     )
 
 
-def _own_chunks(rows: ModelRows, ranks: int) -> list[list[Shape]]:
-    """The shapes of the chunks of rank 0 in each step."""
+def _own_chunks(rows: ModelRows, rank: int, ranks: int) -> list[list[Shape]]:
+    """The shapes of the chunks of a rank in each step. A rank that has one less than rank 0 runs one without rows."""
     steps = [rows.chunk_shapes(lengths) for lengths in rows.batches]
     return [
-        [shapes[index] for [index] in chunks_of_rank([[i] for i in range(len(shapes))], 0, ranks)] for shapes in steps
+        [shapes[index] for chunk in chunks_of_rank([[i] for i in range(len(shapes))], rank, ranks) for index in chunk]
+        for shapes in steps
     ]
 
 
-def _frozen_forwards(workload: Workload, ranks: int) -> tuple[float, float]:
-    """The operations of the forwards of frozen models on rank 0, and the number of those that the engine runs."""
+def _frozen_forwards(workload: Workload, rank: int, ranks: int) -> tuple[float, float]:
+    """The operations of the forwards of frozen models on a rank, and the number of those that the engine runs."""
     flops = on_engine = 0.0
     for role, rows in workload.frozen.items():
-        shapes = list(chain(*_own_chunks(rows, ranks)))
+        shapes = list(chain(*_own_chunks(rows, rank, ranks)))
         times = _times_in_step(workload, role)
         flops += times * sum(rows.flops(shape).forward for shape in shapes) / len(rows.batches)
         on_engine += times * len(shapes) * rows.on_engine / len(rows.batches)

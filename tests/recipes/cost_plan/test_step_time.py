@@ -8,7 +8,7 @@ import pytest
 
 from engines.expected_traffic import Traffic
 from recipes.cost_plan.hardware import Assumptions, cpu_rates
-from recipes.cost_plan.step_time import Rates, fit_rates, step_time
+from recipes.cost_plan.step_time import Rates, fit_rates, seconds_on_shared_cores, step_time
 from recipes.cost_plan.step_work import StepWork
 
 RATES = Rates(100.0, 50.0, 20.0, 10.0, 0.0, 0.0, 5.0, 0.0, 0.5)
@@ -85,3 +85,12 @@ def test_ranks_of_a_cpu_share_its_cores() -> None:
     one, many = cpu_rates(1), cpu_rates(1000)
     assert one.flops > many.flops > 0
     assert not one.overlaps
+
+
+def test_ranks_that_share_cores_get_equal_parts_of_them() -> None:
+    assert seconds_on_shared_cores([3.0], 2) == 3.0
+    assert seconds_on_shared_cores([3.0, 1.0], 2) == 3.0
+    assert seconds_on_shared_cores([2.0, 2.0, 2.0, 2.0], 2) == 4.0
+    # Four share two cores until three are done at 2; the last has one to itself.
+    assert seconds_on_shared_cores([2.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert seconds_on_shared_cores([1.0, 2.0, 4.0], 1) == 7.0

@@ -34,13 +34,15 @@ def embedder(tiny_overrides: Any, tmp_path_factory: pytest.TempPathFactory) -> W
     return replace(workload, batches=[[TOKENS] * (LISTS * (LIST_SIZE + 1))] * 2)
 
 
-def work(workload: Workload, ranks: int, *, kept: int = 99, engine: Any = None, **options: Any) -> StepWork:
-    """The work with other options of the trainer, or another `loss`."""
+def work(
+    workload: Workload, ranks: int, *, rank: int = 0, kept: int = 99, engine: Any = None, **options: Any
+) -> StepWork:
+    """The work of a rank with other options of the trainer, or another `loss`."""
     settings = workload.settings
     loss = options.pop("loss", settings.loss)
     workload = replace(workload, settings=replace(settings, loss=loss, trainer=replace(settings.trainer, **options)))
     arguments: Any = {"kept_chunks": kept, "device": "cuda", "ranks_per_node": 2}
-    return step_work(workload, engine or TorchEngineConfig(), ranks, **arguments)
+    return step_work(workload, engine or TorchEngineConfig(), ranks, rank=rank, **arguments)
 
 
 def test_chunks_and_the_objective_are_divided(embedder: Workload) -> None:
@@ -52,6 +54,12 @@ def test_chunks_and_the_objective_are_divided(embedder: Workload) -> None:
     assert four.objective_flops == alone.objective_flops / 4
     assert alone.traffic == ()
     assert four.update_bytes == alone.update_bytes
+
+
+def test_a_rank_without_a_last_chunk_computes_less(embedder: Workload) -> None:
+    alone, ranks = work(embedder, 1), [work(embedder, 3, rank=rank) for rank in range(3)]  # 8 chunks
+    assert [each.forward_flops for each in ranks] == pytest.approx([alone.forward_flops * n / 8 for n in (3, 3, 2)])
+    assert [each.backward_flops for each in ranks] == pytest.approx([alone.backward_flops * n / 8 for n in (3, 3, 2)])
 
 
 def test_chunks_that_are_not_kept_run_twice(embedder: Workload) -> None:
