@@ -21,7 +21,7 @@ from torch import Tensor
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
 from losses.math.similarity import DotProduct, MaxSim, Similarity
-from tensors.ragged import elements
+from tensors.ragged import elements, like, take
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,14 @@ class Index(ABC):
 
     @abstractmethod
     def __init__(self, similarity: Any, documents: Any): ...
+
+    @classmethod
+    def random(cls, similarity: Any, documents: Any, size: int) -> Any:
+        """Documents [size, ...] to measure a search with: as many elements each as these `documents`, again and again,
+        with random values."""
+        rows = take(documents, torch.arange(size) % len(documents))
+        values = torch.randn(elements(rows).shape, generator=torch.Generator().manual_seed(0))
+        return similarity.comparable(like(rows, values.to(elements(rows).device)))
 
     @abstractmethod
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
@@ -107,8 +115,13 @@ class InvertedIndex(Index):
     def fits(similarity: Similarity) -> bool:
         return similarity.name == DotProduct.name
 
-    def __init__(self, similarity: DotProduct, documents: Tensor):
+    def __init__(self, similarity: DotProduct, documents: Tensor | scipy.sparse.csr_array):
         self.lists = _sparse(documents).T.tocsr()  # [dimensions, documents]
+
+    @classmethod
+    def random(cls, similarity: DotProduct, documents: Tensor, size: int) -> scipy.sparse.csr_array:
+        """These documents again and again: which values are not 0 decides how long a search takes."""
+        return _sparse(documents)[np.arange(size) % len(documents)]
 
     def nearest(self, queries: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         scores = torch.from_numpy((_sparse(queries) @ self.lists).toarray()).to(queries.device)
@@ -173,9 +186,9 @@ class PlaidIndex(Index):
         return {"bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())}
 
 
-def _sparse(rows: Tensor) -> scipy.sparse.csr_array:
+def _sparse(rows: Tensor | scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """Rows [n, dim] as scipy's sparse matrix on the CPU."""
-    return scipy.sparse.csr_array(rows.float().cpu().numpy())
+    return scipy.sparse.csr_array(rows.float().cpu().numpy()) if isinstance(rows, Tensor) else rows
 
 
 INDEXES: dict[str, type[Index]] = {
