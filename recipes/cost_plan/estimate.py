@@ -219,7 +219,7 @@ def objective_bytes(workload: Workload, ranks: int) -> float:
     of_all = 2 * bytes_of_all_lists(workload) if ranks > 1 else 0.0
     if workload.dimension is None:
         return of_all
-    whole = FLOAT_BYTES * workload.mean_rows * workload.dimension
+    whole = FLOAT_BYTES * workload.mean_vectors * workload.dimension
     blocks = 4 * min(whole, BYTES_PER_BLOCK) if compares_texts(workload) and ranks > 1 else 0.0
     return OBJECTIVE_COPIES * whole / ranks + blocks + of_all
 

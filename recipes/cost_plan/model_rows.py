@@ -84,7 +84,9 @@ class ModelRows:
     flops: FlopsOfChunks
     pack: MeanPack | None = None  # None: a row is a sequence
     packs_rows: bool = False  # the rows of a chunk run without padding
-    dimension: int | None = None  # of an embedding; None: rows have a score
+    dimension: int | None = None  # of a vector; None: rows have a score
+    query_vectors: float = 1.0  # of a query, in the mean: one, or as many as it has tokens
+    document_vectors: float = 1.0
     on_engine: bool = True  # the trained model, also as its own reference; False: a model of its own
 
     @property
@@ -96,6 +98,12 @@ class ModelRows:
     def mean_tokens(self) -> float:
         """The tokens of these rows."""
         return sum(map(sum, self.batches)) / len(self.batches)
+
+    @property
+    def mean_vectors(self) -> float:
+        """The vectors of these rows; of a reranker, which has none, the rows."""
+        queries = self.settings.trainer.batch_size if self.dimension is not None else 0
+        return queries * self.query_vectors + max(self.mean_rows - queries, 0.0) * self.document_vectors
 
     def chunk_shapes(self, lengths: Sequence[int]) -> list[Shape]:
         """The shape of each chunk of a step with rows of these lengths."""
@@ -121,7 +129,8 @@ def rows_of_model(
     options, tokenizer = settings.trainer, model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
-    pack = None
+    pack, vectors = None, (1.0, 1.0)
+    several = model.dimension is not None and not _options_of(settings, role).one_vector
     if batches is None:
         if tokenizer.max_length >= UNLIMITED:
             option = f"{'model' if role in (TRAINED, 'reference') else role}.max_length"
@@ -130,6 +139,8 @@ def rows_of_model(
     else:
         read = [None if batch is None else _sequences(batch, role, options.merge_repeats) for batch in batches]
         lengths, pack = _rows_or_packs(read, model, options.token_budget)
+    if several:
+        vectors = (float(tokenizer.max_length),) * 2 if batches is None else _mean_lengths(read)
     run: nn.Module = model if pack is None else PackedRows(model, pack)
     run = run if role == TRAINED else Frozen(run, without_adapters=without_adapters)
     fake = FakeTensorModel(run, autocast=autocast)
@@ -145,6 +156,8 @@ def rows_of_model(
         pack=pack,
         packs_rows=packs_rows,
         dimension=model.dimension,
+        query_vectors=vectors[0],
+        document_vectors=vectors[1],
         on_engine=role == TRAINED or without_adapters,
     )
 
@@ -160,6 +173,21 @@ def _sequences(batch: ListBatch, role: str, merge_repeats: bool) -> Sequences:
         return batch.sequences, batch.sequences_per_list, batch.sequences.repeats()
     sequences = batch.auxiliary_sequences(role)
     return sequences, [len(example.auxiliary[role]) for example in batch.examples], sequences.repeats()
+
+
+def _options_of(settings: RunConfig, role: str) -> Any:
+    """The options of the model of a role."""
+    return {"teacher": settings.teacher, "guide": settings.guide}.get(role, settings.model)
+
+
+def _mean_lengths(batches: Sequence[Sequences | None]) -> tuple[float, float]:
+    """The mean numbers of tokens of a query, which is the first text of its list, and of a document."""
+    queries, documents = [], []
+    for sequences, sizes, _ in filter(None, batches):
+        is_query = np.isin(np.arange(len(sequences)), np.cumsum([0, *sizes[:-1]]))
+        queries.append(sequences.lengths[is_query])
+        documents.append(sequences.lengths[~is_query])
+    return float(np.concatenate(queries).mean()), float(np.concatenate(documents).mean())
 
 
 def _rows_or_packs(

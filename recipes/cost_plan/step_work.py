@@ -144,13 +144,23 @@ def _objective_flops(workload: Workload, ranks: int, compared: int) -> float:
     lists = workload.settings.trainer.batch_size
     pairs = lists * max(workload.mean_rows - lists, 0.0)
     share = compares_texts(workload) * compared / ranks**2 + _compares_all(workload)
-    dimensions = MATRIX_PRODUCTS * (workload.dimension or 1) + GUIDE_PRODUCTS * _guide_dimension(workload)
-    return PRODUCT * pairs * share * dimensions
+    products = MATRIX_PRODUCTS * _products(workload)
+    if "guide" in workload.frozen:
+        products += GUIDE_PRODUCTS * _products(workload.frozen["guide"])
+    return PRODUCT * pairs * share * products
 
 
-def _guide_dimension(workload: Workload) -> int:
-    """The dimension of the guide's embeddings, which are compared like the model's; 0: there is no guide."""
-    return (workload.frozen["guide"].dimension or 0) if "guide" in workload.frozen else 0
+def _products(rows: ModelRows) -> float:
+    """The products of values that compare a query with a document."""
+    return (rows.dimension or 1) * rows.query_vectors * rows.document_vectors
+
+
+def _guide_values(workload: Workload) -> float:
+    """The values of the guide for a document, which are compared like the model's; 0: there is no guide."""
+    if "guide" not in workload.frozen:
+        return 0.0
+    guide = workload.frozen["guide"]
+    return (guide.dimension or 0) * guide.document_vectors
 
 
 def bytes_of_all_lists(workload: Workload) -> float:
@@ -158,14 +168,17 @@ def bytes_of_all_lists(workload: Workload) -> float:
     of a model's earlier layers are left out.)"""
     lists = workload.settings.trainer.batch_size
     documents = lists * workload.settings.trainer.list_size
-    floats = dict.fromkeys(("scores", "logsumexp", "reference_scores", "reference_logsumexp"), documents)
+    floats: dict[str, float] = dict.fromkeys(
+        ("scores", "logsumexp", "reference_scores", "reference_logsumexp"), documents
+    )
     models: dict[str, ModelRows] = {"": workload, **{f"{role}_": rows for role, rows in workload.frozen.items()}}
     if "teacher" in workload.frozen:
         floats["teacher_scores"] = documents
         models["projected_"] = workload.frozen["teacher"]
     for prefix, rows in models.items():
         dimension = rows.dimension or 0
-        floats |= {f"{prefix}queries": lists * dimension, f"{prefix}documents": documents * dimension}
+        floats[f"{prefix}queries"] = lists * dimension * rows.query_vectors
+        floats[f"{prefix}documents"] = documents * dimension * rows.document_vectors
 
     def read(loss: Any) -> set[str]:
         scored = loss.contract == "list" or workload.dimension is None
@@ -180,7 +193,7 @@ def _traffic_of_batch(workload: Workload, ranks: int, compared: int, device: str
     """The traffic that depends on the batch: what every rank knows of all lists, the tokens that a rank runs, the
     representations of its own lists, and those of the texts that it compares with them; the gradients of both; and
     what frozen models and losses that are computed as a whole add."""
-    floats = FLOAT_BYTES * (workload.dimension or 1)
+    floats = FLOAT_BYTES * (workload.dimension or 1) * workload.document_vectors
     auxiliary = sum(rows.mean_rows for role, rows in workload.frozen.items() if role != "reference")
     tokens, representations = _traffic_of_rows(workload, ranks)
     found = [
@@ -195,7 +208,7 @@ def _traffic_of_batch(workload: Workload, ranks: int, compared: int, device: str
     if not compares_texts(workload) or compared == 1:
         return found
     documents = max(workload.mean_rows - workload.settings.trainer.batch_size, 0.0) * compared / ranks
-    size, of_guide = floats * documents, FLOAT_BYTES * _guide_dimension(workload) * documents
+    size, of_guide = floats * documents, FLOAT_BYTES * _guide_values(workload) * documents
     blocks = num_buckets(size + of_guide, BYTES_PER_BLOCK)
     passes = 2 if blocks > 1 else 1  # the backward gathers them again, unless they are one block
     texts = [gathered("texts", each, compared, blocks).repeated(passes) for each in (size, of_guide) if each]
@@ -208,7 +221,7 @@ def _traffic_of_rows(rows: ModelRows, ranks: int) -> tuple[Traffic, Traffic]:
     away = (ranks - 1) / ranks  # the share of what a rank needs that another one has
     features = len(rows.features) - 1  # beside the mask, which a rank makes itself
     tokens = TOKEN_BYTES * features * rows.mean_tokens / ranks * away
-    representations = FLOAT_BYTES * (rows.dimension or 1) * rows.mean_rows / ranks * away
+    representations = FLOAT_BYTES * (rows.dimension or 1) * rows.mean_vectors / ranks * away
     return Traffic("tokens", tokens, 1, ranks - 1, on_host=True), Traffic("representations", representations)
 
 

@@ -83,15 +83,16 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
             read = [batch if _runs(role, losses.of(batch.source)) else None for batch in batches]
         options: Any = {"packs_rows": packs_rows[role], "without_adapters": role == "reference" and adapted}
         rows[role] = rows_of_model(settings, each, read, role, autocast=autocast, **options)
+    trained = rows.pop(TRAINED)
     return Workload(
-        **vars(rows.pop(TRAINED)),
+        **vars(trained),
         parameters=parameters,
         frozen={role: of_model for role, of_model in rows.items() if any(_runs(role, loss) for loss in losses.used)},
         frozen_bytes=frozen_bytes,
         max_length=model.tokenizer.max_length,
         reading_bytes=peak_memory_bytes(),
         batches_per_epoch=None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
-        search_bytes=search_bytes(settings, data, model.dimension),
+        search_bytes=search_bytes(settings, data, model.dimension, trained.query_vectors, trained.document_vectors),
     )
 
 
@@ -109,7 +110,13 @@ def _runs(role: str, loss: Any) -> bool:
     return role == TRAINED or any(name.startswith(f"{role}_") for name in input_names(loss))
 
 
-def search_bytes(settings: RunConfig, data: Collection | Mixture | None, dimension: int | None) -> float:
+def search_bytes(
+    settings: RunConfig,
+    data: Collection | Mixture | None,
+    dimension: int | None,
+    query_vectors: float = 1.0,
+    document_vectors: float = 1.0,
+) -> float:
     """The memory of a search by which `trainer.refresh_every` refreshes candidates; 0 if there is none, or for a
     reranker, which searches nothing. Without data, for `trainer.refresh_queries`."""
     options = settings.trainer
@@ -118,7 +125,8 @@ def search_bytes(settings: RunConfig, data: Collection | Mixture | None, dimensi
     sources = data.sources.values() if data is not None else ()
     largest = max((len(source.split("train").queries) for source in sources), default=options.refresh_queries or 0)
     queries = min(largest, options.refresh_queries or largest)
-    embeddings = FLOAT_BYTES * dimension * (queries + 2 * DOCUMENT_BLOCK)  # gathered ones are a copy
+    vectors = queries * query_vectors + 2 * DOCUMENT_BLOCK * document_vectors  # gathered ones are a copy
+    embeddings = FLOAT_BYTES * dimension * vectors
     compared = QUERY_BLOCK * DOCUMENT_BLOCK * (FLOAT_BYTES + 2 * KEY_BYTES)
     return embeddings + KEY_BYTES * queries * options.refresh_depth + compared
 

@@ -14,8 +14,10 @@ from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
 from losses.contracts import MatrixLoss
 from losses.weighted_sum import Term, WeightedSum
+from recipes.cost_plan.estimate import objective_bytes
 from recipes.cost_plan.step_work import FROZEN_ROW_BYTES, ROW_BYTES, TOKEN_BYTES, StepWork, step_work
 from recipes.cost_plan.workload import Workload, build_workload
+from recipes.preparation import prepare
 
 DIMENSION, LISTS, LIST_SIZE, TOKENS = 32, 8, 3, 20
 
@@ -60,6 +62,30 @@ def test_a_rank_without_a_last_chunk_computes_less(embedder: Workload) -> None:
     alone, ranks = work(embedder, 1), [work(embedder, 3, rank=rank) for rank in range(3)]  # 8 chunks
     assert [each.forward_flops for each in ranks] == pytest.approx([alone.forward_flops * n / 8 for n in (3, 3, 2)])
     assert [each.backward_flops for each in ranks] == pytest.approx([alone.backward_flops * n / 8 for n in (3, 3, 2)])
+
+
+def test_token_vectors_are_counted_like_as_many_embeddings(embedder: Workload) -> None:
+    several = replace(embedder, query_vectors=4.0, document_vectors=10.0)
+    one, found = work(embedder, 4), work(several, 4)
+    assert found.objective_flops == one.objective_flops * 4 * 10
+    assert found.received["texts"] == one.received["texts"] * 10
+    vectors = LISTS * (4 + LIST_SIZE * 10)
+    assert found.received["representations"] == pytest.approx(4 * DIMENSION * vectors / 4 * 0.75)
+    assert found.forward_flops == one.forward_flops
+    assert objective_bytes(several, 1) == objective_bytes(embedder, 1) * vectors / (LISTS * (LIST_SIZE + 1))
+
+
+def test_late_interaction_has_a_vector_per_token(tiny_overrides: Any, tmp_path: Path) -> None:
+    sizes = ["eval.depth=100", "model.dimension=16", "model.query_length=12"]
+    settings = load(["+exp=colbert_infonce", *tiny_overrides(tmp_path), *sizes])
+    without_data, read = (
+        build_workload(settings, None, autocast=None),
+        build_workload(settings, prepare(settings).training[0], autocast=None),
+    )
+    assert (without_data.query_vectors, without_data.document_vectors) == (48, 48), "the model's maximum length"
+    assert (read.dimension, read.query_vectors) == (16, 12)
+    assert 12 < read.document_vectors < 48
+    assert read.mean_vectors > 2 * read.mean_rows
 
 
 def test_chunks_that_are_not_kept_run_twice(embedder: Workload) -> None:
