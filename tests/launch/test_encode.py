@@ -197,7 +197,7 @@ def test_two_ranks_killed_and_started_again_write_the_bytes_of_one(arguments, ti
 
 
 def test_sparse_vectors_are_a_matrix_of_scipy_without_zeros(arguments, tiny_beir_dir, tmp_path, capsys):
-    own = ["model=sparse_encoder", "model.document_terms=9"]
+    own = ["model=sparse_encoder", "model.query_terms=9", "model.document_terms=9"]
     stored = run(arguments, *own)
     assert ": 60 documents, 9.0 of 161 values are not 0, compared by dot" in capsys.readouterr().out
     theirs = load([*arguments, *own], "encode").model.build(0)
