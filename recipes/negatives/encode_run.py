@@ -20,6 +20,7 @@ from inference.quantize import Precision
 from inference.sparse.vectors import SparseVectors, encode_sparse
 from inference.vector_files import in_mebibytes
 from inference.vectors import StoredVectors, encode_texts
+from recipes.build import read_corpus
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.evaluate.held_out import CandidatesOfSplits, check_split
 from recipes.prompts import expect_prompts
@@ -83,6 +84,7 @@ def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) ->
     check_dimension(settings.encode.dim, model.dimension)
     check_form(settings.encode, model.search)
     expect_prompts(model, collection)
+    read_corpus(model, collection)
     texts, prompts = chosen_texts(settings, collection)
     runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
     given: dict[str, Any] = {

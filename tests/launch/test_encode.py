@@ -209,3 +209,11 @@ def test_sparse_vectors_are_a_matrix_of_scipy_without_zeros(arguments, tiny_beir
     assert np.allclose(matrix.toarray(), expected.to_dense().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match=r"encode.precision=int8: of sparse vectors the values that are not 0"):
         run(arguments, *own, "encode.precision=int8")
+
+
+def test_queries_of_idf_weights_know_the_corpus(arguments, tmp_path):
+    """In the start of a model, before it is trained: with weights of 1 alike nothing would tell tokens apart."""
+    own = ["model=sparse_encoder", "model.query_weights=idf", "encode.role=queries"]
+    stored = run(arguments, *own)
+    assert len(set(stored.matrix.data.tolist())) > 5
+    assert stored.matrix.data.max() > 1.5
