@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -58,7 +58,7 @@ class RetrievalConfig(EvaluatorConfig):
     dims: list[int] = field(default_factory=list)
     precision: list[Precision] = field(default_factory=lambda: ["fp32"])
     quantize_queries: bool = False
-    search: Literal["exact", "faiss", "inverted"] = "exact"
+    search: str = "exact"  # of inference.search.INDEXES
     query_block: int = 256
     document_block: int = 16384
 

@@ -145,10 +145,7 @@ def _golden(
     ends = sequences.lengths.cumsum().tolist()
     ids = [sequences.features["input_ids"][end - n : end] for end, n in zip(ends, sequences.lengths, strict=True)]
     lost = [False] * len(texts) if sequences.truncated is None else (sequences.truncated.sum(1) > 0).tolist()
-    values: Any = output[:, None] if pairs else output
-    if isinstance(values, Ragged):
-        values = [row.values.flatten() for row in values]
-    values = [value[:KEPT_VALUES] for value in values]
+    values = output[:, None] if pairs else kept_values(output)
     rows = tuple(
         GoldenRow(text, role, tuple(map(int, row)), _rounded(value), bool(cut), spelled in text)
         for text, role, row, value, cut in zip(texts, roles, ids, values, lost, strict=True)
@@ -174,6 +171,19 @@ def _golden(
         files={},
         tensors={},
     )
+
+
+def kept_values(embeddings: Any) -> Tensor:
+    """The first values of embeddings [rows, kept values]; of ragged ones, those of their first elements, and 0 behind
+    the last."""
+    if not isinstance(embeddings, Ragged):
+        kept: Tensor = embeddings[:, :KEPT_VALUES]
+        return kept
+    values = embeddings.values.new_zeros(len(embeddings), KEPT_VALUES)
+    for kept, row in zip(values, embeddings, strict=True):
+        first = row.values.flatten()[:KEPT_VALUES]
+        kept[: len(first)] = first
+    return values
 
 
 def _prompts(tokenizer: Any) -> dict[str, str]:

@@ -85,8 +85,14 @@ def application(options: argparse.Namespace, limits: Limits) -> Starlette:
     from launch.serving.answers import check_embed, embedding, reranking
     from launch.serving.app import make_app
     from launch.serving.requests import EmbedRequest, RerankRequest
+    from models.loading.kind import embedder_class
     from plackett.loading import load
 
+    if options.template is None and not embedder_class(options.model).one_vector:
+        raise ValueError(
+            f"model {options.model} gives a vector per token, and /embed answers with one per text: "
+            "plackett.load reads the model in Python, encode and similarity compare by it"
+        )
     model = load(
         options.model,
         max_length=options.max_length,

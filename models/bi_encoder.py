@@ -209,6 +209,10 @@ class BiEncoder(RankingModel):
             output["projected"] = self.teacher_projection(output["embedding"])
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
 
+    @property
+    def pooled_by(self) -> str:
+        return "+".join(next(iter(towers_of(self.tower).values())).modes)
+
     def parts(self) -> Sequence[Part]:
         parts: list[Part] = []
         for role, tower in towers_of(self.tower).items():

@@ -171,6 +171,11 @@ class RankingModel(nn.Module, ABC):
         model without prompts of its own may ignore them: its options list them as lost."""
 
     @property
+    def pooled_by(self) -> str:
+        """How the vectors of a text's tokens become its embedding: "mean", "cls", ...; empty: they stay several."""
+        return ""
+
+    @property
     def packs_rows(self) -> bool:
         """Whether the rows of a chunk run as one row without padding, so that a chunk may hold rows of any length."""
         return any(packing.enabled for packing in self.packings)

@@ -35,6 +35,15 @@ UNLIMITED = 1 << 30  # the length of a model that reads all of a text
 TokenIds = Mapping[str, list[list[int]]]
 
 
+def length_in_words(max_length: int) -> str:
+    """The most tokens of a text, as a person reads it.
+
+    >>> length_in_words(512), length_in_words(UNLIMITED)
+    ('512', 'all')
+    """
+    return "all" if max_length >= UNLIMITED else f"{max_length:,}"
+
+
 @dataclass(frozen=True)
 class ModelTokenizer:
     """A tokenizer with the model's maximum length and prompts.

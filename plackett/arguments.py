@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tensors.ragged import Ragged
+
 # Messages about models name settings and flags; these are the arguments of `load` in their places.
 ARGUMENTS = {
     "set trust_remote_code=true (model.trust_remote_code, or the teacher's or guide's)": "give trust_remote_code=True",
@@ -21,6 +23,10 @@ ARGUMENTS = {
     "choose null (as the folder says)": "choose None (as the folder says)",
     " (null: the one that the folder was trained with)": "",
     "choose model=bi_encoder": "give kind='embedder'",
+    **{
+        f"choose model={kind}": "give kind='embedder'"
+        for kind in ("late_interaction", "sparse_encoder", "static_embedder")
+    },
     "choose model=cross_encoder": "give kind='reranker'",
     "model.template": "template",
     "model.max_length": "max_length",
@@ -103,6 +109,17 @@ def checked_embeddings(name: str, vectors: Any) -> Tensor:
     if values.ndim != 2 or values.is_complex():
         raise ValueError(f"{name} must be embeddings [{name}, dim], got the shape {list(values.shape)}")
     return values.float()
+
+
+def checked_rows(name: str, vectors: Any, dim: int) -> Ragged:
+    """Return the token vectors of texts, [tokens, dim] each, as float32 on the CPU, from a list of arrays or tensors;
+    `dim`: of no texts. Raises ValueError if they are none."""
+    if isinstance(vectors, str | bytes | Mapping | Set) or not isinstance(vectors, Iterable):
+        raise ValueError(f"{name} must be a list of token vectors [tokens, dim], got {type(vectors).__name__}")
+    rows = [checked_embeddings(f"{name}[{index}]", own) for index, own in enumerate(vectors)]
+    if len(sizes := {own.shape[1] for own in rows}) > 1:
+        raise ValueError(f"{name} have {' and '.join(map(str, sorted(sizes)))} dimensions: cut them alike")
+    return Ragged(torch.cat(rows or [torch.zeros(0, dim)]), torch.tensor([len(own) for own in rows], dtype=torch.int64))
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,17 +15,17 @@ import torch
 from engines.distributed.process_group import device as own_device
 from inference.local import embed_texts
 from inference.runner import ModuleRunner, similarity_of
-from models.bi_encoder import BiEncoder
 from models.loading.embedder import load_embedder
-from models.towers import towers_of
 from plackett.arguments import (
     check_count,
     checked_device,
     checked_embeddings,
+    checked_rows,
     checked_text,
     checked_texts,
     names_of_arguments,
 )
+from tensors.ragged import Ragged
 
 Role = Literal["query", "document"]
 
@@ -33,7 +34,7 @@ Role = Literal["query", "document"]
 class Embeddings:
     """Embeddings of texts."""
 
-    vectors: np.ndarray  # [texts, dim] float32
+    vectors: Any  # an array [texts, dim] float32; of a model with a vector per token a list of arrays [tokens, dim]
     cut: np.ndarray  # [texts] int32: tokens of the text that the model did not read, for its length
 
 
@@ -44,7 +45,7 @@ class Embedder:
 
     kind: ClassVar[Literal["embedder"]] = "embedder"
 
-    def __init__(self, model: BiEncoder, device: str | torch.device | None = None) -> None:
+    def __init__(self, model: Any, device: str | torch.device | None = None) -> None:
         self.model = model.to(own_device() if device is None else checked_device(device)).eval()
         self._runner = ModuleRunner(self.model, next(self.model.parameters()).device)
         self._lock = Lock()
@@ -70,19 +71,20 @@ class Embedder:
     @property
     def max_length(self) -> int:
         """The most tokens of a text that are read, the prompt included."""
-        return self.model.tokenizer.max_length
+        max_length: int = self.model.tokenizer.max_length
+        return max_length
 
     @property
     def dimension(self) -> int:
-        """The dimension of an embedding."""
-        dimension = self.model.dimension
-        assert dimension is not None
+        """The dimension of an embedding, or of a token's vector."""
+        dimension: int = self.model.dimension
         return dimension
 
     @property
     def pooling(self) -> str:
-        """How the vectors of tokens become one: "mean", "cls", ..., several joined by "+"."""
-        return "+".join(next(iter(towers_of(self.model.tower).values())).modes)
+        """How the vectors of tokens become one: "mean", "cls", ..., several joined by "+"; empty: they stay several."""
+        pooled_by: str = self.model.pooled_by
+        return pooled_by
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -96,8 +98,9 @@ class Embedder:
         role: Role | None,
         prompt: str | None = None,
         batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Compute the embedding of each text, [texts, dimension] float32.
+    ) -> Any:
+        """Compute the embedding of each text: an array [texts, dimension] float32. Of a model with a vector per token
+        (late interaction) it is a list with an array [tokens, dimension] of each text.
 
         `role` has no default, because many models embed queries and documents differently, and nothing would tell of
         the wrong one. None: neither, the model's default prompt as in sentence-transformers' `encode`. `prompt`
@@ -126,21 +129,29 @@ class Embedder:
             with names_of_arguments():
                 tokenizer = tokenizer.expecting([checked_text("prompt", prompt)])
         if not given:
-            return Embeddings(np.zeros((0, self.dimension), dtype=np.float32), np.zeros(0, dtype=np.int32))
+            none: Any = [] if similarity_of(self.model).is_ragged else np.zeros((0, self.dimension), dtype=np.float32)
+            return Embeddings(none, np.zeros(0, dtype=np.int32))
         with self._lock, names_of_arguments():
             vectors, cut = embed_texts(self._runner, tokenizer, given, role, prompt, batch_size, progress=show_progress)
-        return Embeddings(vectors.numpy(), cut.sum(axis=1))
+        return Embeddings(_arrays(vectors), cut.sum(axis=1))
 
-    def similarity(self, queries: np.ndarray | torch.Tensor, documents: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Compare each query with each document by the model's similarity (cosine or dot product): embeddings
-        [queries, dim] and [documents, dim] -> [queries, documents] float32. They may be cut to their first dimensions,
-        all alike. Raises ValueError if they are no embeddings of one dimension."""
+    def similarity(self, queries: Any, documents: Any) -> np.ndarray:
+        """Compare each query with each document by the model's similarity (cosine, dot product, MaxSim): embeddings
+        [queries, dim] and [documents, dim], or lists of token vectors [tokens, dim], as `encode` gives them ->
+        [queries, documents] float32. They may be cut to their first dimensions, all alike. Raises ValueError if they
+        are no embeddings of one dimension."""
         similarity = similarity_of(self.model)
-        ready = []
-        for name, vectors in (("queries", queries), ("documents", documents)):
-            values = checked_embeddings(name, vectors)
-            ready.append(similarity.comparable(values))
+        check: Any = partial(checked_rows, dim=self.dimension) if similarity.is_ragged else checked_embeddings
+        given = (("queries", queries), ("documents", documents))
+        ready = [similarity.comparable(check(name, vectors)) for name, vectors in given]
         if ready[0].shape[1] != ready[1].shape[1]:
             sizes = " and ".join(str(values.shape[1]) for values in ready)
             raise ValueError(f"queries and documents have {sizes} dimensions: cut them alike")
         return similarity.matrix(*ready).numpy()
+
+
+def _arrays(vectors: Any) -> Any:
+    """The embeddings as an array, or as a list of those of each text."""
+    if not isinstance(vectors, Ragged):
+        return vectors.numpy()
+    return [own.numpy() for own in vectors.values.split(vectors.sizes.tolist())]

@@ -33,6 +33,7 @@ class Similarity(ABC):
     """
 
     name: ClassVar[str]
+    is_ragged: ClassVar[bool] = False  # whether representations are `Ragged`
 
     @abstractmethod
     def comparable(self, representations: Any, dim: int | None = None) -> Any:
@@ -98,6 +99,7 @@ class MaxSim(Similarity):
     scales to unit length if `unit_length`. Representations are ragged rows of vectors [elements, dim]."""
 
     name: ClassVar[str] = "maxsim"
+    is_ragged: ClassVar[bool] = True
 
     unit_length: bool = True
 

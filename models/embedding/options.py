@@ -12,7 +12,7 @@ from torch import nn
 from models.embedding.text_options import TextOptions
 from models.int8_ranges import Int8Ranges
 from models.loading.embedding_modules import Head
-from models.loading.folder import ModelFolder
+from models.loading.folder import OF_KIND, ModelFolder
 from models.tokenization import TextTokenizer
 from models.towers import Dense, SeparateTowers, TextTower
 
@@ -42,7 +42,9 @@ class EmbedderOptions(TextOptions):
     def read_folder(self) -> ModelFolder:
         folder = super().read_folder()
         if folder.kind not in ("SentenceTransformer", ""):
-            raise ValueError(f"model {folder.path} is a {folder.kind}, not an embedding model")
+            known = OF_KIND.get(folder.kind)
+            remedy = f": choose model={known}" if known else ", not an embedding model"
+            raise ValueError(f"model {folder.path} is a {folder.kind}{remedy}")
         return folder
 
     def parts_to_train(self) -> Mapping[str, str]:

@@ -56,6 +56,7 @@ class LateInteractionConfig(PretrainedOptions):
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     layout: ClassVar[Layout] = "texts"
     default_evaluation: ClassVar[str] = "retrieval"
+    small_similarities: ClassVar[bool] = False  # MaxSim is up to the number of a query's tokens
     one_vector: ClassVar[bool] = False
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id

@@ -76,6 +76,10 @@ def load_config(folder: ModelFolder, *, embeds: bool = False, writes: bool = Fal
 
     A model that `embeds` texts may be the encoder of one, a model that `writes` texts may be one.
     """
+    if folder.is_static:
+        raise ValueError(
+            f"model {folder.path} is a table of token vectors, no transformer: choose model=static_embedder"
+        )
     try:
         with quiet():
             config = AutoConfig.from_pretrained(

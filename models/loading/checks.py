@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models.loading.backbone import embedding_rows
-from models.loading.folder import ModelFolder
+from models.loading.folder import OF_KIND, ModelFolder
 from models.prompts.template import TEMPLATES
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,9 @@ def is_language_model(config: PretrainedConfig) -> bool:
 
 def without_head(name_or_path: str | Path, folder: ModelFolder, config: PretrainedConfig) -> ValueError:
     """The error for a model that is to score pairs and has no score head: what it is, and how it is used."""
-    evaluates = f"`python launch/evaluate.py model=bi_encoder model.name_or_path={name_or_path}`"
-    if folder.kind == "SentenceTransformer":
+    kind = OF_KIND.get(folder.kind, "bi_encoder")
+    evaluates = f"`python launch/evaluate.py model={kind} model.name_or_path={name_or_path}`"
+    if folder.kind == "SentenceTransformer" or kind != "bi_encoder":
         return ValueError(
             f"model {name_or_path} is an embedding model, it has no score head: {evaluates} evaluates it; "
             "launch/train.py trains a reranker from it"

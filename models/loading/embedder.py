@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.bi_encoder import BiEncoderConfig
 from models.embedding.options import EmbedderOptions
-from models.loading.kind import EMBEDDERS, declared_kind
+from models.loading.kind import embedder_class
 
 
 def embedder_options(
@@ -17,8 +16,7 @@ def embedder_options(
 
     Raises FileNotFoundError or ValueError, in one line, if the folder is not found or not a model.
     """
-    declared = declared_kind(name_or_path, trust_remote_code=trust_remote_code)
-    kind: Any = EMBEDDERS.get(declared, BiEncoderConfig)  # which refuses rerankers
+    kind = embedder_class(name_or_path, trust_remote_code=trust_remote_code)
     options: EmbedderOptions = kind(name_or_path, max_length=max_length, trust_remote_code=trust_remote_code)
     return options
 

@@ -78,6 +78,12 @@ def kind_of(name_or_path: str, *, trust_remote_code: bool = False) -> Kind:
     return "embedder" if declared in (*EMBEDDERS, "encoder") else "reranker"
 
 
+def embedder_class(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
+    """The class of the options of the embedding model that a folder or hub id declares; of a folder that declares none
+    that of a transformer with mean pooling, which refuses rerankers. Raises as `declared_kind`."""
+    return EMBEDDERS.get(declared_kind(name_or_path, trust_remote_code=trust_remote_code), BiEncoderConfig)
+
+
 def _warn_of_plain_encoder(declared: Declared, name_or_path: str) -> None:
     if declared == "encoder":
         logger.warning(

@@ -280,6 +280,10 @@ class SparseEncoder(RankingModel):
         with torch.no_grad():
             self.token_weights.weight.copy_(inverse_frequencies(rows, self.tower.dimension))
 
+    @property
+    def pooled_by(self) -> str:
+        return "max"
+
     def parts(self) -> Sequence[Part]:
         parts = list(parts_of(self.tower.backbone))
         inside = {id(parameter) for parameter in self.tower.backbone.parameters()}

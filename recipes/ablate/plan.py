@@ -11,6 +11,7 @@ import torch
 from recipes.ablate.configurations import Configuration
 from recipes.ablate.record import Record
 from recipes.cost_plan.estimate import Machine, make_plans
+from recipes.cost_plan.model_rows import AnyLength
 from recipes.cost_plan.report import format_bytes
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ def memory_line(ablation: Ablation) -> str:
     options, machine = ablation.options, Machine.detect(None, None, None)
     peaks = {}
     for configuration in _workloads(ablation):
-        plans = make_plans(
-            ablation.build(configuration), machine, ranks=[options.ranks], reads_data=False, only_chosen=True
-        )
+        settings = ablation.build(configuration)
+        try:
+            plans = make_plans(settings, machine, ranks=[options.ranks], reads_data=False, only_chosen=True)
+        except AnyLength as error:
+            return f"memory: not predicted: {error}"
         peaks[configuration.name] = max(plan.estimates[0].peak for plan in plans.values())
     name, peak = max(peaks.items(), key=lambda item: item[1])
     largest = f" ({name}, the largest)" if len(peaks) > 1 else ""

@@ -295,6 +295,11 @@ def check_auxiliary(role: str, model: Any, losses: Sequence[Any]) -> None:
     if embedding or role == "guide":
         what = "a guide" if role == "guide" else "a teacher of embeddings"
         check_outputs(what, {"embedding"}, model, f"model@{role}=bi_encoder")
+        if not model.one_vector:
+            raise ValueError(
+                f"{what} gives one vector per text, and {type(model).__name__} several: choose model@{role}=bi_encoder"
+                + ", or a loss that reads its scores, such as loss=kl_distillation" * (role == "teacher")
+            )
     reads_scores = any("teacher_scores" in input_names(loss) for loss in losses)
     if role == "teacher" and reads_scores and gives_unscaled_scores(model):
         logger.warning(

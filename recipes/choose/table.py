@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaluation.significance import PairedTest
+from models.tokenization import length_in_words
 from recipes.choose.decision import values_of
 from recipes.choose.limits import in_bytes, number, share
 
@@ -83,7 +84,7 @@ def reading_table(summary: Summary) -> tuple[list[str], Cells]:
         cells.append(
             [
                 row["label"],
-                number(row["max_length"]),
+                length_in_words(row["max_length"]),
                 *(whole(documents.get(name)) for name in ("p50", "p90", "p99", "max")),
                 *(whole(queries.get(name)) for name in ("p50", "max")),
                 *(share(cut[name]) if name in cut else NONE for name in ("documents", "queries")),

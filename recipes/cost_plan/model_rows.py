@@ -16,11 +16,16 @@ from engines.memory.live_bytes import FakeTensorModel
 from inference.shared_prefix import list_collator
 from models.capabilities import RankingModel
 from models.lora import reference
+from models.tokenization import UNLIMITED
 from recipes.cost_plan.operations import FlopsOfChunks
 from recipes.cost_plan.shapes import Shape, chunk_shapes
 from recipes.run_config import RunConfig
 
 TRAINED = "trained"  # the role of the model beside which there may be a "teacher", a "guide" and a "reference"
+
+
+class AnyLength(ValueError):
+    """A model reads texts of any length, and there are no data to say how long they are."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,18 @@ def rows_of_model(
 ) -> ModelRows:
     """The rows of the model of that role, in each of the batches (None: in a step in which it does not run). Without
     batches every row has the model's maximum length. `autocast`: the type of forward passes. `without_adapters`: see
-    `Frozen`. The model gets fake weights."""
+    `Frozen`. The model gets fake weights.
+
+    Raises AnyLength if there are no batches and the model has no maximum length.
+    """
     options, tokenizer = settings.trainer, model.tokenizer
     example = TokenSequences.from_encoding(tokenizer.encode_list("a", ["b"]))
     query_rows = len(example) - 1  # rows of a list beside its documents: 1 in layout "texts", for the query
     pack = None
     if batches is None:
+        if tokenizer.max_length >= UNLIMITED:
+            option = f"{'model' if role in (TRAINED, 'reference') else role}.max_length"
+            raise AnyLength(f"without the data there is no length of a text, as {option} is null: set {option}=512")
         lengths = [[tokenizer.max_length] * (options.batch_size * (options.list_size + query_rows))]
     else:
         read = [None if batch is None else _sequences(batch, role, options.merge_repeats) for batch in batches]

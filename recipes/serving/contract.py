@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
-
-from torch import Tensor
+from typing import Any, Literal
 
 from inference.golden import Golden
 from models.loading.folder import ModelFolder
 from models.prompts.template_folder import has_template
+
+KINDS = ("", "SentenceTransformer", "CrossEncoder")  # classes of sentence-transformers that every backend reads
 
 
 class Unavailable(Exception):
@@ -30,6 +30,11 @@ class Export:
     @cached_property
     def folder(self) -> ModelFolder:
         return ModelFolder.read(self.path)
+
+    @property
+    def kind(self) -> str:
+        """The class of sentence-transformers that the folder names; empty: none."""
+        return self.folder.kind
 
     @cached_property
     def is_prompted(self) -> bool:
@@ -51,14 +56,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a backend gives for the golden rows: [rows] scores or [rows, any] embeddings, float32.
+    """What a backend gives for the golden rows: [rows] scores or [rows, any] embeddings, float32, or ragged ones.
 
     `through`: what scores have gone through: nothing, the model's own activation, or a sigmoid. `limits`: why it is
     known to differ on rows that are "truncated" or spell "control_tokens"; such rows are told apart. `informs`: a
     difference is told and no fault, as with weights of 8 bits.
     """
 
-    values: Tensor
+    values: Any
     through: Literal["nothing", "own", "sigmoid"] = "nothing"
     limits: Mapping[str, str] = field(default_factory=dict)
     informs: str = ""

@@ -17,7 +17,7 @@ from models.loading.kind import kind_of
 from models.loading.reranker import load_reranker
 from models.loading.resolve import resolve
 from recipes.serving.classifier_twin import check_is_llm_reranker, classifier_difference, write_classifier
-from recipes.serving.onnx_export import check_onnx_packages, write_int8, write_onnx
+from recipes.serving.onnx_export import check_exports_onnx, check_onnx_packages, write_int8, write_onnx
 from recipes.serving.verify import TOLERANCE, Finding, verify
 
 
@@ -57,6 +57,7 @@ def export_onnx(name_or_path: str, output: Path | None, *, int8: bool) -> Writte
     """
     check_onnx_packages()
     source = resolve(name_or_path)
+    check_exports_onnx(source)
     target = _target(name_or_path, source, output)
     if target == source:
         lines, files = _add_onnx(source, int8)

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from models.loading.backbone import embedding_class, quiet
 from models.loading.folder import ModelFolder, first_line
 from models.prompts.template_folder import has_template
+from recipes.serving.contract import KINDS
 from recipes.serving.onnx_files import FILE, int8_file, onnx_file, outdated_files
 
 EXAMPLE = ("a query of some words", "a longer text, which another row has")
@@ -72,6 +73,19 @@ def check_onnx_packages() -> None:
         raise ValueError(f"--onnx needs {', '.join(missing)}: pip install -c constraints.txt -e '.[onnx]'")
 
 
+def check_exports_onnx(folder: Path) -> None:
+    """Raise ValueError if an ONNX file cannot hold the model of `folder`."""
+    description = ModelFolder.read(folder)
+    what = "" if description.has_transformer else "has no transformer"
+    if description.kind not in KINDS:
+        what = f"is a {description.kind}"
+    if what:
+        raise ValueError(
+            f"model {folder} {what}, and an ONNX file here holds the transformer of an embedding model or reranker: "
+            "sentence-transformers and plackett read the folder as it is"
+        )
+
+
 def write_onnx(folder: Path, target: Path) -> list[Path]:
     """Write model.onnx of every transformer of the export in `folder` to the same place below `target`. Axes of rows
     and tokens are dynamic. Files of 8 bits that were made of an older one are removed. Returns the files.
@@ -79,8 +93,6 @@ def write_onnx(folder: Path, target: Path) -> list[Path]:
     Raises ValueError, in one line, if the architecture cannot be exported.
     """
     description, files = ModelFolder.read(folder), []
-    if not description.has_transformer:
-        raise ValueError(f"model {folder} has no transformer, which is what an ONNX file here holds: leave --onnx out")
     for route in description.routes().values():
         if (route.backbone / "adapter_config.json").is_file():
             raise ValueError(f"model {folder} is an adapter alone: export it merged, without adapter_only=true")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenSequences
-from inference.golden import TOKEN_BUDGET
+from inference.golden import TOKEN_BUDGET, kept_values
 from inference.runner import ModuleRunner, row_collator
 from inference.score import score_sequences
 from models.loading.embedder import load_embedder
@@ -58,10 +58,10 @@ class Reference:
     def values(self, rows: Rows) -> Tensor:
         """[rows] raw scores or [rows, kept values] of embeddings, float32."""
         output = self.outputs(rows)
-        return output if self.pairs else output[:, : len(self.export.golden.rows[0].values)]
+        return output if self.pairs else kept_values(output)[:, : len(self.export.golden.rows[0].values)]
 
-    def outputs(self, rows: Rows) -> Tensor:
-        """[rows] raw scores or [rows, dimensions] embeddings, float32."""
+    def outputs(self, rows: Rows) -> Any:
+        """[rows] raw scores or [rows, dimensions] embeddings, float32, or ragged ones."""
         sequences = TokenSequences.from_encoding(rows)
         collator = row_collator(self.model, self.tokenizer.padding, TOKEN_BUDGET)
         name = "score" if self.pairs else "embedding"

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.golden import KEPT_VALUES, QUERY, Golden, read_golden
+from inference.golden import KEPT_VALUES, QUERY, Golden, kept_values, read_golden
 from losses.math.similarity import similarity_named
 from models.loading.activation import activation_named
 from models.loading.backbone import quiet
 from models.loading.folder import first_line
 from recipes.serving.causes import Detective, largest_difference
-from recipes.serving.contract import Backend, Export, Replay, Unavailable
+from recipes.serving.contract import KINDS, Backend, Export, Replay, Unavailable
+from tensors.ragged import Ragged
 
 TOLERANCE = 1e-4
 BACKENDS = {
@@ -31,6 +32,7 @@ BACKENDS = {
     "vllm": "vllm_backend",
     "tei": "tei_backend",
 }
+READ_ANY_KIND = ("plackett", "sentence-transformers")
 EQUAL, DIFFERS, TOLD, FAILED, UNAVAILABLE = "equal", "differs", "told", "failed", "not checked"
 
 
@@ -80,6 +82,8 @@ def as_json(folder: Path, findings: Sequence[Finding], tolerance: float) -> dict
 def _findings(name: str, export: Export, detective: Detective) -> Iterator[Finding]:
     replay: Backend = importlib.import_module(f"recipes.serving.backends.{BACKENDS[name]}").replay
     try:
+        if name not in READ_ANY_KIND and (kind := unusual_kind(export)):
+            raise Unavailable(f"{kind} is checked by {' and '.join(READ_ANY_KIND)} alone")
         replays = replay(export)
     except Unavailable as reason:
         yield Finding(name, UNAVAILABLE, causes=[str(reason)])
@@ -92,6 +96,13 @@ def _findings(name: str, export: Export, detective: Detective) -> Iterator[Findi
         yield _finding(f"{name} {part}".strip(), values, export.golden, detective)
 
 
+def unusual_kind(export: Export) -> str:
+    """What an export is that not every backend reads, in words; empty: any backend may."""
+    if export.kind not in KINDS:
+        return f"a {export.kind}"
+    return "" if export.folder.has_transformer else "a model without a transformer"
+
+
 def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) -> Finding:
     activation = _activation(replay, golden, detective.export.path)
     expected = golden.values if activation is None else activation(golden.values)
@@ -102,7 +113,7 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
             shape = f"shape: {values.shape[-1]} dimensions, not {golden.dimension}"
             cause = f"{shape}: a projection is missing, or embeddings are cut"
             return Finding(name, DIFFERS, causes=[cause, *detective.folder, *detective.files])
-        values = values[:, : expected.shape[1]]
+        values = kept_values(values)[:, : expected.shape[1]]
     covered, notes = _known_limits(replay, golden, values, expected, detective.tolerance)
     rows = torch.tensor([index for index in range(len(golden.rows)) if index not in covered], dtype=torch.long)
     if not len(rows):
@@ -110,9 +121,10 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
     if values.shape != expected.shape:
         return Finding(name, DIFFERS, None, None, 0, detective.causes(values, expected, activation, rows), notes)
     difference = largest_difference(values[rows], expected[rows])
-    order = order_agreement(golden, values, expected, rows.tolist(), detective.tolerance)
+    compared = None if golden.layout == "pairs" else similarities(golden, whole, rows.tolist())
+    order = order_agreement(compared or scores_of_query(golden, values, expected, rows.tolist()), detective.tolerance)
     if difference <= detective.tolerance:
-        hidden = hidden_difference(golden, whole, rows.tolist())
+        hidden = 0.0 if compared is None or holds_all(golden, whole) else hidden_difference(*compared)
         difference = max(difference, hidden)
         if hidden <= detective.tolerance or replay.informs:
             return Finding(name, EQUAL, difference, order, len(rows), notes=notes)
@@ -153,36 +165,40 @@ def _known_limits(
     return covered, notes
 
 
-def hidden_difference(golden: Golden, vectors: Tensor, rows: Sequence[int]) -> float:
-    """The largest difference, relative if they are above 1, of the similarities of the compared `rows` from the golden
-    ones: those are of whole embeddings, of which golden.json holds the first values. 0 if it holds all."""
-    if golden.layout == "pairs" or golden.dimension is None or golden.dimension <= KEPT_VALUES:
-        return 0.0
+Compared = tuple[Tensor, Tensor]  # what a backend gives [queries, documents], and what training gave
+
+
+def similarities(golden: Golden, vectors: Any, rows: Sequence[int]) -> Compared:
+    """The similarities of the compared `rows`: those of whole embeddings, of which golden.json holds the first
+    values."""
     similarity = similarity_named(golden.similarity)
     roles = [[index for index, row in enumerate(golden.rows) if row.role == role] for role in ("query", "document")]
     found = similarity.matrix(*(similarity.comparable(vectors[chosen]) for chosen in roles))
     kept = [[place for place, index in enumerate(chosen) if index in rows] for chosen in roles]
-    if not all(kept):
-        return 0.0
-    wanted = torch.tensor(golden.similarities)[kept[0]][:, kept[1]]
-    return largest_difference(found[kept[0]][:, kept[1]], wanted) / max(1.0, float(wanted.abs().max()))
+    return found[kept[0]][:, kept[1]], torch.tensor(golden.similarities)[kept[0]][:, kept[1]]
 
 
-def order_agreement(golden: Golden, values: Tensor, expected: Tensor, rows: list[int], tolerance: float) -> float:
-    """The share of pairs of documents, of the compared `rows`, that a query's values order as the expected ones do;
-    pairs that are as good as equal are left out."""
-    if golden.layout == "pairs":
-        chosen = [index for index in rows if golden.rows[index].texts[0] == QUERY]
-        lists = [(values[chosen], expected[chosen])]
-    else:
-        similarity = similarity_named(golden.similarity)
-        roles = [[index for index in rows if golden.rows[index].role == role] for role in ("query", "document")]
-        theirs, ours = (
-            similarity.matrix(*(similarity.comparable(part[chosen]) for chosen in roles)) for part in (values, expected)
-        )
-        lists = list(zip(theirs, ours, strict=True))
+def holds_all(golden: Golden, vectors: Any) -> bool:
+    """Whether golden.json holds all values of embeddings."""
+    return not isinstance(vectors, Ragged) and golden.dimension is not None and golden.dimension <= KEPT_VALUES
+
+
+def hidden_difference(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference of similarities, relative if they are above 1."""
+    return largest_difference(found, wanted) / max(1.0, float(wanted.abs().max())) if wanted.numel() else 0.0
+
+
+def scores_of_query(golden: Golden, values: Tensor, expected: Tensor, rows: list[int]) -> Compared:
+    """The scores of the query that has several documents, of the compared `rows`."""
+    chosen = [index for index in rows if golden.rows[index].texts[0] == QUERY]
+    return values[chosen][None], expected[chosen][None]
+
+
+def order_agreement(compared: Compared, tolerance: float) -> float:
+    """The share of pairs of documents that a query's values order as the expected ones do; pairs that are as good as
+    equal are left out."""
     alike = total = 0
-    for found, wanted in lists:
+    for found, wanted in zip(*compared, strict=True):
         ordered = wanted[:, None] - wanted[None, :] > tolerance
         total += int(ordered.sum())
         alike += int(((found[:, None] - found[None, :])[ordered] > 0).sum())

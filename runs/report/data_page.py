@@ -12,6 +12,7 @@ import numpy as np
 from data.formats.columns import ListRecord
 from data.inspection.finding import Finding, shorten
 from data.inspection.report import COLUMNS, Inspection, role_cells
+from models.tokenization import length_in_words
 from runs.report.charts import Points, draw_bars
 from runs.report.html import page_of, table_of
 
@@ -67,7 +68,8 @@ def _lengths(inspection: Inspection) -> str:
     for role in inspection.roles:
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in role_cells(role))
         rows.append(f"<tr><td>{role.role}</td>{cells}</tr>\n")
-    model = f"Tokens of {inspection.model}, which reads {inspection.max_length:,}" if inspection.max_length else ""
+    reads = "" if inspection.max_length is None else length_in_words(inspection.max_length)
+    model = f"Tokens of {inspection.model}, which reads {reads}" if reads else ""
     return f'<h2>Lengths</h2>\n{table_of(f"<tr>{header}</tr>", rows)}<p class="lead">{html.escape(model)}</p>'
 
 

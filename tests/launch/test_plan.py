@@ -19,6 +19,7 @@ from engines.torch_engine import TorchEngineConfig
 from launch.cli.compose import load
 from launch.plan import main
 from recipes.cost_plan.estimate import Estimate, Machine, estimate_memory, measure_process
+from recipes.cost_plan.model_rows import AnyLength
 from recipes.cost_plan.report import format_bytes
 from recipes.cost_plan.shapes import chunk_shapes
 from recipes.cost_plan.workload import ChunkCosts, build_workload
@@ -68,6 +69,18 @@ def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
     longest = build_workload(settings, None, autocast=None)
     assert longest.batches == [[48] * 21]
     assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
+
+
+def test_texts_of_any_length_need_the_data(tiny_run: list[str]) -> None:
+    own = [each for each in tiny_run if not each.startswith("model.max_length=")]
+    whole = ["+exp=embedder_infonce", *own, "model=static_embedder", "model.start=random", "model.dimension=8"]
+    settings = load([*whole, "eval.depth=100", "data.lists.no_duplicates=false"])
+    with pytest.raises(AnyLength, match=r"as model\.max_length is null: set model\.max_length=512"):
+        build_workload(settings, None, autocast=None)
+    of_data = build_workload(settings, settings.data.build(), autocast=None)
+    assert 0 < max(map(max, of_data.batches)) < 200
+    cut = load([*whole, "eval.depth=100", "model.max_length=30"])
+    assert {length for row in build_workload(cut, None, autocast=None).batches for length in row} == {30}
 
 
 @pytest.mark.parametrize("experiment", ["llm_reranker_sft", "llm_reranker_grpo"])

@@ -50,6 +50,8 @@ def models(tiny_reranker_dir: Path, tiny_models: ModuleType, tmp_path: Path) -> 
     llm = [f"model.name_or_path={causal}", "model.template=qwen3", "model.max_length=192", "trainer.token_budget=1024"]
     teacher = [f"teacher.name_or_path={tiny_reranker_dir}", "teacher.max_length=48"]
     return {
+        "colbert_distill": teacher,
+        "splade_distill": teacher,
         "embedder_distill": teacher,
         "reranker_distill": teacher,
         "reranker_distill_pointwise": teacher,
@@ -73,7 +75,7 @@ def test_every_experiment_leaves_a_complete_run_directory(
 ) -> None:
     options = [
         *models.get(experiment, []),
-        *(["eval.depth=100"] if experiment.startswith(("embedder", "from_documents")) else []),
+        *(["eval.depth=100"] if not experiment.startswith(("reranker", "llm_reranker")) else []),
     ]
     best_dev = train(load([f"+exp={experiment}", *tiny_run, *options, "trainer.max_steps=2"]))
     run = tmp_path / "outputs" / experiment

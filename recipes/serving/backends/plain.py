@@ -15,7 +15,7 @@ from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder, read_json
 from models.pooling import pool
 from models.towers import Dense
-from recipes.serving.contract import READS_CONTROL_TOKENS, Export, Replay, Unavailable
+from recipes.serving.contract import READS_CONTROL_TOKENS, Export, Replay
 from recipes.serving.prompt_ids import PromptIds
 
 # (features of a batch of rows) -> token embeddings or logits. It is made for one transformer of the export.
@@ -25,8 +25,6 @@ BATCH = 4  # rows
 
 def embed_texts(export: Export, forward_of: Callable[[ModelFolder], Forward]) -> Replay:
     """Embed the golden texts by one transformer per route, pooled as the folder says."""
-    if not export.folder.has_transformer:
-        raise Unavailable("it runs transformers, and this model has none")
     routes, vectors = export.folder.routes(), []
     for role in ("query", "document"):
         route = routes.get(role) or routes[""]

@@ -91,6 +91,14 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
             f"a teacher of embeddings needs {EMBEDDING} model@teacher=bi_encoder",
         ),
         (
+            ["+exp=embedder_distill_embeddings", "model@teacher=late_interaction"],
+            "a teacher of embeddings gives one vector per text, and LateInteractionConfig several: choose",
+        ),
+        (
+            [*EMBEDDER, "loss=gist", "model@guide=late_interaction"],
+            "a guide gives one vector per text, and LateInteractionConfig several: choose model@guide=bi_encoder",
+        ),
+        (
             [*EMBEDDER, "model.teacher_projection=16"],
             "model.teacher_projection=16 is not read by loss InfoNCE: leave it out, or choose loss=embedding",
         ),

@@ -1,0 +1,72 @@
+"""Exports of all kinds of embedding models: verified, and refused by what does not read them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from inference.golden import make_golden, write_golden
+from launch.rerank import main as rerank
+from models.late_interaction.options import LateInteractionConfig
+from models.sparse.sparse_encoder import SparseEncoderConfig
+from models.static.embedder import StaticEmbedderConfig
+from recipes.serving.export import export_onnx
+from recipes.serving.verify import verify
+
+KINDS = ("late_interaction", "sparse_encoder", "static_embedder")
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root, name = tmp_path_factory.mktemp("kinds"), str(tiny_bert_dir)
+    options = (
+        LateInteractionConfig(name, dimension=16, document_length=40, query_length=12),
+        SparseEncoderConfig(name),
+        StaticEmbedderConfig(name, start="random", dimension=12),
+    )
+    for kind, own in zip(KINDS, options, strict=True):
+        model = own.build(seed=1).eval()
+        model.export(root / kind)
+        write_golden(root / kind, make_golden(model, torch.device("cpu")))
+    return {kind: root / kind for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_gives_what_it_gave_in_training(kind: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    findings = verify(exports[kind], ["plackett", "sentence-transformers", "transformers"])
+    assert [finding.status for finding in findings] == ["equal", "equal", "not checked"]
+    assert all(finding.difference < 1e-5 and finding.order == 1 for finding in findings[:2])
+    assert all(finding.rows == 11 for finding in findings[:2])
+    shutil.copytree(exports[kind], tmp_path / "changed")
+    for file in (tmp_path / "changed").rglob("*.safetensors"):
+        save_file({name: value.flip(0).contiguous() for name, value in load_file(file).items()}, file)
+    changed = verify(tmp_path / "changed", ["plackett", "sentence-transformers"])
+    assert [finding.status for finding in changed] == ["differs", "differs"]
+    assert all("model.safetensors" in " ".join(finding.causes) for finding in changed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_onnx_file_holds_it(kind: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    with pytest.raises(ValueError, match=rf"{exports[kind]} (has no transformer|is a \w+Encoder), and an ONNX file"):
+        export_onnx(str(exports[kind]), tmp_path / "out", int8=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_no_reranker(kind: str, exports: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=rf"model={kind}"):
+        rerank([str(exports[kind]), "--query", "a list", "a document"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_kind_is_named(kind: str, exports: dict[str, Path]) -> None:
+    from models.bi_encoder import BiEncoderConfig
+
+    with pytest.raises(ValueError, match=rf": choose model={kind}$"):
+        BiEncoderConfig(str(exports[kind])).build(seed=0)
