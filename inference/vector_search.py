@@ -12,7 +12,7 @@ from inference.search import BlockSearch, ExactIndex, Index, pack, unpack
 from inference.vectors import StoredVectors
 from losses.math.similarity import DOT, similarity_named
 
-DOCUMENT_BLOCK = 16384
+DOCUMENT_BLOCK, VALUES = 16384, 2**26  # vectors that are searched at once, and their values at most: 256 MiB
 RESCORED_AT_ONCE = 2**24  # values of documents that are rescored at once: 64 MiB
 
 
@@ -37,12 +37,18 @@ def search_stored(
     queries = similarity_named(stored.similarity).comparable(queries, stored.dim)
     first = torch.where(queries > 0, 1.0, -1.0) if hamming or rescore else queries
     search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=DOT, index=index)
-    num_blocks = -(-len(stored) // DOCUMENT_BLOCK)
-    for block in show_progress(stored.blocks(DOCUMENT_BLOCK), "searching", num_blocks, "blocks of vectors"):
+    size = block_size(stored.dim)
+    num_blocks = -(-len(stored) // size)
+    for block in show_progress(stored.blocks(size), "searching", num_blocks, "blocks of vectors"):
         block = torch.where(block > 0, 1.0, -1.0) if first is not queries and stored.precision != "binary" else block
         search.add(block.to(queries.device))
     scores, rows = search.result()
     return _rescore(queries, stored, rows, depth) if rescore else (scores, rows)
+
+
+def block_size(dim: int) -> int:
+    """How many stored vectors of so many dimensions are searched at once."""
+    return min(DOCUMENT_BLOCK, max(1, VALUES // dim))
 
 
 def _rescore(queries: Tensor, stored: StoredVectors, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:

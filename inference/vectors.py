@@ -143,7 +143,7 @@ def encode_texts(
         ranges = known[width].cpu().numpy() if width in known else None
         is_calibrated = calibration is not None or ranges is not None
         layout = Layout(len(texts), width, precision, block_rows, is_calibrated, whole_key)
-        with _locked(folder):
+        with locked(folder):
             _make(VectorFiles(folder, layout), source, calibration, ranges)
     return StoredVectors(folder)
 
@@ -166,7 +166,7 @@ def _is_there(folder: Path, key: Mapping[str, str], *, replace: bool) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Lock the making of `folder`, on rank 0."""
     locks: list[FileLock] = []
     on_main(lambda: locks.append(lock_of(folder)))

@@ -15,6 +15,7 @@ from evaluation.metrics import parse_metric
 from evaluation.reranking_evaluator import RerankingConfig
 from evaluation.retrieval_evaluator import RetrievalConfig
 from inference.quantize import Precision, check_vector_precision
+from inference.vector_search import block_size
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.choose.limits import COSTS, check_limits
 from recipes.run_config import check_timeout
@@ -22,7 +23,6 @@ from runs.source_tree import CONF
 
 RETRIEVED, RERANKED = 100, 30  # documents per query
 SMALLEST_DIM = 32  # of the dimensions that are tried by default
-DOCUMENT_BLOCK, VALUES = 16384, 2**26  # documents that are searched at a time, and their values at most: 256 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class MeasureOptions:
             dims=[] if plain else dims,
             precision=["fp32"] if plain else self.precision,
             search=search,
-            document_block=min(DOCUMENT_BLOCK, VALUES // dimension),
+            document_block=block_size(dimension),
             token_budget=self.token_budget,
         )
 

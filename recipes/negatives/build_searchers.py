@@ -11,7 +11,7 @@ from typing import Any
 
 from data.collection import Collection, Split, content_hash
 from data.sampling.never_rows import CorpusTexts
-from data.store.texts import texts_digest
+from data.store.texts import texts_digest, texts_of
 from engines.distributed import process_group
 from engines.precision import MixedPrecision, autocast_dtype
 from evaluation.evaluator import Prompts
@@ -56,6 +56,8 @@ class Parts:
         device = process_group.device()
         model = options.build(self.seed).to(device)
         expect_prompts(model, self.collection)
+        if model.reads_corpus:
+            model.read_corpus(texts_of(self.documents))
         runner = MixedPrecision(model, autocast_dtype(self.precision, device))
         key = model_key(model, precision=runner.precision)
         return Interruptible(runner) if self.may_be_interrupted else runner, key

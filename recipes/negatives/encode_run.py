@@ -11,13 +11,16 @@ from typing import Any, Literal
 from data.candidates import bm25_options_of
 from data.collection import Collection
 from engines.distributed import process_group
+from engines.distributed.collectives import on_main
 from engines.distributed.heartbeat import OnLostRank
 from engines.precision import MixedPrecision, autocast_dtype, check_precision
 from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
 from inference.quantize import Precision
+from inference.sparse.vectors import SparseVectors, encode_sparse
 from inference.vector_files import in_mebibytes
 from inference.vectors import StoredVectors, encode_texts
+from recipes.build import read_corpus
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.evaluate.held_out import CandidatesOfSplits, check_split
 from recipes.prompts import expect_prompts
@@ -71,7 +74,7 @@ class EncodeConfig:
             raise ValueError(f"{_name(self.model)} gives more than one vector of a text: choose model=bi_encoder")
 
 
-def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) -> StoredVectors:
+def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) -> StoredVectors | SparseVectors:
     """Encode, print what was written where, and return the vectors."""
     process_group.start(settings.timeout_s, on_lost_rank)
     settings.model.check()  # before the data is read
@@ -79,25 +82,25 @@ def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) ->
     device = process_group.device()
     model = settings.model.build(settings.seed).to(device)
     check_dimension(settings.encode.dim, model.dimension)
+    check_form(settings.encode, model.search)
     expect_prompts(model, collection)
+    read_corpus(model, collection)
     texts, prompts = chosen_texts(settings, collection)
     runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
-    stored = encode_texts(
-        runner,
-        model.tokenizer,
-        texts,
-        Path(settings.output),
-        role="document" if settings.encode.role == "documents" else "query",
-        prompts=prompts,
-        precision=settings.encode.precision,
-        token_budget=settings.encode.token_budget,
-        key=model_key(model, precision=runner.precision),
-        dim=settings.encode.dim,
-        calibration=settings.encode.calibration,
-        replace=False,
-    )
-    if process_group.is_main():
-        print_result(stored, collection.name, settings)
+    given: dict[str, Any] = {
+        "role": "document" if settings.encode.role == "documents" else "query",
+        "prompts": prompts,
+        "token_budget": settings.encode.token_budget,
+        "key": model_key(model, precision=runner.precision),
+    }
+    if model.search == "inverted":
+        sparse = encode_sparse(runner, model.tokenizer, texts, Path(settings.output), **given)
+        on_main(lambda: print_sparse(sparse, collection.name, settings))
+        process_group.stop()
+        return sparse
+    form = {name: getattr(settings.encode, name) for name in ("precision", "dim", "calibration")}
+    stored = encode_texts(runner, model.tokenizer, texts, Path(settings.output), **given, **form, replace=False)
+    on_main(lambda: print_result(stored, collection.name, settings))
     process_group.stop()
     return stored
 
@@ -133,6 +136,26 @@ def check_dimension(dim: int | None, own: int | None) -> None:
     """Raise ValueError if the model has fewer dimensions than are to be stored."""
     if dim is not None and own is not None and dim > own:
         raise ValueError(f"encode.dim={dim}: the model's embeddings have {own} dimensions, choose 1 to {own}")
+
+
+def check_form(options: EncodeOptions, search: str) -> None:
+    """Raise ValueError if vectors of mostly zeros are to be stored in a form that would keep the zeros."""
+    form = {"precision": "fp32", "dim": None, "calibration": None}
+    changed = next((name for name, plain in form.items() if getattr(options, name) != plain), None)
+    if search == "inverted" and changed is not None:
+        raise ValueError(
+            f"encode.{changed}={getattr(options, changed)}: of sparse vectors the values that are not 0 are stored, as "
+            "float32: leave it out"
+        )
+
+
+def print_sparse(stored: SparseVectors, name: str, settings: EncodeConfig) -> None:
+    """Print what the folder of sparse vectors holds."""
+    rows, nonzeros, dim = (stored.meta[part] for part in ("rows", "nonzeros", "dim"))
+    print(
+        f"{name}: {rows:,} {settings.encode.role}, {nonzeros / rows:,.1f} of {dim:,} values are not 0, compared by "
+        f"{stored.meta['similarity']}, {in_mebibytes(stored.nbytes)} in {stored.folder}"
+    )
 
 
 def print_result(stored: StoredVectors, name: str, settings: EncodeConfig) -> None:

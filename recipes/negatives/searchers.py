@@ -21,7 +21,7 @@ from data.store.texts import texts_of
 from data.words import analyzer_for
 from engines.distributed.collectives import gather_objects
 from engines.distributed.process_group import rank, world_size
-from inference.vector_search import DOCUMENT_BLOCK, search_stored
+from inference.vector_search import block_size, search_stored
 from inference.vectors import StoredVectors
 from losses.math.similarity import similarity_named
 
@@ -85,7 +85,8 @@ class VectorSearcher(Searcher):
         return (own @ compared.T).max(dim=1).values.numpy()
 
     def rank_bytes(self, num_queries: int, depth: int) -> int:
-        blocks = 4 * self.documents.dim * (2 * DOCUMENT_BLOCK + num_queries) + 8 * QUERY_BLOCK * DOCUMENT_BLOCK
+        size = block_size(self.documents.dim)
+        blocks = 4 * self.documents.dim * (2 * size + num_queries) + 8 * QUERY_BLOCK * size
         return blocks + super().rank_bytes(num_queries, depth)
 
 

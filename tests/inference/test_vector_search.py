@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engines.distributed.testing import run_ranks
 from inference.quantize import dequantize
 from inference.runner import ModuleRunner
-from inference.vector_search import search_stored
+from inference.vector_search import block_size, search_stored
 from inference.vectors import StoredVectors, encode_texts
 
 faiss = pytest.importorskip("faiss")
@@ -138,3 +138,7 @@ def test_two_ranks_agree_with_one_to_the_last_bit(stored: dict[str, StoredVector
 def test_queries_are_made_comparable(stored: dict[str, StoredVectors]):
     longer: Tensor = torch.cat([3 * QUERIES, torch.ones(9, 5)], dim=1)
     assert search_stored(longer, stored["fp32"], 5)[1].equal(search_stored(QUERIES, stored["fp32"], 5)[1])
+
+
+def test_vectors_of_many_dimensions_are_searched_few_at_once():
+    assert [block_size(dim) for dim in (384, 4096, 30522, 2**27)] == [16384, 16384, 2198, 1]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
 from models.bi_encoder import BiEncoderConfig
+from models.sparse.sparse_encoder import SparseEncoderConfig
 from recipes.choose.page import page
 from recipes.choose.run import choose
 from recipes.choose.table import main_table
@@ -258,3 +259,17 @@ def test_dimensions_that_no_model_has_are_warned_of(chosen, beir, embedders, tmp
 def test_an_embedder_and_a_reranker_do_different_work(beir, embedders, tiny_reranker_dir, tmp_path):
     with pytest.raises(ValueError, match="choose among one kind at a time"):
         choose(settings_of(beir, [embedders["whole"], tiny_reranker_dir], tmp_path / "out"))
+
+
+def test_a_sparse_encoder_is_measured_by_its_inverted_index(beir, embedders, tiny_bert_dir, tmp_path):
+    """Its one form has the bytes of the values that are not 0, as the dense vectors of others have theirs."""
+    options = SparseEncoderConfig(str(tiny_bert_dir), query_terms=5, document_terms=5)
+    options.build(0).export(tmp_path / "sparse")
+    choose(settings_of(beir, [tmp_path / "sparse", embedders["whole"]], tmp_path / "out", "windows=never"))
+    rows = {row["label"]: row for row in json.loads((tmp_path / "out" / "choose.json").read_text())["models"]}
+    sparse, dense = rows["sparse"], rows["whole"]
+    assert [form["form"] for form in sparse["forms"]] == ["fp32"]
+    assert len(dense["forms"]) > 1
+    lists = sparse["dimension"] + 1
+    assert sparse["index_bytes"] == sparse["forms"][0]["index_bytes"] == 40 * 5 * 8 + 4 * lists
+    assert 0 < sparse["metrics"]["nDCG@10"] <= 1

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import scipy.sparse
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from inference.vector_files import workspace_of
@@ -193,3 +194,26 @@ def test_two_ranks_killed_and_started_again_write_the_bytes_of_one(arguments, ti
     assert done.returncode == 0, done.stderr
     assert "of 3 blocks are there already" in done.stderr
     assert content(tmp_path / "out") == content(whole)
+
+
+def test_sparse_vectors_are_a_matrix_of_scipy_without_zeros(arguments, tiny_beir_dir, tmp_path, capsys):
+    own = ["model=sparse_encoder", "model.query_terms=9", "model.document_terms=9"]
+    stored = run(arguments, *own)
+    assert ": 60 documents, 9.0 of 161 values are not 0, compared by dot" in capsys.readouterr().out
+    theirs = load([*arguments, *own], "encode").model.build(0)
+    theirs.export(tmp_path / "export")
+    documents = list(texts_of(tiny_beir_dir, "corpus").values())
+    expected = SparseEncoder(str(tmp_path / "export"), device="cpu").encode_document(documents)
+    matrix = scipy.sparse.load_npz(tmp_path / "out" / "vectors.npz")
+    assert matrix.nnz == 9 * 60 == stored.meta["nonzeros"]
+    assert np.allclose(matrix.toarray(), expected.to_dense().numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match=r"encode.precision=int8: of sparse vectors the values that are not 0"):
+        run(arguments, *own, "encode.precision=int8")
+
+
+def test_queries_of_idf_weights_know_the_corpus(arguments, tmp_path):
+    """In the start of a model, before it is trained: with weights of 1 alike nothing would tell tokens apart."""
+    own = ["model=sparse_encoder", "model.query_weights=idf", "encode.role=queries"]
+    stored = run(arguments, *own)
+    assert len(set(stored.matrix.data.tolist())) > 5
+    assert stored.matrix.data.max() > 1.5

@@ -53,6 +53,7 @@ def audit_of(path: Path) -> dict:
 
 RETRIEVERS = {
     "dense": (),
+    "sparse": ("model=sparse_encoder", "model.query_weights=idf"),
     "bm25": ("model=bm25",),
     "hybrid": ("model@hybrid=bm25",),
     "rescored": ("model@rescore=cross_encoder", "rescore.name_or_path={reranker}", "rescore.max_length=64"),

@@ -63,3 +63,15 @@ def test_a_zero_gets_no_gradient(texts):
 def test_what_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Sparsity(**options)
+
+
+def test_flops_are_of_all_texts_and_not_a_mean_over_parts_of_a_step(texts):
+    """Lists of a step that were penalised part by part would have another gradient."""
+    queries, *_ = texts
+    given = torch.zeros(3, 1, 7), torch.zeros(3, 1), torch.ones(3, 1, dtype=torch.bool)
+    rows = queries.requires_grad_()
+    penalty = Sparsity(roles=("query",))
+    (whole,) = torch.autograd.grad(penalty(rows, *given)[0], rows)
+    parts = [penalty(row, *(part[:1] for part in given))[0] for row in rows.split(1)]
+    (mean,) = torch.autograd.grad(torch.stack(parts).mean(), rows)
+    assert (whole - mean).norm() > 0.1 * whole.norm()

@@ -101,6 +101,23 @@ def test_a_masked_language_model_gives_the_vectors_of_sentence_transformers(star
     torch.testing.assert_close(embed(build(folders[start])), embed(model))
 
 
+def test_a_folder_of_sentence_transformers_with_free_queries_is_read(folders, tmp_path):
+    """Its queries have learned weights, and no transformer; its documents those of a masked language model."""
+    st = pytest.importorskip("sentence_transformers.sparse_encoder.models")
+    from sentence_transformers import SparseEncoder as Theirs
+    from sentence_transformers.models import Router
+
+    transformer = st.MLMTransformer(str(folders["bert"]), max_seq_length=48)
+    static = st.SparseStaticEmbedding(transformer.tokenizer, weight=torch.rand(len(transformer.tokenizer)))
+    documents = [transformer, st.SpladePooling("max", activation_function="log1p_relu")]
+    router = Router.for_query_document(query_modules=[static], document_modules=documents)
+    Theirs(modules=[router], device="cpu").save_pretrained(str(tmp_path / "theirs"))
+    model = SparseEncoder.load(tmp_path / "theirs")
+    assert model.token_weights is not None
+    assert model.tower.log_twice
+    assert_equal_to_oracle(model, tmp_path / "theirs")
+
+
 @pytest.mark.parametrize("options", [{}, {"activation": "log1p_relu", "document_terms": 9, "query_terms": 9}])
 @pytest.mark.parametrize("query_weights", [None, "ones"])
 @pytest.mark.parametrize("start", ["bert", "no head", "causal"])
