@@ -1,6 +1,6 @@
 """Measure plackett beside sentence-transformers, and options beside each other: all questions in one command.
 
-    python benchmarks/run.py --data SCIFACT                     # all, about an hour on two idle cores
+    python benchmarks/run.py --data SCIFACT                     # all, about 70 minutes on two idle cores
     python benchmarks/run.py encode_docstrings grpo             # some; --list names them, with an estimate of the time
     python benchmarks/run.py --quick                            # all at toy size, to see that they run; no figures
 

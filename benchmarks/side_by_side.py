@@ -90,6 +90,7 @@ class RowFlops:
     def count(cls, model_config: Any, *, backward: bool) -> RowFlops:
         """Count those of single rows without padding, in the forward, and in the backward if it is asked for."""
         model = dataclasses.replace(model_config, attention="eager").build(seed=0)
+        model.simplify_for_tracing()  # one row has nothing to pack, and a tensor of every token
         counts = [_counted(model, tokens, backward=backward) for tokens in COUNTED_LENGTHS]
         return cls(tuple(np.linalg.solve(np.vander(np.array(COUNTED_LENGTHS, dtype=float), 3), counts)))
 

@@ -36,7 +36,7 @@ from inference.score import run_chunks
 from inference.search import index_for, pack, unpack
 from inference.shared_prefix import list_collator
 from inference.stored_form import StoredForm
-from tensors.ragged import Rows, concatenate, elements, like, take
+from tensors.ragged import Rows, concatenate
 
 DOCUMENTS, QUERIES = 512, 100  # sampled for the measurement
 WARM_UP_DOCUMENTS, WARM_UP = 32, 5  # documents and queries before the clock starts
@@ -53,8 +53,8 @@ class Cost:
     documents_per_s: documents encoded in batches; of a reranker, documents scored with a query; of BM25, documents
     indexed. query_ms_p50 and query_ms_p95: milliseconds of one query from its text to its ranking, one query at a
     time: tokenised, embedded and compared with the whole index, or scored with all of its candidates.
-    peak_memory_bytes: what `memory` says. index_bytes: by stored form ("fp32", "dim128/int8"; of BM25 "terms");
-    empty for a reranker.
+    peak_memory_bytes: what `memory` says. index_bytes: by stored form ("fp32", "dim128/int8"; of BM25 "terms"), or what
+    an index that counts its bytes holds; empty for a reranker.
     """
 
     documents_per_s: float
@@ -110,7 +110,9 @@ def measure_embedder(
             seconds = time.perf_counter() - start
             nearest = _search(search, similarity, encoded, size, depth, runner.device)
             times = _times(asked, lambda query: nearest(embed([query], "query", read.query)).tolist())
-        index_bytes = {form.name: form.num_bytes(encoded) * size // len(texts) for form in forms}
+        own = index_for(search, similarity)(similarity, encoded).facts().get("bytes")
+        stored = {form.name: form.num_bytes(encoded) if own is None else own for form in forms}
+        index_bytes = {name: number * size // len(texts) for name, number in stored.items()}
         counts = {"index_documents": size, "sampled_documents": len(texts), "documents_per_query": min(depth, size)}
         return _cost(runner, memory, len(texts) / seconds, times, index_bytes=index_bytes, **counts)
 
@@ -224,11 +226,10 @@ def _search(
 ) -> Callable[[Any], Tensor]:
     """A search of `size` random documents, of as many elements as those that were `encoded`, block by block: one query
     [1, dim] -> the numbers of its best documents."""
-    rows = take(encoded, torch.arange(min(BLOCK, size)) % len(encoded))
-    values = torch.randn(elements(rows).shape, generator=torch.Generator().manual_seed(0)).to(device)
-    vectors = similarity.comparable(like(rows, values))
+    kind = index_for(search, similarity)
+    vectors = kind.random(similarity, encoded, min(BLOCK, size))
     lengths = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
-    indexes = {length: index_for(search, similarity)(similarity, vectors[:length]) for length in set(lengths)}
+    indexes = {length: kind(similarity, vectors[:length]) for length in set(lengths)}
 
     def nearest(query: Any) -> Tensor:
         best = torch.empty(1, 0, dtype=torch.int64, device=device)

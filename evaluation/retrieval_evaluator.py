@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,7 @@ from evaluation.metrics import Metrics, Qrels, Run, measure, parse_metric, rank
 from inference.encode import embed, tokenize_texts
 from inference.quantize import Precision, check_vector_precision
 from inference.runner import Runner, int8_ranges_of, similarity_of
-from inference.search import BlockSearch, check_search, index_for
+from inference.search import INDEXES, BlockSearch, check_search, index_for
 from inference.stored_form import StoredForm
 from losses.math.quantization import ranges_of
 from losses.math.similarity import Similarity
@@ -58,7 +58,7 @@ class RetrievalConfig(EvaluatorConfig):
     dims: list[int] = field(default_factory=list)
     precision: list[Precision] = field(default_factory=lambda: ["fp32"])
     quantize_queries: bool = False
-    search: Literal["exact", "faiss", "inverted"] = "exact"
+    search: str = "exact"  # of inference.search.INDEXES
     query_block: int = 256
     document_block: int = 16384
 
@@ -83,6 +83,11 @@ class RetrievalConfig(EvaluatorConfig):
             check_vector_precision(precision, "eval.precision")
         if self.quantize_queries and not {*self.precision} - {"fp32"}:
             raise ValueError("eval.quantize_queries=true: eval.precision has only fp32, add int8 or binary")
+        if INDEXES[self.search].counts and len(self.forms) > 1:
+            raise ValueError(
+                f"eval.search={self.search} stores the values that are not 0, as float32: leave out eval.dims and "
+                "eval.precision"
+            )
         for name in self.metrics:
             if (parse_metric(name).cutoff or 0) > self.depth:
                 raise ValueError(f"eval.depth={self.depth} documents are too few for {name}: raise it")
@@ -228,6 +233,8 @@ class RetrievalEvaluator:
                 self.index_bytes[form.name] += form.num_bytes(documents)
                 search.add(form.values(documents, similarity, ranges.get(form)))
         self.index_facts = searches[StoredForm()].facts()
+        if self.index_facts:
+            self.index_bytes = {StoredForm().name: int(self.index_facts["bytes"])}
         return {form: self._run(*search.result()) for form, search in searches.items()}
 
     def _ranges(self, runner: Runner, dimension: int) -> tuple[Tensor | None, dict[StoredForm, Tensor]]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import shutil
+import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
+from importlib import metadata
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +20,10 @@ from torch import Tensor
 
 from engines.distributed.collectives import gather_objects, gather_rows
 from engines.distributed.process_group import rank, world_size
-from losses.math.similarity import DotProduct, Similarity
+from losses.math.similarity import DotProduct, MaxSim, Similarity
+from tensors.ragged import elements, like, take
+
+logger = logging.getLogger(__name__)
 
 LOW = 0xFFFFFFFF
 MUCH = 4  # times the depth: of so many documents the best are chosen before they are packed, which takes more memory
@@ -32,6 +41,14 @@ class Index(ABC):
 
     @abstractmethod
     def __init__(self, similarity: Any, documents: Any): ...
+
+    @classmethod
+    def random(cls, similarity: Any, documents: Any, size: int) -> Any:
+        """Documents [size, ...] to measure a search with: as many elements each as these `documents`, again and again,
+        with random values."""
+        rows = take(documents, torch.arange(size) % len(documents))
+        values = torch.randn(elements(rows).shape, generator=torch.Generator().manual_seed(0))
+        return similarity.comparable(like(rows, values.to(elements(rows).device)))
 
     @abstractmethod
     def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
@@ -98,8 +115,13 @@ class InvertedIndex(Index):
     def fits(similarity: Similarity) -> bool:
         return similarity.name == DotProduct.name
 
-    def __init__(self, similarity: DotProduct, documents: Tensor):
+    def __init__(self, similarity: DotProduct, documents: Tensor | scipy.sparse.csr_array):
         self.lists = _sparse(documents).T.tocsr()  # [dimensions, documents]
+
+    @classmethod
+    def random(cls, similarity: DotProduct, documents: Tensor, size: int) -> scipy.sparse.csr_array:
+        """These documents again and again: which values are not 0 decides how long a search takes."""
+        return _sparse(documents)[np.arange(size) % len(documents)]
 
     def nearest(self, queries: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         scores = torch.from_numpy((_sparse(queries) @ self.lists).toarray()).to(queries.device)
@@ -115,22 +137,92 @@ class InvertedIndex(Index):
         return int(lengths[_sparse(queries).indices].sum(dtype=np.int64))
 
 
-def _sparse(rows: Tensor) -> scipy.sparse.csr_array:
+class PlaidIndex(Index):
+    """Finds documents by the centroids near which their token vectors lie, and scores those alone, with vectors of 4
+    bits a dimension (PLAID; Santhanam et al. 2022, arXiv 2205.09707), by the package fast-plaid.
+
+    The scores are near MaxSim. A document that is not found has the least score that MaxSim can have: minus the number
+    of the query's vectors.
+    """
+
+    counts: ClassVar[bool] = True
+    package: ClassVar[str] = "fast_plaid"
+    chosen: ClassVar[dict[str, Any]] = {"kmeans_niters": 4, "nbits": 4, "seed": 42}  # the defaults of the package
+
+    @staticmethod
+    def fits(similarity: Similarity) -> bool:
+        return similarity.name == MaxSim.name
+
+    def __init__(self, similarity: MaxSim, documents: Any):
+        from fast_plaid import search
+
+        self.size = len(documents)
+        self.rows = torch.nonzero(documents.sizes).flatten()  # texts without a vector are in no list
+        self.folder = Path(tempfile.mkdtemp(prefix="plaid-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.index: Any = None
+        if len(self.rows):
+            self.index = search.FastPlaid(index=str(self.folder), device=str(documents.device))
+            kept = documents[self.rows]
+            # Without a copy of the vectors, which is kept for updates of small indexes.
+            self.index.create([row.values for row in kept], **self.chosen, start_from_scratch=0)
+
+    def nearest(self, queries: Any, depth: int) -> tuple[Tensor, Tensor]:
+        least = -queries.sizes.unsqueeze(1).float()
+        scores = least.expand(-1, self.size).clone()
+        asked = torch.nonzero(queries.sizes).flatten()
+        if self.index is not None and len(asked):
+            options = {"top_k": depth, "n_full_scores": max(4096, 4 * depth), "show_progress": False}
+            found = self.index.search([queries[int(row)].values for row in asked], **options)
+            for row, pairs in zip(asked.tolist(), found, strict=True):
+                if pairs:
+                    places, values = zip(*pairs, strict=True)
+                    scores[row, self.rows[list(places)]] = torch.tensor(values)
+        indices = torch.arange(self.size).expand_as(scores)
+        return scores.to(queries.device), indices.to(queries.device)
+
+    def facts(self) -> dict[str, int]:
+        """The bytes of its files."""
+        return {"bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())}
+
+
+def _sparse(rows: Tensor | scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """Rows [n, dim] as scipy's sparse matrix on the CPU."""
-    return scipy.sparse.csr_array(rows.float().cpu().numpy())
+    return scipy.sparse.csr_array(rows.float().cpu().numpy()) if isinstance(rows, Tensor) else rows
 
 
-INDEXES: dict[str, type[Index]] = {"exact": ExactIndex, "faiss": FaissIndex, "inverted": InvertedIndex}
+INDEXES: dict[str, type[Index]] = {
+    "exact": ExactIndex,
+    "faiss": FaissIndex,
+    "inverted": InvertedIndex,
+    "plaid": PlaidIndex,
+}
 
 
 def check_search(name: str) -> None:
-    """Raise ValueError if there is no index of that name, or its package is missing."""
+    """Raise ValueError if there is no index of that name, or its package is missing. Without that of PLAID the search
+    is exact, and a line says so."""
     if name not in INDEXES:
         raise ValueError(f"eval.search={name}: choose {' or '.join(INDEXES)}")
     if name == "faiss" and importlib.util.find_spec("faiss") is None:
         raise ValueError(
             "eval.search=faiss needs the package faiss: pip install faiss-cpu, or choose eval.search=exact"
         )
+    if name == "plaid" and (why := _why_no_plaid()):
+        logger.warning("eval.search=plaid: %s: the search is exact, every document is scored", why)
+
+
+def _why_no_plaid() -> str:
+    """Why the package of PLAID cannot run, in words; nothing if it can. Its extension crashes beside another version of
+    torch than that for which it was built."""
+    if importlib.util.find_spec(PlaidIndex.package) is None:
+        return "the package fast-plaid is not installed (1.7.0.2110 is for torch 2.11.0, and so on)"
+    try:
+        needed = [each for each in metadata.requires(PlaidIndex.package) or () if each.startswith("torch==")]
+    except metadata.PackageNotFoundError:
+        return ""
+    own = torch.__version__.partition("+")[0]
+    return f"fast-plaid needs {needed[0]}, and torch is {own}" if needed not in ([], [f"torch=={own}"]) else ""
 
 
 def index_for(name: str, similarity: Similarity) -> type[Index]:
@@ -139,7 +231,7 @@ def index_for(name: str, similarity: Similarity) -> type[Index]:
     if not index.fits(similarity):
         fitting = " or ".join(other for other, kind in INDEXES.items() if kind.fits(similarity))
         raise ValueError(f"eval.search={name} does not search by {similarity.name}: choose eval.search={fitting}")
-    return index
+    return ExactIndex if index is PlaidIndex and _why_no_plaid() else index
 
 
 class BlockSearch:
@@ -186,14 +278,16 @@ class BlockSearch:
         return unpack(keys)
 
     def facts(self) -> dict[str, float]:
-        """The bytes of the index of all documents, the mean number of nonzero values of a document and of a query, and
-        the mean number of products of such values for a query and a document. Empty if the index does not count. Call
-        it on all ranks, which get the same."""
+        """The bytes of the index of all documents; of sparse embeddings also the mean number of nonzero values of a
+        document and of a query, and the mean number of products of such values for a query and a document. Empty if the
+        index does not count. Call it on all ranks, which get the same."""
         if not self.index.counts or not self.num_queries or not self.added:
             return {}
-        nonzeros = sum(int(part.count_nonzero()) for part in self.queries)
+        nonzeros = sum(int(elements(part).count_nonzero()) for part in self.queries)
         ranks = gather_objects((dict(self._facts), nonzeros, self._work))
         documents = ranks[0][0]  # rank 0 has the first queries, and so has read all documents
+        if "nonzeros" not in documents:
+            return dict(documents)
         return {
             "bytes": documents["bytes"],
             "document_nonzeros": documents["nonzeros"] / self.added,

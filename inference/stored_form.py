@@ -10,9 +10,7 @@ from torch import Tensor
 from inference.quantize import DTYPES, stored_width
 from losses.math.quantization import int8_values, signs
 from losses.math.similarity import Similarity
-from tensors.ragged import Ragged, Rows, elements, like
-
-ID_BYTES = 4  # of an entry of a vocabulary
+from tensors.ragged import Rows, elements, like
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,8 @@ class StoredForm:
         return stored_width(self.precision, self.dim or dimension) * DTYPES[self.precision].itemsize
 
     def num_bytes(self, rows: Rows) -> int:
-        """The bytes of stored rows [n, dim of the model]; of ragged ones those of all elements, with the id that one of
-        a sparse vector has."""
-        if not isinstance(rows, Ragged):
-            return self.vector_bytes(rows.shape[-1]) * len(rows)
-        if rows.ids is None:
-            return self.vector_bytes(rows.shape[-1]) * len(rows.values)
-        return (DTYPES[self.precision].itemsize + ID_BYTES) * len(rows.values)
+        """The bytes of stored rows [n, dim of the model]; of ragged ones those of all elements."""
+        return self.vector_bytes(rows.shape[-1]) * len(elements(rows))
 
     def values(self, embeddings: Rows, similarity: Similarity, ranges: Tensor | None = None) -> Any:
         """What `StoredVectors.block` reads of stored embeddings [n, dim of the model], as float32 [n, dim]; of ragged

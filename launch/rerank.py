@@ -39,10 +39,10 @@ OPTION_NAMES = {
     ", or give one with _target_: models.prompts.template.PromptTemplate": "",
     "choose null (as the folder says)": "leave --template out",
     " (null: the one that the folder was trained with)": "",
-    "choose model=bi_encoder": "`python launch/evaluate.py model=bi_encoder model.name_or_path=FOLDER` evaluates it",
-    "choose model=static_embedder": (
-        "`python launch/evaluate.py model=static_embedder model.name_or_path=FOLDER` evaluates it"
-    ),
+    **{
+        f"choose model={kind}": f"`python launch/evaluate.py model={kind} model.name_or_path=FOLDER` evaluates it"
+        for kind in ("bi_encoder", "late_interaction", "sparse_encoder", "static_embedder")
+    },
     "choose model=cross_encoder": "leave --template out",
     "model.template": "--template",
     "model.max_length": "--max-length",

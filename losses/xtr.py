@@ -20,9 +20,9 @@ PRODUCTS_AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class XTR(WrapperLoss):
-    """The loss inside, of S(q, d) = (sum_i a_i max_j q_i . d_j) / (sum_i a_i), 0 without an a_i = 1.
+    """L of S(q, d) = (sum_i a_i max_j q_i . d_j) / (sum_i a_i)  (Lee et al. 2023, arXiv 2304.01982, eq. 5).
 
-    (Lee et al. 2023, arXiv 2304.01982, equation 5.) a_i is 1 if the maximum is among the `top_k` largest products of
+    L is the loss inside. S is 0 without an a_i = 1. a_i is 1 if the maximum is among the `top_k` largest products of
     q_i with the tokens of all documents of the global step: so a token learns to be found. The paper's `top_k` is 32 to
     512 for steps of some thousand tokens. Products that are equal to the last of them count too.
 
@@ -44,6 +44,9 @@ class XTR(WrapperLoss):
         check_at_least("top_k", self.top_k, 1)
         if not hasattr(self.loss, "contract") or is_policy(self.loss):
             raise ValueError(f"loss={type(self.loss).__name__} is not a loss of lists or embeddings")
+        if self.loss.contract == "wrapper":
+            name = type(self.loss).__name__
+            raise ValueError(f"loss.loss={name}: XTR goes inside it, as in loss=matryoshka loss@loss.loss=xtr")
         if (directions := set(getattr(self.loss, "directions", ()))) - {"query_to_doc"}:
             raise ValueError(f"loss.loss.directions={sorted(directions)}: XTR searches documents: set [query_to_doc]")
 
@@ -59,7 +62,7 @@ class XTR(WrapperLoss):
     def __call__(self, loss_inputs: LossInputs) -> tuple[Tensor, Statistics]:
         """Return the scalar of the loss inside, and its statistics."""
         queries = loss_inputs.queries
-        if not isinstance(queries, Ragged) or queries.ids is not None:
+        if not isinstance(queries, Ragged):
             raise ValueError("loss XTR needs vectors of tokens: choose model=late_interaction")
         least = self._least(loss_inputs).to(queries.dtype)
         found = queries.with_values(torch.cat([queries.values, least.unsqueeze(1)], dim=1))

@@ -30,7 +30,7 @@ from models.lora import LoRAConfig
 from models.packing.rows import request_packing
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import RunPrompts, merge_prompts
+from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, TextTower, Tower, towers_of
@@ -220,18 +220,14 @@ class BiEncoder(RankingModel):
         if self.teacher_projection is not None:
             parts.append(Part("teacher projection", tuple(self.teacher_projection.parameters())))
         if self.scale is not None:
-            learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
-            parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]
+            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
         return [part for part in parts if part.parameters]
 
     def expect_prompts(self, prompts: Iterable[str | None]) -> None:
         self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
-        pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer
-        roles = {role: text for role, text in pairs if text is not None}
-        named = {name: text for role, _ in pairs for name, text in prompts.texts(role, tokenizer.prompt(role)).items()}
-        self.tokenizer = replace(tokenizer, prompts=merge_prompts(tokenizer.prompts, named, roles))
+        self.tokenizer = self.tokenizer.adopting(prompts)
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

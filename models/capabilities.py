@@ -102,6 +102,7 @@ class RankingModel(nn.Module, ABC):
     outputs: frozenset[str]  # the same as in its options
     similarity: str = "dot"  # the name of that of embeddings (losses.math.similarity): "cosine", "dot", "maxsim"
     dimension: int | None = None  # of an embedding, or of a token's vector
+    search: Literal["exact", "inverted"] = "exact"  # how documents are searched; inverted: most values are 0
     fresh_head: bool = False  # whether its score head is untrained
     scales_scores: bool = False  # whether it has `scale_scores`
     reads_packs: bool = False  # rows with a common prefix may be packed into one sequence (inference/shared_prefix.py)

@@ -88,6 +88,11 @@ class Scale(nn.Module):
             if value is not None
         }
 
+    def learned(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by the name of their option."""
+        parameters = {"temperature": self.log_scale, "bias": self.bias}
+        return {name: value for name, value in parameters.items() if value is not None}
+
     def values(self) -> dict[str, Tensor]:
         """The scalars "scale" and "bias" to save, those that the model has."""
         with torch.no_grad():

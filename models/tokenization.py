@@ -20,6 +20,7 @@ from models.loading.adapter import base_folder
 from models.loading.backbone import check_max_length, loading_error, position_limit, quiet
 from models.loading.checks import check_embeddings, settle_padding
 from models.loading.folder import ModelFolder, has_tokenizer
+from models.prompts.run_prompts import RunPrompts, merge_prompts
 from models.token_rows import Counted, TokenMemory, count_tokens, encode_whole, row_frame
 
 if TYPE_CHECKING:
@@ -263,6 +264,13 @@ class TextTokenizer(ModelTokenizer):
             raise ValueError(f"role {role!r} of a text: choose query, document or None")
         chosen = next((name for name in names[role] if name in self.prompts), self.default_prompt)
         return self.prompts.get(chosen or "", "")
+
+    def adopting(self, prompts: RunPrompts) -> TextTokenizer:
+        """This tokenizer with the prompts of a run as its own, by role and by name."""
+        given = {"query": prompts.query, "document": prompts.document}
+        roles = {role: text for role, text in given.items() if text is not None}
+        named = {name: text for role in given for name, text in prompts.texts(role, self.prompt(role)).items()}
+        return replace(self, prompts=merge_prompts(self.prompts, named, roles))
 
     def _prompt_length(self, prompt: str) -> int:
         """The number of tokens before the text: those of the prompt without the special token at its end."""

@@ -129,7 +129,7 @@ class Embedder:
             with names_of_arguments():
                 tokenizer = tokenizer.expecting([checked_text("prompt", prompt)])
         if not given:
-            none = [] if similarity_of(self.model).is_ragged else np.zeros((0, self.dimension), dtype=np.float32)
+            none: Any = [] if similarity_of(self.model).is_ragged else np.zeros((0, self.dimension), dtype=np.float32)
             return Embeddings(none, np.zeros(0, dtype=np.int32))
         with self._lock, names_of_arguments():
             vectors, cut = embed_texts(self._runner, tokenizer, given, role, prompt, batch_size, progress=show_progress)

@@ -1,4 +1,4 @@
-"""Rows of different lengths: the vectors of a text's tokens, or the nonzero weights of a sparse vector.
+"""Rows of different lengths: the vectors of a text's tokens.
 
 A representation is a tensor [rows, ...], or a `Ragged`, whose rows have any number of elements. The functions below do
 the same with both; of a tensor they are the usual operation of torch. All packages may use them.
@@ -17,18 +17,17 @@ class Ragged:
     """Rows of any number of elements each, one after the other, without padding.
 
     values: [elements, ...], differentiable. sizes: [...] int64 on the host, the number of elements of each row; its
-    axes are the leading axes of the rows. ids: [elements] int64, which of `width` values of a sparse vector each
-    element is; None: the elements of a row are a sequence.
+    axes are the leading axes of the rows.
     """
 
-    def __init__(self, values: Tensor, sizes: Tensor, ids: Tensor | None = None, width: int = 0):
+    def __init__(self, values: Tensor, sizes: Tensor):
         assert int(sizes.sum()) == len(values), f"{int(sizes.sum())} elements in rows, {len(values)} values"
-        self.values, self.sizes, self.ids, self.width = values, sizes, ids, width
+        self.values, self.sizes = values, sizes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The leading axes, and the number of dimensions of an element; of sparse vectors their dimensions."""
-        return (*self.sizes.shape, *((self.width,) if self.ids is not None else self.values.shape[1:]))
+        """The leading axes, and the number of dimensions of an element."""
+        return (*self.sizes.shape, *self.values.shape[1:])
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +53,7 @@ class Ragged:
 
     def with_values(self, values: Tensor) -> Ragged:
         """The same rows with other values."""
-        return Ragged(values, self.sizes, self.ids, self.width)
+        return Ragged(values, self.sizes)
 
     def detach(self) -> Ragged:
         return self.with_values(self.values.detach())
@@ -67,8 +66,7 @@ class Ragged:
         return self.with_values(self.values.float())
 
     def to(self, device: torch.device | str) -> Ragged:
-        ids = None if self.ids is None else self.ids.to(device)
-        return Ragged(self.values.to(device), self.sizes, ids, self.width)
+        return self.with_values(self.values.to(device))
 
     def cpu(self) -> Ragged:
         return self.to("cpu")
@@ -100,10 +98,10 @@ class Ragged:
         return torch.arange(int(sizes.sum())) + (starts - begins).repeat_interleave(sizes)
 
     def flatten(self, first: int = 0, last: int = -1) -> Ragged:
-        return Ragged(self.values, self.sizes.flatten(first, last), self.ids, self.width)
+        return Ragged(self.values, self.sizes.flatten(first, last))
 
     def unsqueeze(self, axis: int) -> Ragged:
-        return Ragged(self.values, self.sizes.unsqueeze(axis), self.ids, self.width)
+        return Ragged(self.values, self.sizes.unsqueeze(axis))
 
     def expand_as(self, other: Ragged) -> Ragged:
         """The rows, repeated along leading axes of size 1, as many as `other` has."""
@@ -122,7 +120,7 @@ class Ragged:
             part = slice(int(offsets[rows[0]]), int(offsets[rows[-1] + 1]))
         else:
             part = moved(self.places(rows), self.device)
-        return Ragged(self.values[part], sizes, None if self.ids is None else self.ids[part], self.width)
+        return Ragged(self.values[part], sizes)
 
     def split(self, size: int | Sequence[int]) -> list[Ragged]:
         """The rows in parts of `size`, or of these sizes."""
@@ -151,18 +149,11 @@ def like(rows: Rows, values: Tensor) -> Rows:
     return rows.with_values(values) if isinstance(rows, Ragged) else values
 
 
-def gradient_of(rows: Rows, values: Tensor) -> Rows:
-    """The gradient of `rows`, which is of their values alone."""
-    return Ragged(values, rows.sizes) if isinstance(rows, Ragged) else values
-
-
 def concatenate(parts: Sequence[Any]) -> Any:
     """Rows one after the other, in new memory."""
-    first = parts[0]
-    if not isinstance(first, Ragged):
+    if not isinstance(parts[0], Ragged):
         return torch.cat(list(parts))
-    ids = None if first.ids is None else torch.cat([part.ids for part in parts])
-    return Ragged(torch.cat([p.values for p in parts]), torch.cat([p.sizes for p in parts]), ids, first.width)
+    return Ragged(torch.cat([part.values for part in parts]), torch.cat([part.sizes for part in parts]))
 
 
 def take(rows: Any, index: Tensor) -> Any:
@@ -177,7 +168,7 @@ def place(rows: Any, mask: Tensor) -> Any:
     ragged row there is empty)."""
     if isinstance(rows, Ragged):
         sizes = torch.zeros(mask.shape, dtype=torch.int64).masked_scatter(mask, rows.sizes)
-        return Ragged(rows.values, sizes, rows.ids, rows.width)
+        return Ragged(rows.values, sizes)
     # Found on the host: of a mask on a GPU the host would have to wait for the number of rows.
     places = tuple(moved(index, rows.device) for index in mask.nonzero(as_tuple=True))
     return rows.new_zeros(*mask.shape, *rows.shape[1:]).index_put(places, rows)

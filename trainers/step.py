@@ -32,7 +32,7 @@ from engines.protocol import Engine
 from inference.own_tokens import fetch_own_tokens
 from models.packing.lengths import lengths_are_known
 from models.padding_masks import padding_is_known
-from tensors.ragged import Rows, concatenate, elements, gradient_of
+from tensors.ragged import Rows, concatenate, elements, like
 from trainers.out_of_memory import detect_out_of_memory
 
 Representations = dict[str, Rows]
@@ -224,7 +224,7 @@ def gradients_of(loss: Tensor, representations: Representations) -> Representati
     leaves = [elements(value) for value in representations.values()]
     found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
     named = zip(representations.items(), found, strict=True)
-    return {name: gradient_of(value, gradient) for (name, value), gradient in named}
+    return {name: like(value, gradient) for (name, value), gradient in named}
 
 
 def _detect_out_of_memory(plan: StepPlan, chunk: list[int]) -> AbstractContextManager[None]:

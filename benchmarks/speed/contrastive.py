@@ -1,4 +1,4 @@
-"""InfoNCE of an embedding model: plackett beside sentence-transformers' SentenceTransformerTrainer.
+"""InfoNCE of an embedding model of any kind: plackett beside the trainers of sentence-transformers.
 
 Both train on the same lists (a query, its relevant document, hard negatives) in the same batches, with the same AdamW,
 learning rates and clipping, in fp32, from the same weights. With `token_budget` both keep no graph and run chunks of so
@@ -14,20 +14,30 @@ import dataclasses
 from typing import Any
 
 from benchmarks.side_by_side import RowFlops
+from benchmarks.speed.peers import PEERS
 from benchmarks.speed.setting import OURS, RANDOM, Job, Setting
 from benchmarks.speed.texts import batches_of, one_relevant, prepare, work_of
 from benchmarks.speed.training import quality, set_dropout, train_ours, train_with
-from benchmarks.speed.turns import Turns
+from benchmarks.speed.turns import TEXTS, Turns
 
-EXPERIMENT = "embedder_infonce"
+DENSE = "embedder_infonce"  # the experiment of a model that has all its layers
 
 
 def prepared(job: Job) -> tuple[Any, Any]:
     """The settings and the data of both sides."""
     setting = job.setting
     cached = (f"trainer.token_budget={setting.token_budget}", "trainer.kept_chunks=0") if setting.token_budget else ()
-    settings, data = prepare(job, EXPERIMENT, *cached)
+    settings, data = prepare(job, setting.experiment, *cached)
+    if setting.experiment != DENSE:
+        settings = dataclasses.replace(settings, model=start_of(job, settings.model))
     return settings, data if setting.data == RANDOM else one_relevant(data)
+
+
+def start_of(job: Job, options: Any) -> Any:
+    """The options of the model with a new last layer, which the job of the texts makes and exports."""
+    if job.side == TEXTS and not job.start_folder.is_dir():
+        options.build(job.setting.seed).export(job.start_folder)
+    return options.starting_from(job.start_folder)
 
 
 def make_texts(job: Job) -> dict[str, Any]:
@@ -65,28 +75,15 @@ def run(job: Job, turns: Turns) -> None:
 def train_theirs(job: Job, turns: Turns) -> Any:
     """Train by sentence-transformers. Returns the model as plackett reads it."""
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-    from sentence_transformers.sentence_transformer.losses import (
-        CachedMultipleNegativesRankingLoss,
-        MultipleNegativesRankingLoss,
-    )
-    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
     from models.loading.resolve import resolve
 
     settings, _ = prepared(job)
-    model = SentenceTransformer(str(resolve(settings.model.name_or_path)))
-    model.max_seq_length = settings.model.max_length
-    set_dropout(model, settings.model.dropout)
-    scale = 1 / settings.loss.temperature
-    budget = job.setting.token_budget
-    loss = (
-        CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_num_tokens=budget)
-        if budget
-        else MultipleNegativesRankingLoss(model, scale=scale)
-    )
+    peer = PEERS[job.setting.experiment](str(resolve(settings.model.name_or_path)), settings, job.setting)
+    peer.model.max_seq_length = settings.model.max_length or peer.model.max_seq_length
+    set_dropout(peer.model, settings.model.dropout)
     columns = {name: job.texts["columns"][name] for name in columns_of(job.setting)}
-    classes = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments)
-    train_with(classes, settings, turns, job, model=model, loss=loss, train_dataset=Dataset.from_dict(columns))
-    model.save_pretrained(str(job.scratch / "trained"), create_model_card=False)
+    rows = Dataset.from_dict(columns)
+    train_with(peer.classes, settings, turns, job, model=peer.model, loss=peer.loss, train_dataset=rows)
+    peer.model.save_pretrained(str(job.scratch / "trained"), create_model_card=False)
     return dataclasses.replace(settings.model, name_or_path=str(job.scratch / "trained")).build(settings.seed)

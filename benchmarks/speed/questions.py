@@ -1,7 +1,7 @@
 """The table of questions: what is measured with which sizes, and when it holds.
 
-The estimate of a question is of five pairs (three seeds of a quality) on two idle cores; all together stay below an
-hour.
+The estimate of a question is of five pairs (three seeds of a quality) on two idle cores; all together stay below 70
+minutes.
 """
 
 from __future__ import annotations
@@ -99,6 +99,20 @@ def quality() -> list[Question]:
     return found
 
 
+def other_kinds() -> list[Question]:
+    """Late interaction and sparse encoders: their speed, and equal losses without dropout."""
+    found = []
+    for kind, experiment in (("late interaction", "colbert_infonce"), ("sparse encoder", "splade_infonce")):
+        setting, name = Setting("contrastive", experiment=experiment), experiment.partition("_")[0]
+        speed = Question(f"{name}_docstrings", f"InfoNCE, {kind}, docstrings", setting, (faster(1.3),), 3)
+        # The penalties of a sparse encoder grow over the first third of the steps on both sides: a number that has one.
+        few = {"quality_steps": 6, "evaluate": False, "warm_up": 0, "steps": 1}
+        same = replace(setting, overrides=("model.dropout=0",), **few)
+        title = f"InfoNCE, {kind}: losses of equal steps, dropout 0"
+        found += [speed, Question(f"losses_{name}", title, same, (LOSSES,), 1, pairs=1)]
+    return found
+
+
 def at_the_limit() -> list[Question]:
     """All texts at the length limit: nothing is padded on either side."""
     common = {"data": RANDOM, "max_length": LIMIT, "words": (LIMIT + 20, LIMIT + 20), "steps": 2}
@@ -183,6 +197,7 @@ def all_questions(folder: str = "") -> dict[str, Question]:
         *natural(FOLDER, folder),
         *quality(),
         *at_the_limit(),
+        *other_kinds(),
         cached(),
         repeats(0.1, 2),
         repeats(0.5, 4),

@@ -20,6 +20,7 @@ class Setting:
     """The texts, the model and the sizes of a question, the same for both sides. Lengths are in tokens."""
 
     kind: str  # of benchmarks/speed/kinds.py: contrastive, listwise, encode, rerank, ours
+    experiment: str = "embedder_infonce"  # kind contrastive: of benchmarks/speed/peers.py
     data: str = DOCSTRINGS  # docstrings | folder (of BEIR's layout) | random (texts of random words)
     path: str = ""  # of the folder
     tiny: bool = False  # a tiny model with random weights instead of all-MiniLM-L6-v2
@@ -92,6 +93,11 @@ class Job:
     def model_folder(self) -> Path:
         """The folder of the model that the job of the texts writes, if the setting asks for one."""
         return self.texts_file.with_suffix(".model")
+
+    @property
+    def start_folder(self) -> Path:
+        """The folder of a model whose last layer is new, from which both sides start."""
+        return self.texts_file.with_suffix(".start")
 
     @cached_property
     def texts(self) -> dict[str, Any]:

@@ -28,13 +28,18 @@ def train_ours(settings: Any, data: Any, turns: Turns) -> Any:
 
 def train_with(classes: tuple[Any, Any], settings: Any, turns: Turns, job: Job, **parts: Any) -> None:
     """Train by a trainer of sentence-transformers (`classes`: it and its arguments), with plackett's optimizer and
-    schedule. `parts`: the model, the loss and the rows, which keep their order."""
+    schedule, and the model's prompts: the first column has queries, the others documents. `parts`: the model, the loss
+    and the rows, which keep their order."""
     trainer_class, arguments_class = classes
     options = settings.trainer
     optimizer = options.optimizer_options().build(parts["model"])
+    query, *documents = parts["train_dataset"].column_names
+    roles = {query: "query", **dict.fromkeys(documents, "document")}
+    prompts = {column: parts["model"].prompts.get(role) for column, role in roles.items()}
     arguments = arguments_class(
         output_dir=str(job.scratch),
         seed=settings.seed,
+        prompts={column: prompt for column, prompt in prompts.items() if prompt},
         per_device_train_batch_size=options.batch_size,
         max_steps=options.max_steps,
         max_grad_norm=options.max_grad_norm,

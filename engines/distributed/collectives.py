@@ -82,9 +82,7 @@ def _gather_ragged_rows(rows: Ragged, planned: RowsOfRanks) -> Ragged:
     sizes = _gather_dense({"sizes": rows.sizes}, planned)["sizes"]
     places = Ragged(torch.empty(int(sizes.sum())), sizes).places
     own = [places(torch.as_tensor(of_rank, dtype=torch.int64)).tolist() for of_rank in planned.rows]
-    parts = {"values": rows.values} if rows.ids is None else {"values": rows.values, "ids": rows.ids}
-    found = _gather_dense(parts, RowsOfRanks(own))
-    return Ragged(found["values"], sizes, found.get("ids"), rows.width)
+    return Ragged(_gather_dense({"values": rows.values}, RowsOfRanks(own))["values"], sizes)
 
 
 def _gather_dense(values: Mapping[str, Tensor], planned: RowsOfRanks) -> dict[str, Tensor]:

@@ -89,7 +89,5 @@ def _exchange_ragged(rows: Ragged, leaving: Sequence[int], coming: Sequence[int]
         [int(part.sum()) for part in counts.split(list(numbers))]
         for counts, numbers in ((rows.sizes, leaving), (sizes, coming))
     )
-    parts = {"values": rows.values} if rows.ids is None else {"values": rows.values, "ids": rows.ids}
-    packed = torch.cat([as_bytes(parts[name]) for name in sorted(parts)], dim=1)
-    found = unpack(exchange_rows(packed, sent, received, what), parts, start=0)
-    return Ragged(found["values"], sizes, found.get("ids"), rows.width)
+    packed = exchange_rows(as_bytes(rows.values), sent, received, what)
+    return Ragged(unpack(packed, {"values": rows.values}, start=0)["values"], sizes)

@@ -64,7 +64,8 @@ class _MaxSim(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Padded:
-    """The places [n, longest] of the vectors of n rows. Beyond a row's end its first vector stands once more."""
+    """The places [n, longest] of the vectors of n rows. Beyond a row's end its first vector stands once more, in an
+    empty row any vector."""
 
     places: Tensor  # [n, longest] int64
     is_token: Tensor  # [n, longest] bool: not beyond the end
@@ -75,7 +76,8 @@ class _Padded:
         """rows [n] are on the host."""
         sizes = ragged.sizes[rows].unsqueeze(1)
         steps = torch.arange(int(sizes.max()))
-        places = ragged.offsets()[rows].unsqueeze(1) + steps.where(steps < sizes, 0)
+        starts = ragged.offsets()[rows].clamp(max=len(ragged.values) - 1)  # an empty last row begins behind the last
+        places = starts.unsqueeze(1) + steps.where(steps < sizes, 0)
         return cls(*(moved(values, ragged.device) for values in (places, steps < sizes, sizes)))
 
 

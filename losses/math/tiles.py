@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from losses.math.share import Share
-from tensors.ragged import Ragged, Rows, elements, gradient_of, like
+from tensors.ragged import Ragged, Rows, elements, like
 
 ELEMENTS_PER_TILE = 2**19  # 2 MiB in float32
 COLUMNS_PER_TILE = 2**10
@@ -73,7 +73,7 @@ class Columns:
         value = self.own[name]
         if not isinstance(value, Ragged):
             return value.shape[1:].numel() * value.itemsize
-        of_element = value.values.shape[1:].numel() * value.values.itemsize + (8 if value.ids is not None else 0)
+        of_element = value.values.shape[1:].numel() * value.values.itemsize
         return of_element * max(1, *(int(sizes.max()) for sizes in self.sizes[name] if len(sizes)))
 
     def blocks(self) -> list[tuple[slice, list[int], Tensor]]:
@@ -94,8 +94,7 @@ class Columns:
             return self.share.start_gather(values, sizes)
         of_texts, numbers = self._elements(part, name)
         found = self.share.start_gather(values.values, numbers)
-        ids = (lambda: None) if values.ids is None else self.share.start_gather(values.ids, numbers)
-        return lambda: Ragged(found(), of_texts, ids(), values.width)
+        return lambda: Ragged(found(), of_texts)
 
     def give_back(self, gradient: Any, part: slice, sizes: list[int], name: str) -> Callable[[], Tensor]:
         """Start to send the gradients of a block back; these are their values."""
@@ -212,7 +211,7 @@ class _OverTiles(torch.autograd.Function):
         waiting: list[tuple[Any, slice, Callable[[], Tensor]]] = []
         for (part, _, _), (sizes, texts, block) in zip(matrix.columns.blocks(), matrix.blocks(ctx.kept), strict=True):
             wanted = {name: block[name] for name, value in of_own.items() if value is not None}
-            of_block = {name: gradient_of(value, torch.zeros_like(elements(value))) for name, value in wanted.items()}
+            of_block = {name: like(value, torch.zeros_like(elements(value))) for name, value in wanted.items()}
             for of_columns in matrix.tiles(rows, scalars, texts, block):
                 for down, across, tile in of_columns:
                     of_tile = [None if value is None else value[number, down] for value in gradients]
@@ -231,7 +230,7 @@ class _OverTiles(torch.autograd.Function):
 def _in_rows(values: Mapping[str, Any], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
     """The gradients of values, in their rows; None: not needed."""
     named = zip(values.items(), gradients, strict=False)
-    return {name: None if found is None else gradient_of(value, found) for (name, value), found in named}
+    return {name: None if found is None else like(value, found) for (name, value), found in named}
 
 
 def _finish(waiting: list[tuple[Any, slice, Callable[[], Tensor]]]) -> None:

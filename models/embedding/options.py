@@ -5,57 +5,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from torch import nn
 
-from models.capabilities import Layout
+from models.embedding.text_options import TextOptions
 from models.int8_ranges import Int8Ranges
 from models.loading.embedding_modules import Head
 from models.loading.folder import OF_KIND, ModelFolder
-from models.pretrained import FolderOptions
-from models.prompts.run_prompts import ROLES, RunPrompts
-from models.scale import ScaleOptions, saved_scale
 from models.tokenization import TextTokenizer
 from models.towers import Dense, SeparateTowers, TextTower
-
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11
 
 SIMILARITIES = ("cosine", "dot")
 
 logger = logging.getLogger(__name__)
 
 
-class EmbedderOptions(FolderOptions):
+class EmbedderOptions(TextOptions):
     """Options of a model that gives one embedding per text. A dataclass that derives from it has these fields."""
-
-    layout: ClassVar[Layout] = "texts"
-    default_evaluation: ClassVar[str] = "retrieval"
 
     similarity: str | None  # cosine (embeddings have unit length) or dot; None: the folder's, else cosine
     normalize: bool | None  # unit length; None: under cosine, and if the folder says so
     projection: int | None  # dimension of a linear layer before the embedding
-    prompts: dict[str, str] | None  # by role (query, document): put before the text; None: the folder's
-    temperature: float | None
-    learn_temperature: bool
-    bias: float | None
-    learn_bias: bool
     separate_towers: bool
     teacher_projection: int | None
 
     def check_values(self) -> None:
-        """Raise ValueError if one of these options has no valid value."""
         if self.similarity not in (None, *SIMILARITIES):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
-        if unknown := set(self.prompts or {}) - set(ROLES):
-            raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
         for option in ("projection", "teacher_projection"):
             dimension = getattr(self, option)
             if dimension is not None and dimension < 1:
                 raise ValueError(f"model.{option}={dimension} must be null or a dimension of at least 1")
-        self.scale_settings()
+        super().check_values()
 
     def read_folder(self) -> ModelFolder:
         folder = super().read_folder()
@@ -65,35 +47,13 @@ class EmbedderOptions(FolderOptions):
             raise ValueError(f"model {folder.path} is a {folder.kind}{remedy}")
         return folder
 
-    def starting_from(self, folder: Path) -> Self:
-        learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
-        saved: dict[str, Any] = dict.fromkeys([*learned, "prompts"])  # None: as saved in the folder
-        changed: Any = super().starting_from(folder)
-        return replace(changed, **saved)
-
-    def saved_scale(self) -> Mapping[str, float]:
-        return saved_scale(self.folder())
-
-    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
-        return self.scale_settings().set_options()
-
-    def scale_settings(self) -> ScaleOptions:
-        """The options of the factor and the bias of similarities. Raises ValueError if one is not valid."""
-        return ScaleOptions(self.temperature, self.learn_temperature, self.bias, self.learn_bias)
-
     def parts_to_train(self) -> Mapping[str, str]:
-        asked = {name: f"model.learn_{name}=true" for name in ("temperature", "bias") if getattr(self, f"learn_{name}")}
+        asked = dict(super().parts_to_train())
         if self.projection is not None:
             asked["projection"] = f"model.projection={self.projection}"
         if self.teacher_projection is not None:
             asked["teacher projection"] = f"model.teacher_projection={self.teacher_projection}"
-        return {**super().parts_to_train(), **asked}
-
-    def prompt_options(self) -> Mapping[str, str]:
-        return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
-
-    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
-        return prompts.without_name()
+        return asked
 
     def new_teacher_projection(self, dimension: int) -> Dense | None:
         """A new linear layer from embeddings of that dimension to a teacher's, if one is asked for."""
@@ -145,12 +105,6 @@ class EmbedderOptions(FolderOptions):
             "unit_length": similarity == "cosine" or normalized,
             "source": self.name_or_path,
         }
-
-    def texts_of(self, folder: ModelFolder) -> dict[str, Any]:
-        """The prompts of the folder, or of the options: arguments of a tokenizer of texts."""
-        prompts = folder.prompts if self.prompts is None else self.prompts
-        default = folder.settings.get("default_prompt_name")
-        return {"prompts": prompts, "default_prompt": default if default in prompts else None}
 
     def similarity_of(self, folder: ModelFolder) -> str:
         """The similarity of the options, else of the folder. Raises ValueError if it is none of SIMILARITIES."""

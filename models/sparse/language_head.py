@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedC
 
 from models.answer_head import LogitTransform, check_transform
 from models.loading.adapter import SavedAdapter
-from models.loading.backbone import embedding_class, load_backbone
+from models.loading.backbone import embedding_class, embedding_rows, load_backbone
 from models.loading.checks import is_language_model
 from models.loading.folder import ModelFolder
 from models.sparse.max_logits import max_logits
@@ -119,12 +119,14 @@ def load_language_model(
     *,
     adapter: SavedAdapter | None,
     linear: nn.Linear | None,
+    tokens: int | None = None,
 ) -> tuple[PreTrainedModel, LanguageHead, bool]:
     """Load the transformer of `folder`, with `adapter` merged into it, and its head. Also returns whether the head is
     part of the transformer.
 
     The head is `linear` if the model's folder has one; else the one of the language model; else the word embeddings,
-    transposed, with a bias that starts at 0. Raises ValueError in one line.
+    transposed, with a bias that starts at 0. `tokens`: of the tokenizer; embeddings with more rows, which no token has
+    (a vocabulary padded to a multiple of 64), are cut to so many. Raises ValueError in one line.
     """
     names = config.architectures or []
     masked = linear is None and any(name.endswith(MASKED) for name in names)
@@ -133,6 +135,8 @@ def load_language_model(
     model, missing = load_backbone(kind, folder, config, attention)
     if adapter is not None:
         model, _ = adapter.merge_into(model)
+    if tokens is not None and linear is None and embedding_rows(model) > tokens:
+        model.resize_token_embeddings(tokens)
     if masked:
         return model, _masked_head(model, folder, missing), True
     if causal:

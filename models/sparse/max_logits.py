@@ -51,7 +51,7 @@ def max_logits(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
     if sum(lengths) < len(flat):
         flat = flat[torch.nonzero_static(mask.flatten().bool(), size=sum(lengths)).squeeze(1)]
     with torch.autocast(device, enabled=False):
-        found: Tensor = _MaxLogits.apply(flat, weight, bias, tuple(lengths))
+        found: Tensor = _MaxLogits.apply(flat, weight, bias, tuple(lengths), torch.is_grad_enabled())
     return found
 
 
@@ -60,19 +60,26 @@ class _MaxLogits(torch.autograd.Function):
     under ZeRO-3 they are freed after the forward and gathered again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, lengths: Sequence[int]) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, lengths: Sequence[int], keeps_places: bool
+    ) -> Tensor:
+        """`keeps_places`: for a backward. The largest values alone are found much faster on the CPU."""
         size, longest = len(weight), max(lengths, default=0)
         found = hidden.new_zeros(len(lengths), size)
-        where = torch.zeros(found.shape, dtype=torch.int16 if longest <= SHORT else torch.int32, device=hidden.device)
+        shape = found.shape if keeps_places else (0, 0)
+        where = torch.zeros(shape, dtype=torch.int16 if longest <= SHORT else torch.int32, device=hidden.device)
         for rows in groups(lengths, hidden.device):
             own = hidden[rows.tokens.flatten()]
             for part in blocks(size):
                 logits = _logits(own, weight, bias, part).unflatten(0, rows.tokens.shape)
                 if rows.padding is not None:
                     logits = logits.masked_fill_(rows.padding, 0.0)
-                values, places = logits.max(dim=1)
+                if keeps_places:
+                    values, places = logits.max(dim=1)
+                    where[rows.index, part] = places.to(where.dtype)
+                else:
+                    values = logits.amax(dim=1)
                 found[rows.index, part] = values.clamp_(min=0)
-                where[rows.index, part] = places.to(where.dtype)
         ctx.save_for_backward(hidden, weight, bias, found, where)
         ctx.lengths = lengths
         return found
@@ -86,7 +93,7 @@ class _MaxLogits(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         of_hidden, of_weight = products(gradient, where, hidden, weight, ctx.lengths, needs)
         of_bias = gradient.sum(0).to(bias.dtype) if ctx.needs_input_grad[2] else None
-        return of_hidden, of_weight, of_bias, None
+        return of_hidden, of_weight, of_bias, None, None
 
 
 def _sparse_products(

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.capabilities import Layout, Part, RankingModel
+from models.capabilities import ALL_PARTS, Part, RankingModel
 from models.dropout import check_dropout, request_dropout
+from models.embedding.text_options import TextOptions
 from models.export.sparse_encoder import export_sparse_encoder
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_config, recompute_activations
@@ -26,11 +27,11 @@ from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig, parts_of
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import ROLES, RunPrompts, merge_prompts
-from models.scale import Scale, ScaleOptions, saved_scale
+from models.prompts.run_prompts import RunPrompts
+from models.scale import Scale
 from models.sparse.language_head import SparseTower, TokenWeights, inverse_frequencies, load_language_model
 from models.sparse.modules import ACTIVATIONS, LARGEST_OF, SparseModules
-from models.tokenization import IS_QUERY, TextTokenizer, load_tokenizer
+from models.tokenization import IS_QUERY, TextTokenizer, load_plain_tokenizer, load_tokenizer
 
 QUERY_WEIGHTS = ("ones", "idf")
 TEXTS_OF_IDF = 100_000  # of a larger corpus so many are counted
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SparseEncoderConfig(PretrainedOptions):
+class SparseEncoderConfig(TextOptions, PretrainedOptions):
     """The options of a sparse encoder: a language model's weights, and how its logits become weights of tokens. Texts
     are compared by the dot product. `build` makes the model.
 
@@ -48,7 +49,6 @@ class SparseEncoderConfig(PretrainedOptions):
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    layout: ClassVar[Layout] = "texts"
     default_evaluation: ClassVar[str] = "retrieval_sparse"
     small_similarities: ClassVar[bool] = False
 
@@ -81,13 +81,11 @@ class SparseEncoderConfig(PretrainedOptions):
         for option, choices in (("activation", ACTIVATIONS), ("query_weights", QUERY_WEIGHTS)):
             if getattr(self, option) not in (None, *choices):
                 raise ValueError(f"model.{option}={getattr(self, option)}: choose null, {', '.join(choices)}")
-        if unknown := set(self.prompts or {}) - set(ROLES):
-            raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
         for option in ("query_terms", "document_terms"):
             number = getattr(self, option)
             if number is not None and number < 0:
                 raise ValueError(f"model.{option}={number} must be null or a number of tokens (0: all)")
-        self._scale_options()
+        self.check_values()
 
     def build(self, seed: int) -> SparseEncoder:
         """The model in float32 on the CPU, in training mode; adapters are drawn from `seed`, so that they are equal on
@@ -110,7 +108,7 @@ class SparseEncoderConfig(PretrainedOptions):
         model = SparseEncoder(
             tower,
             tokenizer,
-            self._scale_options().build(folder.path),
+            self.scale_settings().build(folder.path),
             token_weights=token_weights,
             terms=terms,
             source=self.name_or_path,
@@ -121,31 +119,15 @@ class SparseEncoderConfig(PretrainedOptions):
         return model.train()
 
     def starting_from(self, folder: Path) -> SparseEncoderConfig:
-        learned = [name for name in ("temperature", "bias") if getattr(self, f"learn_{name}")]
-        saved: dict[str, Any] = dict.fromkeys([*learned, "prompts", "query_weights"])  # None: as saved in the folder
-        return replace(super().starting_from(folder), **saved)
-
-    def saved_scale(self) -> Mapping[str, float]:
-        return saved_scale(self.folder())
-
-    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._scale_options().set_options()
+        return replace(super().starting_from(folder), query_weights=None)  # as saved in the folder
 
     def parts_to_train(self) -> Mapping[str, str]:
-        asked = {name: f"model.learn_{name}=true" for name in ("temperature", "bias") if getattr(self, f"learn_{name}")}
-        if self.query_weights is not None and self.learn_query_weights:
-            asked["query weights"] = f"model.query_weights={self.query_weights}"
         parts = super().parts_to_train()
-        return {**({} if self.query_weights and not self.learn_query_weights else parts), **asked}
-
-    def prompt_options(self) -> Mapping[str, str]:
-        return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
-
-    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
-        return prompts.without_name()
-
-    def _scale_options(self) -> ScaleOptions:
-        return ScaleOptions(self.temperature, self.learn_temperature, self.bias, self.learn_bias)
+        if self.query_weights is None:
+            return parts
+        if self.learn_query_weights:
+            return {**parts, "query weights": f"model.query_weights={self.query_weights}"}
+        return {name: option for name, option in parts.items() if name not in (ALL_PARTS, "adapters")}
 
     def _terms(self, modules: SparseModules, role: str) -> int | None:
         """How many weights a text of this role keeps; None: all."""
@@ -163,8 +145,10 @@ class SparseEncoderConfig(PretrainedOptions):
         config = load_config(base, embeds=True)
         check_ignores_padding(folder, config, classifies=False)
         request_dropout(config, self.dropout)
+        free = self.query_weights is not None or modules.token_weights is not None
+        tokens = len(load_plain_tokenizer(folder)) if free else None  # other libraries need a weight for each of them
         backbone, head, has_own_head = load_language_model(
-            base, config, self.attention, adapter=adapter, linear=modules.head()
+            base, config, self.attention, adapter=adapter, linear=modules.head(), tokens=tokens
         )
         keep_layers(backbone, base, self.num_layers, self.kept_layers)
         default = None if folder.max_length else self.default_length
@@ -180,9 +164,7 @@ class SparseEncoderConfig(PretrainedOptions):
         activation = modules.activation if self.activation is None else self.activation
         log_twice = activation == "log1p_relu"
         tower = SparseTower(wrapped, head, has_own_head=has_own_head, log_twice=log_twice, source=source)
-        prompts = folder.prompts if self.prompts is None else self.prompts
-        default_prompt = folder.settings.get("default_prompt_name")
-        texts = TextTokenizer(tokenizer, max_length, prompts, default_prompt if default_prompt in prompts else None)
+        texts = TextTokenizer(tokenizer, max_length, **self.texts_of(folder))
         texts = replace(texts, split_special_tokens=self.splits_special_tokens(folder))
         row = {name: values for name, values in tokenizer("what is it").items() if name != "offset_mapping"}
         probe_padding(folder, wrapped, tower, row, padding=texts.padding, max_length=max_length)
@@ -220,6 +202,7 @@ class SparseEncoder(RankingModel):
     outputs = SparseEncoderConfig.outputs
     tokenizer: TextTokenizer
     similarity = "dot"
+    search = "inverted"
 
     def __init__(
         self,
@@ -309,18 +292,14 @@ class SparseEncoder(RankingModel):
         if self.token_weights is not None:
             parts.append(Part("query weights", tuple(self.token_weights.parameters())))
         if self.scale is not None:
-            learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
-            parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]
+            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
         return [part for part in parts if part.parameters]
 
     def expect_prompts(self, prompts: Iterable[str | None]) -> None:
         self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
-        pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer
-        roles = {role: text for role, text in pairs if text is not None}
-        named = {name: text for role, _ in pairs for name, text in prompts.texts(role, tokenizer.prompt(role)).items()}
-        self.tokenizer = replace(tokenizer, prompts=merge_prompts(tokenizer.prompts, named, roles))
+        self.tokenizer = self.tokenizer.adopting(prompts)
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

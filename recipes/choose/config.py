@@ -22,6 +22,7 @@ from runs.source_tree import CONF
 
 RETRIEVED, RERANKED = 100, 30  # documents per query
 SMALLEST_DIM = 32  # of the dimensions that are tried by default
+DOCUMENT_BLOCK, VALUES = 16384, 2**26  # documents that are searched at a time, and their values at most: 256 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,21 @@ class MeasureOptions:
         for precision in self.precision:
             check_vector_precision(precision, "eval.precision")
 
-    def of_embedder(self, dimension: int) -> RetrievalConfig:
-        """The evaluation of an embedding model of so many dimensions."""
+    def of_embedder(self, dimension: int, search: Literal["exact", "inverted"] = "exact") -> RetrievalConfig:
+        """The evaluation of an embedding model of so many dimensions, by the index that it is searched by. An inverted
+        one has no dimensions or bits to leave out."""
         halves = [dimension >> shift for shift in (1, 2, 3) if dimension >> shift >= SMALLEST_DIM]
         dims = halves if self.dims is None else [dim for dim in self.dims if dim < dimension]
+        plain = search == "inverted"
         return RetrievalConfig(
             metric=self.metric,
             metrics=self.metrics,
             depth=self.depth or RETRIEVED,
             max_queries=self.max_queries,
-            dims=dims,
-            precision=self.precision,
+            dims=[] if plain else dims,
+            precision=["fp32"] if plain else self.precision,
+            search=search,
+            document_block=min(DOCUMENT_BLOCK, VALUES // dimension),
             token_budget=self.token_budget,
         )
 

@@ -96,7 +96,7 @@ def measure_model(bench: Bench, entry: Entry) -> Measurement:
 
 def _embedder(bench: Bench, model: Built, runner: MixedPrecision) -> Measurement:
     collection, prompts = bench.collection, Prompts.of(bench.collection)
-    config = bench.settings.eval.of_embedder(model.dimension)
+    config = bench.settings.eval.of_embedder(model.dimension, model.search)
     evaluator = config.build(bench.split, collection.documents, model.tokenizer, prompts=prompts)
     result = evaluator.evaluate(runner)
     documents, queries = texts_of(collection.documents), list(bench.queries.values())
@@ -109,6 +109,7 @@ def _embedder(bench: Bench, model: Built, runner: MixedPrecision) -> Measurement
         forms=config.forms,
         depth=min(config.depth, len(documents)),
         token_budget=config.token_budget,
+        search=config.search,
     )
     figures = {
         **quality_of(result.metrics),

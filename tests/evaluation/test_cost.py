@@ -13,8 +13,9 @@ from engines.distributed.testing import run_ranks
 from evaluation.cost import QUERIES, WARM_UP, measure_embedder, measure_reranker, measure_retriever, sample
 from evaluation.evaluator import Prompts
 from inference.runner import ModuleRunner
-from inference.search import ExactIndex
+from inference.search import ExactIndex, InvertedIndex
 from inference.stored_form import StoredForm
+from losses.math.similarity import DOT
 
 CPU = torch.device("cpu")
 DOCUMENTS = [f"text {'x' * (number % 7)}" for number in range(40)]
@@ -139,3 +140,22 @@ def test_a_sample_is_spread_over_the_whole():
     assert sample(range(10), 3) == [0, 3, 6]
     assert sample(range(2), 3) == [0, 1]
     assert sample([], 3) == []
+
+
+class SparseModel(Model):
+    """Weights of 8 tokens, of which a text has as many as its length tells, at most 3."""
+
+    similarity = "dot"
+
+    def forward(self, input_ids, attention_mask):
+        tokens = torch.arange(8)
+        return {"embedding": (tokens < (attention_mask.sum(1, keepdim=True) % 4)).float()}
+
+
+def test_an_inverted_index_costs_its_own_bytes():
+    runner = ModuleRunner(SparseModel(), CPU)
+    cost = measure_embedder(runner, Tokenizer("texts"), DOCUMENTS, ["a", "bb"], search="inverted", index_documents=4000)
+    nonzeros = sum(len(text) % 4 for text in DOCUMENTS)
+    assert cost.index_bytes == {"fp32": 100 * (8 * nonzeros + 4 * 9)}  # a value and a document's number, and 8 lists
+    repeated = InvertedIndex.random(DOT, torch.eye(3), 7)
+    assert repeated.toarray().tolist() == torch.eye(3)[[0, 1, 2, 0, 1, 2, 0]].tolist()

@@ -239,6 +239,8 @@ def test_a_mixture_has_the_prompts_of_the_collection_that_is_evaluated():
         ({"dev_max_documents": 0}, "eval.dev_max_documents must be at least 1, got 0"),
         ({"document_block": 0}, "eval.document_block must be at least 1"),
         ({"search": "annoy"}, "eval.search=annoy: choose exact or faiss"),
+        ({"search": "inverted", "dims": [64]}, "eval.search=inverted stores the values that are not 0, as float32"),
+        ({"search": "inverted", "precision": ["int8"]}, "leave out eval.dims and eval.precision"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_loaded(options, message):

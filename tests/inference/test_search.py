@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
 from engines.distributed.testing import run_ranks
-from inference.search import BlockSearch, ExactIndex, FaissIndex, InvertedIndex, check_search, index_for, pack, unpack
-from losses.math.similarity import COSINE, DOT, Similarity
+from inference.search import (
+    BlockSearch,
+    ExactIndex,
+    FaissIndex,
+    InvertedIndex,
+    PlaidIndex,
+    check_search,
+    index_for,
+    pack,
+    unpack,
+)
+from losses.math.similarity import COSINE, DOT, MaxSim, MeanMaxSim, Similarity
+from tensors.ragged import Ragged
 
 
 def _vectors(count: int, seed: int, dim: int = 8) -> Tensor:
@@ -80,6 +96,77 @@ def test_faiss_finds_the_same():
 def test_missing_faiss_is_said():
     with pytest.raises(ValueError, match=r"eval\.search=faiss needs the package faiss: pip install faiss-cpu"):
         check_search("faiss")
+
+
+class FastPlaid:
+    """In the place of the package, with the arguments and results that it documents: exact, but it finds only documents
+    with a positive score."""
+
+    def __init__(self, index: str, device: str):
+        self.folder = Path(index)
+
+    def create(self, documents_embeddings, *, kmeans_niters, nbits, seed, start_from_scratch):
+        (self.folder / "codes.npy").write_bytes(b"x" * sum(each.numel() * nbits // 8 for each in documents_embeddings))
+        assert all(len(each) for each in documents_embeddings), "the package fails on a text without vectors"
+        self.documents = documents_embeddings
+
+    def search(self, queries_embeddings, top_k, n_full_scores, show_progress):
+        found = []
+        for query in queries_embeddings:
+            scores = [(query @ each.T).amax(dim=1).sum().item() for each in self.documents]
+            order = sorted(range(len(scores)), key=lambda place: -scores[place])
+            found.append([(place, scores[place]) for place in order if scores[place] > 0][:top_k])
+        return found
+
+
+@pytest.fixture
+def plaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, module = ModuleType("fast_plaid"), ModuleType("fast_plaid.search")
+    package.__spec__ = ModuleSpec("fast_plaid", None)
+    package.search, module.FastPlaid = module, FastPlaid
+    monkeypatch.setitem(sys.modules, "fast_plaid", package)
+    monkeypatch.setitem(sys.modules, "fast_plaid.search", module)
+
+    def no_package(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("inference.search.metadata.requires", no_package)
+
+
+def _token_vectors(sizes: list[int], seed: int) -> Ragged:
+    return Ragged(torch.nn.functional.normalize(_vectors(sum(sizes), seed), dim=-1), torch.tensor(sizes))
+
+
+def test_plaid_ranks_what_it_finds_before_the_rest(plaid: None) -> None:
+    queries, documents = _token_vectors([3, 0, 2], 0), _token_vectors([4, 0, 1, 2, 1, 5], 1)
+    search = BlockSearch(queries, 6, query_block=2, similarity=MaxSim(), index=index_for("plaid", MaxSim()))
+    for part in documents.split([4, 2]):
+        search.add(part)
+    scores, indices = search.result()
+    expected = MaxSim().matrix(queries, documents)
+    least = torch.tensor([-3.0, 0.0, -2.0])
+    for row in range(3):
+        values = expected[row].where(expected[row] > 0, least[row])
+        torch.testing.assert_close(scores[row], values[indices[row]])
+        assert scores[row].equal(values.sort(descending=True).values)
+    assert (scores == least.unsqueeze(1)).any(), "a document that is not found"
+    assert search.facts() == {"bytes": 13 * documents.values.shape[1] // 2}
+    with pytest.raises(ValueError, match=r"does not search by meanmaxsim: choose eval\.search=exact"):
+        index_for("plaid", MeanMaxSim())
+
+
+def test_without_plaid_the_search_is_exact(plaid: None, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    check_search("plaid")
+    assert not caplog.messages
+    monkeypatch.setattr("inference.search.metadata.requires", lambda _: ["joblib>=1", "torch==1.0.0"])
+    check_search("plaid")
+    monkeypatch.setattr(PlaidIndex, "package", "no_such_package")
+    check_search("plaid")
+    assert index_for("plaid", MaxSim()) is ExactIndex
+    wrong, missing = caplog.messages
+    assert "fast-plaid needs torch==1.0.0, and torch is " in wrong
+    assert "not installed" in missing
+    assert missing.endswith("the search is exact, every document is scored")
 
 
 def test_an_index_searches_by_the_similarities_that_it_can():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from losses.info_nce import InfoNCE
 from losses.inputs import LossInputs
 from losses.kl_distillation import KLDistillation
 from losses.math.similarity import MaxSim
+from losses.matryoshka import Matryoshka
 from losses.policies.ranking_policy import PlackettLuceGRPO
 from losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from losses.xtr import XTR
@@ -67,6 +70,13 @@ def test_everything_is_found_by_a_large_search() -> None:
     )
 
 
+def test_matryoshka_around_it_is_that_of_cut_vectors() -> None:
+    given, xtr = inputs(), XTR(InfoNCE(temperature=1.0), top_k=3)
+    both = Matryoshka(xtr, dims=(6, 4))(given)[0]
+    cut = replace(given, **{name: MaxSim().comparable(getattr(given, name), 4) for name in ("queries", "documents")})
+    assert both.item() == pytest.approx((xtr(given)[0] + xtr(cut)[0]).item(), abs=1e-6)
+
+
 def test_options_and_models_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="top_k"):
         XTR(InfoNCE(), top_k=0)
@@ -74,6 +84,8 @@ def test_options_and_models_that_do_not_fit() -> None:
         XTR(InfoNCE(directions=("query_to_doc", "doc_to_query")))
     with pytest.raises(ValueError, match="is not a loss of lists or embeddings"):
         XTR(PlackettLuceGRPO())
+    with pytest.raises(ValueError, match=r"loss\.loss=Matryoshka: XTR goes inside it, as in loss=matryoshka loss@loss"):
+        XTR(Matryoshka(InfoNCE()))
     dense = inputs(1, 1)
     with pytest.raises(ValueError, match="choose model=late_interaction"):
         XTR(InfoNCE())(LossInputs(**{**vars(dense), "queries": dense.queries.values}))

@@ -8,35 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from tensors.ragged import Ragged, concatenate, elements, finite_rows, gradient_of, like, place, sum_rows, take
+from tensors.ragged import Ragged, concatenate, elements, finite_rows, like, place, sum_rows, take
 
 SIZES = [2, 0, 3, 1]
 
 
-def rows(sizes: list[int] = SIZES, *, sparse: bool = False) -> Ragged:
-    total = sum(sizes)
-    values = torch.arange(total * 2.0).view(total, 2)
-    ids = torch.arange(total) * 7 % 11 if sparse else None
-    return Ragged(values[:, 0] if sparse else values, torch.tensor(sizes), ids, 11 if sparse else 0)
+def rows(sizes: list[int] = SIZES) -> Ragged:
+    return Ragged(torch.arange(sum(sizes) * 2.0).view(-1, 2), torch.tensor(sizes))
 
 
 def as_list(ragged: Ragged) -> list[list[Any]]:
     flat = ragged.flatten() if ragged.sizes.ndim else ragged.unsqueeze(0)
-    parts = flat.values.split(flat.sizes.tolist())
-    ids = [None] * len(parts) if flat.ids is None else flat.ids.split(flat.sizes.tolist())
-    return [[part.tolist(), None if own is None else own.tolist()] for part, own in zip(parts, ids, strict=True)]
+    return [part.tolist() for part in flat.values.split(flat.sizes.tolist())]
 
 
-@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(
     "index", [slice(1, 3), [3, 0, 0], torch.tensor([2, 1]), torch.tensor([True, False, True, True]), slice(2, 2), 2]
 )
-def test_rows_are_chosen_as_of_a_list(index: Any, *, sparse: bool) -> None:
-    ragged = rows(sparse=sparse)
+def test_rows_are_chosen_as_of_a_list(index: Any) -> None:
+    ragged = rows()
     numbers = torch.arange(4)[index].flatten().tolist()
     chosen = ragged[index]
     assert as_list(chosen) == [as_list(ragged)[number] for number in numbers]
-    assert chosen.shape == (*torch.arange(4)[index].shape, 11 if sparse else 2)
+    assert chosen.shape == (*torch.arange(4)[index].shape, 2)
 
 
 def test_neighbours_are_a_view_through_which_sums_are_written() -> None:
@@ -47,7 +41,7 @@ def test_neighbours_are_a_view_through_which_sums_are_written() -> None:
 
 
 def test_parts_and_the_whole() -> None:
-    ragged = rows(sparse=True)
+    ragged = rows()
     assert [as_list(part) for part in ragged.split([1, 3])] == [as_list(ragged)[:1], as_list(ragged)[1:]]
     assert [len(part) for part in ragged.split(3)] == [3, 1]
     assert as_list(concatenate(ragged.split(2))) == as_list(ragged) == as_list(concatenate(list(ragged.split(1))))
@@ -92,7 +86,7 @@ def test_values_and_gradients() -> None:
     expected[:5] = 9 * ragged.values.detach()[:5]
     assert ragged.values.grad is not None
     assert ragged.values.grad.equal(expected)
-    assert gradient_of(ragged, expected).sizes is ragged.sizes  # type: ignore[union-attr]
+    assert like(ragged, expected).sizes is ragged.sizes  # type: ignore[union-attr]
     assert like(ragged, expected).values is expected  # type: ignore[union-attr]
     with pytest.raises(AssertionError, match="rows of other sizes"):
         _ = ragged * ragged[[0, 1, 3, 2]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 from itertools import combinations, product
@@ -24,6 +24,7 @@ from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
 from engines.optimizers import OptimizerOptions
 from engines.torch_engine import TorchEngineConfig
+from inference.runner import similarity_of
 from losses.contracts import LossInputs, compute_loss
 from losses.info_nce import InfoNCE
 from losses.kl_distillation import KLDistillation
@@ -31,6 +32,7 @@ from losses.matryoshka import Matryoshka
 from models.bi_encoder import BiEncoder
 from models.cpu import embedding
 from models.loading.embedder import embedder_options
+from tensors.ragged import concatenate
 from trainers.loss_inputs import make_loss_inputs
 from trainers.sharded.share import Sharing
 from trainers.step import GradientCache, Representations, gradients_of
@@ -92,8 +94,11 @@ def all_cases() -> list[Case]:
 
 @cache
 def covering_cases() -> list[Case]:
+    return covering(all_cases())
+
+
+def covering(cases: Sequence[Case]) -> list[Case]:
     """A few of them, among which every two values of two factors meet: the one with most new pairs, again and again."""
-    cases = all_cases()
     missing = {pair for case in cases for pair in _pairs(case)}
     chosen = []
     while missing:
@@ -160,8 +165,9 @@ def make_model(folder: Path, dropout: float) -> BiEncoder:
     return options.build(seed=0)
 
 
-def objective(case: Case, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
-    lists = make_loss_inputs(representations, batch_of(case), step=STEP, progress=0.0, seed=SEED)
+def objective(case: Case, model: Any, representations: Representations) -> tuple[Tensor, dict[str, Tensor]]:
+    of_step = {"step": STEP, "progress": 0.0, "seed": SEED, "similarity": similarity_of(model)}
+    lists = make_loss_inputs(representations, batch_of(case), **of_step)
     return compute_loss(LOSSES[case.loss], lists)
 
 
@@ -217,7 +223,8 @@ def run_chunks(
     outputs = cache.forward(plan)
     representations = cache.gather(plan, outputs)
     share = Sharing(negatives).of(batch)
-    loss, _ = objective(make_loss_inputs(representations, batch, share=share, step=STEP, progress=0.0, seed=SEED))
+    of_step = {"step": STEP, "progress": 0.0, "seed": SEED, "similarity": similarity_of(engine.model)}
+    loss, _ = objective(make_loss_inputs(representations, batch, share=share, **of_step))
     cache.backward(plan, outputs, gradients_of(loss, representations))
     return loss.item()
 
@@ -247,8 +254,8 @@ def _reference(folder: Path, case: Case, plan: tuple[tuple[int, ...], ...]) -> R
         torch.manual_seed(stable_hash("chunk", SEED, STEP, chunk[0]))
         outputs.append(model(**pad(rows, chunk, model.tokenizer.padding)))
     order = torch.tensor([row for chunk in plan for row in chunk]).argsort()
-    representations = {name: torch.cat([output[name] for output in outputs])[order] for name in outputs[0]}
-    value, _ = objective(case, representations)
+    representations = {name: concatenate([output[name] for output in outputs])[order] for name in outputs[0]}
+    value, _ = objective(case, model, representations)
     value.backward()
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     gradients = {name: weight.grad for name, weight in trainable.items()}

@@ -77,8 +77,7 @@ class RankShare(Share):
         numbers = [len(rows)] * self.ranks
         sizes = self.start_gather(rows.sizes, numbers)()
         counts = [int(of_rank.sum()) for of_rank in sizes.split(numbers)]
-        ids = None if rows.ids is None else self.start_gather(rows.ids, counts)()
-        of_ranks = Ragged(_GatherElements.apply(rows.values, self, counts), sizes, ids, rows.width)
+        of_ranks = Ragged(_GatherElements.apply(rows.values, self, counts), sizes)
         lists = torch.arange(self.num_lists)
         return of_ranks[lists % self.ranks * len(rows) + lists // self.ranks]
 

@@ -35,7 +35,7 @@ def gradients(scores: Tensor, *rows: Ragged) -> tuple[Tensor, ...]:
 
 
 TEXTS = (8, 32), (128, 180)  # queries and documents: their number, and the tokens of each
-QUERIES, DOCUMENTS = [3, 0, 5, 3], [4, 9, 0, 1, 4, 2, 9]
+QUERIES, DOCUMENTS = [3, 0, 5, 3, 0], [4, 9, 0, 1, 4, 2, 9]
 
 
 @pytest.mark.parametrize("limit", [1, 60, 10**9])  # one pair at a time, several tiles, one

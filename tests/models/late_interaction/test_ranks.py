@@ -1,4 +1,5 @@
 """Late interaction trains the same on one process and on ranks, by InfoNCE, distillation and GRPO: values and weights.
+(Gradients of one step, of every objective on every engine: test_late_gradients.)
 
 Token vectors cross ranks as ragged rows; the texts of other ranks come by in blocks; their gradients go back.
 """
@@ -6,6 +7,7 @@ Token vectors cross ranks as ragged rows; the texts of other ranks come by in bl
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ EXPERIMENTS = {
     "grpo": ["+exp=colbert_grpo", "trainer.num_iterations=2", "loss.num_generations=8", "loss.beta=0.1"],
 }
 COMPARED = ("loss", "grad_norm", "score_checksum", "reward_mean", "kl", "nDCG@10")
-CASES = [("torch", *EXPERIMENTS), ("zero2", "infonce")]  # each engine, each objective: the product is slow
+QUICK = ["infonce", "grpo"]
 Runs = list[tuple[list[dict[str, float]], dict[str, torch.Tensor]]]
 
 
@@ -44,16 +46,17 @@ def run_in_blocks(runs: list[list[str]]) -> Runs:
 
 @pytest.fixture(scope="module")
 def one_process(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_overrides: Callable[[Path], list[str]],
-    tiny_reranker_dir: Path,
-) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("one")
-    runs = [
-        settings(name, "torch", tiny_overrides(folder), tiny_reranker_dir, number)
-        for number, name in enumerate(EXPERIMENTS)
-    ]
-    return dict(zip(EXPERIMENTS, run_ranks(run_in_blocks, 1, runs, timeout_s=280)[0], strict=True))
+    tmp_path_factory: pytest.TempPathFactory, tiny_overrides: Callable[[Path], list[str]], tiny_reranker_dir: Path
+) -> Callable[[tuple[str, ...]], Any]:
+    """The results of some experiments on one process, by name."""
+
+    @cache
+    def of(names: tuple[str, ...]) -> dict[str, Any]:
+        folder = tiny_overrides(tmp_path_factory.mktemp("one"))
+        runs = [settings(name, "torch", folder, tiny_reranker_dir, number) for number, name in enumerate(names)]
+        return dict(zip(names, run_ranks(run_in_blocks, 1, runs, timeout_s=280)[0], strict=True))
+
+    return of
 
 
 def assert_equal_to_one_process(
@@ -72,24 +75,20 @@ def assert_equal_to_one_process(
         torch.testing.assert_close(several[-1][number][1], found_weights, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_two_ranks_equal_one(
-    case: tuple[str, ...], tiny_run: list[str], tiny_reranker_dir: Path, one_process: dict[str, Any]
-) -> None:
-    assert_equal_to_one_process([*case[1:]], case[0], 2, tiny_run, tiny_reranker_dir, one_process)
+def test_two_ranks_equal_one(tiny_run: list[str], tiny_reranker_dir: Path, one_process: Any) -> None:
+    assert_equal_to_one_process(QUICK, "torch", 2, tiny_run, tiny_reranker_dir, one_process(tuple(QUICK)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("engine", ["torch", "zero2", "zero3"])
-def test_all_engines(
-    ranks: int, engine: str, tiny_run: list[str], tiny_reranker_dir: Path, one_process: dict[str, Any]
-) -> None:
-    assert_equal_to_one_process([*EXPERIMENTS], engine, ranks, tiny_run, tiny_reranker_dir, one_process)
+def test_all_engines(ranks: int, engine: str, tiny_run: list[str], tiny_reranker_dir: Path, one_process: Any) -> None:
+    expected = one_process(tuple(EXPERIMENTS))
+    assert_equal_to_one_process([*EXPERIMENTS], engine, ranks, tiny_run, tiny_reranker_dir, expected)
 
 
-def test_the_runs_compared_are_not_trivial(one_process: dict[str, Any]) -> None:
-    for name, (lines, _) in one_process.items():
+def test_the_runs_compared_are_not_trivial(one_process: Any) -> None:
+    for name, (lines, _) in one_process(tuple(QUICK)).items():
         trained = [line for line in lines if line["split"] == "train"]
         assert len({line["grad_norm"] for line in trained}) == STEPS, name
         assert min(line["num_chunks"] for line in trained) > 2, name

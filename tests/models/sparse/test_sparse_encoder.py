@@ -238,10 +238,23 @@ def test_bad_options_and_folders_are_refused_in_one_line(folders, tmp_path, tiny
         SparseEncoder.load(tmp_path / "out")
 
 
-def test_query_weights_need_a_row_for_each_token(tiny_models, tmp_path):
-    folder = tiny_models.write_tiny(tmp_path / "larger", "bert")
-    with pytest.raises(ValueError, match=r"need as many weights .* as the tokenizer has tokens"):
-        build(folder, query_weights="ones")
+@pytest.mark.parametrize("start", ["modernbert", "no head", "causal"])
+def test_free_queries_leave_out_the_rows_that_no_token_has(start, tiny_models, tmp_path):
+    """ModernBERT's vocabulary is padded, and other libraries need one weight for each token of a query."""
+    from transformers import AutoModelForMaskedLM
+
+    if start == "causal":
+        folder = tiny_models.write_tiny_causal(tmp_path / "larger", vocab_size=640)
+    else:
+        folder = tiny_models.write_tiny(tmp_path / "larger", start.replace("no head", "bert"))
+    if start == "modernbert":
+        AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    whole, model = build(folder), build(folder, query_weights="ones")
+    tokens = model.tokenizer.vocabulary_size
+    assert model.dimension == tokens < whole.dimension
+    torch.testing.assert_close(embed(model, role="document"), embed(whole)[:, :tokens])
+    model.export(tmp_path / "out")
+    assert_equal_to_oracle(SparseEncoder.load(tmp_path / "out"), tmp_path / "out")
 
 
 def test_a_model_without_a_head_says_so(folders, caplog):
