@@ -23,10 +23,7 @@ ARGUMENTS = {
     "choose null (as the folder says)": "choose None (as the folder says)",
     " (null: the one that the folder was trained with)": "",
     "choose model=bi_encoder": "give kind='embedder'",
-    **{
-        f"choose model={kind}": "give kind='embedder'"
-        for kind in ("late_interaction", "sparse_encoder", "static_embedder")
-    },
+    "choose model=static_embedder": "give kind='embedder'",
     "choose model=cross_encoder": "give kind='reranker'",
     "model.template": "template",
     "model.max_length": "max_length",

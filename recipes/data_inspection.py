@@ -28,10 +28,11 @@ from data.inspection.texts import find_damage, find_duplicates
 from data.inspection.tokens import CountingTokenizer, TokenCounts, count_tokens
 from data.source import SourceOptions
 from data.truncation import cut_line
-from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, required_outputs
+from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, reads_one_vector, required_outputs
 from recipes.checks.data_fit import ADD_NEGATIVES, has_only_positives
 
 MAX_UNKNOWN = 0.05  # share of unknown tokens from which a model cannot read the texts
+ONE_VECTOR = "one vector per text"
 NEEDED = {  # split -> what its absence means
     "train": "it can be evaluated (launch/evaluate.py), and not be trained on",
     "test": "launch/train.py measures what it has trained",
@@ -48,6 +49,7 @@ class Chosen:
     tokenizer: CountingTokenizer | None = None
     model: str = ""
     outputs: frozenset[str] | None = None  # of the model, names of losses.contracts.OUTPUTS; None: of any model
+    one_vector: bool = True  # whether the model's embedding of a text is one vector
     limits: Limits = field(default_factory=Limits)
 
 
@@ -93,7 +95,7 @@ def _inspected(path: str, options: SourceOptions, chosen: Chosen) -> Inspection:
         roles=roles,
         model=chosen.model if tokens else "",
         max_length=tokens.max_length if tokens else None,
-        losses=None if available is None else fitting(chosen.losses, available, chosen.outputs),
+        losses=None if available is None else fitting(chosen, available),
         findings=sorted(findings, key=lambda finding: order.index(finding.severity)),
         records=content.records,
     )
@@ -105,6 +107,8 @@ def _loss_findings(chosen: Chosen, available: frozenset[str]) -> Iterator[Findin
         return
     needed = [f"{name} ({REQUIREMENTS[name]})" for name in missing_requirements(chosen.loss, available)]
     needed += [f"{OUTPUTS[name]}, and the model gives none" for name in _missing_outputs(chosen.loss, chosen.outputs)]
+    if reads_one_vector(chosen.loss) and not chosen.one_vector:
+        needed.append(f"{ONE_VECTOR}, and the model gives several")
     if needed:
         message = f"loss {type(chosen.loss).__name__} needs {' and '.join(needed)}"
         yield Finding("error", "loss does not fit", message, "choose one of the losses that fit")
@@ -206,12 +210,13 @@ def _advice(available: frozenset[str] | None) -> dict[str, str]:
     return {"for more losses": ADD_NEGATIVES} if available is not None and has_only_positives(available) else {}
 
 
-def fitting(losses: Mapping[str, Any], available: frozenset[str], outputs: frozenset[str] | None) -> Losses:
-    """The losses that fit lists that give `available` and a model with these `outputs` (None: any), and what the others
-    lack."""
+def fitting(chosen: Chosen, available: frozenset[str]) -> Losses:
+    """The losses that fit lists that give `available` and the chosen model, and what the others lack."""
     by_missing: dict[tuple[str, ...], list[str]] = {}
-    for name, loss in losses.items():
-        lacking = [f"a model with {OUTPUTS[output]}" for output in _missing_outputs(loss, outputs)]
+    for name, loss in chosen.losses.items():
+        lacking = [f"a model with {OUTPUTS[output]}" for output in _missing_outputs(loss, chosen.outputs)]
+        if reads_one_vector(loss) and not chosen.one_vector:
+            lacking.append(f"a model with {ONE_VECTOR}")
         by_missing.setdefault((*missing_requirements(loss, available), *lacking), []).append(name)
     fit = tuple(by_missing.pop((), []))
     others = {" and ".join(missing): tuple(names) for missing, names in sorted(by_missing.items())}

@@ -145,6 +145,17 @@ def test_every_configured_loss_says_what_it_needs():
     assert missing_requirements(configured_losses()["margin_mse"], {"several"}) == ["comparison", "teacher_scores"]
 
 
+def test_losses_that_read_one_vector_do_not_fit_a_model_of_several(write, tiny_bert_dir):
+    path, model = str(write(PAIRS)), ["model=late_interaction", f"model.name_or_path={tiny_bert_dir}"]
+    losses = inspect_path(path, model).losses
+    assert {"info_nce", "gist"} <= set(losses.fit)
+    assert "embedding_distillation" in losses.others["a model with one vector per text"]
+    assert not {"info_nce", "cosent"} & set(losses.others["a model with one vector per text"])
+    assert "a model with one vector per text" not in inspect_path(path, ["model=bi_encoder"]).losses.others
+    refused = inspect_path(path, [*model, "loss=arcface"]).findings
+    assert any("needs one vector per text, and the model gives several" in finding.message for finding in refused)
+
+
 def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):
     data = FileConfig(path=write(PAIRS)).build()
     losses = configured_losses()
