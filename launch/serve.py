@@ -1,6 +1,6 @@
 """Serve a trained reranker or embedding model over HTTP, with the requests of text-embeddings-inference.
 
-  python launch/serve.py outputs/RUN/model                         http://127.0.0.1:3000, POST /rerank or POST /embed
+  python launch/serve.py outputs/RUN/model                  http://127.0.0.1:3000, POST /rerank, /embed or /embed_sparse
   python launch/serve.py HUB_ID --port 8080 --max-texts 256        another port; more texts per request
   python launch/serve.py HUB_ID --host 0.0.0.0                     for other machines: there is no authentication
   curl 127.0.0.1:3000/rerank -H 'content-type: application/json' -d '{"query": "a", "texts": ["b", "c"]}'
@@ -82,9 +82,8 @@ def serve(options: argparse.Namespace, listener: socket.socket) -> None:
 
 def application(options: argparse.Namespace, limits: Limits) -> Starlette:
     """Load the model and make the application that serves it."""
-    from launch.serving.answers import check_embed, embedding, reranking
+    from launch.serving.answers import service_of
     from launch.serving.app import make_app
-    from launch.serving.requests import EmbedRequest, RerankRequest
     from models.loading.kind import embedder_class
     from plackett.loading import load
 
@@ -100,17 +99,9 @@ def application(options: argparse.Namespace, limits: Limits) -> Starlette:
         special_tokens=options.special_tokens,
     )
     hosts = [*LOOPBACK, options.host] if is_loopback(options.host) else None
-    if model.kind == "reranker":
-        about = info(options, model.max_length, {"reranker": {"id2label": {"0": "0"}, "label2id": {"0": 0}}})
-        app = make_app("/rerank", RerankRequest, reranking(model), lambda _: None, about, limits, hosts)
-    else:
-        about = info(options, model.max_length, {"embedding": {"pooling": model.pooling}})
-
-        def check(request: EmbedRequest) -> None:
-            check_embed(model, request)
-
-        app = make_app("/embed", EmbedRequest, embedding(model), check, about, limits, hosts)
-    app.state.path = "/rerank" if model.kind == "reranker" else "/embed"
+    service = service_of(model)
+    app = make_app(service, info(options, model.max_length, service.model_type), limits, hosts)
+    app.state.path = service.path
     return app
 
 

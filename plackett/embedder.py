@@ -87,6 +87,11 @@ class Embedder:
         return pooled_by
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether an embedding has a weight for each token of the vocabulary, most of them 0."""
+        return bool(self.model.search == "inverted")
+
+    @property
     def prompts(self) -> Mapping[str, str]:
         """The model's prompts by name: "query" and "document" are those of the roles."""
         return dict(self.model.tokenizer.prompts)

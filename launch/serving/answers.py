@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from launch.serving.errors import Refused, backend_error, invalid
-from launch.serving.requests import EmbedRequest, RerankRequest
+from launch.serving.requests import EmbedRequest, EmbedSparseRequest, RerankRequest
 
 if TYPE_CHECKING:
     from plackett import Embedder, Reranker
 
 Answer = Any  # the JSON of a response, or Refused
+AnyEmbedding = TypeVar("AnyEmbedding", bound=EmbedSparseRequest)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a server does with a model: it answers requests of one kind at one path."""
+
+    path: str  # one of launch.serving.app.GIVES
+    kind: type[RerankRequest] | type[EmbedSparseRequest]
+    answer: Callable[[Sequence[Any]], list[Answer]]
+    check: Callable[[Any], None]  # raises `Refused` for a request that does not fit the model
+    model_type: dict[str, Any]  # in /info
+
+
+def service_of(model: Reranker | Embedder) -> Service:
+    """The service that fits a model, by what it gives."""
+    if model.kind == "reranker":
+        labels = {"id2label": {"0": "0"}, "label2id": {"0": 0}}
+        return Service("/rerank", RerankRequest, reranking(model), lambda _: None, {"reranker": labels})
+    pooling = {"embedding": {"pooling": "splade" if model.is_sparse else model.pooling}}
+    if model.is_sparse:
+        check = partial(check_prompt, model)
+        return Service("/embed_sparse", EmbedSparseRequest, embedding(model, nonzeros), check, pooling)
+    return Service("/embed", EmbedRequest, embedding(model, shaped), partial(check_embed, model), pooling)
 
 
 def reranking(reranker: Reranker) -> Callable[[Sequence[RerankRequest]], list[Answer]]:
@@ -36,10 +62,13 @@ def reranking(reranker: Reranker) -> Callable[[Sequence[RerankRequest]], list[An
     return answer
 
 
-def embedding(embedder: Embedder) -> Callable[[Sequence[EmbedRequest]], list[Answer]]:
-    """Make the function that answers /embed: a vector per text. Requests of the same prompt are embedded together."""
+def embedding(
+    embedder: Embedder, form: Callable[[np.ndarray, AnyEmbedding], list[Any]]
+) -> Callable[[Sequence[AnyEmbedding]], list[Answer]]:
+    """Make the function that answers /embed or /embed_sparse: a row per text, of which `form` makes JSON. Requests of
+    the same prompt are embedded together."""
 
-    def answer(requests: Sequence[EmbedRequest]) -> list[Answer]:
+    def answer(requests: Sequence[AnyEmbedding]) -> list[Answer]:
         answers: list[Answer] = [None] * len(requests)
         for name in dict.fromkeys(request.prompt_name for request in requests):
             own = [index for index, request in enumerate(requests) if request.prompt_name == name]
@@ -49,15 +78,20 @@ def embedding(embedder: Embedder) -> Callable[[Sequence[EmbedRequest]], list[Ans
             for index, part in zip(own, parts([requests[index].size for index in own]), strict=True):
                 request, vectors = requests[index], found.vectors[part]
                 refused = refusal(request.truncate, found.cut[part], vectors, embedder.max_length)
-                answers[index] = refused or shaped(vectors, request).tolist()
+                answers[index] = refused or form(vectors, request)
         return answers
 
     return answer
 
 
+def check_prompt(embedder: Embedder, request: EmbedSparseRequest) -> None:
+    """Raise `Refused` if the model has no prompt of the name that a request gives."""
+    prompt_of(embedder, request.prompt_name)
+
+
 def check_embed(embedder: Embedder, request: EmbedRequest) -> None:
     """Raise `Refused` if the model has not what a request names."""
-    prompt_of(embedder, request.prompt_name)
+    check_prompt(embedder, request)
     if request.dimensions is not None and request.dimensions > embedder.dimension:
         raise invalid(f"dimensions: the model has {embedder.dimension}")
 
@@ -72,12 +106,23 @@ def prompt_of(embedder: Embedder, name: str | None) -> tuple[Any, str | None]:
     return None, embedder.prompts[name]
 
 
-def shaped(vectors: np.ndarray, request: EmbedRequest) -> np.ndarray:
+def shaped(vectors: np.ndarray, request: EmbedRequest) -> list[list[float]]:
     """The embeddings [texts, dim] cut to the request's dimensions and scaled to unit length, as it says."""
     vectors = vectors[:, : request.dimensions]
-    if request.normalize is False:
-        return vectors
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    if request.normalize is not False:
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    rows: list[list[float]] = vectors.tolist()
+    return rows
+
+
+def nonzeros(vectors: np.ndarray, _: EmbedSparseRequest) -> list[list[dict[str, float]]]:
+    """The weights of each text that are not 0, and their tokens: [{"index", "value"}] in the order of the indices."""
+    found = []
+    for row in vectors:  # [vocabulary]
+        (places,) = row.nonzero()
+        pairs = zip(places.tolist(), row[places].tolist(), strict=True)
+        found.append([{"index": index, "value": value} for index, value in pairs])
+    return found
 
 
 def parts(sizes: Sequence[int]) -> list[slice]:

@@ -17,10 +17,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engines.memory.allocator import return_freed_memory
+from launch.serving.answers import Service
 from launch.serving.batching import Batcher
-from launch.serving.errors import Refused, invalid, unhealthy
-from launch.serving.requests import AnyRequest, parse
+from launch.serving.errors import Refused, invalid, other_model, unhealthy
+from launch.serving.requests import parse
 
+GIVES = {  # what the model gives that answers at each path
+    "/rerank": "scores of texts for a query",
+    "/embed": "dense embeddings",
+    "/embed_sparse": "sparse embeddings",
+}
 DRAINED = 8  # times the allowed size: so much of a body that is too large is read, so that its sender reads the error
 
 logger = logging.getLogger(__name__)
@@ -38,21 +44,15 @@ class Limits:
 
 
 def make_app(
-    path: str,
-    kind: type[AnyRequest],
-    answer: Callable[..., Any],
-    check: Callable[[AnyRequest], None],
+    service: Service,
     info: Mapping[str, Any],
     limits: Limits,
     allowed_hosts: list[str] | None = None,
 ) -> Starlette:
-    """Make the application: POST `path` answers requests of `kind`, GET /health and /info tell of the server.
-
-    `answer` maps requests to answers (launch/serving/answers.py), `check` raises `Refused` for a request that does not
-    fit the model. `allowed_hosts`: names that a request may give the server; None: any.
-    """
+    """Make the application: POST at the path of `service` is answered, at the paths of other models refused; GET
+    /health and /info tell of the server. `allowed_hosts`: names that a request may give the server; None: any."""
     batcher = Batcher(
-        answer,
+        service.answer,
         max_queue=limits.max_queue,
         max_batch=limits.max_batch,
         timeout_s=limits.timeout_s,
@@ -66,9 +66,12 @@ def make_app(
         await batcher.stop()
 
     async def infer(request: Request) -> Response:
-        parsed = parse(kind, await read_body(request, limits), limits.max_texts)
-        check(parsed)
+        parsed = parse(service.kind, await read_body(request, limits), limits.max_texts)
+        service.check(parsed)
         return as_json(await batcher.submit(parsed))
+
+    async def refuse(_: Request) -> Response:
+        raise other_model(GIVES[service.path], service.path)
 
     async def health(_: Request) -> Response:
         if not batcher.is_healthy:
@@ -78,8 +81,9 @@ def make_app(
     async def about(_: Request) -> Response:
         return as_json(info)
 
+    handlers = {path: infer if path == service.path else refuse for path in GIVES}
     routes = [
-        Route(path, guarded(infer, allowed_hosts), methods=["POST"]),
+        *(Route(path, guarded(handle, allowed_hosts), methods=["POST"]) for path, handle in handlers.items()),
         Route("/health", guarded(health, allowed_hosts), methods=["GET"]),
         Route("/info", guarded(about, allowed_hosts), methods=["GET"]),
     ]
@@ -146,7 +150,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 async def no_route(_: Request, error: Exception) -> Response:
     """Answer a request for an unknown path (404) or of another method (405)."""
     assert isinstance(error, HTTPException)
-    message = f"{error.detail}: this server has POST /rerank or /embed, whichever its model does, GET /health and /info"
+    message = f"{error.detail}: this server has POST {', '.join(GIVES)}, one of which answers, GET /health, /info"
     return error_response(Refused(error.status_code, "Validation", message))
 
 

@@ -34,3 +34,8 @@ def unhealthy() -> Refused:
 def backend_error() -> Refused:
     """Make the error of a request for which the model has failed."""
     return Refused(424, "Backend", "the model failed on this request")
+
+
+def other_model(gives: str, path: str) -> Refused:
+    """Make the error of a request that this model cannot answer: what it gives, and the path that does."""
+    return Refused(424, "Backend", f"this model gives {gives}: ask {path}")

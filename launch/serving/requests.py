@@ -1,4 +1,4 @@
-"""The requests of text-embeddings-inference's /rerank and /embed, read from JSON and checked."""
+"""The requests of text-embeddings-inference's /rerank, /embed and /embed_sparse, read from JSON and checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launch.serving.errors import Refused, invalid
 
 
 class Request(BaseModel):
-    """What both requests may say: whether texts beyond the model's length are cut (or refused)."""
+    """What every request may say: whether texts beyond the model's length are cut (or refused)."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -31,13 +31,11 @@ class RerankRequest(Request):
         return len(self.texts)
 
 
-class EmbedRequest(Request):
-    """The body of POST /embed. `inputs`: one text or several."""
+class EmbedSparseRequest(Request):
+    """The body of POST /embed_sparse. `inputs`: one text or several."""
 
     inputs: str | list[str]
-    normalize: bool | None = True
     prompt_name: str | None = None
-    dimensions: int | None = Field(default=None, ge=1)
 
     @property
     def texts(self) -> list[str]:
@@ -48,7 +46,14 @@ class EmbedRequest(Request):
         return len(self.texts)
 
 
-AnyRequest = TypeVar("AnyRequest", RerankRequest, EmbedRequest)
+class EmbedRequest(EmbedSparseRequest):
+    """The body of POST /embed."""
+
+    normalize: bool | None = True
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+AnyRequest = TypeVar("AnyRequest", RerankRequest, EmbedSparseRequest)
 
 
 def parse(kind: type[AnyRequest], body: bytes, max_texts: int) -> AnyRequest:

@@ -79,8 +79,8 @@ class MineConfig:
 def check_retriever(role: str, options: Any) -> None:
     """Raise ValueError if a model cannot search a corpus."""
     check_is_model(role, options)
+    name = "model" if role == "model" else f"model@{role}"
     if not options.retrieves_by_itself and "embedding" not in options.outputs:
-        name = "model" if role == "model" else f"model@{role}"
         gives = (
             f"{' and '.join(sorted(options.outputs))} of pairs" if options.outputs else "neither scores nor embeddings"
         )
@@ -90,7 +90,10 @@ def check_retriever(role: str, options: Any) -> None:
             f"{rescores}"
         )
     if not options.retrieves_by_itself and not options.one_vector:
-        raise ValueError(f"{role}: mining stores one vector per text, and this model gives more: choose a bi_encoder")
+        raise ValueError(
+            f"{name}: a corpus is searched here by one vector per text, and this model gives more: choose "
+            f"{name}=bi_encoder or {name}=bm25"
+        )
 
 
 def mine(settings: MineConfig, *, on_lost_rank: OnLostRank | None = None) -> float:

@@ -259,6 +259,12 @@ def test_a_model_is_trained_on_the_file_as_it_is(mined, tiny_run, tmp_path):
             ["model=cross_encoder"],
             "model: it gives score of pairs, by which no corpus can be searched: choose model=bi",
         ),
+        (
+            ["model=late_interaction"],
+            "model: a corpus is searched here by one vector per text, and this model gives more: choose "
+            "model=bi_encoder or model=bm25",
+        ),
+        (["model@hybrid=late_interaction"], "gives more: choose model@hybrid=bi_encoder or model@hybrid=bm25"),
         (["model@hybrid=cross_encoder"], r"choose model@hybrid=bi_encoder or model@hybrid=bm25"),
         (["model@rescore=bm25"], "model@rescore=bm25 scores no pairs: choose model@rescore=cross_encoder"),
         (["split=test"], r"split=test is held out: .* set allow_held_out=true"),

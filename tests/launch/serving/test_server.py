@@ -21,6 +21,7 @@ import plackett
 from launch.serve import application, bind, is_loopback, main, parse_arguments
 from launch.serving.app import Limits
 from launch.serving.connection import connection_class
+from models.sparse.sparse_encoder import SparseEncoderConfig
 
 TEXTS = ["red apple", "what is the", "green train list", "苹果", "red apple"]
 LIMITS = Limits(max_body_bytes=5000, max_texts=8)
@@ -93,6 +94,21 @@ def embedder(tiny_models, tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def sparse(tiny_bert_dir, tmp_path_factory):
+    """A sparse encoder whose queries run no transformer."""
+    folder = tmp_path_factory.mktemp("sparse") / "model"
+    options = SparseEncoderConfig(
+        str(tiny_bert_dir), query_weights="ones", query_terms=7, document_terms=7, max_length=64
+    )
+    options.build(seed=0).export(folder)
+    server = Server(folder)
+    server.offline = plackett.load(folder)
+    server.folder = folder
+    yield server
+    server.stop()
+
+
 def test_rerank_has_the_scores_of_the_python_api(reranker):
     status, rows = reranker.post("/rerank", {"query": "apple", "texts": TEXTS})
     expected = reranker.offline.rank("apple", TEXTS)
@@ -120,6 +136,30 @@ def test_embed_has_the_vectors_of_the_python_api(embedder):
     assert np.abs(np.array(cut) - whole / np.linalg.norm(whole, axis=1, keepdims=True)).max() < 1e-6
 
 
+def test_embed_sparse_has_the_nonzero_weights_of_sentence_transformers(sparse):
+    library = pytest.importorskip("sentence_transformers")
+    theirs = library.SparseEncoder(str(sparse.folder), device="cpu")
+    found = {}
+    for name, encode in (
+        ("query", theirs.encode_query),
+        ("document", theirs.encode_document),
+        (None, theirs.encode_document),
+    ):
+        expected = encode(TEXTS, convert_to_sparse_tensor=False).numpy()
+        status, rows = sparse.post("/embed_sparse", {"inputs": TEXTS, "prompt_name": name})
+        assert status == 200
+        assert all(set(entry) == {"index", "value"} for row in rows for entry in row)
+        assert [[entry["index"] for entry in row] for row in rows] == [row.nonzero()[0].tolist() for row in expected]
+        found[name] = np.zeros_like(expected)
+        for place, row in enumerate(rows):
+            found[name][place, [entry["index"] for entry in row]] = [entry["value"] for entry in row]
+        assert np.abs(found[name] - expected).max() < 1e-5
+        assert np.abs(found[name] - sparse.offline.encode(TEXTS, role=name)).max() < 1e-6
+    assert (found["document"] != 0).sum(axis=1).tolist() == [7] * len(TEXTS)
+    assert set(found["query"].ravel()) == {0.0, 1.0}, "each token of a query has its weight, here 1"
+    assert sparse.post("/embed_sparse", {"inputs": "", "prompt_name": "query"}) == (200, [[]]), "no token, no weight"
+
+
 def test_many_at_once_are_not_mixed_up(reranker, embedder):
     def rank(number: int) -> bool:
         query, texts = f"apple {number}", [f"red {number} {i}" for i in range(number % 7 + 1)]
@@ -137,13 +177,14 @@ def test_many_at_once_are_not_mixed_up(reranker, embedder):
         assert all(pool.map(embed, range(48)))
 
 
-def test_health_and_info(reranker, embedder):
+def test_health_and_info(reranker, embedder, sparse):
     assert reranker.ask("GET", "/health") == (200, None)
     status, info = reranker.ask("GET", "/info")
     assert status == 200
     assert (info["max_client_batch_size"], info["max_input_length"], info["model_dtype"]) == (128, 128, "float32")
     assert set(info["model_type"]) == {"reranker"}
     assert embedder.ask("GET", "/info")[1]["model_type"] == {"embedding": {"pooling": "lasttoken"}}
+    assert sparse.ask("GET", "/info")[1]["model_type"] == {"embedding": {"pooling": "splade"}}
 
 
 GOOD = {"query": "apple", "texts": ["a"]}
@@ -200,8 +241,37 @@ def test_a_wrong_request_of_embeddings_gets_an_error(embedder, content, status, 
     assert message in answer["error"]
 
 
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        ({"inputs": "a", "normalize": True}, 422, "normalize: Extra inputs are not permitted"),
+        ({"inputs": "a", "prompt_name": "passage"}, 422, "prompt_name: the model has query, document"),
+        ({"inputs": "a " * 300, "prompt_name": "query"}, 413, "text 0 is longer than 64 tokens"),
+        ({"inputs": []}, 400, "there are no texts"),
+    ],
+)
+def test_a_wrong_request_of_sparse_embeddings_gets_an_error(sparse, content, status, message):
+    found, answer = sparse.post("/embed_sparse", content)
+    assert found == status
+    assert message in answer["error"]
+
+
+def test_the_path_of_another_model_names_that_of_this_one(reranker, embedder, sparse):
+    def refused(server: Server, path: str) -> str:
+        status, answer = server.post(path, {"inputs": "a"})
+        assert (status, answer["error_type"]) == (424, "Backend")
+        return answer["error"]
+
+    assert refused(sparse, "/embed") == "this model gives sparse embeddings: ask /embed_sparse"
+    assert refused(embedder, "/embed_sparse") == "this model gives dense embeddings: ask /embed"
+    assert refused(reranker, "/embed") == "this model gives scores of texts for a query: ask /rerank"
+    assert refused(sparse, "/rerank") == "this model gives sparse embeddings: ask /embed_sparse"
+
+
 def test_other_paths_methods_and_types(reranker):
-    assert reranker.post("/embed", GOOD)[0] == 404
+    status, answer = reranker.post("/v1/embeddings", GOOD)
+    assert status == 404
+    assert "POST /rerank, /embed, /embed_sparse" in answer["error"]
     assert reranker.ask("GET", "/rerank")[0] == 405
     status, answer = reranker.ask("POST", "/rerank", b"{}", {"content-type": "text/plain"})
     assert (status, answer["error_type"]) == (415, "Validation")
