@@ -80,6 +80,7 @@ def reranker(tiny_reranker_dir):
 def hasty(tiny_reranker_dir):
     """A reranker's server that waits two seconds."""
     server = Server(tiny_reranker_dir, HASTY)
+    assert server.post("/rerank", GOOD)[0] == 200  # the first answer is slow, and the tests below watch the clock
     yield server
     server.stop()
 
