@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import importlib.util
+import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Set before torch and the tokenizers are imported. Small models gain nothing from threads, and the ranks of the
 # distributed tests share the cores.
@@ -16,9 +22,20 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from engines.distributed import testing
 
 # Files of few tests that take long. They run first, so that no process is left alone with one at the end.
 LONG_FILES = ("test_crash.py", "test_faults.py", "test_resharding.py", "test_smollm2.py", "test_gguf.py")
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start begin quickly."""
+    # Images of containers set this: every process would compile the whole project, and pytest rewrite all tests.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    testing.PRELOADED = [*testing.PRELOADED, *_helper("preloaded").MODULES, "pytest"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,10 +47,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of every later search for garbage, which takes half a second with it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     """Seed torch, so that a test that sets no seed itself is the same every time."""
-    torch.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.manual_seed(0)
+    else:  # torch.manual_seed would keep the stack of each call, for a GPU that may come
+        torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configuration_parsed_once() -> Iterator[None]:
+    """Parse a file of the configuration once for as long as its text stays: that is half of the time of composing."""
+    load = OmegaConf.load
+    parsed = cache(lambda text: load(io.StringIO(text)))
+
+    def load_once(file: Any) -> Any:
+        if not isinstance(file, io.TextIOBase):
+            return load(file)
+        start, text = file.tell(), file.read()
+        try:
+            return copy.deepcopy(parsed(text))
+        except Exception:  # once more, for the message to name the file
+            file.seek(start)
+            return load(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load_once)
+        yield
 
 
 def _helper(name: str) -> ModuleType:

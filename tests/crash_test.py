@@ -273,7 +273,7 @@ def unfinished(directory: Path) -> set[str]:
 def preload() -> None:
     """Import once what all launches need."""
     import_deepspeed()
-    for name in ("recipes.training_run", "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
+    for name in (*helper("preloaded").MODULES, "matplotlib.pyplot", "transformers.models.bert.modeling_bert"):
         importlib.import_module(name)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("engine", "kinds"), [("torch", ["grpo", "mixture"]), ("torch", ["refreshed"]), ("zero2", ["refreshed", "solved"])]
+    ("engine", "kinds"), [("torch", ["grpo", "mixture", "refreshed"]), ("zero2", ["refreshed", "solved"])]
 )
 def test_killed_runs_equal_the_uninterrupted_run(engine: str, kinds: list[str], tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_test.py")

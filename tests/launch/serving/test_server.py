@@ -39,8 +39,10 @@ class Server:
         http = connection_class(limits.timeout_s)
         config = uvicorn.Config(app, http=http, ws="none", lifespan="on", log_level="error", access_log=False)
         self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
         self.thread.start()
+        while self.thread.is_alive() and not self.server.started:  # before, connections are refused
+            time.sleep(0.01)
 
     def post(self, path: str, content: object, **headers: str) -> tuple[int, object]:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
