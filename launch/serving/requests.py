@@ -53,7 +53,7 @@ class EmbedRequest(EmbedSparseRequest):
     dimensions: int | None = Field(default=None, ge=1)
 
 
-AnyRequest = TypeVar("AnyRequest", RerankRequest, EmbedSparseRequest)
+AnyRequest = TypeVar("AnyRequest", bound=RerankRequest | EmbedSparseRequest)
 
 
 def parse(kind: type[AnyRequest], body: bytes, max_texts: int) -> AnyRequest:
