@@ -48,11 +48,13 @@ def index_lines(summary: Mapping[str, Any]) -> list[str]:
     found = (summary.get("index") or {}).get("searched")
     if not found:
         return []
-    return [
-        f"{found['index']} index of {found['documents']:,} documents: {bytes_in_words(found['bytes'])}; nonzeros: "
-        f"{found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a query; products of a "
-        f"query and a document (FLOPS): {found['products']:,.3g}"
-    ]
+    line = f"{found['index']} index of {found['documents']:,} documents: {bytes_in_words(found['bytes'])}"
+    if "document_nonzeros" in found:  # of sparse embeddings
+        line += (
+            f"; nonzeros: {found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a query; "
+            f"products of a query and a document (FLOPS): {found['products']:,.3g}"
+        )
+    return [line]
 
 
 def form_table(summary: Mapping[str, Any]) -> list[str]:

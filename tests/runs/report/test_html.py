@@ -263,3 +263,15 @@ def test_nothing_is_wider_than_a_telephone(run_dir):
     widths = re.findall(r"(?<!max-)width: ([\d.]+)(rem|px)", STYLE)
     assert all(float(number) * (rem if unit == "rem" else 1) <= 390 for number, unit in widths)
     assert "minmax(min(20rem, 100%), 1fr)" in STYLE, "a column of curves is never wider than the page"
+
+
+def test_an_index_says_what_it_holds(capsys):
+    """That of sparse embeddings counts their values; PLAID's has bytes alone."""
+    facts = {"index": "plaid", "documents": 1000, "bytes": 2**21}
+    stored = {"bytes": {"fp32": 2**21}, "dimension": 128, "documents": 1000}
+    summary = {"metric": "MAP", "bm25": 0.3, "model": 0.2, "metrics": {"model": {"MAP": 0.2}}}
+    print_table({**summary, "index": {**stored, "searched": facts}})
+    assert "\nplaid index of 1,000 documents: 2 MiB\n" in capsys.readouterr().out
+    facts |= {"index": "inverted", "document_nonzeros": 120.0, "query_nonzeros": 9.0, "products": 3.5}
+    print_table({**summary, "index": {**stored, "searched": facts}})
+    assert "inverted index of 1,000 documents: 2 MiB; nonzeros: 120.0 of a document" in capsys.readouterr().out
