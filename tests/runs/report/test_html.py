@@ -125,6 +125,16 @@ def test_the_printed_table_says_the_same(capsys):
     assert "fused: 0.65 model + 0.35 first stage" in out
 
 
+def test_the_index_that_was_searched_says_what_it_knows(capsys):
+    index = {"bytes": {"fp32": 4096}, "documents": 12, "dimension": 8}
+    searched = {"index": "plaid", "documents": 12, "bytes": 2048}
+    print_table({**SUMMARY, "index": {**index, "searched": searched}})
+    assert "plaid index of 12 documents: 2 KiB\n" in capsys.readouterr().out
+    counts = {"document_nonzeros": 120.04, "query_nonzeros": 9.5, "products": 3.2}
+    print_table({**SUMMARY, "index": {**index, "searched": {**searched, "index": "inverted", **counts}}})
+    assert "inverted index of 12 documents: 2 KiB; nonzeros: 120.0 of a document, 9.5" in capsys.readouterr().out
+
+
 RETRIEVED = {
     "metric": "nDCG@10",
     **METRICS,
