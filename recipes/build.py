@@ -85,11 +85,12 @@ module_logger = logging.getLogger(__name__)
 SCORES_IN_DATA = "teacher=null takes the scores in the data instead, if all rows have them"
 
 
-def build_auxiliary(role: str, options: ModelOptions, seed: int) -> RankingModel:
-    """Build the teacher or the guide. Raises ValueError, naming the role, if it cannot be loaded or has no score
-    head."""
+def build_auxiliary(role: str, options: ModelOptions, seed: int, data: Data) -> RankingModel:
+    """Build the teacher or the guide, which reads the texts of `data`. Raises ValueError, naming the role, if it cannot
+    be loaded or has no score head."""
     check_auxiliary_folder(role, options)
     model: RankingModel = options.build(seed)
+    read_corpus(model, data)
     return model
 
 
@@ -150,7 +151,7 @@ def build_trainer(
             model.why_no_packs,
         )
     auxiliary_models = {
-        role: build_auxiliary(role, options, settings.seed)
+        role: build_auxiliary(role, options, settings.seed, data)
         for role, options in (("teacher", settings.teacher), ("guide", settings.guide))
         if options is not None
     }

@@ -20,7 +20,7 @@ from models.export.folder import (
     write_tokenizer,
 )
 from models.scale import FILE
-from models.sparse.modules import LARGEST, LARGEST_OF
+from models.sparse.modules import LARGEST, LARGEST_OF, TIED
 
 if TYPE_CHECKING:
     from models.sparse.sparse_encoder import SparseEncoder
@@ -147,8 +147,15 @@ def _settings(model: SparseEncoder) -> dict[str, Any]:
         "default_prompt_name": model.tokenizer.default_prompt,
         "similarity_fn_name": model.similarity,
         **{name: number for name, number in terms.items() if number is not None},
+        **({TIED: True} if _is_tied(model) else {}),
         **own_settings(model.tokenizer),
     }
+
+
+def _is_tied(model: SparseEncoder) -> bool:
+    """Whether a head that is written after the transformer has the weights of its word embeddings."""
+    weight = model.tower.head.weight
+    return not model.tower.has_own_head and any(weight is part for part in model.tower.backbone.parameters())
 
 
 def _write_card(model: SparseEncoder, work: Path, name: str, card: str | None) -> None:

@@ -119,13 +119,15 @@ def load_language_model(
     *,
     adapter: SavedAdapter | None,
     linear: nn.Linear | None,
+    tied: bool = False,
     tokens: int | None = None,
 ) -> tuple[PreTrainedModel, LanguageHead, bool]:
     """Load the transformer of `folder`, with `adapter` merged into it, and its head. Also returns whether the head is
     part of the transformer.
 
-    The head is `linear` if the model's folder has one; else the one of the language model; else the word embeddings,
-    transposed, with a bias that starts at 0. `tokens`: of the tokenizer; embeddings with more rows, which no token has
+    The head is `linear` if the model's folder has one, with the word embeddings as its weights if it is `tied` to them
+    and they are equal still; else the one of the language model; else the word embeddings, transposed, with a bias that
+    starts at 0. `tokens`: of the tokenizer; embeddings with more rows, which no token has
     (a vocabulary padded to a multiple of 64), are cut to so many. Raises ValueError in one line.
     """
     names = config.architectures or []
@@ -143,14 +145,15 @@ def load_language_model(
         check_transform(model, LogitTransform())
         last: Any = model.get_output_embeddings()
         return model.base_model, LanguageHead(last.weight, last.bias), False  # type: ignore[return-value]
+    embeddings: Any = model.get_input_embeddings()
     if linear is not None:
-        return model, LanguageHead(linear.weight, linear.bias), False
+        shared = tied and (embeddings.weight.is_meta or torch.equal(embeddings.weight, linear.weight))
+        return model, LanguageHead(embeddings.weight if shared else linear.weight, linear.bias), False
     logger.warning(
         "model %s has no head of a language model: its word embeddings, transposed, give the weights of the vocabulary"
         ", which have no meaning before training",
         folder.path,
     )
-    embeddings: Any = model.get_input_embeddings()
     return model, LanguageHead(embeddings.weight, nn.Parameter(torch.zeros(len(embeddings.weight)))), False
 
 

@@ -12,6 +12,7 @@ from models.loading.activation import activation_named
 from models.loading.folder import PICKLED, ModelFolder, read_json
 
 LARGEST = "max_active_dims"  # of both roles, as sentence-transformers reads it
+TIED = "tied_head"  # the head's weights are those of the word embeddings; other libraries do not read it
 LARGEST_OF = {"query": "query_terms", "document": "document_terms"}  # if they differ; other libraries do not read it
 ACTIVATIONS = ("relu", "log1p_relu")
 SUPPORTED = (
@@ -27,6 +28,7 @@ class SparseModules:
     transformer: ModelFolder  # of the documents; of the queries too, if there are no `token_weights`
     activation: str = "relu"
     linear: Path | None = None  # a Dense layer that gives the logits; None: the transformer does, or has no head
+    tied: bool = False  # whether the layer's weights are the word embeddings, if no one trained them apart since
     token_weights: Path | None = None  # of inference-free queries
     largest: int | None = None
     query_terms: int | None = None
@@ -56,6 +58,7 @@ class SparseModules:
             document,
             _activation(document),
             document.modules[1][1] if "Dense" in names else None,
+            bool(folder.settings.get(TIED)),
             None if query is None else query.modules[0][1],
             folder.settings.get(LARGEST),
             *(folder.settings.get(name) for name in LARGEST_OF.values()),

@@ -149,7 +149,7 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
         free = self.query_weights is not None or modules.token_weights is not None
         tokens = len(load_plain_tokenizer(folder)) if free else None  # other libraries need a weight for each of them
         backbone, head, has_own_head = load_language_model(
-            base, config, self.attention, adapter=adapter, linear=modules.head(), tokens=tokens
+            base, config, self.attention, adapter=adapter, linear=modules.head(), tied=modules.tied, tokens=tokens
         )
         keep_layers(backbone, base, self.num_layers, self.kept_layers)
         default = None if folder.max_length else self.default_length

@@ -79,14 +79,15 @@ class StaticEmbedderConfig(EmbedderOptions):
         """
         folder = self.read_folder()
         self.similarity_of(folder)  # raises an error before weights are read
-        read = self._read if folder.is_static and self.start != "random" else self._start
+        starts = not folder.is_static or self.start == "random"
+        read = self._start if starts else self._read
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             parts = [self._tower(route, *read(route)) for route in folder.routes().values()]
             projection = self.new_teacher_projection(parts[0][0].dimension)
         model = BiEncoder(**self.parts_of_model(folder, parts), teacher_projection=projection)
-        changes = {"start": self.start is not None}
-        model.int8_ranges = self.saved_int8_ranges(folder, parts[0][2], model.dimension, changes)
+        if not starts:  # a new table gives other embeddings than those whose ranges the folder holds
+            model.int8_ranges = self.saved_int8_ranges(folder, parts[0][2], model.dimension, {})
         return model.train()
 
     def starting_from(self, folder: Path) -> Self:

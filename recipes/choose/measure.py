@@ -22,6 +22,7 @@ from evaluation.retrieval_evaluator import OVERLAP_DEPTH, RetrievalEvaluator
 from evaluation.significance import interval_of, paired_test
 from evaluation.windows import WindowLists, best_of, later_windows, search_windows
 from inference.stored_form import StoredForm
+from recipes.build import read_corpus
 from recipes.choose.config import RERANKED, RETRIEVED, ChooseConfig
 from recipes.choose.entries import Entry, embeds
 from recipes.choose.store import Measurement, PerQuery
@@ -84,6 +85,7 @@ def measure_model(bench: Bench, entry: Entry) -> Measurement:
     settings, device = bench.settings, process_group.device()
     model = entry.options.build(settings.seed).to(device)
     expect_prompts(model, bench.collection)
+    read_corpus(model, bench.collection)
     runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
     measurement = (_embedder if embeds(entry) else _reranker)(bench, model, runner)
     measurement.figures.update(

@@ -11,6 +11,7 @@ from data.collection import Collection, Split, content_hash
 from engines.distributed import process_group
 from engines.precision import MixedPrecision, autocast_dtype, check_precision
 from inference.fingerprint import model_key
+from recipes.build import read_corpus
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.prompts import expect_prompts
 from recipes.run_config import check_timeout
@@ -92,6 +93,7 @@ def build_scorer(
     device = process_group.device()
     model = options.build(settings.seed).to(device)
     expect_prompts(model, collection)
+    read_corpus(model, collection)
     runner = MixedPrecision(model, autocast_dtype(settings.precision, device))
     parts = model_key(model, precision=runner.precision)
     prompts = content_hash([collection.query_prompt, collection.document_prompt])  # the fingerprint has those of rows

@@ -44,17 +44,17 @@ def cost_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def index_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence on the index that was searched, if it knows its bytes; and on its nonzeros, if it counts them."""
+    """A sentence on the index that was searched, if it counts what it holds."""
     found = (summary.get("index") or {}).get("searched")
     if not found:
         return []
     line = f"{found['index']} index of {found['documents']:,} documents: {bytes_in_words(found['bytes'])}"
-    if "document_nonzeros" not in found:
-        return [line]
-    return [
-        f"{line}; nonzeros: {found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a "
-        f"query; products of a query and a document (FLOPS): {found['products']:,.3g}"
-    ]
+    if "document_nonzeros" in found:  # of sparse embeddings
+        line += (
+            f"; nonzeros: {found['document_nonzeros']:,.1f} of a document, {found['query_nonzeros']:,.1f} of a query; "
+            f"products of a query and a document (FLOPS): {found['products']:,.3g}"
+        )
+    return [line]
 
 
 def form_table(summary: Mapping[str, Any]) -> list[str]:

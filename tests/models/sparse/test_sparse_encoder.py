@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.loading.backbone import without_weights
 from models.loading.kind import declared_kind, options_for
 from models.lora import LoRAConfig
 from models.sparse.sparse_encoder import SparseEncoder, SparseEncoderConfig, keep_largest
@@ -280,6 +282,31 @@ def test_a_model_without_a_head_says_so(folders, caplog):
     caplog.clear()
     build(folders["bert"])
     assert not caplog.text
+
+
+@pytest.mark.parametrize("start", ["no head", "causal"])
+def test_a_head_that_is_the_word_embeddings_is_so_again_unless_it_was_trained_apart(start, folders, tmp_path):
+    def is_tied(model: SparseEncoder) -> bool:
+        return model.tower.head.weight is model.tower.backbone.get_input_embeddings().weight
+
+    model = build(folders[start])
+    assert is_tied(model)
+    model.export(tmp_path / "out")
+    again = SparseEncoder.load(tmp_path / "out")
+    assert is_tied(again)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in again.parameters()) == count
+    with without_weights():
+        assert is_tied(SparseEncoderConfig(str(tmp_path / "out")).build(0))
+    again.export(tmp_path / "again")
+    assert is_tied(SparseEncoder.load(tmp_path / "again"))
+    file = tmp_path / "out" / "1_Dense" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "linear.weight": weights["linear.weight"] + 1}, file)
+    apart = SparseEncoder.load(tmp_path / "out")
+    assert torch.equal(apart.tower.head.weight, weights["linear.weight"] + 1)
+    apart.export(tmp_path / "apart")
+    assert not is_tied(SparseEncoder.load(tmp_path / "apart"))
 
 
 def test_later_stages_start_from_what_was_learned(folders, tmp_path):

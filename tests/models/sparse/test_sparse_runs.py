@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from running import make_trainer, metrics_of
+
+from launch.cli.compose import load
+from recipes.choose import measure
+from recipes.choose.entries import Entry
+from recipes.choose.store import Measurement
+from recipes.negatives.scoring import build_scorer
 
 STEPS = 4
 EXPERIMENTS = {
@@ -55,3 +62,27 @@ def test_a_run_goes_on_where_it_was(
     )
     if name != "grpo":
         assert all(line["document/nonzeros"] > 1 for line in expected)
+
+
+def test_weights_by_idf_are_of_the_corpus_wherever_a_model_starts(
+    tiny_run: list[str], tmp_path: Path, sparse_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher, a model that scores lists, and one that is measured for a choice; else all weights would be 1."""
+    teacher = ["model@teacher=sparse_encoder", f"teacher.name_or_path={sparse_dir}", "teacher.query_weights=idf"]
+    own = ["+exp=splade_distill", *tiny_run, f"model.name_or_path={sparse_dir}", "eval.depth=100"]
+    trainer = make_trainer([*own, *teacher])
+    found = [trainer.auxiliary_models["teacher"].model.model]
+    settings = load([*own, *teacher])
+    scoring = SimpleNamespace(precision="fp32", seed=1)
+    found.append(build_scorer(scoring, settings.teacher, settings.data.build())[0].model)
+
+    def keep(bench: object, model: torch.nn.Module, runner: object) -> Measurement:
+        found.append(model)
+        return Measurement({}, {}, {})
+
+    monkeypatch.setattr(measure, "_embedder", keep)
+    data = [option for option in tiny_run if option.startswith("data.")]
+    choice = load(["data=beir", *data, f"models=[{sparse_dir}]", f"output={tmp_path / 'choice'}"], "choose")
+    measure.measure_model(measure.Bench(choice, choice.data.build()), Entry("sparse", "sparse", settings.teacher))
+    assert len(found) == 3
+    assert all(len(model.token_weights.weight.unique()) > 5 for model in found)

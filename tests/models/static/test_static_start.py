@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_random_vectors_depend_on_the_seed_alone(tiny_bert_dir: Path) -> None:
     assert first.equal(again)
     assert not first.equal(other)
     assert first.shape[1] == 6
+
+
+def test_int8_ranges_are_those_of_the_table_that_is_read(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    """A new table has other vectors than the model that it starts from, whose folder holds the ranges of its own."""
+    folder, ranges = tmp_path / "static", np.array([[-1.0], [1.0]], dtype=np.float32)
+    StaticEmbedderConfig(str(tiny_bert_dir), start="random", dimension=32).build(seed=0).eval().export(folder)
+    other = shutil.copytree(tiny_bert_dir, tmp_path / "other")
+    for target in (folder, other):
+        np.save(target / "int8_ranges.npy", ranges.repeat(32, axis=1))
+
+    def ranges_of(source: Path, **options) -> object:
+        return StaticEmbedderConfig(str(source), **options).build(seed=0).int8_ranges
+
+    assert ranges_of(folder).dims == (32,)
+    assert ranges_of(folder, start="random", dimension=32) is None
+    assert ranges_of(other) is None
 
 
 @pytest.mark.parametrize("kind", start.STARTS)
