@@ -34,6 +34,7 @@ class Similarity(ABC):
 
     name: ClassVar[str]
     is_ragged: ClassVar[bool] = False  # whether representations are `Ragged`
+    is_symmetric: ClassVar[bool] = True  # whether query and document may change places, so that texts of a role compare
 
     @abstractmethod
     def comparable(self, representations: Any, dim: int | None = None) -> Any:
@@ -109,6 +110,7 @@ class MaxSim(Similarity):
 
     name: ClassVar[str] = "maxsim"
     is_ragged: ClassVar[bool] = True
+    is_symmetric: ClassVar[bool] = False  # a sum over the query's vectors
 
     unit_length: bool = True
 

@@ -50,6 +50,7 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     default_evaluation: ClassVar[str] = "retrieval_sparse"
+    default_loss: ClassVar[str] = "info_nce_sparse"
     small_similarities: ClassVar[bool] = False
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id

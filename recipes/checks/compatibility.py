@@ -87,9 +87,11 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
     name = type(loss).__name__
     check_outputs(f"loss {name}", required_outputs(loss), settings.model)
     if reads_one_vector(loss) and not settings.model.one_vector:
+        model = settings.model
+        other = f"choose one that compares by any similarity, such as loss={model.default_loss}"
         raise ValueError(
-            f"loss {name} reads one vector per text, and {type(settings.model).__name__} gives several: choose one "
-            "that compares by any similarity, such as loss=info_nce, or model=bi_encoder"
+            f"loss {name} reads one vector per text, and {type(model).__name__} gives several: "
+            f"{getattr(loss, 'many_vectors_remedy', '') or other}, or model=bi_encoder"
         )
     if has_in_batch_negatives(loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
