@@ -100,7 +100,7 @@ def summarise(
         "test_queries": len(test.queries),
         **partial_entry(test.partial),
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
-        "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.max_length),
+        "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.limits),
         "steps": outcome.steps,
         **length_of(outcome),
         "seconds": outcome.seconds,

@@ -91,7 +91,7 @@ def warn_if_cut(test: Evaluator) -> None:
     """Print a warning, before training, if many texts of test are cut."""
     count = test.truncation()
     if count is not None and count.is_large and process_group.is_main():
-        print(cut_line({"test": count}, test.tokenizer.max_length), file=sys.stderr, flush=True)
+        print(cut_line({"test": count}, test.tokenizer.limits), file=sys.stderr, flush=True)
 
 
 def load_best(trainer: Trainer) -> None:

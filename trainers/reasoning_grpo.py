@@ -174,7 +174,7 @@ def training_prompts(
         for row, label in zip(ids, example.labels, strict=True):
             text = tokenizer.reader.tokenizer.decode(row, skip_special_tokens=False)
             rows.append({"prompt": text, "relevant": bool(label > 0)})
-    if line := cut_line({"train": cut}, tokenizer.max_length):
+    if line := cut_line({"train": cut}, tokenizer.limits):
         logger.warning(line)
     return rows[:limit]
 

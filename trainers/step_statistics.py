@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -77,12 +78,12 @@ def note(
     plan: StepPlan,
     batch: ListBatch,
     config: TrainerConfig,
-    max_length: int,
+    limits: Mapping[str, int],
     kept: KeptChunks,
     loss: Any,
 ) -> None:
     """Print a note if a step has fewer chunks than there are ranks, how many chunks trainer.kept_chunks=auto keeps once
-    it is known, and a warning if many of its texts are cut to `max_length` tokens; each once in a run."""
+    it is known, and a warning if many of its texts are cut to the `limits` of `cut_line`; each once in a run."""
     if len(plan.chunks) < world_size():
         progress.note_once(
             "idle ranks",
@@ -99,4 +100,4 @@ def note(
     if kept.chosen:
         progress.note_once("kept chunks", kept.chosen)
     if batch.truncation is not None and batch.truncation.is_large:
-        progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, max_length))
+        progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, limits))

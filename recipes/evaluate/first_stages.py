@@ -80,7 +80,7 @@ def compare_first_stages(settings: EvaluationConfig, collection: Collection, mod
         "pairs_scored": sum(len(scorer.lists[query]) for query in queries),
         "pairs_of_all_first_stages": sum(len(run[query]) for run in runs for query in queries),
         "test_queries": len(queries),
-        "truncated": summary_of({settings.split: scorer.truncation(queries)}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: scorer.truncation(queries)}, model.tokenizer.limits),
     }
     summary |= cost_of_model(settings, collection, runner, next(iter(evaluators.values())), queries)
     results = {f"{name}.{key}": value for name, own in behind.items() for key, value in own.results.items()}

@@ -132,7 +132,7 @@ def compare(settings: EvaluationConfig, collection: Collection, model: RankingMo
         "test_queries": len(queries),
         **partial_entry(evaluator.partial),
         **({} if result.index is None else {"index": result.index}),
-        "truncated": summary_of({settings.split: evaluator.truncation(queries)}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: evaluator.truncation(queries)}, model.tokenizer.limits),
         **cost_of_model(settings, collection, runner, evaluator, queries),
     }
     return Measured(summary, qrels, results, runs)
@@ -156,7 +156,7 @@ def correlate(settings: EvaluationConfig, collection: Collection, model: Ranking
         "fusion_weight": None,
         "test_queries": len(evaluator.queries),
         "test_pairs": evaluator.num_pairs,
-        "truncated": summary_of({settings.split: evaluator.truncation()}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: evaluator.truncation()}, model.tokenizer.limits),
     }
     return Measured(summary)
 

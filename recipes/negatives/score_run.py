@@ -73,7 +73,7 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
         }
         agreement = Agreement()
         if process_group.is_main():
-            if line := cut_line(_truncations(scored), tokenizer.max_length):
+            if line := cut_line(_truncations(scored), tokenizer.limits):
                 logger.warning("%s", line)
             agreement = _write(settings, output, collection, scored, perf_counter() - started)
     process_group.stop()
