@@ -68,6 +68,12 @@ class Truncation:
         return " and ".join(f"{cut:,} of {total:,} {what} ({cut / total:.1%})" for cut, total, what in parts if total)
 
 
+def limits_of(tokenizer: Any) -> Mapping[str, int]:
+    """The most tokens of a query and of a document by the option that sets them; one entry if that is `max_length`. A
+    model from outside may know no other."""
+    return getattr(tokenizer, "limits", None) or {"model.max_length": tokenizer.max_length}
+
+
 def summary_of(counts: Mapping[str, Truncation | None], limits: Mapping[str, int]) -> dict[str, Any]:
     """The counts in JSON types, as summary.json holds them under `truncated`; what is not counted is left out.
     `limits`: those of `cut_line`, which are written too if they are two."""

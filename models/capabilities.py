@@ -49,10 +49,6 @@ class ListTokenizer(Protocol):
         """The most tokens of a row."""
 
     @property
-    def limits(self) -> Mapping[str, int]:
-        """The most tokens of a row with a query, and with a document, by the option that sets them."""
-
-    @property
     def padding(self) -> Mapping[str, int]:
         """The padding value of each feature; 0 for a feature that is not named."""
 
