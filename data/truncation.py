@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+LIMITS = "limits"  # the key of the lengths by option in summary.json
 WARN_SHARE = 0.1  # share of the queries, or of the documents, above which a line is a warning
 
 
@@ -67,24 +68,40 @@ class Truncation:
         return " and ".join(f"{cut:,} of {total:,} {what} ({cut / total:.1%})" for cut, total, what in parts if total)
 
 
-def summary_of(counts: Mapping[str, Truncation | None], max_length: int) -> dict[str, Any]:
-    """The counts in JSON types, as summary.json holds them under `truncated`; what is not counted is left out."""
-    return {"max_length": max_length, **{name: asdict(count) for name, count in counts.items() if count}}
+def limits_of(tokenizer: Any) -> Mapping[str, int]:
+    """The most tokens of a query and of a document by the option that sets them; one entry if that is `max_length`. A
+    model from outside may know no other."""
+    return getattr(tokenizer, "limits", None) or {"model.max_length": tokenizer.max_length}
+
+
+def summary_of(counts: Mapping[str, Truncation | None], limits: Mapping[str, int]) -> dict[str, Any]:
+    """The counts in JSON types, as summary.json holds them under `truncated`; what is not counted is left out.
+    `limits`: those of `cut_line`, which are written too if they are two."""
+    written = {"max_length": max(limits.values()), **({LIMITS: dict(limits)} if len(limits) > 1 else {})}
+    return {**written, **{name: asdict(count) for name, count in counts.items() if count}}
 
 
 def line_of_summary(truncated: Mapping[str, Any]) -> str:
     """`cut_line` of such counts."""
-    counts = {name: Truncation(**count) for name, count in truncated.items() if name != "max_length"}
-    return cut_line(counts, truncated["max_length"])
+    counts = {name: Truncation(**count) for name, count in truncated.items() if name not in ("max_length", LIMITS)}
+    return cut_line(counts, truncated.get(LIMITS) or {"model.max_length": truncated["max_length"]})
 
 
-def cut_line(counts: Mapping[str, Truncation | None], max_length: int, option: str = "model.max_length") -> str:
+def cut_line(counts: Mapping[str, Truncation | None], limits: Mapping[str, int]) -> str:
     """One line about the texts that were cut, by what they are used for; empty if none was. It starts with "warning:"
-    if they are many."""
+    if they are many.
+
+    `limits`: the most tokens of a query and of a document by the option that sets them, or of both by one option.
+    """
     cut = {name: count for name, count in counts.items() if count and (count.cut_queries or count.cut_documents)}
     if not cut:
         return ""
     many = any(count.is_large for count in cut.values())
     said = "; ".join(f"{name} {count}".lstrip() for name, count in cut.items())
-    remedy = f" (raise {option} if the model reads more, or divide long documents into passages)" * many
-    return f"{'warning' if many else 'note'}: longer than {option}={max_length} tokens and cut: {said}{remedy}"
+    options = list(limits)
+    if len(options) > 1:  # only those that cut a text
+        cuts = [any(count.cut_queries for count in cut.values()), any(count.cut_documents for count in cut.values())]
+        options = [option for option, has_cut in zip(options, cuts, strict=True) if has_cut]
+    lengths = " or ".join(f"{option}={limits[option]}" for option in options)
+    remedy = f" (raise {' or '.join(options)} if the model reads more, or divide long documents into passages)" * many
+    return f"{'warning' if many else 'note'}: longer than {lengths} tokens and cut: {said}{remedy}"

@@ -92,7 +92,7 @@ def ranked(options: argparse.Namespace, documents: Sequence[Document]) -> list[R
     pairs = [(options.query, document.text) for document in documents]
     found = reranker.score(pairs, instruction=options.instruction, show_progress=True)
     count = Truncation.of_rows(found.cut, [len(pairs)], len(pairs))
-    if line := cut_line({"": count}, reranker.max_length, option="--max-length"):
+    if line := cut_line({"": count}, {"--max-length": reranker.max_length}):
         print(line, file=sys.stderr)
     scores = found.raw if options.raw else found.scores
     order = (-found.raw).argsort(kind="stable").tolist()

@@ -94,7 +94,7 @@ def _inspected(path: str, options: SourceOptions, chosen: Chosen) -> Inspection:
         splits=measure_splits(content),
         roles=roles,
         model=chosen.model if tokens else "",
-        max_length=tokens.max_length if tokens else None,
+        max_length=max(tokens.limits.values()) if tokens else None,
         losses=None if available is None else fitting(chosen, available),
         findings=sorted(findings, key=lambda finding: order.index(finding.severity)),
         records=content.records,
@@ -151,7 +151,7 @@ def _token_findings(tokens: TokenCounts | None, roles: list[RoleMeasures]) -> It
     if tokens is None:
         return
     if tokens.truncation is not None and tokens.truncation.is_large:
-        said = cut_line({"": tokens.truncation}, tokens.max_length).removeprefix("warning: ")
+        said = cut_line({"": tokens.truncation}, tokens.limits).removeprefix("warning: ")
         message, _, remedy = said.partition(" (raise")
         advice = f"raise{remedy.removesuffix(')')}" if remedy else ""
         yield Finding("warning", "long texts", f"{message}{_in(tokens.sampled)}", advice)

@@ -9,7 +9,7 @@ from typing import Any
 from data.collection import Collection
 from data.formats.trec import write_trec_run
 from data.sampling.mixture import Mixture
-from data.truncation import Truncation, summary_of
+from data.truncation import Truncation, limits_of, summary_of
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import peak_memory_bytes
@@ -100,7 +100,7 @@ def summarise(
         "test_queries": len(test.queries),
         **partial_entry(test.partial),
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
-        "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, test.tokenizer.max_length),
+        "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, limits_of(test.tokenizer)),
         "steps": outcome.steps,
         **length_of(outcome),
         "seconds": outcome.seconds,

@@ -11,7 +11,7 @@ from typing import Any
 from data.collection import Collection
 from data.progress import Progress
 from data.sampling.mixture import Mixture
-from data.truncation import Truncation, cut_line
+from data.truncation import Truncation, cut_line, limits_of
 from engines.distributed import process_group
 from engines.distributed.collectives import broadcast_object
 from engines.protocol import Engine
@@ -91,7 +91,7 @@ def warn_if_cut(test: Evaluator) -> None:
     """Print a warning, before training, if many texts of test are cut."""
     count = test.truncation()
     if count is not None and count.is_large and process_group.is_main():
-        print(cut_line({"test": count}, test.tokenizer.max_length), file=sys.stderr, flush=True)
+        print(cut_line({"test": count}, limits_of(test.tokenizer)), file=sys.stderr, flush=True)
 
 
 def load_best(trainer: Trainer) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from data.collection import Collection
 from data.hashing import stable_hash
 from data.sampling.training_lists import TrainingLists
-from data.truncation import Truncation, cut_line
+from data.truncation import Truncation, cut_line, limits_of
 from engines.distributed import heartbeat, preemption
 from engines.distributed.collectives import all_agree
 from models.prompts.reasoning_template import ReasoningTemplate
@@ -174,7 +174,7 @@ def training_prompts(
         for row, label in zip(ids, example.labels, strict=True):
             text = tokenizer.reader.tokenizer.decode(row, skip_special_tokens=False)
             rows.append({"prompt": text, "relevant": bool(label > 0)})
-    if line := cut_line({"train": cut}, tokenizer.max_length):
+    if line := cut_line({"train": cut}, limits_of(tokenizer)):
         logger.warning(line)
     return rows[:limit]
 

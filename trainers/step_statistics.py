@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batch import ListBatch, to_device
-from data.truncation import cut_line
+from data.truncation import cut_line, limits_of
 from engines.distributed.process_group import world_size
 from engines.distributed.traffic import traffic_statistics
 from engines.memory.kept_chunks import KeptChunks
@@ -77,12 +77,12 @@ def note(
     plan: StepPlan,
     batch: ListBatch,
     config: TrainerConfig,
-    max_length: int,
+    tokenizer: Any,
     kept: KeptChunks,
     loss: Any,
 ) -> None:
     """Print a note if a step has fewer chunks than there are ranks, how many chunks trainer.kept_chunks=auto keeps once
-    it is known, and a warning if many of its texts are cut to `max_length` tokens; each once in a run."""
+    it is known, and a warning if many of its texts are cut by `tokenizer`; each once in a run."""
     if len(plan.chunks) < world_size():
         progress.note_once(
             "idle ranks",
@@ -99,4 +99,4 @@ def note(
     if kept.chosen:
         progress.note_once("kept chunks", kept.chosen)
     if batch.truncation is not None and batch.truncation.is_large:
-        progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, max_length))
+        progress.note_once("truncation", cut_line({f"step {plan.step}": batch.truncation}, limits_of(tokenizer)))

@@ -55,7 +55,7 @@ class Trainer(ABC):
         if config.runs_without_dropout:
             run_without_dropout(parts.model, type(self).__name__)
         tokenizer: Any = parts.model.tokenizer
-        self.max_length = tokenizer.max_length
+        self.tokenizer = tokenizer
         collator = list_collator(parts.model, tokenizer.padding, config.token_budget)
         self.reference = make_reference(parts.model, collator, parts.losses)  # before the engine wraps the model
         self.engine: Engine = parts.engine.build(
@@ -167,7 +167,7 @@ class Trainer(ABC):
         self.state.add_truncation(batch.truncation)
         if batch.source in self.losses.by_source:
             self.state.add_loss(batch.source, numbers["loss"])
-        note(self.progress, plan, batch, self.config, self.max_length, self.gradient_cache.kept, self.loss_of(batch))
+        note(self.progress, plan, batch, self.config, self.tokenizer, self.gradient_cache.kept, self.loss_of(batch))
         return {
             "loss": numbers.pop("loss"),
             "grad_norm": grad_norm,

@@ -59,6 +59,6 @@ def _tokens(tokens: TokenCounts | None) -> str:
         return "not counted; model=NAME model.name_or_path=PATH says how many texts that model cuts"
     if tokens.truncation is None:
         return "not counted by this model"
-    line = cut_line({"": tokens.truncation}, tokens.max_length).partition(" (raise")[0].partition(": ")[2]
-    none = f"no text is longer than model.max_length={tokens.max_length}"
+    line = cut_line({"": tokens.truncation}, tokens.limits).partition(" (raise")[0].partition(": ")[2]
+    none = f"no text is longer than {' or '.join(f'{option}={length}' for option, length in tokens.limits.items())}"
     return f"{line or none}{f', in {tokens.sampled}' if tokens.sampled else ''} ({tokens.model})"

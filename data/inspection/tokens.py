@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from data.batch import TokenSequences
 from data.inspection.content import Content, Limits, spread_evenly
 from data.progress import show_progress
 from data.sampling.training_lists import ListTokenizer
-from data.truncation import Truncation
+from data.truncation import Truncation, limits_of
 
 MAX_CHARACTERS = 200_000  # of a text that are counted
 BATCH = 64  # texts that are counted at once
@@ -20,7 +20,9 @@ DOCUMENTS = 2  # of a corpus, to each query that is counted
 class CountingTokenizer(ListTokenizer, Protocol):
     """A tokenizer of lists that also counts the tokens of texts, as those of models.tokenization do."""
 
-    max_length: int
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a row."""
 
     def count_tokens(self, texts: list[str]) -> list[tuple[int, int]]:
         """The number of tokens of each text, and how many of them are unknown ones; without prompts and a limit."""
@@ -41,7 +43,7 @@ class TokenCounts:
     tokenizer does not count them)."""
 
     model: str
-    max_length: int
+    limits: Mapping[str, int]  # the most tokens of a query and of a document, by the option that sets them
     lengths: dict[str, tuple[int, ...]]
     unknown: dict[str, float]
     truncation: Truncation | None
@@ -73,7 +75,7 @@ def count_tokens(
     unknown = {role: sum(number for _, number in own) / max(total[role], 1) for role, own in counts.items()}
     lengths = {role: tuple(number for number, _ in own) for role, own in counts.items()}
     truncation = _truncation(lists, tokenizer, query_prompt, document_prompt)
-    return TokenCounts(model, tokenizer.max_length, lengths, unknown, truncation, sampled)
+    return TokenCounts(model, limits_of(tokenizer), lengths, unknown, truncation, sampled)
 
 
 def token_lists(content: Content, limits: Limits) -> tuple[list[TokenList], str]:

@@ -15,7 +15,7 @@ from data.bm25 import BM25
 from data.candidates import bm25_options_of
 from data.collection import Collection, Split
 from data.formats.trec import read_run
-from data.truncation import summary_of
+from data.truncation import limits_of, summary_of
 from engines.distributed import process_group
 from evaluation.evaluator import Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.fusion import fuse
@@ -80,7 +80,7 @@ def compare_first_stages(settings: EvaluationConfig, collection: Collection, mod
         "pairs_scored": sum(len(scorer.lists[query]) for query in queries),
         "pairs_of_all_first_stages": sum(len(run[query]) for run in runs for query in queries),
         "test_queries": len(queries),
-        "truncated": summary_of({settings.split: scorer.truncation(queries)}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: scorer.truncation(queries)}, limits_of(model.tokenizer)),
     }
     summary |= cost_of_model(settings, collection, runner, next(iter(evaluators.values())), queries)
     results = {f"{name}.{key}": value for name, own in behind.items() for key, value in own.results.items()}

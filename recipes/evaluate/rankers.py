@@ -10,7 +10,7 @@ from typing import Any
 from data.bm25 import BM25
 from data.candidates import bm25_options_of
 from data.collection import Collection, Split
-from data.truncation import summary_of
+from data.truncation import limits_of, summary_of
 from engines.distributed import process_group
 from engines.precision import MixedPrecision, autocast_dtype
 from evaluation.evaluator import Evaluator, Prompts, judged_queries, leave_out, most_own_documents
@@ -132,7 +132,7 @@ def compare(settings: EvaluationConfig, collection: Collection, model: RankingMo
         "test_queries": len(queries),
         **partial_entry(evaluator.partial),
         **({} if result.index is None else {"index": result.index}),
-        "truncated": summary_of({settings.split: evaluator.truncation(queries)}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: evaluator.truncation(queries)}, limits_of(model.tokenizer)),
         **cost_of_model(settings, collection, runner, evaluator, queries),
     }
     return Measured(summary, qrels, results, runs)
@@ -156,7 +156,7 @@ def correlate(settings: EvaluationConfig, collection: Collection, model: Ranking
         "fusion_weight": None,
         "test_queries": len(evaluator.queries),
         "test_pairs": evaluator.num_pairs,
-        "truncated": summary_of({settings.split: evaluator.truncation()}, model.tokenizer.max_length),
+        "truncated": summary_of({settings.split: evaluator.truncation()}, limits_of(model.tokenizer)),
     }
     return Measured(summary)
 

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import IO
 
 from data.collection import Collection, Split
-from data.truncation import Truncation, cut_line
+from data.truncation import Truncation, cut_line, limits_of
 from engines.distributed import process_group
 from engines.distributed.heartbeat import OnLostRank
 from evaluation.evaluator import Prompts
@@ -73,7 +73,7 @@ def score(settings: ScoreConfig, *, on_lost_rank: OnLostRank | None = None) -> f
         }
         agreement = Agreement()
         if process_group.is_main():
-            if line := cut_line(_truncations(scored), tokenizer.max_length):
+            if line := cut_line(_truncations(scored), limits_of(tokenizer)):
                 logger.warning("%s", line)
             agreement = _write(settings, output, collection, scored, perf_counter() - started)
     process_group.stop()

@@ -10,7 +10,7 @@ from running import run_several
 from transformers import AutoTokenizer
 
 from data.batch import TokenSequences
-from data.truncation import Truncation, cut_line
+from data.truncation import Truncation, cut_line, line_of_summary, summary_of
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
 from launch.inspect_data import main as inspect
@@ -20,6 +20,7 @@ from models.cross_encoder import CrossEncoderConfig
 from recipes.evaluate.run import evaluate
 from recipes.training_run import train
 
+EIGHT = {"model.max_length": 8}
 LONG = "the apple is red " * 200
 
 
@@ -48,11 +49,27 @@ def test_lists_and_empty_lists_are_counted() -> None:
     lost = TokenSequences.from_encoding({"input_ids": [[1]] * 4, "truncated": [[3, 0], [0, 0], [0, 2], [0, 1]]})
     assert Truncation.of_rows(lost.truncated, [2, 0, 2], 4) == Truncation(3, 1, 4, 2)
     assert Truncation.of_rows(None, [1], 1) is None
-    assert cut_line({"test": Truncation(4, 0, 100, 0)}, 8) == ""
-    assert cut_line({"test": Truncation(4, 0, 100, 10)}, 8).startswith("note: longer than model.max_length=8 tokens")
-    line = cut_line({"train": None, "test": Truncation(4, 0, 100, 11)}, 8)
+    assert cut_line({"test": Truncation(4, 0, 100, 0)}, EIGHT) == ""
+    assert cut_line({"test": Truncation(4, 0, 100, 10)}, EIGHT).startswith(
+        "note: longer than model.max_length=8 tokens"
+    )
+    line = cut_line({"train": None, "test": Truncation(4, 0, 100, 11)}, EIGHT)
     assert line.startswith("warning: ")
     assert "test 0 of 4 queries (0.0%) and 11 of 100 documents (11.0%)" in line
+
+
+def test_lengths_of_roles_are_named() -> None:
+    limits = {"model.query_length": 4, "model.document_length": 9}
+    for cut, remedy in (
+        (Truncation(4, 1, 100, 0), "model.query_length"),
+        (Truncation(4, 0, 100, 11), "model.document_length"),
+        (Truncation(4, 1, 100, 11), "model.query_length or model.document_length"),
+    ):
+        line = cut_line({"test": cut}, limits)
+        assert f"(raise {remedy} if" in line
+        assert line.startswith("warning: longer than " + " or ".join(f"{o}={limits[o]}" for o in remedy.split(" or ")))
+        assert line_of_summary(summary_of({"test": cut}, limits)) == line
+    assert summary_of({}, limits) == {"max_length": 9, "limits": limits}
 
 
 @pytest.fixture

@@ -74,6 +74,22 @@ def test_memory_is_that_of_the_vectors_and_their_gradients(monkeypatch: pytest.M
     assert size + live.peak < 1.3 * 2 * size
 
 
+@pytest.mark.slow
+def test_memory_of_a_large_step() -> None:
+    """64 queries of 32 tokens and 1,024 documents of 180, in tiles of the usual size."""
+    texts = (64, 32), (1024, 180)
+    rows = [Ragged(torch.randn(n * length, 128).requires_grad_(), torch.full((n,), length)) for n, length in texts]
+    size = sum(each.values.nbytes for each in rows)
+    with LiveBytes([each.values for each in rows]) as live:
+        scores = max_sim_matrix(*rows).sum()
+        forward = live.peak
+        scores.backward()
+    ratios = (size + forward) / size, (size + live.peak) / (2 * size)
+    print(f"forward {ratios[0]:.3f} of the vectors, with backward {ratios[1]:.3f} of these and their gradients")
+    assert ratios[0] < 1.1
+    assert ratios[1] < 1.3
+
+
 def test_no_rows_at_all() -> None:
     queries, documents = vectors([2, 1]), vectors([])
     assert max_sim_matrix(queries, documents).shape == (2, 0)

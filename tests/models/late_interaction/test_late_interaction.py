@@ -212,6 +212,7 @@ def test_lengths_leave_room_for_a_text(options: dict[str, Any], message: str, ti
 
 def test_a_prompt_of_the_data_leaves_room_in_its_role(tiny_bert_dir: Path) -> None:
     tokenizer = LateInteractionConfig(str(tiny_bert_dir), document_length=60).build(seed=0).tokenizer
+    assert tokenizer.limits == {"model.query_length": 32, "model.document_length": 60}
     assert len(tokenizer(["x"], "document", LONG_PROMPT)["input_ids"][0]) < 60
     with pytest.raises(ValueError, match=r"tokens of model\.query_length=32: shorten it"):
         tokenizer(["x"], "query", LONG_PROMPT)
