@@ -78,7 +78,7 @@ def later_windows(evaluator: RetrievalEvaluator) -> dict[str, list[str]]:
     """The windows behind the first one of every document that the model cuts."""
     tokenizer, prompt = evaluator.tokenizer, evaluator.document_prompt
     row = tokenize_part(tokenizer, ["a"], "document", [prompt])["input_ids"][0]
-    room = max(tokenizer.max_length - len(row) + tokenizer.count_tokens(["a"])[0][0], 1)
+    room = max(tokenizer.limit_of("document")[1] - len(row) + tokenizer.count_tokens(["a"])[0][0], 1)
     cutter, found = WindowCutter(tokenizer), {}
     for name, text in _cut_documents(evaluator):
         if windows := cutter.later_windows(text, room):

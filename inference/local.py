@@ -83,7 +83,6 @@ def embed_texts(
     """
     assert texts, "nothing to embed"
     distinct = sorted(set(texts))
-    tokenizer.check_prompt(prompt)
     sequences = TokenSequences.from_encoding(tokenizer(distinct, role=role, prompt=prompt))
     collator = row_collator(runner.model, tokenizer.padding, token_budget(runner.device))
     embeddings = _run(runner, sequences, collator, "embedding", batch_size, progress=progress)

@@ -246,7 +246,7 @@ class VectorFiles:
 
     def publish(self, ids: Sequence[str], meta: Mapping[str, Any]) -> None:
         """Write ids and meta data, and put the folder in its place. One of another key is replaced."""
-        self._write_ids(ids)
+        write_ids(self.new, ids)
         (self.new / META).write_text(json.dumps(meta, indent=1) + "\n")
         for written in (*self.new.iterdir(), self.new):
             _sync(written)
@@ -255,17 +255,19 @@ class VectorFiles:
         os.replace(self.new, self.folder)
         shutil.rmtree(self.workspace)
 
-    def _write_ids(self, ids: Sequence[str]) -> None:
-        offsets = open_memmap(self.new / OFFSETS, mode="w+", dtype=np.dtype("<u8"), shape=(self.layout.rows + 1,))
-        place = 0
-        with (self.new / IDS).open("wb") as stream:
-            for start in range(0, self.layout.rows, IDS_AT_ONCE):
-                lines = [json.dumps(name).encode() + b"\n" for name in ids[start : start + IDS_AT_ONCE]]
-                stream.writelines(lines)
-                ends = place + np.cumsum([len(line) for line in lines])
-                offsets[start + 1 : start + 1 + len(lines)] = ends
-                place = int(ends[-1])
-        offsets.flush()
+
+def write_ids(folder: Path, ids: Sequence[str]) -> None:
+    """Write the ids that `Ids` reads."""
+    offsets = open_memmap(folder / OFFSETS, mode="w+", dtype=np.dtype("<u8"), shape=(len(ids) + 1,))
+    place = 0
+    with (folder / IDS).open("wb") as stream:
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            lines = [json.dumps(name).encode() + b"\n" for name in ids[start : start + IDS_AT_ONCE]]
+            stream.writelines(lines)
+            ends = place + np.cumsum([len(line) for line in lines])
+            offsets[start + 1 : start + 1 + len(lines)] = ends
+            place = int(ends[-1])
+    offsets.flush()
 
 
 def workspace_of(folder: Path) -> Path:

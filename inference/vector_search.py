@@ -10,6 +10,7 @@ from torch import Tensor
 from data.progress import show_progress
 from engines.distributed.collectives import gather_rows
 from engines.distributed.process_group import rank, world_size
+from inference.pieces.ragged import RaggedVectors
 from inference.search import BlockSearch, ExactIndex, Index, pack, unpack
 from inference.vectors import StoredVectors
 from losses.math.similarity import DOT, Similarity, similarity_named
@@ -19,8 +20,8 @@ RESCORED_AT_ONCE = 2**24  # values of documents that are rescored at once: 64 Mi
 
 
 def search_stored(
-    queries: Tensor,
-    stored: StoredVectors,
+    queries: Any,
+    stored: StoredVectors | RaggedVectors,
     depth: int,
     *,
     hamming: bool = False,
@@ -29,23 +30,29 @@ def search_stored(
     index: type[Index] = ExactIndex,
 ) -> tuple[Tensor, Tensor]:
     """Find the `depth` best stored vectors for each query: scores and rows [queries, min(depth, n)], best first, the
-    same on all ranks. `queries` [queries, dim or more] float32 are a model's embeddings.
+    same on all ranks. `queries` [queries, dim or more] float32, or as many ragged rows, are a model's embeddings.
 
-    The score is the dot product of the query with the vector as `StoredVectors.block` gives it: float32, float16, int8
-    dequantised, or signs. With `hamming` the queries are signs too, so that the order is that of the Hamming distance
-    d: the score is dim - 2 d. With `rescore` the `rescore` times `depth` nearest by Hamming are then ordered by the
-    float32 queries. Equal scores are in the order of the rows.
+    The score is the similarity of the query and the row as `block` of the stored vectors gives it: float32, float16,
+    int8 dequantised, or signs. Equal scores are in the order of the rows. For one vector per text alone: with `hamming`
+    the queries are signs too, so that the order is that of the Hamming distance d: the score is dim - 2 d. With
+    `rescore` the `rescore` times `depth` nearest by Hamming are then ordered by the float32 queries.
     """
-    queries = similarity_named(stored.similarity).comparable(queries, stored.dim)
+    similarity = similarity_named(stored.similarity)
+    queries = similarity.comparable(queries, stored.dim)
     first = torch.where(queries > 0, 1.0, -1.0) if hamming or rescore else queries
-    search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=DOT, index=index)
-    size = block_size(stored.dim)
-    num_blocks = -(-len(stored) // size)
-    for block in show_progress(stored.blocks(size), "searching", num_blocks, "blocks of vectors"):
+    search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=similarity, index=index)
+    blocks = search_slices(stored)
+    for part in show_progress(blocks, "searching", len(blocks), "blocks of vectors"):
+        block = stored.block(part.start, part.stop)
         block = torch.where(block > 0, 1.0, -1.0) if first is not queries and stored.precision != "binary" else block
         search.add(block.to(queries.device))
     scores, rows = search.result()
     return _rescore(queries, stored, rows, depth) if rescore else (scores, rows)
+
+
+def search_slices(stored: StoredVectors | RaggedVectors) -> list[slice]:
+    """The rows that are searched at once."""
+    return stored.slices(DOCUMENT_BLOCK, VALUES)
 
 
 def block_size(dim: int) -> int:

@@ -20,15 +20,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from data.batch import TokenSequences
-from data.collection import content_hash
-from data.progress import Progress
 from data.store.texts import ids_of, texts_digest
-from engines.distributed.collectives import all_agree, broadcast_object, gather_objects, on_main
+from engines.distributed.collectives import all_agree, broadcast_object, on_main
 from engines.distributed.process_group import barrier, is_main, rank, world_size
-from engines.memory.allocator import return_freed_memory
 from inference.quantize import DTYPES, check_vector_precision, dequantize, ranges_of, stored_width
 from inference.runner import Runner, int8_ranges_of, similarity_of
-from inference.score import run_chunks
 from inference.vector_files import (
     FORMAT,
     VECTORS,
@@ -42,7 +38,7 @@ from inference.vector_files import (
     read_meta,
     release,
 )
-from inference.vector_source import Prompts, TextSource
+from inference.vector_source import Prompts, TextSource, encode_blocks, num_cut, prompts_digest
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +72,22 @@ class StoredVectors:
     def __len__(self) -> int:
         return len(self.stored)
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.stored.nbytes)
+
     def block(self, start: int, stop: int) -> Tensor:
         """The vectors of rows [start, stop) as float32 [n, dim], ready to be compared by the similarity: int8 is
         dequantised, binary is 1 and -1."""
         return torch.from_numpy(dequantize(np.array(self.stored[start:stop]), self.precision, self.dim, self.ranges))
 
-    def blocks(self, rows: int = 16384) -> Iterator[Tensor]:
-        """All vectors in blocks."""
-        for part in block_slices(len(self), rows):
-            yield self.block(part.start, part.stop)
+    def slices(self, rows: int, values: int) -> list[slice]:
+        """All rows in blocks of at most `rows`, which have at most `values` values."""
+        return list(block_slices(len(self), min(rows, max(1, values // self.dim))))
+
+    def num_values(self, rows: slice) -> int:
+        """The number of values of some rows, as `block` gives them."""
+        return len(range(len(self))[rows]) * self.dim
 
     def rows(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """The vectors of some rows, as `block` gives them."""
@@ -131,7 +134,7 @@ def encode_texts(
         **key,
         "texts": texts_digest(texts),
         "role": role,
-        "prompt": content_hash([prompts if prompts is None or isinstance(prompts, str) else list(prompts)]),
+        "prompt": prompts_digest(prompts),
         "similarity": similarity_of(runner.model).name,
         "vectors": precision,
         "dim": str(dim),
@@ -246,64 +249,31 @@ def _say(files: VectorFiles, role: str, other: str, ranges_of: str | None) -> No
 
 
 def _encode_missing(files: VectorFiles, source: TextSource, ranges: np.ndarray | None) -> None:
-    """Encode the blocks that are missing, each on one rank. All ranks run the model equally often: some runners count
-    on it. An error of one is raised on all."""
-    layout, problem = files.layout, None
+    """Encode the blocks that are missing, each on one rank."""
+    blocks = list(block_slices(files.layout.rows, files.layout.block_rows))
     missing = broadcast_object(files.missing() if is_main() else [])
-    left = sum(len(range(layout.rows)[layout.block(number)]) for number in missing)
-    with Progress("encoding", layout.rows, "texts", done=layout.rows - left) as progress:
-        for start in range(0, len(missing), world_size()):
-            number = missing[start + rank()] if start + rank() < len(missing) else None
-            sequences = source.tokens(slice(0, 1) if number is None else layout.block(number))
-            plan = [] if number is None else source.collator.plan(sequences.lengths.tolist())
-            rounds = _agree(len(plan), problem)
-            chunks = _counted([*plan, *[[]] * (rounds - len(plan))], progress)
-            outputs = run_chunks(source.runner, sequences, source.collator, chunks, ["embedding"])
-            found = [output["embedding"].cpu() for output in outputs]
-            if number is not None:
-                problem = _write(files, source, number, plan, torch.cat(found), sequences, ranges)
-            del sequences, found
-            return_freed_memory()  # else the heap grows with every block, as its chunks have other shapes
-        _agree(0, problem)
+
+    def write(number: int, found: Tensor, sequences: TokenSequences) -> None:
+        _write(files, source, number, found, sequences, ranges)
+
+    encode_blocks(source, blocks, missing, write)
 
 
 def _write(
     files: VectorFiles,
     source: TextSource,
     number: int,
-    plan: list[list[int]],
     found: Tensor,
     sequences: TokenSequences,
     ranges: np.ndarray | None,
-) -> Exception | None:
-    """Write a block, given the embeddings in the order of the plan. Returns the error if it fails."""
-    vectors = np.empty((len(sequences), files.layout.dim), dtype=np.float32)
-    vectors[[index for chunk in plan for index in chunk]] = source.comparable(found)
-    cut = 0 if sequences.truncated is None else int((sequences.truncated > 0).any(axis=1).sum())
+) -> None:
+    """Write a block, given its embeddings. Raises ValueError if one is not finite."""
+    vectors = source.comparable(found)
     first = files.layout.block(number).start
     limit = np.finfo(DTYPES[files.layout.precision]).max if files.layout.precision == "fp16" else np.inf
     wrong = ~(np.abs(vectors) < limit).all(axis=1)
-    try:
-        if wrong.any():
-            name = ids_of(source.texts)[first + int(wrong.argmax())]
-            remedy = "choose fp32" if np.isfinite(vectors).all() else "check the weights, and its precision"
-            raise ValueError(f"the embedding of {name!r} is not finite in {files.layout.precision}: {remedy}")
-        files.write(number, vectors, cut, ranges)
-    except (ValueError, OSError) as error:
-        return error
-    return None
-
-
-def _counted(chunks: list[list[int]], progress: Progress) -> Iterator[list[int]]:
-    """Yield chunks, and show the texts of all ranks as done, of which this rank has its share."""
-    for chunk in chunks:
-        yield chunk
-        progress.advance(len(chunk) * world_size())
-
-
-def _agree(rounds: int, problem: Exception | None) -> int:
-    """The most rounds of any rank. The problem of any rank is raised on all."""
-    gathered = gather_objects((rounds, problem))
-    if errors := [error for _, error in gathered if error is not None]:
-        raise errors[0]
-    return max(rounds for rounds, _ in gathered)
+    if wrong.any():
+        name = ids_of(source.texts)[first + int(wrong.argmax())]
+        remedy = "choose fp32" if np.isfinite(vectors).all() else "check the weights, and its precision"
+        raise ValueError(f"the embedding of {name!r} is not finite in {files.layout.precision}: {remedy}")
+    files.write(number, vectors, num_cut(sequences), ranges)

@@ -7,9 +7,9 @@
   python launch/encode.py encode.role=queries split=test output=queries             queries, with their prompt
   torchrun --nproc_per_node=8 launch/encode.py data=beir data.path=FOLDER output=vectors    by 8 GPUs, the same bytes
 
-The folder holds vectors.npy, ids.jsonl and meta.json; of a sparse encoder vectors.npz, for scipy.sparse.load_npz. A
-command that was killed goes on where it was. Vectors of another model, length, prompt or corpus are never taken for
-these: a line says what differs.
+The folder holds vectors.npy, ids.jsonl and meta.json; of a sparse encoder vectors.npz, for scipy.sparse.load_npz; of
+late interaction values.npy and offsets.npy, where the vectors of each text begin. A command that was killed goes on
+where it was. Vectors of another model, length, prompt or corpus are never taken for these: a line says what differs.
 """
 
 from __future__ import annotations

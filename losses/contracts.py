@@ -102,7 +102,7 @@ class Loss(ABC):
     @property
     def reads_one_vector(self) -> bool:
         """Whether it reads the values of embeddings, so that each must be one vector; else it only compares them by the
-        model's similarity."""
+        model's similarity. If other options lift that, the property `many_vectors_remedy` says which."""
         return self.contract == "matrix" and "similarity" not in self.inputs
 
     # Exemptions from the properties that tests/losses/test_properties.py checks. A loss that needs one sets it and

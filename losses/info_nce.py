@@ -20,6 +20,7 @@ from losses.math.similarity import COSINE, DOT, Similarity
 from losses.math.tiles import Tile
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
+WITHIN_ROLES = DIRECTIONS[2:]  # they compare texts of one role
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class InfoNCE(MatrixLoss):
 
     `positive_margin` makes the positive harder: CosFace s+ - m (Wang et al. 2018, 1801.09414), or ArcFace
     |q||p| cos(theta + m), which beyond theta + m = pi becomes s+ - |q||p| m sin m (Deng et al. 2019, 1801.07698).
+
+    A similarity that is not symmetric (MaxSim) compares a query with a document in query_to_doc and in doc_to_query;
+    query_to_query and doc_to_doc are refused.
 
     The temperature is fixed, or null to use the model's `scale` = 1 / T. The model sets its bounds (such as at most
     100). Padding is neither a query, a positive nor a negative.
@@ -149,7 +153,20 @@ class InfoNCE(MatrixLoss):
 
     @property
     def reads_one_vector(self) -> bool:
-        return self.positive_margin_form == "arcface" and self.positive_margin > 0
+        return bool(self.many_vectors_remedy)
+
+    @property
+    def many_vectors_remedy(self) -> str:
+        """The options that let it compare texts of several vectors; empty if it does."""
+        if self._within_roles:
+            kept = [direction for direction in self.directions if direction not in WITHIN_ROLES] or DIRECTIONS[:1]
+            return f"set loss.directions=[{','.join(kept)}]"
+        arcface = self.positive_margin_form == "arcface" and self.positive_margin > 0
+        return "set loss.positive_margin_form=cosface" if arcface else ""
+
+    @property
+    def _within_roles(self) -> list[str]:
+        return [direction for direction in self.directions if direction in WITHIN_ROLES]
 
     @property
     def optional_inputs(self) -> tuple[str, ...]:
@@ -172,7 +189,14 @@ class InfoNCE(MatrixLoss):
         The further inputs depend on the options (see the property `inputs`): scale, a scalar; query_hashes [Q] and
         document_hashes [Q, n] int64, equal for equal texts; never_negatives [any, 2] int64, a list and the hash of a
         text that is no negative of it; isolated [Q] bool; guide_queries [Q, any] and guide_documents [Q, n, any].
+
+        Raises ValueError if a direction compares texts of one role, and the similarity is not symmetric.
         """
+        if self._within_roles and not similarity.is_symmetric:
+            raise ValueError(
+                f"{self._within_roles[0]} compares texts of one role, and {similarity.name} a query with a document: "
+                f"{self.many_vectors_remedy}"
+            )
         texts = {name: inputs.get(name) for name in TEXT_INPUTS} if self.mask_duplicates else {}
         batch = InBatch.from_lists(
             queries, documents, labels, mask, similarity, isolated=inputs.get("isolated"), share=share, **texts
@@ -228,7 +252,10 @@ class InfoNCE(MatrixLoss):
         found = []
         for direction in directions:
             source = direction.partition("_")[0]
-            similarities = batch.similarity.matrix(tile.rows[source], tile.columns["text"])
+            if direction == "doc_to_query":  # the similarity may be none of a document with a query
+                similarities = batch.similarity.matrix(tile.columns["text"], tile.rows[source]).T
+            else:
+                similarities = batch.similarity.matrix(tile.rows[source], tile.columns["text"])
             if direction.endswith("query"):
                 negative = batch.negative_queries(document, tile.column)
             else:

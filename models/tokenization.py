@@ -128,13 +128,24 @@ class ModelTokenizer:
         """The number of its tokens, those that were added among them."""
         return len(self.tokenizer)
 
-    def check_prompt(self, prompt: str | None) -> None:
-        """Raise ValueError if a prompt leaves no room for the text."""
-        if prompt is None or len(prompt.encode()) < self.max_length // 2:  # no more tokens than bytes
+    def limit_of(self, role: str | None) -> tuple[str, int]:
+        """The most tokens of a row with a text of that role, after the option that sets them."""
+        return "model.max_length", self.max_length
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The most tokens of a row with a query, and of one with a document, by the option that sets them: one entry if
+        it is one option."""
+        return dict(self.limit_of(role) for role in ("query", "document"))
+
+    def check_prompt(self, prompt: str | None, role: str | None = None) -> None:
+        """Raise ValueError if a prompt leaves no room for a text of that role."""
+        option, length = self.limit_of(role)
+        if prompt is None or len(prompt.encode()) < length // 2:  # no more tokens than bytes
             return
-        if (tokens := len(self.reader.tokenizer(self.reader.prompt(prompt)).input_ids)) >= self.max_length:
+        if (tokens := len(self.reader.tokenizer(self.reader.prompt(prompt)).input_ids)) >= length:
             raise ValueError(
-                f"prompt {prompt[:40]!r}... has {tokens} tokens of model.max_length={self.max_length}: shorten it"
+                f"prompt {prompt[:40]!r}... has {tokens} tokens of {option}={length}: shorten it, or raise {option}"
             )
 
     def _prepend(self, prompt: str, texts: list[str]) -> list[str]:
@@ -232,7 +243,8 @@ class TextTokenizer(ModelTokenizer):
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
         """Tokenise to {"input_ids", "token_type_ids" if the model has them}, a list of ids per text, and "truncated".
-        `prompt` None: that of the role."""
+        `prompt` None: that of the role. Raises ValueError if a given one leaves no room for the texts."""
+        self.check_prompt(prompt, role)
         prompt = self.prompt(role) if prompt is None else prompt
         encoding = dict(self._encode(self._prepend(prompt, texts)))
         if role != "query":
@@ -249,14 +261,13 @@ class TextTokenizer(ModelTokenizer):
         self, query: str, documents: list[str], query_prompt: str | None = None, document_prompt: str | None = None
     ) -> TokenIds:
         """Make the query's row, then one per document. A prompt of None is the model's own."""
-        self.check_prompt(query_prompt)
         first, others = self([query], "query", query_prompt), self(documents, "document", document_prompt)
         return {name: [*first[name], *others[name]] for name in first}
 
     def check_prompts(self) -> None:
         """Check the prompts that are put before a text of no name by `check_prompt`."""
         for role in ("query", "document", None):
-            self.check_prompt(self.prompt(role))
+            self.check_prompt(self.prompt(role), role)
 
     def prompt(self, role: str | None) -> str:
         names = {None: (), "query": ("query",), "document": ("document", "passage", "corpus")}
@@ -265,7 +276,7 @@ class TextTokenizer(ModelTokenizer):
         chosen = next((name for name in names[role] if name in self.prompts), self.default_prompt)
         return self.prompts.get(chosen or "", "")
 
-    def adopting(self, prompts: RunPrompts) -> TextTokenizer:
+    def adopting(self, prompts: RunPrompts) -> Self:
         """This tokenizer with the prompts of a run as its own, by role and by name."""
         given = {"query": prompts.query, "document": prompts.document}
         roles = {role: text for role, text in given.items() if text is not None}

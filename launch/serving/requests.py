@@ -17,6 +17,11 @@ class Request(BaseModel):
     truncate: bool | None = False
     truncation_direction: Literal["Right", "right"] | None = "Right"  # models read the beginning of a text
 
+    @property
+    def size(self) -> int:
+        """The number of its texts."""
+        raise NotImplementedError
+
 
 class RerankRequest(Request):
     """The body of POST /rerank."""
@@ -53,7 +58,7 @@ class EmbedRequest(EmbedSparseRequest):
     dimensions: int | None = Field(default=None, ge=1)
 
 
-AnyRequest = TypeVar("AnyRequest", RerankRequest, EmbedSparseRequest)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 def parse(kind: type[AnyRequest], body: bytes, max_texts: int) -> AnyRequest:

@@ -34,6 +34,7 @@ class Similarity(ABC):
 
     name: ClassVar[str]
     is_ragged: ClassVar[bool] = False  # whether representations are `Ragged`
+    is_symmetric: ClassVar[bool] = True  # whether query and document may change places, so that texts of a role compare
 
     @abstractmethod
     def comparable(self, representations: Any, dim: int | None = None) -> Any:
@@ -57,6 +58,11 @@ class Similarity(ABC):
     def matrix(self, queries: Any, documents: Any) -> Tensor:
         """Compare each query with each document: queries [Q, ...] and documents [D, ...] -> [Q, D]."""
 
+    @abstractmethod
+    def likeness(self, documents: Any, others: Any) -> Tensor:
+        """How like documents [n, ...] are to other documents [m, ...]: [n, m], 1 for equal ones, at most 1 but for
+        rounding, and the same in both directions."""
+
 
 @dataclass(frozen=True)
 class DotProduct(Similarity):
@@ -77,6 +83,10 @@ class DotProduct(Similarity):
 
     def matrix(self, queries: Tensor, documents: Tensor) -> Tensor:
         return queries @ documents.T
+
+    def likeness(self, documents: Tensor, others: Tensor) -> Tensor:
+        """The cosine."""
+        return normalize(documents, dim=-1) @ normalize(others, dim=-1).T
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class MaxSim(Similarity):
 
     name: ClassVar[str] = "maxsim"
     is_ragged: ClassVar[bool] = True
+    is_symmetric: ClassVar[bool] = False  # a sum over the query's vectors
 
     unit_length: bool = True
 
@@ -121,6 +132,13 @@ class MaxSim(Similarity):
 
     def matrix(self, queries: Ragged, documents: Ragged) -> Tensor:
         return self._scaled(max_sim_matrix(_wide(queries), _wide(documents)), queries.sizes.unsqueeze(1))
+
+    def likeness(self, documents: Ragged, others: Ragged) -> Tensor:
+        """The mean over both directions: how like each vector of the one is to the most similar one of the other, in
+        the mean over the vectors, by their cosines."""
+        own, compared = (MaxSim().comparable(each) for each in (documents, others))
+        forth, back = MeanMaxSim().matrix(own, compared), MeanMaxSim().matrix(compared, own)
+        return (forth + back.T) / 2
 
     def _scores(self, queries: Ragged, documents: Ragged, owner: Tensor) -> Tensor:
         found = max_sim_pairs(_wide(queries), _wide(documents).flatten(), owner).view(documents.sizes.shape)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from models.late_interaction.pooling import pool_tokens
 from models.late_interaction.tokens import HIDDEN, SCORED, TokenVectorTokenizer
 from models.lora import parts_of
 from models.padding_masks import padding_is_known
-from models.prompts.run_prompts import RunPrompts, merge_prompts
+from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.tokenization import IS_QUERY
 from models.towers import Dense
@@ -89,18 +88,14 @@ class LateInteraction(RankingModel):
     def parts(self) -> Sequence[Part]:
         parts = [*parts_of(self.backbone), Part("projection", tuple(self.dense.parameters()))]
         if self.scale is not None:
-            learned = {"temperature": self.scale.log_scale, "bias": self.scale.bias}
-            parts += [Part(name, () if value is None else (value,)) for name, value in learned.items()]
+            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
         return [part for part in parts if part.parameters]
 
     def expect_prompts(self, prompts: Iterable[str | None]) -> None:
         self.tokenizer = self.tokenizer.expecting(prompts)
 
     def adopt_prompts(self, prompts: RunPrompts) -> None:
-        pairs, tokenizer = (("query", prompts.query), ("document", prompts.document)), self.tokenizer
-        roles = {role: text for role, text in pairs if text is not None}
-        named = {name: text for role, _ in pairs for name, text in prompts.texts(role, tokenizer.prompt(role)).items()}
-        self.tokenizer = replace(tokenizer, prompts=merge_prompts(tokenizer.prompts, named, roles))
+        self.tokenizer = self.tokenizer.adopting(prompts)
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
-from models.capabilities import Layout
 from models.dropout import check_dropout, request_dropout
+from models.embedding.text_options import TextOptions
 from models.late_interaction.encoder import LateInteraction
-from models.late_interaction.saved import MARKERS, PUNCTUATION, SavedHead
+from models.late_interaction.saved import MARKERS, PUNCTUATION, SIMILARITIES, SavedHead
 from models.late_interaction.tokens import STRATEGIES, Expansion, TokenVectorTokenizer
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import (
@@ -34,12 +34,10 @@ from models.loading.resolve import DEFAULT_MODEL
 from models.lora import LoRAConfig
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import ROLES, RunPrompts
-from models.scale import ScaleOptions, saved_scale
+from models.prompts.run_prompts import ROLES
 from models.tokenization import load_tokenizer
 from models.towers import Dense
 
-SIMILARITIES = ("maxsim", "meanmaxsim")
 QUERY_LENGTH, DOCUMENT_LENGTH, DIMENSION = 32, 180, 128  # of a new model: those of ColBERT
 POOLING = {"num_protected_tokens": 1, "normalize_embeddings": True, "tasks": ["document"]}
 
@@ -47,15 +45,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LateInteractionConfig(PretrainedOptions):
+class LateInteractionConfig(TextOptions, PretrainedOptions):
     """The options of a model that gives a vector per token (ColBERT). `build` makes the model.
 
     If an option is None, the model's folder decides; for a folder without late interaction, the values of ColBERT.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    layout: ClassVar[Layout] = "texts"
-    default_evaluation: ClassVar[str] = "retrieval"
+    default_loss: ClassVar[str] = "info_nce_max_sim"
     small_similarities: ClassVar[bool] = False  # MaxSim is up to the number of a query's tokens
     one_vector: ClassVar[bool] = False
 
@@ -72,6 +69,8 @@ class LateInteractionConfig(PretrainedOptions):
     prompts: dict[str, str] | None = None  # by role (query, document): the markers, and text, put before the text
     temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
     learn_temperature: bool = False
+    bias: float | None = None  # added to the scaled similarity (SigLIP)
+    learn_bias: bool = False
     dropout: float | None = None  # probability of every dropout; None: as pretrained
     attention: str | None = None  # None: the best that the model has
     packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
@@ -96,9 +95,7 @@ class LateInteractionConfig(PretrainedOptions):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if self.pool_factor is not None and self.pool_factor < 1:
             raise ValueError(f"model.pool_factor={self.pool_factor} must be null or at least 1 (1: vectors stay)")
-        if unknown := set(self.prompts or {}) - set(ROLES):
-            raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
-        self._scale_options()
+        self.check_values()
 
     def build(self, seed: int) -> LateInteraction:
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`.
@@ -109,6 +106,11 @@ class LateInteractionConfig(PretrainedOptions):
         head = SavedHead.read(folder)
         if set(folder.routes()) != {""}:
             raise ValueError(f"model {folder.path} has two towers: late interaction takes one")
+        similarity = self.similarity or head.similarity or SIMILARITIES[0]
+        if similarity not in SIMILARITIES:
+            options = " or ".join(SIMILARITIES)
+            raise ValueError(f"model {folder.path} compares by {similarity}: set model.similarity={options}")
+        hides = self._hides_expansion(head)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             backbone, tokenizer = self._backbone(folder, head)
@@ -119,20 +121,30 @@ class LateInteractionConfig(PretrainedOptions):
             backbone,
             dense,
             tokenizer if pooling is None else replace(tokenizer, marks_queries=True),
-            self._scale_options().build(folder.path),
-            self.similarity or head.similarity or "maxsim",
+            self.scale_settings().build(folder.path),
+            similarity,
             source=source,
             pooling=pooling,
         )
         model.requested_dropout = self.requested_dropout
-        hides = tokenizer.expansion is not None and not tokenizer.expansion.attend
-        if hides and self.packing:
-            raise ValueError(
-                "model.packing=true: no token attends to those of the query's expansion, of which packed rows know "
-                "nothing: leave it out (null), or set model.expansion_attends=true"
-            )
         model.packings = [] if hides else request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
+
+    def _hides_expansion(self, head: SavedHead) -> bool:
+        """Whether no token attends to those of the query's expansion. Raises ValueError if the model would not run them
+        so."""
+        settings = self._expansion_settings(head, None)
+        if settings is None or settings["attend"]:
+            return False
+        hidden = "no token attends to those of the query's expansion"
+        remedy = "leave it out (null), or set model.expansion_attends=true"
+        if self.packing:
+            raise ValueError(f"model.packing=true: {hidden}, of which packed rows know nothing: {remedy}")
+        if self.attention == "flash_attention_2":
+            raise ValueError(
+                f"model.attention=flash_attention_2: {hidden}, and its kernel would leave these out: {remedy}"
+            )
+        return True
 
     def _backbone(self, folder: ModelFolder, head: SavedHead) -> tuple[Any, TokenVectorTokenizer]:
         adapter = SavedAdapter.read(folder, tasks=("FEATURE_EXTRACTION",), kind="MultiVectorEncoder")
@@ -165,14 +177,24 @@ class LateInteractionConfig(PretrainedOptions):
         new = (min(QUERY_LENGTH, limit), min(DOCUMENT_LENGTH, limit)) if head.is_new else (None, None)
         query = self._capped(self.query_length or head.query_length or new[0])
         document = self._capped(self.document_length or head.document_length or new[1])
+        for role, length in (("query", query), ("document", document)):
+            if getattr(self, f"{role}_length") is not None and length is not None and length > limit:
+                raise ValueError(
+                    f"model.{role}_length={length}: {folder.path} reads rows of {limit} tokens at most: give such a "
+                    "length, or leave it out (null)"
+                )
         expansion = self._expansion_settings(head, query)
         longest = [length for length in (query, document, expansion and expansion["length"]) if length]
         tokenizer, max_length = load_tokenizer(folder, backbone, max(longest) if document else self.max_length)
         prompts, vocabulary = self.prompts, tokenizer.get_vocab()
         if prompts is None:
             prompts = folder.prompts | head.prompts
-            if head.is_new and not any(prompts.values()) and all(m.strip() in vocabulary for m in MARKERS.values()):
-                prompts = {**MARKERS}
+            if (
+                head.is_new
+                and not any(map(prompts.get, ROLES))
+                and all(m.strip() in vocabulary for m in MARKERS.values())
+            ):
+                prompts = {**prompts, **MARKERS}
         if head.is_new or head.prefixes:
             register_markers(tokenizer, [*prompts.values(), *head.prefixes])
         words = head.skipped if self.skip_punctuation is None else PUNCTUATION if self.skip_punctuation else ()
@@ -183,8 +205,9 @@ class LateInteractionConfig(PretrainedOptions):
             max_length,
             prompts,
             split_special_tokens=self.splits_special_tokens(folder),
-            query_length=query if expansion is None else head.query_length,  # else that of the expansion
+            query_length=query if expansion is None else self._capped(head.query_length),  # else the expansion's
             document_length=document,
+            cuts_both=self.max_length is not None,
             expansion=None if expansion is None else _expansion(expansion, tokenizer, folder),
             skipped=tuple(i for i, word in zip(ids, words, strict=True) if i not in (None, tokenizer.unk_token_id)),
             skipped_roles=head.skipped_roles,
@@ -222,31 +245,13 @@ class LateInteractionConfig(PretrainedOptions):
         return layers
 
     def starting_from(self, folder: Path) -> LateInteractionConfig:
-        learned = ["temperature"] if self.learn_temperature else []
-        of_folder = ["prompts", "max_length", "query_length", "document_length", "query_expansion", "expansion_attends"]
-        saved: dict[str, Any] = dict.fromkeys([*learned, *of_folder, "skip_punctuation", "similarity", "pool_factor"])
+        lengths = ["max_length", "query_length", "document_length", "query_expansion", "expansion_attends"]
+        saved: dict[str, Any] = dict.fromkeys([*lengths, "skip_punctuation", "similarity", "pool_factor"])
         return replace(super().starting_from(folder), **saved)
 
-    def saved_scale(self) -> Mapping[str, float]:
-        return saved_scale(self.folder())
-
-    def scale_options(self) -> Mapping[str, Mapping[str, Any]]:
-        return self._scale_options().set_options()
-
     def parts_to_train(self) -> Mapping[str, str]:
-        asked = {"temperature": "model.learn_temperature=true"} if self.learn_temperature else {}
-        if self.dimension is not None:
-            asked["projection"] = f"model.dimension={self.dimension}"
+        asked = {} if self.dimension is None else {"projection": f"model.dimension={self.dimension}"}
         return {**super().parts_to_train(), **asked}
-
-    def prompt_options(self) -> Mapping[str, str]:
-        return {f"prompts.{role}": prompt for role, prompt in (self.prompts or {}).items()}
-
-    def lost_prompts(self, prompts: RunPrompts) -> list[str]:
-        return prompts.without_name()
-
-    def _scale_options(self) -> ScaleOptions:
-        return ScaleOptions(self.temperature, self.learn_temperature, None, False)
 
 
 def register_markers(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:

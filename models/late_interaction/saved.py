@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import nn
 
 from models.loading.folder import ModelFolder, read_json
 from models.towers import Dense
 
 PUNCTUATION = tuple(string.punctuation)
+SIMILARITIES = ("maxsim", "meanmaxsim")
 COLBERT = "HF_ColBERT"  # the architecture in config.json of a checkpoint of Stanford's ColBERT
 MARKERS = {"query": "[unused0] ", "document": "[unused1] "}  # ColBERT's, tokens that BERT's vocabulary has unused
 PYLATE = ("query_prefix", "document_prefix", "do_query_expansion", "attend_to_expansion_tokens", "skiplist_words")
@@ -55,7 +56,8 @@ class SavedHead:
         """The linear layers from hidden states to token vectors. Raises ValueError if a layer is not supported."""
         if self.weights is None:
             return [Dense.load(path, reads="token_embeddings") for path in self.dense]
-        weight = load_file(self.weights)["linear.weight"].float()
+        with safe_open(self.weights, "pt") as weights:
+            weight = weights.get_tensor("linear.weight").float()
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         linear.weight.data.copy_(weight)
         return [Dense(linear, nn.Identity())]
@@ -100,9 +102,15 @@ def _of_modules(folder: ModelFolder) -> SavedHead:
         document_length=folder.transformer.get("document_length"),
         expansion=folder.transformer.get("query_expansion"),
         prompts=folder.prompts,
-        similarity=folder.settings.get("similarity_fn_name"),
+        similarity=_similarity(folder),
         pooling=_pooling(paths["HierarchicalTokenPooling"]) if pooled else None,
     )
+
+
+def _similarity(folder: ModelFolder) -> str | None:
+    """The name of the folder's similarity, which PyLate spells "MaxSim"."""
+    name: str | None = folder.settings.get("similarity_fn_name")
+    return name and name.lower()
 
 
 def _pooling(folder: Path) -> dict[str, Any]:
@@ -130,7 +138,8 @@ def _of_pylate(folder: ModelFolder) -> SavedHead:
         expansion={"strategy": "fixed", "attend": bool(attend), "length": length or 32} if expands else None,
         prompts=prompts,
         prefixes=tuple(filter(None, prefixes.values())),
-        similarity=settings.get("similarity_fn_name"),
+        # PyLate compares by MaxSim; its older versions say "cosine", of a token with a token.
+        similarity=found if (found := _similarity(folder)) in SIMILARITIES else None,
     )
 
 

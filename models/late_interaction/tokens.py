@@ -44,6 +44,7 @@ class TokenVectorTokenizer(TextTokenizer):
 
     query_length: int | None = None  # tokens of a query at most, None: max_length
     document_length: int | None = None
+    cuts_both: bool = False  # max_length is an option's, above which no other option raises a length
     expansion: Expansion | None = None
     skipped: tuple[int, ...] = ()  # ids of tokens whose vectors are not compared
     skipped_roles: tuple[str, ...] = ("document",)  # in texts of these roles
@@ -52,6 +53,12 @@ class TokenVectorTokenizer(TextTokenizer):
     def fingerprint(self) -> str:
         own = (self.query_length, self.document_length, self.expansion, self.skipped, self.skipped_roles)
         return f"{super().fingerprint} {own}"
+
+    def limit_of(self, role: str | None) -> tuple[str, int]:
+        length = self.length_of(role)
+        if self.cuts_both and length >= self.max_length:
+            return "model.max_length", length
+        return f"model.{'query' if role == 'query' else 'document'}_length", length
 
     def length_of(self, role: str | None) -> int:
         """The most tokens of a text of that role."""
@@ -62,6 +69,14 @@ class TokenVectorTokenizer(TextTokenizer):
         if self.expansion.strategy == "fixed":
             return self.expansion.length
         return max(self.expansion.length, self.query_length or self.max_length)
+
+    def check_prompts(self) -> None:
+        """Check the prompts of the roles, and that the length of each leaves room for a text."""
+        special = len(self.reader.tokenizer("").input_ids)
+        for option, length in self.limits.items():
+            if length <= special:
+                raise ValueError(f"{option}={length}: {special} tokens are the tokenizer's own: raise it for a text")
+        super().check_prompts()
 
     def __call__(self, texts: list[str], role: str | None = None, prompt: str | None = None) -> TokenIds:
         """Tokenise to a list of values per text: "input_ids", "token_type_ids" if the model has them, "scored",

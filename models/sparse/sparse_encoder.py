@@ -50,6 +50,7 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     default_evaluation: ClassVar[str] = "retrieval_sparse"
+    default_loss: ClassVar[str] = "info_nce_sparse"
     small_similarities: ClassVar[bool] = False
     ordered_dimensions: ClassVar[bool] = False  # the first are the control tokens of the vocabulary
 

@@ -88,9 +88,11 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
     name = type(loss).__name__
     check_outputs(f"loss {name}", required_outputs(loss), settings.model)
     if reads_one_vector(loss) and not settings.model.one_vector:
+        model = settings.model
+        other = f"choose one that compares by any similarity, such as loss={model.default_loss}"
         raise ValueError(
-            f"loss {name} reads one vector per text, and {type(settings.model).__name__} gives several: choose one "
-            "that compares by any similarity, such as loss=info_nce, or model=bi_encoder"
+            f"loss {name} reads one vector per text, and {type(model).__name__} gives several: "
+            f"{getattr(loss, 'many_vectors_remedy', '') or other}, or model=bi_encoder"
         )
     if cuts_embeddings(loss) and not settings.model.ordered_dimensions:
         raise ValueError(

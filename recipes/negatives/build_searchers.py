@@ -18,10 +18,12 @@ from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
 from inference.interruptible import Interruptible
 from inference.mine_options import MineOptions
+from inference.pieces.ragged import encode_ragged
+from inference.runner import similarity_of
 from inference.vector_files import META, difference
-from inference.vectors import StoredVectors, encode_texts
+from inference.vectors import encode_texts
 from recipes.negatives.rescoring import Rescorer
-from recipes.negatives.searchers import BM25Searcher, HybridSearcher, Searcher, VectorSearcher
+from recipes.negatives.searchers import BM25Searcher, HybridSearcher, Searcher, Stored, VectorSearcher
 from recipes.negatives.stored import StoredParts
 from recipes.prompts import expect_prompts
 
@@ -93,7 +95,7 @@ def _vectors(
     role: str,
     texts: Mapping[str, str],
     prompts: str | Sequence[str | None] | None,
-) -> StoredVectors:
+) -> Stored:
     """The vectors of texts, from the cache if they are there: its folder is named by all that they depend on."""
     name = f"{parts.collection.name}-{role}"
     whole = content_hash(dict(key), [texts_digest(texts), content_hash([prompts])])
@@ -102,8 +104,10 @@ def _vectors(
         wanted = {**key, "texts": texts_digest(texts), "prompt": content_hash([prompts])}
         if line := others_line(parts.cache / FOLDER, name, wanted):
             logger.warning("%s", line)
-    tokenizer, budget = runner.model.tokenizer, parts.options.token_budget
-    return encode_texts(runner, tokenizer, texts, folder, role=role, prompts=prompts, token_budget=budget, key=key)
+    encode: Any = encode_ragged if similarity_of(runner.model).is_ragged else encode_texts
+    options: dict[str, Any] = {"role": role, "prompts": prompts, "token_budget": parts.options.token_budget, "key": key}
+    stored: Stored = encode(runner, runner.model.tokenizer, texts, folder, **options)
+    return stored
 
 
 def others_line(folder: Path, name: str, wanted: Mapping[str, str]) -> str:

@@ -16,8 +16,10 @@ from engines.distributed.heartbeat import OnLostRank
 from engines.precision import MixedPrecision, autocast_dtype, check_precision
 from evaluation.evaluator import Prompts
 from inference.fingerprint import model_key
+from inference.pieces.ragged import RaggedVectors, check_ragged_precision, encode_ragged
+from inference.pieces.sparse import SparseVectors, encode_sparse
 from inference.quantize import Precision
-from inference.sparse.vectors import SparseVectors, encode_sparse
+from inference.runner import Runner, similarity_of
 from inference.vector_files import in_mebibytes
 from inference.vectors import StoredVectors, encode_texts
 from recipes.build import read_corpus
@@ -71,10 +73,12 @@ class EncodeConfig:
             what = "has no vectors" if self.model.retrieves_by_itself else "scores pairs and gives no vector of a text"
             raise ValueError(f"{_name(self.model)} {what}: choose model=bi_encoder")
         if not self.model.one_vector:
-            raise ValueError(f"{_name(self.model)} gives more than one vector of a text: choose model=bi_encoder")
+            check_ragged_precision(self.encode.precision)
 
 
-def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) -> StoredVectors | SparseVectors:
+def encode(
+    settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None
+) -> StoredVectors | RaggedVectors | SparseVectors:
     """Encode, print what was written where, and return the vectors."""
     process_group.start(settings.timeout_s, on_lost_rank)
     settings.model.check()  # before the data is read
@@ -93,16 +97,24 @@ def encode(settings: EncodeConfig, *, on_lost_rank: OnLostRank | None = None) ->
         "token_budget": settings.encode.token_budget,
         "key": model_key(model, precision=runner.precision),
     }
-    if model.search == "inverted":
-        sparse = encode_sparse(runner, model.tokenizer, texts, Path(settings.output), **given)
-        on_main(lambda: print_sparse(sparse, collection.name, settings))
-        process_group.stop()
-        return sparse
-    form = {name: getattr(settings.encode, name) for name in ("precision", "dim", "calibration")}
-    stored = encode_texts(runner, model.tokenizer, texts, Path(settings.output), **given, **form, replace=False)
+    stored = encode_as(settings, model.search, runner, texts, given)
     on_main(lambda: print_result(stored, collection.name, settings))
     process_group.stop()
     return stored
+
+
+def encode_as(
+    settings: EncodeConfig, search: str, runner: Runner, texts: Mapping[str, str], given: Mapping[str, Any]
+) -> StoredVectors | RaggedVectors | SparseVectors:
+    """Encode to the output folder, in the form that fits the model's search and similarity."""
+    what = (runner, runner.model.tokenizer, texts, Path(settings.output))
+    options = settings.encode
+    if search == "inverted":
+        return encode_sparse(*what, **given)
+    form: dict[str, Any] = {"precision": options.precision, "dim": options.dim}
+    if similarity_of(runner.model).is_ragged:
+        return encode_ragged(*what, **given, **form)
+    return encode_texts(*what, **given, **form, calibration=options.calibration, replace=False)
 
 
 def read_data(settings: EncodeConfig) -> Collection:
@@ -149,26 +161,36 @@ def check_form(options: EncodeOptions, search: str) -> None:
         )
 
 
-def print_sparse(stored: SparseVectors, name: str, settings: EncodeConfig) -> None:
-    """Print what the folder of sparse vectors holds."""
-    rows, nonzeros, dim = (stored.meta[part] for part in ("rows", "nonzeros", "dim"))
-    print(
-        f"{name}: {rows:,} {settings.encode.role}, {nonzeros / rows:,.1f} of {dim:,} values are not 0, compared by "
-        f"{stored.meta['similarity']}, {in_mebibytes(stored.nbytes)} in {stored.folder}"
-    )
-
-
-def print_result(stored: StoredVectors, name: str, settings: EncodeConfig) -> None:
+def print_result(stored: StoredVectors | RaggedVectors | SparseVectors, name: str, settings: EncodeConfig) -> None:
     """Print what the folder holds."""
-    what = f"{len(stored):,} {settings.encode.role}"
-    cut = stored.meta["truncated"]
-    ranges = f" in the ranges of {stored.meta['ranges_of']}" if stored.meta.get("ranges_of") else ""
+    meta = stored.meta
+    what = f"{meta['rows']:,} {settings.encode.role}"
     print(
-        f"{name}: {what}, {stored.dim} dimensions, {stored.precision}{ranges}, compared by {stored.similarity}, "
-        f"{in_mebibytes(stored.stored.nbytes)} in {stored.folder}"
+        f"{name}: {what}, {_form(meta)}, compared by {meta['similarity']}, {in_mebibytes(stored.nbytes)} in "
+        f"{stored.folder}"
     )
-    if cut:
-        print(f"{cut:,} of {what} ({cut / len(stored):.0%}) were cut at the model's length: model.max_length raises it")
+    if cut := meta.get("truncated"):
+        print(
+            f"{cut:,} of {what} ({cut / meta['rows']:.0%}) were cut at the model's length: {_limit(settings)} raises it"
+        )
+
+
+def _limit(settings: EncodeConfig) -> str:
+    """The option that limits the length of these texts: that of their role, if the model has one and no other cuts
+    them."""
+    of_role = "document_length" if settings.encode.role == "documents" else "query_length"
+    is_own = hasattr(settings.model, of_role) and settings.model.max_length is None
+    return f"model.{of_role if is_own else 'max_length'}"
+
+
+def _form(meta: Mapping[str, Any]) -> str:
+    """What a row is, in words."""
+    rows, dim = meta["rows"], meta["dim"]
+    if "nonzeros" in meta:
+        return f"{meta['nonzeros'] / rows:,.1f} of {dim:,} values are not 0"
+    several = f"{meta['elements'] / rows:,.1f} vectors each, " if "elements" in meta else ""
+    ranges = f" in the ranges of {meta['ranges_of']}" if meta.get("ranges_of") else ""
+    return f"{several}{dim} dimensions, {meta['precision']}{ranges}"
 
 
 def _name(model: Any) -> str:

@@ -89,11 +89,6 @@ def check_retriever(role: str, options: Any) -> None:
             f"{name}: it gives {gives}, by which no corpus can be searched: choose {name}=bi_encoder or {name}=bm25"
             f"{rescores}"
         )
-    if not options.retrieves_by_itself and not options.one_vector:
-        raise ValueError(
-            f"{name}: a corpus is searched here by one vector per text, and this model gives more: choose "
-            f"{name}=bi_encoder or {name}=bm25"
-        )
 
 
 def mine(settings: MineConfig, *, on_lost_rank: OnLostRank | None = None) -> float:

@@ -63,8 +63,6 @@ def check_negatives(settings: RunConfig) -> None:
     remedy = "mine them by launch/mine.py and train on its output (data=file), or set negatives=null"
     if "embedding" not in settings.model.outputs:
         raise ValueError(f"negatives: the model scores pairs, by which no corpus can be searched: {remedy}")
-    if not settings.model.one_vector:
-        raise ValueError(f"negatives: mining stores one vector per text, and the model gives more: {remedy}")
     if settings.stages:
         raise ValueError(f"negatives: they are mined once, for a run without stages: {remedy}")
     if getattr(settings.data, "candidates", None) is None:

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from data.bm25 import BM25, Asked, search_index
 from data.bm25_index import write_index
@@ -21,12 +20,16 @@ from data.store.texts import texts_of
 from data.words import analyzer_for
 from engines.distributed.collectives import gather_objects
 from engines.distributed.process_group import rank, world_size
-from inference.vector_search import block_size, search_stored
+from inference.pieces.ragged import RaggedVectors
+from inference.vector_search import search_slices, search_stored
 from inference.vectors import StoredVectors
 from losses.math.similarity import similarity_named
 
 QUERY_BLOCK = 256  # queries of one matrix product
 BM25_BLOCK = 200  # queries of one piece of work of a rank
+
+
+Stored = StoredVectors | RaggedVectors
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class VectorSearcher(Searcher):
 
     alike_from = 0.9
 
-    def __init__(self, name: str, queries: StoredVectors, documents: StoredVectors, device: torch.device) -> None:
+    def __init__(self, name: str, queries: Stored, documents: Stored, device: torch.device) -> None:
         self.name, self.queries, self.documents, self.device = name, queries, documents, device
         self.similarity = similarity_named(documents.similarity)
         roles = {"queries": queries, "documents": documents}
@@ -76,18 +79,20 @@ class VectorSearcher(Searcher):
         asked = [self._pairs(query, rows_of_query) for query, rows_of_query in zip(own, wanted, strict=True)]
         return Found(rows.cpu().numpy(), scores.cpu().numpy(), asked)
 
-    def _pairs(self, query: Tensor, rows: np.ndarray) -> np.ndarray:
+    def _pairs(self, query: Any, rows: np.ndarray) -> np.ndarray:
         return self.similarity.pairs(query, self.documents.rows(rows).to(self.device)).cpu().numpy()
 
     def likeness(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """The cosine of two documents' vectors."""
-        own, compared = (normalize(self.documents.rows(part), dim=-1) for part in (rows, others))
-        return (own @ compared.T).max(dim=1).values.numpy()
+        """The similarity's `likeness` of two documents."""
+        own, compared = (self.documents.rows(part).to(self.device) for part in (rows, others))
+        return self.similarity.likeness(own, compared).max(dim=1).values.cpu().numpy()
 
     def rank_bytes(self, num_queries: int, depth: int) -> int:
-        size = block_size(self.documents.dim)
-        blocks = 4 * self.documents.dim * (2 * size + num_queries) + 8 * QUERY_BLOCK * size
-        return blocks + super().rank_bytes(num_queries, depth)
+        parts = search_slices(self.documents)
+        block = max(self.documents.num_values(part) for part in parts)
+        own = self.queries.num_values(slice(0, len(self.queries))) * num_queries // len(self.queries)
+        scores = QUERY_BLOCK * max(part.stop - part.start for part in parts)
+        return 4 * (2 * block + own) + 8 * scores + super().rank_bytes(num_queries, depth)
 
 
 class BM25Searcher(Searcher):

@@ -172,7 +172,7 @@ def test_without_plaid_the_search_is_exact(plaid: None, monkeypatch, caplog: pyt
 def test_an_index_searches_by_the_similarities_that_it_can():
     class Other(Similarity):
         name = "other"
-        comparable = pairs = aligned = matrix = None
+        comparable = pairs = aligned = matrix = likeness = None
 
     assert [index_for("exact", similarity) for similarity in (COSINE, Other())] == [ExactIndex, ExactIndex]
     assert index_for("faiss", COSINE) is FaissIndex

@@ -158,7 +158,9 @@ def test_vectors_are_those_of_the_model_in_every_precision(tmp_path: Path):
         assert np.array_equal(np.load(tmp_path / precision / "vectors.npy"), stored.stored)
         assert len(stored) == len(stored.ids) == len(TEXTS)
         assert (stored.dim, stored.similarity, stored.precision) == (12, "cosine", precision)
-        assert torch.cat(list(stored.blocks(7))).equal(stored.block(0, 61))
+        assert torch.cat([stored.block(part.start, part.stop) for part in stored.slices(7, 2**20)]).equal(
+            stored.block(0, 61)
+        )
         assert stored.rows([60, 3]).equal(torch.stack([stored.block(60, 61)[0], stored.block(3, 4)[0]]))
     blocks = {precision: StoredVectors(tmp_path / precision).block(0, 61).numpy() for precision in PRECISIONS}
     assert np.allclose(blocks["fp32"], vectors, atol=1e-6)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import scipy.sparse
 import torch
-from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from inference.vector_files import workspace_of
@@ -209,6 +209,27 @@ def test_sparse_vectors_are_a_matrix_of_scipy_without_zeros(arguments, tiny_beir
     assert np.allclose(matrix.toarray(), expected.to_dense().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match=r"encode.precision=int8: of sparse vectors the values that are not 0"):
         run(arguments, *own, "encode.precision=int8")
+
+
+def test_late_interaction_gives_the_vectors_of_sentence_transformers(arguments, tiny_beir_dir, tmp_path, capsys):
+    own = ["model=late_interaction", "model.max_length=null", "model.document_length=9", "model.dimension=16"]
+    stored = run(arguments, *own)
+    lines = capsys.readouterr().out.splitlines()
+    assert "vectors each, 16 dimensions, fp32, compared by maxsim, 0.0 MiB in" in lines[-2]
+    assert lines[-1].endswith("were cut at the model's length: model.document_length raises it")
+    theirs = load([*arguments, *own], "encode").model.build(42)
+    theirs.export(tmp_path / "export")
+    documents = list(texts_of(tiny_beir_dir, "corpus").values())
+    expected = list(MultiVectorEncoder(str(tmp_path / "export"), device="cpu").encode_document(documents))
+    values, offsets = (np.load(tmp_path / "out" / f"{name}.npy") for name in ("values", "offsets"))
+    assert np.diff(offsets).tolist() == [len(vectors) for vectors in expected]
+    assert np.allclose(values, np.concatenate([np.asarray(vectors) for vectors in expected]), atol=1e-5)
+    half = run(arguments, *own, "encode.precision=fp16", "encode.dim=8", f"output={tmp_path / 'half'}")
+    assert (half.stored.dtype, half.dim, len(half)) == (np.float16, 8, len(stored))
+    with pytest.raises(ValueError, match=r"encode.precision=int8: several vectors per text are stored as fp32 or fp16"):
+        run(arguments, *own, "encode.precision=int8")
+    with pytest.raises(ValueError, match=r"encode.dim=17: the model's embeddings have 16 dimensions"):
+        run(arguments, *own, "encode.dim=17", f"output={tmp_path / 'more'}")
 
 
 def test_queries_of_idf_weights_know_the_corpus(arguments, tmp_path):

@@ -148,7 +148,8 @@ def test_every_configured_loss_says_what_it_needs():
 def test_losses_that_read_one_vector_do_not_fit_a_model_of_several(write, tiny_bert_dir):
     path, model = str(write(PAIRS)), ["model=late_interaction", f"model.name_or_path={tiny_bert_dir}"]
     losses = inspect_path(path, model).losses
-    assert {"info_nce", "gist"} <= set(losses.fit)
+    assert {"info_nce", "info_nce_symmetric"} <= set(losses.fit)
+    assert {"gist", "qwen3", "arcface"} < set(losses.others["a model with one vector per text"])
     assert "embedding_distillation" in losses.others["a model with one vector per text"]
     assert not {"info_nce", "cosent"} & set(losses.others["a model with one vector per text"])
     assert "a model with one vector per text" not in inspect_path(path, ["model=bi_encoder"]).losses.others

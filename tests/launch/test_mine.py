@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from data.batch import TokenSequences
+from data.collate import Collator
 from data.formats.trec import read_run
 from engines.distributed.testing import run_ranks
+from inference.runner import similarity_of
 from launch.cli.compose import load
 from recipes.negatives import mine_run, mining
 from recipes.negatives.mine_run import mine
 from recipes.negatives.searchers import VectorSearcher
+from tensors.ragged import Ragged, concatenate
 
 Mine = Callable[..., Path]
 
@@ -51,11 +56,14 @@ def audit_of(path: Path) -> dict:
     return json.loads(Path(f"{path}.audit.json").read_text())
 
 
+LATE = ("model=late_interaction", "model.dimension=16", "model.query_length=12")
 RETRIEVERS = {
     "dense": (),
     "sparse": ("model=sparse_encoder", "model.query_weights=idf"),
+    "late interaction": LATE,
     "bm25": ("model=bm25",),
     "hybrid": ("model@hybrid=bm25",),
+    "hybrid of late interaction": ("model@hybrid=late_interaction", "hybrid.name_or_path={bert}"),
     "rescored": ("model@rescore=cross_encoder", "rescore.name_or_path={reranker}", "rescore.max_length=64"),
     "rescored by an embedder": ("model@rescore=bi_encoder", "rescore.name_or_path={bert}", "rescore.max_length=64"),
 }
@@ -93,6 +101,36 @@ def test_every_query_gets_negatives_and_an_audit(name, mined, tiny_beir_dir, tin
     assert f"slots filled: {filled} of 72 ({filled / 72:.1%}); {len(found)} queries have all" in out
 
 
+def test_negatives_of_late_interaction_are_those_of_all_scores(mined, arguments, tiny_beir_dir):
+    """By the similarity's `pairs` of vectors that the model computes alone, one text at a time."""
+    written = mined("run.txt", *LATE, "mine.output=run", "mine.near_duplicate=null")
+    model = load(arguments("x.jsonl", *LATE), "mine").model.build(42).eval()
+    similarity = similarity_of(model)
+
+    def vectors(text: str, role: str) -> Ragged:
+        sequences = TokenSequences.from_encoding(model.tokenizer([text], role=role))
+        with torch.no_grad():
+            features = Collator(model.tokenizer.padding, 10**6).collate(sequences, [0])
+            return similarity.comparable(model(**features)["embedding"])
+
+    corpus = {row["_id"]: row["text"] for row in rows(tiny_beir_dir / "corpus.jsonl")}
+    queries = {row["_id"]: row["text"] for row in rows(tiny_beir_dir / "queries.jsonl")}
+    documents = concatenate([vectors(text, "document") for text in corpus.values()])
+    collection = load(arguments("x.jsonl"), "mine").data.build()
+    split = collection.split("train")
+    mined_run = read_run(written)
+    assert len(mined_run) == 24
+    for query, found in mined_run.items():
+        scores = similarity.pairs(vectors(queries[query], "query")[0], documents)
+        by_name = dict(zip(corpus, scores.tolist(), strict=True))
+        relevant = {name for name, grade in split.judgements[query].items() if grade > 0}
+        texts = {corpus[name] for name in relevant} | {queries[query]}
+        allowed = [name for name in corpus if name not in relevant and corpus[name] not in texts]
+        best = sorted(allowed, key=lambda name: -by_name[name])[:3]
+        assert list(found) == best
+        assert found == pytest.approx({name: by_name[name] for name in best}, abs=1e-5)
+
+
 def test_margins_leave_slots_empty_and_say_why(mined, capsys):
     path = mined("mined.jsonl", "mine.percentage=0.99", "mine.range_max=6")
     audit = audit_of(path)
@@ -112,7 +150,7 @@ def _mined(settings: list[str]) -> float:
     return mine(load(settings, "mine"))
 
 
-@pytest.mark.parametrize("name", ["dense", "hybrid", "rescored"])
+@pytest.mark.parametrize("name", ["dense", "late interaction", "hybrid", "rescored"])
 def test_two_ranks_write_what_one_writes(name, arguments, mined, tmp_path, tiny_reranker_dir):
     more = [setting.format(reranker=tiny_reranker_dir) for setting in RETRIEVERS[name]]
     more += ["mine.scores=true", "mine.sampling=random", "mine.random_fraction=0.4"]
@@ -259,12 +297,6 @@ def test_a_model_is_trained_on_the_file_as_it_is(mined, tiny_run, tmp_path):
             ["model=cross_encoder"],
             "model: it gives score of pairs, by which no corpus can be searched: choose model=bi",
         ),
-        (
-            ["model=late_interaction"],
-            "model: a corpus is searched here by one vector per text, and this model gives more: choose "
-            "model=bi_encoder or model=bm25",
-        ),
-        (["model@hybrid=late_interaction"], "gives more: choose model@hybrid=bi_encoder or model@hybrid=bm25"),
         (["model@hybrid=cross_encoder"], r"choose model@hybrid=bi_encoder or model@hybrid=bm25"),
         (["model@rescore=bm25"], "model@rescore=bm25 scores no pairs: choose model@rescore=cross_encoder"),
         (["split=test"], r"split=test is held out: .* set allow_held_out=true"),

@@ -102,7 +102,10 @@ def test_the_similarity() -> None:
     assert raw.values.equal(queries.values[:, :2])
 
 
-@pytest.mark.parametrize("loss", [InfoNCE(), InfoNCE(directions=("query_to_doc", "doc_to_doc")), SigLIP(), Triplet()])
+BOTH = ("query_to_doc", "doc_to_query")
+
+
+@pytest.mark.parametrize("loss", [InfoNCE(), InfoNCE(directions=BOTH), SigLIP(), Triplet()])
 def test_matrix_losses_compare_token_vectors(loss: InfoNCE | SigLIP | Triplet) -> None:
     """A text of one token is a dense embedding: the losses must agree, in value and gradient, also in tiles."""
     labels = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
@@ -116,6 +119,27 @@ def test_matrix_losses_compare_token_vectors(loss: InfoNCE | SigLIP | Triplet) -
     assert torch.allclose(dense, ragged)
     for mine, theirs in zip(gradients(ragged, queries, documents), gradients(dense, queries, documents), strict=True):
         assert torch.allclose(mine, theirs)
+
+
+def test_a_document_finds_queries_by_the_score_of_each_query() -> None:
+    """Of several tokens on both sides, where MaxSim of exchanged sides is another number."""
+    queries, documents = vectors([3, 2]), vectors([4, 7], seed=2)
+    loss = InfoNCE(temperature=1.0, directions=("doc_to_query",), mask_duplicates=False)
+    ones = torch.ones(2, 1)
+    found = loss(queries, place(documents, ones > 0), ones, ones > 0, similarity=MaxSim())
+    scores = torch.stack([torch.stack([definition(query, document) for query in queries]) for document in documents])
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(2))
+    assert torch.allclose(found, expected)
+    for mine, theirs in zip(gradients(found, queries, documents), gradients(expected, queries, documents), strict=True):
+        assert torch.allclose(mine, theirs)
+
+
+@pytest.mark.parametrize("direction", ["query_to_query", "doc_to_doc"])
+def test_texts_of_one_role_are_not_compared(direction: str) -> None:
+    ones, queries = torch.ones(2, 1), vectors([3, 2])
+    loss = InfoNCE(directions=("query_to_doc", direction), mask_duplicates=False)
+    with pytest.raises(ValueError, match=rf"^{direction} compares texts of one role, and maxsim .*=\[query_to_doc\]"):
+        loss(queries, place(vectors([4, 7]), ones > 0), ones, ones > 0, similarity=MaxSim())
 
 
 def test_list_scores_and_cosent() -> None:

@@ -11,11 +11,12 @@ from torch import Tensor
 from losses.contracts import LossInputs, compute_loss
 from losses.cosent import CoSENT
 from losses.info_nce import InfoNCE
-from losses.math.similarity import COSINE, DOT, DotProduct, similarity_named
+from losses.math.similarity import COSINE, DOT, DotProduct, MaxSim, MeanMaxSim, similarity_named
 from losses.matryoshka import Matryoshka
 from losses.siglip import SigLIP
 from losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from losses.triplet import Triplet
+from tensors.ragged import Ragged
 
 QUERIES = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
 DOCUMENTS = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [6.0, 8.0]], [[1.0, 1.0], [-1.0, 0.5], [0.0, 0.0]]])
@@ -78,6 +79,19 @@ def test_losses_compare_by_the_similarity_that_they_are_given(loss):
     by_dot_product, by_other = compute_loss(loss, lists)[0], compute_loss(loss, replace(lists, similarity=Negated()))[0]
     assert by_other == compute_loss(loss, replace(lists, queries=-queries))[0]
     assert by_other != by_dot_product
+
+
+def test_likeness_of_documents_is_the_same_in_both_directions():
+    values = COSINE.comparable(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))
+    rows = Ragged(2 * values, torch.tensor([2, 3, 0, 4]))
+    for similarity in (MaxSim(), MeanMaxSim()):
+        found = similarity.likeness(rows, rows)
+        torch.testing.assert_close(found, found.T)
+        torch.testing.assert_close(found.diagonal(), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+        products = values[:2] @ values[2:5].T
+        mean = (products.amax(dim=1).mean() + products.amax(dim=0).mean()) / 2
+        torch.testing.assert_close(found[0, 1], mean)
+    torch.testing.assert_close(DOT.likeness(3 * values, values), values @ values.T)
 
 
 def test_matryoshka_cuts_by_the_similarity_that_it_trains():

@@ -17,6 +17,7 @@ from data.collate import Collator
 from inference.runner import similarity_of
 from models.late_interaction.encoder import LateInteraction
 from models.late_interaction.options import LateInteractionConfig
+from models.late_interaction.saved import MARKERS
 from models.loading.kind import declared_kind
 from tensors.ragged import Ragged
 
@@ -102,7 +103,8 @@ def write_pylate(folder: Path, bert: Path, **settings: Any) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model_type": "ColBERT", "do_query_expansion": True, "attend_to_expansion_tokens": False},
+        {"model_type": "ColBERT", "do_query_expansion": True, "similarity_fn_name": "MaxSim"},
+        {"model_type": "ColBERT", "attend_to_expansion_tokens": False, "similarity_fn_name": "cosine"},
         {"model_type": "ColBERT", "attend_to_expansion_tokens": True, "skiplist_words": list(string.punctuation[:5])},
         {"model_type": "ColBERT", "do_query_expansion": False, "prompts": {"query": "what ", "document": ""}},
     ],
@@ -110,7 +112,9 @@ def write_pylate(folder: Path, bert: Path, **settings: Any) -> None:
 def test_folders_of_pylate_are_read(settings: dict[str, Any], tiny_bert_dir: Path, tmp_path: Path) -> None:
     write_pylate(tmp_path, tiny_bert_dir, **settings)
     assert declared_kind(str(tmp_path)) == "late_interaction"
-    assert_equal_to_sentence_transformers(LateInteractionConfig(str(tmp_path)).build(seed=0), tmp_path)
+    model = LateInteractionConfig(str(tmp_path)).build(seed=0)
+    assert model.similarity == "maxsim"
+    assert_equal_to_sentence_transformers(model, tmp_path)
 
 
 @pytest.mark.parametrize("about", [None, {"query_maxlen": 20, "doc_maxlen": 30, "attend_to_mask_tokens": True}])
@@ -152,6 +156,7 @@ def test_a_row_does_not_depend_on_those_beside_it(tiny_bert_dir: Path) -> None:
         ({"query_length": 0}, "model.query_length=0 must be null or at least 1"),
         ({"pool_factor": 0.5}, "model.pool_factor=0.5 must be null or at least 1"),
         ({"prompts": {"answer": "x"}}, "model.prompts.answer is not a role of a text"),
+        ({"bias": float("inf")}, "model.bias=inf must be null or a finite number"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -160,16 +165,98 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_folders_that_do_not_fit(tiny_bert_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no token attends to those of the query's expansion"):
-        LateInteractionConfig(str(tiny_bert_dir), packing=True).build(seed=0)
+    for option in ({"packing": True}, {"attention": "flash_attention_2"}):
+        with pytest.raises(ValueError, match="no token attends to those of the query's expansion"):
+            LateInteractionConfig(str(tiny_bert_dir), **option).build(seed=0)
     model = LateInteractionConfig(str(tiny_bert_dir)).build(seed=0)
     model.export(tmp_path / "model")
     with pytest.raises(ValueError, match="gives 128 per token: give that, or null"):
         LateInteractionConfig(str(tmp_path / "model"), dimension=64).build(seed=0)
+    change_json(tmp_path / "model" / "config_sentence_transformers.json", similarity_fn_name="dot")
+    with pytest.raises(ValueError, match=r"compares by dot: set model\.similarity=maxsim or meanmaxsim"):
+        LateInteractionConfig(str(tmp_path / "model")).build(seed=0)
+    assert LateInteractionConfig(str(tmp_path / "model"), similarity="maxsim").build(seed=0).similarity == "maxsim"
     modules = json.loads((tmp_path / "model" / "modules.json").read_text())
     (tmp_path / "model" / "modules.json").write_text(json.dumps(modules[:2]))
     with pytest.raises(ValueError, match="is Transformer > Dense; supported: Transformer"):
         LateInteractionConfig(str(tmp_path / "model")).build(seed=0)
+
+
+def change_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+LONG_PROMPT = "python returns the value of a list " * 5  # above the 32 tokens of a query, below the 60 of a document
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": {"query": LONG_PROMPT}}, "model.query_length=32: shorten it, or raise model.query_length"),
+        ({"max_length": 20, "prompts": {"document": LONG_PROMPT}}, "model.max_length=20: shorten it, or raise"),
+        ({"query_length": 2, "prompts": {}}, "model.query_length=2: 2 tokens are the tokenizer's own: raise it"),
+        (
+            {"query_length": 3, "prompts": {"query": "rank "}},
+            "has 3 tokens of model.query_length=3: shorten",
+        ),
+        (
+            {"document_length": 600},
+            "model.document_length=600: .* reads rows of 128 tokens at most: give such a length",
+        ),
+    ],
+)
+def test_lengths_leave_room_for_a_text(options: dict[str, Any], message: str, tiny_bert_dir: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        LateInteractionConfig(str(tiny_bert_dir), **{"document_length": 60, **options}).build(seed=0)
+
+
+def test_a_prompt_of_the_data_leaves_room_in_its_role(tiny_bert_dir: Path) -> None:
+    tokenizer = LateInteractionConfig(str(tiny_bert_dir), document_length=60).build(seed=0).tokenizer
+    assert len(tokenizer(["x"], "document", LONG_PROMPT)["input_ids"][0]) < 60
+    with pytest.raises(ValueError, match=r"tokens of model\.query_length=32: shorten it"):
+        tokenizer(["x"], "query", LONG_PROMPT)
+    with pytest.raises(ValueError, match=r"tokens of model\.query_length=32: shorten it"):
+        tokenizer.encode_list("x", ["y"], query_prompt=LONG_PROMPT)
+
+
+def test_max_length_cuts_the_lengths_of_a_folder(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    LateInteractionConfig(str(tiny_bert_dir), query_length=60, query_expansion="none").build(0).export(tmp_path / "m")
+    options = {"query_expansion": "min", "max_length": 16}
+    tokenizer = LateInteractionConfig(str(tmp_path / "m"), **options).build(0).tokenizer
+    assert [len(row) for row in tokenizer(["x", "value " * 90], "query")["input_ids"]] == [16, 16]
+    assert tokenizer.limits == {"model.max_length": 16}
+
+
+def test_prompts_of_other_names_leave_the_markers(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = (kind.from_pretrained(tiny_bert_dir) for kind in (AutoModel, AutoTokenizer))
+    tokenizer.add_tokens([marker.strip() for marker in MARKERS.values()])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}])
+    )
+    settings = tmp_path / "config_sentence_transformers.json"
+    settings.write_text("{}")
+    found = {}
+    for name in ("web", "query", "passage"):
+        change_json(settings, prompts={"document": "", name: "rank "})
+        tokenizer = LateInteractionConfig(str(tmp_path), document_length=60).build(0).tokenizer
+        found[name] = [tokenizer.prompt(role) for role in ("query", "document")]
+    assert found == {"web": [*MARKERS.values()], "query": ["rank ", ""], "passage": ["", ""]}
+
+
+def test_the_bias_of_siglip_is_trained_and_saved(tiny_bert_dir: Path, tmp_path: Path) -> None:
+    options = {"temperature": 2.0, "bias": -3.0, "learn_bias": True, "document_length": 60}
+    config = LateInteractionConfig(str(tiny_bert_dir), **options)
+    model = config.build(seed=0)
+    assert [part.name for part in model.parts()][-1] == "bias"
+    assert config.parts_to_train()["bias"] == "model.learn_bias=true"
+    model.export(tmp_path / "model")
+    again = config.starting_from(tmp_path / "model")
+    assert (again.bias, again.saved_scale()) == (None, {"scale": 0.5, "bias": -3.0})
 
 
 def test_the_memory_plan_runs_it_without_data(tiny_bert_dir: Path) -> None:

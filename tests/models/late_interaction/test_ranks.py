@@ -21,7 +21,11 @@ from losses.math import tiles
 STEPS = 4
 EXPERIMENTS = {
     # With dropout, duplicates to mask over the ranks, and two directions of comparison.
-    "infonce": ["+exp=colbert_infonce", "data.lists.no_duplicates=false", "loss.directions=[query_to_doc,doc_to_doc]"],
+    "infonce": [
+        "+exp=colbert_infonce",
+        "data.lists.no_duplicates=false",
+        "loss.directions=[query_to_doc,doc_to_query]",
+    ],
     "distill": ["+exp=colbert_distill", "teacher.max_length=48", "model.learn_temperature=true"],
     "grpo": ["+exp=colbert_grpo", "trainer.num_iterations=2", "loss.num_generations=8", "loss.beta=0.1"],
 }

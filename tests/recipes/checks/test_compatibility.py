@@ -22,6 +22,7 @@ from recipes.checks.data_fit import check_data
 EMBEDDER = ["+exp=embedder_infonce"]
 RERANKER = ["+exp=reranker_contrastive"]
 EMBEDDING = "an embedding of each text, and the model gives score: choose"
+LATE = ["+exp=colbert_infonce"]
 VOCABULARY = "needs a vocabulary, over which an answer has a probability, and the model gives score: choose"
 
 
@@ -124,6 +125,16 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
             [*RERANKER, "trainer.negatives=node"],
             "trainer.negatives=node: loss SoftmaxCrossEntropy does not compare lists with each other: leave it out",
         ),
+        (
+            [*LATE, "loss=similarity_distillation", "loss.target=embeddings", "model@teacher=bi_encoder"],
+            "gives several: choose one that compares by any similarity, such as loss=info_nce_max_sim, or model=bi_enc",
+        ),
+        (
+            [*LATE, "loss.directions=[query_to_doc,doc_to_query,doc_to_doc]"],
+            "gives several: set loss.directions=[query_to_doc,doc_to_query], or model=bi_encoder",
+        ),
+        ([*LATE, "loss=gte"], "set loss.directions=[query_to_doc,doc_to_query], or"),
+        ([*LATE, "loss=arcface"], "gives several: set loss.positive_margin_form=cosface, or model=bi_encoder"),
         ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],

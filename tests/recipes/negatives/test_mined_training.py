@@ -65,6 +65,15 @@ def test_training_queries_get_what_launch_mine_finds(tiny_run, tmp_path, caplog)
     assert "found 72 for 24 training queries (100% of what was asked for); audit: " in caplog.text
 
 
+def test_late_interaction_mines_before_it_trains(tiny_run, tmp_path):
+    own = [*(each for each in tiny_run if each != "eval.depth=8"), "negatives=mined", "negatives.percentage=null"]
+    late = ["+exp=colbert_infonce", *own, "negatives.num_negatives=3", "trainer.max_steps=2", "run_name=late"]
+    best = train(load([*late, "model.dimension=16", "trainer.list_size=3"]))
+    assert best is not None
+    found = read_run(tmp_path / "outputs" / "late" / mined_training.FILE)
+    assert {len(negatives) for negatives in found.values()} == {3}
+
+
 def test_queries_without_a_negative_learn_from_the_batch(tiny_run, caplog):
     with caplog.at_level(logging.WARNING):
         best = train(load(settings_of(tiny_run, "negatives.percentage=0.01")))

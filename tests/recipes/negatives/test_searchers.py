@@ -13,9 +13,11 @@ from data.sampling.never_rows import CorpusTexts
 from engines.distributed.testing import run_ranks
 from evaluation.fusion import fuse
 from inference import vector_search
+from inference.vector_files import block_slices
 from losses.math.similarity import COSINE
 from recipes.negatives import searchers
 from recipes.negatives.searchers import BM25Searcher, HybridSearcher, VectorSearcher
+from tensors.ragged import Ragged
 
 WORDS = "red green blue apple pear train rank list query document python returns value".split()  # noqa: SIM905
 
@@ -42,8 +44,11 @@ class Vectors:
     def block(self, start: int, stop: int) -> torch.Tensor:
         return self.values[start:stop]
 
-    def blocks(self, rows: int):
-        return iter(self.values.split(rows))
+    def slices(self, rows: int, values: int) -> list[slice]:
+        return list(block_slices(len(self), min(rows, values // self.dim)))
+
+    def num_values(self, rows: slice) -> int:
+        return self.values[rows].numel()
 
     def rows(self, rows) -> torch.Tensor:
         return self.values[np.asarray(rows)]
@@ -75,6 +80,51 @@ def test_vectors_are_searched_as_by_the_whole_matrix(monkeypatch):
     likeness = searcher.likeness(np.array([5, 6]), np.array([6, 7]))
     assert likeness[1] == pytest.approx(1.0)
     assert likeness[0] == pytest.approx(float((searcher.documents.values[5] @ searcher.documents.values[6:8].T).max()))
+
+
+class TokenVectors(Vectors):
+    """What searchers read of `inference.pieces.ragged.RaggedVectors`."""
+
+    similarity = "maxsim"
+
+    def __init__(self, seed: int, rows: int, dim: int = 8) -> None:
+        sizes = torch.arange(rows) % 5 + 1
+        super().__init__(seed, int(sizes.sum()), dim)
+        self.values = Ragged(self.values, sizes)
+
+    def num_values(self, rows: slice) -> int:
+        return self.values[rows].values.numel()
+
+    def rows(self, rows) -> Ragged:
+        return self.values[torch.as_tensor(rows)]
+
+
+def test_token_vectors_are_searched_by_their_similarity(monkeypatch):
+    monkeypatch.setattr(vector_search, "DOCUMENT_BLOCK", 16)
+    monkeypatch.setattr(searchers, "QUERY_BLOCK", 2)
+    searcher = VectorSearcher("model", TokenVectors(1, 7), TokenVectors(2, 50), torch.device("cpu"))
+    found = searcher.search(slice(2, 7), WANTED, 9)
+    queries, documents = searcher.queries.values, searcher.documents.values
+    scores = np.array([[pair(query, document) for document in documents] for query in queries[2:7]])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :9]
+    assert (found.rows == order).all()
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, order, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.wanted[0], scores[0, [3, 40]], rtol=1e-5)
+    assert [len(wanted) for wanted in found.wanted] == [2, 1, 0, 0, 0]
+    likeness = searcher.likeness(np.array([5, 6]), np.array([6, 7]))
+    assert likeness[1] == pytest.approx(1.0)
+    assert likeness[0] == pytest.approx(max(both_ways(documents[5], documents[row]) for row in (6, 7)), abs=1e-6)
+    elements = max(searcher.documents.num_values(slice(start, start + 16)) for start in range(0, 50, 16))
+    assert searcher.rank_bytes(7, 9) == 4 * (2 * elements + queries.values.numel()) + 8 * 2 * 16 + 7 * 9 * 24
+
+
+def pair(query: Ragged, document: Ragged) -> float:
+    """MaxSim in the words of its definition."""
+    return float((query.values @ document.values.T).amax(dim=1).sum())
+
+
+def both_ways(one: Ragged, other: Ragged) -> float:
+    return (pair(one, other) / len(one.values) + pair(other, one) / len(other.values)) / 2
 
 
 def test_bm25_is_that_of_the_first_stage(texts, tmp_path, monkeypatch):
