@@ -36,11 +36,11 @@ from inference.score import run_chunks
 from inference.search import index_for, pack, unpack
 from inference.shared_prefix import list_collator
 from inference.stored_form import StoredForm
-from tensors.ragged import Rows, concatenate
+from inference.vector_search import block_size
+from tensors.ragged import Rows, concatenate, elements
 
 DOCUMENTS, QUERIES = 512, 100  # sampled for the measurement
 WARM_UP_DOCUMENTS, WARM_UP = 32, 5  # documents and queries before the clock starts
-BLOCK = 16384  # vectors of the index that are compared at a time
 ON_GPU = "torch's tensors on the device at the peak, the weights among them"
 ON_CPU = "the weights, and the rise of the process's resident memory above its start"
 OF_BM25 = "the rise of the process's resident memory above its start, while the index was made and searched"
@@ -227,15 +227,17 @@ def _search(
     """A search of `size` random documents, of as many elements as those that were `encoded`, block by block: one query
     [1, dim] -> the numbers of its best documents."""
     kind = index_for(search, similarity)
-    vectors = kind.random(similarity, encoded, min(BLOCK, size))
-    lengths = [min(BLOCK, size - start) for start in range(0, size, BLOCK)]
+    values = elements(encoded)  # an index that counts what it holds keeps no zeros
+    block = block_size(int(values.count_nonzero() if kind.counts else values.numel()) // len(encoded))
+    vectors = kind.random(similarity, encoded, min(block, size))
+    lengths = [min(block, size - start) for start in range(0, size, block)]
     indexes = {length: kind(similarity, vectors[:length]) for length in set(lengths)}
 
     def nearest(query: Any) -> Tensor:
         best = torch.empty(1, 0, dtype=torch.int64, device=device)
         for number, length in enumerate(lengths):
             scores, indices = indexes[length].nearest(query, depth)
-            start = number * BLOCK
+            start = number * block
             keys = torch.cat([best, pack(scores, indices + start)], dim=1)
             best = keys.topk(min(depth, keys.shape[1]), dim=1).values
         return unpack(best)[1]

@@ -31,6 +31,8 @@ from inference.quantize import Precision, check_vector_precision
 from inference.runner import Runner, int8_ranges_of, similarity_of
 from inference.search import INDEXES, BlockSearch, check_search, index_for
 from inference.stored_form import StoredForm
+from inference.vector_files import block_slices
+from inference.vector_search import documents_at_once
 from losses.math.quantization import ranges_of
 from losses.math.similarity import Similarity
 from tensors.ragged import elements
@@ -221,14 +223,15 @@ class RetrievalEvaluator:
         self.dimension = queries.shape[1]
         if too_many := [size for size in self.config.dims if size >= queries.shape[1]]:
             raise ValueError(f"eval.dims: {too_many[0]} is not below the model's {queries.shape[1]} dimensions")
-        embedded, ranges = self._ranges(runner, queries.shape[1])
+        size = min(self.config.document_block, documents_at_once(similarity, queries.shape[1], self.tokenizer))
+        embedded, ranges = self._ranges(runner, queries.shape[1], size)
         searches, self.index_bytes = {}, {form.name: 0 for form in self.config.forms}
         for form in self.config.forms:
             asked = form if self.config.quantize_queries else StoredForm(form.dim)
             searches[form] = self._search(asked.values(queries, similarity, ranges.get(form)), similarity)
-        blocks = self.document_sequences
-        for block in show_progress(blocks, "searching", len(blocks), "blocks of documents"):
-            documents = self._embed(runner, block) if embedded is None else embedded
+        parts = [(block, part) for block in self.document_sequences for part in block_slices(len(block), size)]
+        for block, part in show_progress(parts, "searching", len(parts), "blocks of documents"):
+            documents = self._embed(runner, _part(block, part)) if embedded is None else embedded
             for form, search in searches.items():
                 self.index_bytes[form.name] += form.num_bytes(documents)
                 search.add(form.values(documents, similarity, ranges.get(form)))
@@ -237,10 +240,10 @@ class RetrievalEvaluator:
             self.index_bytes = {StoredForm().name: int(self.index_facts["bytes"])}
         return {form: self._run(*search.result()) for form, search in searches.items()}
 
-    def _ranges(self, runner: Runner, dimension: int) -> tuple[Tensor | None, dict[StoredForm, Tensor]]:
+    def _ranges(self, runner: Runner, dimension: int, size: int) -> tuple[Tensor | None, dict[StoredForm, Tensor]]:
         """The ranges of the forms in int8: the model's own; for a model that was not trained for them, those of
-        `document_block` documents, evenly spread over the corpus. A corpus that is no larger is embedded for them, and
-        returned, so that it is not embedded twice."""
+        `size` documents, evenly spread over the corpus. A corpus that is no larger is embedded for them, and returned,
+        so that it is not embedded twice."""
         forms = [form for form in self.config.forms if form.precision == "int8"]
         own = int8_ranges_of(runner.model)
         known = {} if own is None else own.known()
@@ -248,15 +251,15 @@ class RetrievalEvaluator:
         others = [form for form in forms if form not in ranges]
         if not others:
             return None, ranges
-        is_whole = len(self.document_sequences) == 1
-        sample = self._embed(runner, self.document_sequences[0] if is_whole else self._sample())
+        is_whole = len(self.documents) <= size
+        sample = self._embed(runner, self.document_sequences[0] if is_whole else self._sample(size))
         similarity = similarity_of(runner.model)
         ranges |= {form: ranges_of(elements(similarity.comparable(sample, form.dim))) for form in others}
         return sample if is_whole else None, ranges
 
-    def _sample(self) -> TokenSequences:
-        """`document_block` documents, evenly spread over the corpus."""
-        texts, size = list(self.documents.values()), self.config.document_block
+    def _sample(self, size: int) -> TokenSequences:
+        """`size` documents, evenly spread over the corpus."""
+        texts = list(self.documents.values())
         chosen = [texts[number * len(texts) // size] for number in range(size)]
         return tokenize_texts(self.tokenizer, chosen, "document", [self.document_prompt] * size)
 
@@ -275,6 +278,11 @@ class RetrievalEvaluator:
             for query, found, values in zip(self.queries, indices.tolist(), scores.tolist(), strict=True)
         }
         return leave_out(run, self.own_documents, self.config.depth)
+
+
+def _part(block: TokenSequences, part: slice) -> TokenSequences:
+    """Some sequences of a block."""
+    return block if part == slice(0, len(block)) else block.select(np.arange(part.start, part.stop))
 
 
 def index_of(searched_bytes: Mapping[str, int], dimension: int, searched: int, documents: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from engines.distributed.process_group import rank, world_size
 from inference.pieces.ragged import RaggedVectors
 from inference.search import BlockSearch, ExactIndex, Index, pack, unpack
 from inference.vectors import StoredVectors
-from losses.math.similarity import DOT, similarity_named
+from losses.math.similarity import DOT, Similarity, similarity_named
 
 DOCUMENT_BLOCK, VALUES = 16384, 2**26  # vectors that are searched at once, and their values at most: 256 MiB
 RESCORED_AT_ONCE = 2**24  # values of documents that are rescored at once: 64 MiB
@@ -73,3 +73,10 @@ def _rescore(queries: Tensor, stored: StoredVectors, rows: Tensor, depth: int) -
         keys.append(pack(scores, chosen).topk(keys[0].shape[1], dim=1).values)
     positions = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.int64)
     return unpack(gather_rows({"keys": torch.cat(keys)}, positions, len(queries))["keys"])
+
+
+def documents_at_once(similarity: Similarity, dimension: int, tokenizer: Any) -> int:
+    """How many documents of a model with this similarity, tokenizer and dimension are in memory at once: as many as
+    have vectors of 256 MiB if all are as long as may be, at most 16,384."""
+    vectors = tokenizer.max_length if similarity.is_ragged else 1
+    return block_size(dimension * vectors)

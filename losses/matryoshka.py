@@ -15,6 +15,7 @@ from losses.contracts import (
     LossInputs,
     Statistics,
     WrapperLoss,
+    all_losses,
     compute_loss,
     input_names,
     is_policy,
@@ -45,6 +46,7 @@ class Matryoshka(WrapperLoss):
     """
 
     compares_embeddings: ClassVar[bool] = True
+    cuts_embeddings: ClassVar[bool] = True
     sharded: ClassVar[bool] = True
 
     loss: Any
@@ -244,3 +246,8 @@ def sample_subset(choices: list[int], number: int | None, name: str, loss_inputs
     if number is None or number >= len(choices):
         return choices
     return random.Random(f"matryoshka {name} {loss_inputs.seed} {loss_inputs.step}").sample(choices, number)
+
+
+def cuts_embeddings(loss: Any) -> bool:
+    """Whether a loss, or one inside it, reads the first dimensions of embeddings alone."""
+    return any(getattr(each, "cuts_embeddings", False) for each in all_losses(loss))

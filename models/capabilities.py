@@ -210,6 +210,7 @@ class ModelOptions(ABC):
     small_similarities: ClassVar[bool] = True  # those of its embeddings are about -1 to 1 if no option scales them
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)
     one_vector: ClassVar[bool] = True  # an embedding is one vector; False: a ragged row, as a vector per token
+    ordered_dimensions: ClassVar[bool] = True  # the first of an embedding may be used alone; False: all have a place
 
     name_or_path: str  # an exported folder, or another name from which weights are loaded
 

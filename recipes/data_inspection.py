@@ -29,10 +29,12 @@ from data.inspection.tokens import CountingTokenizer, TokenCounts, count_tokens
 from data.source import SourceOptions
 from data.truncation import cut_line
 from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, reads_one_vector, required_outputs
+from losses.matryoshka import cuts_embeddings
 from recipes.checks.data_fit import ADD_NEGATIVES, has_only_positives
 
 MAX_UNKNOWN = 0.05  # share of unknown tokens from which a model cannot read the texts
 ONE_VECTOR = "one vector per text"
+ORDERED = "dimensions of which the first may be used alone"
 NEEDED = {  # split -> what its absence means
     "train": "it can be evaluated (launch/evaluate.py), and not be trained on",
     "test": "launch/train.py measures what it has trained",
@@ -50,6 +52,7 @@ class Chosen:
     model: str = ""
     outputs: frozenset[str] | None = None  # of the model, names of losses.contracts.OUTPUTS; None: of any model
     one_vector: bool = True  # whether the model's embedding of a text is one vector
+    ordered_dimensions: bool = True  # whether the first dimensions of an embedding may be used alone
     limits: Limits = field(default_factory=Limits)
 
 
@@ -107,8 +110,7 @@ def _loss_findings(chosen: Chosen, available: frozenset[str]) -> Iterator[Findin
         return
     needed = [f"{name} ({REQUIREMENTS[name]})" for name in missing_requirements(chosen.loss, available)]
     needed += [f"{OUTPUTS[name]}, and the model gives none" for name in _missing_outputs(chosen.loss, chosen.outputs)]
-    if reads_one_vector(chosen.loss) and not chosen.one_vector:
-        needed.append(f"{ONE_VECTOR}, and the model gives several")
+    needed += [f"{what}, which the model does not give" for what in _missing_embeddings(chosen.loss, chosen)]
     if needed:
         message = f"loss {type(chosen.loss).__name__} needs {' and '.join(needed)}"
         yield Finding("error", "loss does not fit", message, "choose one of the losses that fit")
@@ -117,6 +119,12 @@ def _loss_findings(chosen: Chosen, available: frozenset[str]) -> Iterator[Findin
 def _missing_outputs(loss: Any, outputs: frozenset[str] | None) -> list[str]:
     """The outputs that a loss needs and a model lacks."""
     return [] if outputs is None else sorted(required_outputs(loss) - outputs)
+
+
+def _missing_embeddings(loss: Any, chosen: Chosen) -> list[str]:
+    """What a loss needs of embeddings and the model does not give."""
+    needed = [ONE_VECTOR] if reads_one_vector(loss) and not chosen.one_vector else []
+    return [*needed, *([ORDERED] if cuts_embeddings(loss) and not chosen.ordered_dimensions else [])]
 
 
 def read(options: SourceOptions, limits: Limits) -> Content:
@@ -215,8 +223,7 @@ def fitting(chosen: Chosen, available: frozenset[str]) -> Losses:
     by_missing: dict[tuple[str, ...], list[str]] = {}
     for name, loss in chosen.losses.items():
         lacking = [f"a model with {OUTPUTS[output]}" for output in _missing_outputs(loss, chosen.outputs)]
-        if reads_one_vector(loss) and not chosen.one_vector:
-            lacking.append(f"a model with {ONE_VECTOR}")
+        lacking += [f"a model with {what}" for what in _missing_embeddings(loss, chosen)]
         by_missing.setdefault((*missing_requirements(loss, available), *lacking), []).append(name)
     fit = tuple(by_missing.pop((), []))
     others = {" and ".join(missing): tuple(names) for missing, names in sorted(by_missing.items())}

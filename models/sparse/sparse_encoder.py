@@ -52,6 +52,7 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
     default_evaluation: ClassVar[str] = "retrieval_sparse"
     default_loss: ClassVar[str] = "info_nce_sparse"
     small_similarities: ClassVar[bool] = False
+    ordered_dimensions: ClassVar[bool] = False  # the first are the control tokens of the vocabulary
 
     name_or_path: str = DEFAULT_MODEL  # folder or hub id
     max_length: int | None = None  # tokens per text; None: the folder's

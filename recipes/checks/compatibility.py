@@ -22,6 +22,7 @@ from losses.contracts import (
     whole_losses,
 )
 from losses.embedding_distillation import check_dimensions
+from losses.matryoshka import cuts_embeddings
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
 from recipes.checks.refresh import check_refresh
@@ -60,7 +61,7 @@ def check_parts(settings: RunConfig, node: str = ROOT) -> None:
     for each in chosen:
         with each.named_in_errors():
             check_loss(settings, each.loss)
-    check_outputs("this evaluation", settings.eval.required_outputs, settings.model, "eval=reranking")
+    check_evaluation(settings.eval, settings.model)
     check_scale_is_read(settings, losses)
     check_projection_is_read(settings.model, losses)
     check_line_breaks(settings)
@@ -92,6 +93,12 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
         raise ValueError(
             f"loss {name} reads one vector per text, and {type(model).__name__} gives several: "
             f"{getattr(loss, 'many_vectors_remedy', '') or other}, or model=bi_encoder"
+        )
+    if cuts_embeddings(loss) and not settings.model.ordered_dimensions:
+        raise ValueError(
+            f"loss {name} trains the first dimensions of embeddings alone, and those of "
+            f"{type(settings.model).__name__} are in no order of use: choose the loss inside it, such as "
+            "loss=info_nce, or model=bi_encoder"
         )
     if has_in_batch_negatives(loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
@@ -151,6 +158,17 @@ def check_outputs(what: str, required: Collection[str], options: ModelOptions, c
                 f"{what} needs {OUTPUTS[output]}, and the model gives {outputs}: choose "
                 f"{choose or MODELS_BY_OUTPUT[output]}"
             )
+
+
+def check_evaluation(evaluation: Any, model: ModelOptions) -> None:
+    """Raise ValueError if an evaluation reads an output that the model does not give, or the first dimensions of
+    embeddings that have no order of use."""
+    check_outputs("this evaluation", evaluation.required_outputs, model, "eval=reranking")
+    if evaluation.largest_dimension and not model.ordered_dimensions:
+        raise ValueError(
+            f"eval.dims: the dimensions of {type(model).__name__}'s embeddings are in no order of use, so the first "
+            "alone tell nothing: leave it out (eval.dims=[])"
+        )
 
 
 def check_line_breaks(settings: RunConfig) -> None:

@@ -15,7 +15,6 @@ from evaluation.metrics import parse_metric
 from evaluation.reranking_evaluator import RerankingConfig
 from evaluation.retrieval_evaluator import RetrievalConfig
 from inference.quantize import Precision, check_vector_precision
-from inference.vector_search import block_size
 from recipes.checks.compatibility import check_is_data, check_is_model
 from recipes.choose.limits import COSTS, check_limits
 from recipes.run_config import check_timeout
@@ -63,7 +62,6 @@ class MeasureOptions:
             dims=[] if plain else dims,
             precision=["fp32"] if plain else self.precision,
             search=search,
-            document_block=block_size(dimension),
             token_budget=self.token_budget,
         )
 

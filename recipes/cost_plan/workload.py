@@ -19,6 +19,8 @@ from engines.memory.allocator import peak_memory_bytes
 from engines.memory.live_bytes import ChunkBytes
 from engines.memory.state_bytes import FLOAT_BYTES, Parameters
 from engines.optimizers import parameters_in_8bit
+from inference.runner import similarity_of
+from inference.vector_search import documents_at_once
 from losses.contracts import input_names
 from models.capabilities import RankingModel
 from models.dropout import disable_dropout
@@ -31,7 +33,7 @@ from recipes.cost_plan.shapes import Shape, columns, sample_shapes
 from recipes.prompts import expect_prompts
 from recipes.run_config import RunConfig
 from recipes.trained_parts import check_trained_parts
-from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
+from trainers.refresh.rankings import QUERY_BLOCK
 
 SAMPLED_BATCHES = 8
 SAMPLED_ROWS = 8192  # after so many rows no further batch is sampled
@@ -92,7 +94,7 @@ def build_workload(settings: RunConfig, data: Collection | Mixture | None, *, au
         max_length=model.tokenizer.max_length,
         reading_bytes=peak_memory_bytes(),
         batches_per_epoch=None if data is None else batches_per_epoch(data, settings.trainer.batch_size),
-        search_bytes=search_bytes(settings, data, model.dimension, trained.query_vectors, trained.document_vectors),
+        search_bytes=search_bytes(settings, data, model, trained.query_vectors, trained.document_vectors),
     )
 
 
@@ -113,21 +115,22 @@ def _runs(role: str, loss: Any) -> bool:
 def search_bytes(
     settings: RunConfig,
     data: Collection | Mixture | None,
-    dimension: int | None,
-    query_vectors: float = 1.0,
-    document_vectors: float = 1.0,
+    model: RankingModel,
+    query_vectors: float,
+    document_vectors: float,
 ) -> float:
     """The memory of a search by which `trainer.refresh_every` refreshes candidates; 0 if there is none, or for a
     reranker, which searches nothing. Without data, for `trainer.refresh_queries`."""
     options = settings.trainer
-    if not options.refresh_every or dimension is None:
+    if not options.refresh_every or model.dimension is None:
         return 0.0
     sources = data.sources.values() if data is not None else ()
     largest = max((len(source.split("train").queries) for source in sources), default=options.refresh_queries or 0)
     queries = min(largest, options.refresh_queries or largest)
-    vectors = queries * query_vectors + 2 * DOCUMENT_BLOCK * document_vectors  # gathered ones are a copy
-    embeddings = FLOAT_BYTES * dimension * vectors
-    compared = QUERY_BLOCK * DOCUMENT_BLOCK * (FLOAT_BYTES + 2 * KEY_BYTES)
+    block = documents_at_once(similarity_of(model), model.dimension, model.tokenizer)
+    vectors = queries * query_vectors + 2 * block * document_vectors  # gathered ones are a copy
+    embeddings = FLOAT_BYTES * model.dimension * vectors
+    compared = QUERY_BLOCK * block * (FLOAT_BYTES + 2 * KEY_BYTES)
     return embeddings + KEY_BYTES * queries * options.refresh_depth + compared
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from engines.precision import check_precision
 from evaluation.evaluator import EvaluatorConfig
-from recipes.checks.compatibility import check_is_data, check_is_model, check_outputs
+from recipes.checks.compatibility import check_evaluation, check_is_data, check_is_model
 from recipes.evaluate.against_files import check_against
 from recipes.evaluate.first_stage_names import check_entries
 from recipes.run_config import check_timeout
@@ -40,7 +40,7 @@ class EvaluationConfig:
         if own := [name for name, loss in self.data.own_losses.items() if loss is not None]:
             raise ValueError(f"data.sources.{own[0]}.loss is read in training only: leave it out")
         if not self.model.retrieves_by_itself:
-            check_outputs("this evaluation", self.eval.required_outputs, self.model, "eval=reranking")
+            check_evaluation(self.eval, self.model)
         elif not self.retrieves:
             reason = (
                 "finds the candidates that eval=reranking reorders"

@@ -116,7 +116,8 @@ def _candidates(
         return leave_out(_read(entry, collection, split, queries), split.own_documents, depth)
     model = embedder_options(entry).build(settings.seed).to(process_group.device())
     expect_prompts(model, collection)
-    search = RetrievalConfig(metric="nDCG@1", metrics=[], depth=depth, token_budget=settings.eval.token_budget)
+    given: dict[str, Any] = {"depth": depth, "token_budget": settings.eval.token_budget, "search": model.search}
+    search = RetrievalConfig(metric="nDCG@1", metrics=[], **given)
     prompts = Prompts.of(collection)
     evaluator = search.build(replace(split, candidates={}), collection.documents, model.tokenizer, prompts=prompts)
     return evaluator.retrieve(runner_of(settings, model))[StoredForm()]

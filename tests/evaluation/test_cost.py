@@ -12,6 +12,7 @@ from data.bm25 import BM25
 from engines.distributed.testing import run_ranks
 from evaluation.cost import QUERIES, WARM_UP, measure_embedder, measure_reranker, measure_retriever, sample
 from evaluation.evaluator import Prompts
+from inference import vector_search
 from inference.runner import ModuleRunner
 from inference.search import ExactIndex, InvertedIndex
 from inference.stored_form import StoredForm
@@ -96,6 +97,10 @@ def test_a_search_goes_over_as_many_vectors_as_the_index_has(monkeypatch):
     monkeypatch.setattr(ExactIndex, "nearest", counted)
     _embedder(["one"], index_documents=40_000)
     assert searched == [16384, 16384, 40_000 - 2 * 16384] * 2  # the warm-up and the query
+    searched.clear()
+    monkeypatch.setattr(vector_search, "VALUES", 8 * 30)  # of 30 vectors
+    _embedder(["one"], index_documents=70)
+    assert searched == [30, 30, 10] * 2
 
 
 def test_times_are_those_of_the_model():

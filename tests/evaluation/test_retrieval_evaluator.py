@@ -17,9 +17,11 @@ from engines.distributed.testing import run_ranks
 from evaluation.evaluator import Prompts
 from evaluation.metrics import measure
 from evaluation.retrieval_evaluator import RetrievalConfig, overlaps, reduced_corpus
+from inference import vector_search
 from inference.quantize import dequantize, quantize
 from inference.quantize import ranges_of as stored_ranges
 from inference.runner import ModuleRunner
+from inference.search import BlockSearch
 from inference.stored_form import StoredForm
 from models.int8_ranges import Int8Ranges
 
@@ -167,10 +169,10 @@ def test_overlap_is_the_share_of_the_ten_best():
 def test_ranges_of_a_corpus_of_several_blocks_are_those_of_documents_spread_over_it():
     model, rows = Counts(), torch.stack([*_embeddings(DOCUMENTS, 4).values()])
     evaluator, _ = _evaluator(precision=["int8"], document_block=3)
-    embedded, ranges = evaluator._ranges(ModuleRunner(model, CPU), 4)
+    embedded, ranges = evaluator._ranges(ModuleRunner(model, CPU), 4, 3)
     assert embedded is None
     assert np.allclose(ranges[StoredForm(None, "int8")].numpy(), stored_ranges(rows[[0, 2, 5]].numpy()))
-    whole, ranges = _evaluator(precision=["int8"])[0]._ranges(ModuleRunner(model, CPU), 4)
+    whole, ranges = _evaluator(precision=["int8"])[0]._ranges(ModuleRunner(model, CPU), 4, 16384)
     assert len(whole) == 8
     assert np.allclose(ranges[StoredForm(None, "int8")].numpy(), stored_ranges(rows.numpy()))
 
@@ -253,6 +255,26 @@ def test_the_configuration_file_states_every_field_with_its_default():
     stated = yaml.safe_load((Path(__file__).parents[2] / "conf" / "eval" / "retrieval.yaml").read_text())
     assert stated.pop("_target_") == "evaluation.retrieval_evaluator.RetrievalConfig"
     assert stated == asdict(RetrievalConfig())
+
+
+@pytest.mark.parametrize("options", [{"dims": [2]}, {"precision": ["int8"]}])
+def test_large_vectors_are_embedded_and_searched_few_at_once(monkeypatch, options):
+    sizes = []
+    add = BlockSearch.add
+
+    def counted(self, documents):
+        sizes.append(len(documents))
+        add(self, documents)
+
+    monkeypatch.setattr(BlockSearch, "add", counted)
+    whole = _evaluator(**options)[0].evaluate(ModuleRunner(Counts(), CPU))
+    assert sizes == [8, 8]
+    sizes.clear()
+    monkeypatch.setattr(vector_search, "VALUES", 3 * 4)  # of three documents
+    found = _evaluator(**options)[0].evaluate(ModuleRunner(Counts(), CPU))
+    assert sizes == [3, 3, 3, 3, 2, 2]
+    assert found.run == whole.run
+    assert found.index == whole.index
 
 
 def _evaluate_on_a_rank() -> tuple[dict[str, float], dict[str, dict[str, float]], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from engines.distributed.testing import run_ranks
 from inference.quantize import dequantize
 from inference.runner import ModuleRunner
-from inference.vector_search import block_size, search_stored
+from inference.vector_search import block_size, documents_at_once, search_stored
 from inference.vectors import StoredVectors, encode_texts
+from losses.math.similarity import DOT, similarity_named
 
 faiss = pytest.importorskip("faiss")
 DIM = 40
@@ -142,3 +144,11 @@ def test_queries_are_made_comparable(stored: dict[str, StoredVectors]):
 
 def test_vectors_of_many_dimensions_are_searched_few_at_once():
     assert [block_size(dim) for dim in (384, 4096, 30522, 2**27)] == [16384, 16384, 2198, 1]
+
+
+def test_documents_of_many_vectors_are_searched_few_at_once():
+    texts = SimpleNamespace(max_length=180)
+    assert [documents_at_once(DOT, dim, texts) for dim in (128, 30522)] == [16384, 2198]
+    size = documents_at_once(similarity_named("maxsim"), 128, texts)
+    assert size == 2912
+    assert size * 180 * 128 * 4 <= 2**28

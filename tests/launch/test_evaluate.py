@@ -282,3 +282,11 @@ def test_long_steps_are_shown_on_stderr_and_results_alone_on_stdout(beir, tiny_r
     lines = [line for line in shown.err.splitlines() if line not in quick.err.splitlines()]
     assert re.match(r"scoring: 1 of \d+ batches, .+, about \d+ s left$", next(line for line in lines if "scor" in line))
     assert {re.split(r": \d", line)[0] for line in lines} >= {"scoring", "ranking", "reading texts"}
+
+
+def test_first_dimensions_of_a_model_without_an_order_of_them_are_refused(beir, tiny_bert_dir):
+    arguments = _arguments(beir, "model=sparse_encoder", f"model.name_or_path={tiny_bert_dir}", "eval=retrieval")
+    with pytest.raises(
+        ValueError, match=r"eval\.dims: .* are in no order of use, .*: leave it out \(eval\.dims=\[\]\)"
+    ):
+        load([*arguments, "eval.dims=[16]"], "evaluate")

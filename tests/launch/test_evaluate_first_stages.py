@@ -9,7 +9,9 @@ import pytest
 
 from engines.distributed.testing import run_ranks
 from evaluation.list_scorer import ListScorer
+from inference.search import InvertedIndex
 from launch.cli.compose import load
+from models.sparse.sparse_encoder import SparseEncoderConfig
 from recipes.evaluate.first_stage_names import names_of
 from recipes.evaluate.run import evaluate
 
@@ -179,6 +181,19 @@ def test_a_run_may_be_called_by_two_names_and_rank_documents_that_the_corpus_lac
     evaluate(load([*arguments, f"first_stages=[{file},bm25]"], "evaluate"))
     assert f"first_stages: {file}: 1 documents that the corpus lacks are left out" in caplog.text
     assert "nDCG@10, bm25, reranked vs new-vs-old, reranked:" in capsys.readouterr().out
+
+
+def test_a_first_stage_is_searched_by_the_index_that_its_model_names(arguments, tiny_bert_dir, tmp_path, monkeypatch):
+    searched, nearest = [], InvertedIndex.nearest
+
+    def counted(self, queries, depth):
+        searched.append(len(queries))
+        return nearest(self, queries, depth)
+
+    monkeypatch.setattr(InvertedIndex, "nearest", counted)
+    SparseEncoderConfig(str(tiny_bert_dir), query_terms=5, document_terms=9).build(0).export(tmp_path / "sparse")
+    evaluate(load([*arguments, "fusion_weight=0.5", f"first_stages=[{tmp_path / 'sparse'}]"], "evaluate"))
+    assert searched
 
 
 def test_a_reranker_is_no_first_stage(arguments, tiny_reranker_dir, tmp_path):

@@ -154,7 +154,16 @@ def test_losses_that_read_one_vector_do_not_fit_a_model_of_several(write, tiny_b
     assert not {"info_nce", "cosent"} & set(losses.others["a model with one vector per text"])
     assert "a model with one vector per text" not in inspect_path(path, ["model=bi_encoder"]).losses.others
     refused = inspect_path(path, [*model, "loss=arcface"]).findings
-    assert any("needs one vector per text, and the model gives several" in finding.message for finding in refused)
+    assert any("needs one vector per text, which the model does not give" in finding.message for finding in refused)
+
+
+def test_losses_of_first_dimensions_do_not_fit_a_model_without_an_order_of_them(write, tiny_bert_dir):
+    path, model = str(write(PAIRS)), ["model=sparse_encoder", f"model.name_or_path={tiny_bert_dir}"]
+    losses, what = inspect_path(path, model).losses, "dimensions of which the first may be used alone"
+    assert "matryoshka" in losses.others[f"a model with {what}"]
+    assert "info_nce" in losses.fit
+    refused = inspect_path(path, [*model, "loss=matryoshka"]).findings
+    assert any(f"needs {what}, which the model does not give" in finding.message for finding in refused)
 
 
 def test_a_loss_that_does_not_fit_is_refused_with_those_that_do(write):

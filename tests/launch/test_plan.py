@@ -23,7 +23,7 @@ from recipes.cost_plan.model_rows import AnyLength
 from recipes.cost_plan.report import format_bytes
 from recipes.cost_plan.shapes import chunk_shapes
 from recipes.cost_plan.workload import ChunkCosts, build_workload
-from trainers.refresh.rankings import DOCUMENT_BLOCK, QUERY_BLOCK
+from trainers.refresh.rankings import QUERY_BLOCK
 
 CHUNK = ChunkBytes(held=10.0, forward=12.0, backward=14.0, first_backward=15.0, no_graph=3.0)
 ALL = Parameters(total=1, trainable=1, largest=1)  # 4 bytes
@@ -231,7 +231,7 @@ def test_a_refresh_holds_the_embeddings_of_all_queries_and_of_a_block(tiny_run: 
 
     embedder = ["+exp=embedder_infonce", "eval.depth=100"]
     assert searched(*embedder) == 0
-    block = 4 * 32 * 2 * DOCUMENT_BLOCK + QUERY_BLOCK * DOCUMENT_BLOCK * (4 + 2 * 8)
+    block = 4 * 32 * 2 * 16384 + QUERY_BLOCK * 16384 * (4 + 2 * 8)
     assert searched(*embedder, "trainer.refresh_every=2") == 24 * (4 * 32 + 8 * 100) + block
     assert searched(*embedder, "trainer.refresh_every=2", "trainer.refresh_queries=5") == 5 * (4 * 32 + 8 * 100) + block
     assert searched("+exp=reranker_contrastive", "trainer.refresh_every=2") == 0

@@ -17,9 +17,9 @@ from evaluation.metrics import Run
 from inference.encode import embed, tokenize_texts
 from inference.runner import Runner, similarity_of
 from inference.search import BlockSearch, index_for
+from inference.vector_search import documents_at_once
 
 QUERY_BLOCK = 256  # queries that are compared with a block of documents at once
-DOCUMENT_BLOCK = 16384  # documents whose tokens and embeddings are in memory at once
 PAIR_BLOCK = 16384  # pairs of a query and a document whose tokens are in memory at once
 
 Ranked = tuple[np.ndarray, np.ndarray]  # rows of documents (uint32), best first, and their scores (float32)
@@ -47,9 +47,10 @@ def search_corpus(
     embedded = similarity.comparable(embed(runner, queries, tokenizer, token_budget))
     index = index_for("exact", similarity)
     search = BlockSearch(embedded, depth, query_block=QUERY_BLOCK, similarity=similarity, index=index)
-    texts, starts = texts_of(lists.documents), range(0, len(rows), DOCUMENT_BLOCK)
+    size = documents_at_once(similarity, embedded.shape[1], tokenizer)
+    texts, starts = texts_of(lists.documents), range(0, len(rows), size)
     for start in show_progress(starts, "refreshing candidates", len(starts), "blocks"):
-        block = [texts[row] for row in rows[start : start + DOCUMENT_BLOCK]]
+        block = [texts[row] for row in rows[start : start + size]]
         sequences = tokenize_texts(tokenizer, block, "document", [document_prompt] * len(block))
         search.add(similarity.comparable(embed(runner, sequences, tokenizer, token_budget)))
     scores, found = (values.cpu().numpy() for values in search.result())

@@ -100,6 +100,20 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
             "a guide gives one vector per text, and LateInteractionConfig several: choose model@guide=bi_encoder",
         ),
         (
+            [*EMBEDDER, "model=sparse_encoder", "loss=matryoshka"],
+            "loss Matryoshka trains the first dimensions of embeddings alone, and those of SparseEncoderConfig are in "
+            "no order of use: choose the loss inside it, such as loss=info_nce, or model=bi_encoder",
+        ),
+        (
+            ["+exp=splade_infonce", "loss@loss.terms.main.loss=matryoshka"],
+            "trains the first dimensions of embeddings alone",
+        ),
+        (
+            [*EMBEDDER, "model=sparse_encoder", "eval.dims=[64]"],
+            "eval.dims: the dimensions of SparseEncoderConfig's embeddings are in no order of use, so the first alone "
+            "tell nothing: leave it out (eval.dims=[])",
+        ),
+        (
             [*EMBEDDER, "model.teacher_projection=16"],
             "model.teacher_projection=16 is not read by loss InfoNCE: leave it out, or choose loss=embedding",
         ),

@@ -13,6 +13,8 @@ import torch
 from running import make_trainer, metrics_of, run_several
 
 from engines.distributed.testing import run_ranks
+from inference import vector_search
+from inference.search import BlockSearch
 
 HARD_DEPTH = 4
 SETTINGS = [
@@ -83,11 +85,23 @@ def is_ranking_of(found: list[str], scores: dict[str, float], depth: int) -> boo
 
 
 @pytest.mark.parametrize("sample", [None, 25])
-def test_an_embedder_finds_what_brute_force_finds(sample: int | None, tiny_run: list[str]) -> None:
+def test_an_embedder_finds_what_brute_force_finds(
+    sample: int | None, tiny_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block by block: 256 MiB of vectors are here those of 17 documents."""
+    sizes, add = [], BlockSearch.add
+
+    def counted(self: BlockSearch, documents: torch.Tensor) -> None:
+        sizes.append(len(documents))
+        add(self, documents)
+
+    monkeypatch.setattr(BlockSearch, "add", counted)
+    monkeypatch.setattr(vector_search, "VALUES", 32 * 17)
     size = "null" if sample is None else sample
     options = [f"trainer.refresh_documents={size}", "trainer.refresh_depth=9", "data.candidates.depth=5"]
     run = Watched([*tiny_run, *EMBEDDER, *options])
     assert sorted(run.weights) == [3, 6]
+    assert max(sizes) == 17
     trainer, lists = run.trainer, run.lists
     model = trainer.engine.model.eval()
     model.load_state_dict(run.weights[6])
