@@ -38,12 +38,12 @@ def search_stored(
     `rescore` the `rescore` times `depth` nearest by Hamming are then ordered by the float32 queries.
     """
     similarity = similarity_named(stored.similarity)
-    queries = similarity.comparable(queries, stored.dim)
+    queries = similarity.comparable(queries, stored.dim)  # ragged rows are never signs
     first = torch.where(queries > 0, 1.0, -1.0) if hamming or rescore else queries
     search = BlockSearch(first, depth * (rescore or 1), query_block=query_block, similarity=similarity, index=index)
     blocks = search_slices(stored)
     for part in show_progress(blocks, "searching", len(blocks), "blocks of vectors"):
-        block = stored.block(part.start, part.stop)
+        block: Any = stored.block(part.start, part.stop)
         block = torch.where(block > 0, 1.0, -1.0) if first is not queries and stored.precision != "binary" else block
         search.add(block.to(queries.device))
     scores, rows = search.result()
@@ -60,7 +60,7 @@ def block_size(dim: int) -> int:
     return min(DOCUMENT_BLOCK, max(1, VALUES // dim))
 
 
-def _rescore(queries: Tensor, stored: StoredVectors, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+def _rescore(queries: Tensor, stored: Any, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """The `depth` best of each query's `rows`, by the queries as they are. Blocks of queries are shared over the
     ranks."""
     size = max(1, RESCORED_AT_ONCE // (rows.shape[1] * stored.dim))

@@ -35,6 +35,7 @@ class Sparsity(MatrixLoss):
 
     sharded: ClassVar[bool] = True
     data_requirements: ClassVar[tuple[str, ...]] = ()
+    is_penalty: ClassVar[bool] = True  # no objective, so no loss that fits a data set
 
     form: str = "flops"
     roles: tuple[str, ...] = ROLES

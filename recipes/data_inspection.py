@@ -222,6 +222,8 @@ def fitting(chosen: Chosen, available: frozenset[str]) -> Losses:
     """The losses that fit lists that give `available` and the chosen model, and what the others lack."""
     by_missing: dict[tuple[str, ...], list[str]] = {}
     for name, loss in chosen.losses.items():
+        if getattr(loss, "is_penalty", False):
+            continue
         lacking = [f"a model with {OUTPUTS[output]}" for output in _missing_outputs(loss, chosen.outputs)]
         lacking += [f"a model with {what}" for what in _missing_embeddings(loss, chosen)]
         by_missing.setdefault((*missing_requirements(loss, available), *lacking), []).append(name)

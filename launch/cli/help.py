@@ -91,11 +91,12 @@ def _defaults(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fits_command(experiment: Path, defaults: Mapping[str, Any]) -> bool:
-    """Whether the command has all groups whose defaults the experiment replaces. `data/lists` is one inside `data`."""
+    """Whether the command has all groups whose defaults the experiment replaces. `data/lists` is one inside `data`, and
+    `loss@loss.terms.main.loss` one inside `loss`."""
     entries = [entry for entry in _load(experiment).get("defaults", []) if isinstance(entry, dict)]
     replaced = [key for entry in entries for key in map(str, entry) if key.startswith("override ")]
     groups = (key.removeprefix("override ").lstrip("/") for key in replaced)
-    return all(group in defaults or group.partition("/")[0] in defaults for group in groups)
+    return all(group in defaults or re.split(r"/|@loss\.", group)[0] in defaults for group in groups)
 
 
 def _first_sentence(file: Path) -> str:

@@ -107,14 +107,15 @@ def encode_as(
     settings: EncodeConfig, search: str, runner: Runner, texts: Mapping[str, str], given: Mapping[str, Any]
 ) -> StoredVectors | RaggedVectors | SparseVectors:
     """Encode to the output folder, in the form that fits the model's search and similarity."""
-    what = (runner, runner.model.tokenizer, texts, Path(settings.output))
+    what = {"runner": runner, "tokenizer": runner.model.tokenizer, "texts": texts, "folder": Path(settings.output)}
+    given = {**what, **given}
     options = settings.encode
     if search == "inverted":
-        return encode_sparse(*what, **given)
+        return encode_sparse(**given)
     form: dict[str, Any] = {"precision": options.precision, "dim": options.dim}
     if similarity_of(runner.model).is_ragged:
-        return encode_ragged(*what, **given, **form)
-    return encode_texts(*what, **given, **form, calibration=options.calibration, replace=False)
+        return encode_ragged(**given, **form)
+    return encode_texts(**given, **form, calibration=options.calibration, replace=False)
 
 
 def read_data(settings: EncodeConfig) -> Collection:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_samples import configured, load_loss, target
+from loss_samples import computed, configured, load_loss, target
 from running import run_several
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from data.sampling.list_options import ListOptions
 from data.sampling.mixture import MixtureConfig, make_loader
 from engines.distributed.testing import run_ranks
 from launch.cli.compose import load
-from losses.contracts import compute_loss, has_in_batch_negatives
+from losses.contracts import has_in_batch_negatives
 from losses.info_nce import InfoNCE
 from losses.math.in_batch import InBatch
 from losses.math.similarity import DOT
@@ -49,7 +49,7 @@ def used(loss: object, batch: ListBatch) -> Tensor:
     inputs = make_loss_inputs(outputs, batch)
     inputs = replace(inputs, guide_queries=inputs.queries, guide_documents=inputs.documents, step=1)
     leaf = inputs.documents.clone().requires_grad_()
-    gradient = torch.autograd.grad(compute_loss(loss, replace(inputs, documents=leaf))[0], leaf)[0]
+    gradient = torch.autograd.grad(computed(loss, replace(inputs, documents=leaf))[0], leaf)[0]
     return gradient[inputs.mask][:, :queries].T != 0
 
 

@@ -155,7 +155,7 @@ def test_every_place_of_a_file_data_set_and_an_adapter_is_compared(tmp_path: Pat
     for name, where in (("base", {}), ("adapter", {"base_model_name_or_path": str(tmp_path / "base")})):
         (tmp_path / name).mkdir()
         for file in ("config.json", "model.safetensors", "tokenizer.json", "adapter_model.safetensors"):
-            (tmp_path / name / file).write_text(name)
+            (tmp_path / name / file).write_text(json.dumps({"name": name}))
         if where:
             (tmp_path / name / "adapter_config.json").write_text(json.dumps({**where, "r": 8}))
     before = contents_of(CrossEncoderConfig(str(tmp_path / "adapter")))["name_or_path"]

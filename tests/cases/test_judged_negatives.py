@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_samples import configured, load_loss, target
+from loss_samples import computed, configured, load_loss, target
 from torch import Tensor
 
 from data.batch import ListBatch
@@ -16,7 +16,7 @@ from data.sampling.list_options import ListOptions
 from data.sampling.mixture import make_loader
 from data.sampling.never_negatives import NeverNegatives, text_key
 from data.sampling.training_lists import TrainingLists
-from losses.contracts import MatrixLoss, compute_loss, has_in_batch_negatives
+from losses.contracts import MatrixLoss, has_in_batch_negatives
 from trainers.loss_inputs import make_loss_inputs
 
 NUM_QUERIES, BATCH = 24, 8
@@ -77,7 +77,7 @@ def used(loss: object, batch: ListBatch, *, known: bool = True) -> Tensor:
     inputs = replace(inputs, guide_queries=inputs.queries, guide_documents=inputs.documents, step=1)
     inputs = inputs if known else replace(inputs, never_negatives=None)
     leaf = inputs.documents.clone().requires_grad_()
-    gradient = torch.autograd.grad(compute_loss(loss, replace(inputs, documents=leaf))[0], leaf)[0]
+    gradient = torch.autograd.grad(computed(loss, replace(inputs, documents=leaf))[0], leaf)[0]
     return gradient[inputs.mask][:, :queries].T != 0
 
 

@@ -249,7 +249,7 @@ def test_a_model_s_file_of_the_user_s_own_gets_the_evaluation_of_the_class_below
         (["model=bm25", "fusion_weight=0.5"], "fusion_weight=0.5: model=bm25 is fused with nothing"),
         (["model=bm25", "eval=reranking"], "model=bm25 finds the candidates that eval=reranking reorders"),
         (["eval=retrieval"], "needs an embedding of each text, and the model gives score: choose eval=reranking"),
-        (["model=bi_encoder", "eval.search=fais"], "eval.search='fais' is not one of exact, faiss"),
+        (["model=bi_encoder", "eval.search=fais"], "eval.search=fais: choose exact or faiss or inverted or plaid"),
         (["model=bi_encoder", "eval.dims=[0]"], "eval.dims=\\[0\\]: each must be at least 1"),
         (["model=bi_encoder", "eval.always_rerank_positives=true"], "eval.always_rerank_positives is not an option"),
     ],

@@ -15,7 +15,10 @@ from torch import Tensor
 from launch.cli.compose import load
 from launch.cli.schema import locate
 from losses.contracts import LossInputs, Statistics, all_losses, compute_loss, input_names
+from losses.math.similarity import MaxSim
+from losses.xtr import XTR
 from runs.source_tree import CONF
+from tensors.ragged import Ragged
 
 PER_LIST = ("queries", "query_layers", "query_hashes", "weights", "guide_queries", "teacher_queries")
 PER_DOCUMENT = (
@@ -56,6 +59,15 @@ def kinds(name: str, config_dir: Path | None = None) -> tuple[str, ...]:
 def load_loss(name: str, config_dir: Path | None = None) -> Any:
     """Return the loss that `loss=NAME` on the command line makes."""
     return load([f"loss={name}"], config_dir=config_dir).loss
+
+
+def computed(loss: Any, inputs: Any) -> tuple[Tensor, Statistics]:
+    """The loss of these inputs. One of token vectors gets texts of one token each; padding has none."""
+    if any(isinstance(each, XTR) for each in all_losses(loss)):
+        one, mask = torch.ones(len(inputs.queries), dtype=torch.int64), inputs.mask
+        documents = Ragged(inputs.documents[mask], mask.long().cpu())
+        inputs = replace(inputs, queries=Ragged(inputs.queries, one), documents=documents, similarity=MaxSim())
+    return compute_loss(loss, inputs)
 
 
 def is_exempt(loss: Any, flag: str) -> bool:
@@ -141,12 +153,12 @@ class Case:
         return self.loss.with_actions(sample) if hasattr(self.loss, "with_actions") else sample
 
     def value(self, sample: Sample) -> Tensor:
-        return compute_loss(self.loss, sample)[0]
+        return computed(self.loss, sample)[0]
 
     def evaluate(self, sample: Sample) -> Result:
         represented = {name: value for name, value in sample.tensors().items() if name in REPRESENTATIONS}
         inputs = {name: value.detach().clone().requires_grad_() for name, value in represented.items()}
-        value, statistics = compute_loss(self.loss, replace(sample, **inputs))
+        value, statistics = computed(self.loss, replace(sample, **inputs))
         assert value.ndim == 0
         assert value.requires_grad, "the loss is not attached to the graph"
         gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True, materialize_grads=True)

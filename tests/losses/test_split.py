@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_samples import DIM, LAYERS, Sample, configured, kinds, load_loss
+from loss_samples import DIM, LAYERS, Sample, computed, configured, kinds, load_loss
 from policies import Policy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR
@@ -109,7 +109,7 @@ def objective(
     given = inputs(kind) | per_list
     lists = make_loss_inputs(representations, batch(kind), share=share, **given)
     if not is_policy(loss):
-        return compute_loss(loss, lists)
+        return computed(loss, lists)
     policy = Policy(loss)
     own = {name: getattr(lists, name) for name in ("labels", "mask", "scores", "logsumexp", "reference_scores")}
     old = {"old_scores": lists.teacher_scores, "old_logsumexp": F.softplus(lists.teacher_scores) + 0.5}
