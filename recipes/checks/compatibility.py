@@ -100,6 +100,11 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
             f"{type(settings.model).__name__} are in no order of use: choose the loss inside it, such as "
             "loss=info_nce, or model=bi_encoder"
         )
+    if settings.model.ordered_dimensions and any(getattr(each, "is_penalty", False) for each in all_losses(loss)):
+        raise ValueError(
+            f"loss {name} makes the weights of tokens zero, and {type(settings.model).__name__} gives none: choose "
+            f"model=sparse_encoder, or a loss such as loss={settings.model.default_loss}"
+        )
     if has_in_batch_negatives(loss) and settings.trainer.batch_size * settings.trainer.list_size < 2:
         raise ValueError(f"loss {name} compares documents, and a step has one: raise trainer.batch_size or list_size")
     if "embedding" in settings.model.outputs:

@@ -30,6 +30,7 @@ from losses.contracts import (
     requirements,
 )
 from losses.sparsity import Sparsity
+from losses.xtr import XTR
 
 SIZES = (5, 3, 4, 4)
 PER_DOCUMENT = ("scores", "logsumexp", "documents", "document_layers")
@@ -295,6 +296,8 @@ def test_a_misordering_of_30(case: Case):
 
 def test_gradients_are_derivatives(case: Case):
     """Along random directions of all representations: exact where each partial derivative is."""
+    if any(isinstance(each, XTR) for each in all_losses(case.loss)):
+        pytest.skip("among so few tokens all are found; test_xtr.py has more")
     sample = case.sample().to(torch.float64)
     inputs = {name: value for name, value in sample.tensors().items() if name in REPRESENTATIONS}
     generator = torch.Generator().manual_seed(0)

@@ -345,3 +345,11 @@ def test_a_fresh_head_without_a_bias_cannot_be_standardised(tmp_path: Path, tiny
         check_score_scale(model, losses)
     check_score_scale(model, [PointwiseMSE()])
     check_score_scale(CrossEncoderConfig(str(tiny_models.write_tiny_bert(tmp_path / "bert"))).build(seed=0), losses)
+
+
+def test_a_penalty_of_token_weights_needs_a_model_that_gives_them() -> None:
+    with pytest.raises(
+        ValueError, match=r"BiEncoderConfig gives none: choose model=sparse_encoder, or "
+    ):
+        check_parts(load(["+exp=embedder_infonce", "loss=splade"]))
+    check_parts(load(["+exp=splade_infonce"]))
