@@ -210,8 +210,12 @@ class BiEncoder(RankingModel):
         return output if self.scale is None else output | self.scale(len(layers), layers.device)
 
     @property
+    def text_towers(self) -> Sequence[TextTower]:
+        return list(towers_of(self.tower).values())
+
+    @property
     def pooled_by(self) -> str:
-        return "+".join(next(iter(towers_of(self.tower).values())).modes)
+        return "+".join(self.text_towers[0].modes)
 
     def parts(self) -> Sequence[Part]:
         parts: list[Part] = []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
     from models.packing.rows import Packing
+    from models.towers import TextTower
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +175,17 @@ class RankingModel(nn.Module, ABC):
     def pooled_by(self) -> str:
         """How the vectors of a text's tokens become its embedding: "mean", "cls", ...; empty: they stay several."""
         return ""
+
+    @property
+    def text_towers(self) -> Sequence[TextTower]:
+        """The towers that pool a text's tokens and put linear layers after; empty: it embeds in another way."""
+        return ()
+
+    @property
+    def unread_by_others(self) -> Mapping[str, Mapping[str, Any]]:
+        """What an export holds for plackett alone: in words, why other libraries differ -> the attributes of this model
+        by which it gives what they give."""
+        return {}
 
     @property
     def packs_rows(self) -> bool:

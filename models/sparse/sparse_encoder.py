@@ -286,6 +286,14 @@ class SparseEncoder(RankingModel):
     def pooled_by(self) -> str:
         return "max"
 
+    @property
+    def unread_by_others(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.terms["query"] == self.terms["document"]:
+            return {}
+        limits = " and ".join(f"model.{LARGEST_OF[role]}={number or 0}" for role, number in self.terms.items())
+        reason = f"limits: {limits} are not kept: sentence-transformers has one max_active_dims for both roles"
+        return {reason: {"terms": dict.fromkeys(self.terms)}}
+
     def parts(self) -> Sequence[Part]:
         parts = list(parts_of(self.tower.backbone))
         inside = {id(parameter) for parameter in self.tower.backbone.parameters()}

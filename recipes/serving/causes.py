@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,14 @@ class Detective:
         name = name or self._rounding(values, expected, activation, rows)
         found = [*([name] if name else []), *self.folder, *self.files]
         return found or [UNKNOWN]
+
+    def unread(self) -> Iterator[tuple[str, Any]]:
+        """What other libraries do not read of the export, each with the whole embeddings that it gives without."""
+        if self.reference is not None:
+            for name, attributes in self.reference.model.unread_by_others.items():
+                with self.reference.changed(attributes):
+                    vectors = self.reference.outputs(self.reference.rows())
+                yield name, vectors
 
     def _variants(self) -> Iterator[tuple[str, Tensor]]:
         assert self.reference is not None

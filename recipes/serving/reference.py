@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +55,18 @@ class Reference:
     def with_tokenizer(self, **changes: Any) -> Reference:
         """The same with other options of its tokenizer."""
         return replace(self, tokenizer=replace(self.tokenizer, **changes))
+
+    @contextmanager
+    def changed(self, attributes: Mapping[str, Any]) -> Iterator[None]:
+        """Let the model have these attributes meanwhile."""
+        before = {name: getattr(self.model, name) for name in attributes}
+        try:
+            for name, value in attributes.items():
+                setattr(self.model, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self.model, name, value)
 
     def values(self, rows: Rows) -> Tensor:
         """[rows] raw scores or [rows, kept values] of embeddings, float32."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from models.pooling import POOLINGS
-from models.towers import towers_of
 from recipes.serving.reference import Reference, Rows
 
 LENGTHS = (512, 256, 128, 64, 32)  # tokens at which servers cut
@@ -29,6 +28,8 @@ class Variant:
 
 def variants(reference: Reference) -> Iterator[Variant]:
     """The deviations that may be tried for this kind of model."""
+    for name, attributes in reference.model.unread_by_others.items():
+        yield Variant(name, lambda own=attributes: _changed(reference, **own))  # type: ignore[misc]
     yield from _of_prompts(reference)
     yield from _of_tokens(reference)
     yield from _of_scores(reference) if reference.pairs else _of_embeddings(reference)
@@ -133,7 +134,9 @@ def _of_scores(reference: Reference) -> Iterator[Variant]:
 
 def _of_embeddings(reference: Reference) -> Iterator[Variant]:
     model = reference.model
-    towers = list(towers_of(model.tower).values())
+    towers = model.text_towers
+    if not towers:
+        return
     modes = towers[0].modes
     for mode in POOLINGS:
         if [mode] != list(modes) and len(modes) == 1:
@@ -151,7 +154,7 @@ def _of_embeddings(reference: Reference) -> Iterator[Variant]:
 
 
 def _pooled_by(reference: Reference, mode: str) -> Tensor:
-    towers = list(towers_of(reference.model.tower).values())
+    towers = reference.model.text_towers
     before = [tower.modes for tower in towers]
     try:
         for tower in towers:
@@ -163,19 +166,13 @@ def _pooled_by(reference: Reference, mode: str) -> Tensor:
 
 
 def _changed(reference: Reference, **attributes: Any) -> Tensor:
-    before = {name: getattr(reference.model, name) for name in attributes}
-    try:
-        for name, value in attributes.items():
-            setattr(reference.model, name, value)
+    with reference.changed(attributes):
         return reference.values(reference.rows())
-    finally:
-        for name, value in before.items():
-            setattr(reference.model, name, value)
 
 
 def _without_dense(reference: Reference) -> Tensor:
     model = copy.deepcopy(reference.model)
-    for tower in towers_of(model.tower).values():
+    for tower in model.text_towers:
         tower.dense = torch.nn.Sequential()
     return replace(reference, model=model).values(reference.rows())
 

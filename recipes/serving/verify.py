@@ -128,7 +128,7 @@ def _finding(name: str, replay: Replay, golden: Golden, detective: Detective) ->
         difference = max(difference, hidden)
         if hidden <= detective.tolerance or replay.informs:
             return Finding(name, EQUAL, difference, order, len(rows), notes=notes)
-        cause = f"values beyond the first {KEPT_VALUES} of an embedding: similarities differ"
+        cause = _hidden_cause(golden, compared, rows.tolist(), detective)
         return Finding(name, DIFFERS, difference, order, len(rows), [cause, *detective.folder, *detective.files], notes)
     if replay.informs and difference < float("inf"):
         return Finding(name, TOLD, difference, order, len(rows), [replay.informs], notes)
@@ -186,6 +186,15 @@ def holds_all(golden: Golden, vectors: Any) -> bool:
 def hidden_difference(found: Tensor, wanted: Tensor) -> float:
     """The largest difference of similarities, relative if they are above 1."""
     return largest_difference(found, wanted) / max(1.0, float(wanted.abs().max())) if wanted.numel() else 0.0
+
+
+def _hidden_cause(golden: Golden, compared: Compared | None, rows: Sequence[int], detective: Detective) -> str:
+    """Why similarities differ, although the values of golden.json are equal."""
+    assert compared is not None
+    for name, vectors in detective.unread():
+        if hidden_difference(similarities(golden, vectors, rows)[0], compared[0]) <= detective.tolerance:
+            return name
+    return f"values beyond the first {KEPT_VALUES} of an embedding: similarities differ"
 
 
 def scores_of_query(golden: Golden, values: Tensor, expected: Tensor, rows: list[int]) -> Compared:

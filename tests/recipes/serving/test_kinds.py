@@ -9,11 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.golden import make_golden, write_golden
+from inference import golden
+from inference.golden import make_golden, read_golden, write_golden
 from launch.rerank import main as rerank
+from launch.verify import main as verify_command
 from models.late_interaction.options import LateInteractionConfig
 from models.sparse.sparse_encoder import SparseEncoderConfig
 from models.static.embedder import StaticEmbedderConfig
+from recipes.serving import verify as verification
+from recipes.serving.causes import UNKNOWN, Detective
+from recipes.serving.contract import Export
 from recipes.serving.export import export_onnx
 from recipes.serving.verify import verify
 
@@ -47,6 +52,41 @@ def test_an_export_gives_what_it_gave_in_training(kind: str, exports: dict[str, 
     changed = verify(tmp_path / "changed", ["plackett", "sentence-transformers"])
     assert [finding.status for finding in changed] == ["differs", "differs"]
     assert all("model.safetensors" in " ".join(finding.causes) for finding in changed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_difference_of_another_cause_is_said_to_be_unknown(kind: str, exports: dict[str, Path]) -> None:
+    detective = Detective.of(Export(exports[kind], read_golden(exports[kind])), 1e-4)
+    expected = detective.export.golden.values
+    with torch.no_grad():
+        assert detective.causes(expected + 9, expected, None, torch.arange(len(expected))) == [UNKNOWN]
+
+
+@pytest.mark.parametrize(("kept", "terms"), [(256, (3, 9)), (256, (0, 9)), (8, (3, 9))])
+def test_limits_that_differ_by_role_are_named(
+    kept: int,
+    terms: tuple[int, int],
+    tiny_bert_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The weights of the first 8 tokens are 0: if golden.json holds no others, the similarities alone differ."""
+    for module in (golden, verification):
+        monkeypatch.setattr(module, "KEPT_VALUES", kept)
+    model = SparseEncoderConfig(str(tiny_bert_dir), query_terms=terms[0], document_terms=terms[1]).build(1).eval()
+    with torch.no_grad():
+        model.tower.head.weight[:8] = 0
+    model.export(tmp_path / "model")
+    write_golden(tmp_path / "model", make_golden(model, torch.device("cpu")))
+    with pytest.raises(SystemExit, match="1"):
+        verify_command([str(tmp_path / "model"), "--backends", "plackett", "sentence-transformers"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["plackett", "equal"], ["sentence-transformers", "differs"]]
+    assert lines[3].strip() == (
+        f"limits: model.query_terms={terms[0]} and model.document_terms={terms[1]} are not kept: "
+        "sentence-transformers has one max_active_dims for both roles"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
