@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -200,16 +201,29 @@ INDEXES: dict[str, type[Index]] = {
 
 
 def check_search(name: str) -> None:
-    """Raise ValueError if there is no index of that name, or its package is missing. Without that of PLAID the search
-    is exact, and a line says so."""
+    """Raise ValueError if there is no index of that name, or its package is missing (but that of PLAID:
+    `check_fit`)."""
     if name not in INDEXES:
         raise ValueError(f"eval.search={name}: choose {' or '.join(INDEXES)}")
     if name == "faiss" and importlib.util.find_spec("faiss") is None:
         raise ValueError(
             "eval.search=faiss needs the package faiss: pip install faiss-cpu, or choose eval.search=exact"
         )
+
+
+def check_fit(name: str, similarities: Sequence[Similarity]) -> None:
+    """Raise ValueError if the index of that name searches by none of `similarities`, those that a model may have.
+    Without the package of PLAID the search is exact, and a line says so."""
+    _check_similarities(name, similarities)
     if name == "plaid" and (why := _why_no_plaid()):
         logger.warning("eval.search=plaid: %s: the search is exact, every document is scored", why)
+
+
+def _check_similarities(name: str, similarities: Sequence[Similarity]) -> None:
+    if not any(map(INDEXES[name].fits, similarities)):
+        fitting = " or ".join(other for other, kind in INDEXES.items() if any(map(kind.fits, similarities)))
+        compared = " or ".join(each.name for each in similarities)
+        raise ValueError(f"eval.search={name} does not search by {compared}: choose eval.search={fitting}")
 
 
 def _why_no_plaid() -> str:
@@ -228,9 +242,7 @@ def _why_no_plaid() -> str:
 def index_for(name: str, similarity: Similarity) -> type[Index]:
     """The class of the index of that name. Raises ValueError if it cannot search by `similarity`."""
     index = INDEXES[name]
-    if not index.fits(similarity):
-        fitting = " or ".join(other for other, kind in INDEXES.items() if kind.fits(similarity))
-        raise ValueError(f"eval.search={name} does not search by {similarity.name}: choose eval.search={fitting}")
+    _check_similarities(name, [similarity])
     return ExactIndex if index is PlaidIndex and _why_no_plaid() else index
 
 

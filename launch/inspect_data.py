@@ -94,7 +94,7 @@ def inspect_path(path: str, settings: Sequence[str] = (), rows: int | None = Non
         configured_losses(),
         loss=instantiate(tree["loss"], "loss") if is_loss_given else None,
         outputs=frozenset(model.outputs) if is_model_given(settings) else None,
-        one_vector=model.one_vector or not is_model_given(settings),
+        one_vector=model.one_vector if is_model_given(settings) else None,
         ordered_dimensions=model.ordered_dimensions or not is_model_given(settings),
         tokenizer=tokenizer_of(model, tree["data"], is_model_given(settings)),
         model=str(tree["model"].get("name_or_path", "")),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from losses.contracts import WrapperLoss, compute_loss, is_policy
+from losses.contracts import WrapperLoss, all_losses, compute_loss, is_policy
 from losses.inputs import LossInputs, Statistics
 from losses.math.checks import check_at_least
 from losses.math.in_batch import InBatch
@@ -31,10 +31,11 @@ class XTR(WrapperLoss):
     Source: Lee et al. 2023, arXiv 2304.01982; sentence-transformers `XTRScores`.
 
     Raises:
-        ValueError: options without a meaning; at the first step, a model that gives no vectors of tokens.
+        ValueError: options without a meaning; a model that gives no vectors of tokens.
     """
 
     compares_embeddings: ClassVar[bool] = True
+    reads_token_vectors: ClassVar[bool] = True
     sharded: ClassVar[bool] = True
 
     loss: Any
@@ -83,3 +84,9 @@ class XTR(WrapperLoss):
         if top.shape[1] <= self.top_k:
             return vectors.new_full((len(vectors),), -torch.inf)
         return (top[:, -2] + top[:, -1]) / 2
+
+
+def reads_token_vectors(loss: Any) -> bool:
+    """Whether a loss, or one inside it, reads a vector per token, so that a model with one vector per text does not
+    fit."""
+    return any(getattr(each, "reads_token_vectors", False) for each in all_losses(loss))

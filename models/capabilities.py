@@ -261,6 +261,11 @@ class ModelOptions(ABC):
         changed: Any = replace(self, name_or_path=str(folder))  # type: ignore[type-var]
         return changed
 
+    def known_similarity(self) -> str:
+        """The name of the similarity by which its embeddings are compared, as far as the options and the folder's
+        description say it, without weights; empty: only the model knows."""
+        return ""
+
     def saved_scale(self) -> Mapping[str, float]:
         """The values "scale" and "bias" that an earlier training has learned and saved with the model, if any."""
         return {}

@@ -30,10 +30,12 @@ from data.source import SourceOptions
 from data.truncation import cut_line
 from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, reads_one_vector, required_outputs
 from losses.matryoshka import cuts_embeddings
+from losses.xtr import reads_token_vectors
 from recipes.checks.data_fit import ADD_NEGATIVES, has_only_positives
 
 MAX_UNKNOWN = 0.05  # share of unknown tokens from which a model cannot read the texts
 ONE_VECTOR = "one vector per text"
+TOKEN_VECTORS = "a vector per token"
 ORDERED = "dimensions of which the first may be used alone"
 NEEDED = {  # split -> what its absence means
     "train": "it can be evaluated (launch/evaluate.py), and not be trained on",
@@ -51,7 +53,7 @@ class Chosen:
     tokenizer: CountingTokenizer | None = None
     model: str = ""
     outputs: frozenset[str] | None = None  # of the model, names of losses.contracts.OUTPUTS; None: of any model
-    one_vector: bool = True  # whether the model's embedding of a text is one vector
+    one_vector: bool | None = None  # whether the model's embedding of a text is one vector; None: of any model
     ordered_dimensions: bool = True  # whether the first dimensions of an embedding may be used alone
     limits: Limits = field(default_factory=Limits)
 
@@ -123,7 +125,8 @@ def _missing_outputs(loss: Any, outputs: frozenset[str] | None) -> list[str]:
 
 def _missing_embeddings(loss: Any, chosen: Chosen) -> list[str]:
     """What a loss needs of embeddings and the model does not give."""
-    needed = [ONE_VECTOR] if reads_one_vector(loss) and not chosen.one_vector else []
+    needed = [ONE_VECTOR] if reads_one_vector(loss) and chosen.one_vector is False else []
+    needed += [TOKEN_VECTORS] if reads_token_vectors(loss) and chosen.one_vector else []
     return [*needed, *([ORDERED] if cuts_embeddings(loss) and not chosen.ordered_dimensions else [])]
 
 

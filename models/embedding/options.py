@@ -106,6 +106,9 @@ class EmbedderOptions(TextOptions):
             "source": self.name_or_path,
         }
 
+    def known_similarity(self) -> str:
+        return self.similarity or self.similarity_of(self.read_folder())
+
     def similarity_of(self, folder: ModelFolder) -> str:
         """The similarity of the options, else of the folder. Raises ValueError if it is none of SIMILARITIES."""
         similarity = self.similarity or folder.settings.get("similarity_fn_name") or "cosine"

@@ -106,10 +106,7 @@ class LateInteractionConfig(TextOptions, PretrainedOptions):
         head = SavedHead.read(folder)
         if set(folder.routes()) != {""}:
             raise ValueError(f"model {folder.path} has two towers: late interaction takes one")
-        similarity = self.similarity or head.similarity or SIMILARITIES[0]
-        if similarity not in SIMILARITIES:
-            options = " or ".join(SIMILARITIES)
-            raise ValueError(f"model {folder.path} compares by {similarity}: set model.similarity={options}")
+        similarity = self._similarity_of(folder, head)
         hides = self._hides_expansion(head)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -129,6 +126,20 @@ class LateInteractionConfig(TextOptions, PretrainedOptions):
         model.requested_dropout = self.requested_dropout
         model.packings = [] if hides else request_packing(self.packing, [backbone], self.name_or_path)
         return model.train()
+
+    def known_similarity(self) -> str:
+        if self.similarity:
+            return self.similarity
+        folder = self.read_folder()
+        return self._similarity_of(folder, SavedHead.read(folder))
+
+    def _similarity_of(self, folder: ModelFolder, head: SavedHead) -> str:
+        """The similarity of the options, else of the folder. Raises ValueError if it is none of SIMILARITIES."""
+        similarity = self.similarity or head.similarity or SIMILARITIES[0]
+        if similarity not in SIMILARITIES:
+            options = " or ".join(SIMILARITIES)
+            raise ValueError(f"model {folder.path} compares by {similarity}: set model.similarity={options}")
+        return similarity
 
     def _hides_expansion(self, head: SavedHead) -> bool:
         """Whether no token attends to those of the query's expansion. Raises ValueError if the model would not run them

@@ -89,6 +89,9 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
                 raise ValueError(f"model.{option}={number} must be null or a number of tokens (0: all)")
         self.check_values()
 
+    def known_similarity(self) -> str:
+        return "dot"
+
     def build(self, seed: int) -> SparseEncoder:
         """The model in float32 on the CPU, in training mode; adapters are drawn from `seed`, so that they are equal on
         every rank.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from data.option_names import ROOT
+from inference.search import check_fit
 from losses.contracts import (
     OUTPUTS,
     all_losses,
@@ -22,7 +23,9 @@ from losses.contracts import (
     whole_losses,
 )
 from losses.embedding_distillation import check_dimensions
+from losses.math.similarity import SIMILARITIES, similarity_named
 from losses.matryoshka import cuts_embeddings
+from losses.xtr import reads_token_vectors
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
 from recipes.checks.refresh import check_refresh
@@ -86,7 +89,13 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
     """Raise ValueError if a loss does not fit the trainer or the model."""
     settings.trainer.check(loss)
     name = type(loss).__name__
-    check_outputs(f"loss {name}", required_outputs(loss), settings.model)
+    tokens = reads_token_vectors(loss)
+    check_outputs(f"loss {name}", required_outputs(loss), settings.model, "model=late_interaction" if tokens else None)
+    if tokens and settings.model.one_vector:
+        raise ValueError(
+            f"loss {name} needs a vector per token, and {type(settings.model).__name__} gives one vector per text: "
+            f"choose model=late_interaction, or another loss, such as loss={settings.model.default_loss}"
+        )
     if reads_one_vector(loss) and not settings.model.one_vector:
         model = settings.model
         other = f"choose one that compares by any similarity, such as loss={model.default_loss}"
@@ -166,14 +175,18 @@ def check_outputs(what: str, required: Collection[str], options: ModelOptions, c
 
 
 def check_evaluation(evaluation: Any, model: ModelOptions) -> None:
-    """Raise ValueError if an evaluation reads an output that the model does not give, or the first dimensions of
-    embeddings that have no order of use."""
+    """Raise ValueError if an evaluation reads an output that the model does not give, the first dimensions of
+    embeddings that have no order of use, or an index that cannot search them."""
     check_outputs("this evaluation", evaluation.required_outputs, model, "eval=reranking")
     if evaluation.largest_dimension and not model.ordered_dimensions:
         raise ValueError(
             f"eval.dims: the dimensions of {type(model).__name__}'s embeddings are in no order of use, so the first "
             "alone tell nothing: leave it out (eval.dims=[])"
         )
+    if (search := getattr(evaluation, "search", "exact")) != "exact":  # which every model fits, without a folder
+        name = model.known_similarity()
+        of_vectors = [each for each in SIMILARITIES.values() if each.is_ragged != model.one_vector]
+        check_fit(search, [similarity_named(name)] if name else of_vectors)
 
 
 def check_line_breaks(settings: RunConfig) -> None:

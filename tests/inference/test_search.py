@@ -20,6 +20,7 @@ from inference.search import (
     FaissIndex,
     InvertedIndex,
     PlaidIndex,
+    check_fit,
     check_search,
     index_for,
     pack,
@@ -156,12 +157,12 @@ def test_plaid_ranks_what_it_finds_before_the_rest(plaid: None) -> None:
 
 
 def test_without_plaid_the_search_is_exact(plaid: None, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    check_search("plaid")
+    check_fit("plaid", [MaxSim()])
     assert not caplog.messages
     monkeypatch.setattr("inference.search.metadata.requires", lambda _: ["joblib>=1", "torch==1.0.0"])
-    check_search("plaid")
+    check_fit("plaid", [MaxSim()])
     monkeypatch.setattr(PlaidIndex, "package", "no_such_package")
-    check_search("plaid")
+    check_fit("plaid", [MaxSim()])
     assert index_for("plaid", MaxSim()) is ExactIndex
     wrong, missing = caplog.messages
     assert "fast-plaid needs torch==1.0.0, and torch is " in wrong

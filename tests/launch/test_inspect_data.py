@@ -157,6 +157,15 @@ def test_losses_that_read_one_vector_do_not_fit_a_model_of_several(write, tiny_b
     assert any("needs one vector per text, which the model does not give" in finding.message for finding in refused)
 
 
+def test_a_loss_of_token_vectors_does_not_fit_a_model_of_one_vector(write, tiny_bert_dir):
+    path, name, what = str(write(PAIRS)), f"model.name_or_path={tiny_bert_dir}", "a vector per token"
+    assert "xtr" in inspect_path(path).losses.fit
+    assert "xtr" in inspect_path(path, ["model=late_interaction", name]).losses.fit
+    assert "xtr" in inspect_path(path, ["model=bi_encoder", name]).losses.others[f"a model with {what}"]
+    refused = inspect_path(path, ["model=bi_encoder", name, "loss=xtr"]).findings
+    assert any(f"needs {what}, which the model does not give" in finding.message for finding in refused)
+
+
 def test_losses_of_first_dimensions_do_not_fit_a_model_without_an_order_of_them(write, tiny_bert_dir):
     path, model = str(write(PAIRS)), ["model=sparse_encoder", f"model.name_or_path={tiny_bert_dir}"]
     losses, what = inspect_path(path, model).losses, "dimensions of which the first may be used alone"

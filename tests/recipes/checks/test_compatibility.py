@@ -135,6 +135,19 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
         ),
         ([*LATE, "loss=gte"], "set loss.directions=[query_to_doc,doc_to_query], or"),
         ([*LATE, "loss=arcface"], "gives several: set loss.positive_margin_form=cosface, or model=bi_encoder"),
+        *[
+            ([*EMBEDDER, model, "loss=xtr"], f"loss XTR needs a vector per token, and {kind} gives one vector per text")
+            for model, kind in [
+                ("model=bi_encoder", "BiEncoderConfig"),
+                ("model=static_embedder", "StaticEmbedderConfig"),
+                ("model=sparse_encoder", "SparseEncoderConfig"),
+            ]
+        ],
+        (
+            [*EMBEDDER, "loss=matryoshka", "loss@loss.loss=xtr"],
+            "choose model=late_interaction, or another loss, such as loss=info_nce",
+        ),
+        ([*RERANKER, "loss=xtr"], f"loss XTR needs {EMBEDDING} model=late_interaction"),
         ([*EMBEDDER, "adapter_only=true"], "adapter_only=true: there is no adapter without LoRA"),
         (
             [*EMBEDDER, "model=bi_encoder_lora", "model.separate_towers=true", "adapter_only=true"],
@@ -348,8 +361,6 @@ def test_a_fresh_head_without_a_bias_cannot_be_standardised(tmp_path: Path, tiny
 
 
 def test_a_penalty_of_token_weights_needs_a_model_that_gives_them() -> None:
-    with pytest.raises(
-        ValueError, match=r"BiEncoderConfig gives none: choose model=sparse_encoder, or "
-    ):
+    with pytest.raises(ValueError, match=r"BiEncoderConfig gives none: choose model=sparse_encoder, or "):
         check_parts(load(["+exp=embedder_infonce", "loss=splade"]))
     check_parts(load(["+exp=splade_infonce"]))
