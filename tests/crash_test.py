@@ -193,6 +193,8 @@ class CrashTest:
         saving = ["stage.grpo.trainer", "stage.preference.trainer"] if kind == "stages" else ["trainer"]
         overrides += [f"{trainer}.async_save={asynchronous}" for trainer in saving]
         log = self.folder / "logs" / f"{run_name}-{self.launches}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()  # a kill may come before the process has opened it
         process = start(overrides, log)
         directory = self.folder / "outputs" / run_name
         finished = ended(process, HANG_S) if finish else self._kill(process, directory, log, kill_within_s)
