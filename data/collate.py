@@ -5,6 +5,7 @@ A chunk is the unit of a forward pass, of memory, and of dropout's random seed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ class PackedCollator(Collator):
     """
 
     def plan(self, lengths: Sequence[int]) -> list[list[int]]:
-        return plan_chunks(lengths, self.token_budget, UNPACKED * self.token_budget)
+        return plan_chunks(lengths, self.token_budget, UNPACKED)
 
     def shape(self, lengths: Sequence[int], chunk: Sequence[int]) -> tuple[int, int]:
         """One row of all tokens, as the model runs it."""
@@ -98,27 +99,38 @@ def pad(sequences: TokenSequences, chosen: Sequence[int], padding: Mapping[str, 
     return batch
 
 
-def plan_chunks(lengths: Sequence[int], token_budget: int, padded_budget: int | None = None) -> list[list[int]]:
+def plan_chunks(lengths: Sequence[int], token_budget: int, padded_ratio: int = 1) -> list[list[int]]:
     """Divide sequences into chunks, longest first, so that their tokens are at most `token_budget`, and rows times
-    longest sequence at most `padded_budget` (None: `token_budget`).
+    longest sequence at most `padded_ratio` times as many.
 
-    A sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
+    There are as few chunks as this allows, and they are about equal, since ranks wait for the one with the largest. A
+    sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
     on the number of ranks, and sequences of similar length share a chunk, so that there is little padding.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
-    padded_budget = padded_budget or token_budget
-    chunks: list[list[int]] = []
-    tokens = 0  # of the last chunk
-    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
-        tokens += lengths[index]
-        fits = chunks and tokens <= token_budget and (len(chunks[-1]) + 1) * lengths[chunks[-1][0]] <= padded_budget
-        if fits:
-            chunks[-1].append(index)
-        else:
-            chunks.append([index])
-            tokens = lengths[index]
-    return chunks
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    longest_first = np.maximum(np.asarray(lengths, dtype=np.int64)[order], 1)
+    number = len(_chunk_sizes(longest_first, token_budget, padded_ratio))
+    budgets = range(1, token_budget + 1)
+    enough = bisect_left(
+        budgets, True, key=lambda budget: len(_chunk_sizes(longest_first, budget, padded_ratio)) <= number
+    )
+    ends = np.cumsum(_chunk_sizes(longest_first, budgets[enough], padded_ratio), dtype=np.int64)
+    return [chunk.tolist() for chunk in np.split(order, ends)[:-1]]
+
+
+def _chunk_sizes(longest_first: np.ndarray, budget: int, padded_ratio: int) -> list[int]:
+    """How many rows each chunk takes if each takes as many as fit in the budget."""
+    tokens = np.cumsum(longest_first)
+    sizes: list[int] = []
+    start = before = 0  # the first row of the next chunk, and the tokens of the rows before it
+    while start < len(longest_first):
+        fit = int(np.searchsorted(tokens, before + budget, side="right")) - start
+        sizes.append(max(1, min(fit, padded_ratio * budget // int(longest_first[start]))))
+        start += sizes[-1]
+        before = int(tokens[start - 1])
+    return sizes
 
 
 def chunks_of_rank(chunks: Sequence[list[int]], rank: int, world_size: int) -> list[list[int]]:

@@ -28,6 +28,26 @@ def test_the_plan_has_no_more_chunks_than_it_needs():
     assert len(plan_chunks([10] * 12, token_budget=40)) == 3
 
 
+def test_chunks_are_about_equal():
+    """12 rows of 10 tokens and room for 5 of them: 4, 4 and 4, and not 5, 5 and 2."""
+    assert [len(chunk) for chunk in plan_chunks([10] * 12, token_budget=50)] == [4, 4, 4]
+    lengths = [20 + 13 * row % 40 for row in range(200)]
+    costs = [len(chunk) * lengths[chunk[0]] for chunk in plan_chunks(lengths, token_budget=1000)]
+    assert len(costs) == 9 and max(costs) - min(costs) < 2 * max(lengths)
+
+
+def test_packed_chunks_bound_their_tokens_and_their_padding():
+    chunks = plan_chunks(LENGTHS, token_budget=60, padded_ratio=2)
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(LENGTHS)))
+    assert all(sum(LENGTHS[row] for row in chunk) <= 60 for chunk in chunks[1:])
+    assert all(len(chunk) * LENGTHS[chunk[0]] <= 120 for chunk in chunks[1:])
+
+
+@pytest.mark.parametrize("lengths, chunks", [([], []), ([0], [[0]]), ([7], [[0]]), ([3, 9], [[1], [0]])])
+def test_no_one_and_two_rows(lengths, chunks):
+    assert plan_chunks(lengths, token_budget=9) == chunks
+
+
 def test_ranks_share_all_chunks_in_equal_rounds():
     chunks = plan_chunks(LENGTHS, token_budget=40)
     parts = [chunks_of_rank(chunks, rank, 3) for rank in range(3)]
