@@ -103,21 +103,29 @@ def plan_chunks(lengths: Sequence[int], token_budget: int, padded_ratio: int = 1
     """Divide sequences into chunks, longest first, so that their tokens are at most `token_budget`, and rows times
     longest sequence at most `padded_ratio` times as many.
 
-    There are as few chunks as this allows, and they are about equal, since ranks wait for the one with the largest. A
-    sequence longer than the budget is a chunk of its own. The plan depends on the lengths alone (ties by index), not
-    on the number of ranks, and sequences of similar length share a chunk, so that there is little padding.
+    Ranks wait for the one with the most to do. So the chunks are about equal, and as few as the budget allows, rounded
+    up to 2, 4, 8 or a multiple of 8, which ranks can share evenly. The plan depends on the lengths alone (ties by
+    index), not on the number of ranks. Sequences of similar length share a chunk, so that there is little padding; one
+    that is longer than the budget is a chunk of its own.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     longest_first = np.maximum(np.asarray(lengths, dtype=np.int64)[order], 1)
-    number = len(_chunk_sizes(longest_first, token_budget, padded_ratio))
+
+    def number(budget: int) -> int:
+        return len(_chunk_sizes(longest_first, budget, padded_ratio))
+
+    most = _shared_evenly(number(token_budget))
     budgets = range(1, token_budget + 1)
-    enough = bisect_left(
-        budgets, True, key=lambda budget: len(_chunk_sizes(longest_first, budget, padded_ratio)) <= number
-    )
+    enough = bisect_left(budgets, True, key=lambda budget: number(budget) <= most)
     ends = np.cumsum(_chunk_sizes(longest_first, budgets[enough], padded_ratio), dtype=np.int64)
     return [chunk.tolist() for chunk in np.split(order, ends)[:-1]]
+
+
+def _shared_evenly(number: int) -> int:
+    """The next number of chunks that 2, 4 and 8 ranks can share evenly, as far as there are so many."""
+    return next((few for few in (0, 1, 2, 4) if number <= few), -(-number // 8) * 8)
 
 
 def _chunk_sizes(longest_first: np.ndarray, budget: int, padded_ratio: int) -> list[int]:
