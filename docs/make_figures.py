@@ -1,0 +1,89 @@
+"""Writes the tables and pictures of docs/figures.md from the ablations of docs/figures/.
+
+    python docs/make_figures.py
+
+A file of docs/figures/ is the ablation.json of a finished ablation. It stands on the page where this comment is, and
+the words around it are written by hand:
+
+    <!-- figures: NAME -->
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+PAGE = ROOT / "docs" / "figures.md"
+FIGURES = ROOT / "docs" / "figures"
+PICTURES = ROOT / "docs" / "assets"
+BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+SVG = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]+)"')
+
+Plan = Mapping[str, Any]  # of ablation.json
+
+
+def load() -> dict[str, Plan]:
+    """The ablations by name."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(FIGURES.glob("*.json"))}
+
+
+def page(plans: Mapping[str, Plan], text: str) -> str:
+    """The page with its figures. Raises KeyError if the page names an ablation that is not there."""
+    return BLOCK.sub(lambda found: found[1] + generated(found[2], plans[found[2]]) + found[3], text)
+
+
+def generated(name: str, plan: Plan) -> str:
+    """The figures of an ablation: its settings, its table, that of other collections, what is found, its picture."""
+    from runs.report.ablation.sentences import sentences
+    from runs.report.ablation.table import main_table
+
+    parts = [table(*main_table(plan))]
+    if plan["results"].get("test_suite"):
+        from runs.report.ablation.test_suite import test_suite_table
+
+        parts.append(table(*test_suite_table(plan)))
+    parts.append("".join(f"- {sentence}\n" for sentence in sentences(plan)))
+    parts.append(f"![{plan['results']['metric']} of each configuration](assets/{picture_name(name)})\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def picture_name(name: str) -> str:
+    return f"figures_{name}.svg"
+
+
+def pictures(plans: Mapping[str, Plan]) -> dict[str, str]:
+    """The pictures by the name of their file: of each ablation that of launch/report.py with its seeds."""
+    from runs.report.ablation.pictures import figures_of
+
+    found = {}
+    for name, plan in plans.items():
+        [light] = SVG.findall(figures_of(plan["results"])[0])
+        found[picture_name(name)] = base64.b64decode(light).decode()
+    return found
+
+
+def main() -> None:
+    plans = load()
+    PAGE.write_text(page(plans, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in PICTURES.glob(picture_name("*")):
+        file.unlink()
+    for name, picture in pictures(plans).items():
+        (PICTURES / name).write_text(picture, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
