@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from data.batch import ListBatch, ListExample, Repeats, TokenSequences
-from data.collate import Collator, pad, plan_chunks
+from data.collate import Collator, pad
 from data.hashing import stable_hash
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.process_group import rank, world_size
@@ -144,17 +144,21 @@ def batch_of(case: Case) -> ListBatch:
     return make_batch(case.negatives, case.loss == "distillation")
 
 
-def chunks_of(case: Case) -> tuple[int, list[list[int]]]:
-    """A token budget by which every rank runs `accumulation` chunks, and the chunks; on several ranks with ragged lists
-    some have a chunk fewer (and where there is one chunk for two ranks, none)."""
-    target = case.accumulation * case.ranks - (case.negatives == "ragged" and case.ranks > 1)
-    return _plan(tuple(batch_of(case).sequences.lengths.tolist()), target)
+@dataclass(frozen=True)
+class CutCollator(Collator):
+    """Cuts a step into that many chunks, also such as ranks cannot share evenly."""
+
+    number: int = 1
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+        return [chunk.tolist() for chunk in np.array_split(longest_first, self.number)]
 
 
-@cache
-def _plan(lengths: tuple[int, ...], target: int) -> tuple[int, list[list[int]]]:
-    plans = [(budget, plan_chunks(lengths, budget)) for budget in range(max(lengths), max(lengths) * len(lengths) + 1)]
-    return max(((budget, plan) for budget, plan in plans if len(plan) <= target), key=lambda found: len(found[1]))
+def num_chunks(case: Case) -> int:
+    """As many chunks as give each rank `accumulation`; on several ranks with ragged lists some have one fewer (and
+    where there is one chunk for two ranks, none)."""
+    return case.accumulation * case.ranks - (case.negatives == "ragged" and case.ranks > 1)
 
 
 @cache
@@ -190,9 +194,8 @@ def measure(folder: Path, case: Case) -> Result:
         lambda optimizer: LambdaLR(optimizer, lambda _: 1.0),
         max_grad_norm=float("inf"),
     )
-    budget, plan = chunks_of(case)
-    kept = len(plan) if case.kept == "whole" else 0
-    collator = Collator(model.tokenizer.padding, budget)
+    kept = num_chunks(case) if case.kept == "whole" else 0
+    collator = CutCollator(model.tokenizer.padding, 1, num_chunks(case))
     loss = run_chunks(engine, collator, kept, batch_of(case), lambda lists: compute_loss(LOSSES[case.loss], lists))
     gradients = accumulated_gradients(engine)
     norm = engine.step()
@@ -241,7 +244,8 @@ def accumulated_gradients(engine: Any) -> dict[str, Tensor]:
 
 def reference(folder: Path, case: Case, *, unchunked: bool) -> Result:
     """One process, all graphs kept, one backward: over the same chunks with the same keys, or over one batch."""
-    plan = [[*range(len(batch_of(case).sequences))]] if unchunked else chunks_of(case)[1]
+    cut = CutCollator({}, 1, 1 if unchunked else num_chunks(case))
+    plan = cut.plan(batch_of(case).sequences.lengths.tolist())
     simplest = Case(1, "torch", 1, "whole", case.dropout, case.negatives, case.loss)
     return _reference(folder, simplest, tuple(tuple(chunk) for chunk in plan))
 

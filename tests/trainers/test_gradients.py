@@ -19,9 +19,10 @@ from gradient_cases import (
     Case,
     Result,
     all_cases,
-    chunks_of,
+    batch_of,
     covering_cases,
     measure_all,
+    num_chunks,
     reference,
 )
 from torch import Tensor
@@ -80,11 +81,11 @@ def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
 def test_the_cases_are_what_they_say() -> None:
     assert len(all_cases()) == 1440
     assert {case.ranks for case in covering_cases()} == set(VALUES["ranks"])
-    assert any(len(chunks_of(case)[1]) < case.ranks for case in covering_cases()), "a rank without a chunk"
+    assert any(num_chunks(case) < case.ranks for case in covering_cases()), "a rank without a chunk"
     for case in all_cases():
-        num_chunks = len(chunks_of(case)[1])
-        assert -(-num_chunks // case.ranks) == case.accumulation, case
-        assert num_chunks % case.ranks > 0 or case.negatives != "ragged" or case.ranks == 1, case
+        assert -(-num_chunks(case) // case.ranks) == case.accumulation, case
+        assert num_chunks(case) % case.ranks > 0 or case.negatives != "ragged" or case.ranks == 1, case
+        assert num_chunks(case) <= len(batch_of(case).sequences), case
 
 
 def test_the_references_differ_where_they_must(tiny_bert_dir: Path) -> None:
