@@ -94,6 +94,20 @@ def find_overlap(queries: Mapping[str, str], held_out: HeldOutQueries) -> dict[s
     return {query: split for query, split in found if split is not None}
 
 
+def shared_queries(
+    sets: Mapping[str, Mapping[str, str]], others: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, int]]:
+    """How many queries of each of the `sets` (id -> text) the `others` (texts) have too, by text alone: set -> other ->
+    number. Each of the others is read once."""
+    texts = {name: [normalised(text) for text in queries.values()] for name, queries in sets.items()}
+    known = set().union(*texts.values())
+    shared = {name: known.intersection(map(normalised, queries)) for name, queries in others.items()}
+    return {
+        name: {other: sum(text in found for text in own) for other, found in shared.items()}
+        for name, own in texts.items()
+    }
+
+
 def _texts(data: Collection, split: str) -> Iterable[str]:
     return data.splits[split].queries.values()
 

@@ -81,22 +81,28 @@ def save_baseline(folder: Path, shared: Path | None, result: EvaluationResult) -
 def score_baseline(
     test: Evaluator, evaluate: Evaluate, run: RunDirectory, logger: Logger, shared: Path | None = None
 ) -> Metrics:
-    """The starting model's metrics on test. They are read from this run if it was interrupted, or from the folder
-    `shared` by all runs that start from the same weights; else `evaluate` measures them."""
-    folder = run.path / "runs"
+    """The starting model's metrics on test (`measure_start`), as a line of metrics.jsonl."""
+    metrics = measure_start(test, "test", evaluate, run.path / "runs", shared)
+    if not run.has_line("test", 0):
+        record(run, logger, 0, "before", metrics)
+    return metrics
+
+
+def measure_start(test: Evaluator, name: str, evaluate: Evaluate, folder: Path, shared: Path | None) -> Metrics:
+    """The starting model's metrics on the test split of that name. They are read from the run's `folder` if it was
+    interrupted, or from the folder `shared` by all runs that start from the same weights; else `evaluate` measures
+    them. Call it on all ranks."""
     metrics = broadcast_object(read_baseline(folder, shared) if is_main() else None)
     if metrics is None:
         if is_main():
             pairs, queries = test.num_pairs, len(test.queries)
-            work = f"ranking {queries} test queries" if pairs is None else f"scoring {pairs} test pairs"
+            work = f"ranking {queries} {name} queries" if pairs is None else f"scoring {pairs} {name} pairs"
             print(f"{work} before training", file=sys.stderr, flush=True)
-        with Progress("test before training"):
+        with Progress(f"{name} before training"):
             result = evaluate(test)
         metrics = result.metrics
         if is_main():
             save_baseline(folder, shared, result)
-    if not run.has_line("test", 0):
-        record(run, logger, 0, "before", metrics)
     return metrics
 
 

@@ -10,6 +10,7 @@ from models.export.folder import display_name
 from models.lora import describe_adapters
 from runs.redaction import redact
 from runs.report.content import number_of_tests, result_rows
+from runs.report.other_sets import lines_of_other_sets
 from runs.report.table import format_table
 from trainers.trainer import Trainer
 
@@ -34,10 +35,12 @@ def model_card(
         "seed": str(seed),
     }
     table = format_table(result_rows(summary))
+    others = "\n".join(lines_of_other_sets(summary))
     return redact(
         f"# {name}\n\nTrained by plackett.\n\n"
         + "\n".join(f"- {name}: {value}" for name, value in lines.items())
         + f"\n\nOn {number_of_tests(summary)}:\n\n```\n{table}\n```\n"
+        + (f"\n```\n{others}\n```\n" if others else "")
     )
 
 

@@ -15,6 +15,7 @@ from recipes.chosen_losses import losses_of
 from recipes.dev_suite import Sets, check_dev_suite, read_dev_suite, without_suite
 from recipes.evaluate.choice import choose_evaluation
 from recipes.negatives.mined_training import check_negatives, check_negatives_of
+from recipes.other_sets import check_test_suite
 from recipes.prompts import check_prompts
 from recipes.run_config import RunConfig
 from recipes.stages import Stage, stage_prompts, stages_of, training_data
@@ -39,6 +40,7 @@ def check_settings(settings: RunConfig) -> list[Stage]:
         check_parts(stage.settings, stage.data_node)
     check_negatives(settings)
     check_dev_suite(settings)
+    check_test_suite(settings)
     settings.model.check()
     for role in AUXILIARY_INPUTS:
         if (options := getattr(settings, role)) is not None:
@@ -60,6 +62,7 @@ def prepare(settings: RunConfig) -> Prepared:
     collection.split("test")
     settings = fit_evaluation(settings, stages, collection)
     check_dev_suite(settings)  # the labels may have chosen the evaluation
+    check_test_suite(settings)
     return Prepared(settings, collection, stages_of(settings), training, sets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from data.collection import Collection
 from data.formats.trec import write_trec_run
 from data.sampling.mixture import Mixture
-from data.truncation import Truncation, limits_of, summary_of
+from data.truncation import Truncation, cut_line, limits_of, summary_of
 from engines.distributed import process_group
 from engines.distributed.collectives import gather_objects
 from engines.memory.allocator import peak_memory_bytes
@@ -51,6 +52,13 @@ def store_run(run: RunDirectory, name: str, scores: Run) -> None:
     if process_group.is_main():
         (run.path / "runs").mkdir(exist_ok=True)
         write_trec_run(run.path / "runs" / f"{name}.run", scores, tag=name)
+
+
+def warn_if_cut(evaluator: Evaluator, name: str) -> None:
+    """Print a warning, before training, if many texts of the test split of that name are cut. Call it on all ranks."""
+    count = evaluator.truncation()
+    if count is not None and count.is_large and process_group.is_main():
+        print(cut_line({name: count}, limits_of(evaluator.tokenizer)), file=sys.stderr, flush=True)
 
 
 def source_of_first_stage(test: Evaluator) -> dict[str, str]:

@@ -60,6 +60,7 @@ class RunConfig(RunSettings):
     eval_of_degrees: Any = None  # instead of `eval` for pairs labelled with degrees of similarity; None: refused
     dev_suite: Any = None  # data sets by whose mean the best checkpoint is chosen; None: by dev of the run's data
     dev_suite_uses_test: bool = False  # its sets without dev are measured on test
+    test_suite: Any = None  # data sets whose test is measured too, beside that of the run's data; None: none
     train_share: float = 1.0  # of the training queries, keyed by seed; 1: all
     adapter_only: bool = False  # export the LoRA adapter alone instead of merging it
     stages: list[str] = field(default_factory=list)

@@ -24,10 +24,11 @@ from recipes.build import Data, build_trainer, dev_evaluator, read_corpus, test_
 from recipes.checks.compatibility import check_model
 from recipes.dev_suite import Sets
 from recipes.model_card import model_card
+from recipes.other_sets import OtherSets
 from recipes.prompts import expect_prompts, lost_in_words
 from recipes.run_config import RunConfig
 from recipes.stages import Stage, stage_prompts
-from recipes.train_model import train_model
+from recipes.train_model import make_evaluate, train_model
 from runs.directory import RunDirectory
 from runs.loggers.logger import Logger, StageLogger
 from runs.places import contents_of
@@ -45,10 +46,12 @@ def train_stages(
     collection: Data,
     run: RunDirectory,
     sets: Sets,
+    others: OtherSets,
     logger: Logger,
 ) -> dict[str, Any]:
-    """Train the stages that are not finished. Returns the summary. `sets`: those of the dev suite."""
-    sequence = StageSequence(settings, collection, run, training, sets)
+    """Train the stages that are not finished. Returns the summary. `sets`: those of the dev suite; `others`: of the
+    test suite, measured before the first stage and after the last."""
+    sequence = StageSequence(settings, collection, run, training, sets, others)
     for stage, data in zip(stages, training, strict=True):
         summary = sequence.train(stage, data, StageLogger(logger, stage.number, sequence.num_steps))
         free_memory()
@@ -67,8 +70,17 @@ class StageSequence:
     """Trains stages one after the other. Dev and test are tokenised once, and the final scores of a stage are reused as
     the baseline of the next."""
 
-    def __init__(self, settings: RunConfig, collection: Data, run: RunDirectory, training: Sequence[Data], sets: Sets):
-        self.settings, self.collection, self.run, self.training, self.sets = settings, collection, run, training, sets
+    def __init__(
+        self,
+        settings: RunConfig,
+        collection: Data,
+        run: RunDirectory,
+        training: Sequence[Data],
+        sets: Sets,
+        others: OtherSets,
+    ):
+        self.settings, self.collection, self.run, self.training = settings, collection, run, training
+        self.sets, self.others = sets, others
         self.finished: list[tuple[Stage, RunDirectory]] = []
         self.evaluators: tuple[DevEvaluator | None, Evaluator] | None = None
 
@@ -97,6 +109,7 @@ class StageSequence:
             read_corpus(model, self.collection, data)
             dev, test = self._evaluators_for(model)
             prompts = stage_prompts(stage, self.collection, data)
+            shared_baseline = None if self.finished else baseline_folder(self.settings, self.collection, model)
             trainer = build_trainer(
                 stage.settings,
                 data,
@@ -106,6 +119,8 @@ class StageSequence:
                 logger=logger,
                 start_result=start_from_final_scores(self.folders[-1], directory.path) if self.finished else None,
             )
+            if not self.finished:
+                self.others.score_start(model, make_evaluate(trainer.engine), logger, shared_baseline)
             train_model(
                 trainer,
                 test,
@@ -113,7 +128,8 @@ class StageSequence:
                 training=data,
                 prompts=prompts,
                 remarks=lost_in_words(stage.settings.model, prompts),
-                shared_baseline=None if self.finished else baseline_folder(self.settings, self.collection, model),
+                shared_baseline=shared_baseline,
+                others=self.others if stage.number == len(self.settings.stages) else None,
                 earlier=self.summaries,
                 adapter_only=stage.settings.adapter_only,
             )

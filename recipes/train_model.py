@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from data.collection import Collection
 from data.progress import Progress
 from data.sampling.mixture import Mixture
-from data.truncation import Truncation, cut_line, limits_of
+from data.truncation import Truncation
 from engines.distributed import process_group
 from engines.distributed.collectives import broadcast_object
 from engines.protocol import Engine
@@ -26,7 +25,8 @@ from recipes.advice import advice, measured_in
 from recipes.baseline import save_final_scores, score_baseline
 from recipes.finish import write_results
 from recipes.model_card import model_card, settings_of
-from recipes.results import Evaluate, TrainingOutcome, length_of, record, store_run, summarise
+from recipes.other_sets import OtherSets
+from recipes.results import Evaluate, TrainingOutcome, length_of, record, store_run, summarise, warn_if_cut
 from runs.directory import RunDirectory
 from trainers.state import load_engine
 from trainers.trainer import Trainer
@@ -41,18 +41,19 @@ def train_model(
     prompts: RunPrompts,
     remarks: Mapping[str, str],
     shared_baseline: Path | None = None,
+    others: OtherSets | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     adapter_only: bool = False,
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate, export and report. Returns the summary.
 
     `training` is the data to train on, `prompts` what stands before its texts, and `remarks` further lines of the model
-    card. `shared_baseline` is the folder that keeps the starting model's scores for all runs. `earlier` are the
-    summaries of the stages before.
+    card. `shared_baseline` is the folder that keeps the starting model's scores for all runs. `others` are further sets
+    on which the trained model is measured. `earlier` are the summaries of the stages before.
     """
     evaluate = make_evaluate(trainer.engine)
     baseline = score_baseline(test, evaluate, run, trainer.logger, shared_baseline)
-    warn_if_cut(test)
+    warn_if_cut(test, "test")
     trainer.fit()
     load_best(trainer)
     with Progress("test after training"):
@@ -72,6 +73,8 @@ def train_model(
     stages = [*(earlier[-1]["stages"] if earlier else ()), entry]
     summary = summarise(training, test, results, training_outcome(trainer), stages)
     summary |= {"fusion_weight": weight, "tests": significance(results, test.config.metric)}
+    if others:
+        summary["test_suite"] = others.score_end(trainer.engine.model, evaluate, trainer.logger, trainer.state.step)
     summary["advice"] = advise(trainer, run, summary, dev)
     if run.stage_lines is not None:
         entry["advice"] = summary["advice"]
@@ -85,13 +88,6 @@ def train_model(
 def make_evaluate(engine: Engine) -> Evaluate:
     """A function that evaluates the engine's model and stops at a preemption."""
     return lambda evaluator: evaluator.evaluate(Interruptible(engine))
-
-
-def warn_if_cut(test: Evaluator) -> None:
-    """Print a warning, before training, if many texts of test are cut."""
-    count = test.truncation()
-    if count is not None and count.is_large and process_group.is_main():
-        print(cut_line({"test": count}, limits_of(test.tokenizer)), file=sys.stderr, flush=True)
 
 
 def load_best(trainer: Trainer) -> None:

@@ -28,6 +28,8 @@ RESUME_SAFE = (
     "model.gradient_checkpointing",
     "data.cache_dir",
     "data.sources.*.cache_dir",
+    "dev_suite.cache_dir",
+    "test_suite.cache_dir",
     "eval.token_budget",
 )
 _ABSENT = object()

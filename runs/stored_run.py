@@ -13,6 +13,7 @@ from runs.files import read_json
 from runs.settings_diff import read_config
 
 QUERIES = Path("runs/queries.jsonl")  # of a training run: a line for each test query
+TEST_SUITE = Path("runs/test_suite")  # SET.jsonl: as QUERIES, for each set of `test_suite`
 OF_EVALUATION = ".queries.jsonl"  # beside FILE.json of launch/evaluate.py
 TRACEBACK = "traceback.txt"
 KINDS = "give outputs/RUN, one of its stages, or FILE.json of launch/evaluate.py"
@@ -67,12 +68,16 @@ class StoredRun:
         if not self.finished:
             return {}
         if self.path.is_dir():
-            return {str(line["query_id"]): line for line in _lines(self.path / QUERIES) if "query_id" in line}
+            return _by_id(self.path / QUERIES)
         found = {}
         for line in _lines(self.path.with_suffix(OF_EVALUATION)):
             query, values = str(line["query_id"]), {name: own for name, own in line.items() if name != "query_id"}
             found[query] = {"query_id": query, "text": "", "values": values, "documents": {}}
         return found
+
+    def queries_of(self, name: str) -> dict[str, dict[str, Any]]:
+        """The test queries of that set of `test_suite`, as `queries`; empty if the run has not measured it."""
+        return _by_id(self.path / TEST_SUITE / f"{name}.jsonl") if self.finished else {}
 
     def error(self) -> str | None:
         """The last line of the traceback that an unfinished run has left; None if there is none."""
@@ -98,6 +103,10 @@ def _read_evaluation(file: Path) -> StoredRun:
     if not (isinstance(content, dict) and "metric" in content and {"metrics", "first_stages"} & content.keys()):
         raise ValueError(f"{file} has no results of launch/evaluate.py: {KINDS}")
     return StoredRun(file, file.stem, {}, content, {})
+
+
+def _by_id(file: Path) -> dict[str, dict[str, Any]]:
+    return {str(line["query_id"]): line for line in _lines(file) if "query_id" in line}
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -93,8 +93,8 @@ class SuiteConfig:
     def build(self) -> NoReturn:
         """A suite is no data set that could be trained on, mined, encoded, ..."""
         raise ValueError(
-            "data=suite is evaluated only, by launch/evaluate.py or as data@dev_suite=suite of launch/train.py: "
-            "choose one data set here, such as data=beir data.path=FOLDER"
+            "data=suite is evaluated only, by launch/evaluate.py or as data@dev_suite=suite and data@test_suite=suite "
+            "of launch/train.py: choose one data set here, such as data=beir data.path=FOLDER"
         )
 
     def evaluated_sets(self) -> dict[str, SourceOptions]:

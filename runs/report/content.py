@@ -10,6 +10,7 @@ from evaluation.significance import PairedTest
 from runs.report.costs import cost_lines, duration, form_table, index_lines
 from runs.report.depths import lines_of_sweep
 from runs.report.first_stages import lines_of_first_stages, rows_of_first_stages, sweeps_of
+from runs.report.other_sets import lines_of_other_sets
 from runs.report.table import ORACLE, below_first_stage, below_start, format_table
 
 RANKERS = {  # key in summary.json -> row of the table; "bm25" and "model" come from launch/evaluate.py
@@ -34,9 +35,10 @@ def print_table(summary: Mapping[str, Any]) -> None:
 
 
 def further_lines(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The paragraphs below the remarks: stored forms, cost, and each depth sweep."""
+    """The paragraphs below the remarks: other data sets, stored forms, cost, and each depth sweep."""
     sweeps = [lines_of_sweep(name, sweep) for name, sweep in sweeps_of(summary).items()]
-    return [lines for lines in (form_table(summary), index_lines(summary), cost_lines(summary), *sweeps) if lines]
+    sets = lines_of_other_sets(summary)
+    return [lines for lines in (sets, form_table(summary), index_lines(summary), cost_lines(summary), *sweeps) if lines]
 
 
 def result_rows(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -13,6 +13,7 @@ import yaml
 from runs.report.charts import Points, draw
 from runs.report.content import STORED, form_in_words, remarks, result_rows, stage_rows
 from runs.report.costs import duration
+from runs.report.other_sets import notes_on_other_sets, rows_of_other_sets
 from runs.report.table import ORACLE
 
 CURVES = {  # name in metrics.jsonl -> title, of the lines of split "train"
@@ -69,6 +70,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any]) -> Path:
     body = [
         f'<h1>{name}</h1><p class="lead">{_lead(summary)}</p>',
         _results(summary),
+        _other_sets(summary),
         _stages(summary),
         _curves(lines, summary),
         _queries(_read_json(run_dir / "queries.json")),
@@ -126,14 +128,27 @@ def _cell(value: float | None, is_top: bool) -> str:
     return "<td></td>" if value is None else f'<td class="{"top" if is_top else ""}">{value:.4f}</td>'
 
 
+def _other_sets(summary: Mapping[str, Any]) -> str:
+    """A table of the data sets of `test_suite`; empty if there are none."""
+    titles, *rows = rows_of_other_sets(summary)
+    if not rows:
+        return ""
+    notes = "".join(f'<p class="lead">{html.escape(note)}</p>' for note in notes_on_other_sets(summary))
+    return f"<h2>Other data sets</h2>\n{_plain_table(titles, rows)}{notes}"
+
+
+def _plain_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    lines = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows]
+    return table_of(f"<tr>{header}</tr>", lines)
+
+
 def _stages(summary: Mapping[str, Any]) -> str:
     """A table of the stages; empty if there are fewer than two."""
     titles, *rows = stage_rows(summary)
     if not rows:
         return ""
-    header = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    lines = [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows]
-    return f"<h2>Stages</h2>\n{table_of(f'<tr>{header}</tr>', lines)}"
+    return f"<h2>Stages</h2>\n{_plain_table(titles, rows)}"
 
 
 def _curves(lines: list[dict[str, Any]], summary: Mapping[str, Any]) -> str:

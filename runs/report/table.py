@@ -1,8 +1,8 @@
-"""A table of rankers by metrics, as aligned plain text."""
+"""Tables as aligned plain text, and warnings about a table of rankers by metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 Rows = Mapping[str, Mapping[str, float]]  # ranker -> metric -> value
 
@@ -22,6 +22,16 @@ def format_table(rows: Rows) -> str:
         columns = (f"  {cell:>{max(7, len(metric))}}" for metric, cell in zip(metrics, cells, strict=True))
         lines.append(f"{name:<{width}}{''.join(columns)}")
     return "\n".join(lines)
+
+
+def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table of plain text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    for place, row in enumerate([header, *cells]):
+        rest = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        yield "  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip()
+        if place == 0:
+            yield "-" * (sum(widths) + 2 * len(widths) - 2)
 
 
 def below_start(rows: Rows, metric: str) -> str | None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from evaluation.ablation import Difference, Estimate, Seeds, best_of, compare, estimate, shared_queries, tied_with
+from evaluation.ablation import Estimate, best_of, compare, estimate, shared_queries, tied_with
+from runs.report.ablation.other_sets import results_on_sets
 from runs.report.ablation.search import search_results
+from runs.report.ablation.values import (
+    RANKER,
+    about_queries,
+    mean_of,
+    number_of_queries,
+    on_queries,
+    pair_entry,
+    values_of_queries,
+)
 from runs.stored_run import StoredRun
 
 Job = Mapping[str, Any]  # of ablation.json
-RANKER = "after"  # the trained model alone
 COSTS = ("seconds", "tokens_per_s", "peak_memory_bytes")
 OF_METRIC = ("before", "first_stage", "best_dev")  # of a run's summary, by the run's own metric
 KEPT = (*OF_METRIC, "best_step", *COSTS)
@@ -30,6 +38,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     (`evaluation.ablation.compare`), "best" the configuration with the highest mean (of a search: the highest value on
     dev), "tied" those that no test tells apart from it, "least" the median over pairs of the smallest difference that
     could be told, "left_out" the configurations whose seeds count in their own pairs alone, since they vary far more.
+    "test_suite" has the same of each set on which the runs were measured too (`other_sets.results_on_sets`).
 
     Raises ValueError, in one line, if a run's files are broken.
     """
@@ -46,9 +55,9 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     summaries = {run: _of_metric(summary, metric) for run, summary in summaries.items()}
     values, measured, about_values = _values(measured, runs, summaries, metric)
     values = {name: values[name] for name in names if name in values}
-    shared, total = _queries(values)
-    warnings += [*about_values, *_about_queries(len(shared), total), *_about_sources(list(runs.values()))]
-    common = _on(values, shared) if shared else values
+    shared, total = shared_queries(values), number_of_queries(values)
+    warnings += [*about_values, *about_queries(len(shared), total), *_about_sources(list(runs.values()))]
+    common = on_queries(values, shared) if shared else values
     estimates = {name: estimate(seeds) for name, seeds in common.items() if shared_queries({name: seeds})}
     differences = compare(common) if shared else []
     entries = {name: _entry(name, estimates.get(name), plan["jobs"], measured, summaries, metric) for name in names}
@@ -64,11 +73,12 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
         "queries": 0 if shared and shared[0].startswith(ALL) else len(shared),
         "best": best,
         "tied": tied_with(best, list(estimates), differences) if best else [],
-        "first_stage": _mean(summaries[job["run"]].get("first_stage") for job in measured),
+        "first_stage": mean_of(summaries[job["run"]].get("first_stage") for job in measured),
         "least": median(each.least for each in differences) if differences else None,
         "configurations": entries,
-        "pairs": [_pair(each) for each in differences],
+        "pairs": [pair_entry(each) for each in differences],
         "left_out": list(dict.fromkeys(name for each in differences for name in each.left_out)),
+        "test_suite": results_on_sets(names, finished, runs, metric),
         "search": search,
         "warnings": warnings,
     }
@@ -80,7 +90,7 @@ def _values(
     """The values of each configuration by seed and query, the jobs that have them, and what is to be said. A query is
     its id with its text, since other data have other queries of the same id. If no run has stored queries, the mean of
     each is its only value, else those without are left out."""
-    known = {job["run"]: _of_queries(runs[job["run"]], metric) for job in jobs}
+    known = {job["run"]: values_of_queries(runs[job["run"]].queries(), metric) for job in jobs}
     kept = [job for job in jobs if known[job["run"]]]
     said = [f"{_label(job)} has no values of single queries: it is left out" for job in jobs if job not in kept]
     if not kept:
@@ -92,13 +102,6 @@ def _values(
     for job in kept:
         found[job["configuration"]][job["seed"]] = known[job["run"]]
     return dict(found), kept, said
-
-
-def _of_queries(run: StoredRun, metric: str) -> dict[str, float]:
-    own = {
-        f"{query} {line['text']}": line["values"].get(RANKER, {}).get(metric) for query, line in run.queries().items()
-    }
-    return {query: float(value) for query, value in own.items() if value is not None}
 
 
 def _about_means(jobs: Sequence[Job], summaries: Mapping[str, Any]) -> list[str]:
@@ -131,27 +134,6 @@ def _about_dev(jobs: Sequence[Job], summaries: Mapping[str, Any], metric: str) -
     more = f" and {len(named) - NAMED} more" * (len(named) > NAMED)
     said = f"dev values of another metric than {metric} are left out: {', '.join(named[:NAMED])}{more}"
     return [said] if named else []
-
-
-def _queries(values: Mapping[str, Seeds]) -> tuple[list[str], int]:
-    """The queries that all runs have, and the number of those that any run has."""
-    return shared_queries(values), len({query for seeds in values.values() for own in seeds.values() for query in own})
-
-
-def _on(values: Mapping[str, Seeds], queries: Iterable[str]) -> dict[str, Seeds]:
-    queries = list(queries)
-    return {
-        name: {seed: {query: own[query] for query in queries} for seed, own in seeds.items()}
-        for name, seeds in values.items()
-    }
-
-
-def _about_queries(shared: int, total: int) -> list[str]:
-    if shared == total:
-        return []
-    if not shared:
-        return ["the runs were evaluated on different test queries: they cannot be compared"]
-    return [f"the test queries differ between runs: only the {shared:,} of {total:,} that all runs have are counted"]
 
 
 def _about_sources(runs: Sequence[StoredRun]) -> list[str]:
@@ -204,19 +186,8 @@ def _entry(
         "counts": found.counts if found else None,
         "spread": found.spread if found else None,
         "range": [found.lowest, found.highest] if found else None,
-        **{key: _mean(row[key] for row in rows) for key in ("before", "best_dev", "seconds", "tokens_per_s")},
+        **{key: mean_of(row[key] for row in rows) for key in ("before", "best_dev", "seconds", "tokens_per_s")},
         "peak_memory_bytes": max(memory, default=None),
         "seeds": rows,
         "unfinished": unfinished,
     }
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def _pair(difference: Difference) -> dict[str, Any]:
-    test = asdict(difference.test)
-    rest = {name: getattr(difference, name) for name in ("corrected", "counts", "seeds", "queries", "least")}
-    return {"first": difference.first, "second": difference.second, **test, **rest}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluation.ablation import BOTH, LEVEL, QUERIES, SEEDS, best_of
+from runs.report.ablation.other_sets import about_sets, sets_table
 from runs.report.ablation.table import (
-    Cells,
     in_order,
     in_words,
     main_table,
@@ -15,6 +15,7 @@ from runs.report.ablation.table import (
     shown_names,
     test_between,
 )
+from runs.report.table import aligned
 
 NAMED = 6  # configurations in a sentence, at most
 FEW_SEEDS = 3  # of two configurations, whose variance nothing else tells
@@ -25,18 +26,10 @@ def print_ablation(plan: Mapping[str, Any]) -> None:
     """Print the results of an ablation (the content of ablation.json): the table, then sentences."""
     if plan["results"]:
         print("\n".join(aligned(*main_table(plan))))
+        if plan["results"].get("test_suite"):
+            print("", *aligned(*sets_table(plan["results"])), "", sep="\n")
     for line in [*sentences(plan), *_unfinished(plan)]:
         print(line)
-
-
-def aligned(header: Sequence[str], cells: Cells) -> Iterator[str]:
-    """The lines of a table of plain text: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    for place, row in enumerate([header, *cells]):
-        rest = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip()
-        if place == 0:
-            yield "-" * (sum(widths) + 2 * len(widths) - 2)
 
 
 def sentences(plan: Mapping[str, Any]) -> list[str]:
@@ -46,6 +39,7 @@ def sentences(plan: Mapping[str, Any]) -> list[str]:
     if not results:
         return ["no run has a result yet"]
     lines = [_about_best(plan), *_about_baseline(plan), *_about_tests(results), _about_choice(results)]
+    lines += about_sets(results)
     lines += [f"warning: {warning}" for warning in results["warnings"]]
     return list(filter(None, lines))
 

@@ -10,8 +10,9 @@ from benchmarks.ablation_significance import as_values
 from evaluation.ablation import compare, estimate
 from runs.files import json_safe
 from runs.report.ablation.results import ablation_results
-from runs.report.ablation.sentences import aligned, print_ablation, sentences
+from runs.report.ablation.sentences import print_ablation, sentences
 from runs.report.ablation.table import in_order, main_table, pairs_table, shown_names, unfinished_table
+from runs.report.table import aligned
 
 NAMES = ("list_net", "list_mle", "rank_net")
 KEYS = "loss=list_mle, trainer.learning_rate="
