@@ -43,17 +43,33 @@ def page(plans: Mapping[str, Plan], text: str) -> str:
 
 def generated(name: str, plan: Plan) -> str:
     """The figures of an ablation: its settings, its table, that of other collections, what is found, its picture."""
+    from runs.report.ablation.other_sets import sets_table
     from runs.report.ablation.sentences import sentences
     from runs.report.ablation.table import main_table
 
     parts = [table(*main_table(plan))]
     if plan["results"].get("test_suite"):
-        from runs.report.ablation.test_suite import test_suite_table
-
-        parts.append(table(*test_suite_table(plan)))
+        parts.append(table(*sets_table(plan["results"])))
+    parts += [table(*found) for found in variants(plan["results"])]
     parts.append("".join(f"- {sentence}\n" for sentence in sentences(plan)))
     parts.append(f"![{plan['results']['metric']} of each configuration](assets/{picture_name(name)})\n")
     return "\n" + "\n".join(parts) + "\n"
+
+
+def variants(results: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """The metric at each dimension and precision that was measured, means over seeds, if there are such."""
+    from runs.report.ablation.table import rows_of, shown_names
+
+    metric, entries, shown = results["metric"], results["configurations"], shown_names(results)
+    found = dict.fromkeys(key for entry in entries.values() for key in entry["metrics"] if key.startswith(f"{metric}/"))
+    if not found:
+        return []
+    head = [metric, *(key.partition("/")[2] for key in found)]
+    rows = [
+        [f"{row} {shown[name]}", *(f"{entries[name]['metrics'][key]:.4f}" for key in found)]
+        for name, row in rows_of(results).items()
+    ]
+    return [(head, rows)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

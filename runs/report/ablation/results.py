@@ -178,6 +178,7 @@ def _entry(
         for job in own
         if job in measured
     ]
+    after = [(summaries[row["run"]].get("metrics") or {}).get(RANKER) or {} for row in rows]
     memory = [row["peak_memory_bytes"] for row in rows if row["peak_memory_bytes"] is not None]
     unfinished = [{key: job[key] for key in ("seed", "status", "error")} for job in own if job not in measured]
     return {
@@ -187,6 +188,7 @@ def _entry(
         "spread": found.spread if found else None,
         "range": [found.lowest, found.highest] if found else None,
         **{key: mean_of(row[key] for row in rows) for key in ("before", "best_dev", "seconds", "tokens_per_s")},
+        "metrics": {key: mean_of(own.get(key) for own in after) for key in (after[0] if after else ())},
         "peak_memory_bytes": max(memory, default=None),
         "seeds": rows,
         "unfinished": unfinished,
