@@ -1,0 +1,92 @@
+"""docs/figures.md shows what the ablations of docs/figures/ hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def make_figures() -> Any:
+    spec = importlib.util.spec_from_file_location("make_figures", ROOT / "docs" / "make_figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_and_its_pictures_are_up_to_date(make_figures: Any) -> None:
+    plans = make_figures.load()
+    text = make_figures.PAGE.read_text(encoding="utf-8")
+    assert make_figures.page(plans, text) == text, "run: python docs/make_figures.py"
+    stored = {file.name: file.read_text() for file in make_figures.PICTURES.glob("figures_*.svg")}
+    assert stored == make_figures.pictures(plans)
+
+
+def test_every_ablation_is_finished_and_shown_once_with_its_command(make_figures: Any) -> None:
+    text = make_figures.PAGE.read_text(encoding="utf-8")
+    for name, plan in make_figures.load().items():
+        assert text.count(f"<!-- figures: {name} -->") == 1
+        assert f"+ablation={name}" in text.replace(" \\\n        ", " "), name
+        assert all(job["status"] == "finished" for job in plan["jobs"]), name
+        if not name.endswith("_rates"):
+            assert len(plan["seeds"]) >= 3, name
+
+
+def test_the_ablations_hold_no_paths_of_a_machine(make_figures: Any) -> None:
+    for file in make_figures.FIGURES.glob("*.json"):
+        assert not re.search(r'"[^"]*(?<![\w.])/(work|home|root|tmp|mnt)/', file.read_text()), file.name
+
+
+def test_an_ablation_with_other_data_and_dimensions_has_three_tables(make_figures: Any) -> None:
+    entry = {
+        "mean": 0.5,
+        "interval": [0.4, 0.6],
+        "counts": "queries and seeds",
+        "spread": 0.01,
+        "range": [0.49, 0.51],
+        "before": 0.4,
+        "best_dev": 0.5,
+        "seconds": 9.0,
+        "tokens_per_s": 100.0,
+        "metrics": {"nDCG@10": 0.5, "nDCG@10/dim32": 0.25},
+        "peak_memory_bytes": 2**30,
+        "seeds": [{"seed": 1, "value": 0.5, "seconds": 9.0, "stopped_at": None}],
+        "unfinished": [],
+    }
+    on_set = {"mean": 0.3, "low": 0.2, "high": 0.4, "std": None, "seeds": {"1": 0.3}}
+    cranfield = {
+        "queries": 7,
+        "first_stage": 0.2,
+        "best": "one",
+        "tied": [],
+        "configurations": {"one": on_set},
+        "pairs": [],
+    }
+    results = {
+        "metric": "nDCG@10",
+        "queries": 9,
+        "best": "one",
+        "tied": [],
+        "first_stage": 0.3,
+        "least": None,
+        "configurations": {"one": entry},
+        "pairs": [],
+        "left_out": [],
+        "search": None,
+        "warnings": [],
+        "test_suite": {"cranfield": {**cranfield, "pairs": [], "warnings": []}},
+    }
+    text = make_figures.generated("name", {"baseline": "one", "results": results, "jobs": []})
+    assert "| nDCG@10 on other data | cranfield |" in text
+    assert "| 1 one | 0.3000 ± 0.1000 |" in text
+    assert "| nDCG@10 | dim32 |" in text
+    assert "| 1 one | 0.2500 |" in text
+    assert "assets/figures_name.svg" in text
