@@ -264,7 +264,7 @@ def test_a_copy_of_a_published_reranker_ranks_with_its_template(
     folder = str(folders["causal"])
     rerank([folder, "--template", "qwen3", "--query", QUERY, "--json", "--raw", SHORT, LONG])
     rows = json.loads(capsys.readouterr().out)["results"]
-    model = LLMRerankerConfig(folder, "qwen3", max_length=None).build(0).eval()
+    model = LLMRerankerConfig(folder, template="qwen3").build(0).eval()
     expected = outputs(model, [SHORT, LONG]).tolist()
     assert {row["id"]: row["score"] for row in rows} == pytest.approx(dict(zip("12", expected, strict=True)), abs=1e-4)
     with pytest.raises(ValueError, match="invalid choice: 'qwen'"):
