@@ -36,7 +36,7 @@ from models.towers import Dense, SeparateTowers, TextTower, Tower, towers_of
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BiEncoderConfig(EmbedderOptions, PretrainedOptions):
     """The options of an embedding model: its weights, and how texts are embedded and compared. `build` makes the model.
 

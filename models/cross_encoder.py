@@ -35,7 +35,7 @@ DEFAULT_LENGTH = 256  # the most tokens per pair of a model that is no reranker 
 READS_PROMPTS = "reads_whole_prompts"  # in config.json of a sequence classifier that reads no pairs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossEncoderConfig(PretrainedOptions):
     """The options of a cross-encoder: its weights, and how they run. `build` makes the model.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
 DEFAULT_LENGTH = 512  # the most tokens per row if the folder only says how many a language model can read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LLMRerankerConfig(PretrainedOptions):
     """The options of an LLM reranker: its weights, its prompt, and how it runs. `build` makes the model.
 
@@ -59,7 +59,7 @@ class LLMRerankerConfig(PretrainedOptions):
     outputs: ClassVar[frozenset[str]] = frozenset({"score", "logsumexp"})
     layout: ClassVar[Layout] = "pairs"
 
-    name_or_path: str = DEFAULT_LLM  # folder or hub id
+    name_or_path: str = field(default=DEFAULT_LLM, kw_only=False)  # folder or hub id
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3, smollm2 or your own
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
@@ -208,7 +208,9 @@ class LLMReranker(RankingModel):
     ) -> LLMReranker:
         """A reranker (an exported folder, a sentence-transformers folder of a LogitScore model, a hub id) to score
         with, in evaluation mode. `template`: the name of the prompt of a folder that has none."""
-        options = LLMRerankerConfig(str(name_or_path), template, max_length, trust_remote_code=trust_remote_code)
+        options = LLMRerankerConfig(
+            str(name_or_path), max_length, template=template, trust_remote_code=trust_remote_code
+        )
         return options.build(seed=0).eval()
 
     @property

@@ -42,7 +42,7 @@ POOLING = {"num_protected_tokens": 1, "normalize_embeddings": True, "tasks": ["d
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LateInteractionConfig(TextOptions, PretrainedOptions):
     """The options of a model that gives a vector per token (ColBERT). `build` makes the model.
 

@@ -38,7 +38,7 @@ TEXTS_OF_IDF = 100_000  # of a larger corpus so many are counted
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SparseEncoderConfig(TextOptions, PretrainedOptions):
     """The options of a sparse encoder: a language model's weights, and how its logits become weights of tokens. Texts
     are compared by the dot product. `build` makes the model.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DIMENSION = 256  # of a start, at most, if no option says it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StaticEmbedderConfig(EmbedderOptions):
     """The options of a static embedder: its folder, or the model that it starts from. `build` makes the model.
 
