@@ -53,8 +53,8 @@ class Cost:
     documents_per_s: documents encoded in batches; of a reranker, documents scored with a query; of BM25, documents
     indexed. query_ms_p50 and query_ms_p95: milliseconds of one query from its text to its ranking, one query at a
     time: tokenised, embedded and compared with the whole index, or scored with all of its candidates.
-    peak_memory_bytes: what `memory` says. index_bytes: by stored form ("fp32", "dim128/int8"; of BM25 "terms"), or what
-    an index that counts its bytes holds; empty for a reranker.
+    peak_memory_bytes: what `memory` says. index_bytes: by stored form ("fp32", "dim128/int8"; of BM25 "terms"), or by
+    the name of an index that counts what it holds ("inverted"); empty for a reranker.
     """
 
     documents_per_s: float
@@ -111,7 +111,7 @@ def measure_embedder(
             nearest = _search(search, similarity, encoded, size, depth, runner.device)
             times = _times(asked, lambda query: nearest(embed([query], "query", read.query)).tolist())
         own = index_for(search, similarity)(similarity, encoded).facts().get("bytes")
-        stored = {form.name: form.num_bytes(encoded) if own is None else own for form in forms}
+        stored = {form.name: form.num_bytes(encoded) for form in forms} if own is None else {search: own}
         index_bytes = {name: number * size // len(texts) for name, number in stored.items()}
         counts = {"index_documents": size, "sampled_documents": len(texts), "documents_per_query": min(depth, size)}
         return _cost(runner, memory, len(texts) / seconds, times, index_bytes=index_bytes, **counts)

@@ -62,6 +62,7 @@ class Loss(ABC):
     contract: ClassVar[str]
     compares_embeddings: ClassVar[bool] = False  # True: scores alone (a cross-encoder's) are not enough
     cuts_embeddings: ClassVar[bool] = False  # True: it reads the first dimensions of embeddings alone
+    quantizes: ClassVar[bool] = False  # True: it rounds all values of embeddings, as they are stored
     samples_actions: ClassVar[bool] = False  # True: a policy, which has `sample` and is trained by trainer=grpo
     gives_probabilities: ClassVar[bool] = False  # True: it makes the sigmoid of a score a probability
     # Whether `__call__` computes the part of one rank and takes `share`: it is set where `__call__` is defined.

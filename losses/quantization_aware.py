@@ -47,6 +47,7 @@ class QuantizationAware(WrapperLoss):
 
     compares_embeddings: ClassVar[bool] = True
     reads_one_vector: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True
     sharded: ClassVar[bool] = True
 
     loss: Any
@@ -136,6 +137,11 @@ def straight_through(vectors: Tensor, values: Tensor) -> Tensor:
     """Return `values`, with the gradient of `vectors`."""
     vectors = at_least_float32(vectors)
     return values + (vectors - vectors.detach())
+
+
+def quantizes_embeddings(loss: Any) -> bool:
+    """Whether a loss, or one inside it, rounds all values of embeddings."""
+    return any(getattr(each, "quantizes", False) for each in all_losses(loss))
 
 
 def int8_dimensions(loss: Any, dim: int) -> tuple[int, ...]:

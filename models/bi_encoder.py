@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,23 +14,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import BitsAndBytesConfig
 
-from models.capabilities import Part, RankingModel
-from models.dropout import check_dropout, request_dropout
+from models.capabilities import Part
+from models.dropout import request_dropout
 from models.embedding.options import EmbedderOptions
+from models.embedding.text_model import TextModel
 from models.export.bi_encoder import export_bi_encoder
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import embedding_class, load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, is_classifier, probe_padding
 from models.loading.embedding_modules import Head
 from models.loading.folder import ModelFolder
-from models.loading.layers import check_layers, keep_layers
+from models.loading.layers import keep_layers
 from models.loading.quantization import check_quantization, quantization_config
-from models.loading.resolve import DEFAULT_MODEL
-from models.lora import LoRAConfig
 from models.packing.rows import request_packing
 from models.pooling import check_mode
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.tokenization import TextTokenizer, load_tokenizer
 from models.towers import Dense, SeparateTowers, TextTower, Tower, towers_of
@@ -38,7 +36,7 @@ from models.towers import Dense, SeparateTowers, TextTower, Tower, towers_of
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BiEncoderConfig(EmbedderOptions, PretrainedOptions):
     """The options of an embedding model: its weights, and how texts are embedded and compared. `build` makes the model.
 
@@ -48,38 +46,15 @@ class BiEncoderConfig(EmbedderOptions, PretrainedOptions):
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding", "layers"})
 
-    name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = None  # tokens per text; None: the folder's
     default_length: int | None = None  # tokens per text, at most, if neither max_length nor the folder says how many
     pooling: str | None = None  # cls, mean, max, weightedmean, lasttoken, mean_sqrt_len_tokens
-    similarity: str | None = None  # cosine (embeddings have unit length) or dot
-    normalize: bool | None = None  # unit length; None: under cosine, and if the folder says so
-    projection: int | None = None  # dimension of a linear layer after the pooling
-    prompts: dict[str, str] | None = None  # by role (query, document): put before the text
-    temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
-    learn_temperature: bool = False
-    bias: float | None = None  # added to the scaled similarity (SigLIP)
-    learn_bias: bool = False
-    dropout: float | None = None  # probability of every dropout; None: as pretrained
-    attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
-    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
-    lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
-    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
-    trust_remote_code: bool = False  # run the Python files of this model's folder
-    separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
-    num_layers: int | None = None  # layers that are kept of the folder's; None: all
-    kept_layers: str = "even"  # even (from the first to the last) or first
-    teacher_projection: int | None = None  # dimension of a teacher: a linear layer to it, for distillation alone
 
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_layers(self.num_layers, self.kept_layers)
+    def check_values(self) -> None:
         if self.pooling is not None:
             check_mode(self.pooling, "model.pooling=")
         check_quantization(self.quantization, has_adapters=self.lora is not None)
-        self.check_values()
+        super().check_values()
 
     def build(self, seed: int) -> BiEncoder:
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`, so
@@ -151,12 +126,11 @@ class BiEncoderConfig(EmbedderOptions, PretrainedOptions):
         return tower, texts, head
 
 
-class BiEncoder(RankingModel):
+class BiEncoder(TextModel):
     """Embeds texts. The similarity of two texts is the dot product of their embeddings, which have unit length if
     `unit_length`."""
 
     outputs = BiEncoderConfig.outputs
-    tokenizer: TextTokenizer
 
     def __init__(
         self,
@@ -207,7 +181,7 @@ class BiEncoder(RankingModel):
             output["layers"] = layers[:, :-1]
         if self.teacher_projection is not None and self.training:
             output["projected"] = self.teacher_projection(output["embedding"])
-        return output if self.scale is None else output | self.scale(len(layers), layers.device)
+        return self.scaled(output, len(layers), layers.device)
 
     @property
     def text_towers(self) -> Sequence[TextTower]:
@@ -217,21 +191,13 @@ class BiEncoder(RankingModel):
     def pooled_by(self) -> str:
         return "+".join(self.text_towers[0].modes)
 
-    def parts(self) -> Sequence[Part]:
+    def text_parts(self) -> Sequence[Part]:
         parts: list[Part] = []
         for role, tower in towers_of(self.tower).items():
             parts += tower.parts(role)
         if self.teacher_projection is not None:
             parts.append(Part("teacher projection", tuple(self.teacher_projection.parameters())))
-        if self.scale is not None:
-            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
-        return [part for part in parts if part.parameters]
-
-    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
-        self.tokenizer = self.tokenizer.expecting(prompts)
-
-    def adopt_prompts(self, prompts: RunPrompts) -> None:
-        self.tokenizer = self.tokenizer.adopting(prompts)
+        return parts
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

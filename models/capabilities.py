@@ -218,6 +218,7 @@ class ModelOptions(ABC):
     layout: ClassVar[Layout]  # of its tokenizer
     default_evaluation: ClassVar[str] = "reranking"  # the file of conf/eval that fits; "retrieval" for embedders
     default_loss: ClassVar[str] = "info_nce"  # the file of conf/loss with the settings of InfoNCE that fit
+    contrastive_experiment: ClassVar[str] = "embedder_infonce"  # the file of conf/exp that trains it on negatives
     trainable: ClassVar[bool] = True
     small_similarities: ClassVar[bool] = True  # those of its embeddings are about -1 to 1 if no option scales them
     retrieves_by_itself: ClassVar[bool] = False  # it has no outputs, only `retrieve` and `name` (data/bm25.py)

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from models.capabilities import Layout, Part, RankingModel
-from models.dropout import check_dropout, request_dropout
+from models.dropout import request_dropout
 from models.export.cross_encoder import export_cross_encoder
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, is_classifier, is_encoder, probe_padding
 from models.loading.folder import ModelFolder
-from models.loading.layers import check_layers, keep_layers
-from models.loading.resolve import DEFAULT_MODEL
-from models.lora import LoRAConfig, parts_of
+from models.loading.layers import keep_layers
+from models.lora import parts_of
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
@@ -36,32 +35,21 @@ DEFAULT_LENGTH = 256  # the most tokens per pair of a model that is no reranker 
 READS_PROMPTS = "reads_whole_prompts"  # in config.json of a sequence classifier that reads no pairs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossEncoderConfig(PretrainedOptions):
     """The options of a cross-encoder: its weights, and how they run. `build` makes the model.
 
     A reranker's folder keeps its head, activation and prompts; any other encoder or decoder gets a new head.
+    `max_length` counts the tokens of a pair; None: a reranker's own, else DEFAULT_LENGTH.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"score"})
     layout: ClassVar[Layout] = "pairs"
 
-    name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = None  # tokens per (query, document) pair; None: a reranker's own, else DEFAULT_LENGTH
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
-    dropout: float | None = None  # probability of every dropout; None: as pretrained
-    attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
-    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
-    lora: LoRAConfig | None = None  # None: all weights are trained
-    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
-    trust_remote_code: bool = False  # run the Python files of this model's folder
-    num_layers: int | None = None  # layers that are kept of the folder's; None: all
-    kept_layers: str = "even"  # even (from the first to the last) or first
 
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_layers(self.num_layers, self.kept_layers)
+    def check_values(self) -> None:
+        super().check_values()
         check_activation(self.activation)
 
     def build(self, seed: int) -> CrossEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from transformers import (
 from models.answer_head import LogitTransform, answer_with, check_transform
 from models.attention import PackLayout, layout_options, pack_mask, reason_against_packs
 from models.capabilities import Layout, Part, RankingModel
-from models.dropout import check_dropout, request_dropout
+from models.dropout import request_dropout
 from models.export.llm_reranker import export_llm_reranker
 from models.generation.generator import GeneratorConfig
 from models.loading.activation import ACTIVATIONS, activation_of, check_activation
@@ -31,9 +31,9 @@ from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_backbone, load_config, recompute_activations
 from models.loading.checks import is_classifier, is_encoder
 from models.loading.folder import ModelFolder, read_json
-from models.loading.layers import check_layers, keep_layers
+from models.loading.layers import keep_layers
 from models.loading.quantization import check_quantization, quantization_config
-from models.lora import LoRAConfig, parts_of
+from models.lora import parts_of
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import RunPrompts, in_words, merge_prompts
@@ -48,36 +48,26 @@ DEFAULT_LLM = "Qwen/Qwen3-Reranker-0.6B"
 DEFAULT_LENGTH = 512  # the most tokens per row if the folder only says how many a language model can read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LLMRerankerConfig(PretrainedOptions):
     """The options of an LLM reranker: its weights, its prompt, and how it runs. `build` makes the model.
 
-    `template` None: the one in the model's folder. The folder of a plain language model has none.
+    `template` None: the one in the model's folder. The folder of a plain language model has none. `max_length` counts
+    the tokens of a row, the prompt included; None: a reranker's own, else DEFAULT_LENGTH.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"score", "logsumexp"})
     layout: ClassVar[Layout] = "pairs"
 
-    name_or_path: str = DEFAULT_LLM  # folder or hub id
+    name_or_path: str = field(default=DEFAULT_LLM, kw_only=False)  # folder or hub id
     template: str | PromptTemplate | None = None  # mxbai, mxbai_joined, qwen3, smollm2 or your own
-    max_length: int | None = None  # tokens per row, the prompt included; None: a reranker's own, else DEFAULT_LENGTH
     max_query_length: int | None = None  # tokens; None: three quarters of max_length
     activation: str | None = None  # of the export's scores: sigmoid, identity; None: the folder's, or as the loss says
-    dropout: float | None = None  # probability of every dropout; None: as pretrained
-    attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
-    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
-    lora: LoRAConfig | None = None  # None: all weights are trained
     quantization: str | None = None  # 4bit: of the frozen weights under LoRA (bitsandbytes, CUDA)
     shared_prefix: bool = True  # read the common beginning of a list's prompts once, if the model can
-    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
-    trust_remote_code: bool = False  # run the Python files of this model's folder
-    num_layers: int | None = None  # layers that are kept of the folder's; None: all
-    kept_layers: str = "even"  # even (from the first to the last) or first
 
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_layers(self.num_layers, self.kept_layers)
+    def check_values(self) -> None:
+        super().check_values()
         check_activation(self.activation)
         check_quantization(self.quantization, has_adapters=self.lora is not None)
         if isinstance(self.template, str) and self.template not in TEMPLATES:
@@ -218,7 +208,9 @@ class LLMReranker(RankingModel):
     ) -> LLMReranker:
         """A reranker (an exported folder, a sentence-transformers folder of a LogitScore model, a hub id) to score
         with, in evaluation mode. `template`: the name of the prompt of a folder that has none."""
-        options = LLMRerankerConfig(str(name_or_path), template, max_length, trust_remote_code=trust_remote_code)
+        options = LLMRerankerConfig(
+            str(name_or_path), max_length, template=template, trust_remote_code=trust_remote_code
+        )
         return options.build(seed=0).eval()
 
     @property

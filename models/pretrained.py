@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.capabilities import ALL_PARTS, ModelOptions
+from models.dropout import check_dropout
 from models.loading.adapter import base_folder
 from models.loading.backbone import load_config, quiet, without_weights
 from models.loading.checks import without_head
 from models.loading.folder import ModelFolder, content_files
 from models.loading.gguf import ABOUT
-from models.loading.resolve import resolve
+from models.loading.layers import check_layers
+from models.loading.resolve import DEFAULT_MODEL, resolve
 from models.lora import LoRAConfig
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
 
+@dataclass(frozen=True)
 class FolderOptions(ModelOptions):
     """Options of a model that is read from a folder, or from the hub."""
 
-    trust_remote_code: bool
+    name_or_path: str = DEFAULT_MODEL  # folder or hub id
+    max_length: int | None = None  # tokens per text; None: the folder's
+    trust_remote_code: bool = field(default=False, kw_only=True)  # run the Python files of this model's folder
+
+    def __post_init__(self) -> None:
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raise ValueError if one of these options has no valid value."""
 
     def folder(self) -> Path:
         return resolve(self.name_or_path, code=self.trust_remote_code)
@@ -38,14 +49,23 @@ class FolderOptions(ModelOptions):
             self.build(seed=0)
 
 
+@dataclass(frozen=True, kw_only=True)
 class PretrainedOptions(FolderOptions):
     """Options of a model whose folder has the files of transformers."""
 
-    dropout: float | None
-    lora: LoRAConfig | None
-    split_special_tokens: bool | None
-    num_layers: int | None
-    kept_layers: str
+    dropout: float | None = None  # probability of every dropout; None: as pretrained
+    attention: str | None = None  # None: the best that the model has
+    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
+    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
+    lora: LoRAConfig | None = None  # None: all weights are trained
+    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
+    num_layers: int | None = None  # layers that are kept of the folder's; None: all
+    kept_layers: str = "even"  # even (from the first to the last) or first
+
+    def check_values(self) -> None:
+        check_dropout(self.dropout)
+        check_layers(self.num_layers, self.kept_layers)
+        super().check_values()
 
     def check(self, *, needs_head: bool = False) -> None:
         """Build the model without reading its weights: that compares all that its folder brings, the base of an adapter

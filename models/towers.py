@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.capabilities import Part
-from models.export.control_tokens import splits_for_others
-from models.export.folder import write_backbone, write_json, write_tokenizer
+from models.export.folder import write_json
+from models.export.texts import write_transformer
 from models.loading.activation import activation_named
 from models.loading.folder import PICKLED, read_json
 from models.lora import parts_of
@@ -144,12 +144,7 @@ class Tower(TextTower):
     ) -> list[tuple[str, str]]:
         path = f"{prefix}0_Transformer" if prefix else ""
         modules = [(path, "Transformer"), (f"{prefix}1_Pooling", "Pooling")]
-        (folder / path).mkdir(exist_ok=True)
-        write_backbone(self.backbone, folder / path, source=self.source, adapter_only=adapter_only)
-        split = splits_for_others(tokenizer)
-        write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, folder / path, split_special_tokens=split)
-        options = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
-        write_json(folder / path / "sentence_bert_config.json", options)
+        write_transformer(self.backbone, tokenizer, folder / path, source=self.source, adapter_only=adapter_only)
         hidden = self.backbone.config.hidden_size
         pooling = pooling_config(self.modes) | {"include_prompt": tokenizer.include_prompt}
         write_json(folder / modules[1][0] / "config.json", {"word_embedding_dimension": hidden} | pooling)

@@ -30,6 +30,7 @@ from data.source import SourceOptions
 from data.truncation import cut_line
 from losses.contracts import OUTPUTS, REQUIREMENTS, missing_requirements, reads_one_vector, required_outputs
 from losses.matryoshka import cuts_embeddings
+from losses.quantization_aware import quantizes_embeddings
 from losses.xtr import reads_token_vectors
 from recipes.checks.data_fit import ADD_NEGATIVES, has_only_positives
 
@@ -37,6 +38,7 @@ MAX_UNKNOWN = 0.05  # share of unknown tokens from which a model cannot read the
 ONE_VECTOR = "one vector per text"
 TOKEN_VECTORS = "a vector per token"
 ORDERED = "dimensions of which the first may be used alone"
+DENSE = "embeddings that are stored with all their values"
 NEEDED = {  # split -> what its absence means
     "train": "it can be evaluated (launch/evaluate.py), and not be trained on",
     "test": "launch/train.py measures what it has trained",
@@ -127,7 +129,9 @@ def _missing_embeddings(loss: Any, chosen: Chosen) -> list[str]:
     """What a loss needs of embeddings and the model does not give."""
     needed = [ONE_VECTOR] if reads_one_vector(loss) and chosen.one_vector is False else []
     needed += [TOKEN_VECTORS] if reads_token_vectors(loss) and chosen.one_vector else []
-    return [*needed, *([ORDERED] if cuts_embeddings(loss) and not chosen.ordered_dimensions else [])]
+    if not chosen.ordered_dimensions:
+        needed += [ORDERED] * cuts_embeddings(loss) + [DENSE] * quantizes_embeddings(loss)
+    return needed
 
 
 def read(options: SourceOptions, limits: Limits) -> Content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from engines.memory.kept_chunks import AUTO
 from engines.optimizers import OptimizerOptions
@@ -63,7 +63,7 @@ class TrainerConfig(ABC):
     batch_size: int = 4
     list_size: int = 8
     token_budget: int = 1024
-    kept_chunks: int | str = 16
+    kept_chunks: int | Literal["auto"] = 16
     merge_repeats: bool = True
     negatives: str = "global"
     optimizer: str = "adamw"

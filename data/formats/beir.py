@@ -263,7 +263,7 @@ def stored_documents(cache: Path, corpus: Corpus, skipped: SkippedRows) -> Store
     return StoredTexts(folder)
 
 
-def _write(corpus: Corpus, on_error: str, folder: Path) -> None:
+def _write(corpus: Corpus, on_error: str | None, folder: Path) -> None:
     """Write the documents. A build that goes on reads the first rows again, to know what is left out."""
     skipped = SkippedRows(on_error)
 

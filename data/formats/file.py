@@ -34,6 +34,7 @@ from data.formats.list_parts import (
 from data.formats.reader import FileReader, Paths, id_fields
 from data.formats.skipped import SkippedRows, check_on_error
 from data.formats.swapped import warn_of_swapped
+from data.inspection.finding import counted
 from data.option_names import current_node, in_node
 from data.overlap import disjoint_splits
 from data.own_document import OwnDocuments, equal_documents, text_keys
@@ -357,6 +358,7 @@ def _why_none(split: str, share: float, lists: Lists) -> str:
     reason = f"data.{split}_fraction=0"
     if share > 0:
         usable = sum(entry.can_be_evaluated for entry in lists.values())
-        reason = f"its {len(lists)} queries are too few to hold one out: {usable} can be evaluated (with a relevant "
-        reason += "document, or with scores that differ)"
+        of_all = counted(len(lists), "query", "queries")
+        reason = f"of its {of_all} {usable} can be evaluated (with a relevant document, or with scores that differ): "
+        reason += "too few to hold out some for dev and test and train on the others"
     return in_node(f"no {split} split: {reason}; name a file of {split} queries (data.{split}_path=FILE)")

@@ -51,7 +51,7 @@ def read_records(
                 layouts[names] = Layout.recognise(place, names, mapping, ignored, mistake=mistake, later=later)
             record = Row(where, plain, layouts[names]).record()
         except ValueError as error:
-            skipped.leave_out(where, error)
+            skipped.leave_out(where, error, is_of_columns=names not in layouts)
             if names not in layouts:
                 refused[names] = str(error).removeprefix(f"{place}: ")
         else:

@@ -24,9 +24,10 @@ def check_on_error(value: str) -> None:
 
 @dataclass
 class SkippedRows:
-    """The rows that are left out, each as {"where", "error"}. With on_error="stop" there are none."""
+    """The rows that are left out, each as {"where", "error"}. With on_error="stop" there are none, and errors name the
+    option; None: there is no such option."""
 
-    on_error: str = "stop"
+    on_error: str | None = None
     rows: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -34,10 +35,14 @@ class SkippedRows:
         """Whether rows may be left out."""
         return self.on_error == "skip"
 
-    def leave_out(self, where: str, error: ValueError) -> None:
-        """Note a row that has an error. Raises this error if rows may not be left out."""
+    def leave_out(self, where: str, error: ValueError, *, is_of_columns: bool = False) -> None:
+        """Note a row that has an error. Raises this error if rows may not be left out, with the option that leaves it
+        out unless it `is_of_columns`, which all rows have."""
         if not self.skips:
-            raise error
+            hint = f" ({in_node('data.on_error')}=skip leaves such rows out)"
+            if self.on_error is None or is_of_columns or str(error).endswith(hint):
+                raise error
+            raise ValueError(f"{error}{hint}") from error
         self.rows.append({"where": where, "error": str(error).removeprefix(f"{where}: ")})
 
     @property

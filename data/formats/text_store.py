@@ -73,7 +73,7 @@ class TextStore:
                     columns[names] = _columns_of(where, row)
                 yield (*_identified(where, row, *columns[names]), where)
             except ValueError as error:
-                self._skipped.leave_out(where, error)
+                self._skipped.leave_out(where, error, is_of_columns=names not in columns)
 
     def _check_copies(self, database: sqlite3.Connection, batch: Sequence[tuple[str, str, str]]) -> None:
         """Raise ValueError if an id of these rows has another text at an earlier place, unless such rows may be left

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 GLOBAL_BATCH = "queries of the whole step, over all GPUs"
+TOKENS, SPARSE, STATIC = (f"of model={kind}" for kind in ("late_interaction", "sparse_encoder", "static_embedder"))
 
-# The name as users of transformers, sentence-transformers, TRL, PEFT, FlagEmbedding and Lightning write it -> the
-# option here, with a remark if its meaning differs.
+# The name as users of transformers, sentence-transformers, PyLate, TRL, PEFT, FlagEmbedding and Lightning write it ->
+# the option here, with a remark if its meaning differs, or if not every file of its group has it.
 OPTIONS: dict[str, tuple[str, str]] = {
     **{
         name: (f"trainer.{name}", "")
@@ -78,17 +79,37 @@ OPTIONS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("query_instruction_for_retrieval", "query_instruction", "query_prefix"), ("data.query_prompt", "")
     ),
-    **dict.fromkeys(("passage_prefix", "passage_instruction_for_retrieval"), ("data.document_prompt", "")),
+    **dict.fromkeys(
+        ("passage_prefix", "passage_instruction_for_retrieval", "document_prefix"), ("data.document_prompt", "")
+    ),
+    **{name: (f"model.{name}", TOKENS) for name in ("query_length", "document_length", "pool_factor")},
+    "embedding_size": ("model.dimension", TOKENS),
+    "do_query_expansion": ("model.query_expansion", f"{TOKENS}: fixed, min or none"),
+    "attend_to_expansion_tokens": ("model.expansion_attends", TOKENS),
+    "skiplist_words": ("model.skip_punctuation", f"{TOKENS}: true or false"),
+    "max_active_dims": ("model.document_terms", f"{SPARSE}, and model.query_terms"),
+    **{f"{role}_regularizer_weight": (f"loss.terms.{role}.weight", "of loss=splade") for role in ("query", "document")},
+    "sif_coefficient": ("model.sif_coefficient", STATIC),
+    "pca_dims": ("model.dimension", STATIC),
     **dict.fromkeys(("deepspeed", "fsdp", "zero_stage"), ("engine", "torch, zero0 ... zero3")),
 }
+
+# The same names where the chosen model has an option of its own for them.
+OF_MODELS = dict.fromkeys(
+    ("query_prefix", "document_prefix"), ("model.prompts", '{query: "[Q] ", document: "[D] "} are its markers')
+)
 
 
 def hint(key: str, settings: Mapping[str, Any]) -> str:
     """The text `here it is trainer.learning_rate; ` for a name that other trainers have, if the settings of the
     command have such an option; else empty."""
-    option, remark = OPTIONS.get(key.rpartition(".")[2].replace("-", "_").lower(), ("", ""))
+    typed = key.rpartition(".")[2].replace("-", "_").lower()
+    has_markers = "query_expansion" in (settings.get("model") or {})
+    option, remark = (has_markers and OF_MODELS.get(typed)) or OPTIONS.get(typed, ("", ""))
     group, _, name = option.partition(".")
     node = settings.get(group)
+    if option == key and remark.startswith("of "):
+        return f"it is one {remark}; "
     if option in ("", key) or group not in settings or (group == "trainer" and name not in (node or {})):
         return ""
     return f"here it is {option}{f' ({remark})' if remark else ''}; "

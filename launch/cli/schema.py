@@ -122,6 +122,10 @@ class Schema:
         if value is None and type(None) in hints:
             return None
         candidates = [member for member in hints if member is not type(None)]
+        if len(candidates) == 1 and candidates[0] in SCALARS:
+            with suppress(ValueError):
+                return self.convert_value(value, candidates[0], key)
+            raise self.wrong_value(value, hint, key)
         if len(candidates) == 1:
             return self.convert_value(value, candidates[0], key)
         lists = [member for member in candidates if is_sequence(typing.get_origin(member) or member)]
@@ -239,9 +243,10 @@ def describe_type(hint: Any) -> str:
     if hint is type(None):
         return "null"
     if kind is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if kind in (Union, types.UnionType):
-        return " or ".join(describe_type(member) for member in arguments)
+        text = " or ".join(describe_type(member) for member in arguments if member is not type(None))
+        return text if type(None) not in arguments else f"{text}{',' * (' or ' in text)} or null"
     container = kind or hint
     if isinstance(container, type) and issubclass(container, Mapping):
         return "a mapping"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -21,14 +21,15 @@ SIMILARITIES = ("cosine", "dot")
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
 class EmbedderOptions(TextOptions):
-    """Options of a model that gives one embedding per text. A dataclass that derives from it has these fields."""
+    """Options of a model that gives one embedding per text."""
 
-    similarity: str | None  # cosine (embeddings have unit length) or dot; None: the folder's, else cosine
-    normalize: bool | None  # unit length; None: under cosine, and if the folder says so
-    projection: int | None  # dimension of a linear layer before the embedding
-    separate_towers: bool
-    teacher_projection: int | None
+    similarity: str | None = None  # cosine (embeddings have unit length) or dot; None: the folder's, else cosine
+    normalize: bool | None = None  # unit length; None: under cosine, and if the folder says so
+    projection: int | None = None  # dimension of a linear layer before the embedding
+    separate_towers: bool = False  # a tower for queries and one for documents; a folder of two always has them
+    teacher_projection: int | None = None  # dimension of a teacher: a linear layer to it, for distillation alone
 
     def check_values(self) -> None:
         if self.similarity not in (None, *SIMILARITIES):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11
 
 
+@dataclass(frozen=True, kw_only=True)
 class TextOptions(FolderOptions):
-    """Options of a model that represents one text at a time. A dataclass that derives from it has these fields."""
+    """Options of a model that represents one text at a time."""
 
     layout: ClassVar[Layout] = "texts"
     default_evaluation: ClassVar[str] = "retrieval"
 
-    prompts: dict[str, str] | None  # by role (query, document): put before the text; None: the folder's
-    temperature: float | None
-    learn_temperature: bool
-    bias: float | None
-    learn_bias: bool
+    prompts: dict[str, str] | None = None  # by role (query, document): put before the text; None: the folder's
+    temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
+    learn_temperature: bool = False
+    bias: float | None = None  # added to the scaled similarity (SigLIP)
+    learn_bias: bool = False
 
     def check_values(self) -> None:
-        """Raise ValueError if one of these options has no valid value."""
         if unknown := set(self.prompts or {}) - set(ROLES):
             raise ValueError(f"model.prompts.{min(unknown)} is not a role of a text: choose {', '.join(ROLES)}")
         self.scale_settings()
+        super().check_values()
 
     def starting_from(self, folder: Path) -> Self:
         saved: dict[str, Any] = dict.fromkeys([*self._learned(), "prompts"])  # None: as saved in the folder

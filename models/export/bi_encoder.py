@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
-
-from models.export.control_tokens import note, own_settings
-from models.export.folder import (
-    full_state_dict,
-    list_prompts,
-    new_folder,
-    versions,
-    write_card,
-    write_json,
-)
+from models.export.control_tokens import note
+from models.export.folder import list_prompts, new_folder, write_card
 from models.export.serving import serve_bi_encoder
+from models.export.texts import MODULE, PROMPTS, ROUTER, all_prompts, write_dense, write_model_files, write_routes
 from models.int8_ranges import FILE as RANGES
-from models.scale import FILE
-from models.tokenization import UNLIMITED, TextTokenizer
+from models.tokenization import UNLIMITED
 from models.towers import Dense, TextTower, towers_of
 
 if TYPE_CHECKING:
     from models.bi_encoder import BiEncoder
 
-MODULE = "sentence_transformers.models."  # the name that old and new releases know
 USAGE = """## Use
 
 ```python
@@ -50,10 +40,6 @@ codes = quantize_embeddings(documents, "int8", ranges=np.load("{file}"))
 ```
 """
 INT8_OF_DIMS = "\nRanges of embeddings cut to {dims} dimensions{unit}: int8_ranges_dim*.npy.\n"
-PROMPTS = (
-    "Prompts: `encode_query` and `encode_document` put the one of their name before a text, with `prompt_name=NAME` "
-    "another one:"
-)
 
 
 def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None, adapter_only: bool = False) -> None:
@@ -71,35 +57,18 @@ def export_bi_encoder(model: BiEncoder, folder: Path, *, card: str | None = None
     with new_folder(folder) as work:
         if len(towers) == 1:
             modules = _write_modules(model, towers[""], work, prefix="", adapter_only=adapter_only)
-            entries = [{"idx": i, "name": str(i), "path": p, "type": kind} for i, (p, kind) in enumerate(modules)]
         else:
-            entries = [{"idx": 0, "name": "0", "path": "", "type": f"{MODULE}Router"}]
-            write_json(work / "router_config.json", _write_routes(model, towers, work, adapter_only=adapter_only))
-        write_json(work / "modules.json", entries)
-        write_json(work / "config_sentence_transformers.json", _settings(model))
-        if model.scale is not None:
-            full_state_dict(model.scale)  # raises an error if the weights are sharded
-            save_file(model.scale.values(), work / FILE)
+            routes = {role: _write_modules(model, tower, work, prefix=f"{role}_") for role, tower in towers.items()}
+            write_routes(work, routes)
+            modules = [ROUTER]
+        write_model_files(model, work, modules)
         if model.int8_ranges is not None:
             model.int8_ranges.save(work, model.dimension)
         _write_card(model, work, str(folder), card)
 
 
-def _write_routes(model: BiEncoder, towers: dict[str, TextTower], work: Path, *, adapter_only: bool) -> dict[str, Any]:
-    """Write the modules of every tower. Returns the Router's configuration. A text without a task is a document."""
-    routes = {
-        route: _write_modules(model, tower, work, prefix=f"{route}_", adapter_only=adapter_only)
-        for route, tower in towers.items()
-    }
-    return {
-        "types": {path: kind for modules in routes.values() for path, kind in modules},
-        "structure": {route: [path for path, _ in modules] for route, modules in routes.items()},
-        "parameters": {"default_route": "document", "allow_empty_key": True},
-    }
-
-
 def _write_modules(
-    model: BiEncoder, tower: TextTower, work: Path, *, prefix: str, adapter_only: bool
+    model: BiEncoder, tower: TextTower, work: Path, *, prefix: str, adapter_only: bool = False
 ) -> list[tuple[str, str]]:
     """Write the modules of one tower. Returns (path, type) in order. With `prefix` all modules are in subfolders."""
     first = tower.write(work, prefix, model.tokenizer, adapter_only=adapter_only)
@@ -112,38 +81,6 @@ def _write_modules(
         modules.append((f"{prefix}{len(modules)}_Normalize", f"{MODULE}Normalize"))
         (work / modules[-1][0]).mkdir()
     return modules
-
-
-def write_dense(layer: Dense, folder: Path, reads: str | None = None) -> None:
-    """Write a linear layer; `reads`: of what, if not of embeddings."""
-    activation = type(layer.activation)
-    config = {
-        "in_features": layer.linear.in_features,
-        "out_features": layer.linear.out_features,
-        "bias": layer.linear.bias is not None,
-        "activation_function": f"{activation.__module__}.{activation.__qualname__}",
-        **({} if reads is None else {"module_input_name": reads, "module_output_name": reads}),
-    }
-    write_json(folder / "config.json", config)
-    save_file(full_state_dict(layer), folder / "model.safetensors")
-
-
-def _settings(model: BiEncoder) -> dict[str, Any]:
-    return {
-        "__version__": versions(),
-        "prompts": all_prompts(model.tokenizer),
-        "default_prompt_name": model.tokenizer.default_prompt,
-        "similarity_fn_name": model.similarity,
-        **own_settings(model.tokenizer),
-    }
-
-
-def all_prompts(tokenizer: TextTokenizer) -> dict[str, str]:
-    """All prompts, with explicit ones for both roles: releases of sentence-transformers replace a missing one
-    differently."""
-    if not tokenizer.prompts:
-        return {}
-    return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}
 
 
 def _about_ranges(model: BiEncoder, name: str) -> str:

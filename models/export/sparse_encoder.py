@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from models.export.bi_encoder import MODULE, PROMPTS, all_prompts
-from models.export.control_tokens import note, own_settings, splits_for_others
-from models.export.folder import (
-    full_state_dict,
-    list_prompts,
-    new_folder,
-    versions,
-    write_backbone,
-    write_card,
-    write_json,
-    write_tokenizer,
+from models.export.control_tokens import note, splits_for_others
+from models.export.folder import full_state_dict, list_prompts, new_folder, write_card, write_json, write_tokenizer
+from models.export.texts import (
+    MODULE,
+    PROMPTS,
+    ROUTER,
+    all_prompts,
+    write_linear,
+    write_model_files,
+    write_routes,
+    write_transformer,
 )
-from models.scale import FILE
 from models.sparse.modules import LARGEST, LARGEST_OF, TIED
 
 if TYPE_CHECKING:
@@ -61,23 +60,9 @@ def export_sparse_encoder(
         prefix = "" if model.token_weights is None else "document_"
         modules = _write_modules(model, work, prefix=prefix, adapter_only=adapter_only)
         if model.token_weights is not None:
-            query = [_write_token_weights(model, work)]
-            routes = {"query": query, "document": modules}
-            write_json(
-                work / "router_config.json",
-                {
-                    "types": {path: kind for route in routes.values() for path, kind in route},
-                    "structure": {name: [path for path, _ in route] for name, route in routes.items()},
-                    "parameters": {"default_route": "document", "allow_empty_key": True},
-                },
-            )
-            modules = [("", f"{MODULE}Router")]
-        entries = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)]
-        write_json(work / "modules.json", entries)
-        write_json(work / "config_sentence_transformers.json", _settings(model))
-        if model.scale is not None:
-            full_state_dict(model.scale)  # raises an error if the weights are sharded
-            save_file(model.scale.values(), work / FILE)
+            write_routes(work, {"query": [_write_token_weights(model, work)], "document": modules})
+            modules = [ROUTER]
+        write_model_files(model, work, modules, **_settings(model))
         _write_card(model, work, str(folder), card)
 
 
@@ -89,14 +74,11 @@ def _write_modules(model: SparseEncoder, work: Path, *, prefix: str, adapter_onl
     transformer = f"{prefix}0_Transformer" if prefix else ""
     modules = [(transformer, f"{SPARSE_MODULE}MLMTransformer" if own else f"{MODULE}Transformer")]
     target = work / transformer
-    target.mkdir(exist_ok=True)
-    write_backbone(tower.backbone, target, source=tower.source, adapter_only=adapter_only)
-    split = splits_for_others(tokenizer)
-    write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, target, split_special_tokens=split)
-    write_json(target / "sentence_bert_config.json", {"max_seq_length": tokenizer.max_length, "do_lower_case": False})
+    write_transformer(tower.backbone, tokenizer, target, source=tower.source, adapter_only=adapter_only)
     if not own:
         modules.append((f"{prefix}1_Dense", f"{MODULE}Dense"))
-        _write_head(model, work / modules[-1][0])
+        head = {f"linear.{name}": value for name, value in full_state_dict(tower.head).items()}
+        write_linear(head, work / modules[-1][0], "torch.nn.modules.linear.Identity", reads="token_embeddings")
     modules.append((f"{prefix}{len(modules)}_SpladePooling", f"{SPARSE_MODULE}SpladePooling"))
     pooling = {
         "pooling_strategy": "max",
@@ -105,20 +87,6 @@ def _write_modules(model: SparseEncoder, work: Path, *, prefix: str, adapter_onl
     }
     write_json(work / modules[-1][0] / "config.json", pooling)
     return modules
-
-
-def _write_head(model: SparseEncoder, folder: Path) -> None:
-    state = full_state_dict(model.tower.head)
-    config = {
-        "in_features": state["weight"].shape[1],
-        "out_features": state["weight"].shape[0],
-        "bias": "bias" in state,
-        "activation_function": "torch.nn.modules.linear.Identity",
-        "module_input_name": "token_embeddings",
-        "module_output_name": "token_embeddings",
-    }
-    write_json(folder / "config.json", config)
-    save_file({f"linear.{name}": value for name, value in state.items()}, folder / "model.safetensors")
 
 
 def _write_token_weights(model: SparseEncoder, work: Path) -> tuple[str, str]:
@@ -142,13 +110,8 @@ def _settings(model: SparseEncoder) -> dict[str, Any]:
         terms = {LARGEST_OF[role]: number or 0 for role, number in model.terms.items()}
     return {
         "model_type": "SparseEncoder",
-        "__version__": versions(),
-        "prompts": all_prompts(model.tokenizer),
-        "default_prompt_name": model.tokenizer.default_prompt,
-        "similarity_fn_name": model.similarity,
         **{name: number for name, number in terms.items() if number is not None},
         **({TIED: True} if _is_tied(model) else {}),
-        **own_settings(model.tokenizer),
     }
 
 

@@ -5,7 +5,7 @@ Source: Khattab and Zaharia 2020, "ColBERT", arXiv 2004.12832; Santhanam et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models.capabilities import Part, RankingModel
+from models.capabilities import Part
+from models.embedding.text_model import TextModel
 from models.late_interaction.export import export_late_interaction
 from models.late_interaction.pooling import pool_tokens
 from models.late_interaction.tokens import HIDDEN, SCORED, TokenVectorTokenizer
 from models.lora import parts_of
 from models.padding_masks import padding_is_known
-from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.tokenization import IS_QUERY
 from models.towers import Dense
@@ -28,7 +28,7 @@ from tensors.ragged import Ragged
 UNREAD = (SCORED, HIDDEN, IS_QUERY)
 
 
-class LateInteraction(RankingModel):
+class LateInteraction(TextModel):
     """Gives the vectors of a text's tokens, of unit length. Two texts are compared by MaxSim: the sum over the query's
     vectors of the largest dot product with a vector of the document."""
 
@@ -82,20 +82,10 @@ class LateInteraction(RankingModel):
             embedding = Ragged(normalize(self.dense(states[scored]), dim=-1), scored.sum(dim=1).cpu())
             if self.pooling is not None and not self.training:
                 embedding = pool_tokens(embedding, features[IS_QUERY].any(dim=1).cpu(), **self.pooling)
-        output = {"embedding": embedding}
-        return output if self.scale is None else output | self.scale(rows, states.device)
+        return self.scaled({"embedding": embedding}, rows, states.device)
 
-    def parts(self) -> Sequence[Part]:
-        parts = [*parts_of(self.backbone), Part("projection", tuple(self.dense.parameters()))]
-        if self.scale is not None:
-            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
-        return [part for part in parts if part.parameters]
-
-    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
-        self.tokenizer = self.tokenizer.expecting(prompts)
-
-    def adopt_prompts(self, prompts: RunPrompts) -> None:
-        self.tokenizer = self.tokenizer.adopting(prompts)
+    def text_parts(self) -> Sequence[Part]:
+        return [*parts_of(self.backbone), Part("projection", tuple(self.dense.parameters()))]
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

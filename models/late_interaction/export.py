@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
-from models.export.bi_encoder import write_dense
-from models.export.control_tokens import note, own_settings, splits_for_others
-from models.export.folder import (
-    full_state_dict,
-    list_prompts,
-    new_folder,
-    versions,
-    write_backbone,
-    write_card,
-    write_json,
-    write_tokenizer,
-)
-from models.scale import FILE
+from models.export.control_tokens import note
+from models.export.folder import list_prompts, new_folder, write_card, write_json
+from models.export.texts import write_dense, write_model_files, write_transformer
 from models.towers import Dense
 
 if TYPE_CHECKING:
@@ -55,21 +43,17 @@ def export_late_interaction(
     """
     tokenizer = model.tokenizer
     with new_folder(folder) as work:
-        write_backbone(model.backbone, work, source=model.source, adapter_only=adapter_only)
-        split = splits_for_others(tokenizer)
-        write_tokenizer(tokenizer.tokenizer, tokenizer.max_length, work, split_special_tokens=split)
-        lengths = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
-        write_json(work / "sentence_bert_config.json", lengths | dict(tokenizer.settings()))
-        write_json(work / "modules.json", _write_modules(model, work))
-        write_json(work / "config_sentence_transformers.json", _settings(model))
-        if model.scale is not None:
-            full_state_dict(model.scale)  # raises an error if the weights are sharded
-            save_file(model.scale.values(), work / FILE)
+        lengths = tokenizer.settings()
+        write_transformer(
+            model.backbone, tokenizer, work, source=model.source, adapter_only=adapter_only, settings=lengths
+        )
+        settings = {"model_type": "MultiVectorEncoder", "prompts": _prompts(model), "default_prompt_name": None}
+        write_model_files(model, work, _write_modules(model, work), **settings)
         _write_card(model, work, str(folder), card)
 
 
-def _write_modules(model: LateInteraction, work: Path) -> list[dict[str, Any]]:
-    """Write the modules after the transformer, and return the entries of modules.json."""
+def _write_modules(model: LateInteraction, work: Path) -> list[tuple[str, str]]:
+    """Write the modules after the transformer. Returns (path, type) of all in order."""
     modules = [("", f"{LIBRARY}.base.modules.transformer.Transformer")]
     for layer in model.dense:
         assert isinstance(layer, Dense)
@@ -93,23 +77,12 @@ def _write_modules(model: LateInteraction, work: Path) -> list[dict[str, Any]]:
     for name, path, config in further:
         modules.append((f"{len(modules)}_{name}", path))
         write_json(work / modules[-1][0] / "config.json", config)
-    return [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)]
+    return modules
 
 
 def _prompts(model: LateInteraction) -> dict[str, str]:
     tokenizer = model.tokenizer
     return {**tokenizer.prompts, **{role: tokenizer.prompt(role) for role in ("query", "document")}}
-
-
-def _settings(model: LateInteraction) -> dict[str, Any]:
-    return {
-        "model_type": "MultiVectorEncoder",
-        "__version__": versions(),
-        "prompts": _prompts(model),
-        "default_prompt_name": None,
-        "similarity_fn_name": model.similarity,
-        **own_settings(model.tokenizer),
-    }
 
 
 def _write_card(model: LateInteraction, work: Path, name: str, card: str | None) -> None:

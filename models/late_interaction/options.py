@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerBase
 
-from models.dropout import check_dropout, request_dropout
+from models.dropout import request_dropout
 from models.embedding.text_options import TextOptions
 from models.late_interaction.encoder import LateInteraction
 from models.late_interaction.saved import MARKERS, PUNCTUATION, SIMILARITIES, SavedHead
@@ -29,9 +29,7 @@ from models.loading.backbone import (
 )
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
 from models.loading.folder import ModelFolder
-from models.loading.layers import check_layers, keep_layers
-from models.loading.resolve import DEFAULT_MODEL
-from models.lora import LoRAConfig
+from models.loading.layers import keep_layers
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
 from models.prompts.run_prompts import ROLES
@@ -44,20 +42,20 @@ POOLING = {"num_protected_tokens": 1, "normalize_embeddings": True, "tasks": ["d
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LateInteractionConfig(TextOptions, PretrainedOptions):
     """The options of a model that gives a vector per token (ColBERT). `build` makes the model.
 
     If an option is None, the model's folder decides; for a folder without late interaction, the values of ColBERT.
+    `max_length` limits texts of either role; `prompts` hold the markers, and text.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     default_loss: ClassVar[str] = "info_nce_max_sim"
+    contrastive_experiment: ClassVar[str] = "colbert_infonce"
     small_similarities: ClassVar[bool] = False  # MaxSim is up to the number of a query's tokens
     one_vector: ClassVar[bool] = False
 
-    name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = None  # tokens per text of either role, at most; None: as the two lengths say
     query_length: int | None = None  # tokens per query; None: the folder's, else 32
     document_length: int | None = None  # tokens per document; None: the folder's, else 180
     dimension: int | None = None  # of a token's vector; None: the folder's, else 128
@@ -66,24 +64,8 @@ class LateInteractionConfig(TextOptions, PretrainedOptions):
     skip_punctuation: bool | None = None  # in documents; None: the folder's, else yes
     similarity: str | None = None  # maxsim, or meanmaxsim: divided by the query's tokens
     pool_factor: float | None = None  # merge a document's vectors, about one for so many, outside training
-    prompts: dict[str, str] | None = None  # by role (query, document): the markers, and text, put before the text
-    temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
-    learn_temperature: bool = False
-    bias: float | None = None  # added to the scaled similarity (SigLIP)
-    learn_bias: bool = False
-    dropout: float | None = None  # probability of every dropout; None: as pretrained
-    attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
-    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
-    lora: LoRAConfig | None = None  # None: all weights are trained
-    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
-    trust_remote_code: bool = False  # run the Python files of this model's folder
-    num_layers: int | None = None  # layers that are kept of the folder's; None: all
-    kept_layers: str = "even"  # even (from the first to the last) or first
 
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_layers(self.num_layers, self.kept_layers)
+    def check_values(self) -> None:
         for option in ("max_length", "query_length", "document_length", "dimension"):
             value = getattr(self, option)
             if value is not None and value < 1:
@@ -95,7 +77,7 @@ class LateInteractionConfig(TextOptions, PretrainedOptions):
             raise ValueError(f"model.similarity={self.similarity}: choose null, {', '.join(SIMILARITIES)}")
         if self.pool_factor is not None and self.pool_factor < 1:
             raise ValueError(f"model.pool_factor={self.pool_factor} must be null or at least 1 (1: vectors stay)")
-        self.check_values()
+        super().check_values()
 
     def build(self, seed: int) -> LateInteraction:
         """The model in float32 on the CPU, in training mode; a new projection and adapters are drawn from `seed`.

@@ -151,6 +151,12 @@ def load_backbone(
                 output_loading_info=True,
             )
     except (ValueError, ImportError, OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: other sizes
+        if attention == "flash_attention_2" and isinstance(error, ImportError):
+            reason = first_line(error).rpartition("following error:")[2].strip(" .")
+            raise ValueError(
+                f"model.attention=flash_attention_2: {reason}: leave it out (null: the best that runs here), or "
+                "install the package flash-attn, which needs CUDA"
+            ) from error
         raise loading_error(folder, error) from error
     except AssertionError as error:  # torch's, of the padding index
         raise ValueError(

@@ -14,7 +14,11 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
 
 STATIC = "StaticEmbedding"  # the module of a table of token vectors
-OF_KIND = {"SparseEncoder": "sparse_encoder", "MultiVectorEncoder": "late_interaction"}  # what reads them here
+OF_KIND = {  # what reads them here
+    "SparseEncoder": "sparse_encoder",
+    "MultiVectorEncoder": "late_interaction",
+    "ColBERT": "late_interaction",  # of PyLate
+}
 MODEL2VEC = "model2vec"  # of config.json: such a table, perhaps without a modules.json
 
 PICKLED = " (pickled weights are not read: convert them)"

@@ -15,19 +15,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.capabilities import ALL_PARTS, Part, RankingModel
-from models.dropout import check_dropout, request_dropout
+from models.capabilities import ALL_PARTS, Part
+from models.dropout import request_dropout
+from models.embedding.text_model import TextModel
 from models.embedding.text_options import TextOptions
 from models.export.sparse_encoder import export_sparse_encoder
 from models.loading.adapter import SavedAdapter
 from models.loading.backbone import load_config, recompute_activations
 from models.loading.checks import check_attends_to_all, check_ignores_padding, probe_padding
-from models.loading.layers import check_layers, keep_layers
-from models.loading.resolve import DEFAULT_MODEL
-from models.lora import LoRAConfig, parts_of
+from models.loading.layers import keep_layers
+from models.lora import parts_of
 from models.packing.rows import request_packing
 from models.pretrained import PretrainedOptions
-from models.prompts.run_prompts import RunPrompts
 from models.scale import Scale
 from models.sparse.language_head import SparseTower, TokenWeights, inverse_frequencies, load_language_model
 from models.sparse.modules import ACTIVATIONS, LARGEST_OF, SparseModules
@@ -39,7 +38,7 @@ TEXTS_OF_IDF = 100_000  # of a larger corpus so many are counted
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SparseEncoderConfig(TextOptions, PretrainedOptions):
     """The options of a sparse encoder: a language model's weights, and how its logits become weights of tokens. Texts
     are compared by the dot product. `build` makes the model.
@@ -51,35 +50,18 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
     default_evaluation: ClassVar[str] = "retrieval_sparse"
     default_loss: ClassVar[str] = "info_nce_sparse"
+    contrastive_experiment: ClassVar[str] = "splade_infonce"
     small_similarities: ClassVar[bool] = False
     ordered_dimensions: ClassVar[bool] = False  # the first are the control tokens of the vocabulary
 
-    name_or_path: str = DEFAULT_MODEL  # folder or hub id
-    max_length: int | None = None  # tokens per text; None: the folder's
     default_length: int | None = 256  # tokens per text, at most, if neither max_length nor the folder says how many
     activation: str | None = None  # relu: log(1 + relu); log1p_relu: log(1 + log(1 + relu))
     query_terms: int | None = None  # the largest weights that a query keeps; 0: all; None: the folder's, else all
     document_terms: int | None = None  # the same of a document
     query_weights: str | None = None  # inference-free queries: ones, idf (of the corpus); None: the folder's, if any
     learn_query_weights: bool = True
-    prompts: dict[str, str] | None = None  # by role (query, document): put before the text
-    temperature: float | None = None  # losses read 1 / temperature times the similarity; None: they have their own
-    learn_temperature: bool = False
-    bias: float | None = None  # added to the scaled similarity (SigLIP)
-    learn_bias: bool = False
-    dropout: float | None = None  # probability of every dropout; None: as pretrained
-    attention: str | None = None  # None: the best that the model has
-    packing: bool | None = None  # run the rows of a chunk as one, without padding; None: if it can
-    gradient_checkpointing: bool = False  # recompute activations in backward: less memory, about a third slower
-    lora: LoRAConfig | None = None  # None: all weights are trained
-    split_special_tokens: bool | None = None  # read control tokens in texts as text; None: the folder's, else yes
-    trust_remote_code: bool = False  # run the Python files of this model's folder
-    num_layers: int | None = None  # layers that are kept of the folder's; None: all
-    kept_layers: str = "even"  # even (from the first to the last) or first
 
-    def __post_init__(self) -> None:
-        check_dropout(self.dropout)
-        check_layers(self.num_layers, self.kept_layers)
+    def check_values(self) -> None:
         for option, choices in (("activation", ACTIVATIONS), ("query_weights", QUERY_WEIGHTS)):
             if getattr(self, option) not in (None, *choices):
                 raise ValueError(f"model.{option}={getattr(self, option)}: choose null, {', '.join(choices)}")
@@ -87,7 +69,7 @@ class SparseEncoderConfig(TextOptions, PretrainedOptions):
             number = getattr(self, option)
             if number is not None and number < 0:
                 raise ValueError(f"model.{option}={number} must be null or a number of tokens (0: all)")
-        self.check_values()
+        super().check_values()
 
     def known_similarity(self) -> str:
         return "dot"
@@ -197,7 +179,7 @@ def _names_of_head(backbone: Any) -> list[str]:
     return [] if last is None else [name for name, module in backbone.named_modules() if module is last]
 
 
-class SparseEncoder(RankingModel):
+class SparseEncoder(TextModel):
     """Gives a text the weights [vocabulary] of its terms. The similarity of two texts is their dot product.
 
     With `token_weights` a query has the weights of its own tokens, and a document those of the transformer. `terms`:
@@ -205,7 +187,6 @@ class SparseEncoder(RankingModel):
     """
 
     outputs = SparseEncoderConfig.outputs
-    tokenizer: TextTokenizer
     similarity = "dot"
     search = "inverted"
 
@@ -250,8 +231,7 @@ class SparseEncoder(RankingModel):
         else:
             weights = self._weights_by_role(features, is_query)
         weights = self._largest(weights, is_query)
-        output = {"embedding": weights}
-        return output if self.scale is None else output | self.scale(len(weights), weights.device)
+        return self.scaled({"embedding": weights}, len(weights), weights.device)
 
     def _weights_by_role(self, features: dict[str, Tensor], is_query: Tensor) -> Tensor:
         """The weights of queries by their tokens, of documents by the transformer. In training, and if the weights are
@@ -297,22 +277,14 @@ class SparseEncoder(RankingModel):
         reason = f"limits: {limits} are not kept: sentence-transformers has one max_active_dims for both roles"
         return {reason: {"terms": dict.fromkeys(self.terms)}}
 
-    def parts(self) -> Sequence[Part]:
+    def text_parts(self) -> Sequence[Part]:
         parts = list(parts_of(self.tower.backbone))
         inside = {id(parameter) for parameter in self.tower.backbone.parameters()}
         head = tuple(parameter for parameter in self.tower.head.parameters() if id(parameter) not in inside)
         parts.append(Part("head", head))
         if self.token_weights is not None:
             parts.append(Part("query weights", tuple(self.token_weights.parameters())))
-        if self.scale is not None:
-            parts += [Part(name, (value,)) for name, value in self.scale.learned().items()]
-        return [part for part in parts if part.parameters]
-
-    def expect_prompts(self, prompts: Iterable[str | None]) -> None:
-        self.tokenizer = self.tokenizer.expecting(prompts)
-
-    def adopt_prompts(self, prompts: RunPrompts) -> None:
-        self.tokenizer = self.tokenizer.adopting(prompts)
+        return parts
 
     def simplify_for_tracing(self) -> None:
         super().simplify_for_tracing()

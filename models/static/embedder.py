@@ -23,7 +23,6 @@ from models.embedding.options import EmbedderOptions
 from models.loading.backbone import skips_weights, without_weights
 from models.loading.embedding_modules import Head
 from models.loading.folder import STATIC, ModelFolder, first_line
-from models.loading.resolve import DEFAULT_MODEL
 from models.static.start import STARTS, distilled_vectors, start_table, word_embeddings, word_tokens
 from models.static.tokens import read_tokenizer, vocabulary_rows, without_own_tokens
 from models.static.tower import StaticTokenizer, StaticTower
@@ -35,33 +34,21 @@ if TYPE_CHECKING:
 DIMENSION = 256  # of a start, at most, if no option says it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StaticEmbedderConfig(EmbedderOptions):
     """The options of a static embedder: its folder, or the model that it starts from. `build` makes the model.
 
-    Options that are None are read from the folder of a static embedder.
+    `name_or_path` is a static embedder, or the model that it starts from. Options that are None are read from the
+    folder of a static embedder.
     """
 
     outputs: ClassVar[frozenset[str]] = frozenset({"embedding"})
 
-    name_or_path: str = DEFAULT_MODEL  # folder or hub id of a static embedder, or of the model that it starts from
     start: str | None = None  # distilled, word_embeddings or random; None: distilled, unless it is a static embedder
     dimension: int | None = None  # values of a vector at the start; None: 256, or those of the model if it has fewer
     sif_coefficient: float | None = 1e-4  # frequent tokens weigh less at the start; None: all alike
-    max_length: int | None = None  # tokens per text; None: the folder's, else all of a text
-    similarity: str | None = None
-    normalize: bool | None = None
-    projection: int | None = None
-    prompts: dict[str, str] | None = None
-    temperature: float | None = None
-    learn_temperature: bool = False
-    bias: float | None = None
-    learn_bias: bool = False
-    trust_remote_code: bool = False  # run the Python files of the model that it starts from
-    separate_towers: bool = False  # a table for queries and one for documents; a folder of two always has them
-    teacher_projection: int | None = None
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
         if self.start not in (None, *STARTS):
             raise ValueError(f"model.start={self.start}: choose null, {', '.join(STARTS)}")
         if self.sif_coefficient is not None and self.sif_coefficient <= 0:
@@ -69,7 +56,7 @@ class StaticEmbedderConfig(EmbedderOptions):
         for option in ("dimension", "max_length"):
             if (value := getattr(self, option)) is not None and value < 1:
                 raise ValueError(f"model.{option}={value} must be null or at least 1")
-        self.check_values()
+        super().check_values()
 
     def build(self, seed: int) -> BiEncoder:
         """The model in float32 on the CPU, in training mode; what is random is drawn from `seed`, so that it is equal

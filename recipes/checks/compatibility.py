@@ -25,6 +25,7 @@ from losses.contracts import (
 from losses.embedding_distillation import check_dimensions
 from losses.math.similarity import SIMILARITIES, similarity_named
 from losses.matryoshka import cuts_embeddings
+from losses.quantization_aware import quantizes_embeddings
 from losses.xtr import reads_token_vectors
 from models.capabilities import ModelOptions, RankingModel
 from models.export.hub import check_repo_id
@@ -107,7 +108,13 @@ def check_loss(settings: RunConfig, loss: Any) -> None:
         raise ValueError(
             f"loss {name} trains the first dimensions of embeddings alone, and those of "
             f"{type(settings.model).__name__} are in no order of use: choose the loss inside it, such as "
-            "loss=info_nce, or model=bi_encoder"
+            f"loss={settings.model.default_loss}, or model=bi_encoder"
+        )
+    if quantizes_embeddings(loss) and not settings.model.ordered_dimensions:
+        raise ValueError(
+            f"loss {name} trains embeddings for int8 or bits, and an index stores those of "
+            f"{type(settings.model).__name__} as the few weights that are not 0: choose the loss inside it, such as "
+            f"loss={settings.model.default_loss}, or model=bi_encoder"
         )
     if settings.model.ordered_dimensions and any(getattr(each, "is_penalty", False) for each in all_losses(loss)):
         raise ValueError(

@@ -14,8 +14,8 @@ from data.store.texts import texts_of
 from engines.distributed import process_group
 from engines.distributed.collectives import on_main
 from engines.precision import MixedPrecision, autocast_dtype
-from evaluation.cost import Cost, measure_embedder, measure_reranker, measure_retriever
-from evaluation.evaluator import Prompts, judged_queries, leave_out, most_own_documents
+from evaluation.cost import measure_embedder, measure_reranker, measure_retriever
+from evaluation.evaluator import EvaluationResult, Prompts, judged_queries, leave_out, most_own_documents
 from evaluation.metrics import Metrics, Run, measure
 from evaluation.reranking_evaluator import RerankingEvaluator, candidate_recall
 from evaluation.retrieval_evaluator import OVERLAP_DEPTH, RetrievalEvaluator
@@ -117,7 +117,7 @@ def _embedder(bench: Bench, model: Built, runner: MixedPrecision) -> Measurement
         **quality_of(result.metrics),
         "dimension": model.dimension,
         "similarity": model.similarity,
-        "forms": [_form(form, result.metrics, config.metric, cost, model.dimension) for form in config.forms],
+        "forms": [_form(form, result, config.metric, model.dimension) for form in config.forms],
         "cost": asdict(cost),
         "truncated": _truncated(evaluator),
     }
@@ -177,9 +177,10 @@ def quality_of(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _form(form: StoredForm, metrics: Metrics, metric: str, cost: Cost, dimension: int) -> dict[str, Any]:
+def _form(form: StoredForm, result: EvaluationResult, metric: str, dimension: int) -> dict[str, Any]:
     """One stored form: its quality with the interval, the overlap with float32, and the bytes of the index."""
-    interval = interval_of([metrics.per_query[metric + form.suffix]])
+    assert result.index is not None
+    interval = interval_of([result.metrics.per_query[metric + form.suffix]])
     return {
         "form": form.name,
         "suffix": form.suffix,
@@ -187,8 +188,8 @@ def _form(form: StoredForm, metrics: Metrics, metric: str, cost: Cost, dimension
         "precision": form.precision,
         "quality": interval.mean,
         "interval": [interval.low, interval.high],
-        "overlap": metrics.mean.get(f"overlap@{OVERLAP_DEPTH}{form.suffix}"),
-        "index_bytes": cost.index_bytes[form.name],
+        "overlap": result.metrics.mean.get(f"overlap@{OVERLAP_DEPTH}{form.suffix}"),
+        "index_bytes": result.index["bytes"][form.name],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.candidates import NoCandidates
 from data.collection import Collection, Split, content_hash
+from data.inspection.finding import counted
 from data.sampling.never_rows import CorpusTexts
 from data.store.texts import texts_digest
 from engines.distributed import process_group
@@ -132,8 +133,8 @@ def check_queries(settings: MineConfig, collection: Collection, split: Split) ->
         )
     if not any(grade > 0 for judged in split.judgements.values() for grade in judged.values()):
         raise ValueError(
-            f"data {collection.name}: none of the {len(split.queries):,} {settings.split} queries has a relevant "
-            "document, by whose score negatives are chosen: add judgements above 0"
+            f"data {collection.name}: of its {counted(len(split.queries), 'query', 'queries')} of {settings.split} "
+            "none has a relevant document, by whose score negatives are chosen: add judgements above 0"
         )
     if settings.split != "train" and process_group.is_main():
         logger.warning(
@@ -147,8 +148,8 @@ def check_corpus(options: MineOptions, corpus: MiningCorpus) -> None:
     """Raise ValueError if the corpus is smaller than the number of negatives."""
     if len(corpus.documents) <= options.num_negatives:
         raise ValueError(
-            f"mine.num_negatives={options.num_negatives}: the corpus has {len(corpus.documents)} documents: lower it, "
-            "or name a larger corpus (mine.corpus_path=FILE)"
+            f"mine.num_negatives={options.num_negatives}: the corpus has {counted(len(corpus.documents), 'document')}: "
+            "lower it, or name a larger corpus (mine.corpus_path=FILE)"
         )
 
 
@@ -211,10 +212,9 @@ def say_memory(miner: Miner) -> None:
     needed = miner.searcher.rank_bytes(group, miner.depth) + group * miner.options.window_end * 200
     if process_group.is_main():
         logger.warning(
-            "mining %s queries over %s documents by %s: about %s MiB a rank for the search, beside the model; results "
-            "are kept in %s",
-            f"{queries:,}",
-            f"{documents:,}",
+            "mining %s over %s by %s: about %s MiB a rank for the search, beside the model; results are kept in %s",
+            counted(queries, "query", "queries"),
+            counted(documents, "document"),
             miner.searcher.name,
             f"{needed / 2**20:,.0f}",
             miner.found.folder.parent,

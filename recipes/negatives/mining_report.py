@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
-from data.inspection.finding import shorten
+from data.inspection.finding import counted, have, shorten
 from data.sampling.never_rows import NEVER
 from data.store.texts import ids_of, texts_of
 from inference.mining_audit import NO_RELEVANT, TOO_FEW, Audit, MinedQuery, joined, rounded, suspicion
 from inference.mining_audit import why_suspected as words_of
+from models.capabilities import ModelOptions
 from recipes.negatives.mined_output import written_at_the_end
 from recipes.negatives.mining import Miner
 from recipes.negatives.rows import shortest
 from runs.report.mining_page import MiningPage, Shown, ShownQuery, write_mining_page
+from runs.source_tree import CONF
 
 if TYPE_CHECKING:
     from recipes.negatives.mine_run import MineConfig
 
+EXPERIMENT = ModelOptions.contrastive_experiment  # of a model that is not trained
+TRAINER = CONF / "trainer" / "contrastive.yaml"
 PRINTED = 5  # suspects in the table
 ON_PAGE = 100  # and on the page
 TEXT = 300  # characters of a text that are shown
@@ -169,15 +174,17 @@ class MiningReport:
         """The report for a terminal."""
         audit, json_file = self.audit, self.files[0]
         yield (
-            f"{self.miner.collection.name}, {self.miner.split_name}: {audit.filled:,} negatives for {audit.queries:,} "
-            f"queries, {self.num_rows:,} rows ({self.settings.mine.output}) in {self.output}"
+            f"{self.miner.collection.name}, {self.miner.split_name}: {counted(audit.filled, 'negative')} for "
+            f"{counted(audit.queries, 'query', 'queries')}, {counted(self.num_rows, 'row')} "
+            f"({self.settings.mine.output}) in {self.output}"
         )
         share = f"{audit.filled / audit.slots:.1%}"
-        yield f"slots filled: {audit.filled:,} of {audit.slots:,} ({share}); {audit.full_queries:,} queries have all"
+        full = counted(audit.full_queries, "query", "queries")
+        yield f"slots filled: {audit.filled:,} of {audit.slots:,} ({share}); {full} {have(audit.full_queries)} all"
         if audit.empty_queries and self.settings.mine.output != "run":
             yield (
-                f"{audit.empty_queries:,} queries have no negative and so no row: with data=beir, mine.output=run "
-                "output=NAME.jsonl keeps them for training"
+                f"{counted(audit.empty_queries, 'query', 'queries')} {have(audit.empty_queries)} no negative and so no "
+                "row: with data=beir, mine.output=run output=NAME.jsonl keeps them for training"
             )
         for title, counts in (
             ("empty slots", audit.unfilled),
@@ -191,7 +198,8 @@ class MiningReport:
         if audit.left_out:
             yield f"{audit.left_out:,} {EXPLAINED['left_out'].partition(':')[0]}{self._left_out_remedy()}"
         yield from self._suspect_lines()
-        yield f"audit: {json_file} and {self.files[1].name}, with {len(audit.samples)} queries to judge by eye"
+        judged = counted(len(audit.samples), "query", "queries")
+        yield f"audit: {json_file} and {self.files[1].name}, with {judged} to judge by eye"
         yield self._how_to_train()
 
     def _left_out_remedy(self) -> str:
@@ -223,10 +231,24 @@ class MiningReport:
         if options.output == "run":
             return (
                 f"train on it: the same data with data/candidates=run data.candidates.path={output} "
-                "data.candidates.others=bm25"
+                f"data.candidates.others=bm25{self._list_size()}"
             )
         by_id = " data.corpus_path=DOCUMENTS data.queries_path=QUERIES" if options.content == "ids" else ""
-        return f"train on it: python launch/train.py +exp=embedder_infonce data=file data.path={output}{by_id}"
+        model = self.settings.model
+        experiment = EXPERIMENT if model.retrieves_by_itself else model.contrastive_experiment
+        train = f"python launch/train.py +exp={experiment} data=file data.path={output}"
+        return f"train on it: {train}{by_id}{self._list_size()}"
+
+    def _list_size(self) -> str:
+        """The option by which a step takes all negatives of a query, if the default takes fewer."""
+        default = yaml.safe_load(TRAINER.read_text(encoding="utf-8"))["list_size"]
+        number = self.settings.mine.num_negatives
+        if number < default:
+            return ""
+        few = counted(default - 1, "negative")
+        return (
+            f" (a step takes {few} of a query, drawn anew in each epoch; trainer.list_size={number + 1}: all {number})"
+        )
 
     def _page(self) -> MiningPage:
         audit = self.audit

@@ -33,7 +33,11 @@ def cost_lines(summary: Mapping[str, Any]) -> list[str]:
     where = f"{cost['device']}, {cost['threads']} thread{'s' * (cost['threads'] != 1)}, {cost['dtype']}"
     over = f"{cost['documents_per_query']:,} documents each"
     over = f"the best {over} of an index of {cost['index_documents']:,}" if cost["index_documents"] else over
-    sizes = ", ".join(f"{name} {bytes_in_words(size)}" for name, size in cost["index_bytes"].items())
+    held = dict(cost["index_bytes"])
+    searched = (summary.get("index") or {}).get("searched")
+    if searched and searched["documents"] == cost["index_documents"]:
+        held = {searched["index"]: searched["bytes"]}  # the index that was searched, not a sample times its documents
+    sizes = ", ".join(f"{name} {bytes_in_words(size)}" for name, size in held.items())
     return [
         f"cost ({where}):",
         f"  a query takes {cost['query_ms_p50']:.3g} ms (median), {cost['query_ms_p95']:.3g} ms (95%): {asked}, {over}",

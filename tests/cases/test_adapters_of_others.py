@@ -158,7 +158,7 @@ def test_embeddings_that_an_adapter_has_enlarged_are_used(bases: dict[str, Path]
     base.resize_token_embeddings(len(tokenizer))
     adapted = save_adapter(tmp_path / "adapter", base, "CAUSAL_LM")
     tokenizer.save_pretrained(tmp_path / "adapter")
-    model = LLMRerankerConfig(str(tmp_path / "adapter"), "qwen3", 256).build(0).eval()
+    model = LLMRerankerConfig(str(tmp_path / "adapter"), 256, template="qwen3").build(0).eval()
     rows = features(model.tokenizer(["what is a zebra"], ["a giraffe"]))
     assert int(rows["input_ids"].max()) == len(tokenizer) - 1
     yes, no = model.tokenizer.answer_ids()
@@ -197,7 +197,7 @@ def of_kind(bases: dict[str, Path], tmp_path: Path) -> dict[str, tuple[Any, Path
     options = {
         "SEQ_CLS": lambda folder: CrossEncoderConfig(str(folder), max_length=48),
         "FEATURE_EXTRACTION": lambda folder: BiEncoderConfig(str(folder), max_length=48),
-        "CAUSAL_LM": lambda folder: LLMRerankerConfig(str(folder), "qwen3", 256),
+        "CAUSAL_LM": lambda folder: LLMRerankerConfig(str(folder), 256, template="qwen3"),
     }
     for name, model in models.items():
         base = bases["causal"] if model.config.model_type == "qwen2" else bases["encoder"]

@@ -71,7 +71,7 @@ def test_its_scores_are_those_in_peft_and_the_export_keeps_them(kind: str, base:
     from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
     save_adapter(base, tmp_path / "adapter", **ADAPTERS[kind])
-    options = LLMRerankerConfig(str(tmp_path / "adapter"), "qwen3", 192)
+    options = LLMRerankerConfig(str(tmp_path / "adapter"), 192, template="qwen3")
     options.check()
     model = options.build(seed=0)
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"))
@@ -92,7 +92,7 @@ def test_its_scores_are_those_in_peft_and_the_export_keeps_them(kind: str, base:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_new_adapter_on_top_of_it_is_merged_into_the_untied_model(base: Path, tmp_path: Path) -> None:
     save_adapter(base, tmp_path / "adapter", **ADAPTERS["head"])
-    options = LLMRerankerConfig(str(tmp_path / "adapter"), "qwen3", 192, lora=LoRAConfig(r=2))
+    options = LLMRerankerConfig(str(tmp_path / "adapter"), 192, template="qwen3", lora=LoRAConfig(r=2))
     model = options.build(seed=0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -110,12 +110,12 @@ def test_without_weights_it_is_untied_too(base: Path, tmp_path: Path) -> None:
 
     save_adapter(base, tmp_path / "adapter", **ADAPTERS["head"])
     with without_weights():
-        model = LLMRerankerConfig(str(tmp_path / "adapter"), "qwen3", 192).build(seed=0)
+        model = LLMRerankerConfig(str(tmp_path / "adapter"), 192, template="qwen3").build(seed=0)
     assert {part.name for part in model.parts()} == {"backbone", "head"}
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_our_own_adapters_are_not_put_there(target: str, base: Path) -> None:
-    options = LLMRerankerConfig(str(base), "qwen3", 192, lora=LoRAConfig(target_modules=["q_proj", target]))
+    options = LLMRerankerConfig(str(base), 192, template="qwen3", lora=LoRAConfig(target_modules=["q_proj", target]))
     with pytest.raises(ValueError, match=f"target_modules={target}: this model's linear layers are .*q_proj"):
         options.build(seed=0)

@@ -307,18 +307,68 @@ def test_names_of_other_trainers_are_pointed_to_ours(override: str, option: str)
         compose([override])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.kept_chunks=true", "trainer.kept_chunks=True is not an integer or auto"),
+        ("trainer.kept_chunks=all", "trainer.kept_chunks='all' is not an integer or auto"),
+        ("trainer.kept_chunks=-1", "trainer.kept_chunks must be a number of at least 0, or auto, got -1"),
+        ("model.packing=maybe", "model.packing='maybe' is not true or false, or null"),
+        ("model.max_length=long", "model.max_length='long' is not an integer or null"),
+    ],
+)
+def test_a_wrong_value_is_told_all_that_the_option_takes(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load([override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (["query_length=16"], "query_length is not an option: here it is model.query_length (of model=late_inter"),
+        (["model=bi_encoder", "model.query_length=16"], "is not an option: it is one of model=late_interaction; "),
+        (["+exp=colbert_infonce", "model.embedding_size=96"], "here it is model.dimension (of model=late_interaction)"),
+        (["+exp=colbert_infonce", "do_query_expansion=false"], "here it is model.query_expansion (of model="),
+        (["+exp=colbert_infonce", "model.attend_to_expansion_tokens=true"], "here it is model.expansion_attends ("),
+        (["+exp=colbert_infonce", "model.skiplist_words=[a]"], "here it is model.skip_punctuation ("),
+        (["+exp=colbert_infonce", "model.query_prefix=a"], 'here it is model.prompts ({query: "[Q] ", document: '),
+        (["+exp=embedder_infonce", "query_prefix=a"], "here it is data.query_prompt; "),
+        (["+exp=embedder_infonce", "document_prefix=a"], "here it is data.document_prompt; "),
+        (
+            ["+exp=splade_infonce", "max_active_dims=64"],
+            "here it is model.document_terms (of model=sparse_encoder,",
+        ),
+        (["+exp=splade_infonce", "loss.query_regularizer_weight=1"], "here it is loss.terms.query.weight (of loss=spl"),
+        (["+exp=static_infonce", "pca_dims=64"], "here it is model.dimension (of model=static_embedder)"),
+    ],
+)
+def test_names_of_kinds_of_model_say_which_kind_has_them(overrides: list[str], hint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        compose(overrides)
+
+
 def test_every_option_that_a_hint_names_exists() -> None:
     trees = [
         compose(["data=file", "data.path=x", *more])
-        for more in ([], ["model=bi_encoder"], ["model=cross_encoder_lora"])
+        for more in (
+            [],
+            ["model=bi_encoder"],
+            ["model=cross_encoder_lora"],
+            ["model=late_interaction"],
+            ["+exp=splade_infonce"],
+            ["model=static_embedder"],
+        )
     ]
-    for option, _ in foreign_names.OPTIONS.values():
+    for option, _ in (*foreign_names.OPTIONS.values(), *foreign_names.OF_MODELS.values()):
         assert any(_has(tree, option) for tree in trees), option
 
 
 def _has(tree: dict[str, Any], option: str) -> bool:
-    group, _, name = option.partition(".")
-    return group in tree and (not name or name in tree[group])
+    for name in option.split("."):
+        if name not in (tree or {}):
+            return False
+        tree = tree[name]
+    return True
 
 
 JSON = '{"hidden": 4, "eps": 1e-12, "names": {"0": "a", "1": "b"}, "layers": [1, 2]}'

@@ -96,7 +96,7 @@ def test_markers_of_named_prompts_and_instructions(folders: dict[str, Path]) -> 
     model = CrossEncoderConfig(str(folders["reranker"]), 64).build(0)
     model.adopt_prompts(RunPrompts(None, None, (NamedPrompt("asked", "[Q] ", "some rows"),)))
     assert sum(markers_in(model.tokenizer([SPELLED], ["x"]), model.tokenizer)) == 1
-    ranker = LLMRerankerConfig(str(folders["causal"]), "mxbai", 256).build(0)
+    ranker = LLMRerankerConfig(str(folders["causal"]), 256, template="mxbai").build(0)
     think = ranker.tokenizer.tokenizer.convert_tokens_to_ids("<think>")
     assert think in ranker.tokenizer(["red"], ["apple <think>"])["input_ids"][0], "in no prompt of this template"
     ranker.expect_prompts([None, "say it <think>"])

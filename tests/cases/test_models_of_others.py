@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Options]]] = {  # kind -> its folde
     "cross-encoder on a decoder": ("decoder_reranker", lambda folder: CrossEncoderConfig(str(folder), max_length=96)),
     "bi-encoder on an encoder": ("encoder", lambda folder: BiEncoderConfig(str(folder), max_length=96)),
     "bi-encoder on a decoder": ("decoder", lambda folder: BiEncoderConfig(str(folder), 96, pooling="lasttoken")),
-    "LLM reranker": ("causal", lambda folder: LLMRerankerConfig(str(folder), "qwen3", 256)),
+    "LLM reranker": ("causal", lambda folder: LLMRerankerConfig(str(folder), 256, template="qwen3")),
 }
 
 
@@ -212,7 +212,7 @@ def test_a_special_token_that_no_row_holds_needs_no_embedding(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
     tokenizer.save_pretrained(folder)
-    model = LLMRerankerConfig(str(folder), "qwen3", 256).build(0)
+    model = LLMRerankerConfig(str(folder), 256, template="qwen3").build(0)
     assert "no row for the special tokens <image>" in caplog.text
     assert outputs(model, [SHORT, LONG]).isfinite().all()
 
@@ -264,7 +264,7 @@ def test_a_copy_of_a_published_reranker_ranks_with_its_template(
     folder = str(folders["causal"])
     rerank([folder, "--template", "qwen3", "--query", QUERY, "--json", "--raw", SHORT, LONG])
     rows = json.loads(capsys.readouterr().out)["results"]
-    model = LLMRerankerConfig(folder, "qwen3", max_length=None).build(0).eval()
+    model = LLMRerankerConfig(folder, template="qwen3").build(0).eval()
     expected = outputs(model, [SHORT, LONG]).tolist()
     assert {row["id"]: row["score"] for row in rows} == pytest.approx(dict(zip("12", expected, strict=True)), abs=1e-4)
     with pytest.raises(ValueError, match="invalid choice: 'qwen'"):
@@ -311,7 +311,7 @@ def test_which_losses_give_probabilities() -> None:
 
 @pytest.mark.parametrize("chosen", [None, "identity"])
 def test_the_activation_of_an_llm_reranker(chosen: str | None, folders: dict[str, Path], tmp_path: Path) -> None:
-    model = LLMRerankerConfig(str(folders["causal"]), "qwen3", 256, activation=chosen).build(0)
+    model = LLMRerankerConfig(str(folders["causal"]), 256, template="qwen3", activation=chosen).build(0)
     model.give_probabilities()
     model.export(tmp_path / "export")
     settings = json.loads((tmp_path / "export" / "config_sentence_transformers.json").read_text())

@@ -161,6 +161,6 @@ def test_an_inverted_index_costs_its_own_bytes():
     runner = ModuleRunner(SparseModel(), CPU)
     cost = measure_embedder(runner, Tokenizer("texts"), DOCUMENTS, ["a", "bb"], search="inverted", index_documents=4000)
     nonzeros = sum(len(text) % 4 for text in DOCUMENTS)
-    assert cost.index_bytes == {"fp32": 100 * (8 * nonzeros + 4 * 9)}  # a value and a document's number, and 8 lists
+    assert cost.index_bytes == {"inverted": 100 * (8 * nonzeros + 4 * 9)}  # (value, document), and 8 lists
     repeated = InvertedIndex.random(DOT, torch.eye(3), 7)
     assert repeated.toarray().tolist() == torch.eye(3)[[0, 1, 2, 0, 1, 2, 0]].tolist()

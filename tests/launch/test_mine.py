@@ -99,6 +99,11 @@ def test_every_query_gets_negatives_and_an_audit(name, mined, tiny_beir_dir, tin
     out = capsys.readouterr().out
     assert f"{filled} negatives for 24 queries, {len(found)} rows (labelled_list)" in out
     assert f"slots filled: {filled} of 72 ({filled / 72:.1%}); {len(found)} queries have all" in out
+    experiment = {"sparse": "splade_infonce", "late interaction": "colbert_infonce"}.get(name, "embedder_infonce")
+    assert out.splitlines()[-1] == (
+        f"train on it: python launch/train.py +exp={experiment} data=file data.path={path} (a step takes 1 negative of "
+        "a query, drawn anew in each epoch; trainer.list_size=4: all 3)"
+    )
 
 
 def test_negatives_of_late_interaction_are_those_of_all_scores(mined, arguments, tiny_beir_dir):

@@ -35,6 +35,15 @@ def test_starts_alike_everywhere_and_leaves_the_random_numbers_alone(tiny_bert_d
     assert not torch.equal(first.tower.dense[0].linear.weight, other.tower.dense[0].linear.weight)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
+def test_flash_attention_without_its_package_is_one_line(tiny_bert_dir):
+    with pytest.raises(
+        ValueError, match=r"^model.attention=flash_attention_2: .* installed: leave it out \(null: "
+    ) as error:
+        build(tiny_bert_dir, attention="flash_attention_2")
+    assert "\n" not in str(error.value)
+
+
 def test_embeddings_have_unit_length_under_cosine(tiny_bert_dir):
     assert embed(build(tiny_bert_dir).eval()).norm(dim=1).tolist() == pytest.approx([1.0] * 4)
     raw = embed(build(tiny_bert_dir, similarity="dot").eval())

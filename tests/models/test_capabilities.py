@@ -15,7 +15,9 @@ from models.bi_encoder import BiEncoderConfig
 from models.capabilities import ModelOptions
 from models.cross_encoder import CrossEncoderConfig
 from models.llm_reranker import LLMRerankerConfig
+from models.loading.kind import EMBEDDERS
 from models.prompts.run_prompts import RunPrompts
+from runs.source_tree import CONF
 
 
 @pytest.fixture(params=["bi_encoder", "two_towers", "cross_encoder", "llm_reranker"])
@@ -26,6 +28,14 @@ def options(request: pytest.FixtureRequest, tiny_bert_dir: Path, tiny_causal_dir
         "cross_encoder": CrossEncoderConfig(str(tiny_bert_dir), max_length=64),
         "llm_reranker": LLMRerankerConfig(str(tiny_causal_dir), template="qwen3", max_length=256),
     }[request.param]
+
+
+def test_the_experiment_that_a_kind_names_trains_it() -> None:
+    for kind, options in EMBEDDERS.items():
+        text = (CONF / "exp" / f"{options.contrastive_experiment}.yaml").read_text()
+        assert (
+            f"override /model: {kind if kind != 'static_embedder' else 'bi_encoder'}\n" in text
+        )  # it mines for others
 
 
 def test_a_model_gives_what_its_options_declare(options: ModelOptions) -> None:

@@ -52,6 +52,20 @@ def run_until(runs: list[tuple[list[str], int]]) -> None:
         assert trainer.state.step == step
 
 
+def go_on(options: list[str], stop: int) -> tuple[Any, Any, Any]:
+    """Three trainers: of a whole run, of one that ended after step `stop`, and of one that has resumed there, and
+    is yet to fit. Their schedule must not depend on trainer.max_steps."""
+    whole = make_trainer([*options, "run_name=whole"])
+    whole.fit()
+    begun = make_trainer([*options, "run_name=interrupted"])
+    begun.max_steps = stop
+    begun.fit()
+    going_on = make_trainer([*options, "run_name=interrupted"])
+    going_on.resume()
+    assert going_on.state.step == stop
+    return whole, begun, going_on
+
+
 def metrics_of(trainer: Any) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in trainer.run.metrics_file.read_text().splitlines()]
     return [without_times(line) for line in lines]

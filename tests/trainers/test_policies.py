@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import make_trainer, metrics_of
+from running import go_on, make_trainer, metrics_of
 
 POLICIES = ["token_policy", "token_policy_expected", "selection_grpo", "subset_grpo", "setwise_choice"]
 COMMON = ["+exp=reranker_grpo", "trainer.max_steps=4", "trainer.num_iterations=2", "trainer.save_every=1"]
@@ -17,14 +17,7 @@ COMMON += ["trainer.schedule=constant", "trainer.warmup_ratio=0"]  # not of max_
 def test_a_run_goes_on_in_the_middle_of_a_batch(loss: str, tiny_run: list[str]) -> None:
     """With the old policy that its actions were sampled from, and the reference."""
     options = [*COMMON, f"loss={loss}", "loss.beta=0.1", *tiny_run]
-    whole = make_trainer([*options, "run_name=whole"])
-    whole.fit()
-    begun = make_trainer([*options, "run_name=interrupted"])
-    begun.max_steps = 3  # stopped after the first update of the second batch
-    begun.fit()
-    going_on = make_trainer([*options, "run_name=interrupted"])
-    going_on.resume()
-    assert going_on.state.step == 3
+    whole, begun, going_on = go_on(options, 3)  # after the first update of the second batch
     for name, value in begun.old.items():
         assert torch.equal(going_on.old[name], value)
     going_on.fit()

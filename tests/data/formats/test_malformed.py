@@ -313,6 +313,20 @@ def test_all_rows_are_wrong(tmp_path: Path):
         FileConfig(path=str(path), on_error="skip").build()
 
 
+def test_the_error_of_a_row_names_the_option_that_leaves_it_out(tmp_path: Path):
+    """An empty positive beside nothing else is such a row; columns that are not known are those of all rows."""
+    hint = r" \(data.on_error=skip leaves such rows out\)$"
+    path = write(tmp_path, {"rows.jsonl": '{"query": "q", "positive": "p"}\n{"query": "r", "positive": ""}\n'})
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: no value in column 'positive' \(positive\)" + hint):
+        FileConfig(path=str(path), cache_dir=str(tmp_path)).build()
+    write(tmp_path, {"rows.jsonl": '{"query": "q", "positive": "p"}\n{"query": " ", "positive": "p"}\n'})
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: 'query' is empty" + hint):
+        FileConfig(path=str(path), cache_dir=str(tmp_path)).build()
+    write(tmp_path, {"rows.jsonl": '{"query": "q", "other": "p"}\n'})
+    with pytest.raises(ValueError, match=r"^((?!on_error).)*$"):
+        FileConfig(path=str(path), cache_dir=str(tmp_path)).build()
+
+
 def test_on_error_is_checked():
     with pytest.raises(ValueError, match=r"^data.on_error=ignore must be one of stop, skip$"):
         FileConfig(path="x", on_error="ignore")

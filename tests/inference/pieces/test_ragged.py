@@ -8,28 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stored_texts import check_blocks_are_kept, check_other_folders_are_left_alone, encode_by
 from torch import nn
 
 from engines.distributed.testing import run_ranks
 from inference import vector_search
 from inference.pieces.ragged import RaggedVectors, encode_ragged
-from inference.runner import ModuleRunner
-from inference.vector_files import workspace_of
 from inference.vector_search import search_stored
 from losses.math.similarity import similarity_named
 from tensors.ragged import Ragged, concatenate
 
 TEXTS = {f"d{number}": "abcdefghij"[number % 3 :][: number % 7] for number in range(23)}  # d0 has no vector
 DIM = 4
-
-
-class Tokenizer:
-    """One token per character, after one of the text."""
-
-    padding = {"input_ids": 0}  # noqa: RUF012
-
-    def __call__(self, texts, role="", prompt=""):
-        return {"input_ids": [[1, *map(ord, prompt + text)] for text in texts]}
 
 
 class Model(nn.Module):
@@ -52,9 +42,7 @@ class Model(nn.Module):
 
 
 def encode(folder: Path, model: Model | None = None, key: str = "m", texts=TEXTS, **options) -> RaggedVectors:
-    runner = ModuleRunner(model or Model(), torch.device("cpu"))
-    options = {"role": "document", "token_budget": 24, "key": {"weights": key}, "block_rows": 3} | options
-    return encode_ragged(runner, Tokenizer(), texts, folder, **options)
+    return encode_by(encode_ragged, model or Model(), texts, folder, key=key, **options)
 
 
 def uncut() -> Ragged:
@@ -131,16 +119,7 @@ def test_a_search_in_blocks_finds_what_all_similarities_do(similarity, tmp_path,
 
 
 def test_blocks_that_are_done_are_kept_unless_they_are_of_another_model(tmp_path):
-    with pytest.raises(ValueError, match="the vector of 'd4' is not finite"):
-        encode(tmp_path / "out", Model(wrong=4), token_budget=1)
-    assert (workspace_of(tmp_path / "out") / "00000000.npz").is_file()
-    same, other = Model(), Model()
-    encode(tmp_path / "out", same)
-    assert same.rows == len(TEXTS) - 3
-    with pytest.raises(ValueError, match="not finite"):
-        encode(tmp_path / "other", Model(wrong=4))
-    encode(tmp_path / "other", other, key="another")
-    assert other.rows == len(TEXTS)
+    check_blocks_are_kept(encode, Model, 4, len(TEXTS), tmp_path)
 
 
 def _on_ranks(folder: Path) -> tuple[int, list]:
@@ -159,17 +138,9 @@ def test_ranks_share_the_blocks_and_write_the_same_bytes(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    encode(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"has vectors of another model .*choose another folder, or remove it"):
-        encode(tmp_path / "out", key="n")
+    check_other_folders_are_left_alone(encode, "ragged", tmp_path)
     with pytest.raises(ValueError, match=r"has vectors of another precision"):
         encode(tmp_path / "out", precision="fp16")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds no ragged vectors: it is left alone"):
-        encode(tmp_path / "mine")
-    with pytest.raises(ValueError, match="there are no texts"):
-        encode(tmp_path / "none", texts={})
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta | {"elements": 5}))
     with pytest.raises(ValueError, match=r"is broken .*: remove it, and make it again"):

@@ -8,23 +8,13 @@ from pathlib import Path
 import pytest
 import scipy.sparse
 import torch
+from stored_texts import check_blocks_are_kept, check_other_folders_are_left_alone, encode_by
 from torch import nn
 
 from engines.distributed.testing import run_ranks
 from inference.pieces.sparse import encode_sparse
-from inference.runner import ModuleRunner
-from inference.vector_files import workspace_of
 
 TEXTS = {f"d{number}": "x" * (number % 5) + "y" for number in range(11)}
-
-
-class Tokenizer:
-    """One token per character."""
-
-    padding = {"input_ids": 0}  # noqa: RUF012
-
-    def __call__(self, texts, role="", prompt=""):
-        return {"input_ids": [[1] * len(prompt + text) for text in texts]}
 
 
 class Model(nn.Module):
@@ -39,16 +29,14 @@ class Model(nn.Module):
 
     def forward(self, input_ids, attention_mask):
         self.rows += len(input_ids)
-        lengths = attention_mask.sum(1)
+        lengths = attention_mask.sum(1) - 1
         found = nn.functional.one_hot(lengths, 6).float()
         found[:, 0] = lengths if self.wrong is None else lengths / (lengths != self.wrong)
         return {"embedding": found}
 
 
-def encode(folder: Path, model: Model | None = None, key: str = "m", texts=TEXTS):
-    runner = ModuleRunner(model or Model(), torch.device("cpu"))
-    options = {"role": "document", "token_budget": 12, "key": {"weights": key}, "block_rows": 3}
-    return encode_sparse(runner, Tokenizer(), texts, folder, **options)
+def encode(folder: Path, model: Model | None = None, key: str = "m", texts=TEXTS, **options):
+    return encode_by(encode_sparse, model or Model(), texts, folder, key=key, **{"token_budget": 16} | options)
 
 
 def expected() -> torch.Tensor:
@@ -73,16 +61,7 @@ def test_a_matrix_of_scipy_holds_what_is_not_0(tmp_path):
 
 
 def test_blocks_that_are_done_are_kept_unless_they_are_of_another_model(tmp_path):
-    with pytest.raises(ValueError, match="the vector of 'd4' is not finite"):
-        encode(tmp_path / "out", Model(wrong=5))
-    assert (workspace_of(tmp_path / "out") / "00000000.npz").is_file()
-    same, other = Model(), Model()
-    encode(tmp_path / "out", same)
-    assert same.rows == len(TEXTS) - 3
-    with pytest.raises(ValueError, match="not finite"):
-        encode(tmp_path / "other", Model(wrong=5))
-    encode(tmp_path / "other", other, key="another")
-    assert other.rows == len(TEXTS)
+    check_blocks_are_kept(encode, Model, 5, len(TEXTS), tmp_path)
 
 
 def _on_ranks(folder: Path) -> int:
@@ -102,15 +81,7 @@ def test_ranks_share_the_blocks_and_write_the_same_bytes(tmp_path):
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    encode(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"has vectors of another model .*choose another folder, or remove it"):
-        encode(tmp_path / "out", key="n")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds no sparse vectors: it is left alone"):
-        encode(tmp_path / "mine")
-    with pytest.raises(ValueError, match="there are no texts"):
-        encode(tmp_path / "none", texts={})
+    check_other_folders_are_left_alone(encode, "sparse", tmp_path)
     (tmp_path / "out" / "vectors.npz").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"is broken .*: remove it, and make it again"):
         encode(tmp_path / "out")

@@ -120,7 +120,7 @@ MISTAKES = [
     (["tool.path=x", "tool.size=null"], "tool.size=None is not an integer"),
     (["tool.path=x", "tool.size=true"], "tool.size=True is not an integer"),
     (["tool.path=x", "tool.loud=1"], "tool.loud=1 is not true or false"),
-    (["tool.path=x", "tool.limit=a"], "tool.limit='a' is not an integer"),
+    (["tool.path=x", "tool.limit=a"], "tool.limit='a' is not an integer or null"),
     (["tool.path=[a]"], "tool.path=['a'] is not a string"),
     (["tool.path=x", "tool.names=a"], "tool.names='a' is not a list of strings"),
     (["tool.path=x", "tool.shape=[a]"], "tool.shape.0='a' is not an integer"),

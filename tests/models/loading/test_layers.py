@@ -106,7 +106,7 @@ def test_modernbert_keeps_the_kind_of_attention_of_every_layer(tmp_path: Path, m
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
 def test_language_models(architecture: str, tmp_path: Path, tiny_models):
     folder = tiny_models.write_tiny_causal(tmp_path / "teacher", architecture=architecture, num_hidden_layers=5)
-    student = LLMRerankerConfig(str(folder), "qwen3", 192, num_layers=2).build(seed=0).eval()
+    student = LLMRerankerConfig(str(folder), 192, template="qwen3", num_layers=2).build(seed=0).eval()
     student.export(tmp_path / "student")
     config = AutoConfig.from_pretrained(tmp_path / "student")
     assert config.num_hidden_layers == 2

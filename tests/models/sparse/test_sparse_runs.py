@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from running import make_trainer, metrics_of
+from running import go_on, make_trainer, metrics_of
 
 from launch.cli.compose import load
 from recipes.choose import measure
@@ -43,14 +43,7 @@ def test_a_run_goes_on_where_it_was(
     ]
     options += ["trainer.learning_rate=0.01", "eval.depth=100"]
     options += [f"teacher.name_or_path={tiny_reranker_dir}"] if name == "distill" else []
-    whole = make_trainer([*options, "run_name=whole"])
-    whole.fit()
-    begun = make_trainer([*options, "run_name=interrupted"])
-    begun.max_steps = 2
-    begun.fit()
-    going_on = make_trainer([*options, "run_name=interrupted"])
-    going_on.resume()
-    assert going_on.state.step == 2
+    whole, _, going_on = go_on(options, 2)
     going_on.fit()
     expected, found = ([line for line in metrics_of(run) if line["split"] == "train"] for run in (whole, going_on))
     assert len(expected) == len(found) == STEPS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import make_trainer, metrics_of
+from running import go_on, metrics_of
 
 import plackett
 from launch.cli.compose import load
@@ -37,14 +37,7 @@ def trained(run_options: list[str]) -> Path:
 def test_a_run_goes_on_where_it_was(run_options: list[str]) -> None:
     options = [*run_options, f"trainer.max_steps={STEPS}", "trainer.save_every=1"]
     options += ["trainer.schedule=constant", "trainer.warmup_ratio=0"]
-    whole = make_trainer([*options, "run_name=whole"])
-    whole.fit()
-    begun = make_trainer([*options, "run_name=interrupted"])
-    begun.max_steps = 2
-    begun.fit()
-    going_on = make_trainer([*options, "run_name=interrupted"])
-    going_on.resume()
-    assert going_on.state.step == 2
+    whole, _, going_on = go_on(options, 2)
     going_on.fit()
     expected, found = ([line for line in metrics_of(run) if line["split"] == "train"] for run in (whole, going_on))
     assert [line["loss"] for line in found] == [line["loss"] for line in expected]

@@ -102,7 +102,22 @@ VOCABULARY = "needs a vocabulary, over which an answer has a probability, and th
         (
             [*EMBEDDER, "model=sparse_encoder", "loss=matryoshka"],
             "loss Matryoshka trains the first dimensions of embeddings alone, and those of SparseEncoderConfig are in "
-            "no order of use: choose the loss inside it, such as loss=info_nce, or model=bi_encoder",
+            "no order of use: choose the loss inside it, such as loss=info_nce_sparse, or model=bi_encoder",
+        ),
+        (
+            [*EMBEDDER, "model=sparse_encoder", "loss=quantization_aware"],
+            "loss QuantizationAware trains embeddings for int8 or bits, and an index stores those of "
+            "SparseEncoderConfig as the few weights that are not 0: choose the loss inside it, such as "
+            "loss=info_nce_sparse, or model=bi_encoder",
+        ),
+        (
+            ["+exp=splade_infonce", "loss@loss.terms.main.loss=quantization_aware"],
+            "trains embeddings for int8 or bits",
+        ),
+        (
+            [*EMBEDDER, "model=late_interaction", "loss=quantization_aware"],
+            "loss QuantizationAware reads one vector per text, and LateInteractionConfig gives several: choose one "
+            "that compares by any similarity, such as loss=info_nce_max_sim, or model=bi_encoder",
         ),
         (
             ["+exp=splade_infonce", "loss@loss.terms.main.loss=matryoshka"],
