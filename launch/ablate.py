@@ -2,7 +2,7 @@
 
   python launch/ablate.py +exp=reranker_contrastive grid.loss=[bce,rank_net,list_mle] jobs=2         a grid, 3 seeds
   python launch/ablate.py +exp=reranker_bce grid.trainer.learning_rate=[1e-5,3e-5] seeds=[1,2] dry_run=true   the plan
-  python launch/ablate.py +ablation=losses_at_equal_budget jobs=4                  a file of conf/ablation, or your own
+  python launch/ablate.py +ablation=losses jobs=4                                  a file of conf/ablation, or your own
   python launch/ablate.py +exp=reranker_bce train_share=0.2 'search.trainer.learning_rate=log(1e-6,1e-3)' trials=12
   python launch/ablate.py +exp=reranker_bce grid.loss=[bce,hinge] ranks=8                 each run by torchrun, 8 GPUs
   python launch/ablate.py +exp=reranker_bce grid.loss=[bce,hinge] cluster=slurm jobs=6 submitit.slurm_partition=gpu

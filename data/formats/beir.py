@@ -271,7 +271,10 @@ def _write(corpus: Corpus, on_error: str | None, folder: Path) -> None:
         read = _entries(corpus.rows(), document_of, skipped)
         return _distinct(read, skipped) if skipped.skips else read  # else the writer finds what occurs twice
 
-    write_rows(folder, entries)
+    try:
+        write_rows(folder, entries)
+    except ValueError as error:
+        raise skipped.named(error) from None
     if skipped.skips:
         (folder / SKIPPED).write_text(json.dumps({"place": corpus.place, "rows": skipped.rows}))
 

@@ -39,11 +39,16 @@ class SkippedRows:
         """Note a row that has an error. Raises this error if rows may not be left out, with the option that leaves it
         out unless it `is_of_columns`, which all rows have."""
         if not self.skips:
-            hint = f" ({in_node('data.on_error')}=skip leaves such rows out)"
-            if self.on_error is None or is_of_columns or str(error).endswith(hint):
-                raise error
-            raise ValueError(f"{error}{hint}") from error
+            raise error if is_of_columns else self.named(error)
         self.rows.append({"where": where, "error": str(error).removeprefix(f"{where}: ")})
+
+    def named(self, error: ValueError) -> ValueError:
+        """The error of a row with the option that leaves it out, if there is such."""
+        hint = f" ({in_node('data.on_error')}=skip leaves such rows out)"
+        if self.on_error is None or str(error).endswith(hint):
+            return error
+        text = f"{error}{hint}"
+        return RowError(error.where, text) if isinstance(error, RowError) else ValueError(text)
 
     @property
     def first(self) -> str:

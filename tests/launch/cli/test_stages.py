@@ -57,7 +57,7 @@ MISTAKES = {
     "stages=[]": r"stages is empty: name the stages to train in their order, such as stages=\[grpo,contrastive,",
     "stages=grpo": r"stages='grpo' is not a list of names: write stages=\[grpo\]",
     "stages=[grpo,grpo]": r"stages names grpo twice: give the second one its own node, \+stage@stage.grpo_again=grpo",
-    "+stage@stage.more=nope": r"stage=nope is not a choice: valid: contrastive, grpo, preference",
+    "+stage@stage.more=nope": r"stage=nope is not a choice: valid: contrastive, grpo, info_nce, preference",
 }
 
 
