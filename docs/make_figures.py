@@ -28,6 +28,7 @@ PICTURES = ROOT / "docs" / "assets"
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 SVG = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]+)"')
 
+RATES, RATE = "_rates", "trainer.learning_rate"  # the end of the names of ablations of rates, and their setting
 Plan = Mapping[str, Any]  # of ablation.json
 
 
@@ -42,11 +43,14 @@ def page(plans: Mapping[str, Plan], text: str) -> str:
 
 
 def generated(name: str, plan: Plan) -> str:
-    """The figures of an ablation: its settings, its table, that of other collections, what is found, its picture."""
+    """The figures of an ablation: its table, that of other collections, what is found, its picture. Of one that looks
+    for learning rates: the values on dev."""
     from runs.report.ablation.other_sets import sets_table
     from runs.report.ablation.sentences import sentences
     from runs.report.ablation.table import main_table
 
+    if name.endswith(RATES):
+        return f"\n{table(*rates_table(plan))}\n"
     parts = [table(*main_table(plan))]
     if plan["results"].get("test_suite"):
         parts.append(table(*sets_table(plan["results"])))
@@ -54,6 +58,22 @@ def generated(name: str, plan: Plan) -> str:
     parts.append("".join(f"- {sentence}\n" for sentence in sentences(plan)))
     parts.append(f"![{plan['results']['metric']} of each configuration](assets/{picture_name(name)})\n")
     return "\n" + "\n".join(parts) + "\n"
+
+
+def rates_table(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """The best value on dev of each configuration with each learning rate; the highest is bold."""
+    found: dict[str, dict[float, float]] = {}
+    for each in plan["configurations"]:
+        given = dict(setting.split("=", 1) for setting in each["overrides"])
+        own = found.setdefault(each["name"].partition(f"{RATE}=")[0].strip(", "), {})
+        own[float(given[RATE])] = plan["results"]["configurations"][each["name"]]["best_dev"]
+    rates = sorted({rate for own in found.values() for rate in own})
+    rows = []
+    for name, own in found.items():
+        best = max(own.values())
+        cells = [f"**{own[rate]:.4f}**" if own[rate] == best else f"{own[rate]:.4f}" for rate in rates]
+        rows.append([name, *cells])
+    return [f"{plan['results']['metric']} on dev, by learning rate", *(f"{rate:g}" for rate in rates)], rows
 
 
 def variants(results: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
@@ -82,11 +102,13 @@ def picture_name(name: str) -> str:
 
 
 def pictures(plans: Mapping[str, Plan]) -> dict[str, str]:
-    """The pictures by the name of their file: of each ablation that of launch/report.py with its seeds."""
+    """The pictures by the name of their file: that of launch/report.py with the seeds of an ablation."""
     from runs.report.ablation.pictures import figures_of
 
     found = {}
     for name, plan in plans.items():
+        if name.endswith(RATES):
+            continue
         [light] = SVG.findall(figures_of(plan["results"])[0])
         found[picture_name(name)] = base64.b64decode(light).decode()
     return found
