@@ -104,23 +104,23 @@ def plan_chunks(lengths: Sequence[int], token_budget: int, padded_ratio: int = 1
     longest sequence at most `padded_ratio` times as many.
 
     Ranks wait for the one with the most to do. So the chunks are about equal, and as few as the budget allows, rounded
-    up to 2, 4, 8 or a multiple of 8, which ranks can share evenly. The plan depends on the lengths alone (ties by
-    index), not on the number of ranks. Sequences of similar length share a chunk, so that there is little padding; one
-    that is longer than the budget is a chunk of its own.
+    up to 2, 4, 8 or a multiple of 8, which 2, 4 and 8 ranks can share evenly. The plan depends on the lengths alone
+    (ties by index), not on the number of ranks. Sequences of similar length share a chunk, so that there is little
+    padding; one that is longer than the budget is a chunk of its own.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     longest_first = np.maximum(np.asarray(lengths, dtype=np.int64)[order], 1)
 
-    def number(budget: int) -> int:
-        return len(_chunk_sizes(longest_first, budget, padded_ratio))
+    def sizes_within(budget: int) -> list[int]:
+        return _chunk_sizes(longest_first, budget, padded_ratio)
 
-    most = _shared_evenly(number(token_budget))
+    number = _shared_evenly(len(sizes_within(token_budget)))
     budgets = range(1, token_budget + 1)
-    enough = bisect_left(budgets, True, key=lambda budget: number(budget) <= most)
-    ends = np.cumsum(_chunk_sizes(longest_first, budgets[enough], padded_ratio), dtype=np.int64)
-    return [chunk.tolist() for chunk in np.split(order, ends)[:-1]]
+    smallest = bisect_left(budgets, True, key=lambda budget: len(sizes_within(budget)) <= number)
+    sizes = _halved_until(sizes_within(budgets[smallest]), number)
+    return [chunk.tolist() for chunk in np.split(order, np.cumsum(sizes, dtype=np.int64))[:-1]]
 
 
 def _shared_evenly(number: int) -> int:
@@ -138,6 +138,15 @@ def _chunk_sizes(longest_first: np.ndarray, budget: int, padded_ratio: int) -> l
         sizes.append(max(1, min(fit, padded_ratio * budget // int(longest_first[start]))))
         start += sizes[-1]
         before = int(tokens[start - 1])
+    return sizes
+
+
+def _halved_until(sizes: list[int], number: int) -> list[int]:
+    """Halve the first chunks, which hold the longest rows, until there are that many, or only single rows. (Where few
+    long rows fill a chunk, no budget gives that number: the next smaller one gives too many.)"""
+    while len(sizes) < number and max(sizes) > 1:
+        place = next(place for place, size in enumerate(sizes) if size > 1)
+        sizes[place : place + 1] = [sizes[place] - sizes[place] // 2, sizes[place] // 2]
     return sizes
 
 

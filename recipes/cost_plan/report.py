@@ -62,7 +62,7 @@ def _workload_lines(plan: Plan) -> Iterator[str]:
     rows = "packs of prompts with one beginning," if workload.pack is not None else "rows"
     yield (
         f"a step: {len(longest):,} {rows} of up to {max(longest)} tokens, {len(chunks)} chunks of up to "
-        f"{options.token_budget:,} tokens; {format_bytes(plan.token_bytes)} of activations per token of a kept chunk"
+        f"{_largest_chunk(plan):,} tokens; {format_bytes(plan.token_bytes)} of activations per token of a kept chunk"
     )
     if workload.batches_per_epoch is not None:
         num_steps = options.num_steps(workload.batches_per_epoch)
@@ -94,6 +94,12 @@ def _cells(plan: Plan, estimate: Estimate, step: PlannedStep) -> tuple[str, ...]
     mark = " <- engine=" + estimate.engine if estimate.engine == plan.chosen else ""
     sizes = (*values, estimate.checkpoint, step.work.received_bytes)
     return (*map(format_bytes, sizes), format_seconds(step.time.total), fits + mark)
+
+
+def _largest_chunk(plan: Plan) -> int:
+    """The tokens of a step's largest chunk, which may have fewer than `trainer.token_budget`."""
+    shapes = plan.workload.chunk_shapes(max(plan.workload.batches, key=sum))
+    return max(rows * tokens for rows, tokens in shapes)
 
 
 def _suggestions(plan: Plan) -> Iterator[str]:
@@ -128,7 +134,7 @@ def _range(estimate: Estimate) -> str:
 
 def _parts(step: PlannedStep) -> str:
     """What a step spends its time on, and what it receives, by name."""
-    parts = asdict(step.time) | {"fixed": 0.0}
+    parts = asdict(step.time)
     times = ", ".join(f"{name} {seconds / step.time.total:.0%}" for name, seconds in parts.items() if seconds)
     received = ", ".join(f"{name} {format_bytes(count)}" for name, count in step.work.received.items())
     return f"a step is {times}" + (f"; a rank receives {received}" if received else "")
@@ -140,11 +146,11 @@ def _suggestion(plan: Plan, estimate: Estimate) -> str:
     share = 0.9 if machine.device == "cuda" else 1.0 / min(estimate.ranks, machine.ranks_per_node or estimate.ranks)
     free = share * machine.memory_bytes - estimate.peak
     kept, is_auto = estimate.kept_chunks, isinstance(options.kept_chunks, str)
-    chunk = plan.token_bytes * options.token_budget
+    chunk = plan.token_bytes * _largest_chunk(plan)
     if free < 0 and estimate.activations + free <= 0:
         return "too large without any activation: choose a higher ZeRO stage, engine.offload, LoRA or more ranks"
     if free < 0 and kept <= 1:
-        budget = max(int(options.token_budget * (1 + free / estimate.activations)), 1)
+        budget = max(int(_largest_chunk(plan) * (1 + free / estimate.activations)), 1)
         return f"too large: set trainer.token_budget={budget}, or model.gradient_checkpointing=true"
     if free < 0:
         return f"too large: set trainer.kept_chunks={max(int(kept + free / chunk), 0)}"

@@ -43,6 +43,12 @@ def test_ranks_can_share_the_chunks_evenly(fit, chunks):
     assert all(len(chunk) <= fit for chunk in plan)
 
 
+def test_chunks_of_few_long_rows_are_halved_until_ranks_can_share_them():
+    """7 chunks of 2 rows: the next smaller budget gives 14, so one is halved."""
+    assert [len(chunk) for chunk in plan_chunks([10] * 14, token_budget=20)] == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert len(plan_chunks([10] * 3, token_budget=10)) == 3  # single rows cannot be
+
+
 def test_packed_chunks_bound_their_tokens_and_their_padding():
     chunks = plan_chunks(LENGTHS, token_budget=60, padded_ratio=2)
     assert sorted(row for chunk in chunks for row in chunk) == list(range(len(LENGTHS)))

@@ -68,7 +68,7 @@ def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
     assert all(0 < length <= 48 for lengths in workload.batches for length in lengths)
     longest = build_workload(settings, None, autocast=None)
     assert longest.batches == [[48] * 21]
-    assert chunk_shapes(longest.batches[0], 160) == [(3, 48)] * 7
+    assert chunk_shapes(longest.batches[0], 160) == [(2, 48), (1, 48), *[(3, 48)] * 6]  # one of 7 is halved
 
 
 def test_texts_of_any_length_need_the_data(tiny_run: list[str]) -> None:
@@ -137,7 +137,7 @@ def test_auto_keeps_as_many_chunks_as_fit(tiny_run: list[str]) -> None:
             peak = found(Machine(device, 1e12, 1), kept).peak
             estimate = found(Machine(device, (peak + 1) / share, 1), "auto")
             assert (estimate.kept_chunks, estimate.peak) == (kept, peak)
-        assert found(Machine(device, 1e12, 1), "auto").kept_chunks == estimate.num_chunks == 7
+        assert found(Machine(device, 1e12, 1), "auto").kept_chunks == estimate.num_chunks == 8
         assert found(Machine(device, 1.0, 1), "auto").kept_chunks == 1
 
 
