@@ -112,9 +112,10 @@ def plan_chunks(lengths: Sequence[int], token_budget: int, padded_ratio: int = 1
         raise ValueError(f"token_budget must be at least 1, got {token_budget}")
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     longest_first = np.maximum(np.asarray(lengths, dtype=np.int64)[order], 1)
+    tokens = np.cumsum(longest_first)
 
     def sizes_within(budget: int) -> list[int]:
-        return _chunk_sizes(longest_first, budget, padded_ratio)
+        return _chunk_sizes(longest_first, tokens, budget, padded_ratio)
 
     number = _shared_evenly(len(sizes_within(token_budget)))
     budgets = range(1, token_budget + 1)
@@ -128,9 +129,8 @@ def _shared_evenly(number: int) -> int:
     return next((few for few in (0, 1, 2, 4) if number <= few), -(-number // 8) * 8)
 
 
-def _chunk_sizes(longest_first: np.ndarray, budget: int, padded_ratio: int) -> list[int]:
-    """How many rows each chunk takes if each takes as many as fit in the budget."""
-    tokens = np.cumsum(longest_first)
+def _chunk_sizes(longest_first: np.ndarray, tokens: np.ndarray, budget: int, padded_ratio: int) -> list[int]:
+    """How many rows each chunk takes if each takes as many as fit in the budget. `tokens`: of the rows up to each."""
     sizes: list[int] = []
     start = before = 0  # the first row of the next chunk, and the tokens of the rows before it
     while start < len(longest_first):
