@@ -2,8 +2,8 @@
 
     python docs/make_figures.py
 
-A file of docs/figures/ is the ablation.json of a finished ablation. It stands on the page where this comment is, and
-the words around it are written by hand:
+A file of docs/figures/ is the ablation.json of a finished ablation; one of docs/figures/again/ is that of one of its
+rows, run a second time. It stands on the page where this comment is, and the words around it are written by hand:
 
     <!-- figures: NAME -->
     <!-- end -->
@@ -55,9 +55,31 @@ def generated(name: str, plan: Plan) -> str:
     if plan["results"].get("test_suite"):
         parts.append(table(*sets_table(plan["results"])))
     parts += [table(*found) for found in variants(plan["results"])]
-    parts.append("".join(f"- {sentence}\n" for sentence in sentences(plan)))
+    second = [again_sentence(plan, row) for row in again(name)]
+    parts.append("".join(f"- {sentence}\n" for sentence in [*sentences(plan), *second]))
     parts.append(f"![{plan['results']['metric']} of each configuration](assets/{picture_name(name)})\n")
     return "\n" + "\n".join(parts) + "\n"
+
+
+def again(name: str) -> list[dict[str, Any]]:
+    """The rows of an ablation that were run a second time: name, and the value of each seed."""
+    file = FIGURES / "again" / f"{name}.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8"))["results"]["configurations"]
+    return [{"name": row, "values": values_of(entry)} for row, entry in found.items()]
+
+
+def values_of(entry: Mapping[str, Any]) -> dict[int, float]:
+    """The value of each seed of a configuration."""
+    return {each["seed"]: each["value"] for each in entry["seeds"]}
+
+
+def again_sentence(plan: Plan, row: Mapping[str, Any]) -> str:
+    """What the second run of a row gave beside the first."""
+    first = values_of(plan["results"]["configurations"][row["name"]])
+    values = ", ".join(f"{value:.4f} (seed {seed}; first {first[seed]:.4f})" for seed, value in row["values"].items())
+    return f"a second run of {row['name']}: {values}"
 
 
 def rates_table(plan: Plan) -> tuple[list[str], list[list[str]]]:

@@ -40,8 +40,25 @@ def test_every_ablation_is_finished_and_shown_once_with_its_command(make_figures
             assert len(plan["seeds"]) >= 3, name
 
 
+def test_a_row_of_each_ablation_was_run_again_and_is_within_the_spread(make_figures: Any) -> None:
+    for name, plan in make_figures.load().items():
+        rows = make_figures.again(name)
+        assert rows or name.endswith("_rates"), f"{name}: no row was run a second time"
+        for row in rows:
+            low, high = plan["results"]["configurations"][row["name"]]["range"]
+            first = make_figures.values_of(plan["results"]["configurations"][row["name"]])
+            assert all(abs(value - first[seed]) <= high - low for seed, value in row["values"].items()), name
+
+
+def test_the_sentence_of_a_second_run(make_figures: Any) -> None:
+    plan = {"results": {"configurations": {"one": {"seeds": [{"seed": 1, "value": 0.5}, {"seed": 2, "value": 0.25}]}}}}
+    assert make_figures.again_sentence(plan, {"name": "one", "values": {2: 0.26}}) == (
+        "a second run of one: 0.2600 (seed 2; first 0.2500)"
+    )
+
+
 def test_the_ablations_hold_no_paths_of_a_machine(make_figures: Any) -> None:
-    for file in make_figures.FIGURES.glob("*.json"):
+    for file in make_figures.FIGURES.rglob("*.json"):
         assert not re.search(r'"[^"]*(?<![\w.])/(work|home|root|tmp|mnt)/', file.read_text()), file.name
 
 

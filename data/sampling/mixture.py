@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several collections by name, the weights of their steps (None: by size), and the one that is evaluated."""
+    """Several collections by name, the weights of their steps (None: by size), and the one that is evaluated.
+
+    `held_out_alone`: the evaluated one is none of `sources`, since it has no training queries.
+    """
 
     sources: Mapping[str, Collection]
     weights: Mapping[str, float] | None
     evaluated: Collection
     temperature: float = 1.0
+    held_out_alone: bool = False
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -61,13 +65,13 @@ class Mixture:
     @property
     def fingerprint(self) -> str:
         parts = {name: collection.fingerprint for name, collection in self.sources.items()}
-        return content_hash(parts, self.shares)
+        return content_hash(parts, self.shares, *([self.evaluated.fingerprint] if self.held_out_alone else []))
 
     @property
     def whole_fingerprint(self) -> str:
         """The fingerprint of the data that shares of the training queries were taken from."""
         parts = {name: collection.whole_fingerprint for name, collection in self.sources.items()}
-        return content_hash(parts, self.shares)
+        return content_hash(parts, self.shares, *([self.evaluated.fingerprint] if self.held_out_alone else []))
 
     @property
     def documents(self) -> Mapping[str, str]:
@@ -113,11 +117,7 @@ class MixtureConfig:
             if source.loss is not None and not hasattr(source.loss, "contract"):
                 raise ValueError(_not_a_loss(f"data.sources.{name}.loss", source.loss))
         if self.weights is not None:
-            if set(self.weights) != set(self.sources):
-                raise ValueError(
-                    f"data.weights names {_listed(self.weights)}, expected a weight for each of data.sources: "
-                    f"{_listed(self.sources)}"
-                )
+            self._check_weights([name for name in self.sources if name != self.evaluate_on])
             if not all(0 < weight < float("inf") for weight in self.weights.values()):
                 raise ValueError(f"data.weights={dict(self.weights)} must be above 0 and finite")
         if not 0 < self.temperature < float("inf"):
@@ -126,6 +126,14 @@ class MixtureConfig:
             raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
         if self.evaluate_on is not None and self.evaluate_on not in self.sources:
             raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+
+    def _check_weights(self, trained: Iterable[str]) -> None:
+        """Raise ValueError unless all `trained` sources have a weight, and nothing but sources has one."""
+        if self.weights is not None and not set(trained) <= set(self.weights) <= set(self.sources):
+            raise ValueError(
+                f"data.weights names {_listed(self.weights)}, expected a weight for each of data.sources: "
+                f"{_listed(self.sources)}"
+            )
 
     @property
     def cache(self) -> Path:
@@ -163,11 +171,17 @@ class MixtureConfig:
         collections = {name: _build(f"{node}.sources.{name}", source) for name, source in self.sources.items()}
         evaluated = self.evaluate_on or _first_held_out(collections)
         held_out = held_out_queries(collections[evaluated], owner=evaluated)
+        alone = "train" not in collections[evaluated].splits and len(collections) > 1
+        if alone and self.sources[evaluated].loss is not None:
+            raise ValueError(f"{node}.sources.{evaluated}.loss has no effect: the data set has no training queries")
         kept = {
             name: without_held_out(source, held_out, source.node, f"leave {source.node} out")
             for name, source in collections.items()
+            if not (alone and name == evaluated)
         }
-        return Mixture(kept, self.weights, kept[evaluated], self.temperature)
+        self._check_weights(kept)
+        weights = self.weights and {name: self.weights[name] for name in kept}
+        return Mixture(kept, weights, kept.get(evaluated, collections[evaluated]), self.temperature, alone)
 
 
 class MixtureLists(Dataset):

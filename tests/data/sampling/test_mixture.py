@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from data.collection import JUDGED_LISTS
 from data.formats.beir import BEIRConfig
 from data.sampling.list_options import ListOptions
 from data.sampling.mixture import MixtureConfig, make_loader
+from losses.info_nce import InfoNCE
 
 
 class Tokenizer:
@@ -55,6 +57,49 @@ def test_shares_by_weight_or_size(sources: dict[str, BEIRConfig]):
     assert MixtureConfig(sources=sources).build().shares == {"many": 11, "few": 7}  # dev of few leaves both
     shares = MixtureConfig(sources=sources, temperature=2.0).build().shares
     assert shares["many"] / shares["few"] == pytest.approx((11 / 7) ** 0.5)
+
+
+@pytest.fixture
+def tested(write_beir: Callable[..., Path], tmp_path: Path) -> BEIRConfig:
+    """A data set with test queries alone."""
+    return BEIRConfig(
+        path=str(write_beir("tested", test={"q15": {"d15": 1}, "q3": {"d3": 1}})), cache_dir=str(tmp_path)
+    )
+
+
+def test_a_source_of_test_queries_alone_is_evaluated_and_not_trained_on(
+    sources: dict[str, BEIRConfig], tested: BEIRConfig
+):
+    data = MixtureConfig(sources={"many": sources["many"], "tested": tested}, evaluate_on="tested").build()
+    assert (data.name, data.shares) == ("many", {"many": 11}), "q3 is a test query"
+    assert data.split("test").queries.keys() == {"q15", "q3"}
+    other = BEIRConfig(path=sources["few"].path, cache_dir=tested.cache_dir)
+    trained = {"many": sources["many"], "few": other}
+    weights = {"many": 3.0, "few": 1.0}
+    mixture = MixtureConfig(sources={**trained, "tested": tested}, weights=weights, evaluate_on="tested")
+    assert mixture.build().shares == weights
+
+
+def test_the_test_queries_of_such_a_source_are_part_of_the_fingerprint(
+    sources: dict[str, BEIRConfig], tested: BEIRConfig, write_beir: Callable[..., Path]
+):
+    other = BEIRConfig(path=str(write_beir("other", test={"q15": {"d15": 1}})), cache_dir=tested.cache_dir)
+    found = [
+        MixtureConfig(sources={"many": sources["many"], "tested": each}, evaluate_on="tested").build().fingerprint
+        for each in (tested, other, tested)
+    ]
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+
+
+def test_what_such_a_source_cannot_have(sources: dict[str, BEIRConfig], tested: BEIRConfig):
+    own_loss = replace(tested, loss=InfoNCE())
+    with pytest.raises(ValueError, match=r"data\.sources\.tested\.loss has no effect: the data set has no training"):
+        MixtureConfig(sources={"many": sources["many"], "tested": own_loss}, evaluate_on="tested").build()
+    with pytest.raises(ValueError, match="data tested has no train split"):
+        MixtureConfig(sources={"tested": tested}).build().shares  # noqa: B018
+    with pytest.raises(ValueError, match=r"data\.weights names tested, expected a weight for each of "):
+        MixtureConfig(sources={"many": sources["many"], "tested": tested}, weights={"tested": 1.0})
 
 
 def test_the_evaluated_source_can_be_chosen(sources: dict[str, BEIRConfig]):
