@@ -127,6 +127,11 @@ class Collection:
         """The collection whose held-out queries are evaluated: this one."""
         return self
 
+    @property
+    def held_out_alone(self) -> bool:
+        """Whether the evaluated collection is none of the `sources`: no."""
+        return False
+
     def map_sources(self, change: Callable[[Collection], Collection]) -> Collection:
         """The changed collection."""
         return change(self)

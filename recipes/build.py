@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from data.sampling.mixture import Mixture, make_loader
+from data.sampling.mixture import make_loader
 from data.store.texts import texts_of
 from data.store.token_cache import open_token_cache
 from engines.distributed import process_group
@@ -52,7 +52,7 @@ def test_evaluator(settings: RunConfig, collection: Data, model: RankingModel) -
 def read_corpus(model: RankingModel, *data: Data) -> None:
     """Show a model that starts from the texts it will search the documents of all data sets."""
     if model.reads_corpus:
-        alone = [each.evaluated for each in data if isinstance(each, Mixture) and each.held_out_alone]
+        alone = [each.evaluated for each in data if each.held_out_alone]
         sources = {id(source): source for each in data for source in (*each.sources.values(), *alone)}.values()
         model.read_corpus([text for source in sources for text in texts_of(source.documents)])
 

@@ -26,7 +26,7 @@ def run_prompts(evaluated: Data, training: Data, *, stage: str | None = None, ad
     """
     first, sources = evaluated.evaluated, training.sources
     query, document = _query_prompt(first, first.splits.values()), first.document_prompt
-    is_mixture = isinstance(training, Mixture)
+    is_mixture = len(sources) > 1 or training.held_out_alone
     if not is_mixture:
         sources = {} if stage is None else {stage: next(iter(sources.values()))}
     named = [
