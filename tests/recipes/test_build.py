@@ -1,7 +1,9 @@
-"""The tokens of training texts are kept: a text is tokenised in one batch, whatever epochs and runs follow."""
+"""What is built for a run: the tokens of training texts are kept, a text is tokenised in one batch, whatever epochs and
+runs follow; a model reads the texts of all data sets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 
 import models.tokenization
 from data.cache import entries
+from data.collection import Collection
+from data.sampling.mixture import Mixture
 from launch.cli.compose import load
-from recipes.build import make_trainer
+from recipes.build import make_trainer, read_corpus
 from runs.directory import RunDirectory
 from runs.loggers.logger import NoLogger
 from runs.settings_tree import as_tree
@@ -67,3 +71,22 @@ def test_the_cache_is_an_entry_that_can_be_removed(tiny_run: list[str], tokenise
     (entry,) = [entry for entry in entries(tmp_path / "cache") if entry.name.startswith("tokens/")]
     assert entry.is_finished
     assert entry.num_bytes > 4096
+
+
+class Reader:
+    """A model that starts from the texts that it will search."""
+
+    reads_corpus = True
+    texts: Sequence[str] = ()
+
+    def read_corpus(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+
+
+def test_a_model_that_starts_from_the_texts_reads_those_of_an_evaluated_source_too() -> None:
+    trained, tested = (Collection(name, {"d": f"{name} text"}, {}, name) for name in ("trained", "tested"))
+    reader = Reader()
+    read_corpus(reader, Mixture({"trained": trained}, None, tested, held_out_alone=True))
+    assert reader.texts == ["trained text", "tested text"]
+    read_corpus(reader, Mixture({"trained": trained}, None, trained), trained)
+    assert reader.texts == ["trained text"]

@@ -99,6 +99,13 @@ def test_all_data_sets_of_a_mixture_have_their_names() -> None:
     assert run_prompts(without, without).named == ()
 
 
+def test_the_prompt_of_a_single_source_that_is_not_evaluated_has_its_name() -> None:
+    pairs, test = collection("pairs", {"1": "p"}), collection("test", {"1": None}, query_prompt="q: ")
+    data = Mixture({"pairs": pairs}, None, test, held_out_alone=True)
+    prompts = run_prompts(data, data)
+    assert (prompts.query, named(prompts)) == ("q: ", {"pairs": "p"})
+
+
 def test_the_prompts_of_a_stage_s_own_data() -> None:
     run = collection("run", {"1": None}, query_prompt="q: ")
     own = collection("own.jsonl", {"1": "p", "2": "p"})
