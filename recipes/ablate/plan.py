@@ -1,16 +1,18 @@
-"""The plan of an ablation, printed before it starts: configurations, jobs, what is done, memory."""
+"""The plan of an ablation, printed before it starts: configurations, jobs, what is done, memory, disk."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from recipes.ablate.configurations import Configuration
 from recipes.ablate.record import Record
-from recipes.cost_plan.estimate import Machine, make_plans
+from recipes.cost_plan.estimate import Machine, Plan, make_plans
 from recipes.cost_plan.model_rows import AnyLength
 from recipes.cost_plan.report import format_bytes
 
@@ -28,7 +30,7 @@ def print_plan(ablation: Ablation, record: Record) -> None:
 
 
 def plan_lines(ablation: Ablation, record: Record) -> list[str]:
-    """The lines of the plan: what is run, where, what is finished, and the memory of a run."""
+    """The lines of the plan: what is run, where, what is finished, the memory of a run, and what runs leave on disk."""
     options = ablation.options
     seeds = ", ".join(map(str, options.all_seeds))
     if ablation.space:
@@ -46,7 +48,7 @@ def plan_lines(ablation: Ablation, record: Record) -> list[str]:
     at_a_time = f", {options.jobs} at a time" if options.jobs > 1 else ""
     ranks = f", each on {options.ranks} ranks" if options.ranks > 1 else ""
     lines.append(f"{ablation.num_jobs} jobs{at_a_time}{ranks}; {finished} finished already")
-    return [*lines, memory_line(ablation)]
+    return [*lines, *cost_lines(ablation, record.folder, ablation.num_jobs - finished)]
 
 
 def _row(record: Record, configuration: Configuration) -> str:
@@ -56,18 +58,20 @@ def _row(record: Record, configuration: Configuration) -> str:
     return f"  {configuration.name}" + (f" ({', '.join(done)})" if done else "")
 
 
-def memory_line(ablation: Ablation) -> str:
-    """The memory of a run, that of the largest configuration, and whether those that run at a time fit the machine: the
-    prediction of launch/plan.py without the data, for rows of the model's maximum length."""
-    options, machine = ablation.options, Machine.detect(None, None, None)
-    peaks = {}
-    for configuration in _workloads(ablation):
-        settings = ablation.build(configuration)
-        try:
-            plans = make_plans(settings, machine, ranks=[options.ranks], reads_data=False, only_chosen=True)
-        except AnyLength as error:
-            return f"memory: not predicted: {error}"
-        peaks[configuration.name] = max(plan.estimates[0].peak for plan in plans.values())
+def cost_lines(ablation: Ablation, folder: Path, jobs: int) -> list[str]:
+    """The memory of a run, and what the `jobs` that are left take on disk, in `folder`."""
+    machine = Machine.detect(None, None, None)
+    try:
+        plans = _plans(ablation, machine)
+    except AnyLength as error:
+        return [f"memory: not predicted: {error}"]
+    return [memory_line(ablation, machine, plans), disk_line(folder, jobs, plans.values())]
+
+
+def memory_line(ablation: Ablation, machine: Machine, plans: Mapping[str, Collection[Plan]]) -> str:
+    """The memory of a run, that of the largest configuration, and whether those that run at a time fit the machine."""
+    options = ablation.options
+    peaks = {name: max(plan.estimates[0].peak for plan in stages) for name, stages in plans.items()}
     name, peak = max(peaks.items(), key=lambda item: item[1])
     largest = f" ({name}, the largest)" if len(peaks) > 1 else ""
     kind = "a GPU" if machine.device == "cuda" else "this machine"
@@ -77,6 +81,31 @@ def memory_line(ablation: Ablation) -> str:
     if options.cluster != "slurm" and ranks * peak > machine.memory_bytes:
         line += f": too little for {ranks} ranks at a time: lower jobs, or trainer.token_budget"
     return line
+
+
+def disk_line(folder: Path, jobs: int, plans: Collection[Collection[Plan]]) -> str:
+    """What the checkpoints of the `jobs` that are left take on disk at most, and whether so much is free."""
+    run = max(sum(map(_checkpoint_bytes, stages)) for stages in plans)
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    line = f"disk: at most {format_bytes(run)} of checkpoints a run, {format_bytes(jobs * run)} of {jobs} runs; "
+    too_little = ": too little: free some, or lower trainer.keep_checkpoints" if jobs * run > free else ""
+    return f"{line}{format_bytes(free)} are free{too_little}"
+
+
+def _checkpoint_bytes(plan: Plan) -> float:
+    """The checkpoints of a run or a stage: the latest, and the best."""
+    return plan.estimates[0].checkpoint * (plan.workload.settings.trainer.keep_checkpoints + 1)
+
+
+def _plans(ablation: Ablation, machine: Machine) -> dict[str, Collection[Plan]]:
+    """The predictions of launch/plan.py, for each stage, of the configurations that may differ in memory: without the
+    data, for rows of the model's maximum length. Raises AnyLength if a model has none."""
+    ranks = [ablation.options.ranks]
+    return {
+        each.name: make_plans(ablation.build(each), machine, ranks=ranks, reads_data=False, only_chosen=True).values()
+        for each in _workloads(ablation)
+    }
 
 
 def _workloads(ablation: Ablation) -> list[Configuration]:

@@ -200,8 +200,8 @@ def finished(tiny_overrides: Callable[[Path], list[str]], tmp_path_factory: pyte
 
 
 def run(folder: Path, *more: str) -> None:
-    """Run the ablation in this process, its jobs in processes of their own; without the prediction of their memory."""
-    with mock.patch("recipes.ablate.plan.memory_line", return_value="memory: not asked"):
+    """Run the ablation in this process, its jobs in processes of their own; without the prediction of their cost."""
+    with mock.patch("recipes.ablate.plan.cost_lines", return_value=["memory: not asked"]):
         ablate(read(*(folder / "given").read_text().splitlines(), *more))
 
 
