@@ -36,7 +36,7 @@ class BinaryCrossEntropy(ListLoss):
     gives_probabilities: ClassVar[bool] = True
     shift_invariant: ClassVar[bool] = False  # scores are log-odds: a constant added to them changes the loss
 
-    pos_weight: float | Literal["auto"] | None = None
+    pos_weight: float | Literal["auto"] | None = "auto"
     soft_labels: bool = False
     largest_label: float = 1.0
     teacher_labels: bool = False

@@ -302,7 +302,7 @@ def test_a_reranker_trained_by_bce_gives_probabilities(
 
 def test_which_losses_give_probabilities() -> None:
     """A sum does only if all its terms do."""
-    bce, soft = BinaryCrossEntropy(), BinaryCrossEntropy(soft_labels=True)
+    bce, soft = BinaryCrossEntropy(), BinaryCrossEntropy(None, soft_labels=True)
     assert gives_probabilities(bce)
     assert gives_probabilities(WeightedSum({"a": Term(bce), "b": Term(soft)}))
     assert not gives_probabilities(ListNet())

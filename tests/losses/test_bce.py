@@ -26,7 +26,7 @@ def test_ragged_lists_weigh_alike():
         F.binary_cross_entropy_with_logits(SCORES[i, :n], (LABELS[i, :n] > 0).double())
         for i, n in enumerate(RAGGED.sum(-1).tolist())
     ]
-    torch.testing.assert_close(BinaryCrossEntropy()(SCORES, LABELS, RAGGED), sum(per_list) / 3)
+    torch.testing.assert_close(BinaryCrossEntropy(None)(SCORES, LABELS, RAGGED), sum(per_list) / 3)
 
 
 @pytest.mark.parametrize("pos_weight", [None, 3.5])
@@ -50,13 +50,14 @@ def test_soft_labels_are_torchs_targets(pos_weight, mask):
 def test_soft_labels_of_0_and_1_are_relevance():
     labels = (LABELS > 0).double()
     torch.testing.assert_close(
-        BinaryCrossEntropy(soft_labels=True)(SCORES, labels, RAGGED), BinaryCrossEntropy()(SCORES, LABELS, RAGGED)
+        BinaryCrossEntropy(None, soft_labels=True)(SCORES, labels, RAGGED),
+        BinaryCrossEntropy(None)(SCORES, LABELS, RAGGED),
     )
 
 
 def test_soft_labels_need_labels_from_0_to_1_and_no_counts_of_relevant_documents():
     assert BinaryCrossEntropy().data_requirements == ("labels",)
-    assert BinaryCrossEntropy(soft_labels=True).data_requirements == ("unit_labels",)
+    assert BinaryCrossEntropy(None, soft_labels=True).data_requirements == ("unit_labels",)
     with pytest.raises(ValueError, match="pos_weight=auto counts relevant documents; with soft_labels=true give"):
         BinaryCrossEntropy("auto", soft_labels=True)
 
@@ -84,7 +85,7 @@ def test_an_empty_list_does_not_count():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_scores_keep_their_gradient(dtype):
     scores = torch.tensor([-1e4, 1e4, 1e4, -30.0], dtype=dtype, requires_grad=True)
-    loss = BinaryCrossEntropy()(scores, torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(4, dtype=torch.bool))
+    loss = BinaryCrossEntropy(None)(scores, torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(4, dtype=torch.bool))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.item(), (2e4 + 30) / 4, rtol=0.01, atol=0)
     assert torch.autograd.grad(loss, scores)[0].tolist() == [-0.25, 0.25, 0, -0.25]
@@ -107,7 +108,7 @@ def test_a_teachers_probabilities_are_targets():
     teacher = TEACHER.clone()
     teacher[0, 1] = torch.nan
     scores, others = SCORES.clone().requires_grad_(), SCORES.clone().requires_grad_()
-    loss = BinaryCrossEntropy(teacher_labels=True, teacher_temperature=2.0)
+    loss = BinaryCrossEntropy(None, teacher_labels=True, teacher_temperature=2.0)
     value = loss(scores, torch.full_like(LABELS, torch.nan), RAGGED, teacher_scores=teacher)
     kept = RAGGED & ~teacher.isnan()
     expected = sum(
@@ -126,9 +127,9 @@ def test_a_teachers_probabilities_are_targets():
 
 def test_soft_labels_are_divided_by_the_largest():
     targets = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    scaled = BinaryCrossEntropy(soft_labels=True, largest_label=3.0)
+    scaled = BinaryCrossEntropy(None, soft_labels=True, largest_label=3.0)
     torch.testing.assert_close(
-        scaled(SCORES, 3 * targets, RAGGED), BinaryCrossEntropy(soft_labels=True)(SCORES, targets, RAGGED)
+        scaled(SCORES, 3 * targets, RAGGED), BinaryCrossEntropy(None, soft_labels=True)(SCORES, targets, RAGGED)
     )
     assert scaled.data_requirements == ("levels",)
 
