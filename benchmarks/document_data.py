@@ -2,9 +2,10 @@
 
     python benchmarks/document_data.py COLLECTION FOLDER
 
-FOLDER/texts/ has 2,000 documents, one file each: title, empty line, text. FOLDER/test/ has the same documents in BEIR's
-layout with the test queries that they answer, and no others: nothing that is trained or chosen can use a judgement.
-The documents are those judged in test, then those with the lowest MD5 of their id.
+FOLDER/texts/ has 2,000 documents, or all that are judged if they are more, one file each: title, empty line, text.
+FOLDER/test/ has the same documents in BEIR's layout with the test queries that they answer, and no others: nothing that
+is trained or chosen can use a judgement. The documents are those judged in test, then those with the lowest MD5 of
+their id.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
         judged = list(csv.DictReader(lines, delimiter="\t"))
     first = {row["corpus-id"] for row in judged}
     documents = sorted(read(options.collection / "corpus.jsonl"), key=lambda row: order(row["_id"], first))
-    documents = documents[:NUM_DOCUMENTS]
+    documents = documents[: max(NUM_DOCUMENTS, len(first))]
     asked = {row["query-id"] for row in judged}
     queries = [row for row in read(options.collection / "queries.jsonl") if row["_id"] in asked]
 

@@ -49,6 +49,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
         ],
         "unseen: ModernBERT cross-encoder, LambdaRank": [
             "+exp=reranker_listwise",
+            "loss=lambda_rank",
             f"model.name_or_path={modernbert}",
             "model.max_length=128",
             "trainer.batch_size=2",

@@ -26,7 +26,8 @@ class BinaryCrossEntropy(ListLoss):
 
     `pos_weight` is w: a number, None for 1, or "auto", the list's number of negatives per positive, so that both kinds
     have the same total weight (1 for a list that has only one kind). "auto" is computed per list and not per batch: so
-    other lists do not change a list's gradient. Every list with a document is valid.
+    other lists do not change a list's gradient. The probabilities are then those of a list of which half is relevant;
+    None trains those of the data. Every list with a document is valid.
 
     Use: scores that should be probabilities, or documents judged one by one.
     Cost: n.

@@ -87,7 +87,7 @@ def reason(
     check_trl()
     settings.prompted_model.check()
     data = settings.data.build()
-    if len(data.sources) > 1:
+    if len(data.sources) > 1 or data.held_out_alone:
         raise ValueError("launch/reason.py trains on one data set: data=mixture is for launch/train.py")
     collection = data.evaluated
     for split in collection.splits.values():

@@ -14,7 +14,7 @@ NUM_NEGATIVES = 7
 
 MODELS = {
     "embedder": ["+exp=embedder_infonce", "trainer.list_size=2", "model.max_length=64"],
-    "reranker": ["+exp=reranker_listwise", "trainer.list_size=8", "model.max_length=96"],
+    "reranker": ["+exp=reranker_listwise", "loss=lambda_rank", "trainer.list_size=8", "model.max_length=96"],
     "LoRA embedder": ["+exp=embedder_infonce_lora", "trainer.list_size=2", "model.max_length=64"],
 }
 BATCHES = {"embedder": (16, 32, 64), "reranker": (4, 8, 16), "LoRA embedder": (16, 32, 64)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several collections by name, the weights of their steps (None: by size), and the one that is evaluated.
-
-    `held_out_alone`: the evaluated one is none of `sources`, since it has no training queries.
-    """
+    """Several collections by name, the weights of their steps (None: by size), and the one that is evaluated: one of
+    them, or, if it is `held_out_alone`, another one, which nothing is trained on."""
 
     sources: Mapping[str, Collection]
     weights: Mapping[str, float] | None
@@ -50,13 +48,18 @@ class Mixture:
 
     @property
     def skipped(self) -> list[Mapping[str, str]]:
-        """The rows of all sources that are left out."""
-        return [row for source in self.sources.values() for row in source.skipped]
+        """The rows of all data sets that are left out."""
+        return [row for collection in self._all.values() for row in collection.skipped]
 
     @property
     def made(self) -> dict[str, Mapping[str, Any]]:
-        """What the queries of each source were made from, of those that say it."""
-        return {name: source.made for name, source in self.sources.items() if source.made}
+        """What the queries of each data set were made from, of those that say it."""
+        return {name: collection.made for name, collection in self._all.items() if collection.made}
+
+    @property
+    def _all(self) -> Mapping[str, Collection]:
+        """All data sets by name."""
+        return {**self.sources, "held_out": self.evaluated} if self.held_out_alone else self.sources
 
     def map_sources(self, change: Callable[[Collection], Collection]) -> Mixture:
         """The mixture of changed collections; the evaluated one is unchanged."""
@@ -64,14 +67,14 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        parts = {name: collection.fingerprint for name, collection in self.sources.items()}
-        return content_hash(parts, self.shares, *([self.evaluated.fingerprint] if self.held_out_alone else []))
+        parts = {name: collection.fingerprint for name, collection in self._all.items()}
+        return content_hash(parts, self.shares)
 
     @property
     def whole_fingerprint(self) -> str:
         """The fingerprint of the data that shares of the training queries were taken from."""
-        parts = {name: collection.whole_fingerprint for name, collection in self.sources.items()}
-        return content_hash(parts, self.shares, *([self.evaluated.fingerprint] if self.held_out_alone else []))
+        parts = {name: collection.whole_fingerprint for name, collection in self._all.items()}
+        return content_hash(parts, self.shares)
 
     @property
     def documents(self) -> Mapping[str, str]:
@@ -106,6 +109,7 @@ class MixtureConfig:
     weights: Mapping[str, float] | None = None
     temperature: float = 1.0
     evaluate_on: str | None = None
+    held_out: Any = None  # a node of the group data, of which dev and test are used and nothing is trained on
 
     def __post_init__(self) -> None:
         for name, source in self.sources.items():
@@ -117,7 +121,11 @@ class MixtureConfig:
             if source.loss is not None and not hasattr(source.loss, "contract"):
                 raise ValueError(_not_a_loss(f"data.sources.{name}.loss", source.loss))
         if self.weights is not None:
-            self._check_weights([name for name in self.sources if name != self.evaluate_on])
+            if set(self.weights) != set(self.sources):
+                raise ValueError(
+                    f"data.weights names {_listed(self.weights)}, expected a weight for each of data.sources: "
+                    f"{_listed(self.sources)}"
+                )
             if not all(0 < weight < float("inf") for weight in self.weights.values()):
                 raise ValueError(f"data.weights={dict(self.weights)} must be above 0 and finite")
         if not 0 < self.temperature < float("inf"):
@@ -126,14 +134,17 @@ class MixtureConfig:
             raise ValueError(f"data.temperature={self.temperature} has no effect beside data.weights: set one of them")
         if self.evaluate_on is not None and self.evaluate_on not in self.sources:
             raise ValueError(f"data.evaluate_on={self.evaluate_on} is none of data.sources: {_listed(self.sources)}")
+        if self.held_out is not None:
+            self._check_held_out()
 
-    def _check_weights(self, trained: Iterable[str]) -> None:
-        """Raise ValueError unless all `trained` sources have a weight, and nothing but sources has one."""
-        if self.weights is not None and not set(trained) <= set(self.weights) <= set(self.sources):
-            raise ValueError(
-                f"data.weights names {_listed(self.weights)}, expected a weight for each of data.sources: "
-                f"{_listed(self.sources)}"
-            )
+    def _check_held_out(self) -> None:
+        """Raise ValueError if `held_out` is no data set, or beside options that it makes void."""
+        if not isinstance(self.held_out, SourceOptions):
+            raise ValueError("data.held_out has no _target_ of a data set: +data@data.held_out=beir")
+        if self.evaluate_on is not None:
+            raise ValueError(f"data.evaluate_on={self.evaluate_on} has no effect beside data.held_out: leave one out")
+        if self.held_out.loss is not None:
+            raise ValueError("data.held_out.loss has no effect: nothing of it is trained on")
 
     @property
     def cache(self) -> Path:
@@ -148,17 +159,24 @@ class MixtureConfig:
     def prompt_options(self) -> dict[str, str]:
         """The prompts that are set, by the name of the option."""
         return {
-            f"sources.{name}.{option}": prompt
-            for name, source in self.sources.items()
+            f"{place}.{option}": prompt
+            for place, source in self._nodes.items()
             for option, prompt in source.prompt_options().items()
         }
 
+    @property
+    def _nodes(self) -> dict[str, SourceOptions]:
+        """All data sets by their place in the settings."""
+        nodes = {f"sources.{name}": source for name, source in self.sources.items()}
+        return nodes if self.held_out is None else {**nodes, "held_out": self.held_out}
+
     def map_sources(self, change: Callable[[SourceOptions], SourceOptions]) -> MixtureConfig:
         """The options of the mixture of changed data sets."""
-        return replace(self, sources={name: change(source) for name, source in self.sources.items()})
+        sources = {name: change(source) for name, source in self.sources.items()}
+        return replace(self, sources=sources, held_out=None if self.held_out is None else change(self.held_out))
 
     def evaluated_sets(self) -> Mapping[str, Any]:
-        """The data that an evaluation measures: of the sources, the one of `evaluate_on`."""
+        """The data that an evaluation measures: `held_out`, or of the sources the one of `evaluate_on`."""
         return {"": self}
 
     def build(self) -> Mixture:
@@ -169,19 +187,14 @@ class MixtureConfig:
             )
         node = current_node()
         collections = {name: _build(f"{node}.sources.{name}", source) for name, source in self.sources.items()}
+        alone = None if self.held_out is None else _build(f"{node}.held_out", self.held_out)
         evaluated = self.evaluate_on or _first_held_out(collections)
-        held_out = held_out_queries(collections[evaluated], owner=evaluated)
-        alone = "train" not in collections[evaluated].splits and len(collections) > 1
-        if alone and self.sources[evaluated].loss is not None:
-            raise ValueError(f"{node}.sources.{evaluated}.loss has no effect: the data set has no training queries")
+        held_out = held_out_queries(alone or collections[evaluated], owner=alone.node if alone else evaluated)
         kept = {
             name: without_held_out(source, held_out, source.node, f"leave {source.node} out")
             for name, source in collections.items()
-            if not (alone and name == evaluated)
         }
-        self._check_weights(kept)
-        weights = self.weights and {name: self.weights[name] for name in kept}
-        return Mixture(kept, weights, kept.get(evaluated, collections[evaluated]), self.temperature, alone)
+        return Mixture(kept, self.weights, alone or kept[evaluated], self.temperature, held_out_alone=alone is not None)
 
 
 class MixtureLists(Dataset):

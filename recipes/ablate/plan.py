@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engines.memory.state_bytes import FLOAT_BYTES
 from recipes.ablate.configurations import Configuration
 from recipes.ablate.record import Record
 from recipes.cost_plan.estimate import Machine, Plan, make_plans
@@ -48,7 +49,7 @@ def plan_lines(ablation: Ablation, record: Record) -> list[str]:
     at_a_time = f", {options.jobs} at a time" if options.jobs > 1 else ""
     ranks = f", each on {options.ranks} ranks" if options.ranks > 1 else ""
     lines.append(f"{ablation.num_jobs} jobs{at_a_time}{ranks}; {finished} finished already")
-    return [*lines, *cost_lines(ablation, record.folder, ablation.num_jobs - finished)]
+    return [*lines, *cost_lines(ablation, record.folder, max(ablation.num_jobs - finished, 0))]
 
 
 def _row(record: Record, configuration: Configuration) -> str:
@@ -65,7 +66,7 @@ def cost_lines(ablation: Ablation, folder: Path, jobs: int) -> list[str]:
         plans = _plans(ablation, machine)
     except AnyLength as error:
         return [f"memory: not predicted: {error}"]
-    return [memory_line(ablation, machine, plans), disk_line(folder, jobs, plans.values())]
+    return [memory_line(ablation, machine, plans), disk_line(folder, jobs, ablation.options.jobs, plans.values())]
 
 
 def memory_line(ablation: Ablation, machine: Machine, plans: Mapping[str, Collection[Plan]]) -> str:
@@ -83,19 +84,22 @@ def memory_line(ablation: Ablation, machine: Machine, plans: Mapping[str, Collec
     return line
 
 
-def disk_line(folder: Path, jobs: int, plans: Collection[Collection[Plan]]) -> str:
-    """What the checkpoints of the `jobs` that are left take on disk at most, and whether so much is free."""
-    run = max(sum(map(_checkpoint_bytes, stages)) for stages in plans)
+def disk_line(folder: Path, jobs: int, at_a_time: int, plans: Collection[Collection[Plan]]) -> str:
+    """What the checkpoints and models of the `jobs` that are left take on disk, and whether so much is free."""
+    run = max(sum(map(_bytes_on_disk, stages)) for stages in plans)
+    written = min(jobs, at_a_time) * max(plan.estimates[0].checkpoint for stages in plans for plan in stages)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
-    line = f"disk: at most {format_bytes(run)} of checkpoints a run, {format_bytes(jobs * run)} of {jobs} runs; "
-    too_little = ": too little: free some, or lower trainer.keep_checkpoints" if jobs * run > free else ""
-    return f"{line}{format_bytes(free)} are free{too_little}"
+    line = f"disk: about {format_bytes(run)} a run, {format_bytes(jobs * run)} for {jobs} runs"
+    line += f"; {format_bytes(free)} are free"
+    too_little = ": too little: free some, or lower trainer.keep_checkpoints"
+    return line + too_little * (jobs * run + written > free)  # a new checkpoint is there before an old one is removed
 
 
-def _checkpoint_bytes(plan: Plan) -> float:
-    """The checkpoints of a run or a stage: the latest, and the best."""
-    return plan.estimates[0].checkpoint * (plan.workload.settings.trainer.keep_checkpoints + 1)
+def _bytes_on_disk(plan: Plan) -> float:
+    """The checkpoints of a run or a stage, the latest and the best, and its exported model."""
+    checkpoints = plan.estimates[0].checkpoint * (plan.workload.settings.trainer.keep_checkpoints + 1)
+    return checkpoints + FLOAT_BYTES * plan.workload.parameters.total
 
 
 def _plans(ablation: Ablation, machine: Machine) -> dict[str, Collection[Plan]]:

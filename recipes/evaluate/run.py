@@ -111,7 +111,7 @@ def measure_set(settings: EvaluationConfig, collection: Collection, model: Any) 
     texts_hash = content_hash([texts_digest(documents)], queries)
     if settings.against is not None:
         measured = compare_with(settings, measured, documents, texts_hash)
-    place = {"data": collection.name, "data_hash": collection.fingerprint, "texts_hash": texts_hash}
+    place = {"data": collection.evaluated.name, "data_hash": collection.fingerprint, "texts_hash": texts_hash}
     place |= {"split": settings.split}
     skipped = {"skipped": list(collection.skipped)} if collection.skipped else {}
     return replace(measured, summary=place | measured.summary | skipped)
@@ -122,7 +122,7 @@ def show(settings: EvaluationConfig, collection: Collection, measured: Measured)
     if not process_group.is_main():
         return
     summary = measured.summary
-    print(f"{collection.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
+    print(f"{collection.evaluated.name}, {settings.split}: {summary['name_or_path']}, {summary['method']}\n")
     print_table(summary)
     if settings.output is not None:
         write_output(settings.output, measured)

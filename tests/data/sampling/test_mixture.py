@@ -61,45 +61,46 @@ def test_shares_by_weight_or_size(sources: dict[str, BEIRConfig]):
 
 @pytest.fixture
 def tested(write_beir: Callable[..., Path], tmp_path: Path) -> BEIRConfig:
-    """A data set with test queries alone."""
-    return BEIRConfig(
-        path=str(write_beir("tested", test={"q15": {"d15": 1}, "q3": {"d3": 1}})), cache_dir=str(tmp_path)
-    )
+    """A data set of which only the test queries are used."""
+    judged = {"train": {"q1": {"d1": 1}}, "test": {"q15": {"d15": 1}, "q3": {"d3": 1}}}
+    return BEIRConfig(path=str(write_beir("tested", **judged)), cache_dir=str(tmp_path), dev_fraction=0.0)
 
 
-def test_a_source_of_test_queries_alone_is_evaluated_and_not_trained_on(
-    sources: dict[str, BEIRConfig], tested: BEIRConfig
-):
-    data = MixtureConfig(sources={"many": sources["many"], "tested": tested}, evaluate_on="tested").build()
-    assert (data.name, data.shares) == ("many", {"many": 11}), "q3 is a test query"
+def test_nothing_is_trained_on_of_what_is_held_out(sources: dict[str, BEIRConfig], tested: BEIRConfig):
+    many, weights = {"many": sources["many"]}, {"few": 1, "many": 3}
+    data = MixtureConfig(sources=many, held_out=tested).build()
+    assert (data.name, data.shares, data.held_out_alone) == ("many", {"many": 11}, True), "q3 is a test query"
     assert data.split("test").queries.keys() == {"q15", "q3"}
-    other = BEIRConfig(path=sources["few"].path, cache_dir=tested.cache_dir)
-    trained = {"many": sources["many"], "few": other}
-    weights = {"many": 3.0, "few": 1.0}
-    mixture = MixtureConfig(sources={**trained, "tested": tested}, weights=weights, evaluate_on="tested")
-    assert mixture.build().shares == weights
+    assert MixtureConfig(sources=sources, weights=weights, held_out=tested).build().shares == weights
 
 
-def test_the_test_queries_of_such_a_source_are_part_of_the_fingerprint(
+def test_what_is_held_out_is_part_of_the_fingerprint_and_of_what_is_left_out(
     sources: dict[str, BEIRConfig], tested: BEIRConfig, write_beir: Callable[..., Path]
 ):
-    other = BEIRConfig(path=str(write_beir("other", test={"q15": {"d15": 1}})), cache_dir=tested.cache_dir)
-    found = [
-        MixtureConfig(sources={"many": sources["many"], "tested": each}, evaluate_on="tested").build().fingerprint
-        for each in (tested, other, tested)
-    ]
-    assert found[0] != found[1]
-    assert found[0] == found[2]
+    other = replace(tested, path=str(write_beir("other", test={"q15": {"d15": 1}})))
+    many = {"many": sources["many"]}
+    first, second, third = (MixtureConfig(sources=many, held_out=each).build() for each in (tested, other, tested))
+    assert first.fingerprint != second.fingerprint
+    assert first.whole_fingerprint != second.whole_fingerprint
+    assert (first.fingerprint, first.whole_fingerprint) == (third.fingerprint, third.whole_fingerprint)
+    row = {"reason": "no text"}
+    assert replace(first, evaluated=replace(first.evaluated, skipped=[row])).skipped == [row]
+    made = replace(first, evaluated=replace(first.evaluated, made={"pairs": "title"})).made
+    assert made == {"held_out": {"pairs": "title"}}
 
 
-def test_what_such_a_source_cannot_have(sources: dict[str, BEIRConfig], tested: BEIRConfig):
+def test_options_of_what_is_held_out(sources: dict[str, BEIRConfig], tested: BEIRConfig):
+    mixture = MixtureConfig(sources=sources, held_out=replace(tested, query_prompt="find: "))
+    assert mixture.prompt_options()["held_out.query_prompt"] == "find: "
+    changed = mixture.map_sources(lambda source: replace(source, cache_dir="elsewhere"))
+    assert changed.held_out.cache_dir == changed.sources["few"].cache_dir == "elsewhere"
+    with pytest.raises(ValueError, match=r"data\.held_out has no _target_ of a data set"):
+        MixtureConfig(sources=sources, held_out={"path": "x"})
+    with pytest.raises(ValueError, match=r"data\.evaluate_on=few has no effect beside data\.held_out"):
+        MixtureConfig(sources=sources, held_out=tested, evaluate_on="few")
     own_loss = replace(tested, loss=InfoNCE())
-    with pytest.raises(ValueError, match=r"data\.sources\.tested\.loss has no effect: the data set has no training"):
-        MixtureConfig(sources={"many": sources["many"], "tested": own_loss}, evaluate_on="tested").build()
-    with pytest.raises(ValueError, match="data tested has no train split"):
-        MixtureConfig(sources={"tested": tested}).build().shares  # noqa: B018
-    with pytest.raises(ValueError, match=r"data\.weights names tested, expected a weight for each of "):
-        MixtureConfig(sources={"many": sources["many"], "tested": tested}, weights={"tested": 1.0})
+    with pytest.raises(ValueError, match=r"data\.held_out\.loss has no effect"):
+        MixtureConfig(sources=sources, held_out=own_loss)
 
 
 def test_the_evaluated_source_can_be_chosen(sources: dict[str, BEIRConfig]):

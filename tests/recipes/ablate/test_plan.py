@@ -16,20 +16,21 @@ MIB = 2**20
 
 
 def plan(checkpoint: float, keep: int) -> Any:
-    """A stage whose checkpoints have so many bytes."""
+    """A stage whose checkpoints have so many bytes, and whose model has 5 MiB."""
     trainer = SimpleNamespace(keep_checkpoints=keep)
-    workload = SimpleNamespace(settings=SimpleNamespace(trainer=trainer))
+    parameters = SimpleNamespace(total=5 * MIB / 4)
+    workload = SimpleNamespace(settings=SimpleNamespace(trainer=trainer), parameters=parameters)
     return SimpleNamespace(estimates=[SimpleNamespace(checkpoint=checkpoint)], workload=workload)
 
 
 @pytest.mark.parametrize(
     ("free", "end"),
     [
-        (400, "400.0 MiB are free"),
-        (399, "399.0 MiB are free: too little: free some, or lower trainer.keep_checkpoints"),
+        (480, "480.0 MiB are free"),
+        (479, "479.0 MiB are free: too little: free some, or lower trainer.keep_checkpoints"),
     ],
 )
-def test_the_checkpoints_of_the_largest_run_are_compared_with_the_free_disk(
+def test_what_the_largest_run_leaves_is_compared_with_the_free_disk(
     free: int, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -40,6 +41,6 @@ def test_the_checkpoints_of_the_largest_run_are_compared_with_the_free_disk(
 
     monkeypatch.setattr("recipes.ablate.plan.shutil.disk_usage", usage)
     stages = [plan(20 * MIB, keep=2), plan(20 * MIB, keep=1)]  # 3 and 2, with the best of each
-    line = disk_line(tmp_path / "not" / "yet", 4, [[plan(10 * MIB, keep=2)], stages])
-    assert line == f"disk: at most 100.0 MiB of checkpoints a run, 400.0 MiB of 4 runs; {end}"
+    line = disk_line(tmp_path / "not" / "yet", 4, 2, [[plan(10 * MIB, keep=2)], stages])
+    assert line == f"disk: about 110.0 MiB a run, 440.0 MiB for 4 runs; {end}"
     assert asked == [tmp_path], "the folder is not made by a plan"
