@@ -268,6 +268,16 @@ def test_a_loss_of_a_data_set_is_refused(beir):
         _evaluate(["data=mixture", "data.evaluate_on=a", *sources, "data.sources.a.loss=cosent", "model=bm25"])
 
 
+def test_what_a_mixture_holds_out_is_what_is_measured(beir, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(beir, other)
+    data = ["data=mixture", "+data@data.sources.a=beir", f"data.sources.a.path={beir}", "+data@data.held_out=beir"]
+    data += [f"data.held_out.path={other}", f"data.held_out.cache_dir={tmp_path}"]
+    _evaluate([*data, f"data.sources.a.cache_dir={tmp_path}", "model=bm25", f"output={tmp_path / 'results.json'}"])
+    assert "other, test: bm25, retrieved from the whole corpus" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["data"] == "other"
+
+
 def test_long_steps_are_shown_on_stderr_and_results_alone_on_stdout(beir, tiny_reranker_dir, monkeypatch, capsys):
     arguments = _arguments(beir, f"model.name_or_path={tiny_reranker_dir}", "model.max_length=64", "eval.depth=5")
     arguments.append("eval.token_budget=64")

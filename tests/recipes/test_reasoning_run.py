@@ -212,3 +212,11 @@ def test_sizes_and_options_that_trl_refuses(option: str, message: str, tmp_path:
 def test_the_loop_of_train_is_not_its_own() -> None:
     with pytest.raises(ValueError, match=r"start it with launch/reason.py"):
         load(["trainer=reasoning_grpo"]).trainer.check(None)
+
+
+def test_a_data_set_and_one_that_is_held_out_are_refused_as_a_mixture(options: list[str], tiny_beir_dir: Path) -> None:
+    own = [each for each in options if not each.startswith("data")]
+    data = ["data=mixture", "+data@data.sources.a=beir", "+data@data.held_out=beir"]
+    paths = [f"data.{node}.path={tiny_beir_dir}" for node in ("sources.a", "held_out")]
+    with pytest.raises(ValueError, match="trains on one data set: data=mixture is for launch/train.py"):
+        reason(load([*own, *data, *paths], "reason"))
