@@ -218,5 +218,5 @@ def test_a_data_set_and_one_that_is_held_out_are_refused_as_a_mixture(options: l
     own = [each for each in options if not each.startswith("data")]
     data = ["data=mixture", "+data@data.sources.a=beir", "+data@data.held_out=beir"]
     paths = [f"data.{node}.path={tiny_beir_dir}" for node in ("sources.a", "held_out")]
-    with pytest.raises(ValueError, match="trains on one data set: data=mixture is for launch/train.py"):
+    with pytest.raises(ValueError, match=r"trains on one data set: data=mixture is for launch/train\.py"):
         reason(load([*own, *data, *paths], "reason"))
