@@ -91,10 +91,11 @@ def rates_table(plan: Plan) -> tuple[list[str], list[list[str]]]:
         own[float(given[RATE])] = plan["results"]["configurations"][each["name"]]["best_dev"]
     rates = sorted({rate for own in found.values() for rate in own})
     rows = []
+    experiment = next((each.removeprefix("+exp=") for each in plan["settings"] if each.startswith("+exp=")), "")
     for name, own in found.items():
         best = max(own.values())
         cells = [f"**{own[rate]:.4f}**" if own[rate] == best else f"{own[rate]:.4f}" for rate in rates]
-        rows.append([name, *cells])
+        rows.append([name or experiment, *cells])
     return [f"{plan['results']['metric']} on dev, by learning rate", *(f"{rate:g}" for rate in rates)], rows
 
 
