@@ -14,9 +14,10 @@ import argparse
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from stage_data import write
 
 NUM_DOCUMENTS = 2000
 
@@ -53,11 +54,6 @@ def order(document: str, first: set[str]) -> tuple[bool, str]:
 def read(file: Path) -> list[dict[str, Any]]:
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def write(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with file.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
