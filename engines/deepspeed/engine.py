@@ -34,12 +34,13 @@ from engines.deepspeed.traffic import count_collectives
 from engines.distributed import process_group
 from engines.expected_traffic import Traffic
 from engines.loss_scale import check_norm, make_loss_scale, unscale
-from engines.memory.state_bytes import Parameters, StateBytes
+from engines.memory.state_bytes import FLOAT_BYTES, Parameters, StateBytes
 from engines.optimizers import OptimizerOptions, Schedule
 from engines.precision import TRAINING_PRECISIONS, autocast_dtype, check_precision
 from engines.protocol import EngineConfig
 
 OFFLOADS = ("none", "optimizer", "all")
+COALESCED_BYTES = 2**30  # the float32 gradients of 268M trained weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class DeepSpeedEngineConfig(EngineConfig):
 
     `coalesce` (stages 2, 3): every rank accumulates full gradients over the chunks of a step, and they are reduced
     once. Without it they are reduced and partitioned after every chunk. This takes fewer collectives, but also the
-    memory for gradients that the stage would save.
+    memory for gradients that the stage would save. "auto": true at stage 2 while full gradients take `COALESCED_BYTES`
+    at most. (Stage 3 reduces behind the backward, and is chosen where memory is what lacks.)
 
     `precision`: auto, fp32, or bf16 or fp16 autocast over float32 weights. `config`: further keys of DeepSpeed's own
     configuration, merged over the one built here. Keys that another option sets are refused.
@@ -58,7 +60,7 @@ class DeepSpeedEngineConfig(EngineConfig):
 
     stage: int = 2
     offload: str = "none"
-    coalesce: bool = False
+    coalesce: bool | str = "auto"
     precision: str = "auto"
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -72,7 +74,9 @@ class DeepSpeedEngineConfig(EngineConfig):
             raise ValueError(
                 f"engine.offload={self.offload} does nothing at ZeRO stage {self.stage}: choose a higher stage"
             )
-        if self.coalesce and self.stage < 2:
+        if self.coalesce not in (True, False, "auto"):
+            raise ValueError(f"engine.coalesce must be true, false or auto, got {self.coalesce!r}")
+        if self.coalesce is True and self.stage < 2:
             raise ValueError(
                 f"engine.coalesce=true does nothing at ZeRO stage {self.stage}, which reduces once per step anyway: "
                 "remove it or choose a higher stage"
@@ -120,7 +124,14 @@ class DeepSpeedEngineConfig(EngineConfig):
         """Move `model` to this rank's device and build its engine. `max_grad_norm=inf` switches clipping off."""
         settings = deep_merge(self.options(max_grad_norm, process_group.device()), self.config)
         autocast = autocast_dtype(self.precision, process_group.device())
-        return DeepSpeedEngine(model, options, schedule, settings, autocast, stage=self.stage, coalesce=self.coalesce)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        coalesce = self._coalesces(trainable) and (self.coalesce is True or can_coalesce())
+        return DeepSpeedEngine(model, options, schedule, settings, autocast, stage=self.stage, coalesce=coalesce)
+
+    def _coalesces(self, trainable: int) -> bool:
+        if self.coalesce == "auto":
+            return self.stage == 2 and FLOAT_BYTES * trainable <= COALESCED_BYTES
+        return bool(self.coalesce)
 
     def _zero_options(self) -> dict[str, Any]:
         """What a plan on paper must know of DeepSpeed's options: they do not depend on device or clipping."""
@@ -135,7 +146,7 @@ class DeepSpeedEngineConfig(EngineConfig):
             ranks=ranks,
             optimizer=optimizer,
             offload=self.offload,
-            coalesce=self.coalesce,
+            coalesce=self._coalesces(parameters.trainable),
         )
 
     def traffic(
@@ -148,8 +159,13 @@ class DeepSpeedEngineConfig(EngineConfig):
             forwards=forwards,
             backwards=backwards,
             device=device,
-            coalesce=self.coalesce,
+            coalesce=self._coalesces(parameters.trainable),
         )
+
+
+def can_coalesce() -> bool:
+    """Whether the installed DeepSpeed can reduce once per step at stages 2 and 3: 0.19.8 and later."""
+    return hasattr(import_deepspeed().DeepSpeedEngine, "coalesce_grad_reduction")
 
 
 class DeepSpeedEngine:
@@ -172,7 +188,7 @@ class DeepSpeedEngine:
         coalesce: bool = False,
     ):
         deepspeed = import_deepspeed()
-        if coalesce and not hasattr(deepspeed.DeepSpeedEngine, "coalesce_grad_reduction"):
+        if coalesce and not can_coalesce():
             raise ValueError(
                 f"engine.coalesce=true needs DeepSpeed 0.19.8 or later, but {deepspeed.__version__} is installed"
             )

@@ -24,6 +24,7 @@ ENGINES: dict[str, Any] = {
     "zero0": DeepSpeedEngineConfig(stage=0),
     "zero1": DeepSpeedEngineConfig(stage=1),
     "zero2": DeepSpeedEngineConfig(stage=2),
+    "zero2-by-chunk": DeepSpeedEngineConfig(stage=2, coalesce=False),  # as large models have it
     "zero3": DeepSpeedEngineConfig(stage=3, config=PARTITION_ALL),
     "zero2-offload": DeepSpeedEngineConfig(stage=2, offload="optimizer"),
     "zero3-offload": DeepSpeedEngineConfig(stage=3, offload="all", config=PARTITION_ALL),

@@ -38,18 +38,17 @@ from engines.protocol import Engine
 OVERLAP = {"overlap_comm": True, "reduce_bucket_size": 300}  # several buckets: two buffers take turns
 VARIANTS: dict[str, Any] = {
     "zero1-overlap": DeepSpeedEngineConfig(stage=1, config={"zero_optimization": OVERLAP}),
-    "zero2-overlap": DeepSpeedEngineConfig(stage=2, config={"zero_optimization": OVERLAP}),
+    "zero2-overlap": DeepSpeedEngineConfig(stage=2, coalesce=False, config={"zero_optimization": OVERLAP}),
     "zero2-reduce-to-owners": DeepSpeedEngineConfig(
-        stage=2, config={"zero_optimization": {"use_multi_rank_bucket_allreduce": False}}
+        stage=2, coalesce=False, config={"zero_optimization": {"use_multi_rank_bucket_allreduce": False}}
     ),
     "zero3-without-overlap": DeepSpeedEngineConfig(
         stage=3, config={"zero_optimization": {**PARTITION_ALL["zero_optimization"], "overlap_comm": False}}
     ),
     "zero1-offload": DeepSpeedEngineConfig(stage=1, offload="optimizer"),
     "zero3-offload-optimizer": DeepSpeedEngineConfig(stage=3, offload="optimizer", config=PARTITION_ALL),
-    "zero2-coalesce": DeepSpeedEngineConfig(stage=2, coalesce=True),
     "zero3-coalesce": DeepSpeedEngineConfig(stage=3, coalesce=True, config=PARTITION_ALL),
-    "zero2-offload-coalesce": DeepSpeedEngineConfig(stage=2, offload="optimizer", coalesce=True),
+    "zero2-offload-by-chunk": DeepSpeedEngineConfig(stage=2, offload="optimizer", coalesce=False),
     "zero3-offload-coalesce": DeepSpeedEngineConfig(stage=3, offload="all", coalesce=True, config=PARTITION_ALL),
 }
 

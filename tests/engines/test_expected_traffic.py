@@ -26,7 +26,7 @@ PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 ENGINES: dict[str, Any] = {
     "torch": TorchEngineConfig(),
     **{f"zero{stage}": DeepSpeedEngineConfig(stage=stage) for stage in range(3)},
-    "zero2-coalesce": DeepSpeedEngineConfig(stage=2, coalesce=True),
+    "zero2-by-chunk": DeepSpeedEngineConfig(stage=2, coalesce=False),
     "zero3": DeepSpeedEngineConfig(stage=3, config=PARTITION_ALL),
 }
 
@@ -79,8 +79,8 @@ def test_zero_1_keeps_whole_gradients_and_zero_3_gathers_weights() -> None:
         return {each.name: each.num_bytes for each in found}
 
     assert bytes_of("torch") == bytes_of("zero0") == {"gradients": 1.5 * size}
-    assert bytes_of("zero1") == bytes_of("zero2-coalesce") == {"gradients": 1.5 * size, "weights": 0.75 * size}
-    assert bytes_of("zero2") == {"gradients": 3 * 1.5 * size, "weights": 0.75 * size}
+    assert bytes_of("zero1") == bytes_of("zero2") == {"gradients": 1.5 * size, "weights": 0.75 * size}
+    assert bytes_of("zero2-by-chunk") == {"gradients": 3 * 1.5 * size, "weights": 0.75 * size}
     assert bytes_of("zero3") == {"gradients": 3 * 0.75 * size, "weights": 8 * 0.75 * size}
 
 
@@ -89,9 +89,9 @@ def test_what_goes_on_behind_a_backward() -> None:
         return [e.backwards for e in config.traffic(PARAMETERS, ranks=4, forwards=3, backwards=3, device="cuda")]
 
     assert backwards(ENGINES["torch"]) == [1]
-    assert backwards(ENGINES["zero2"]) == [0, 0]  # DeepSpeed waits, unless it is told to overlap
+    assert backwards(ENGINES["zero2-by-chunk"]) == [0, 0]  # DeepSpeed waits, unless it is told to overlap
     overlap = {"zero_optimization": {"overlap_comm": True}}
-    assert backwards(DeepSpeedEngineConfig(stage=2, config=overlap)) == [3, 0]
+    assert backwards(DeepSpeedEngineConfig(stage=2, coalesce=False, config=overlap)) == [3, 0]
     assert backwards(ENGINES["zero3"]) == [3, 3]
 
 

@@ -18,7 +18,7 @@ from engines.precision import TRAINING_PRECISIONS, autocast_dtype, check_precisi
 from engines.protocol import Engine, NotFinite, Overflow
 
 # The last one replaces torch's linear layer in its process by one that adds up in another order.
-KINDS = ("torch", "zero0", "zero1", "zero2", "zero2-offload", "zero3")
+KINDS = ("torch", "zero0", "zero1", "zero2", "zero2-by-chunk", "zero2-offload", "zero3")
 FP16 = 2e-2  # relative tolerance of norms and weights: fp16 has 11 bits
 
 

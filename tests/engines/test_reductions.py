@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+import engines.deepspeed.engine as module
 from engines.deepspeed.engine import DeepSpeedEngineConfig
 from engines.distributed.testing import run_ranks
 from engines.optimizers import OptimizerOptions
@@ -24,9 +25,9 @@ ENGINES: dict[str, tuple[Any, int]] = {
     "torch": (TorchEngineConfig(), 1),
     "zero0": (DeepSpeedEngineConfig(stage=0), 1),
     "zero1": (DeepSpeedEngineConfig(stage=1), 1),
-    "zero2": (DeepSpeedEngineConfig(stage=2), NUM_CHUNKS),
+    "zero2": (DeepSpeedEngineConfig(stage=2), 1),
+    "zero2-by-chunk": (DeepSpeedEngineConfig(stage=2, coalesce=False), NUM_CHUNKS),
     "zero3": (DeepSpeedEngineConfig(stage=3, config=PARTITION_ALL), NUM_CHUNKS),
-    "zero2-coalesce": (DeepSpeedEngineConfig(stage=2, coalesce=True), 1),
     "zero3-coalesce": (DeepSpeedEngineConfig(stage=3, coalesce=True, config=PARTITION_ALL), 1),
 }
 # The collectives that may reduce gradients, and the position of their input argument.
@@ -50,6 +51,10 @@ class Layers(nn.Module):
         return {"score": self.layers(values).sum(-1)}
 
 
+def _constant(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda _: 1.0)
+
+
 def count_elements() -> dict[str, int]:
     """Count the elements that this rank passes to reductions in the backward calls of a step, by engine."""
     sent: list[int] = []
@@ -61,7 +66,7 @@ def count_elements() -> dict[str, int]:
         engine: Engine = config.build(
             Layers(),
             OptimizerOptions(name="sgd"),
-            lambda optimizer: LambdaLR(optimizer, lambda _: 1.0),
+            _constant,
             max_grad_norm=math.inf,
         )
         for _ in range(2):  # the first step may differ from later ones
@@ -95,3 +100,22 @@ def test_gradients_are_reduced_once_or_after_every_chunk(kind: str, elements: di
     size = sum(parameter.numel() for parameter in Layers().parameters())
     assert size % 2 == 0, "no padding on two ranks"
     assert elements[kind] == size * ENGINES[kind][1]
+
+
+def build_with_older_deepspeed() -> list[Any]:
+    """What `engine.coalesce` becomes where DeepSpeed cannot: auto, then true."""
+    module.can_coalesce = lambda: False
+    found: list[Any] = []
+    for coalesce in ("auto", True):
+        config = DeepSpeedEngineConfig(stage=2, coalesce=coalesce)
+        try:
+            found.append(config.build(Layers(), OptimizerOptions(), _constant, max_grad_norm=1.0).coalesce)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def test_an_older_deepspeed_reduces_after_every_chunk() -> None:
+    chosen, refused = run_ranks(build_with_older_deepspeed, 1)[0]
+    assert chosen is False
+    assert "needs DeepSpeed 0.19.8 or later" in refused

@@ -47,6 +47,7 @@ ENGINES: dict[str, Any] = {
     "zero0": DeepSpeedEngineConfig(stage=0, precision="fp32"),
     "zero1": DeepSpeedEngineConfig(stage=1, precision="fp32"),
     "zero2": DeepSpeedEngineConfig(stage=2, precision="fp32"),
+    "zero2_by_chunk": DeepSpeedEngineConfig(stage=2, precision="fp32", coalesce=False),  # as large models have it
     "zero3": DeepSpeedEngineConfig(stage=3, precision="fp32", config=PARTITION_ALL),
 }
 # All read the temperature off the model, which learns it.

@@ -80,7 +80,7 @@ def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
 
 
 def test_the_cases_are_what_they_say() -> None:
-    assert len(all_cases()) == 1440
+    assert len(all_cases()) == 1728
     assert {case.ranks for case in covering_cases()} == set(VALUES["ranks"])
     assert any(num_chunks(case) < case.ranks for case in covering_cases()), "a rank without a chunk"
     for case in all_cases():

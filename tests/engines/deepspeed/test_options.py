@@ -60,6 +60,7 @@ def test_wrong_keys_are_named(config: dict[str, Any], message: str) -> None:
             "engine.coalesce=true does nothing at ZeRO stage 0, which",
         ),
         ({"stage": 1, "coalesce": True}, "engine.coalesce=true does nothing at ZeRO stage 1"),
+        ({"coalesce": "maybe"}, "engine.coalesce must be true, false or auto, got 'maybe'"),
         ({"precision": "fp8"}, "engine.precision must be one of auto, fp32, bf16, fp16, got 'fp8'"),
     ],
 )

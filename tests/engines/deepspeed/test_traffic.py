@@ -34,7 +34,7 @@ def traffic_of_steps() -> dict[int, dict[str, float]]:
     found = {}
     for stage in range(4):
         options, config = OptimizerOptions(name="sgd"), PARTITION_ALL if stage == 3 else {}
-        engine: Any = DeepSpeedEngineConfig(stage=stage, config=config).build(
+        engine: Any = DeepSpeedEngineConfig(stage=stage, coalesce=False, config=config).build(
             Layers(), options, lambda optimizer: LambdaLR(optimizer, lambda _: 1.0), max_grad_norm=math.inf
         )
         for _ in range(2):

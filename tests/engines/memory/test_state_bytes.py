@@ -20,7 +20,7 @@ BIG = Parameters(total=100_000_000, trainable=100_000_000, largest=30_000_000)
     [(0, 4, 4, 8), (1, 4, 4, 12 / 8), (2, 4, 4 / 8, 12 / 8), (3, 4 / 8, 4 / 8, 8 / 8)],
 )
 def test_bytes_per_weight_on_8_ranks(stage: int, weights: float, gradients: float, optimizer: float) -> None:
-    found = DeepSpeedEngineConfig(stage=stage).state_bytes(BIG, ranks=8, optimizer="adamw")
+    found = DeepSpeedEngineConfig(stage=stage, coalesce=False).state_bytes(BIG, ranks=8, optimizer="adamw")
     per_weight = [part / BIG.total for part in (found.weights, found.gradients, found.optimizer)]
     assert per_weight == [weights, gradients, optimizer]
 
@@ -31,10 +31,11 @@ def test_what_options_change() -> None:
 
     assert of(stage=2, coalesce=True).gradients == 4 * BIG.total
     assert of(stage=2, coalesce=True).reduction == 0
+    assert of(stage=2, coalesce=False).gradients == BIG.total
     offloaded = of(stage=2, offload="optimizer")
     assert (offloaded.optimizer, offloaded.host) == (0, (12 + 4) / 4 * BIG.total)
     assert of(stage=3, offload="all").weights == 0
-    small_buckets = of(stage=2, config={"zero_optimization": {"reduce_bucket_size": 1_000_000}})
+    small_buckets = of(stage=2, coalesce=False, config={"zero_optimization": {"reduce_bucket_size": 1_000_000}})
     assert small_buckets.reduction == FLOAT_BYTES * BIG.largest  # a gradient is never cut
     assert (
         of(stage=3, config={"zero_optimization": {"stage3_max_live_parameters": 1000}}).gathered == FLOAT_BYTES * 1000
@@ -43,6 +44,16 @@ def test_what_options_change() -> None:
     lora = Parameters(total=100, trainable=10, largest=5)
     assert TorchEngineConfig().state_bytes(lora, ranks=1, optimizer="adamw").gradients == 40
     assert checkpoint_bytes(lora, optimizer="adamw") == 120
+
+
+def test_gradients_are_kept_whole_while_they_are_small() -> None:
+    def gradients(total: int, stage: int) -> float:
+        parameters = Parameters(total=total, trainable=total, largest=1000)
+        return DeepSpeedEngineConfig(stage=stage).state_bytes(parameters, ranks=4, optimizer="adamw").gradients
+
+    limit = 2**30 // FLOAT_BYTES
+    assert (gradients(limit, stage=2), gradients(limit + 4, stage=2)) == (2**30, 2**28 + 4)
+    assert gradients(limit, stage=3) == 2**28
 
 
 class Model(nn.Module):
