@@ -1,7 +1,7 @@
 """Compare one run on two ranks with two runs of half its batch side by side, which exchange nothing: one thread each.
 
     python benchmarks/two_ranks.py                                         # torch and zero2, on two idle cores
-    python benchmarks/two_ranks.py --engines zero2 --rounds 5 engine.coalesce=true
+    python benchmarks/two_ranks.py --engines zero2 --rounds 5 engine.coalesce=false
 
 The sides take turns. Printed are the rows per second of each, and their ratio in each round: 1 if nothing is lost to
 the exchange, to waiting for each other, and to what every rank computes of the whole step.
