@@ -126,7 +126,8 @@ def test_evaluate_measures_pairs_of_degrees(tmp_path: Path, tiny_bert_dir: Path)
     assert (summary["metric"], summary["model"], summary["test_pairs"]) == ("Spearman", value, 50)
     assert (summary["tests"], summary["fusion_weight"]) == ({}, None)
     data = read(path, test_path=str(tmp_path / "test.csv"))
-    assert value == pytest.approx(by_hand(data, tiny_bert_dir), abs=1e-9)
+    # Rounding, which depends on the batch, may part equal similarities or exchange neighbours.
+    assert value == pytest.approx(by_hand(data, tiny_bert_dir), abs=2e-4)
     for more, message in (
         (["model=bm25"], "the label 4.8 is no integer, .* relevant: set data.relevant_from=X"),
         (["model=bm25", "eval=similarity"], "model=bm25 gives no scores of pairs.*: choose eval=retrieval"),
