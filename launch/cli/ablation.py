@@ -138,9 +138,10 @@ def _varied(kind: str, override: str, folders: Sequence[Path]) -> Any:
 
 def split_settings(text: str) -> list[str]:
     """The settings of "[KEY=VALUE,KEY=VALUE]", which Hydra would not read: at its commas outside brackets and quotes.
+    Quotes around a whole setting, as in JSON, are taken off.
 
-    >>> split_settings("[loss=bce, eval.metrics=[MAP,MRR@10], data.path='a,b']")
-    ['loss=bce', 'eval.metrics=[MAP,MRR@10]', "data.path='a,b'"]
+    >>> split_settings("[loss=bce, eval.metrics=[MAP,MRR@10], data.path='a,b', 'stages=[grpo]']")
+    ['loss=bce', 'eval.metrics=[MAP,MRR@10]', "data.path='a,b'", 'stages=[grpo]']
     """
     found, depth, quote = [""], 0, ""
     for sign in text.strip().removeprefix("[").removesuffix("]"):
@@ -153,7 +154,8 @@ def split_settings(text: str) -> list[str]:
             found.append("")
         else:
             found[-1] += sign
-    return [setting.strip() for setting in found if setting.strip()]
+    settings = [setting.strip() for setting in found if setting.strip()]
+    return [each[1:-1] if each[0] in "'\"" and each.endswith(each[0]) else each for each in settings]
 
 
 def _read_list(text: str) -> list[Any]:
