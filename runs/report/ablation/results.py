@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +138,8 @@ def _about_dev(jobs: Sequence[Job], summaries: Mapping[str, Any], metric: str) -
 
 
 def _about_sources(runs: Sequence[StoredRun]) -> list[str]:
-    """Whether the runs were trained by different code, or on data that differ by more than the share of the seed."""
+    """Whether the runs were trained by different code, or on data that differ though their settings of data, and the
+    share that the seed draws, are the same."""
     found = []
     if len({run.environment["code_hash"] for run in runs if run.environment.get("code_hash")}) > 1:
         found.append("the code differs between runs (environment.json, code_hash): a difference may come from it")
@@ -146,10 +148,16 @@ def _about_sources(runs: Sequence[StoredRun]) -> list[str]:
         share = run.config.get("train_share", 1)
         part = None if share == 1 else (share, run.config.get("seed"))
         if data := (run.summary or {}).get("data_hash"):
-            hashes[part].add(data)
+            hashes[part, _data_settings(run.config)].add(data)
     if any(len(of_part) > 1 for of_part in hashes.values()):
         found.append("the data differ between runs (summary.json, data_hash): a difference may come from them")
     return found
+
+
+def _data_settings(config: Mapping[str, Any]) -> str:
+    """The settings of the data of a run, and of its stages that have their own."""
+    stages = {name: (config.get("stage") or {}).get(name, {}).get("data") for name in config.get("stages") or []}
+    return json.dumps([config.get("data"), stages], sort_keys=True, default=str)
 
 
 def _other_metric(job: Job, metric: str) -> str:

@@ -285,10 +285,13 @@ def test_runs_that_stopped_early_are_in_the_table(tmp_path):
 def test_other_code_and_other_data_are_warned_of_but_not_shares_by_the_seed(tmp_path):
     plan = write_ablation(tmp_path, {name: {seed: {"q": 0.3, "r": 0.4} for seed in (1, 2)} for name in ("a", "b")})
 
-    def warned(share: float, *, data: list[str], code: list[str]) -> list[str]:
-        for job, of_data, of_code in zip(plan["jobs"], data, code, strict=True):
+    def warned(share: float, *, data: list[str], code: list[str], paths: str = "....") -> list[str]:
+        for job, of_data, of_code, path in zip(plan["jobs"], data, code, paths, strict=True):
             run = tmp_path / job["run"]
-            (run / "config.yaml").write_text(f"seed: {job['seed']}\ntrain_share: {share}\n")
+            config = (
+                f"seed: {job['seed']}\ntrain_share: {share}\nstages: [a]\nstage: {{a: {{data: {{path: {path}}}}}}}\n"
+            )
+            (run / "config.yaml").write_text(config)
             (run / "environment.json").write_text(json.dumps({"code_hash": of_code}))
             summary = json.loads((run / "summary.json").read_text())
             (run / "summary.json").write_text(json.dumps({**summary, "data_hash": of_data}))
@@ -299,4 +302,6 @@ def test_other_code_and_other_data_are_warned_of_but_not_shares_by_the_seed(tmp_
     assert warned(1.0, data=one, code=one) == []
     assert warned(0.5, data=["1", "2", "1", "2"], code=one) == []
     assert warned(0.5, data=["1", "2", "1", "3"], code=one) == ["the data differ"]
+    assert warned(1.0, data=["1", "1", "2", "2"], code=one, paths="AABB") == []  # as the settings say
+    assert warned(1.0, data=["1", "1", "2", "3"], code=one, paths="AABB") == ["the data differ"]
     assert warned(1.0, data=["1", "2", "1", "2"], code=["x", "x", "y", "x"]) == ["the code differs", "the data differ"]
