@@ -150,6 +150,7 @@ def test_plaid_ranks_what_it_finds_before_the_rest(plaid: None) -> None:
         values = expected[row].where(expected[row] > 0, least[row])
         torch.testing.assert_close(scores[row], values[indices[row]])
         torch.testing.assert_close(scores[row], values.sort(descending=True).values)
+        assert scores[row].equal(scores[row].sort(descending=True).values), "in order, not only nearly"
     assert (scores == least.unsqueeze(1)).any(), "a document that is not found"
     assert search.facts() == {"bytes": 13 * documents.values.shape[1] // 2}
     with pytest.raises(ValueError, match=r"does not search by meanmaxsim: choose eval\.search=exact"):
