@@ -3,7 +3,9 @@
     python docs/make_figures.py
 
 A file of docs/figures/ is the ablation.json of a finished ablation; one of docs/figures/again/ is that of one of its
-rows, run a second time. It stands on the page where this comment is, and the words around it are written by hand:
+rows, run a second time; one of docs/figures/costs/ is the choose.json of launch/choose.py for its models of one seed,
+named outputs/NAME/runs/ROW-seedN/model. It stands on the page where this comment is, and the words around it are
+written by hand:
 
     <!-- figures: NAME -->
     <!-- end -->
@@ -29,6 +31,11 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 SVG = re.compile(r'<img src="data:image/svg\+xml;base64,([^"]+)"')
 
 RATES, RATE = "_rates", "trainer.learning_rate"  # the end of the names of ablations of rates, and their setting
+PANELS = {  # of the picture of costs: the cost of a configuration, from its ablation and its measured costs
+    "seconds of training": lambda entry, measured: entry["seconds"],
+    "index, MB": lambda entry, measured: measured["index_bytes"] / 1e6,
+    "ms per query": lambda entry, measured: measured["query_ms_p50"],
+}
 Plan = Mapping[str, Any]  # of ablation.json
 
 
@@ -55,9 +62,13 @@ def generated(name: str, plan: Plan) -> str:
     if plan["results"].get("test_suite"):
         parts.append(table(*sets_table(plan["results"])))
     parts += [table(*found) for found in variants(plan["results"])]
+    if costs(name):
+        parts.append(table(*costs_table(plan, costs(name))))
     second = [again_sentence(plan, row) for row in again(name)]
     parts.append("".join(f"- {sentence}\n" for sentence in [*sentences(plan), *second]))
     parts.append(f"![{plan['results']['metric']} of each configuration](assets/{picture_name(name)})\n")
+    if costs(name):
+        parts.append(f"![{plan['results']['metric']} against costs](assets/{picture_name(f'{name}_costs')})\n")
     return "\n" + "\n".join(parts) + "\n"
 
 
@@ -115,6 +126,72 @@ def variants(results: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]
     return [(head, rows)]
 
 
+def costs(name: str) -> dict[str, Mapping[str, Any]]:
+    """What launch/choose.py measured of a model of each configuration: the values of its decision."""
+    file = FIGURES / "costs" / f"{name}.json"
+    if not file.exists():
+        return {}
+    verdicts = json.loads(file.read_text(encoding="utf-8"))["decision"]["verdicts"]
+    return {re.sub(r"-seed\d+(/model)?$", "", label): each["values"] for label, each in verdicts.items()}
+
+
+def costs_table(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The cost of each configuration, in the order of the main table. BM25, measured beside them, is the last row."""
+    from recipes.choose.limits import in_bytes
+    from runs.report.ablation.table import rows_of
+
+    names = {**rows_of(plan["results"]), "bm25": ""}
+    rows = [
+        [
+            f"{row} {name}".strip(),
+            f"{measured[name]['query_ms_p50']:.3g}",
+            f"{measured[name]['query_ms_p95']:.3g}",
+            f"{measured[name]['documents_per_s']:,.0f}" if measured[name]["documents_per_s"] else "-",
+            in_bytes(measured[name]["index_bytes"]),
+        ]
+        for name, row in names.items()
+        if name in measured
+    ]
+    return ["cost", "ms per query, median", "95 % below", "documents/s", "index"], rows
+
+
+def costs_picture(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """The mean of each configuration, with its 95% interval, against its training time, its index and its latency."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    from recipes.choose.pictures import MARKS
+    from runs.report.charts import COLOURS, FAINT, INK, picture_style, svg_of
+
+    entries, metric = plan["results"]["configurations"], plan["results"]["metric"]
+    with picture_style(plan["name"]):
+        figure = Figure(figsize=(7.2, 2.9))
+        panels = figure.subplots(1, 3, sharey=True)
+        figure.subplots_adjust(left=0.09, right=0.99, top=0.97, bottom=0.29, wspace=0.08)
+        for axes, (label, cost) in zip(panels, PANELS.items(), strict=True):
+            for name, mark, colour in zip(entries, MARKS, COLOURS, strict=False):
+                entry = entries[name]
+                low, high = entry["interval"]
+                error = [[entry["mean"] - low], [high - entry["mean"]]]
+                style = {"color": colour, "marker": mark, "markersize": 6, "linestyle": "none", "elinewidth": 1}
+                axes.errorbar([cost(entry, measured[name])], [entry["mean"]], yerr=error, label=name, **style)
+            axes.set_xscale("log")
+            axes.margins(x=0.15)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter("")
+            axes.set_xlabel(label, color=INK)
+            axes.grid(color=FAINT, linewidth=0.6)
+            axes.tick_params(which="both", colors=INK, length=0)
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel(metric, color=INK)
+        handles, labels = panels[0].get_legend_handles_labels()
+        legend = figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+        for text in legend.get_texts():
+            text.set_color(INK)
+        return svg_of(figure)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -134,6 +211,8 @@ def pictures(plans: Mapping[str, Plan]) -> dict[str, str]:
             continue
         [light] = SVG.findall(figures_of(plan["results"])[0])
         found[picture_name(name)] = base64.b64decode(light).decode()
+        if costs(name):
+            found[picture_name(f"{name}_costs")] = costs_picture(plan, costs(name))
     return found
 
 

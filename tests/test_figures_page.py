@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,24 @@ def test_an_ablation_with_other_data_and_dimensions_has_three_tables(make_figure
     assert "| nDCG@10 | dim32 |" in text
     assert "| 1 one | 0.2500 |" in text
     assert "assets/figures_name.svg" in text
+
+
+def test_the_costs_of_models_stand_beside_their_quality(make_figures: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    values = {"query_ms_p50": 12.3456, "query_ms_p95": 20.0, "documents_per_s": 1234.5, "index_bytes": 8_000_000}
+    verdicts = {"one-seed1/model": {"values": values}, "bm25": {"values": {**values, "documents_per_s": None}}}
+    (tmp_path / "costs").mkdir()
+    (tmp_path / "costs" / "name.json").write_text(json.dumps({"decision": {"verdicts": verdicts}}))
+    monkeypatch.setattr(make_figures, "FIGURES", tmp_path)
+    configurations = {
+        "two": {"mean": 0.75, "interval": [0.7, 0.8], "seconds": 30.0, "seeds": [], "unfinished": []},
+        "one": {"mean": 0.5, "interval": [0.4, 0.6], "seconds": 9.0, "seeds": [], "unfinished": []},
+    }
+    plan = {"name": "name", "results": {"metric": "nDCG@10", "search": None, "configurations": configurations}}
+    measured = make_figures.costs("name")
+    head, rows = make_figures.costs_table(plan, measured)
+    assert len(head) == len(rows[0])
+    assert rows == [["2 one", "12.3", "20", "1,234", "8 MB"], ["bm25", "12.3", "20", "-", "8 MB"]]
+    with pytest.raises(KeyError):  # a configuration that was not measured is not left out of the picture
+        make_figures.costs_picture(plan, measured)
+    assert "</svg>" in make_figures.costs_picture(plan, {**measured, "two": values})
+    assert make_figures.costs("other") == {}

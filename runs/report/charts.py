@@ -39,7 +39,7 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    with _style(title):
+    with picture_style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)  # fixed axes: a layout computed from the labels would draw everything three times
         for number, (name, points) in enumerate(parts.items()):
@@ -63,7 +63,7 @@ def draw(
         axes.grid(color=FAINT, linewidth=0.6)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        svg = _svg(figure)
+        svg = svg_of(figure)
     return _as_html(title, svg, f"{title} by step")
 
 
@@ -72,7 +72,7 @@ def draw_intervals(title: str, points: Sequence[tuple[float, float, float, float
     line to compare with."""
     from matplotlib.figure import Figure
 
-    with _style(title):
+    with picture_style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)
         places, means = [point[0] for point in points], [point[1] for point in points]
@@ -84,7 +84,7 @@ def draw_intervals(title: str, points: Sequence[tuple[float, float, float, float
         axes.grid(color=FAINT, linewidth=0.6)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        svg = _svg(figure)
+        svg = svg_of(figure)
     return _as_html(title, svg, title)
 
 
@@ -100,7 +100,7 @@ def draw_bars(
     histogram. `mark` is a place of a dotted line."""
     from matplotlib.figure import Figure
 
-    with _style(title):
+    with picture_style(title):
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.add_axes(AXES)
         if isinstance(heights, Mapping):
@@ -116,7 +116,7 @@ def draw_bars(
         axes.set_axisbelow(True)
         axes.tick_params(colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        svg = _svg(figure)
+        svg = svg_of(figure)
     return _as_html(title, svg, title)
 
 
@@ -136,7 +136,7 @@ def draw_axes(
     """
     from matplotlib.figure import Figure
 
-    with _style(title):
+    with picture_style(title):
         figure = Figure(figsize=(4.6, height))
         bottom = (0.45 + below) / height
         axes = figure.add_axes((left, bottom, 0.98 - left, 0.98 - bottom - 0.1 / height))
@@ -145,7 +145,7 @@ def draw_axes(
         axes.set_axisbelow(True)
         axes.tick_params(which="both", colors=INK, length=0)
         axes.spines[:].set_visible(False)
-        svg = _svg(figure)
+        svg = svg_of(figure)
     return _as_html(title, svg, f"{title}, {about}" if about else title)
 
 
@@ -154,16 +154,16 @@ def draw_sample(paint: Callable[[Axes], None]) -> str:
     in words."""
     from matplotlib.figure import Figure
 
-    with _style("sample"):
+    with picture_style("sample"):
         figure = Figure(figsize=(0.6, 0.16))
         axes = figure.add_axes((0, 0, 1, 1))
         paint(axes)
         axes.set_ylim(-1, 1)
         axes.set_axis_off()
-        return _as_picture(_svg(figure), "")
+        return _as_picture(svg_of(figure), "")
 
 
-def _style(salt: str) -> AbstractContextManager[None]:
+def picture_style(salt: str) -> AbstractContextManager[None]:
     """The settings of all pictures. `salt` makes their ids; names are plain text, also those with `$`."""
     from matplotlib import rc_context
 
@@ -178,7 +178,7 @@ def _style(salt: str) -> AbstractContextManager[None]:
     )
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
     """The picture. Letters are drawn as curves; if matplotlib's font lacks one (Chinese), as text in the fonts of the
     browser."""
     from matplotlib import rc_context
