@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,7 +112,14 @@ def rank(query: str, scores: Mapping[str, float]) -> list[str]:
     """
     if not all(map(math.isfinite, scores.values())):
         raise ValueError(f"query {query!r} has a score that is not finite: the model has diverged or overflows")
-    return sorted(scores, key=lambda document: (-scores[document], stable_hash("tie", query, document)))
+    number = Counter(scores.values())  # a hash costs more than all else, and few scores are equal
+    return sorted(
+        scores,
+        key=lambda document: (
+            -scores[document],
+            stable_hash("tie", query, document) if number[scores[document]] > 1 else 0,
+        ),
+    )
 
 
 def rank_scores(query: str, scores: Mapping[str, float]) -> dict[str, float]:
