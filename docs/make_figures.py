@@ -52,6 +52,7 @@ def page(plans: Mapping[str, Plan], text: str) -> str:
 def generated(name: str, plan: Plan) -> str:
     """The figures of an ablation: its table, that of other collections, what is found, its picture. Of one that looks
     for learning rates: the values on dev."""
+    from runs.report.ablation.forms import forms_table
     from runs.report.ablation.other_sets import sets_table
     from runs.report.ablation.sentences import sentences
     from runs.report.ablation.table import main_table
@@ -61,7 +62,8 @@ def generated(name: str, plan: Plan) -> str:
     parts = [table(*main_table(plan))]
     if plan["results"].get("test_suite"):
         parts.append(table(*sets_table(plan["results"])))
-    parts += [table(*found) for found in variants(plan["results"])]
+    if plan["results"].get("forms"):
+        parts.append(table(*forms_table(plan["results"])))
     if costs(name):
         parts.append(table(*costs_table(plan, costs(name))))
     second = [again_sentence(plan, row) for row in again(name)]
@@ -108,22 +110,6 @@ def rates_table(plan: Plan) -> tuple[list[str], list[list[str]]]:
         cells = [f"**{own[rate]:.4f}**" if own[rate] == best else f"{own[rate]:.4f}" for rate in rates]
         rows.append([name or experiment, *cells])
     return [f"{plan['results']['metric']} on dev, by learning rate", *(f"{rate:g}" for rate in rates)], rows
-
-
-def variants(results: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
-    """The metric at each dimension and precision that was measured, means over seeds, if there are such."""
-    from runs.report.ablation.table import rows_of, shown_names
-
-    metric, entries, shown = results["metric"], results["configurations"], shown_names(results)
-    found = dict.fromkeys(key for entry in entries.values() for key in entry["metrics"] if key.startswith(f"{metric}/"))
-    if not found:
-        return []
-    head = [metric, *(key.partition("/")[2] for key in found)]
-    rows = [
-        [f"{row} {shown[name]}", *(f"{entries[name]['metrics'][key]:.4f}" for key in found)]
-        for name, row in rows_of(results).items()
-    ]
-    return [(head, rows)]
 
 
 def costs(name: str) -> dict[str, Mapping[str, Any]]:

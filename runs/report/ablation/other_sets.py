@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.ablation import best_of, compare, estimate, shared_queries, tied_with
 from runs.report.ablation.table import NONE, Cells, rows_of, shown_names, verdict
-from runs.report.ablation.values import (
-    about_queries,
-    mean_of,
-    number_of_queries,
-    on_queries,
-    pair_entry,
-    values_of_queries,
-)
+from runs.report.ablation.values import compared, mean_of, values_of_queries
 from runs.stored_run import StoredRun
 
 Job = Mapping[str, Any]  # of ablation.json
@@ -51,29 +43,12 @@ def _of_set(
         notes += [entry["note"]] * bool(entry["note"])
     if not values:
         return None
-    shared, total = shared_queries(values), number_of_queries(values)
-    common = on_queries(values, shared) if shared else {}
-    estimates = {configuration: estimate(seeds) for configuration, seeds in common.items()}
-    differences = compare(common)
-    best = best_of({configuration: each.interval.mean for configuration, each in estimates.items()}) if common else None
+    found = compared(values)
     return {
+        **found,
         "metric": metric,
-        "queries": len(shared),
         "first_stage": mean_of(first_stages),
-        "best": best,
-        "tied": tied_with(best, list(estimates), differences) if best else [],
-        "configurations": {
-            configuration: {
-                "mean": each.interval.mean,
-                "low": each.interval.low,
-                "high": each.interval.high,
-                "std": each.spread,
-                "seeds": {str(seed): mean_of(own.values()) for seed, own in sorted(common[configuration].items())},
-            }
-            for configuration, each in estimates.items()
-        },
-        "pairs": [pair_entry(each) for each in differences],
-        "warnings": [*dict.fromkeys(notes), *about_queries(len(shared), total)],
+        "warnings": [*dict.fromkeys(notes), *found["warnings"]],
     }
 
 
@@ -82,7 +57,8 @@ def sets_table(results: Mapping[str, Any]) -> tuple[list[str], Cells]:
     and how it compares with the best on that set. The first stage is the last row."""
     sets, shown = results["test_suite"], shown_names(results)
     cells = [
-        [f"{row} {shown[name]}", *(_cell(own, name) for own in sets.values())] for name, row in rows_of(results).items()
+        [f"{row} {shown[name]}", *(cell_of(own, name) for own in sets.values())]
+        for name, row in rows_of(results).items()
     ]
     if any(own["first_stage"] is not None for own in sets.values()):
         values = (own["first_stage"] for own in sets.values())
@@ -91,7 +67,8 @@ def sets_table(results: Mapping[str, Any]) -> tuple[list[str], Cells]:
     return [f"{results['metric']} on other data", *sets], cells
 
 
-def _cell(own: Mapping[str, Any], name: str) -> str:
+def cell_of(own: Mapping[str, Any], name: str) -> str:
+    """Mean, half of the 95% interval, and how a configuration compares with the best one of these results."""
     entry = own["configurations"].get(name)
     if entry is None:
         return NONE

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.files import read_json, write_atomic
+from runs.report.ablation.forms import forms_table
 from runs.report.ablation.other_sets import sets_table
 from runs.report.ablation.pictures import figures_of
 from runs.report.ablation.results import ablation_results
@@ -65,6 +66,8 @@ def tables_of(plans: Sequence[Mapping[str, Any]]) -> list[Table]:
         tables.append(Table(f"Ablation {plan['name']}", header, rows, [*sentences(plan), *pictures]))
         if rows and plan["results"]["test_suite"]:
             tables.append(Table(f"Ablation {plan['name']}, other data sets", *sets_table(plan["results"]), []))
+        if rows and plan["results"].get("forms"):
+            tables.append(Table(f"Ablation {plan['name']}, stored forms", *forms_table(plan["results"]), []))
     return tables
 
 
@@ -81,6 +84,8 @@ def ablation_part(plan: Mapping[str, Any]) -> list[str]:
         parts.append(_section("Trials" if results["search"] else "Configurations", *main_table(plan)))
         if results.get("test_suite"):
             parts.append(_section("Other data sets", *sets_table(results)))
+        if results.get("forms"):
+            parts.append(_section("Stored forms", *forms_table(results)))
         first, *others = figures_of(results) or [""]
         parts.append(f'<h2>Pictures</h2>\n<div style="max-width: 40rem">{first}</div>')
         width = "; max-width: 34rem" if len(others) == 1 else ""
@@ -118,6 +123,6 @@ def _name(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    word = text.rpartition(" ")[2] if "±" in text else text  # "0.4012 ± 0.0123 best" on other data sets
+    word = text.rpartition(" ")[2] if "±" in text else text  # "0.4012 ± 0.0123 best" of one of several sets or forms
     style = STYLES.get(word, "")
     return f'<td class="{style}">{html.escape(text)}</td>' if style else f"<td>{html.escape(text)}</td>"

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from evaluation.ablation import Estimate, best_of, compare, estimate, shared_queries, tied_with
+from runs.report.ablation.forms import results_of_forms
 from runs.report.ablation.other_sets import results_on_sets
 from runs.report.ablation.search import search_results
 from runs.report.ablation.values import (
@@ -39,7 +40,8 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     (`evaluation.ablation.compare`), "best" the configuration with the highest mean (of a search: the highest value on
     dev), "tied" those that no test tells apart from it, "least" the median over pairs of the smallest difference that
     could be told, "left_out" the configurations whose seeds count in their own pairs alone, since they vary far more.
-    "test_suite" has the same of each set on which the runs were measured too (`other_sets.results_on_sets`).
+    "test_suite" has the same of each set on which the runs were measured too (`other_sets.results_on_sets`), "forms"
+    that of shorter vectors and fewer bits (`forms.results_of_forms`).
 
     Raises ValueError, in one line, if a run's files are broken.
     """
@@ -80,6 +82,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
         "pairs": [pair_entry(each) for each in differences],
         "left_out": list(dict.fromkeys(name for each in differences for name in each.left_out)),
         "test_suite": results_on_sets(names, finished, runs, metric),
+        "forms": results_of_forms(names, measured, runs, metric),
         "search": search,
         "warnings": warnings,
     }

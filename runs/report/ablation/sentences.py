@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluation.ablation import BOTH, LEVEL, QUERIES, SEEDS, best_of
+from runs.report.ablation.forms import about_forms, forms_table
 from runs.report.ablation.other_sets import about_sets, sets_table
 from runs.report.ablation.table import (
     in_order,
@@ -26,8 +27,11 @@ def print_ablation(plan: Mapping[str, Any]) -> None:
     """Print the results of an ablation (the content of ablation.json): the table, then sentences."""
     if plan["results"]:
         print("\n".join(aligned(*main_table(plan))))
-        if plan["results"].get("test_suite"):
-            print("", *aligned(*sets_table(plan["results"])), "", sep="\n")
+        more = {"test_suite": sets_table, "forms": forms_table}
+        tables = [table for key, table in more.items() if plan["results"].get(key)]
+        for table in tables:
+            print("", *aligned(*table(plan["results"])), sep="\n")
+        print(end="\n" * bool(tables))
     for line in [*sentences(plan), *_unfinished(plan)]:
         print(line)
 
@@ -39,7 +43,7 @@ def sentences(plan: Mapping[str, Any]) -> list[str]:
     if not results:
         return ["no run has a result yet"]
     lines = [_about_best(plan), *_about_baseline(plan), *_about_tests(results), _about_choice(results)]
-    lines += about_sets(results)
+    lines += [*about_sets(results), *about_forms(results)]
     lines += [f"warning: {warning}" for warning in results["warnings"]]
     return list(filter(None, lines))
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from evaluation.ablation import Difference, Seeds
+from evaluation.ablation import Difference, Seeds, best_of, compare, estimate, shared_queries, tied_with
 
 RANKER = "after"  # the trained model alone
 
@@ -53,3 +53,31 @@ def pair_entry(difference: Difference) -> dict[str, Any]:
     test = asdict(difference.test)
     rest = {name: getattr(difference, name) for name in ("corrected", "counts", "seeds", "queries", "least")}
     return {"first": difference.first, "second": difference.second, **test, **rest}
+
+
+def compared(values: Mapping[str, Seeds]) -> dict[str, Any]:
+    """The statistics of configurations, given their values by seed and query: {"queries", "best", "tied",
+    "configurations": {name: {"mean", "low", "high", "std", "seeds": {seed: value}}}, "pairs", "warnings"}. Holm's
+    correction is for these pairs alone."""
+    shared, total = shared_queries(values), number_of_queries(values)
+    common = on_queries(values, shared) if shared else {}
+    estimates = {name: estimate(seeds) for name, seeds in common.items()}
+    differences = compare(common)
+    best = best_of({name: each.interval.mean for name, each in estimates.items()}) if common else None
+    return {
+        "queries": len(shared),
+        "best": best,
+        "tied": tied_with(best, list(estimates), differences) if best else [],
+        "configurations": {
+            name: {
+                "mean": each.interval.mean,
+                "low": each.interval.low,
+                "high": each.interval.high,
+                "std": each.spread,
+                "seeds": {str(seed): mean_of(own.values()) for seed, own in sorted(common[name].items())},
+            }
+            for name, each in estimates.items()
+        },
+        "pairs": [pair_entry(each) for each in differences],
+        "warnings": about_queries(len(shared), total),
+    }
