@@ -112,18 +112,33 @@ def texts_beside(files: Sequence[Path], formats: Sequence[FileFormat], role: str
     of that name there, or, if their names say the role, in the folder above."""
     for folder in dict.fromkeys(file.parent for file in files):
         inner = [folder / name for name in TEXT_FOLDERS[role] if (folder / name).is_dir()]
-        own = [source for source in _files_of(folder, formats) if source.file not in files]
-        above = [source for source in _files_of(folder.parent, formats) if _named_role(source) == role]
-        found = [[source for source in sources if text_role(source) == role] for sources in (own, above)]
-        found.insert(1, [source for place in inner for source in _files_of(place, formats) if text_role(source)])
+        own = [file for file in _files_in(folder) if file not in files]
+        above = [file for file in _files_in(folder.parent) if _named_role(file) == role]
+        found = [[each for each in _known(beside, formats) if text_role(each) == role] for beside in (own, above)]
+        found.insert(1, [each for place in inner for each in _known(_files_in(place), formats) if text_role(each)])
         if chosen := next((sources for sources in found if sources), None):
             return chosen
     return []
 
 
-def _files_of(folder: Path, formats: Sequence[FileFormat]) -> list[FileSource]:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [FileSource(file, own) for file in files if (own := format_of(file, formats)) is not None]
+def _files_in(folder: Path) -> list[Path]:
+    with suppress(PermissionError):  # such as a /home that only says which of its folders is whose
+        return sorted(file for file in folder.iterdir() if file.is_file())
+    return []
+
+
+def _known(files: Sequence[Path], formats: Sequence[FileFormat]) -> Iterator[FileSource]:
+    """The files in a known format. One that cannot be read, and whose name says no role, has nothing to do with the
+    rows: it is left out. Raises ValueError for one whose name says a role."""
+    for file in files:
+        try:
+            own = format_of(file, formats)
+        except ValueError:
+            if _named_role(file) is not None:
+                raise
+        else:
+            if own is not None:
+                yield FileSource(file, own)
 
 
 def text_role(source: FileSource) -> str | None:
@@ -132,12 +147,12 @@ def text_role(source: FileSource) -> str | None:
     if row is None or not holds_texts(row):
         return None
     asked = any(QUERIES.search(str(name).lower()) or name == "qid" for name in row)
-    return _named_role(source) or ("queries" if asked else "documents")
+    return _named_role(source.file) or ("queries" if asked else "documents")
 
 
-def _named_role(source: FileSource) -> str | None:
+def _named_role(file: Path) -> str | None:
     """The role that the name of a file says, as a word of it; None if it says none."""
-    words = re.split(r"[\W_]+", plain_name(source.file).lower())
+    words = re.split(r"[\W_]+", plain_name(file).lower())
     roles = (("queries", QUERIES), ("documents", DOCUMENTS))
     return next((role for role, names in roles if any(map(names.fullmatch, words))), None)
 

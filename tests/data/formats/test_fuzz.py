@@ -55,7 +55,8 @@ LINES = st.lists(
 def read(name: str, content: bytes, on_error: str = "stop") -> tuple[int, int]:
     """The number of records and of rows that are left out. Any other error than a user's mistake fails."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
+        path = Path(folder) / "rows" / name  # texts are looked for in the folder above too
+        path.parent.mkdir()
         path.write_bytes(content)
         reader = FileConfig(path=str(path), on_error=on_error).reader()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,34 @@ def test_texts_are_found_beside_the_file(place: str, tmp_path: Path):
     assert [record.documents for record in records] == [[row["answer"]] for row in ROWS]
     options = FileConfig(path=str(file)).places()
     assert [found.resolve() for found in options["corpus_path"].values()] == [(file.parent / place).resolve()]
+
+
+@pytest.mark.parametrize("place", ["ablation.json", "../ablation.json"])
+def test_other_files_beside_the_file_are_no_texts(place: str, tmp_path: Path):
+    file = by_id(tmp_path / "set" / "inner")
+    write(file.parent / "corpus.jsonl", texts())
+    (file.parent / place).write_text(json.dumps({"configurations": [{"name": "a"}], "jobs": [{"seed": 1}]}))
+    assert [record.documents for record in FileConfig(path=str(file)).records()] == [[row["answer"]] for row in ROWS]
+
+
+def test_a_folder_that_may_not_be_listed_has_no_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = by_id(tmp_path / "home" / "me")
+    write(file.parent / "corpus.jsonl", texts())
+    iterdir = Path.iterdir
+
+    def refused(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path / "home":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert [record.documents for record in FileConfig(path=str(file)).records()] == [[row["answer"]] for row in ROWS]
+
+
+def test_a_broken_file_of_texts_is_named(tmp_path: Path):
+    (by_id(tmp_path / "set").parent / "corpus.json").write_text('{"a": [{"b": 1}], "c": [{"d": 1}]}')
+    with pytest.raises(ValueError, match=r"corpus.json: it holds rows under a and c"):
+        list(FileConfig(path=str(tmp_path / "set" / "train.jsonl")).records())
 
 
 def test_texts_in_several_files_and_by_option(tmp_path: Path):
