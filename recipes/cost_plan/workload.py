@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -178,6 +178,21 @@ def _batches(settings: RunConfig, data: Collection | Mixture, models: Mapping[st
     return batches
 
 
+_TRACES: dict[Hashable, ChunkBytes] = {}
+
+
+def _traced(workload: Workload, shape: Shape) -> ChunkBytes:
+    """The memory of a chunk of that shape. A trace of a language model takes seconds, so that the plans of an ablation
+    share those of equal models."""
+    module, model = workload.model.model, repr(workload.settings.model)
+    trained = tuple(parameter.requires_grad for parameter in module.parameters())
+    run = (repr(workload.pack), tuple(workload.features.items()), workload.model.runner.autocast)
+    key = (model, repr(module), trained, run, shape)
+    if key not in _TRACES:
+        _TRACES[key] = workload.model.chunk(workload.features, *shape)
+    return _TRACES[key]
+
+
 class ChunkCosts:
     """The memory (`ChunkBytes`) of any chunk of a workload, from a fit to the memory of some traced chunks.
 
@@ -187,7 +202,7 @@ class ChunkCosts:
 
     def __init__(self, workload: Workload, shapes: Sequence[Shape]) -> None:
         traced = sample_shapes(shapes)
-        costs = [workload.model.chunk(workload.features, *shape) for shape in traced]
+        costs = [_traced(workload, shape) for shape in traced]
         rows = np.array([columns(shape) for shape in traced])
         scale = rows.max(axis=0)
         self._fits = {}

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from engines.memory.available import CPU_SHARE
 from engines.memory.live_bytes import ChunkBytes, FakeTensorModel
@@ -59,6 +61,33 @@ def test_costs_are_exact_between_the_shapes_that_were_traced(tiny_run: list[str]
         found, exact = costs(shape), workload.model.chunk(workload.features, *shape)
         assert found.held == pytest.approx(exact.held, rel=0.01)
         assert found.first_backward == pytest.approx(exact.first_backward, rel=0.05)
+
+
+def test_equal_models_are_traced_once(tiny_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[float] = []
+    chunk = FakeTensorModel.chunk
+
+    def counted(model: FakeTensorModel, *given: Any) -> Any:
+        traced.append(chunk(model, *given).held)
+        return ChunkBytes(*[traced[-1]] * 5)
+
+    monkeypatch.setattr(FakeTensorModel, "chunk", counted)
+    monkeypatch.setattr("recipes.cost_plan.workload._TRACES", {})
+
+    def held(experiment: str, *options: str, autocast: torch.dtype | None = None) -> float:
+        settings = load([f"+exp={experiment}", *tiny_run, *options])
+        return ChunkCosts(build_workload(settings, None, autocast=autocast), [(2, 40)])((2, 40)).held
+
+    first = held("reranker_contrastive")
+    number = len(traced)
+    assert held("reranker_listwise", "trainer.learning_rate=1e-3") == first
+    assert len(traced) == number
+    held("reranker_bce")  # its loss trains the bias of the score
+    assert len(traced) == 2 * number
+    assert held("reranker_contrastive", autocast=torch.bfloat16) < first
+    assert held("reranker_contrastive", "model.gradient_checkpointing=true") < first
+    assert held("reranker_contrastive", "model.num_layers=1") < first
+    assert len(traced) == 5 * number
 
 
 def test_the_data_are_read_as_the_run_would(tiny_run: list[str]) -> None:
