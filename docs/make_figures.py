@@ -204,10 +204,11 @@ def pictures(plans: Mapping[str, Plan]) -> dict[str, str]:
 
 def main() -> None:
     plans = load()
-    PAGE.write_text(page(plans, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    text, drawn = page(plans, PAGE.read_text(encoding="utf-8")), pictures(plans)  # before anything is replaced
+    PAGE.write_text(text, encoding="utf-8")
     for file in PICTURES.glob(picture_name("*")):
         file.unlink()
-    for name, picture in pictures(plans).items():
+    for name, picture in drawn.items():
         (PICTURES / name).write_text(picture, encoding="utf-8")
 
 
