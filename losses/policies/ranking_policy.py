@@ -34,7 +34,7 @@ class PlackettLuceGRPO(RankingPolicyOptions, GroupPolicy):
     is that of -E[reward], averaged over the lists. A list whose documents all have the same label teaches nothing: it
     is left out of every sum and denominator.
 
-    Use: any reward of the ranking, differentiable or not (nDCG, MRR, one of yours), after a warm start; trainer=grpo.
+    Use: any reward of the ranking, differentiable or not (nDCG, MRR, one of yours); trainer=grpo.
     Cost: num_generations n log n.
     Source: GRPO, Shao et al. 2024, arXiv 2402.03300, with TRL's options; RLOO, Ahmadian et al. 2024, arXiv 2402.14740.
     """
