@@ -102,6 +102,10 @@ class Evaluator(DevEvaluator, Protocol):
         none."""
 
     @property
+    def searched(self) -> dict[str, Any] | None:
+        """How many documents are searched, and a hash of which; None if none are."""
+
+    @property
     def num_pairs(self) -> int | None:
         """The number of pairs whose scores are compared with labels; None if documents are ranked."""
 

@@ -70,7 +70,7 @@ class RerankingEvaluator(ListScorer):
     appends them: that measures the reranker alone and is not a result.
     """
 
-    num_pairs = partial = None
+    num_pairs = partial = searched = None
 
     def __init__(
         self,

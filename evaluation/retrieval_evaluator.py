@@ -183,6 +183,11 @@ class RetrievalEvaluator:
         return measure(self.qrels, self.first_stage_run, self.config.metrics)
 
     @cached_property
+    def searched(self) -> dict[str, Any]:
+        """How many documents are searched, and a hash of their ids."""
+        return self.partial or {"documents": len(self.documents), "hash": content_hash(sorted(self.documents))}
+
+    @cached_property
     def query_sequences(self) -> TokenSequences:
         return tokenize_texts(self.tokenizer, list(self.queries.values()), "query", self.query_prompts)
 

@@ -73,7 +73,7 @@ class SimilarityEvaluator(ListScorer):
     first_stage_source = ""
     first_stage_run: ClassVar[Run] = {}
     first_stage = oracle = Metrics({}, {})
-    candidate_recall = partial = None
+    candidate_recall = partial = searched = None
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from recipes.baseline import measure_start, read_baseline
 from recipes.checks.compatibility import check_is_data
 from recipes.evaluate.choice import ranking_refused
 from recipes.prompts import expect_prompts
-from recipes.results import Evaluate, partial_entry, warn_if_cut
+from recipes.results import Evaluate, searched_entry, warn_if_cut
 from recipes.run_config import RunConfig
 from runs.loggers.logger import Logger
 from runs.report.queries import write_all_queries
@@ -158,7 +158,7 @@ class OtherSets:
                 "queries": len(evaluator.queries),
                 **{key: results[key].mean if key in results else None for key in ("first_stage", "before", "after")},
                 "note": self.sets[name].note,
-                **partial_entry(evaluator.partial),
+                **searched_entry(evaluator),
             }
         return entries
 

@@ -66,6 +66,11 @@ def source_of_first_stage(test: Evaluator) -> dict[str, str]:
     return {"first_stage_source": test.first_stage_source} if test.first_stage_source else {}
 
 
+def searched_entry(test: Evaluator) -> dict[str, Any]:
+    """The entries of a summary that say which documents were searched; nothing if candidates were ranked."""
+    return ({} if test.searched is None else {"searched": dict(test.searched)}) | partial_entry(test.partial)
+
+
 def partial_entry(partial: Mapping[str, Any] | None) -> dict[str, Any]:
     """The entries of a summary that say that only a part of the corpus was searched; nothing if all of it was."""
     return {} if partial is None else {"partial": dict(partial), "method": "retrieved from a part of the corpus"}
@@ -106,7 +111,7 @@ def summarise(
         "recall_ceiling": test.candidate_recall,
         "ceiling": test.oracle.mean,
         "test_queries": len(test.queries),
-        **partial_entry(test.partial),
+        **searched_entry(test),
         **({} if test.num_pairs is None else {"test_pairs": test.num_pairs}),
         "truncated": summary_of({"train": outcome.truncation, "test": test.truncation()}, limits_of(test.tokenizer)),
         "steps": outcome.steps,

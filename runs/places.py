@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from runs.settings_tree import is_node, options_of
+from runs.settings_tree import children_of
 
 # The key of a setting that names files -> the name of each file below that place ("" for a file that the setting names
 # itself) -> the digest of its content.
@@ -39,16 +39,10 @@ def contents_of(settings: Any) -> dict[str, dict[str, str]]:
 
 def _find_places(settings: Any, key: str) -> list[tuple[str, Mapping[str, Path]]]:
     """The files of every setting that names some, by dotted key."""
-    if isinstance(settings, Mapping):
-        children = [(str(name), value) for name, value in settings.items()]
-    elif is_node(settings):
-        children = options_of(settings)
-    else:
-        return []
     prefix = f"{key}." if key else ""
     own = settings.places() if hasattr(settings, "places") else {}
     found = [(f"{prefix}{name}", files) for name, files in own.items()]
-    return found + [place for name, child in children for place in _find_places(child, f"{prefix}{name}")]
+    return found + [place for name, child in children_of(settings) for place in _find_places(child, f"{prefix}{name}")]
 
 
 def digest(file: Path) -> str:

@@ -274,13 +274,17 @@ def _is_of_this_launch(folder: Path) -> bool:
 
 
 def run_folder(settings: Mapping[str, Any]) -> Path:
-    """The folder output_dir/run_name. Raises ValueError if run_name is not the name of a folder."""
+    """The folder output_dir/run_name. Raises ValueError if run_name is not the name of a folder, or a file is there."""
     name = str(settings["run_name"])
     if not name or name.startswith(".") or len(name) > 200 or not name.isprintable() or set(name) & set("/\\"):
         raise ValueError(
             f"run_name={name!r} is not a valid folder name: at most 200 characters, no / or \\, no . in front"
         )
-    return Path(settings["output_dir"]) / name
+    folder = Path(settings["output_dir"]) / name
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"output_dir={settings['output_dir']}: {there} is a file; choose another folder")
+    return folder
 
 
 def on_main(function: Callable[[], T]) -> T:

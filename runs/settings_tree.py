@@ -48,6 +48,13 @@ def is_node(settings: Any) -> bool:
     return not isinstance(settings, type) and (is_dataclass(settings) or hasattr(settings, _REMEMBERED))
 
 
+def children_of(settings: Any) -> list[tuple[str, Any]]:
+    """The parts of a tree of settings by name: the values of a mapping, the options of an object, nothing of others."""
+    if isinstance(settings, Mapping):
+        return [(str(name), value) for name, value in settings.items()]
+    return options_of(settings) if is_node(settings) else []
+
+
 def options_of(settings: Any) -> list[tuple[str, Any]]:
     """The options of an object of the configuration by name. Raises ValueError if they are not known."""
     if is_dataclass(settings):

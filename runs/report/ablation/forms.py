@@ -14,12 +14,12 @@ Job = Mapping[str, Any]  # of ablation.json
 
 
 def results_of_forms(
-    names: Sequence[str], jobs: Sequence[Job], runs: Mapping[str, StoredRun], metric: str
+    names: Sequence[str], jobs: Sequence[Job], runs: Mapping[str, StoredRun], metric: str, different: Sequence[str]
 ) -> dict[str, Any]:
     """By stored form ("dim64/int8"), what the finished `jobs` have measured: the content of `values.compared`.
 
     `names` are the configurations in their order; those that were not measured in a form are not in it. Holm's
-    correction is for the pairs of one form. Nothing if only whole vectors were measured.
+    correction is for the pairs of one form. Nothing if only whole vectors were measured. `different`: as in `compared`.
     """
     jobs = sorted(jobs, key=lambda job: names.index(job["configuration"]))
     keys = dict.fromkeys(key for job in jobs for key in _metrics(runs[job["run"]]) if key.startswith(f"{metric}/"))
@@ -31,7 +31,7 @@ def results_of_forms(
             if own := values_of_queries(queries[job["run"]], key):
                 values.setdefault(job["configuration"], {})[job["seed"]] = own
         if values:
-            found[key.removeprefix(f"{metric}/")] = compared(values)
+            found[key.removeprefix(f"{metric}/")] = compared(values, different)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from runs.report.ablation.table import NONE, Cells, rows_of, shown_names, verdict
 from runs.report.ablation.values import compared, mean_of, values_of_queries
+from runs.report.searched import about_searched
 from runs.stored_run import StoredRun
 
 Job = Mapping[str, Any]  # of ablation.json
@@ -33,6 +34,7 @@ def _of_set(
     values: dict[str, dict[int, dict[str, float]]] = {}
     first_stages: list[float | None] = []
     notes: list[str] = []
+    entries: list[tuple[str, Mapping[str, Any]]] = []
     for job in sorted(jobs, key=lambda job: names.index(job["configuration"])):
         own = values_of_queries(runs[job["run"]].queries_of(name), metric)
         if not own:
@@ -41,9 +43,10 @@ def _of_set(
         entry = (runs[job["run"]].summary or {})["test_suite"][name]
         first_stages.append((entry["first_stage"] or {}).get(metric))
         notes += [entry["note"]] * bool(entry["note"])
+        entries.append((job["configuration"], entry))
     if not values:
         return None
-    found = compared(values)
+    found = compared(values, about_searched(entries))
     return {
         **found,
         "metric": metric,
@@ -72,9 +75,8 @@ def cell_of(own: Mapping[str, Any], name: str) -> str:
     entry = own["configurations"].get(name)
     if entry is None:
         return NONE
-    alone = len(own["configurations"]) == 1
-    said = "" if alone else f" {verdict(own, name)}"
-    return f"{entry['mean']:.4f} ± {(entry['high'] - entry['low']) / 2:.4f}{said}"
+    said = verdict(own, name) if len(own["configurations"]) > 1 and own["best"] is not None else ""
+    return f"{entry['mean']:.4f} ± {(entry['high'] - entry['low']) / 2:.4f} {said}".rstrip()
 
 
 def about_sets(results: Mapping[str, Any]) -> list[str]:
@@ -85,7 +87,7 @@ def about_sets(results: Mapping[str, Any]) -> list[str]:
     lines = ["on other data: mean ± half of the 95% interval; best and tied are those of each set alone"]
     for name, own in sets.items():
         best = results["best"]
-        if best in own["configurations"] and best not in own["tied"]:  # then the set has a best one
+        if own["best"] is not None and best in own["configurations"] and best not in own["tied"]:
             lines.append(f"on {name} {shown_names(results)[own['best']]} is better than the best on the runs' own test")
         lines += [f"warning: {name}: {warning}" for warning in own["warnings"]]
     return lines

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from evaluation.ablation import Estimate, best_of, compare, estimate, shared_queries, tied_with
@@ -22,6 +22,7 @@ from runs.report.ablation.values import (
     pair_entry,
     values_of_queries,
 )
+from runs.report.searched import about_searched
 from runs.stored_run import StoredRun
 
 Job = Mapping[str, Any]  # of ablation.json
@@ -40,6 +41,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     (`evaluation.ablation.compare`), "best" the configuration with the highest mean (of a search: the highest value on
     dev), "tied" those that no test tells apart from it, "least" the median over pairs of the smallest difference that
     could be told, "left_out" the configurations whose seeds count in their own pairs alone, since they vary far more.
+    No pairs and no best one (but of a search) if runs searched different documents, or share no query.
     "test_suite" has the same of each set on which the runs were measured too (`other_sets.results_on_sets`), "forms"
     that of shorter vectors and fewer bits (`forms.results_of_forms`).
 
@@ -56,13 +58,18 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
     warnings = [_other_metric(job, metric) for job in finished if job not in measured]
     warnings += _about_dev(measured, summaries, metric)
     summaries = {run: _of_metric(summary, metric) for run, summary in summaries.items()}
-    values, measured, about_values = _values(measured, runs, summaries, metric)
+    queries = {job["run"]: runs[job["run"]].queries() for job in measured}
+    values, measured, about_values = _values(measured, queries, summaries, metric)
     values = {name: values[name] for name in names if name in values}
     shared, total = shared_queries(values), number_of_queries(values)
-    warnings += [*about_values, *about_queries(len(shared), total), *_about_sources(list(runs.values()))]
+    different = about_searched((job["configuration"], summaries[job["run"]]) for job in measured)
+    warnings += [*different, *about_values, *about_queries(len(shared), total), *_about_sources(list(runs.values()))]
     common = on_queries(values, shared) if shared else values
     estimates = {name: estimate(seeds) for name, seeds in common.items() if shared_queries({name: seeds})}
-    differences = compare(common) if shared else []
+    alike = bool(shared) and not different
+    differences = compare(common) if alike else []
+    if shared and len(shared) < total:
+        summaries |= {run: {**summaries[run], **_on_shared(own, shared, metric)} for run, own in queries.items()}
     entries = {name: _entry(name, estimates.get(name), plan["jobs"], measured, summaries, metric) for name in names}
     search = search_results(folder, plan, entries)
     scores = {
@@ -70,7 +77,7 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
         for name, each in estimates.items()
         if not search or name in search["dev"]
     }
-    best = best_of(scores) if scores else None
+    best = best_of(scores) if scores and (alike or search or len(scores) == 1) else None
     return {
         "metric": metric,
         "queries": 0 if shared and shared[0].startswith(ALL) else len(shared),
@@ -82,19 +89,25 @@ def ablation_results(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any] | 
         "pairs": [pair_entry(each) for each in differences],
         "left_out": list(dict.fromkeys(name for each in differences for name in each.left_out)),
         "test_suite": results_on_sets(names, finished, runs, metric),
-        "forms": results_of_forms(names, measured, runs, metric),
+        "forms": results_of_forms(names, measured, runs, metric, different),
         "search": search,
         "warnings": warnings,
     }
 
 
+def _on_shared(queries: Mapping[str, Any], shared: Sequence[str], metric: str) -> dict[str, float]:
+    """The values before training and of the first stage on the queries that all runs have, of those that are stored."""
+    found = {ranker: values_of_queries(queries, metric, ranker) for ranker in ("before", "first_stage")}
+    return {ranker: fmean(own[query] for query in shared) for ranker, own in found.items() if own.keys() >= {*shared}}
+
+
 def _values(
-    jobs: Sequence[Job], runs: Mapping[str, StoredRun], summaries: Mapping[str, Any], metric: str
+    jobs: Sequence[Job], queries: Mapping[str, Any], summaries: Mapping[str, Any], metric: str
 ) -> tuple[dict[str, dict[int, dict[str, float]]], Sequence[Job], list[str]]:
     """The values of each configuration by seed and query, the jobs that have them, and what is to be said. A query is
     its id with its text, since other data have other queries of the same id. If no run has stored queries, the mean of
     each is its only value, else those without are left out."""
-    known = {job["run"]: values_of_queries(runs[job["run"]].queries(), metric) for job in jobs}
+    known = {job["run"]: values_of_queries(queries[job["run"]], metric) for job in jobs}
     kept = [job for job in jobs if known[job["run"]]]
     said = [f"{_label(job)} has no values of single queries: it is left out" for job in jobs if job not in kept]
     if not kept:

@@ -37,15 +37,17 @@ def print_ablation(plan: Mapping[str, Any]) -> None:
 
 
 def sentences(plan: Mapping[str, Any]) -> list[str]:
-    """Which configuration is the best and which cannot be told apart from it, the comparison with the baseline, what
-    the tests count and what they could not see, and warnings."""
+    """Which configuration is the best and which cannot be told apart from it, the first stage, the comparison with the
+    baseline, what the tests count and what they could not see, runs that gained nothing, and warnings. Warnings come
+    first if nothing is compared."""
     results = plan["results"]
     if not results:
         return ["no run has a result yet"]
-    lines = [_about_best(plan), *_about_baseline(plan), *_about_tests(results), _about_choice(results)]
+    lines = [_about_best(plan), _about_first_stage(results), *_about_baseline(plan), *_about_tests(results)]
+    lines += [_about_choice(results), _about_start(results)]
     lines += [*about_sets(results), *about_forms(results)]
-    lines += [f"warning: {warning}" for warning in results["warnings"]]
-    return list(filter(None, lines))
+    warnings = [f"warning: {warning}" for warning in results["warnings"]]
+    return list(filter(None, [*lines, *warnings] if results["best"] else [*warnings, *lines]))
 
 
 def _about_best(plan: Mapping[str, Any]) -> str:
@@ -60,14 +62,33 @@ def _about_best(plan: Mapping[str, Any]) -> str:
         return f"{best} is the best of {len(results['search']['dev'])} trials on dev, {dev:.4f}; on test {value}"
     if len(names) == 1:
         return f"{best}: {value}, an interval that counts {entry['counts']}"
+    equal = [name for name in names if results["configurations"][name]["mean"] == entry["mean"]]
+    if len(equal) == len(names):
+        return f"all {len(names)} configurations have the same mean, {value}"
     worse = [name for name in names if name not in results["tied"]]
     tied = [name for name in names if name in results["tied"] and name != best]
-    said = [f"{shown_names(results)[best]} has the highest mean of {len(names)} configurations, {value}"]
+    first = _listed(equal, results) if len(equal) > 1 else shown_names(results)[best]
+    said = [f"{first} {'have' if len(equal) > 1 else 'has'} the highest mean of {len(names)} configurations, {value}"]
     if worse:
         said.append(f"better than {_named(worse, results, best, turned=True)}")
     if tied and results["pairs"]:
         said.append(f"not told apart from it: {_listed(tied, results)}")
     return "; ".join(said)
+
+
+def _about_first_stage(results: Mapping[str, Any]) -> str:
+    value = results["first_stage"]
+    return "" if value is None or not results["best"] else f"the first stage has {value:.4f} on the same queries"
+
+
+def _about_start(results: Mapping[str, Any]) -> str:
+    """The runs whose model is the one that they started from."""
+    runs = [(name, seed) for name in _with_result(results) for seed in results["configurations"][name]["seeds"]]
+    kept = [f"{short_names(results)[name]}, seed {seed['seed']}" for name, seed in runs if seed["best_step"] == 0]
+    if not kept:
+        return ""
+    number = f"{len(kept)} of {len(runs)} runs {'have' if len(kept) > 1 else 'has'} the model that they started from"
+    return f"{number}, since no checkpoint beat it on dev: {_and_more(kept[:NAMED], len(kept), '; ')}"
 
 
 def _about_baseline(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -134,7 +155,8 @@ def _about_left_out(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _about_choice(results: Mapping[str, Any]) -> str:
     names = _with_result(results)
-    if len(names) < FEW:
+    means = {results["configurations"][name]["mean"] for name in names}
+    if len(names) < FEW or results["best"] is None or len(means) == 1:
         return ""
     if search := results["search"]:
         return f"the best value on dev is the highest of {len(search['dev'])} and so too high; the one on test is not"
@@ -187,5 +209,5 @@ def _listed(names: Sequence[str], results: Mapping[str, Any]) -> str:
     return _and_more([shown[name] for name in names[:NAMED]], len(names))
 
 
-def _and_more(parts: list[str], number: int) -> str:
-    return ", ".join(parts) + (f" and {number - NAMED} more" if number > NAMED else "")
+def _and_more(parts: list[str], number: int, between: str = ", ") -> str:
+    return between.join(parts) + (f" and {number - NAMED} more" if number > NAMED else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -12,10 +12,9 @@ from evaluation.ablation import Difference, Seeds, best_of, compare, estimate, s
 RANKER = "after"  # the trained model alone
 
 
-def values_of_queries(queries: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """The values of the trained model. A query is its id with its text, since other data have other queries of the same
-    id."""
-    own = {f"{query} {line['text']}": line["values"].get(RANKER, {}).get(metric) for query, line in queries.items()}
+def values_of_queries(queries: Mapping[str, Mapping[str, Any]], metric: str, ranker: str = RANKER) -> dict[str, float]:
+    """The values of a ranker. A query is its id with its text, since other data have other queries of the same id."""
+    own = {f"{query} {line['text']}": line["values"].get(ranker, {}).get(metric) for query, line in queries.items()}
     return {query: float(value) for query, value in own.items() if value is not None}
 
 
@@ -55,15 +54,17 @@ def pair_entry(difference: Difference) -> dict[str, Any]:
     return {"first": difference.first, "second": difference.second, **test, **rest}
 
 
-def compared(values: Mapping[str, Seeds]) -> dict[str, Any]:
+def compared(values: Mapping[str, Seeds], different: Sequence[str] = ()) -> dict[str, Any]:
     """The statistics of configurations, given their values by seed and query: {"queries", "best", "tied",
     "configurations": {name: {"mean", "low", "high", "std", "seeds": {seed: value}}}, "pairs", "warnings"}. Holm's
-    correction is for these pairs alone."""
+    correction is for these pairs alone. There are no pairs and no best one if the runs searched `different` documents
+    (`searched.about_searched`)."""
     shared, total = shared_queries(values), number_of_queries(values)
     common = on_queries(values, shared) if shared else {}
     estimates = {name: estimate(seeds) for name, seeds in common.items()}
-    differences = compare(common)
-    best = best_of({name: each.interval.mean for name, each in estimates.items()}) if common else None
+    differences = [] if different else compare(common)
+    alike = common and not different
+    best = best_of({name: each.interval.mean for name, each in estimates.items()}) if alike else None
     return {
         "queries": len(shared),
         "best": best,
@@ -79,5 +80,5 @@ def compared(values: Mapping[str, Seeds]) -> dict[str, Any]:
             for name, each in estimates.items()
         },
         "pairs": [pair_entry(each) for each in differences],
-        "warnings": about_queries(len(shared), total),
+        "warnings": [*different, *about_queries(len(shared), total)],
     }

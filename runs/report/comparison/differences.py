@@ -10,6 +10,7 @@ from runs.report.comparison.content import Table
 from runs.report.comparison.rankings import data_of
 from runs.report.comparison.selection import FINISHED, ShownRun
 from runs.report.costs import bytes_in_words, duration
+from runs.report.searched import about_searched
 from runs.settings_diff import flatten
 
 ABSENT = "not set"
@@ -41,8 +42,7 @@ def warnings_about(runs: Sequence[ShownRun]) -> list[str]:
         found.append(f"the test queries differ, and only common ones are compared: {_in_words(queries)}")
     if len(metrics := _groups(runs, lambda run: run.metric)) > 1:
         found.append(f"the runs are judged by different metrics: {_in_words(metrics)}")
-    if len(parts := _groups(runs, _part_in_words)) > 1:
-        found.append(f"different parts of the corpus were searched, so values cannot be compared: {_in_words(parts)}")
+    found += about_searched((f"run {run.number}", run.summary) for run in runs if run.summary)
     return [*found, *_unfinished(runs)]
 
 
@@ -195,11 +195,6 @@ def _code_in_words(run: ShownRun) -> str:
     git = environment.get("git") or {}
     changed = ", with changed files" * bool(git.get("dirty"))
     return f"commit {str(git['revision'])[:SHORT_HASH]}{changed}" if git else ""
-
-
-def _part_in_words(run: ShownRun) -> str:
-    partial = run.summary.get("partial") or {}
-    return f"{partial['documents']:,} documents" if partial else "the whole" if run.summary else ""
 
 
 def _queries_in_words(run: ShownRun, runs: Sequence[ShownRun]) -> str:

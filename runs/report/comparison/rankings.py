@@ -8,6 +8,7 @@ from typing import Any
 from runs.report.comparison.content import Ranking
 from runs.report.comparison.selection import ShownRun
 from runs.report.content import RANKERS
+from runs.report.searched import about_searched
 from runs.stage_folders import stage_folder
 from runs.stored_run import StoredRun
 
@@ -38,8 +39,8 @@ def data_of(run: ShownRun) -> tuple[str, str]:
 def common_queries(first: ShownRun, second: ShownRun) -> tuple[list[str], str]:
     """The test queries that both runs have, in the order of the first, and why there are none. A query is the same if
     its id and its text are; where no text is stored, if the data are the same."""
-    if first.summary.get("partial") != second.summary.get("partial"):
-        return [], "they searched different parts of the corpus (eval.max_documents)"
+    if about_searched([("the first", first.summary), ("the second", second.summary)]):
+        return [], "they searched different documents (eval.max_documents, data.path)"
     both = [query for query in first.queries if query in second.queries]
     texts = [(first.queries[query]["text"], second.queries[query]["text"]) for query in both]
     if any(not all(pair) for pair in texts) and not set(data_of(first)) & set(data_of(second)) - {""}:

@@ -128,6 +128,17 @@ def test_shares_of_the_same_data_by_seed_are_no_other_data(tmp_path: Path) -> No
     assert "0.2 of the training queries of docs whole (runs 1, 2)" in line
 
 
+def test_runs_that_searched_other_documents_are_not_compared(tmp_path: Path) -> None:
+    for name, key in {"one": "x", "two": "y"}.items():  # as many of as many, but others
+        file = write_run(tmp_path / name, ONE) / "summary.json"
+        part = {"documents": 5, "of": 9, "hash": key}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "partial": part, "searched": part}))
+    comparison = compared(tmp_path / "one", tmp_path / "two")
+    assert any("different documents were searched" in line and "5 of 9 (run 2)" in line for line in comparison.warnings)
+    [note] = table_of(comparison, "Paired tests").notes
+    assert note.endswith("not compared: they searched different documents (eval.max_documents, data.path)")
+
+
 def test_runs_without_a_common_query_are_not_compared(tmp_path: Path) -> None:
     comparison = compared(write_run(tmp_path / "one", {"q1": 0.5}), write_run(tmp_path / "two", {"q2": 0.5}))
     notes = table_of(comparison, "Paired tests").notes

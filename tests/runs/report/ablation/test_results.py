@@ -12,6 +12,7 @@ from runs.files import json_safe
 from runs.report.ablation.results import ablation_results
 from runs.report.ablation.sentences import print_ablation, sentences
 from runs.report.ablation.table import in_order, main_table, pairs_table, shown_names, unfinished_table
+from runs.report.searched import about_searched
 from runs.report.table import aligned
 
 NAMES = ("list_net", "list_mle", "rank_net")
@@ -92,7 +93,8 @@ def _pair(plan, first, second):
 
 
 def test_sentences_say_what_is_known_and_what_is_not(plan):
-    best, baseline, tests, least, choice = sentences(plan)
+    best, first_stage, baseline, tests, least, choice = sentences(plan)
+    assert first_stage == "the first stage has 0.4000 on the same queries"
     assert best.startswith("rank_net has the highest mean of 3 configurations, nDCG@10 0.")
     assert "better than list_mle (+0." in best
     assert "not told apart" not in best
@@ -127,7 +129,7 @@ def test_two_configurations_with_few_seeds_are_warned(tmp_path):
 def test_one_configuration_has_a_mean_and_no_test(tmp_path):
     plan = _results(tmp_path, _values([0.0], names=["settings as given"]))
     assert (plan["results"]["pairs"], plan["results"]["least"]) == ([], None)
-    [line] = sentences(plan)
+    line, _ = sentences(plan)
     assert line.endswith("an interval that counts queries and seeds")
     assert not {"vs baseline", "vs best"} & set(main_table(plan)[0])
 
@@ -155,11 +157,83 @@ def test_queries_of_the_same_id_with_another_text_are_others(tmp_path):
     for file in tmp_path.glob("runs/2-*/runs/queries.jsonl"):
         file.write_text(file.read_text().replace("text of", "another text of"))
     results = ablation_results(tmp_path, plan)
-    assert (results["pairs"], results["tied"]) == ([], ["a", "b"])
+    assert (results["pairs"], results["best"], results["tied"]) == ([], None, [])
     assert results["configurations"]["a"]["mean"] is not None
     lines = sentences({**plan, "results": results})
-    assert "warning: the runs were evaluated on different test queries: they cannot be compared" in lines
+    assert lines[0] == "warning: the runs were evaluated on different test queries: they cannot be compared"
+    assert not any("highest mean" in line for line in lines)
     assert not any("not told apart" in line for line in lines)
+
+
+def _summaries(folder, name, **changed):
+    """Change the summaries of the runs of a configuration."""
+    for file in folder.glob(f"runs/{name}-*/summary.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+
+def _part(documents, key):
+    return {"documents": documents, "of": 900, "hash": key}
+
+
+def test_values_over_different_documents_are_not_compared(tmp_path):
+    plan = write_ablation(tmp_path, _values([0.0, 0.1], names=["a", "b"]))
+    _summaries(tmp_path, 1, partial=_part(200, "x"), searched=_part(200, "x"))
+    _summaries(tmp_path, 2, partial=_part(500, "y"), searched=_part(500, "y"))
+    results = ablation_results(tmp_path, plan)
+    assert (results["pairs"], results["best"], results["least"]) == ([], None, None)
+    lines = sentences({**plan, "results": results})
+    assert lines[0].startswith(
+        "warning: different documents were searched, so no values are compared: 200 of 900 (a); 500 of 900 (b); "
+    )
+    assert not any("better" in line or "not told apart" in line for line in lines)
+    header, cells = main_table({**plan, "results": results})
+    assert not {"vs best", "p"} & set(header)
+    assert [row[0] for row in cells] == ["1 b", "2 a"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({"searched": {"documents": 9, "hash": "x"}}, {"searched": {"documents": 9, "hash": "x"}}, True),
+        ({"searched": {"documents": 9, "hash": "x"}}, {"searched": {"documents": 9, "hash": "y"}}, False),
+        ({"searched": {"documents": 9, "hash": "x"}}, {}, True),  # stored before there was "searched": all, too
+        ({"partial": _part(5, "x")}, {"partial": _part(5, "x"), "searched": _part(5, "x")}, True),
+        ({"partial": _part(5, "x")}, {"partial": _part(5, "y")}, False),
+        ({"partial": _part(5, "x")}, {}, False),
+        ({}, {}, True),
+    ],
+)
+def test_documents_are_told_apart_by_their_hash(first, second, same):
+    assert (about_searched([("a", first), ("b", second)]) == []) is same
+
+
+def test_the_value_before_training_is_that_of_the_queries_that_count(tmp_path):
+    plan = write_ablation(tmp_path, {"a": {1: {"q": 0.4, "r": 0.8}}, "b": {1: {"q": 0.5}}})
+    for file in tmp_path.glob("runs/*/runs/queries.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line, before in zip(lines, (0.2, 0.9), strict=False):
+            line["values"] |= {"before": {METRIC: before}, "first_stage": {METRIC: before + 0.1}}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = ablation_results(tmp_path, plan)
+    entries = results["configurations"]
+    assert [entries[name]["before"] for name in "ab"] == [0.2, 0.2]  # a's own mean is 0.55
+    assert results["first_stage"] == pytest.approx(0.3)
+
+
+def test_equal_means_and_runs_that_kept_their_start_are_said(tmp_path):
+    plan = write_ablation(tmp_path, {name: {1: {"q": 0.3, "r": 0.4}, 2: {"q": 0.3, "r": 0.4}} for name in "abc"})
+    _summaries(tmp_path, 2, best_step=0)
+    lines = sentences({**plan, "results": ablation_results(tmp_path, plan)})
+    assert lines[0].startswith("all 3 configurations have the same mean, nDCG@10 0.3500")
+    assert not any("highest" in line or "the best" in line for line in lines)
+    kept = "2 of 6 runs have the model that they started from, since no checkpoint beat it on dev: b, seed 1; b, seed 2"
+    assert kept in lines
+
+
+def test_two_equal_ones_share_the_highest_mean(tmp_path):
+    plan = write_ablation(tmp_path, {"a": {1: {"q": 0.4}}, "b": {1: {"q": 0.4}}, "c": {1: {"q": 0.3}}})
+    first, *_ = sentences({**plan, "results": ablation_results(tmp_path, plan)})
+    assert first.startswith("a, b have the highest mean of 3 configurations, nDCG@10 0.4000")
 
 
 def test_runs_without_values_of_queries_count_seeds(tmp_path):
