@@ -201,12 +201,16 @@ class RunFileCandidates:
         """The file, as in `data.source.SourceOptions.places`."""
         return {"path": {"": Path(self.path).expanduser()}}
 
+    def check_place(self) -> None:
+        """As `data.source.SourceOptions.check_place`."""
+        if not Path(self.path).expanduser().is_file():
+            raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
+
     def build(
         self, documents: Mapping[str, str], queries: Queries, cache_dir: Path, left_out: LeftOut = NOTHING
     ) -> dict[str, Candidates]:
+        self.check_place()
         path = Path(self.path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
         run = _of_corpus(read_run(path), documents)
         found: dict[str, Candidates] = {}
         without = []

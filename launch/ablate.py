@@ -45,11 +45,13 @@ def main() -> None:
     from launch.cli.ablation import read_ablation  # torch, only once the flags are known to be right
     from launch.cli.catalog import suggest_fitting_losses
     from recipes.ablate.run import ablate
+    from recipes.checks.places import check_places
     from recipes.preparation import check_settings
 
     def check(settings: RunConfig) -> None:
         with suggest_fitting_losses():
             check_settings(settings)
+        check_places(settings)  # else each of the jobs would find out by itself
 
     ablate(read_ablation(arguments.overrides, arguments.config_dir, check))
 

@@ -122,11 +122,14 @@ class DocumentsConfig(SourceOptions):
         made: dict[str, Any] = json.loads((self._folder / MADE).read_text())
         return made
 
+    def check_place(self) -> None:
+        if not self._root.exists():
+            raise FileNotFoundError(f"data.path={self.path}: no such folder or file")
+
     @cached_property
     def _folder(self) -> Path:
         """The folder of the cache with the chunks and pairs, which is made if it is not there."""
-        if not self._root.exists():
-            raise FileNotFoundError(f"data.path={self.path}: no such folder or file")
+        self.check_place()
         return cached(self.cache / f"documents-{self._key()}", self._write)
 
     def _write(self, folder: Path) -> None:

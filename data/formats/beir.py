@@ -31,6 +31,13 @@ SKIPPED = "skipped.json"  # the rows of the corpus that stored documents lack
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
+def check_folder_or_hub_id(path: str) -> None:
+    """Raise FileNotFoundError if `data.path` is neither a folder nor the form of a hub id."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir() and (folder.exists() or not HUB_ID.fullmatch(path)):
+        raise FileNotFoundError(f"data.path={path}: no such folder, and no hub id (owner/name) either")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BEIRConfig(SourceOptions):
     """A folder with `corpus.jsonl {_id, title, text}`, `queries.jsonl {_id, text}` and `qrels/{train,dev,test}.tsv`
@@ -60,12 +67,13 @@ class BEIRConfig(SourceOptions):
         found = {"path": {str(file.relative_to(folder)).removesuffix(".gz"): file for file in files}}
         return found if self.exclude is None else {**found, "exclude": {"": folder / self.exclude}}
 
+    def check_place(self) -> None:
+        check_folder_or_hub_id(self.path)
+
     def build(self) -> Collection:
-        folder = Path(self.path).expanduser()
-        if folder.is_dir():
+        self.check_place()
+        if Path(self.path).expanduser().is_dir():
             return stored_if_large(self, self.places(), self._read)
-        if folder.exists() or not HUB_ID.fullmatch(self.path):
-            raise FileNotFoundError(f"data.path={self.path}: no such folder, and no hub id (owner/name) either")
         if self.exclude is not None:
             raise ValueError(f"data.exclude={self.exclude} needs a local folder, but data.path={self.path} is a hub id")
         hub = HubParts.load(self.path)

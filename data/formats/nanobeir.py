@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.collection import Collection
-from data.formats.beir import HUB_ID, judgement_of, read_documents, read_queries
+from data.formats.beir import check_folder_or_hub_id, judgement_of, read_documents, read_queries
 from data.formats.file_format import Record
 from data.formats.jsonl import read_json_lines
 from data.formats.parquet import read_parquet
@@ -56,6 +56,9 @@ class NanoBEIRConfig(SourceOptions):
         files = [file for tables in parts for found in tables.values() for file in found]
         return {"path": {str(file.relative_to(folder)): file for file in files}} if files else {}
 
+    def check_place(self) -> None:
+        check_folder_or_hub_id(self.path)
+
     def build(self) -> Collection:
         parts = self._parts()
         names, chosen = list(parts["corpus"]), self.subset
@@ -88,11 +91,10 @@ class NanoBEIRConfig(SourceOptions):
         return found
 
     def _parts(self) -> dict[str, Rows]:
+        self.check_place()
         folder = Path(self.path).expanduser()
         if folder.is_dir():
             return local_parts(folder)
-        if folder.exists() or not HUB_ID.fullmatch(self.path):
-            raise FileNotFoundError(f"data.path={self.path}: no such folder, and no hub id (owner/name) either")
         return _hub_parts(self.path)
 
     def _rows(self, parts: Mapping[str, Rows], part: str, name: str | None) -> Iterator[Record]:

@@ -87,6 +87,12 @@ class SuiteConfig:
                 files |= {f"{_name_of(place)}/{file}": path for file, path in own["path"].items()}
         return found
 
+    def check_place(self) -> None:
+        for name, source in self._named():
+            with in_suite(source if isinstance(source, str) else name, self, source):
+                for own in map(self._options, _places(source)) if isinstance(source, str) else [source]:
+                    own.check_place()
+
     def map_sources(self, change: Callable[[SourceOptions], SourceOptions]) -> NoReturn:
         self.build()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +41,7 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     """
     options, typed = read_options(overrides, config_dir)
     common = tuple(merged(options.settings, typed))
-    _check_keys(options, common)
+    _check_keys(options, common, typed)
 
     @cache
     def tree_of(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def read_ablation(overrides: Sequence[str], config_dir: str | None, check: Check
     )
 
 
-def _check_keys(options: AblateConfig, common: Sequence[str]) -> None:
+def _check_keys(options: AblateConfig, common: Sequence[str], typed: Sequence[str]) -> None:
     """Raise ValueError if a setting is one that no run has of its own, a secret that is varied, or set twice."""
     varied = [*options.grid, *options.search]
     in_experiments = [key_of(setting) for settings in options.experiments.values() for setting in settings]
@@ -78,7 +79,8 @@ def _check_keys(options: AblateConfig, common: Sequence[str]) -> None:
             raise ValueError(f"{key} is not a setting of an ablation's runs: {OF_THE_ABLATION[key]}")
     for key in varied:
         if key in map(key_of, common):
-            raise ValueError(f"{key} is set for all runs and varied: leave one out")
+            where = "" if key in map(key_of, typed) else " by `settings` of the file"
+            raise ValueError(f"{key} is set for all runs{where} and varied: leave one out")
         if is_secret(key):
             raise ValueError(f"{key} is a secret, and values that are varied name the runs: set it for all runs")
 
@@ -88,6 +90,9 @@ def read_options(overrides: Sequence[str], config_dir: str | None) -> tuple[Abla
     folders = config_folders(config_dir)
     own_keys = set(yaml.safe_load((CONF / "ablate.yaml").read_text(encoding="utf-8"))) | {FILES}
     varied: dict[str, dict[str, Any]] = {"grid": {}, "search": {}, "experiments": {}}
+    files = [override for override in overrides if key_of(override) == FILES]
+    if len(files) > 1:
+        raise ValueError(f"{' and '.join(files)} are two ablations: start a command for each")
     own, typed, baseline = [], [], []
     for override in overrides:
         key = key_of(override)
@@ -165,12 +170,12 @@ def _read_list(text: str) -> list[Any]:
 
 def _check_typed(override: str, own_keys: set[str], folders: Sequence[Path]) -> None:
     """Raise ValueError if a setting of the runs is misspelt, and the name of one of the ablation is meant."""
-    parse_override(override, folders)
     root = key_of(override).partition(".")[0].partition("@")[0]
     known = {*yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8")), *groups(folders)}
     near = difflib.get_close_matches(root, own_keys - {"_target_", "defaults", "hydra"}, n=1, cutoff=0.7)
     if root not in known and near:
         raise ValueError(f"{root} is not an option: did you mean {near[0]}?")
+    parse_override(override, folders)
 
 
 def _check_all(
@@ -183,10 +188,12 @@ def _check_all(
     """Raise ValueError, after a line for each mistake, if a configuration cannot be trained or equals another one."""
     mistakes: dict[str, list[str]] = {}  # message -> the configurations
     known: list[tuple[Configuration, Mapping[str, Any]]] = []
+    warnings = _SaidOnce()
     for configuration in configurations:
         try:
             tree = tree_of(tuple(merged(common, configuration.overrides)))
-            check(instantiate({**tree, "seed": seed}))
+            with warnings:
+                check(instantiate({**tree, "seed": seed}))
             if twin := next((other for other, settings in known if settings == tree), None):
                 raise ValueError(f"its settings are those of {twin.name}: leave one out")
             known.append((configuration, tree))
@@ -198,6 +205,27 @@ def _check_all(
         print(f"error: {line}", file=sys.stderr)
     number = sum(map(len, mistakes.values()))
     raise ValueError(f"{number} of {len(configurations)} configurations cannot be trained: nothing was started")
+
+
+class _SaidOnce(logging.Filter):
+    """Within it, a warning that was said of one configuration is not said of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_new = record.getMessage() not in self._said
+        self._said.add(record.getMessage())
+        return is_new
+
+    def __enter__(self) -> None:
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(self)
+
+    def __exit__(self, *error: object) -> None:
+        if logging.lastResort is not None:
+            logging.lastResort.removeFilter(self)
 
 
 def _lines(mistakes: Mapping[str, Sequence[str]], total: int) -> Iterator[str]:

@@ -131,6 +131,9 @@ def one_line_errors(sources: Sources) -> Iterator[None]:
         raise ValueError(no_such_group(text, sources) or " ".join(text.split())) from error
 
 
+OWN_FILES = (EXPERIMENTS, "ablation")  # groups whose files are often a user's own
+
+
 def no_such_group(text: str, sources: Sources) -> str:
     """The message for a group that this command does not have, set by an experiment of another command or on the
     command line; empty if Hydra's `text` is about something else."""
@@ -156,4 +159,6 @@ def unknown_choice(error: MissingConfigException, sources: Sources) -> str:
         return f"{choice}.yaml is not in {' or '.join(map(str, sources.folders))}"
     valid, place = sources.choices(group), sources.chosen_in(group, choice)
     prefix = "+" if group == EXPERIMENTS else ""
-    return f"{prefix}{group}={choice}{place} is not a choice: {suggest_name(choice, valid)}valid: {', '.join(valid)}"
+    said = f"{prefix}{group}={choice}{place} is not a choice: {suggest_name(choice, valid)}valid: {', '.join(valid)}"
+    is_alone = len(sources.folders) == 1 and group in OWN_FILES
+    return said + f"; for a file of your own, {group}/{choice}.yaml below FOLDER, --config-dir FOLDER" * is_alone

@@ -39,6 +39,8 @@ class AblateConfig:
         seeds = self.all_seeds
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds={list(seeds)}: name at least one, each once")
+        if min(seeds) < 0:
+            raise ValueError(f"seeds={list(seeds)}: a seed is at least 0")
         self._check_kinds()
         self._check_cluster()
 

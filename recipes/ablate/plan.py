@@ -33,14 +33,15 @@ def print_plan(ablation: Ablation, record: Record) -> None:
 def plan_lines(ablation: Ablation, record: Record) -> list[str]:
     """The lines of the plan: what is run, where, what is finished, the memory of a run, and what runs leave on disk."""
     options = ablation.options
-    seeds = ", ".join(map(str, options.all_seeds))
+    seeds = f"seed{'s' * (len(options.all_seeds) > 1)} " + ", ".join(map(str, options.all_seeds))
     if ablation.space:
         ranges = ", ".join(f"{key}={text}" for key, text in options.search.items())
-        lines = [f"{record.folder}: a search of {options.num_trials} trials, seeds {seeds}, by the metric of dev"]
+        lines = [f"{record.folder}: a search of {options.num_trials} trials, {seeds}, by the metric of dev"]
         lines.append(f"  {ranges}")
         finished = sum(entry["status"] == "finished" for entry in (*record.jobs.values(), *record.earlier_jobs))
     else:
-        lines = [f"{record.folder}: {len(record.configurations)} configurations, seeds {seeds}"]
+        number = len(record.configurations)
+        lines = [f"{record.folder}: {number} configuration{'s' * (number != 1)}, {seeds}"]
         lines += [_row(record, each) for each in record.configurations[:SHOWN]]
         hidden = len(record.configurations) - SHOWN
         lines += [f"  and {hidden} more"] if hidden > 0 else []
@@ -48,7 +49,8 @@ def plan_lines(ablation: Ablation, record: Record) -> list[str]:
         finished = record.count("finished")
     at_a_time = f", {options.jobs} at a time" if options.jobs > 1 else ""
     ranks = f", each on {options.ranks} ranks" if options.ranks > 1 else ""
-    lines.append(f"{ablation.num_jobs} jobs{at_a_time}{ranks}; {finished} finished already")
+    several = "s" * (ablation.num_jobs != 1)
+    lines.append(f"{ablation.num_jobs} job{several}{at_a_time}{ranks}; {finished} finished already")
     return [*lines, *cost_lines(ablation, record.folder, max(ablation.num_jobs - finished, 0))]
 
 
@@ -90,7 +92,7 @@ def disk_line(folder: Path, jobs: int, at_a_time: int, plans: Collection[Collect
     written = min(jobs, at_a_time) * max(plan.estimates[0].checkpoint for stages in plans for plan in stages)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
-    line = f"disk: about {format_bytes(run)} a run, {format_bytes(jobs * run)} for {jobs} runs"
+    line = f"disk: about {format_bytes(run)} a run, {format_bytes(jobs * run)} for {jobs} run{'s' * (jobs != 1)}"
     line += f"; {format_bytes(free)} are free"
     too_little = ": too little: free some, or lower trainer.keep_checkpoints"
     return line + too_little * (jobs * run + written > free)  # a new checkpoint is there before an old one is removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from collections.abc import Callable
@@ -130,7 +131,14 @@ def test_the_settings_of_a_job():
         (["grid.loss=[]"], r"grid\.loss=\[\] is not a list"),
         (["grid.loss=[bce,bce]"], r"loss=bce is in the ablation twice"),
         (["loss=bce", "grid.loss=[bce,hinge]"], r"loss is set for all runs and varied"),
+        (
+            ["+ablation=losses", "grid.trainer.batch_size=[4,8]"],
+            r"size is set for all runs by `settings` of the file",
+        ),
+        (["+ablation=losses", "+ablation=stages"], r"\+ablation=losses and \+ablation=stages are two ablations: start"),
         (["seeds=[1,1]"], r"seeds=\[1, 1\]"),
+        (["seeds=[1,-1]"], r"seeds=\[1, -1\]: a seed is at least 0"),
+        (["experiment.a=[loss=bce]"], r"experiment is not an option: did you mean experiments\?"),
         (["jobs=0"], r"jobs must be at least 1"),
         (["sedes=[1,2]"], r"sedes is not an option: did you mean seeds\?"),
         (
@@ -141,7 +149,10 @@ def test_the_settings_of_a_job():
         (["trials=3"], r"trials=3 is of a search"),
         (["nodes=2"], r"nodes is of a cluster"),
         (["submitit.timeout_min=3"], r"submitit is of a cluster"),
-        (["+ablation=nowhere"], r"\+?ablation=nowhere is not a choice: valid: batch_and_negatives"),
+        (
+            ["+ablation=nowhere"],
+            r"ablation=nowhere is not a choice: valid: .* ablation/nowhere\.yaml .*--config-dir",
+        ),
         (["experiments.a=[loss]"], r"experiments\.a=\['loss'\] is not a list of settings"),
         (["run_name=a/b"], r"run_name='a/b' is not a valid folder name"),
     ],
@@ -173,6 +184,24 @@ def test_all_wrong_configurations_are_named_before_anything_starts(capsys):
     assert "loss=nothing is not a choice" in lines[1]
     assert lines[2] == "error: c: too fast"
     assert lines[3] == "error: e: its settings are those of d: leave one out"
+
+
+def test_a_warning_of_several_configurations_is_said_once():
+    warning = logging.LogRecord("data", logging.WARNING, "", 0, "%s is small", ("batch_size",), None)
+    shown = []
+
+    def check(settings) -> None:
+        shown.append(bool(logging.lastResort.filter(warning)))
+
+    read("+exp=reranker_bce", "experiments.a=[loss=bce]", "experiments.b=[loss=hinge]", check=check)
+    assert shown == [True, False]
+    assert logging.lastResort.filter(warning)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(ValueError, match=r"output_dir=.*afile: .*afile is a file; choose another folder"):
+        read("+exp=reranker_bce", "experiments.a=[loss=bce]", f"output_dir={tmp_path / 'afile'}")
 
 
 def test_a_mistake_of_all_configurations_is_said_once(capsys):
