@@ -202,7 +202,7 @@ class RunFileCandidates:
         return {"path": {"": Path(self.path).expanduser()}}
 
     def check_place(self) -> None:
-        """As `data.source.SourceOptions.check_place`."""
+        """Raise FileNotFoundError if the file is not there."""
         if not Path(self.path).expanduser().is_file():
             raise FileNotFoundError(f"data.candidates.path={self.path}: no such file; give a TREC run or a .jsonl file")
 
