@@ -58,6 +58,7 @@ def cases(folder: Path) -> dict[str, list[str]]:
         ],
         "unseen: Qwen3 LLM reranker, GRPO": [
             "+exp=llm_reranker_grpo",
+            "loss=token_policy",
             "model=llm_reranker_qwen3",
             f"model.name_or_path={causal}",
             "model.max_length=384",

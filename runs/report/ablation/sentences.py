@@ -84,7 +84,7 @@ def _about_first_stage(results: Mapping[str, Any]) -> str:
 def _about_start(results: Mapping[str, Any]) -> str:
     """The runs whose model is the one that they started from."""
     runs = [(name, seed) for name in _with_result(results) for seed in results["configurations"][name]["seeds"]]
-    kept = [f"{short_names(results)[name]}, seed {seed['seed']}" for name, seed in runs if seed["best_step"] == 0]
+    kept = [f"{short_names(results)[name]}, seed {seed['seed']}" for name, seed in runs if seed.get("best_step") == 0]
     if not kept:
         return ""
     number = f"{len(kept)} of {len(runs)} runs {'have' if len(kept) > 1 else 'has'} the model that they started from"
