@@ -36,6 +36,7 @@ PANELS = {  # of the picture of costs: the cost of a configuration, from its abl
     "index, MB": lambda entry, measured: measured["index_bytes"] / 1e6,
     "ms per query": lambda entry, measured: measured["query_ms_p50"],
 }
+LEGEND_COLUMNS = 4  # of that picture, at most
 Plan = Mapping[str, Any]  # of ablation.json
 
 
@@ -151,9 +152,9 @@ def costs_picture(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> str:
 
     entries, metric = plan["results"]["configurations"], plan["results"]["metric"]
     with picture_style(plan["name"]):
-        figure = Figure(figsize=(7.2, 2.9))
+        figure = Figure(figsize=(7.2, 3.2))
         panels = figure.subplots(1, 3, sharey=True)
-        figure.subplots_adjust(left=0.09, right=0.99, top=0.97, bottom=0.29, wspace=0.08)
+        figure.subplots_adjust(left=0.09, right=0.99, top=0.97, bottom=0.33, wspace=0.08)
         for axes, (label, cost) in zip(panels, PANELS.items(), strict=True):
             for name, mark, colour in zip(entries, MARKS, COLOURS, strict=False):
                 entry = entries[name]
@@ -172,7 +173,7 @@ def costs_picture(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> str:
             axes.spines[:].set_visible(False)
         panels[0].set_ylabel(metric, color=INK)
         handles, labels = panels[0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+        legend = figure.legend(handles, labels, loc="lower center", ncols=min(len(labels), LEGEND_COLUMNS), frameon=False)
         for text in legend.get_texts():
             text.set_color(INK)
         return svg_of(figure)
