@@ -173,7 +173,8 @@ def costs_picture(plan: Plan, measured: Mapping[str, Mapping[str, Any]]) -> str:
             axes.spines[:].set_visible(False)
         panels[0].set_ylabel(metric, color=INK)
         handles, labels = panels[0].get_legend_handles_labels()
-        legend = figure.legend(handles, labels, loc="lower center", ncols=min(len(labels), LEGEND_COLUMNS), frameon=False)
+        columns = min(len(labels), LEGEND_COLUMNS)
+        legend = figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False)
         for text in legend.get_texts():
             text.set_color(INK)
         return svg_of(figure)

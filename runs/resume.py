@@ -283,7 +283,8 @@ def run_folder(settings: Mapping[str, Any]) -> Path:
     folder = Path(settings["output_dir"]) / name
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
-        raise ValueError(f"output_dir={settings['output_dir']}: {there} cannot be created (a file is there); choose another folder")
+        why = "cannot be created (a file is there); choose another folder"
+        raise ValueError(f"output_dir={settings['output_dir']}: {there} {why}")
     return folder
 
 

@@ -200,7 +200,7 @@ def test_a_warning_of_several_configurations_is_said_once():
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
     (tmp_path / "afile").write_text("")
-    with pytest.raises(ValueError, match=r"output_dir=.*afile: .*afile cannot be created \(a file is there\); choose another"):
+    with pytest.raises(ValueError, match=r"output_dir=.*: .*afile cannot be created \(a file is there\)"):
         read("+exp=reranker_bce", "experiments.a=[loss=bce]", f"output_dir={tmp_path / 'afile'}")
 
 
