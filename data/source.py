@@ -82,8 +82,9 @@ class SourceOptions(ABC):
         """The options with which that split is evaluated and nothing is trained: no query is held out of it."""
         return self
 
-    def check_place(self) -> None:  # noqa: B027 - most data have none
+    def check_place(self) -> None:
         """Raise FileNotFoundError or ValueError, as `build` does, if files that the options name are not there."""
+        self.places()
 
     def for_encoding(self) -> SourceOptions:
         """The options with which the documents are encoded and no query is read: their whole texts."""

@@ -67,8 +67,10 @@ def source_of_first_stage(test: Evaluator) -> dict[str, str]:
 
 
 def searched_entry(test: Evaluator) -> dict[str, Any]:
-    """The entries of a summary that say which documents were searched; nothing if candidates were ranked."""
-    return ({} if test.searched is None else {"searched": dict(test.searched)}) | partial_entry(test.partial)
+    """The entries of a summary that say which documents were searched; nothing if candidates were ranked. Only rank 0,
+    which writes it, hashes the ids of a whole corpus."""
+    searched = test.searched if process_group.is_main() else None
+    return ({} if searched is None else {"searched": searched}) | partial_entry(test.partial)
 
 
 def partial_entry(partial: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 from data.cache import cached, entry_of
 from data.collection import Collection, content_hash
 from data.formats.file_format import Record
+from data.formats.hub import is_hub_id
 from data.formats.jsonl import check_column, field_of, read_json_lines
 from data.formats.qrels import COLUMNS, SPLIT_NAMES, Row, find_file, find_qrels, listing, read_qrels, read_tsv
 from data.formats.row_error import RowError
@@ -28,13 +28,11 @@ CODE_OF_DOCUMENTS = (
     *("formats/beir.py", "formats/jsonl.py", "formats/text_file.py", "formats/skipped.py", "store/texts.py"),
 )
 SKIPPED = "skipped.json"  # the rows of the corpus that stored documents lack
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def check_folder_or_hub_id(path: str) -> None:
     """Raise FileNotFoundError if `data.path` is neither a folder nor the form of a hub id."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir() and (folder.exists() or not HUB_ID.fullmatch(path)):
+    if not Path(path).expanduser().is_dir() and not is_hub_id(path):
         raise FileNotFoundError(f"data.path={path}: no such folder, and no hub id (owner/name) either")
 
 

@@ -115,9 +115,6 @@ class FileConfig(SourceOptions):
     def places(self) -> Mapping[str, Mapping[str, Path]]:
         return self.reader().places()
 
-    def check_place(self) -> None:
-        self.places()
-
     def build(self) -> Collection:
         reader = self.reader()
         hub = reader.hub_sources()

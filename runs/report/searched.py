@@ -21,8 +21,8 @@ def about_searched(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str
         key = (bool(partial), str((searched or partial).get("hash", "")))
         groups.setdefault(key, {})[name] = None
         words[key] = _in_words(searched or partial)
-    known = [key for key in groups if key != (False, "")]  # that key: all documents, or candidates
-    if len(known) < 2 and not (known and known[0][0] and len(groups) > 1):
+    parts, hashes = ({key[place] for key in groups} for place in (0, 1))
+    if len(parts) < 2 and len(hashes - {""}) < 2:  # "": of all documents, or of candidates, no hash is known
         return []
     said = "; ".join(f"{words[key]} ({_listed(list(names))})" for key, names in groups.items())
     return [
